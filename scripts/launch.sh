@@ -1,0 +1,96 @@
+# How the training scripts start, on one node or several; sourced by them after common.sh.
+#
+# One node: the deepspeed launcher. Several, whichever of these is there:
+#   HOSTFILE=FILE        DeepSpeed's hostfile; start once, on one node that reaches the others by ssh
+#   a SLURM allocation   start once in the batch script, or with srun, one task a node
+#   MASTER_ADDR, NODE_RANK [MASTER_PORT]   torchrun; start on every node
+
+count_gpus() { nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true; }
+
+whole_number() { [[ -z $2 || $2 =~ ^[1-9][0-9]*$ ]] || die "$SCRIPT: $1 is $2; expected a whole number above 0"; }
+
+# launch_training CONFIG [DATA_FILE OUT_DIR MODEL_SIZE BATCH_PER_GPU GRAD_ACC_STEPS LR NUM_EPOCHS NUM_GPUS NUM_NODES
+#   SAVE_FREQ] [--set KEY=VALUE ...]
+# An empty or absent position leaves the configuration's own value.
+launch_training() {
+  local config=$1 given=() set=()
+  shift
+  while (($#)) && [[ $1 != --* ]]; do given+=("$1"); shift; done
+  ((${#given[@]} <= 10)) || die "$SCRIPT takes ten values by position and got ${#given[@]}; --help names them"
+  local data=${given[0]:-} out=${given[1]:-} size=${given[2]:-} batch=${given[3]:-} accumulate=${given[4]:-}
+  local rate=${given[5]:-} epochs=${given[6]:-} gpus=${given[7]:-} nodes=${given[8]:-} save=${given[9]:-}
+  local here
+  here=$(count_gpus)
+  ((here > 0)) || die "$SCRIPT trains on NVIDIA GPUs and nvidia-smi lists none here; without a GPU, bash scripts/quickstart.sh trains the nano model."
+  need_environment --gpu
+  whole_number BATCH_PER_GPU "$batch"
+  whole_number GRAD_ACC_STEPS "$accumulate"
+  whole_number NUM_GPUS "$gpus"
+  whole_number NUM_NODES "$nodes"
+  whole_number SAVE_FREQ "$save"
+  gpus=${gpus:-$here}
+  nodes=${nodes:-${SLURM_JOB_NUM_NODES:-1}}
+
+  [[ -z $data ]] || set+=("data=$(absolute "$data")")
+  [[ -z $out ]] || set+=("output_dir=$(absolute "$out")")
+  case $size in
+    "") ;;
+    7b | 13b)
+      set+=("model.llm=lmsys/vicuna-$size-v1.5")
+      # Only where the configuration starts from a trained projector, which belongs to one size.
+      ! grep -q 'projector: *liuhaotian/' "$config" ||
+        set+=("model.projector=liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-$size-v1.5")
+      ;;
+    *) die "$SCRIPT: MODEL_SIZE is $size; expected 7b or 13b (another model: --set model=FOLDER)" ;;
+  esac
+  [[ -z $batch ]] || set+=("micro_batch_size=$batch")
+  if [[ -n $accumulate ]]; then
+    [[ -n $batch ]] || die "$SCRIPT: GRAD_ACC_STEPS needs BATCH_PER_GPU: the configuration holds their product, global_batch_size"
+    set+=("global_batch_size=$((batch * accumulate * gpus * nodes))")
+  fi
+  [[ -z $rate ]] || set+=("learning_rate=$rate")
+  [[ -z $epochs ]] || set+=("epochs=$epochs")
+  [[ -z $save ]] || set+=("save_steps=$save")
+  if [[ ${1:-} == --set ]]; then shift; fi
+  set+=("$@")
+
+  local command=(trace_vlm.train.train --config "$config")
+  ((${#set[@]} == 0)) || command+=(--set "${set[@]}")
+  start "$gpus" "$nodes" "${command[@]}"
+}
+
+# start NUM_GPUS NUM_NODES MODULE ARGUMENTS...
+start() {
+  local gpus=$1 nodes=$2 port=${MASTER_PORT:-29500} torchrun=("$PY" -m torch.distributed.run) head
+  shift 2
+  torchrun+=(--nnodes "$nodes" --nproc-per-node "$gpus")
+  if [[ -n ${HOSTFILE:-} ]]; then
+    [[ -f $(absolute "$HOSTFILE") ]] || die "$SCRIPT: the hostfile $HOSTFILE does not exist"
+    deepspeed_launch --hostfile "$(absolute "$HOSTFILE")" --num_nodes "$nodes" --num_gpus "$gpus" --module "$@"
+  elif ((nodes == 1)); then
+    deepspeed_launch --num_gpus "$gpus" --module "$@"
+  elif [[ -n ${SLURM_JOB_NODELIST:-} ]]; then
+    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    head=${head%%$'\n'*}
+    torchrun+=(--rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:$port" -m "$@")
+    if [[ -n ${SLURM_STEP_ID:-} ]]; then
+      announce "${torchrun[@]}" # already one task a node
+    else
+      announce srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 "${torchrun[@]}"
+    fi
+  elif [[ -n ${MASTER_ADDR:-} && -n ${NODE_RANK:-} ]]; then
+    announce "${torchrun[@]}" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$port" -m "$@"
+  else
+    die "$SCRIPT: for NUM_NODES=$nodes give HOSTFILE=FILE, start inside a SLURM allocation, or set MASTER_ADDR and NODE_RANK on every node"
+  fi
+}
+
+deepspeed_launch() {
+  command -v deepspeed >/dev/null || die "$SCRIPT starts through DeepSpeed, which is not installed: bash environment_setup.sh --gpu"
+  announce deepspeed --no_local_rank "$@"
+}
+
+announce() {
+  printf '+ %s\n' "$*"
+  exec "$@"
+}

@@ -1,0 +1,54 @@
+"""TRACE: vision-language models that reason in words before they point.
+
+Installed as `trace_vlm`. From the root of the repository the same folder is found as `trace`, before the module of that
+name in Python's standard library, whose names are therefore handed through: whoever meant that one still gets it.
+Importing this package is instant: what needs torch is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .model.predictor import Prediction as Prediction
+    from .model.predictor import Predictor as Predictor
+    from .points import Box as Box
+    from .points import Point as Point
+    from .reasoning import Response as Response
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Box": ".points",
+    "Point": ".points",
+    "Prediction": ".model.predictor",
+    "Predictor": ".model.predictor",
+    "Response": ".reasoning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if home := _HOMES.get(name):
+        return getattr(importlib.import_module(home, __name__), name)
+    if __name__ == "trace" and not name.startswith("__"):
+        standard = _standard_library_trace()
+        if hasattr(standard, name):
+            return getattr(standard, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _standard_library_trace() -> Any:
+    import importlib.util
+    import sys
+    import sysconfig
+
+    alias = "_standard_library_trace"
+    if alias not in sys.modules:
+        spec = importlib.util.spec_from_file_location(alias, f"{sysconfig.get_path('stdlib')}/trace.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[alias] = module
+    return sys.modules[alias]
