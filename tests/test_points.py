@@ -1,0 +1,291 @@
+"""The point grammar: what is read, what is refused, and that writing and reading are inverse."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trace_vlm.points import LIMIT, Box, Point, format_points, parse_points
+
+coordinates = st.floats(-1e6, 1e6)
+fractions = st.floats(0, 1)
+items = st.lists(st.builds(Point, coordinates, coordinates) | st.builds(Box, *[coordinates] * 4), max_size=12)
+
+
+def rounded(item: Point | Box, decimals: int) -> Point | Box:
+    if isinstance(item, Point):
+        return Point(round(item.x, decimals), round(item.y, decimals))
+    return Box(*(round(value, decimals) for value in (item.x0, item.y0, item.x1, item.y1)))
+
+
+# --- the inverse pair -------------------------------------------------------------------------------------------------
+
+
+@given(items, st.integers(1, 9))
+def test_parse_reads_what_format_wrote(written: list[Point | Box], decimals: int) -> None:
+    expected = [rounded(item, decimals) for item in written]
+    assert parse_points(format_points(written, decimals)) == expected
+    assert parse_points(format_points(written, decimals), size=(640, 480)) == expected  # never mistaken for pixels
+
+
+@given(items, st.integers(1, 9))
+def test_format_is_idempotent(written: list[Point | Box], decimals: int) -> None:
+    text = format_points(written, decimals)
+    assert format_points(parse_points(text), decimals) == text
+
+
+def test_format_writes_the_published_form() -> None:
+    assert format_points([Point(0.4612, 0.527), Point(0.498, 0.521)]) == "[(0.461, 0.527), (0.498, 0.521)]"
+    assert format_points([Box(0.2, 0.3, 0.6, 0.7)], decimals=2) == "[(0.20, 0.30, 0.60, 0.70)]"
+    assert format_points([]) == "[]"
+    assert format_points([Point(-0.0001, -0.0)]) == "[(0.000, 0.000)]"
+
+
+def test_format_refuses_what_would_be_read_as_pixels() -> None:
+    with pytest.raises(ValueError, match="at least one decimal"):
+        format_points([Point(2.0, 3.0)], decimals=0)
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+READ = {
+    "(0.5, 0.25)": [Point(0.5, 0.25)],
+    "[0.5, 0.25]": [Point(0.5, 0.25)],
+    "[[0.5, 0.25], [0.4, 0.4]]": [Point(0.5, 0.25), Point(0.4, 0.4)],
+    "((0.5, 0.25))": [Point(0.5, 0.25)],
+    "[(0.5, 0.25), [0.1, 0.1]]": [Point(0.5, 0.25), Point(0.1, 0.1)],
+    "(0.5,0.25)(0.1,0.1)": [Point(0.5, 0.25), Point(0.1, 0.1)],
+    "(.5,.25)": [Point(0.5, 0.25)],
+    "(5., 5.)": [Point(5.0, 5.0)],
+    "(00.50, 1.00)": [Point(0.5, 1.0)],
+    "( 0.5 , 0.25 )": [Point(0.5, 0.25)],
+    "(0.5,\n\t0.25\n)": [Point(0.5, 0.25)],
+    "(0.5, 0.25,)": [Point(0.5, 0.25)],
+    "(+0.5, -0.25)": [Point(0.5, -0.25)],
+    "(5e-1, 2.5E-1)": [Point(0.5, 0.25)],
+    "(.5e+0, 25e-2)": [Point(0.5, 0.25)],
+    "(1e-400, 0.5)": [Point(0.0, 0.5)],
+    "(٠.5, ٠.25)": [Point(0.5, 0.25)],  # any decimal digits, as float() takes them
+    "**(0.5, 0.25)**, `[(0.1, 0.1)]`": [Point(0.5, 0.25), Point(0.1, 0.1)],
+    "[(0.5, 0.25), (0.3, 0.6), (0.2": [Point(0.5, 0.25), Point(0.3, 0.6)],
+    "[(0.5, 0.25), (0.3, ": [Point(0.5, 0.25)],
+    "(0.1, 0.2, 0.3, 0.4)": [Box(0.1, 0.2, 0.3, 0.4)],
+    "[0.1, 0.2, 0.3, 0.4]": [Box(0.1, 0.2, 0.3, 0.4)],
+    "(0.9, 0.2, 0.1, 0.4)": [Box(0.1, 0.2, 0.9, 0.4)],
+    "point 1 (0.5, 0.5) and box (0.1, 0.1, 0.2, 0.2)": [Point(0.5, 0.5), Box(0.1, 0.1, 0.2, 0.2)],
+    "((0.1, 0.2), (0.3, 0.4))": [Point(0.1, 0.2), Point(0.3, 0.4)],
+}
+
+REFUSED = [
+    "",
+    " ",
+    "no answer",
+    "()",
+    "[]",
+    "[[]]",
+    "(,)",
+    "(0.5)",
+    "(0.5,)",
+    "(0.5, )",
+    "(, 0.5)",
+    "(0.5,, 0.5)",
+    "(0.1, 0.2, 0.3)",
+    "(0.1, 0.2, 0.3, 0.4, 0.5)",
+    "[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]",
+    "0.5, 0.5",
+    "{0.5, 0.5}",
+    "<point>0.5, 0.5</point>",
+    "（0.5, 0.5）",
+    "(0.5; 0.5)",
+    "(0.5 0.5)",
+    "(0.5, 0.5]",
+    "[0.5, 0.5)",
+    "(0.45, 0.5",
+    "0.45, 0.5)",
+    "(x=0.5, y=0.5)",
+    '("0.5", "0.5")',
+    "(0.5px, 0.5px)",
+    "(0,5; 0,5)",
+    "(0.5.1, 0.5)",
+    "(--0.5, 0.5)",
+    "(+-0.5, 0.5)",
+    "(- 0.5, 0.5)",
+    "(0. 5, 0.5)",
+    "(., .)",
+    "(1e, 0.5)",
+    "(e5, 0.5)",
+    "(0x1, 0.5)",
+    "(1_0, 20)",
+    "(nan, nan)",
+    "(inf, 0.5)",
+    "(½, ½)",
+    "(50%, 50%)",
+    "(50 %, 50 %)",
+    "(0.5%, 50)",
+    "(50, 50)%",
+    "(50, 50) %",
+    "(50, 50)   %",
+    "[50, 50] percent",
+]
+
+
+@pytest.mark.parametrize("text", READ)
+def test_read(text: str) -> None:
+    assert parse_points(text) == READ[text]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_refused(text: str) -> None:
+    assert parse_points(text, size=(640, 480)) == []
+    assert parse_points(f"{text} (0.5, 0.25)")[-1:] == [Point(0.5, 0.25)]  # and it swallows nothing behind it
+
+
+@given(st.text() | st.text(alphabet="()[]0123456789.,+-eE% \n"), st.none() | st.just((640, 480)))
+def test_any_text_is_read(text: str, size: tuple[int, int] | None) -> None:
+    for item in parse_points(text, size):
+        format_points([item])
+
+
+# --- pixels -----------------------------------------------------------------------------------------------------------
+
+PIXELS = {
+    "(320, 240)": Point(0.5, 0.5),
+    "[320, 240]": Point(0.5, 0.5),
+    "(2, 2)": Point(2 / 640, 2 / 480),
+    "(640, 480)": Point(1.0, 1.0),
+    "(700, 20)": Point(700 / 640, 20 / 480),
+    # not pixels: both must be integers above 1
+    "(1, 1)": Point(1.0, 1.0),
+    "(0, 0)": Point(0.0, 0.0),
+    "(0, 1)": Point(0.0, 1.0),
+    "(0, 300)": Point(0.0, 300.0),
+    "(100, 0)": Point(100.0, 0.0),
+    "(1, 300)": Point(1.0, 300.0),
+    "(-5, 20)": Point(-5.0, 20.0),
+    "(0.5, 240)": Point(0.5, 240.0),
+    "(320, 0.5)": Point(320.0, 0.5),
+    "(320.0, 240.0)": Point(320.0, 240.0),
+    "(320., 240)": Point(320.0, 240.0),
+    "(3e2, 2e2)": Point(300.0, 200.0),
+    # boxes: the far corner decides
+    "(64, 48, 320, 240)": Box(0.1, 0.1, 0.5, 0.5),
+    "(320, 240, 64, 48)": Box(0.1, 0.1, 0.5, 0.5),
+    "(0, 0, 320, 240)": Box(0.0, 0.0, 0.5, 0.5),
+    "(0, 0, 1, 1)": Box(0.0, 0.0, 1.0, 1.0),
+    "(0, 0, 320, 1)": Box(0.0, 0.0, 320.0, 1.0),
+    "(0.1, 0, 320, 240)": Box(0.1, 0.0, 320.0, 240.0),
+}
+
+
+@pytest.mark.parametrize("text", PIXELS)
+def test_pixels_with_a_size(text: str) -> None:
+    assert parse_points(text, size=(640, 480)) == [PIXELS[text]]
+
+
+def test_pixels_without_a_size_stay_a_miss() -> None:
+    (point,) = parse_points("(320, 240)")
+    assert point == Point(320.0, 240.0)
+    assert isinstance(point, Point) and not point.inside
+
+
+@pytest.mark.parametrize("text", ["(0, 300)", "(100, 0)", "(-5, 20)", "(1e400, 0.5)", f"(0.5, {'9' * 5000})"])
+def test_outside_points_are_kept_as_misses(text: str) -> None:
+    (point,) = parse_points(text, size=(640, 480))
+    assert isinstance(point, Point) and not point.inside
+    assert max(abs(point.x), abs(point.y)) <= LIMIT
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.data())
+def test_a_pixel_read_is_the_pixel_found_again(width: int, height: int, data: st.DataObject) -> None:
+    column, row = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    point = Point(column / width, row / height)
+    assert point.to_pixel(width, height) == (column, row)
+    if column > 1 and row > 1:
+        assert parse_points(f"({column}, {row})", (width, height)) == [point]
+
+
+@given(fractions, fractions, st.integers(1, 5000), st.integers(1, 5000))
+def test_to_pixel_stays_in_the_image(x: float, y: float, width: int, height: int) -> None:
+    pixel = Point(x, y).to_pixel(width, height)
+    assert pixel is not None
+    assert 0 <= pixel[0] < width and 0 <= pixel[1] < height
+
+
+def test_to_pixels() -> None:
+    assert Point(0.5, 0.25).to_pixels(640, 480) == (320, 120)
+    assert Box(0.5, 0.25, 1.0, 1.5).to_pixels(640, 480) == (320, 120, 640, 720)
+    assert Point(1.0, 1.0).to_pixel(640, 480) == (639, 479)
+    assert Point(1.0001, 0.5).to_pixel(640, 480) is None
+
+
+@pytest.mark.parametrize(
+    ("point", "inside"),
+    [(Point(0, 0), True), (Point(1, 1), True), (Point(-1e-9, 0.5), False), (Point(0.5, 1.0000001), False)],
+)
+def test_inside(point: Point, inside: bool) -> None:
+    assert point.inside is inside
+
+
+# --- boxes ------------------------------------------------------------------------------------------------------------
+
+
+@given(*[coordinates] * 4)
+def test_reversed_corners_are_put_right(x0: float, y0: float, x1: float, y1: float) -> None:
+    box = Box(x0, y0, x1, y1)
+    assert box == Box(x1, y1, x0, y0) == Box(x0, y1, x1, y0)
+    assert box.x0 <= box.center.x <= box.x1 and box.y0 <= box.center.y <= box.y1
+
+
+def test_center() -> None:
+    assert Box(0.2, 0.3, 0.6, 0.5).center == Point(0.4, 0.4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_coordinates_are_finite(value: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        Point(value, 0.5)
+    with pytest.raises(ValueError, match="finite"):
+        Box(0.1, 0.1, 0.2, value)
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+# What is repeated, and what stands before it: nested and unfinished tuples, and numbers and blanks without an end.
+ADVERSARIAL = [
+    ("", "("),
+    ("", "( "),
+    ("", "(1, "),
+    ("", "(1, 1, 1, 1, 1, "),
+    ("", "((-.5e1,"),
+    ("", "(0.5, 0.5)"),
+    ("", "(0.5, 0.5)  %"),
+    ("(", "1"),
+    ("(0.5, 0.", "1"),
+    ("(1e", "9"),
+    ("(0.5,", " "),
+    ("(0.5, 0.5)", " "),
+    ("(", "1,"),
+    ("[", "0.5 , "),
+]
+
+
+def seconds(text: str) -> float:
+    """CPU seconds of this process for one reading, the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.process_time()
+        parse_points(text, size=(640, 480))
+        best = min(best, time.process_time() - start)
+    return best
+
+
+@pytest.mark.parametrize(("prefix", "pattern"), ADVERSARIAL)
+def test_reading_is_linear(prefix: str, pattern: str) -> None:
+    text = prefix + pattern * (1_000_000 // len(pattern))
+    one, two = seconds(text[:500_000]), seconds(text)
+    assert one < 1
+    # Below some milliseconds the clock and the caches decide, not the grammar; quadratic reading takes minutes.
+    assert two < 2.5 * one or two < 0.03

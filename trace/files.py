@@ -1,0 +1,345 @@
+"""How this project touches files: JSON and JSONL that stream, name the line of a mistake and survive a kill.
+
+Reading never needs a whole list in memory, writing never leaves half a file under its final name, and a JSONL file that
+grows line by line loses no whole line and keeps no half one. A user's mistake is an `InputError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from .command import InputError, existing_file
+
+if sys.platform != "win32":
+    import fcntl
+
+_CHUNK = 1 << 18  # characters or bytes read at a time
+
+
+def read_json_list(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(line number from 1, index from 0, object) of a JSON list of objects, with one chunk of the file in memory.
+
+    InputError names the line and the index of a mistake. Objects before it have been given by then.
+    """
+    path = existing_file(path, "the file")
+    with _input_errors(path), open(path, encoding="utf-8-sig") as file:
+        yield from _scan_list(file, path)
+
+
+def read_jsonl(path: str | Path, half_line_ends: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of every line that is not blank; InputError names the line.
+
+    A last line that was cut off by a crash is an error too, unless `half_line_ends` is set: then it is left out.
+    """
+    path = existing_file(path, "the file")
+    with _input_errors(path), open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
+                if line.endswith(b"\n"):
+                    raise InputError(f"{where} is broken JSON: {_reason(error)}") from None
+                if half_line_ends:
+                    return
+                raise InputError(
+                    f"{where} is broken JSON at the end of the file, cut off by a crash perhaps; "
+                    "run the command that wrote it again"
+                ) from None
+            if not isinstance(record, dict):
+                raise InputError(f"{where} must be a JSON object, not {json_kind(record)}")
+            yield number, record
+
+
+def read_json(path: str | Path, what: str = "the file") -> Any:
+    """The content of a JSON file; InputError when it is absent (`what` says what it is) or broken."""
+    path = existing_file(path, what)
+    with _input_errors(path):
+        try:
+            return json.loads(path.read_text(encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            line = f", line {error.lineno}," if isinstance(error, json.JSONDecodeError) else ""
+            raise InputError(f"{path}{line} is broken JSON: {_reason(error)}") from None
+
+
+def first_character(path: str | Path) -> str:
+    """The first character of a text file that is not blank, by which a list is told from JSONL; "" when all are."""
+    path = existing_file(path, "the file")
+    with _input_errors(path), open(path, encoding="utf-8-sig") as file:
+        while chunk := file.read(4096):
+            if stripped := chunk.lstrip():
+                return stripped[0]
+    return ""
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    path = existing_file(path, "the file")
+    with _input_errors(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` (with its suffix) to write to; moved to `path` when the block ends well.
+
+    Missing folders are made. After an error the temporary file is removed and `path` is what it was. InputError when
+    it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from None
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:  # on disk before the name points to it
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) != temporary:
+            raise  # the block's own business, another file
+        raise _not_written(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write indented JSON, whole or not at all. ValueError for NaN and infinity, which JSON does not have."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(_encode(value, indent=2) + b"\n")
+
+
+def write_json_list(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON list, one record a line, whole or not at all; the records may be a stream."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        separator = b"[\n"
+        for record in records:
+            file.write(separator + _encode(record))
+            separator = b",\n"
+        file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
+
+
+def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one record a line, whole or not at all. A file that grows over hours is `JsonlWriter`'s."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        for record in records:
+            file.write(_encode(record) + b"\n")
+
+
+class JsonlWriter:
+    """Appends records to a JSONL file, one whole line at a time, also after a crash of an earlier writer.
+
+    On opening, an incomplete last line is cut off. A line is handed to the system before `write` returns, so that a
+    kill loses no line that was written. One writer at a time: a second one gets an InputError. Use it in a `with`
+    block, or call `close`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 (closed by close)
+        except OSError as error:
+            raise _not_written(self.path, error) from None
+        try:
+            self._lock()
+            self._cut_incomplete_line()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one line. ValueError for NaN and infinity; OSError (a full disk) leaves the file as it was."""
+        line = _encode(record) + b"\n"
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            _write_all(self._file, line)
+        except BaseException:
+            os.ftruncate(self._file.fileno(), size)
+            raise
+
+    def close(self) -> None:
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> JsonlWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{self.path} is being written by another process; wait for it or stop it") from None
+        except OSError:  # a file system without locks: go on as if alone
+            pass
+
+    def _cut_incomplete_line(self) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        start = _last_line_start(self._file, size)
+        if start == size:
+            return
+        self._file.seek(start)
+        tail = self._file.read(size - start).strip()
+        if tail and not tail.startswith((b"{", b"\0")):  # a crash of the machine can leave zeros
+            # Nothing that this class wrote: rather refuse than cut a file that was named by mistake.
+            raise InputError(f"{self.path} does not end like a JSONL file; give another name or remove it")
+        try:
+            json.loads(tail)
+        except ValueError:
+            os.ftruncate(self._file.fileno(), start)
+        else:  # only the newline is missing
+            _write_all(self._file, b"\n")
+
+
+# --- the small parts --------------------------------------------------------------------------------------------------
+
+
+def _scan_list(file: IO[str], path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    # Every record begins with a brace and ends with its own, so one that is cut by the end of a chunk never decodes. It
+    # is tried again with more text, each time twice as much, which keeps the work linear for long records.
+    decoder = json.JSONDecoder()
+    buffer, position, line, index, wanted = "", 0, 1, 0, _CHUNK
+    state = "start"
+    while True:
+        blank_from, position = position, _skip_blanks(buffer, position)
+        line += buffer.count("\n", blank_from, position)
+        character = buffer[position : position + 1]
+        if not character:
+            buffer, position = file.read(_CHUNK), 0
+            if buffer:
+                continue
+            if state == "end":
+                return
+            raise InputError(f"{path}, line {line}: the list is not finished after {index} records")
+        if character == "{" and state in ("first", "next"):
+            try:
+                record, end = decoder.raw_decode(buffer, position)
+            except (ValueError, RecursionError) as error:
+                more = file.read(wanted) if _may_be_cut(error, buffer) else ""
+                if not more:
+                    raise InputError(_broken_record(path, line, index, error, buffer, position)) from None
+                buffer, position, wanted = buffer[position:] + more, 0, wanted * 2
+                continue
+            yield line, index, record
+            line += buffer.count("\n", position, end)
+            position, index, wanted, state = end, index + 1, _CHUNK, "between"
+        elif (state, character) in _LIST_SYNTAX:
+            state, position = _LIST_SYNTAX[state, character], position + 1
+        else:
+            raise InputError(f"{path}, line {line}: expected {_EXPECTED[state]}, found {character!r} (record {index})")
+
+
+# (what was read last, the next character) -> what was read then
+_LIST_SYNTAX = {
+    ("start", "["): "first",
+    ("first", "]"): "end",
+    ("between", "]"): "end",
+    ("between", ","): "next",
+}
+_EXPECTED = {
+    "start": "a list that begins with [",
+    "first": "a JSON object or ]",
+    "next": "a JSON object",
+    "between": "a comma or ]",
+    "end": "nothing behind the list",
+}
+_BLANKS = re.compile(r"[ \t\r\n]*+")
+
+
+def _skip_blanks(text: str, position: int) -> int:
+    match = _BLANKS.match(text, position)
+    return position if match is None else match.end()
+
+
+def _may_be_cut(error: Exception, buffer: str) -> bool:
+    # A cut shows up at the very end of the text (16 characters hold the longest half literal, "\\ud83d\\ude0"), except
+    # in a string, whose error points at its beginning.
+    return isinstance(error, json.JSONDecodeError) and (
+        error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - 16
+    )
+
+
+def _broken_record(path: Path, line: int, index: int, error: Exception, buffer: str, position: int) -> str:
+    if not isinstance(error, json.JSONDecodeError):
+        return f"{path}, line {line}, record {index} is broken JSON: {_reason(error)}"
+    line += buffer.count("\n", position, error.pos)
+    near = buffer[max(position, error.pos - 20) : error.pos + 10]  # such files are often one line: a column says little
+    return f"{path}, line {line}, record {index} is broken JSON: {error.msg} near {near!r}"
+
+
+def _last_line_start(file: IO[bytes], size: int) -> int:
+    end = size
+    while end > 0:
+        start = max(0, end - _CHUNK)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:  # an unbuffered write may take a part only
+        view = view[file.write(view) :]
+
+
+def _encode(value: Any, indent: int | None = None) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair from a decoder: only an escape can hold it
+        return json.dumps(value, allow_nan=False, indent=indent).encode("ascii")
+
+
+@contextmanager
+def _input_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _not_written(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} (column {error.colno})"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def json_kind(value: Any) -> str:
+    """What a JSON value is, in the words of an error message."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,184 @@
+"""The Chain of Reasoning (CoR) in text: how it is rendered, and how it is read back with the span of every step.
+
+The template is TRACE's: four numbered steps under bold headings, then the final answer. Reading goes by the headings
+alone, in any order, and forgives small slips: missing asterisks or numbers, other case, a dash for the colon. When
+there is a final answer, points are read from there only, never from the reasoning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from .points import Box, Point, format_points, parse_points
+
+HEADINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "reference": "Identify the reference object",
+        "target": "Define the target area",
+        "subtype": "Determine the goal's subtype",
+        "output": "Generate the output",
+    }
+)
+STEPS = tuple(HEADINGS)
+PREAMBLE = "**Reasoning Process:**"
+FINAL_ANSWER = "**Final Answer:**"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the reasoning. `text[span[0]:span[1]]` begins with `heading` and ends with the step's own `text`."""
+
+    key: str  # one of STEPS
+    heading: str  # as written, its number and asterisks included
+    text: str
+    span: tuple[int, int]  # characters of the whole response
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What was read from a model's text: the steps as they came, the points, and where the final answer stands."""
+
+    text: str
+    steps: tuple[Step, ...]
+    points: tuple[Point | Box, ...]
+    answer_span: tuple[int, int] | None  # its heading included; None when there is no such heading
+
+    @property
+    def parsable(self) -> bool:
+        """Whether at least one point or box was read."""
+        return bool(self.points)
+
+    def step(self, key: str) -> Step | None:
+        """The first step of this key, None when it is missing; ValueError when `key` is none of STEPS."""
+        _check_key(key)
+        return next((step for step in self.steps if step.key == key), None)
+
+
+def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: int = 3) -> str:
+    """The text of the template: `steps` maps keys to bodies and is written in the template's order, whatever its own.
+
+    A step left out is left out of the text and the others are numbered on; without steps only the answer is written.
+    ValueError for an unknown key, and for a body that itself holds a heading: it would be read back as another step.
+    """
+    for key in steps:
+        _check_key(key)
+    lines = [PREAMBLE] if steps else []
+    for number, key in enumerate((key for key in STEPS if key in steps), start=1):
+        lines.append(f"{number}. **{HEADINGS[key]}:** {steps[key].strip()}".rstrip())
+    text = "\n".join([*lines, "", FINAL_ANSWER] if steps else [FINAL_ANSWER])
+    if len(_find_headings(text)) != len(lines) + 1:
+        raise ValueError("the text of a step holds a heading of the template, which would begin another step")
+    return f"{text}\n{format_points(points, decimals)}"
+
+
+def parse(text: str, size: tuple[int, int] | None = None) -> Response:
+    """Read any text; what it does not hold is empty in the result. `size` (width, height) is needed to read pixels.
+
+    A section goes from its heading to the next one. Points come from the last final answer that holds any (a model may
+    announce one before it gives it, or begin a second that is cut off); without a final answer from the whole text.
+    """
+    headings = _find_headings(text)
+    limits = [heading.start for heading in headings[1:]] + [len(text)]
+    steps: list[Step] = []
+    answers: list[tuple[int, int]] = []
+    for heading, limit in zip(headings, limits, strict=False):
+        body = text[heading.end : limit].rstrip()
+        span = (heading.start, heading.end + len(body))
+        if heading.key == "answer":
+            answers.append(span)
+        elif heading.key in HEADINGS:
+            steps.append(Step(heading.key, text[heading.start : heading.end], body.strip(), span))
+    answer_span, points = _read_answer(text, answers, size)
+    return Response(text, tuple(steps), tuple(points), answer_span)
+
+
+def _read_answer(
+    text: str, answers: list[tuple[int, int]], size: tuple[int, int] | None
+) -> tuple[tuple[int, int] | None, list[Point | Box]]:
+    for span in reversed(answers):
+        if points := parse_points(text[slice(*span)], size):
+            return span, points
+    return (answers[-1], []) if answers else (None, parse_points(text, size))
+
+
+def _check_key(key: str) -> None:
+    if key not in HEADINGS:
+        raise ValueError(f"there is no step {key!r}; the steps are {', '.join(STEPS)}")
+
+
+# --- finding the headings: every quantifier is bounded or possessive, so that any text is read in linear time ---------
+
+_SPACE = r"[ \t]{1,3}"
+_VERB = rf"(?:identify|define|determine|find|generate){_SPACE}(?:the{_SPACE})?"
+_WORDS = re.compile(
+    rf"""(?=[dfgirst])(?<![^\W_])(?:
+      (?P<reference>  (?:{_VERB}|the{_SPACE})?reference{_SPACE}(?:object|surface)s?)
+    | (?P<target>     (?:{_VERB}|the{_SPACE})?target{_SPACE}area)
+    | (?P<subtype>    (?:{_VERB}|the{_SPACE})?(?:goal(?:['’]?s)?{_SPACE})?sub-?type)
+    | (?P<output>     {_VERB}(?:output|coordinates))
+    | (?P<preamble>   reasoning{_SPACE}process)
+    | (?P<answer>     final{_SPACE}answer)
+    )(?![^\W_])""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_WITH_VERB = re.compile(_VERB, re.IGNORECASE)
+# What may stand before the words: blanks, bullets, asterisks, a number; and how much of the text is looked at for it.
+_DECORATION = re.compile(
+    r"(?:[ \t]++|[-–*_#>]++|(?<![\w.])\(?+\d{1,2}+ ?+[.):]|(?<!\w)step \d{1,2}+[.):]?+)*+\Z", re.IGNORECASE
+)
+_LOOK_BACK = 24
+# What ends them: a colon, a dash, asterisks, or the line.
+_ENDING = re.compile(r"(?P<closing>[*_]{0,3}+)(?:[ \t]{0,4}+(?P<separator>:|[-–—=](?=\s))[*_]{0,3}+)?+")
+_LINE_END = re.compile(r"[.]?+[ \t]{0,4}+(?:[\r\n]|\Z)")
+_ANSWER_BEGINS = re.compile(r"[ \t]{1,4}+(?:is|are)(?!\w):?+|(?=[ \t]{0,4}+[\[(`])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heading:
+    key: str  # one of STEPS, "preamble" or "answer"
+    start: int
+    end: int
+
+
+def _find_headings(text: str) -> list[_Heading]:
+    found: list[_Heading] = []
+    for words in _WORDS.finditer(text):
+        heading = _as_heading(text, words, floor=found[-1].end if found else 0)
+        if heading is not None:
+            found.append(heading)
+    return found
+
+
+def _as_heading(text: str, words: re.Match[str], floor: int) -> _Heading | None:
+    """The heading made by these words and what decorates it, after `floor`; None when they are part of a sentence."""
+    key = str(words.lastgroup)
+    start, at_line_start, marks = _decoration(text, words.start(), floor)
+    numbered = any(character.isdigit() for character in marks)
+    bold = "**" in marks or "__" in marks
+    ending = _ENDING.match(text, words.end())
+    assert ending is not None  # it may match nothing, but it matches
+    end, separator = ending.end(), ending["separator"]
+    closed = bool(separator or ending["closing"] or _LINE_END.match(text, end))
+
+    accepted = at_line_start or numbered or (bold and bool(separator))
+    if key == "answer":
+        begins = _ANSWER_BEGINS.match(text, end)
+        if begins is not None and not separator:
+            return _Heading(key, start, begins.end())
+        accepted = (accepted and closed) or separator == ":"
+    else:
+        has_verb = _WITH_VERB.match(words[0]) is not None
+        accepted = accepted and (closed or ((numbered or bold) and has_verb))
+    return _Heading(key, start, end) if accepted else None
+
+
+def _decoration(text: str, position: int, floor: int) -> tuple[int, bool, str]:
+    """(where the bullets, number and asterisks before `position` begin, whether a line begins there, the marks)."""
+    match = _DECORATION.search(text, max(floor, position - _LOOK_BACK), position)
+    assert match is not None  # it may match nothing, but it matches
+    marks = match[0]
+    at_line_start = match.start() == 0 or text[match.start() - 1] in "\r\n"
+    return position - len(marks.lstrip()), at_line_start, marks

@@ -1,0 +1,308 @@
+"""The records that flow through the project, and their files: samples, questions and answers.
+
+Samples are training conversations in LLaVA's JSON (a list) or JSONL; questions and answers are JSONL as Where2Place and
+the reference write them. How files are read and written safely is in `files`, whose functions are also found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from .command import InputError, existing_file
+from .files import (
+    JsonlWriter,
+    first_character,
+    json_kind,
+    read_json,
+    read_json_list,
+    read_jsonl,
+    replacing,
+    sha256,
+    write_json,
+    write_json_list,
+    write_jsonl,
+)
+
+__all__ = [
+    "Answer",
+    "JsonlWriter",
+    "Question",
+    "QuestionId",
+    "Sample",
+    "Speaker",
+    "Turn",
+    "answered",
+    "read_answers",
+    "read_json",
+    "read_json_list",
+    "read_jsonl",
+    "read_questions",
+    "read_samples",
+    "replacing",
+    "sha256",
+    "write_json",
+    "write_json_list",
+    "write_jsonl",
+    "write_questions",
+    "write_samples",
+]
+
+Speaker = Literal["human", "gpt"]
+QuestionId = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation; the text of the first human turn holds `<image>` when the sample has an image."""
+
+    speaker: Speaker
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training conversation, in LLaVA's JSON; `meta` holds what training ignores and reasoners use."""
+
+    id: str
+    image: str | None
+    conversations: tuple[Turn, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"id": self.id}
+        if self.image is not None:  # LLaVA tells text-only samples by the missing key
+            record["image"] = self.image
+        record["conversations"] = [{"from": turn.speaker, "value": turn.text} for turn in self.conversations]
+        if self.meta:
+            record["meta"] = dict(self.meta)
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], where: str) -> Sample:
+        """InputError, beginning with `where`, when a field is missing or has another type. Unknown keys go to meta."""
+        conversations = _take(record, "conversations", list, where)
+        identifier = _identifier(record, "id", where)
+        image = _optional(record, "image", str, where)
+        if not conversations:
+            raise InputError(f'{where}: "conversations" must hold at least one turn')
+        return cls(
+            id=str(identifier),
+            image=image,
+            conversations=tuple(
+                _turn(turn, f"{where}, turn {number}") for number, turn in enumerate(conversations, start=1)
+            ),
+            meta=_meta(record, "meta", ("id", "image", "conversations"), where),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a benchmark, as Where2Place writes it; `image` is a file name inside the image folder."""
+
+    question_id: QuestionId
+    image: str
+    text: str
+    category: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"question_id": self.question_id, "image": self.image, "text": self.text}
+        if self.category is not None:
+            record["category"] = self.category
+        if self.meta:
+            record["meta"] = dict(self.meta)
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], where: str) -> Question:
+        """InputError, beginning with `where`, when a field is missing or has another type. Unknown keys go to meta."""
+        return cls(
+            question_id=_identifier(record, "question_id", where),
+            image=_take(record, "image", str, where),
+            text=_take(record, "text", str, where),
+            category=_optional(record, "category", str, where),
+            meta=_meta(record, "meta", ("question_id", "image", "text", "category"), where),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered to one question in one run. Points are always read from the raw `text`.
+
+    `confidence` lies in [0, 1]; `token_ids` are the generated ids (decoding and encoding again is not an identity).
+    """
+
+    question_id: QuestionId
+    prompt: str
+    text: str
+    answer_id: str
+    model_id: str
+    category: str | None = None
+    confidence: float | None = None
+    seed: int | None = None
+    run: int = 0
+    token_ids: tuple[int, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "question_id": self.question_id,
+            "prompt": self.prompt,
+            "text": self.text,
+            "answer_id": self.answer_id,
+            "model_id": self.model_id,
+            "category": self.category,
+            "confidence": self.confidence,
+            "seed": self.seed,
+            "run": self.run,
+            "token_ids": list(self.token_ids),
+            "metadata": dict(self.metadata),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], where: str) -> Answer:
+        """Only `question_id` and `text` are required: answer files of other programs are read too."""
+        confidence = _optional(record, "confidence", (int, float), where)
+        token_ids = _optional(record, "token_ids", list, where) or []
+        if not all(type(token_id) is int for token_id in token_ids):
+            raise InputError(f'{where}: "token_ids" must be a list of integers')
+        known = tuple(cls.__dataclass_fields__)
+        return cls(
+            question_id=_identifier(record, "question_id", where),
+            prompt=_optional(record, "prompt", str, where) or "",
+            text=_take(record, "text", str, where),
+            answer_id=str(record.get("answer_id") or ""),
+            model_id=_optional(record, "model_id", str, where) or "",
+            category=_optional(record, "category", str, where),
+            confidence=None if confidence is None else float(confidence),
+            seed=_optional(record, "seed", int, where),
+            run=_optional(record, "run", int, where) or 0,
+            token_ids=tuple(token_ids),
+            metadata=_meta(record, "metadata", known, where),
+        )
+
+
+def read_samples(path: str | Path) -> Iterator[Sample]:
+    """The samples of a JSON list (LLaVA's format) or a JSONL file, one at a time; memory does not grow with the file.
+
+    InputError, while reading, names the file and the line or the position in the list.
+    """
+    path = existing_file(path, "the data file")
+    return _iterate_samples(path)
+
+
+def _iterate_samples(path: Path) -> Iterator[Sample]:
+    first = first_character(path)
+    if not first:
+        raise InputError(f"{path} is empty: a JSON list of samples, or one sample a line, was expected")
+    if first == "[":
+        for line, index, record in read_json_list(path):
+            yield Sample.from_json(record, f"{path}, line {line} (sample {index})")
+    else:
+        for line, record in read_jsonl(path):
+            yield Sample.from_json(record, f"{path}, line {line}")
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The questions of a JSONL file. InputError names the line; a question_id may appear once only."""
+    path = existing_file(path, "the question file")
+    questions: list[Question] = []
+    first_lines: dict[str, int] = {}
+    for line, record in read_jsonl(path):
+        question = Question.from_json(record, f"{path}, line {line}")
+        # As text: masks and pictures are named by it, so that 7 and "7" would meet in one file.
+        _once(first_lines, str(question.question_id), line, f"question_id {question.question_id!r}", path)
+        questions.append(question)
+    if not questions:
+        raise InputError(f"{path} holds no questions")
+    return questions
+
+
+def read_answers(path: str | Path) -> list[Answer]:
+    """The answers of a JSONL file. InputError names the line; a question_id may appear once in each run."""
+    path = existing_file(path, "the answer file")
+    answers: list[Answer] = []
+    first_lines: dict[str, int] = {}
+    for line, record in read_jsonl(path):
+        answer = Answer.from_json(record, f"{path}, line {line}")
+        what = f"question_id {answer.question_id!r} of run {answer.run}"
+        _once(first_lines, f"{answer.run} {answer.question_id}", line, what, path)
+        answers.append(answer)
+    return answers
+
+
+def answered(path: str | Path, run: int | None = None) -> set[QuestionId]:
+    """The question ids whose answers (of `run`, or of any run) are whole in a file that may end in half a line.
+
+    An absent file has answered nothing.
+    """
+    path = Path(path)
+    if not path.exists():
+        return set()
+    done: set[QuestionId] = set()
+    for line, record in read_jsonl(path, half_line_ends=True):
+        where = f"{path}, line {line}"
+        if run is None or (_optional(record, "run", int, where) or 0) == run:
+            done.add(_identifier(record, "question_id", where))
+    return done
+
+
+def write_samples(path: str | Path, samples: Iterable[Sample]) -> None:
+    """Write LLaVA's JSON list, one sample a line, whole or not at all; the samples may be a stream."""
+    write_json_list(path, (sample.as_json() for sample in samples))
+
+
+def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
+    """Write JSONL, whole or not at all."""
+    write_jsonl(path, (question.as_json() for question in questions))
+
+
+# --- fields of a record -----------------------------------------------------------------------------------------
+
+
+def _take(record: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
+    if key not in record:
+        raise InputError(f'{where}: "{key}" is missing')
+    return _optional(record, key, kind, where, null=False)
+
+
+def _optional(record: Mapping[str, Any], key: str, kind: Any, where: str, null: bool = True) -> Any:
+    value = record.get(key)
+    if value is None and null:
+        return None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = {str: "a text", list: "a list", int: "an integer", dict: "an object"}.get(kind, "a number")
+        raise InputError(f'{where}: "{key}" must be {wanted}, not {json_kind(value)}')
+    return value
+
+
+def _identifier(record: Mapping[str, Any], key: str, where: str) -> QuestionId:
+    if key not in record:
+        raise InputError(f'{where}: "{key}" is missing')
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        raise InputError(f'{where}: "{key}" must be an integer or a text that is not empty, not {json_kind(value)}')
+    return value
+
+
+def _turn(record: Any, where: str) -> Turn:
+    if not isinstance(record, dict):
+        raise InputError(f"{where} must be a JSON object, not {json_kind(record)}")
+    speaker = _take(record, "from", str, where)
+    if speaker not in ("human", "gpt"):
+        raise InputError(f'{where}: "from" must be "human" or "gpt", not {speaker!r}')
+    return Turn(cast(Speaker, speaker), _take(record, "value", str, where))
+
+
+def _meta(record: Mapping[str, Any], key: str, known: tuple[str, ...], where: str) -> dict[str, Any]:
+    own = _optional(record, key, dict, where) or {}
+    return {name: value for name, value in record.items() if name not in known and name != key} | own
+
+
+def _once(first_lines: dict[str, int], key: str, line: int, what: str, path: Path) -> None:
+    first = first_lines.setdefault(key, line)
+    if first != line:
+        raise InputError(f"{path}, line {line}: {what} was on line {first} already; each may appear once")
