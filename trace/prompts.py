@@ -1,0 +1,179 @@
+"""The prompt: its wording, the conversation templates, and what is learned from.
+
+One room for four decisions that have to agree between training, evaluation and every other user of a model:
+the fixed sentences that follow an instruction, the text around the turns, how that text becomes token ids, and
+which of those ids carry a label. Training and evaluation build their ids here, so they cannot drift apart.
+
+Token ids follow LLaVA: the text before and after the image is tokenised separately, so the piece after it opens
+with the sentencepiece prefix. Ids and labels are made together, from character spans of one rendered text: a token
+is learned exactly when its characters lie in an assistant turn (the closing `</s>` included). Nothing is cut apart
+again afterwards, so several turns and legacy tokenizers need no corrections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .command import InputError
+from .records import Turn
+
+IMAGE_TAG = "<image>"
+IMAGE_ID = -200  # stands for the whole image in encoded ids; it becomes the image's tokens when a batch is made
+IGNORE = -100  # the label of a token that is not learned
+
+# RoboPoint's sentence, to the letter: published checkpoints were trained with it.
+POINTS_SUFFIX = (
+    "Your answer should be formatted as a list of tuples, i.e. [(x1, y1), (x2, y2), ...], where each tuple contains "
+    "the x and y coordinates of a point satisfying the conditions above. The coordinates should be between 0 and 1, "
+    "indicating the normalized pixel locations of the points in the image."
+)
+REASONING_SUFFIX = (
+    "Reason step by step before you answer: identify the reference object, define the target area, determine the "
+    "goal's subtype and generate the output, then give the final answer."
+)
+
+
+def question_text(instruction: str, reasoning: bool) -> str:
+    """The text of a human turn: the instruction, the request for reasoning if wanted, the format of the answer.
+
+    Sentences that the instruction already ends with are not written twice, so a benchmark whose questions carry
+    the suffix (Where2Place's do) can be asked with and without reasoning.
+    """
+    core = bare_instruction(instruction)
+    return " ".join([core, REASONING_SUFFIX, POINTS_SUFFIX] if reasoning else [core, POINTS_SUFFIX])
+
+
+def bare_instruction(text: str) -> str:
+    """The instruction alone: without the image tag and without the fixed sentences."""
+    core = text.replace(IMAGE_TAG, "").strip()
+    for suffix in (POINTS_SUFFIX, REASONING_SUFFIX):
+        core = core.removesuffix(suffix).rstrip()
+    return core
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How turns are written into one text. `stop` ends an assistant turn, `separator` a human one."""
+
+    name: str
+    system: str
+    human: str
+    assistant: str
+    separator: str
+    stop: str
+
+
+def _vicuna(name: str, who: str) -> Template:
+    system = (
+        f"A chat between a curious {who} and an artificial intelligence assistant. "
+        f"The assistant gives helpful, detailed, and polite answers to the {who}'s questions."
+    )
+    return Template(name, system, "USER", "ASSISTANT", " ", "</s>")
+
+
+# LLaVA trains with "user"; its evaluation script asks with "human". Training's is the default for both here.
+TEMPLATES = {
+    "vicuna_v1": _vicuna("vicuna_v1", "user"),
+    "llava_v1": _vicuna("llava_v1", "human"),
+    "plain": Template("plain", "", "", "", "", "\n"),  # projector pre-training: an image, then its caption
+}
+ALIASES = {"v1": "vicuna_v1"}  # the name the original's training scripts use
+
+
+def template(name: str) -> Template:
+    """The template called `name`; InputError lists the known ones."""
+    found = TEMPLATES.get(ALIASES.get(name, name))
+    if found is None:
+        raise InputError(f"unknown conversation template {name!r}; known: {', '.join([*TEMPLATES, *ALIASES])}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as one text, and the character spans of what the assistant says (its stop included)."""
+
+    text: str
+    answers: tuple[tuple[int, int], ...]
+
+
+def render(turns: Sequence[Turn], style: Template) -> Rendered:
+    """Write turns as text; a last human turn leaves the text open for the assistant.
+
+    Raises:
+        InputError: turns that do not alternate human, gpt, human ...
+    """
+    for index, turn in enumerate(turns):
+        expected = "gpt" if index % 2 else "human"
+        if turn.speaker != expected:
+            raise InputError(f"turn {index} is by {turn.speaker!r}, expected {expected!r}: turns have to alternate")
+    if not turns:
+        raise InputError("a conversation without turns")
+    if style.name == "plain":
+        caption = turns[1].text.strip() + style.stop if len(turns) > 1 else ""
+        return Rendered(IMAGE_TAG + caption, ((len(IMAGE_TAG), len(IMAGE_TAG) + len(caption)),) if caption else ())
+    text, answers = style.system + style.separator, []
+    for turn in turns:
+        if turn.speaker == "human":
+            text += f"{style.human}: {_image_first(turn.text)}{style.separator}{style.assistant}:"
+        else:
+            start = len(text)
+            text += f" {turn.text}{style.stop}"
+            answers.append((start, len(text)))
+    return Rendered(text, tuple(answers))
+
+
+def _image_first(text: str) -> str:
+    """The image tag moved to the front of its turn, as LLaVA does before it tokenises."""
+    if IMAGE_TAG not in text:
+        return text
+    return f"{IMAGE_TAG}\n{text.replace(IMAGE_TAG, '').strip()}".strip()
+
+
+def render_prompt(question: str, style: str = "vicuna_v1", image: bool = True) -> str:
+    """The text of one question, open for the answer."""
+    text = f"{IMAGE_TAG}\n{question}" if image else question
+    return render([Turn("human", text)], template(style)).text
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids with the image as one `IMAGE_ID`, their labels (`IGNORE`: not learned) and their spans in the text.
+
+    All three have one entry a token; a span is `(start, end)` in characters of the rendered text.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    spans: list[tuple[int, int]]
+
+
+def encode(tokenizer: Any, rendered: Rendered) -> Encoded:
+    """Ids and labels of a rendered conversation; `tokenizer` is a fast Hugging Face one.
+
+    Each stretch of text around the image is tokenised on its own, the first one with the beginning-of-sequence
+    token. A token that straddles the start of an answer belongs to the prompt and is not learned.
+    """
+    encoded = Encoded([], [], [])
+    position = 0
+    for index, piece in enumerate(rendered.text.split(IMAGE_TAG)):
+        if index:
+            _append(encoded, IMAGE_ID, IGNORE, (position, position + len(IMAGE_TAG)))
+            position += len(IMAGE_TAG)
+        elif tokenizer.bos_token_id is not None:
+            _append(encoded, tokenizer.bos_token_id, IGNORE, (0, 0))
+        if piece:
+            tokens = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            for token, offsets in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
+                start, end = position + offsets[0], position + offsets[1]
+                learned = any(a <= start and end <= b for a, b in rendered.answers)
+                _append(encoded, token, token if learned else IGNORE, (start, end))
+        position += len(piece)
+    return encoded
+
+
+def _append(encoded: Encoded, token: int, label: int, span: tuple[int, int]) -> None:
+    encoded.input_ids.append(token)
+    encoded.labels.append(label)
+    encoded.spans.append(span)
