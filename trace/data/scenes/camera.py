@@ -1,0 +1,119 @@
+"""A pinhole camera that looks down on the table, and its frame on the ground.
+
+World: metres, z up, the supporting surface at z = 0. Camera: OpenCV's axes (x right, y down, z forward). Pixels:
+origin at the top left corner of the image, so that the center of pixel (column 0, row 0) is (0.5, 0.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .catalog import Body
+from .config import CameraConfig
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GroundFrame:
+    """The camera's right and forward, projected on the ground: unit vectors in world x, y."""
+
+    right: tuple[float, float]
+    forward: tuple[float, float]
+
+    @classmethod
+    def at(cls, azimuth: float) -> GroundFrame:
+        """The frame of a camera that stands at `azimuth` (radians) of what it looks at."""
+        forward = (-math.cos(azimuth), -math.sin(azimuth))
+        return cls((forward[1], -forward[0]), forward)
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    position: tuple[float, float, float]
+    azimuth: float  # radians: where the camera stands, seen from what it looks at
+    elevation: float  # radians above the ground
+    fovy: float  # radians, vertical
+    width: int
+    height: int
+
+    @property
+    def ground(self) -> GroundFrame:
+        return GroundFrame.at(self.azimuth)
+
+    @property
+    def rotation(self) -> Floats:
+        """World from camera, [3, 3]: the columns are the camera's right, down and forward in the world."""
+        return _rotation(self.azimuth, self.elevation)
+
+    @property
+    def focal(self) -> float:
+        """Focal length in pixels (square pixels)."""
+        return self.height / 2 / math.tan(self.fovy / 2)
+
+    @property
+    def intrinsics(self) -> Floats:
+        return np.array([[self.focal, 0, self.width / 2], [0, self.focal, self.height / 2], [0, 0, 1.0]])
+
+    @property
+    def world_from_camera(self) -> Floats:
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.rotation
+        matrix[:3, 3] = self.position
+        return matrix
+
+    def project(self, points: Floats) -> Floats:
+        """World points [..., 3] to pixels [..., 2]."""
+        local = (points - np.array(self.position)) @ self.rotation
+        pixels: Floats = local[..., :2] / local[..., 2:] * self.focal + np.array([self.width / 2, self.height / 2])
+        return pixels
+
+    def ground_points(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
+        """Where rays through these pixels' centers meet z = 0: world x, y [num_pixels, 2]; NaN above the horizon."""
+        rays = np.stack(
+            [
+                (columns + 0.5 - self.width / 2) / self.focal,
+                (rows + 0.5 - self.height / 2) / self.focal,
+                np.ones(len(rows)),
+            ],
+            axis=-1,
+        )
+        world = rays @ self.rotation.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.where(world[:, 2] < 0, -self.position[2] / world[:, 2], np.nan)
+        points: Floats = np.array(self.position[:2]) + scale[:, None] * world[:, :2]
+        return points
+
+
+def _rotation(azimuth: float, elevation: float) -> Floats:
+    ground = GroundFrame.at(azimuth)
+    cos, sin = math.cos(elevation), math.sin(elevation)
+    forward = np.array([ground.forward[0] * cos, ground.forward[1] * cos, -sin])
+    right = np.array([*ground.right, 0.0])
+    return np.stack([right, np.cross(forward, right), forward], axis=1)
+
+
+def sample_camera(
+    bodies: Sequence[Body], azimuth: float, size: tuple[int, int], config: CameraConfig, rng: np.random.Generator
+) -> Camera:
+    """A camera at `azimuth` that has every body inside its picture of `size` (width, height)."""
+    width, height = size
+    elevation = math.radians(rng.uniform(*config.elevation))
+    fovy = math.radians(rng.uniform(*config.fovy))
+    centers = np.array([[*body.position, body.height / 2] for body in bodies])
+    radii = np.array([max(body.radius, math.hypot(body.radius, body.height) / 2) for body in bodies])
+    # The middle of the objects' extent keeps the picture full; the jitter keeps them from always being centered.
+    middle = (centers.min(0) + centers.max(0)) / 2 + np.array([*rng.uniform(-0.04, 0.04, 2), 0.0])
+    rotation = _rotation(azimuth, elevation)
+    local = (centers - middle) @ rotation
+    tangents = np.array([width / height * math.tan(fovy / 2), math.tan(fovy / 2)]) * (1 - config.margin)
+    # A sphere is inside the half-plane of the frame's border when |x| + radius * sqrt(1 + t^2) <= t * depth.
+    needed = (np.abs(local[:, :2]) + radii[:, None] * np.sqrt(1 + tangents**2)) / tangents - local[:, 2:]
+    distance = float(needed.max()) * rng.uniform(*config.slack)
+    position = middle - distance * rotation[:, 2]
+    return Camera((float(position[0]), float(position[1]), float(position[2])), azimuth, elevation, fovy, width, height)
