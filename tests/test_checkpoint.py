@@ -1,0 +1,158 @@
+"""Saving and loading: whole or not at all, readable by plain transformers, refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trace_vlm.command import InputError
+from trace_vlm.model import build
+from trace_vlm.model.checkpoint import compose, load, save
+from trace_vlm.model.presets import PRESETS
+from trace_vlm.prompts import question_text, render_prompt
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 128, 3), dtype=np.uint8))
+QUESTION = question_text("Point to the red mug.", reasoning=True)
+
+
+def logits(checkpoint):
+    with torch.no_grad():
+        return checkpoint.model(**checkpoint.inputs([PICTURE], [render_prompt(QUESTION)])).logits
+
+
+def test_a_saved_model_comes_back(nano, nano_folder):
+    again = load(nano_folder)
+    assert torch.equal(logits(nano), logits(again))
+    assert again.name == "nano"
+
+
+def test_half_precision_on_disk_is_read_in_float32(nano, tmp_path):
+    save(nano, tmp_path / "half", dtype="float16")
+    again = load(tmp_path / "half")
+    assert next(again.model.parameters()).dtype == torch.float32
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
+    weight = nano.model.lm_head.weight
+    assert torch.equal(again.model.lm_head.weight, weight.half().float())
+
+
+def test_plain_transformers_reads_it_and_makes_the_same_inputs(nano, nano_folder, tmp_path):
+    PICTURE.save(tmp_path / "picture.png")
+    script = f"""
+import json, sys, torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+processor = AutoProcessor.from_pretrained({str(nano_folder)!r}, backend="pil")
+model = LlavaForConditionalGeneration.from_pretrained({str(nano_folder)!r})
+messages = [{{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": {QUESTION!r}}}]}}]
+text = processor.apply_chat_template(messages)
+inputs = processor(images=Image.open({str(tmp_path / "picture.png")!r}), text=text, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**inputs).logits
+assert not any(name.startswith("trace_vlm") for name in sys.modules)
+print(json.dumps([inputs["input_ids"][0].tolist(), inputs["pixel_values"].sum().item(), logits[0, -1, :50].tolist()]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ids, pixels, last = json.loads(done.stdout.splitlines()[-1])
+    ours = nano.inputs([PICTURE], [render_prompt(QUESTION)])
+    assert ids == ours["input_ids"][0].tolist()
+    assert pixels == pytest.approx(ours["pixel_values"].sum().item())
+    assert last == pytest.approx(logits(nano)[0, -1, :50].tolist(), abs=1e-5)
+
+
+def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="is not empty"):
+        save(nano, nano_folder)
+
+    def full_disk(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(nano.processor, "save_pretrained", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save(nano, tmp_path / "half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_model_is_refused_with_a_sentence(nano_folder, tmp_path):
+    with pytest.raises(InputError, match="is no folder"):
+        load(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"neither config\.json"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    with pytest.raises(InputError, match="'mistral'"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": ')
+    with pytest.raises(InputError, match=r"config\.json"):
+        load(tmp_path)
+    cut = tmp_path / "cut"
+    shutil.copytree(nano_folder, cut)
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(InputError, match="cut cannot be loaded"):
+        load(cut)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("trace-13b", 13351), ("trace-7b", 7063), ("robopoint-13b", 13351)])
+def test_big_presets_have_the_published_size(name, millions):
+    with torch.device("meta"):
+        model = build.build(PRESETS[name])
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6) == millions
+
+
+def test_random_weights_follow_the_seed():
+    tokenizer = build.nano_tokenizer()
+    one, two, other = (build.build(PRESETS["nano"], tokenizer, seed=seed).lm_head.weight for seed in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_batches_are_padded_on_the_left(nano):
+    prompts = [render_prompt("Find it."), render_prompt(QUESTION)]
+    batch = nano.inputs([PICTURE, PICTURE], prompts)
+    lengths = batch["attention_mask"].sum(1)
+    assert lengths[0] < lengths[1] == batch["input_ids"].shape[1]
+    alone = nano.inputs([PICTURE], prompts[:1])["input_ids"][0]
+    assert batch["input_ids"][0, -len(alone) :].tolist() == alone.tolist()
+
+
+@pytest.fixture
+def parts(nano, tmp_path):
+    """A language model, a vision tower and a projector in LLaVA's layout, as they lie on the hub."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=1400, rms_norm_eps=1e-5)).save_pretrained(tmp_path / "llm")
+    build.nano_tokenizer().save_pretrained(tmp_path / "llm")
+    tower = CLIPVisionModel(CLIPVisionConfig(**{**sizes, "hidden_size": 16}, image_size=56, patch_size=14))
+    tower.save_pretrained(tmp_path / "clip")
+    (tmp_path / "projector").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"0.weight": (32, 16), "0.bias": (32,), "2.weight": (32, 32), "2.bias": (32,)}
+    weights = {f"model.mm_projector.{key}": torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    torch.save(weights, tmp_path / "projector" / "mm_projector.bin")
+    return tmp_path, weights
+
+
+def test_parts_make_a_model_that_saves_and_loads(parts):
+    folder, weights = parts
+    made = compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))
+    assert torch.equal(made.model.model.multi_modal_projector.linear_2.bias, weights["model.mm_projector.2.bias"])
+    assert made.model.lm_head.weight.shape[0] == 1408 and made.patches == 4
+    save(made, folder / "whole")
+    assert torch.equal(logits(made), logits(load(folder / "whole")))
+
+
+def test_a_projector_that_does_not_fit_is_named(parts):
+    folder, weights = parts
+    file = folder / "projector" / "mm_projector.bin"
+    torch.save({**weights, "model.mm_projector.0.weight": torch.zeros(5, 5)}, file)
+    with pytest.raises(InputError, match=r"mm_projector\.bin: linear_1\.weight is \(5, 5\), expected \(32, 16\)"):
+        compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))
+    torch.save({"model.layers.0": torch.zeros(1)}, file)
+    with pytest.raises(InputError, match="no weight of a two-layer"):
+        compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))

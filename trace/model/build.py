@@ -1,0 +1,162 @@
+"""Compose a model from a preset: an ordinary `LlavaForConditionalGeneration` and its processor.
+
+The nano model starts from weights drawn here, with the scales that let two million parameters learn in minutes:
+linear layers at 0.7 / sqrt(fan-in), what writes into the residual stream divided by sqrt(2 * layers), visible
+embeddings, a small head, and position embeddings of the vision tower that start as two-dimensional sinusoids.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AddedToken,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
+
+from ..images import CLIP_MEAN, CLIP_STD
+from ..prompts import IMAGE_TAG, TEMPLATES
+from .presets import Preset
+
+NANO_TOKENIZER = Path(__file__).resolve().parent.parent / "assets" / "nano-tokenizer"
+VOCABULARY_MULTIPLE = 64
+
+
+def build(
+    preset: Preset, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0
+) -> LlavaForConditionalGeneration:
+    """A model of the preset's dimensions with random weights, float32, on torch's current default device.
+
+    Args:
+        tokenizer: fits the vocabulary of a preset that leaves it open (`nano`); its image token must be in place.
+        seed: of the random weights; torch's global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(configuration(preset, tokenizer))
+        if preset.name == "nano":
+            _initialise_nano(model)
+    return model
+
+
+def configuration(preset: Preset, tokenizer: PreTrainedTokenizerBase | None = None) -> LlavaConfig:
+    text, image_token = dict(preset.text), preset.image_token_index
+    if not text["vocab_size"]:
+        if tokenizer is None:
+            raise ValueError(f"the preset {preset.name} takes its vocabulary from a tokenizer: give one")
+        text["vocab_size"] = math.ceil(len(tokenizer) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+        image_token = tokenizer.convert_tokens_to_ids(IMAGE_TAG)
+    vision = CLIPVisionConfig(**preset.vision)
+    return llava_configuration(LlamaConfig(**text, bos_token_id=1, eos_token_id=2, pad_token_id=0), vision, image_token)
+
+
+def llava_configuration(text: LlamaConfig, vision: CLIPVisionConfig, image_token: int) -> LlavaConfig:
+    """LLaVA-1.5's composition: the tower's penultimate layer without the class token, a two-layer GELU projector."""
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image_token,
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+
+
+def random_projector(config: LlavaConfig, seed: int) -> LlavaMultiModalProjector:
+    """The projector of a composed model, drawn as torch draws linear layers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlavaMultiModalProjector(config)
+
+
+def nano_tokenizer() -> PreTrainedTokenizerBase:
+    """The tokenizer that ships with the package, with its image token."""
+    return with_image_token(LlamaTokenizer.from_pretrained(NANO_TOKENIZER))
+
+
+def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Add `<image>` as a token of its own, behind the text's pieces, unless it is there."""
+    if IMAGE_TAG not in tokenizer.get_vocab():
+        tokenizer.add_tokens([AddedToken(IMAGE_TAG, special=False, normalized=True)])
+    return tokenizer
+
+
+def processor(tokenizer: PreTrainedTokenizerBase, vision: CLIPVisionConfig) -> LlavaProcessor:
+    """Pixels as LLaVA makes them (padded square, CLIP's resize and colours) and the training template for chats."""
+    side = vision.image_size
+    images = LlavaImageProcessorPil(
+        do_pad=True,
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=list(CLIP_MEAN),
+        image_std=list(CLIP_STD),
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=vision.patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE_TAG,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+# A space after `<image>` makes one-string tokenisation give the ids of LLaVA's piece-by-piece one.
+CHAT_TEMPLATE = (
+    "{% if messages and messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '"
+    + TEMPLATES["vicuna_v1"].system.replace("'", "\\'")
+    + "' %}"
+    "{% set turns = messages %}{% endif %}"
+    "{{ system + ' ' }}"
+    "{% for message in turns %}"
+    "{% set ns = namespace(image='', text='') %}"
+    "{% if message['content'] is string %}{% set ns.text = message['content'] %}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set ns.image = '<image> \\n' %}"
+    "{% else %}{% set ns.text = ns.text + part['text'] %}{% endif %}{% endfor %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ 'USER: ' + ns.image + ns.text + ' ASSISTANT:' }}"
+    "{% else %}{{ ' ' + ns.text + '</s>' }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+@torch.no_grad()
+def _initialise_nano(model: LlavaForConditionalGeneration) -> None:
+    text, vision = model.config.text_config, model.config.vision_config
+    residual = {"o_proj": text, "down_proj": text, "out_proj": vision, "fc2": vision}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            into_stream = residual.get(name.rsplit(".", 1)[-1])
+            depth = math.sqrt(2 * into_stream.num_hidden_layers) if into_stream is not None else 1.0
+            nn.init.normal_(module.weight, std=0.7 / math.sqrt(module.in_features) / depth)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(model.get_input_embeddings().weight, std=0.5)
+    nn.init.normal_(model.lm_head.weight, std=0.02)
+    embeddings: Any = model.model.vision_tower.embeddings
+    fan_in = embeddings.patch_embedding.weight[0].numel()
+    nn.init.normal_(embeddings.patch_embedding.weight, std=0.7 / math.sqrt(fan_in))
+    embeddings.position_embedding.weight[1:] = _sinusoids(vision.image_size // vision.patch_size, vision.hidden_size)
+
+
+def _sinusoids(side: int, width: int) -> torch.Tensor:
+    """Two-dimensional sin-cos positions, `[side * side, width]`, half the width for each axis."""
+    frequencies = 100.0 ** -(torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * frequencies[None, :]
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # [side, width / 2]
+    rows = axis[:, None, :].expand(side, side, -1)
+    columns = axis[None, :, :].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=-1).reshape(side * side, width)
