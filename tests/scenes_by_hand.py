@@ -1,0 +1,50 @@
+"""A few views drawn by hand, in the layout that the generator writes: what training needs, without a renderer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
+CATEGORIES = ("mug", "ball", "box")
+
+
+def draw_views(folder: Path, views: int = 8, size: tuple[int, int] = (128, 128), seed: int = 0) -> Path:
+    """Coloured squares on grey, with instance maps and views.jsonl."""
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    (folder / "instances").mkdir()
+    width, height = size
+    lines = []
+    for number in range(views):
+        picture = np.full((height, width, 3), 128, np.uint8)
+        instances = np.ones((height, width), np.uint8)
+        names = rng.permutation([(color, category) for color in COLORS for category in CATEGORIES])[:3]
+        for instance, (color, _) in enumerate(names, start=2):
+            side = int(rng.integers(14, 24))
+            x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
+            picture[y : y + side, x : x + side] = COLORS[color]
+            instances[y : y + side, x : x + side] = instance
+        objects = []
+        for instance, (color, category) in enumerate(names, start=2):
+            ys, xs = np.nonzero(instances == instance)
+            middle = (int(np.median(xs)), int(np.median(ys))) if len(xs) else (0, 0)
+            if (
+                len(xs) > 40
+                and instances[middle[1] - 1 : middle[1] + 2, middle[0] - 1 : middle[0] + 2].min() == instance
+            ):
+                center = [round((middle[0] + 0.5) / width, 2), round((middle[1] + 0.5) / height, 2)]
+                name = f"{color} {category}"
+                objects.append(
+                    {"instance": instance, "name": name, "category": category, "color": color, "center": center}
+                )
+        view = f"{number:06d}_0"
+        Image.fromarray(picture).save(folder / "images" / f"{view}.png")
+        Image.fromarray(instances).save(folder / "instances" / f"{view}.png")
+        files = {"image": f"images/{view}.png", "instances": f"instances/{view}.png"}
+        lines.append(json.dumps({"view": view, **files, "objects": objects}))
+    (folder / "views.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
