@@ -1,0 +1,224 @@
+"""Training: what learns, what a configuration refuses, a killed run that continues, what is saved."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from scenes_by_hand import draw_views
+
+from trace_vlm.command import InputError
+from trace_vlm.data.scenes import naming
+from trace_vlm.model.checkpoint import load
+from trace_vlm.train.config import TrainConfig, load_config
+from trace_vlm.train.optimizer import MuonWithAdamW
+from trace_vlm.train.train import train
+from trace_vlm.train.trainer import freeze, part_of
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", views=24)
+    naming.main(["--data", str(folder), "--out", str(folder / "naming.json")])
+    return folder
+
+
+def settings(scenes, out, model="nano", **changes):
+    found = yaml.safe_load((CONFIGS / "nano_projector.yaml").read_text())
+    found |= {"model": str(model), "data": [str(scenes / "naming.json")], "image_folder": str(scenes)}
+    found |= {"output_dir": str(out), "max_steps": 6, "save_steps": 2, "logging_steps": 1, "global_batch_size": 4}
+    found |= {"micro_batch_size": 4, "share_image": 3, "dataloader_workers": 0, "report_to": []}
+    return found | changes
+
+
+def config(scenes, out, **changes):
+    from trace_vlm.train.config import typed
+
+    return typed(TrainConfig, settings(scenes, out, **changes), "test")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_loads_and_opens_with_its_command(path):
+    first = path.read_text().splitlines()
+    assert any("trace.train.train" in line or "scripts/" in line for line in first[:6] if line.startswith("#"))
+    load_config(path, ["output_dir=out"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("learnig_rate=1", "unknown key learnig_rate"),
+        ("learning_rate=fast", "learning_rate: expected a number"),
+        ("max_steps=1.5", "max_steps: expected int"),
+        ("precision=fp64", "precision: 'fp64' is none of fp32, bf16"),
+        ("global_batch_size=10", "global_batch_size: 10 is no multiple"),
+        ("micro_batch_size=0", "micro_batch_size: 0 is not positive"),
+        ("trainable=[projektor]", "trainable: .*projektor"),
+        ("grounding_loss.wait=1", "unknown key wait"),
+        ("optimizer", "expected key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named(override, said):
+    with pytest.raises(InputError, match=said):
+        load_config(CONFIGS / "train_nano.yaml", ["data=a.json", "output_dir=o", override])
+
+
+def test_overrides_reach_into_sections():
+    loaded = load_config(
+        CONFIGS / "train_nano.yaml", ["output_dir=o", "grounding_loss.weight=0.5", "learning_rate=2e-6"]
+    )
+    assert loaded.grounding_loss.weight == 0.5 and loaded.grounding_loss.layer == 2
+    assert loaded.learning_rate == 2e-6
+
+
+def test_accumulation_is_derived_or_refused():
+    loaded = load_config(CONFIGS / "train_nano.yaml", ["output_dir=o", "global_batch_size=32"])
+    assert (loaded.accumulation(1), loaded.accumulation(2)) == (4, 2)
+    with pytest.raises(InputError, match="8 x 3"):
+        loaded.accumulation(3)
+
+
+@pytest.mark.parametrize("trainable", [["vision"], ["projector"], ["projector", "llm"], ["vision", "projector", "llm"]])
+def test_exactly_the_named_parts_learn(trainable):
+    checkpoint = load("nano")
+    freeze(checkpoint.model, trainable)
+    learning = {name for name, parameter in checkpoint.model.named_parameters() if parameter.requires_grad}
+    prefixes = {
+        "vision": "model.vision_tower",
+        "projector": "model.multi_modal_projector",
+        "llm": ("model.language", "lm_head"),
+    }
+    expected = {
+        name
+        for name, _ in checkpoint.model.named_parameters()
+        if any(name.startswith(prefixes[part]) for part in trainable)
+    }
+    assert learning == expected and learning
+
+
+def test_training_changes_what_learns_and_nothing_else(scenes, tmp_path):
+    before = load("nano").model.state_dict()
+    folder = train(config(scenes, tmp_path / "run", trainable=["projector"]))
+    after = load(folder).model.state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == (part_of(name) != "projector"), name
+    record = json.loads((folder / "run.json").read_text())
+    assert record["finished"] and record["steps"] == 6 and record["cpu_seconds"] > 0
+    assert record["config"]["grounding_loss"] == {"weight": 0.3, "layer": 2, "head": 0}
+    assert list(record["data_sha256"].values())[0]
+    assert (folder / "curves.png").stat().st_size > 1000
+    logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in logged if "token_loss" in entry] == [1, 2, 3, 4, 5, 6]
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(scenes, tmp_path, capsys):
+    first = config(scenes, tmp_path / "run", max_steps=1)
+    train(first)
+    stamp = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    train(first)
+    assert "is finished" in capsys.readouterr().out
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(InputError, match="learning_rate: 0.0015, now 0.5"):
+        train(config(scenes, tmp_path / "run", max_steps=1, learning_rate=0.5))
+
+
+def test_a_killed_run_continues_to_the_same_weights(scenes, tmp_path):
+    whole = train(config(scenes, tmp_path / "whole", max_steps=8))
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump(settings(scenes, tmp_path / "killed", max_steps=8)))
+    command = [sys.executable, "-m", "trace_vlm.train.train", "--config", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    saved = tmp_path / "killed" / "checkpoints" / "checkpoint-4" / "trainer_state.json"
+    deadline = time.monotonic() + 120
+    while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert saved.exists() and not (tmp_path / "killed" / "config.json").exists()
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert json.loads((tmp_path / "killed" / "run.json").read_text())["finished"]
+    one, two = load(whole).model.state_dict(), load(tmp_path / "killed").model.state_dict()
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_lora_is_a_standard_adapter_with_the_projector(scenes, nano_folder, tmp_path):
+    folder = train(
+        config(
+            scenes, tmp_path / "lora", model=str(nano_folder), grounding_loss=None, optimizer="adamw",
+            lora={"r": 4, "alpha": 8, "dropout": 0.0}, max_steps=3,
+        )
+    )  # fmt: skip
+    assert (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").exists()
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        names = list(file.keys())
+    assert any("multi_modal_projector" in name for name in names)
+    assert not any("vision_tower" in name for name in names)
+    merged, base = load(folder).model.state_dict(), load(nano_folder).model.state_dict()
+    changed = {part_of(name) for name, tensor in base.items() if not torch.equal(tensor, merged[name])}
+    assert changed == {"llm", "projector"}
+
+
+def test_the_vision_stand_in_trains_the_tower_alone(scenes, tmp_path):
+    found = yaml.safe_load((CONFIGS / "nano_vision.yaml").read_text())
+    found |= {"data": [str(scenes)], "output_dir": str(tmp_path / "vision"), "max_steps": 3, "global_batch_size": 4}
+    found |= {"micro_batch_size": 4, "dataloader_workers": 0, "report_to": []}
+    from trace_vlm.train.config import typed
+
+    folder = train(typed(TrainConfig, found, "test"))
+    before, after = load("nano").model.state_dict(), load(folder).model.state_dict()
+    changed = {part_of(name) for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed == {"vision", "projector"}  # the projector's first layer takes the features' scale
+    assert set(json.loads((folder / "run.json").read_text())["held_out_patch_accuracy"]) == {
+        "color",
+        "category",
+        "x",
+        "y",
+    }
+
+
+def test_missing_inputs_stop_a_run_before_it_starts(scenes, tmp_path):
+    with pytest.raises(InputError, match=r"data: the file .*none\.json does not exist"):
+        train(config(scenes, tmp_path / "a", data=[str(tmp_path / "none.json")]))
+    with pytest.raises(InputError, match="image_folder"):
+        train(config(scenes, tmp_path / "b", image_folder=str(tmp_path / "none")))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        train(config(scenes, tmp_path / "file"))
+
+
+def test_both_optimizers_step_save_and_follow_one_schedule():
+    torch.manual_seed(0)
+    matrix, vector = torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(3))
+    optimizer = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+
+    def step():
+        (matrix.sum() + vector.square().sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+
+    step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.05]
+    state = json.dumps(optimizer.state_dict(), default=lambda value: value.tolist())
+    again = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02)
+    again.load_state_dict(optimizer.state_dict())
+    assert json.dumps(again.state_dict(), default=lambda value: value.tolist()) == state
+    assert [group["lr"] for group in again.param_groups] == [0.01, 0.05]
+    before = matrix.detach().clone()
+    step()
+    assert not torch.equal(before, matrix)

@@ -1,0 +1,152 @@
+"""The vision stand-in: what CLIP's pre-training gives a large model, a nano tower gets from labels of scenes.
+
+Each patch learns to say what is on it: colour, category, and where the centre of its object is (32 bins an axis). The
+labels come from instance maps. The heads are thrown away, the tower is frozen from then on, and the mean and scale of
+its features are folded into the projector's first layer, so that the language model starts on features of unit scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import Trainer, TrainingArguments
+
+from ..command import InputError
+from ..images import Square, open_image, patch_coverage
+from ..model.checkpoint import Checkpoint, load
+from ..points import Point
+from ..prompts import IGNORE
+from ..records import read_jsonl
+from .config import TrainConfig
+from .trainer import Prepared, freeze, make_optimizer
+
+BINS = 32
+HELD_OUT = 0.03  # of the views, to report how well patches are read
+FLOOR, SURFACE = 0, 1  # values of an instance map that are no objects
+
+
+class PatchLabels(Dataset[dict[str, Tensor]]):
+    """One view an item: pixels, and for every patch the index of its colour, its category and its two centre bins."""
+
+    def __init__(self, folders: list[str], checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.views = [
+            (Path(folder), view) for folder in folders for _, view in read_jsonl(Path(folder) / "views.jsonl")
+        ]
+        if not self.views:
+            raise InputError(f"no views in {', '.join(folders)}")
+        objects = [item for _, view in self.views for item in view["objects"]]
+        self.colors = sorted({item["color"] for item in objects})
+        self.categories = ["floor", "surface", *sorted({item["category"] for item in objects})]
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        folder, view = self.views[index]
+        image = open_image(folder / view["image"])
+        with Image.open(folder / view["instances"]) as picture:
+            instances = np.asarray(picture)
+        side, square = self._checkpoint.patches, Square(*image.size)
+        objects = {item["instance"]: item for item in view["objects"]}
+        present = [FLOOR, SURFACE, *objects]
+        coverage = np.stack([patch_coverage(instances == instance, side).reshape(-1) for instance in present])
+        coverage[2:] *= 4.0  # an object wins a patch from the surface when it covers a fifth of it
+        labels = np.full((4, side * side), IGNORE)
+        for patch, winner in enumerate(coverage.argmax(0)):
+            labels[1, patch] = winner if winner < 2 else self.categories.index(objects[present[winner]]["category"])
+            if winner >= 2:
+                item = objects[present[winner]]
+                centre = square.pad_point(Point(*item["center"]))
+                labels[0, patch] = self.colors.index(item["color"])
+                labels[2, patch], labels[3, patch] = (min(int(v * BINS), BINS - 1) for v in (centre.x, centre.y))
+        return {"pixel_values": self._checkpoint.pixels([image])[0], "labels": torch.tensor(labels)}
+
+
+class PatchReader(nn.Module):
+    """The tower with one linear head on the layer that the language model will read."""
+
+    def __init__(self, tower: nn.Module, layer: int, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.tower, self.layer, self.sizes = tower, layer, sizes
+        self.head = nn.Linear(tower.config.hidden_size, sum(sizes))
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        return self.tower(pixel_values, output_hidden_states=True).hidden_states[self.layer][:, 1:]
+
+    def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        parts = self.head(self.features(pixel_values)).split(self.sizes, dim=-1)
+        losses = [
+            functional.cross_entropy(part.flatten(0, 1), labels[:, index].flatten(), ignore_index=IGNORE)
+            for index, part in enumerate(parts)
+        ]
+        right = torch.stack([part.argmax(-1) == labels[:, index] for index, part in enumerate(parts)], dim=1)
+        return {"loss": torch.stack(losses).sum(), "right": right}
+
+
+class VisionTrainer(Trainer):
+    def __init__(self, *args: Any, config: TrainConfig, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = config
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.model, self.config)
+        return self.optimizer
+
+
+@dataclass
+class PreparedVision(Prepared):
+    reader: PatchReader
+    held_out: Dataset[dict[str, Tensor]]
+
+    def result(self) -> Checkpoint:
+        """Report on held-out views, fold the features' scale into the projector, hand over the model."""
+        loader: DataLoader[Any] = DataLoader(self.held_out, batch_size=32)
+        features, right, known = [], torch.zeros(4), torch.zeros(4)
+        self.reader.eval()
+        with torch.no_grad():
+            for batch in tqdm(loader, desc="held-out views", leave=False):
+                hits = self.reader(**batch)["right"]
+                valid = batch["labels"] != IGNORE
+                right += (hits & valid).sum((0, 2))
+                known += valid.sum((0, 2))
+                features.append(self.reader.features(batch["pixel_values"]).flatten(0, 1))
+        accuracy = dict(zip(("color", "category", "x", "y"), (right / known).tolist(), strict=True))
+        self.notes["held_out_patch_accuracy"] = {name: round(value, 4) for name, value in accuracy.items()}
+        print(f"held-out patches read right: {self.notes['held_out_patch_accuracy']}")
+        _fold_scale(self.checkpoint.model.model.multi_modal_projector.linear_1, torch.cat(features))
+        return self.checkpoint
+
+
+@torch.no_grad()
+def _fold_scale(layer: nn.Linear, features: Tensor) -> None:
+    """Make `layer` see features of zero mean and unit scale: W' = W / scale, b' = b - W' mean."""
+    mean, scale = features.mean(0), features.std(0).clamp_min(1e-4)
+    layer.weight.div_(scale)
+    layer.bias.sub_(layer.weight @ mean)
+
+
+def prepare(config: TrainConfig, arguments: TrainingArguments) -> Prepared:
+    checkpoint = load(config.model)
+    freeze(checkpoint.model, config.trainable)
+    data = PatchLabels(config.data, checkpoint)
+    held = max(1, round(len(data) * HELD_OUT))
+    training = torch.utils.data.Subset(data, range(len(data) - held))
+    held_out = torch.utils.data.Subset(data, range(len(data) - held, len(data)))
+    layer = checkpoint.model.config.vision_feature_layer
+    reader = PatchReader(
+        checkpoint.model.model.vision_tower, layer, (len(data.colors), len(data.categories), BINS, BINS)
+    )
+    trainer = VisionTrainer(model=reader, args=arguments, train_dataset=training, config=config)
+    notes = {"views": len(data), "colors": data.colors, "categories": data.categories}
+    return PreparedVision(trainer, checkpoint, notes, reader, held_out)
