@@ -1,0 +1,205 @@
+"""Batched generation against the plain loop, sampling that can be resumed, and `trace-vlm predict`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from trace_vlm.command import InputError
+from trace_vlm.model.predictor import Decoding, Prediction, Predictor, as_json, describe, main, plan_batches
+from trace_vlm.points import Point
+from trace_vlm.reasoning import parse
+
+TEXTS = ["Point to the mug.", "Find free space between the red mug and the blue box on the table.", "Left of the ball."]
+
+
+@pytest.fixture
+def pictures(benchmark_folder: Path) -> list[Path]:
+    return sorted((benchmark_folder / "images").iterdir())
+
+
+def plain_greedy(checkpoint: Any, image: Path, prompt: str, steps: int) -> list[int]:
+    """One forward pass over everything for each token: no cache, no padding, no batch."""
+    import torch
+
+    inputs = checkpoint.inputs([Image.open(image).convert("RGB")], [prompt])
+    ids, pixels = inputs["input_ids"], inputs["pixel_values"]
+    found: list[int] = []
+    with torch.no_grad():
+        for _ in range(steps):
+            logits = checkpoint.model(input_ids=ids, pixel_values=pixels).logits[0, -1]
+            logits[len(checkpoint.tokenizer) :] = float("-inf")
+            logits[checkpoint.image_token_id] = float("-inf")
+            token = int(logits.argmax())
+            if token == checkpoint.tokenizer.eos_token_id:
+                break
+            found.append(token)
+            ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    return found
+
+
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_batched_answers_equal_a_plain_greedy_loop(tiny_checkpoint: Any, pictures: list[Path], reasoning: bool) -> None:
+    found = Predictor(tiny_checkpoint).predict(pictures, TEXTS, reasoning=reasoning, max_new_tokens=12)
+    for prediction, image in zip(found, pictures, strict=True):
+        assert list(prediction.token_ids) == plain_greedy(tiny_checkpoint, image, prediction.prompt, 12)
+        assert (
+            prediction.text == tiny_checkpoint.tokenizer.decode(prediction.token_ids, skip_special_tokens=True).strip()
+        )
+    assert len({prediction.token_ids for prediction in found}) > 1
+
+
+def test_answers_come_in_the_order_asked_whatever_the_batches(tiny_checkpoint: Any, pictures: list[Path]) -> None:
+    predictor = Predictor(tiny_checkpoint)
+    counts: list[int] = []
+    single = predictor.predict(pictures, TEXTS, batch_size=1, max_new_tokens=8, progress=counts.append)
+    pairs = predictor.predict(pictures, TEXTS, batch_size=2, max_new_tokens=8)
+    assert [prediction.token_ids for prediction in single] == [prediction.token_ids for prediction in pairs]
+    assert [TEXTS[index] in prediction.prompt for index, prediction in enumerate(single)] == [True] * 3
+    assert counts == [1, 1, 1]
+
+
+def test_the_end_token_ends_an_answer_and_padding_is_no_part_of_it(tiny_checkpoint: Any, pictures: list[Path]) -> None:
+    """The tokenizer's end token is replaced by one that the model writes soon: rows then end at different places."""
+    before = Predictor(tiny_checkpoint).predict(pictures, TEXTS, max_new_tokens=10)
+    end = before[0].token_ids[2]
+    tokenizer = tiny_checkpoint.tokenizer
+    original = tokenizer.eos_token_id
+    tokenizer.eos_token_id = end
+    try:
+        after = Predictor(tiny_checkpoint).predict(pictures, TEXTS, max_new_tokens=10)
+    finally:
+        tokenizer.eos_token_id = original
+    for old, new in zip(before, after, strict=True):
+        place = old.token_ids.index(end) if end in old.token_ids else len(old.token_ids)
+        assert new.token_ids == old.token_ids[:place]
+
+
+def test_ids_beyond_the_vocabulary_are_never_generated(tiny_checkpoint: Any, pictures: list[Path]) -> None:
+    import torch
+
+    model, limit = tiny_checkpoint.model, len(tiny_checkpoint.tokenizer)
+    weight = model.get_output_embeddings().weight
+    assert weight.shape[0] > limit  # padded, otherwise this shows nothing
+    original = weight.detach().clone()
+    with torch.no_grad():
+        weight[limit:] *= 1000
+        weight[tiny_checkpoint.image_token_id] *= 1000
+    try:
+        found = Predictor(tiny_checkpoint).predict(pictures, TEXTS, max_new_tokens=10)
+    finally:
+        with torch.no_grad():
+            weight.copy_(original)
+    made = {token for prediction in found for token in prediction.token_ids}
+    assert max(made) < limit and tiny_checkpoint.image_token_id not in made
+
+
+def test_the_checkpoints_own_generation_settings_are_not_used(tiny_checkpoint: Any, pictures: list[Path]) -> None:
+    predictor = Predictor(tiny_checkpoint)
+    expected = predictor.predict(pictures, TEXTS, max_new_tokens=8)
+    own = tiny_checkpoint.model.generation_config
+    own.update(do_sample=True, temperature=5.0, repetition_penalty=3.0, no_repeat_ngram_size=1, max_length=3)
+    try:
+        found = predictor.predict(pictures, TEXTS, max_new_tokens=8)
+    finally:
+        own.update(do_sample=False, temperature=1.0, repetition_penalty=1.0, no_repeat_ngram_size=0, max_length=20)
+    assert [prediction.token_ids for prediction in found] == [prediction.token_ids for prediction in expected]
+
+
+def test_sampling_is_seeded_and_leaves_the_global_generator_alone(tiny_checkpoint: Any, pictures: list[Path]) -> None:
+    import torch
+
+    predictor = Predictor(tiny_checkpoint)
+
+    def sample(seed: int) -> list[tuple[int, ...]]:
+        found = predictor.predict(pictures, TEXTS, max_new_tokens=8, temperature=1.5, seed=seed, batch_size=2)
+        return [prediction.token_ids for prediction in found]
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = sample(0)
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(6)
+    assert sample(0) == first
+    assert sample(1) != first
+
+
+def test_a_resumed_job_samples_what_an_uninterrupted_one_does(tiny_checkpoint: Any, pictures: list[Path]) -> None:
+    predictor = Predictor(tiny_checkpoint)
+    decoding = Decoding(max_new_tokens=8, temperature=1.5, seed=3)
+    images, texts = pictures * 2, TEXTS * 2
+
+    def answers(done: set[int]) -> dict[int, tuple[int, ...]]:
+        batches = predictor.stream(images, texts, decoding, batch_size=2, done=done)
+        return {index: one.token_ids for batch in batches for index, one in batch.items()}
+
+    whole = answers(set())
+    assert sorted(whole) == list(range(6))
+    for done in ({0, 1}, {4}, {1, 4, 5, 2}, set(range(6))):
+        assert answers(done) == {index: ids for index, ids in whole.items() if index not in done}
+
+
+def test_points_are_read_in_the_frame_of_the_original_image(
+    tiny_checkpoint: Any, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = tiny_checkpoint.tokenizer("[(20, 10)]", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(Predictor, "_generate", lambda self, inputs, *_: [list(ids)] * len(inputs["input_ids"]))
+    (found,) = Predictor(tiny_checkpoint).predict([pictures[2]], ["?"])
+    assert found.response.points == (Point(20 / 61, 10 / 40),)
+
+
+def test_longest_questions_first_and_every_one_once() -> None:
+    batches = plan_batches(["a" * length for length in (3, 9, 1, 9, 5)], 2)
+    assert batches == [[1, 3], [4, 0], [2]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"num_beams": 0}, {"seed": -1}]
+)
+def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        Decoding(**options)
+
+
+def test_predict_prints_json_and_draws(tiny_model: Path, pictures: list[Path], tmp_path: Path, capsys: Any) -> None:
+    overlay = tmp_path / "out" / "answer.png"
+    common = [str(pictures[0]), "Point to the mug.", "--model", str(tiny_model), "--max_new_tokens", "6"]
+    assert main([*common, "--json", "--overlay", str(overlay), "--no-reasoning"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["image_size"] == list(Image.open(pictures[0]).size) and record["confidence"] is None
+    assert Image.open(overlay).size[0] > 100
+    assert main(common) == 0
+    assert "6 tokens in" in capsys.readouterr().out
+
+
+def test_predict_refuses_before_the_model_is_loaded(pictures: list[Path], tmp_path: Path) -> None:
+    for words, message in (
+        ([str(tmp_path / "no.png")], "no.png does not exist"),
+        ([str(pictures[0]), "--overlay", "answer"], "has to end in .png"),
+        ([str(pictures[0]), "--overlay", str(pictures[0] / "answer.png")], "cannot be written"),
+        ([str(pictures[0]), "--top-p", "0"], "top-p"),
+        ([str(pictures[0]), "--device", "abacus"], "abacus"),
+        ([str(pictures[0]), "--dtype", "nn"], "no type of weights"),
+        ([str(pictures[0])], "nowhere"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main([words[0], "Point to the mug.", *words[1:], "--model", "nowhere"])
+
+
+def test_what_predict_says_about_points() -> None:
+    response = parse("**Final Answer:** [(0.25, 0.5), (1.5, 0.5), (0.2, 0.2, 0.4, 0.6)]", (200, 100))
+    prediction = Prediction(response.text, (1, 2), response, "", None, 0.5)
+    record = as_json(prediction, (200, 100))
+    pixels = [value for point in record["points"] for value in point["pixel"]]
+    assert pixels == pytest.approx([50, 50, 300, 50, 60, 40])
+    assert [point["inside"] for point in record["points"]] == [True, False, True]
+    assert record["boxes"][0]["pixels"] == pytest.approx([40, 20, 80, 60])
+    assert "pixel (50.0, 50.0) of 200 x 100" in describe(prediction, (200, 100))
+    empty = dataclasses.replace(prediction, response=parse("no"), text="no")
+    assert "no point could be read" in describe(empty, (200, 100))

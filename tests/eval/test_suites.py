@@ -1,0 +1,121 @@
+"""Where the image and the mask of a question are found, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trace_vlm.command import InputError
+from trace_vlm.eval.suites import open_suite, pair
+from trace_vlm.files import write_jsonl
+from trace_vlm.records import read_answers
+
+SMALL = np.zeros((4, 6), np.uint8)
+
+
+def folder_with(tmp_path: Path, questions: list[tuple[int | str, str]], masks: dict[str, int]) -> Path:
+    """A benchmark whose masks, all 6 x 4, hold one pixel above 127 at the given column."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    for name in {image for _, image in questions}:
+        Image.fromarray(np.stack([SMALL] * 3, -1)).save(tmp_path / "images" / name)
+    for name, column in masks.items():
+        grey = SMALL.copy()
+        grey[2, column] = 255
+        Image.fromarray(grey).save(tmp_path / "masks" / name)
+    lines = [{"question_id": number, "image": image, "text": "q"} for number, image in questions]
+    write_jsonl(tmp_path / "point_questions.jsonl", lines)
+    return tmp_path
+
+
+def columns(folder: Path) -> list[int]:
+    suite = open_suite(folder)
+    return [int(suite.mask(question).any(axis=0).argmax()) for question in suite.questions]
+
+
+def test_masks_by_question_id(tmp_path: Path) -> None:
+    assert columns(folder_with(tmp_path, [(7, "a.png"), (2, "a.png")], {"2.png": 2, "7.png": 5, "a.png": 0})) == [5, 2]
+
+
+def test_masks_by_padded_question_id(tmp_path: Path) -> None:
+    questions = [(number, f"{number:02d}.png") for number in (0, 3, 10)]
+    assert columns(folder_with(tmp_path, questions, {"00.png": 1, "03.png": 2, "10.png": 3})) == [1, 2, 3]
+
+
+def test_masks_by_image_where_ids_name_none(tmp_path: Path) -> None:
+    questions: list[tuple[int | str, str]] = [(100, "b.png"), (101, "a.png"), (102, "b.png")]
+    assert columns(folder_with(tmp_path, questions, {"a.png": 1, "b.png": 4})) == [4, 1, 4]
+
+
+def test_a_lost_mask_is_not_replaced_by_one_of_another_question(tmp_path: Path) -> None:
+    """Question 1 is about image 2.png; its own mask is lost, and masks/2.png is that of question 2."""
+    folder = folder_with(tmp_path, [(1, "2.png"), (2, "1.png"), (3, "3.png")], {"2.png": 2, "3.png": 3})
+    suite = open_suite(folder)
+    with pytest.raises(InputError, match="question 1 has no mask"):
+        suite.mask(suite.questions[0])
+
+
+def test_masks_are_binarised(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, [(0, "a.png")], {"0.png": 5})
+    grey = np.array([[0, 100, 127, 128, 200, 255]] * 4, np.uint8)
+    Image.fromarray(grey).save(folder / "masks" / "0.png")
+    suite = open_suite(folder)
+    mask = suite.mask(suite.questions[0])
+    assert mask.dtype == bool and mask[0].tolist() == [False, False, False, True, True, True]
+
+
+def test_published_command_names_the_images_folder(benchmark_folder: Path) -> None:
+    assert open_suite(benchmark_folder / "images").question_file == benchmark_folder / "point_questions.jsonl"
+
+
+def test_question_file_elsewhere(benchmark_folder: Path, tmp_path: Path) -> None:
+    other = (benchmark_folder / "point_questions.jsonl").rename(tmp_path / "mine.jsonl")
+    suite = open_suite(None, other, benchmark_folder / "images")
+    assert suite.mask(suite.questions[0]).any()
+    assert open_suite(benchmark_folder, other).masks == suite.masks
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../secret.png", ".."])
+def test_an_image_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = folder_with(tmp_path, [(0, "a.png")], {})
+    Image.fromarray(SMALL).save(tmp_path / "secret.png")
+    write_jsonl(folder / "point_questions.jsonl", [{"question_id": 0, "image": name, "text": "q"}])
+    suite = open_suite(folder)
+    with pytest.raises(InputError, match="question 0 .*lies outside"):
+        suite.image_path(suite.questions[0])
+
+
+def test_what_is_wrong_with_a_mask_is_named(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, [(0, "a.png"), (1, "a.png"), (2, "a.png")], {"0.png": 0})
+    Image.new("L", (6, 5), 255).save(folder / "masks" / "0.png")
+    Image.new("L", (6, 4), 1).save(folder / "masks" / "1.png")
+    (folder / "masks" / "2.png").write_bytes(b"no image")
+    suite = open_suite(folder)
+    for question, message in zip(suite.questions, ["6 x 5 pixels.*6 x 4", "empty.*largest is 1", "cannot be read"],
+                                 strict=True):  # fmt: skip
+        with pytest.raises(InputError, match=f"{question.question_id}.png.*{message}"):
+            suite.mask(question)
+
+
+def test_answers_are_paired_by_question_id(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    suite = open_suite(benchmark_folder)
+    path = write_answers({8: "(0.1, 0.1)", "3": "(0.2, 0.2)"})
+    found = pair(read_answers(path), suite, path)
+    assert {name: answer.text for name, answer in found.items()} == {"8": "(0.1, 0.1)", "3": "(0.2, 0.2)"}
+
+
+def test_answers_to_other_questions_are_refused(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    suite = open_suite(benchmark_folder)
+    path = write_answers({99: "(0.1, 0.1)"})
+    with pytest.raises(InputError, match="question 99, which is not among the 6 questions"):
+        pair(read_answers(path), suite, path)
+    path = write_answers({3: "(0.1, 0.1)"}, prompt="Point to the moon.")
+    with pytest.raises(InputError, match="Point to the moon.*another benchmark"):
+        pair(read_answers(path), suite, path)
+    path.write_text(path.read_text() + path.read_text().replace("{", '{"run": 1, ', 1))
+    with pytest.raises(InputError):
+        pair(read_answers(path), suite, path)

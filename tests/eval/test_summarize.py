@@ -1,0 +1,176 @@
+"""What a summary says about answers that were written by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trace_vlm.command import InputError
+from trace_vlm.eval.summarize_vqa import main
+from trace_vlm.files import write_json, write_jsonl
+
+LEFT, RIGHT = "[(0.25, 0.5)]", "[(0.75, 0.5)]"  # inside and outside the region of every question
+IDS = range(3, 9)
+
+
+def summary_of(*arguments: str | Path, expect: str = "") -> dict[str, Any]:
+    words = [str(argument) for argument in arguments]
+    assert main([*words, "--resamples", "200"]) == 0
+    folder = Path(words[words.index("--output") + 1]) if "--output" in words else Path(words[1]).parent
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def accuracy(model: dict[str, Any], value: str = "all") -> float | None:
+    return next(entry["mean"] for entry in model["accuracy"] if entry["value"] == value)
+
+
+def test_answers_in_any_order_failures_as_zero(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {8: LEFT, 3: "no idea", 5: RIGHT, 4: LEFT, 6: "[(0.2, 0.2), (0.9, 0.9)]"}  # 7 is not answered
+    path = write_answers(texts)
+    summary = summary_of("--answer", path, "--data-dir", benchmark_folder)
+    (model,) = summary["models"]
+    assert model["scores"] == {"3": 0, "4": 1, "5": 0, "6": 0.5, "7": 0, "8": 1}
+    assert accuracy(model) == pytest.approx(2.5 / 6)
+    assert (model["unanswered"], model["unparsable"], model["outside"]) == (1, 1, 0)
+    assert model["parsable"] == pytest.approx(4 / 6)
+    assert accuracy(model, "seen") == pytest.approx(1.5 / 4) and accuracy(model, "unseen") == pytest.approx(0.5)
+    assert accuracy(model, "direct") == pytest.approx(2.5 / 3) and accuracy(model, "free") == 0
+    assert model["micro"] == pytest.approx(3 / 5) and model["first_point"] == pytest.approx(3 / 6)
+    text = capsys.readouterr().out
+    assert "unseen (hard)" in text and "1 of 6 questions are not answered and count as 0" in text
+    assert "unseen (hard)" in (path.parent / "summary.md").read_text(encoding="utf-8")
+
+
+def test_points_of_the_reasoning_do_not_count(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    text = f"1. **Identify the reference object:** at (0.9, 0.9).\n\n**Final Answer:**\n{LEFT}"
+    summary = summary_of("--answer", write_answers(dict.fromkeys(IDS, text)), "--data-dir", benchmark_folder)
+    assert accuracy(summary["models"][0]) == 1.0
+
+
+def test_baselines(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    path = write_answers({3: LEFT, 4: LEFT, 5: LEFT, 6: RIGHT, 7: RIGHT, 8: RIGHT})
+    baselines = summary_of("--answer", path, "--data-dir", benchmark_folder)["baselines"]
+    found = {name: (groups[0]["mean"], groups[0]["questions"]) for name, groups in baselines.items()}
+    assert found["shortcut: left edge"] == (1.0, 6)
+    assert found["shortcut: midpoint"] == (0.0, 1)  # stored for one question only
+    assert found["image centre"] == (0.0, 6)  # the region is the left half without the middle column
+    assert found["uniform points"][0] == pytest.approx(np.mean([30 / 61, 16 / 33, 18 / 37]))
+    # free: 3 and 5 right, 7 wrong, each about another image: every question sees the two others' answers
+    assert found["other images"][0] == pytest.approx(np.mean([0.5, 0.5, 1.0, 0.0, 0.5, 0.5]))
+
+
+def test_other_images_leaves_out_the_questions_own_image(tmp_path: Path) -> None:
+    """Two questions about one image, one about another: the first two only see the third's answer."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number, image in enumerate(["a", "a", "b"]):
+        Image.new("RGB", (9, 9)).save(tmp_path / "images" / f"{image}.png")
+        mask = Image.new("L", (9, 9))
+        mask.paste(255, (0, 0, 4, 9))
+        mask.save(tmp_path / "masks" / f"{number}.png")
+    lines = [{"question_id": n, "image": f"{i}.png", "text": "q"} for n, i in enumerate("aab")]
+    write_jsonl(tmp_path / "point_questions.jsonl", lines)
+    answers = tmp_path / "m.jsonl"
+    write_jsonl(answers, [{"question_id": n, "text": text} for n, text in enumerate([LEFT, LEFT, RIGHT])])
+    baselines = summary_of("--answer", answers, "--data-dir", tmp_path)["baselines"]
+    assert baselines["other images"][0]["mean"] == pytest.approx((0 + 0 + 1) / 3)
+
+
+def test_two_models_are_compared_on_the_same_questions(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    worse = write_answers({**dict.fromkeys(IDS, RIGHT), 3: LEFT}, "worse.jsonl")  # three images: too few to be sure
+    better = write_answers(dict.fromkeys(IDS, LEFT), "better.jsonl", token_ids=[1, 2, 3])
+    summary = summary_of("--answer", worse, better, "--labels", "A", "B", "--data-dir", benchmark_folder,
+                         "--output", tmp_path / "out")  # fmt: skip
+    first, second = summary["models"]
+    assert first["difference"] is None and first["mean_tokens"] is None and second["mean_tokens"] == 3
+    assert second["difference"]["mean"] == pytest.approx(5 / 6) and second["difference"]["low"] > 0
+    assert second["difference"]["p_value"] == pytest.approx(0.25) and not second["difference"]["clear"]
+    text = capsys.readouterr().out
+    assert "B minus A: +83.3 points" in text and "p = 0.25: no difference is shown" in text
+
+
+def test_robopoint_compatibility(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reference takes every image for 640 x 480: only pixels hit, and a mixed box is left out of its mean."""
+    texts = {3: "(1, 1)", 4: LEFT, 5: LEFT, 6: "(0, 0.2, 0.5, 0.9)", 7: LEFT, 8: LEFT}
+    path = write_answers(texts)
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder, "--compat", "robopoint")["models"]
+    assert model["robopoint"] == {"accuracy": pytest.approx(1 / 5), "counted": 5, "skipped": 1}
+    assert "counts 5 answers and skips 1" in capsys.readouterr().out
+
+
+def test_the_summary_is_the_same_twice(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    path = write_answers({3: LEFT, 4: RIGHT, 5: LEFT, 6: LEFT, 7: RIGHT, 8: LEFT})
+    first = summary_of("--answer", path, "--data-dir", benchmark_folder)
+    assert summary_of("--answer", path, "--data-dir", benchmark_folder) == first
+
+
+def test_the_first_questions_only(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    path = write_answers(dict.fromkeys((3, 4), LEFT))
+    summary = summary_of("--answer", path, "--data-dir", benchmark_folder, "--num-questions", "2")
+    assert accuracy(summary["models"][0]) == 1.0 and summary["benchmark"]["questions"] == 2
+
+
+def test_a_benchmark_that_changed_since_is_said(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_answers(dict.fromkeys(IDS, LEFT))
+    record = {"data_dir": str(benchmark_folder), "question_file": "point_questions.jsonl",
+              "settings": {"question_sha256": "0" * 64}}  # fmt: skip
+    write_json(path.with_suffix(".run.json"), record)
+    summary_of("--answer", path)  # finds the benchmark through the record
+    assert "was changed since" in capsys.readouterr().out
+
+
+def test_answers_and_benchmark_moved_together(tmp_path: Path, benchmark_folder: Path) -> None:
+    out = tmp_path / "bench" / "out"
+    out.mkdir()
+    write_jsonl(out / "m.jsonl", [{"question_id": number, "text": LEFT} for number in IDS])
+    record = {"data_dir": str(benchmark_folder), "data_dir_from_here": "..", "question_file": "point_questions.jsonl"}
+    write_json(out / "m.run.json", record)
+    benchmark_folder.rename(tmp_path / "moved")
+    assert accuracy(summary_of("--answer", tmp_path / "moved" / "out" / "m.jsonl")["models"][0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "a", "b"], "2 labels for 1 answer files"),
+        ([], "give the folder with --data-dir"),
+        (["--data-dir", "nowhere"], "nowhere does not exist"),
+        (["--num-questions", "0"], "at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    benchmark_folder: Path, write_answers: Callable[..., Path], arguments: list[str], message: str
+) -> None:
+    path = write_answers(dict.fromkeys(IDS, LEFT))
+    if "--data-dir" not in arguments and arguments:
+        arguments = [*arguments, "--data-dir", str(benchmark_folder)]
+    with pytest.raises(InputError, match=message):
+        main(["--answer", str(path), *arguments])
+
+
+def test_broken_files_are_named(benchmark_folder: Path, write_answers: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_answers(dict.fromkeys(IDS, LEFT))
+    path.write_text(path.read_text().replace('"text"', "text", 1))
+    with pytest.raises(InputError, match=r"answers.jsonl, line 1 is broken JSON"):
+        main(["--answer", str(path), "--data-dir", str(benchmark_folder)])
+    path = write_answers(dict.fromkeys(IDS, LEFT))
+    (benchmark_folder / "masks" / "5.png").unlink()
+    with pytest.raises(InputError, match="question 5 has no mask"):
+        main(["--answer", str(path), "--data-dir", str(benchmark_folder)])
+    with pytest.raises(InputError, match="cannot be written"):
+        main(["--answer", str(path), "--data-dir", str(benchmark_folder), "--output", str(path / "below-a-file")])
+    assert not (tmp_path / "summary.json").exists()

@@ -1,0 +1,181 @@
+"""Answers against masks: every number that a summary is made of, question by question.
+
+Models are graded side by side, so that a mask is read once, and beside them what guessing reaches on the same masks:
+uniform points, the image's centre, the model's own answers about other images, and the shortcuts that a benchmark
+stores with its questions (`meta["shortcuts"]`: one point each, or null where a shortcut does not apply).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..command import InputError
+from ..points import Point
+from ..reasoning import Response, parse
+from ..records import Question, read_answers
+from .metrics import Mask, robopoint_score, score
+from .suites import Suite, fractions, key, pair, read_run
+
+SHUFFLES = 20  # answers about other images that are scored on a question's mask
+GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own field, then those of its meta
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The answers of one file: `responses` by question key, tokens generated where they are known."""
+
+    label: str
+    path: Path
+    responses: Mapping[str, Response]
+    tokens: Mapping[str, int]
+    record: Mapping[str, Any]  # of the run that wrote the file, {} for answers from elsewhere
+
+
+@dataclass(slots=True)
+class Grades:
+    """One run's results, one value a question, in the order of the suite.
+
+    `scores` are from 0 to 1, 0 for what is not answered; `first` scores the first point alone; `shuffled` is None
+    where no other image's answer exists, `robopoint` (only under compatibility) where the reference skips.
+    """
+
+    run: Run
+    scores: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    points: list[int] = field(default_factory=list)
+    shuffled: list[float | None] = field(default_factory=list)
+    robopoint: list[float | None] = field(default_factory=list)
+    unanswered: int = 0
+    unparsable: int = 0
+    outside: int = 0  # answers all of whose points lie outside the image
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """All runs over one suite; `baselines` maps a name to one value a question, None where it does not apply."""
+
+    suite: Suite
+    runs: tuple[Grades, ...]
+    baselines: Mapping[str, Sequence[float | None]]
+
+
+def read_answer_file(path: Path, label: str, suite: Suite) -> Run:
+    """Read and parse an answer file. InputError: it is broken, or belongs to another benchmark."""
+    answers = pair(read_answers(path), suite, path)
+    sizes = {key(question.question_id): suite.image_size(question) for question in suite.questions
+             if key(question.question_id) in answers}  # fmt: skip
+    return Run(
+        label=label,
+        path=path,
+        responses={name: parse(answer.text, sizes[name]) for name, answer in answers.items()},
+        tokens={name: len(answer.token_ids) for name, answer in answers.items() if answer.token_ids},
+        record=read_run(path),
+    )
+
+
+def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint: bool = False) -> Graded:
+    """Score every run on every question of `suite`.
+
+    Args:
+        rng: chooses which other answers the shuffled baseline takes.
+        robopoint: also score as the reference's script does.
+    Raises:
+        InputError: a mask is missing, empty, or of another size than its image.
+    """
+    grades = tuple(Grades(run) for run in runs)
+    names = shortcut_names(suite.questions)
+    baselines: dict[str, list[float | None]] = {name: [] for name in ("uniform points", "image centre", *names)}
+    strangers = _strangers(suite.questions, rng)
+    for question, others in zip(suite.questions, strangers, strict=True):
+        mask = suite.mask(question)
+        grey = fractions(suite.grey_mask(question)) if robopoint else None
+        for one in grades:
+            response = one.run.responses.get(key(question.question_id))
+            _grade(one, response, mask)
+            known = [found for name in others if (found := one.run.responses.get(name)) is not None]
+            one.shuffled.append(_mean([score(other.points, mask) for other in known]))
+            if grey is not None:
+                one.robopoint.append(robopoint_score(response.text, grey) if response is not None else None)
+        baselines["uniform points"].append(float(mask.mean()))  # what random points reach on average
+        baselines["image centre"].append(score([Point(0.5, 0.5)], mask))
+        for name, shortcut in names.items():
+            point = _shortcut(question, shortcut)
+            baselines[name].append(None if point is None else score([point], mask))
+    return Graded(suite, grades, baselines)
+
+
+def _grade(grades: Grades, response: Response | None, mask: Mask) -> None:
+    points = response.points if response is not None else ()
+    grades.scores.append(score(points, mask))
+    grades.first.append(score(points[:1], mask))
+    grades.points.append(len(points))
+    if response is None:
+        grades.unanswered += 1
+    elif not points:
+        grades.unparsable += 1
+    elif not any((item if isinstance(item, Point) else item.center).inside for item in points):
+        grades.outside += 1
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _strangers(questions: Sequence[Question], rng: np.random.Generator) -> list[list[str]]:
+    """For each question, keys of questions of the same kind about other images, at most `SHUFFLES`."""
+    by_kind: dict[Any, list[Question]] = {}
+    for question in questions:
+        by_kind.setdefault(_kind(question), []).append(question)
+    chosen = []
+    for question in questions:
+        peers = by_kind[_kind(question)]
+        # A few more are drawn than needed, as those about the same image are left out.
+        draw = rng.permutation(len(peers)) if len(peers) < 8 * SHUFFLES else rng.choice(len(peers), 4 * SHUFFLES, False)
+        others = [key(peers[place].question_id) for place in draw if peers[place].image != question.image]
+        chosen.append(others[:SHUFFLES])
+    return chosen
+
+
+def _kind(question: Question) -> Any:
+    return str(question.meta.get("kind")), str(question.meta.get("relation"))
+
+
+def shortcut_names(questions: Sequence[Question]) -> dict[str, str]:
+    """The shortcuts that any question stores: what a table calls them, and their key in `meta["shortcuts"]`."""
+    found = {name: None for question in questions for name in question.meta.get("shortcuts") or {}}
+    return {f"shortcut: {name.replace('_', ' ')}": name for name in found}
+
+
+def _shortcut(question: Question, name: str) -> Point | None:
+    stored = (question.meta.get("shortcuts") or {}).get(name)
+    if stored is None:
+        return None
+    try:
+        x, y = stored
+        return Point(float(x), float(y))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"question {question.question_id} stores {stored!r} as its shortcut {name!r}: expected [x, y] or null"
+        ) from None
+
+
+def groups(questions: Sequence[Question]) -> dict[tuple[str, str], list[int]]:
+    """Positions of the questions by field and value: ("all", "all"), then each field that tells questions apart.
+
+    "unseen" questions are the hard part of Where2Place.
+    """
+    found: dict[tuple[str, str], list[int]] = {("all", "all"): list(range(len(questions)))}
+    for name in GROUP_FIELDS:
+        parts: dict[tuple[str, str], list[int]] = {}
+        for place, question in enumerate(questions):
+            value = question.category if name == "category" else question.meta.get(name)
+            if value is not None:
+                parts.setdefault((name, str(value)), []).append(place)
+        if len(parts) > 1 or (parts and sum(map(len, parts.values())) < len(questions)):
+            found |= parts
+    return found

@@ -1,0 +1,235 @@
+"""A benchmark is a folder: images/, masks/, and questions as JSONL, in the layout of Where2Place.
+
+Everything that has to find the image or the mask of a question asks a `Suite`, which pairs by `question_id` and
+never by line number. A mask is named after its question (`masks/7.png`, `masks/07.jpg`) or, where the folder names
+no mask after a question, after the question's image. Masks are binarised (> 127): published ones are grey JPEGs.
+
+This module also says where the record of a run lies: beside the answers, one file each.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ..command import InputError, existing_file, existing_folder
+from ..files import read_json
+from ..records import Answer, Question, read_questions
+from .metrics import Mask, Values
+
+QUESTION_FILE = "point_questions.jsonl"
+MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the first one found is taken
+INSIDE = 127  # a grey value above this lies inside the region
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The questions of a benchmark, and where their images and masks lie.
+
+    `masks` maps question keys (`key`) to files; it is empty for a folder without masks.
+    """
+
+    question_file: Path
+    image_folder: Path
+    mask_folder: Path
+    questions: tuple[Question, ...]
+    masks: Mapping[str, Path]
+
+    def image_path(self, question: Question) -> Path:
+        """The image of a question. InputError: it is missing, or its name leads out of the image folder."""
+        name = os.path.normpath(question.image)
+        if os.path.isabs(question.image) or name.split(os.sep)[0] == os.pardir:
+            raise InputError(
+                f"question {question.question_id} of {self.question_file} names the image {question.image!r}, "
+                f"which lies outside {self.image_folder}: give a path inside that folder"
+            )
+        path = self.image_folder / name
+        if not path.is_file():
+            raise InputError(f"the image {path} of question {question.question_id} does not exist")
+        return path
+
+    def image_size(self, question: Question) -> tuple[int, int]:
+        """Width and height of a question's image in pixels; only its header is read."""
+        path = self.image_path(question)
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise InputError(f"the image {path} of question {question.question_id} cannot be read: {error}") from None
+
+    def grey_mask(self, question: Question) -> NDArray[np.uint8]:
+        """The mask of a question as stored, `[height, width]`.
+
+        Raises:
+            InputError: the mask is missing, broken, or of another size than the image.
+        """
+        path = self.masks.get(key(question.question_id))
+        if path is None:
+            raise InputError(
+                f"question {question.question_id} has no mask: {self.mask_folder} holds neither "
+                f"{question.question_id}.png (.jpg) nor {Path(question.image).stem}.png (.jpg)"
+            )
+        grey = _read_grey(path)
+        width, height = self.image_size(question)
+        if grey.shape != (height, width):
+            raise InputError(
+                f"the mask {path} of question {question.question_id} is {grey.shape[1]} x {grey.shape[0]} pixels, "
+                f"its image {question.image} is {width} x {height}"
+            )
+        return grey
+
+    def mask(self, question: Question) -> Mask:
+        """The region of a question, `[height, width]`. InputError also when no pixel lies inside."""
+        grey = self.grey_mask(question)
+        mask: Mask = grey > INSIDE
+        if not mask.any():
+            raise InputError(
+                f"the mask {self.masks[key(question.question_id)]} of question {question.question_id} is empty: "
+                f"no value is above {INSIDE} (the largest is {grey.max()})"
+            )
+        return mask
+
+    def first(self, count: int | None) -> Suite:
+        """The suite with its first `count` questions; None keeps all."""
+        if count is not None and count < 1:
+            raise InputError(f"{count} questions cannot be scored: --num-questions has to be at least 1")
+        return Suite(self.question_file, self.image_folder, self.mask_folder, self.questions[:count], self.masks)
+
+
+def fractions(grey: NDArray[np.uint8]) -> Values:
+    """A stored mask as grey values from 0 to 1, the way the reference uses it."""
+    return grey / 255.0
+
+
+def key(question_id: int | str) -> str:
+    """What pairs answers, questions and masks: 7 and "7" are one question."""
+    return str(question_id)
+
+
+def open_suite(
+    data_dir: str | Path | None = None,
+    question_file: str | Path | None = None,
+    image_folder: str | Path | None = None,
+) -> Suite:
+    """Read a benchmark.
+
+    Args:
+        data_dir: the benchmark's folder; its images/ folder is understood too, as the published commands give it.
+            Without it the question file's folder.
+        question_file: a path, or a name inside `data_dir`; point_questions.jsonl by default.
+        image_folder: where the images lie when that is not images/ in the folder.
+
+    Raises:
+        InputError: a file or folder is missing, or a question cannot be read (file and line named).
+    """
+    if data_dir is None:
+        if question_file is None:
+            raise InputError("which benchmark? give its folder with --data-dir")
+        file = existing_file(question_file, "the question file")
+        folder = file.parent
+    else:
+        folder = existing_folder(data_dir, "the data folder")
+        if folder.resolve().name == "images" and not (folder / "images").is_dir():
+            folder = folder.resolve().parent
+        file = folder / (question_file or QUESTION_FILE)
+        if question_file is not None and not file.is_file() and Path(question_file).is_file():
+            file = Path(question_file)
+        existing_file(file, "the question file")
+    questions = tuple(read_questions(file))
+    if not questions:
+        raise InputError(f"the question file {file} holds no questions")
+    images = existing_folder(image_folder or folder / "images", "the image folder")
+    masks = folder / "masks"
+    if not masks.is_dir() and image_folder is not None:
+        masks = images.parent / "masks"
+    return Suite(file, images, masks, questions, _find_masks(masks, questions))
+
+
+def _find_masks(folder: Path, questions: Sequence[Question]) -> dict[str, Path]:
+    """Masks by question key. One rule holds for the whole folder: named after questions, or after images.
+
+    Mixing the two would pair question 5, whose own mask is lost, with the mask of a question about image 5.
+    """
+    if not folder.is_dir():
+        return {}
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: _rank(path.suffix)):
+        if path.suffix.lower() in MASK_SUFFIXES:
+            files.setdefault(path.stem, path)
+    numbers = {str(int(stem)): path for stem, path in reversed(files.items()) if stem.isdecimal()}  # 07 is question 7
+    by_question = {
+        name: found
+        for name in (key(question.question_id) for question in questions)
+        if (found := files.get(name) or numbers.get(name)) is not None
+    }
+    by_image = {
+        key(question.question_id): files[stem] for question in questions if (stem := Path(question.image).stem) in files
+    }
+    return by_question if len(by_question) >= len(by_image) else by_image
+
+
+def _rank(suffix: str) -> int:
+    return MASK_SUFFIXES.index(suffix.lower()) if suffix.lower() in MASK_SUFFIXES else len(MASK_SUFFIXES)
+
+
+def _read_grey(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("L"), np.uint8)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise InputError(f"the mask {path} cannot be read: {error}") from None
+
+
+def pair(answers: Iterable[Answer], suite: Suite, source: Path) -> dict[str, Answer]:
+    """Answers by question key.
+
+    Raises:
+        InputError: an answer to a question that the suite does not have, two answers to one question, or an answer
+            whose prompt asks something else: the file belongs to another benchmark.
+    """
+    questions = {key(question.question_id): question for question in suite.questions}
+    paired: dict[str, Answer] = {}
+    for answer in answers:
+        name = key(answer.question_id)
+        question = questions.get(name)
+        if question is None:
+            raise InputError(
+                f"{source} answers question {answer.question_id}, which is not among the {len(questions)} questions "
+                f"of {suite.question_file}: these answers belong to another benchmark"
+            )
+        if name in paired:
+            raise InputError(f"{source} answers question {answer.question_id} twice: keep one of the two lines")
+        asked, expected = _core(answer.prompt), _core(question.text)
+        if asked and expected not in asked:
+            raise InputError(
+                f"{source} answers {asked!r} as question {answer.question_id}, but in {suite.question_file} that "
+                f"question is {expected!r}: these answers belong to another benchmark"
+            )
+        paired[name] = answer
+    return paired
+
+
+def _core(text: str) -> str:
+    """The instruction of a question without the fixed sentences, which differ between kinds of answers."""
+    return " ".join(text.replace("<image>", " ").partition("Your answer should be formatted")[0].split())
+
+
+def run_file(answers: str | Path) -> Path:
+    """Where the record of the run that wrote `answers` lies: out/m.jsonl has out/m.run.json."""
+    return Path(answers).with_suffix(".run.json")
+
+
+def read_run(answers: str | Path) -> dict[str, Any]:
+    """The record of the run that wrote `answers`, or {} when there is none (answers from elsewhere)."""
+    path = run_file(answers)
+    record = read_json(path) if path.is_file() else {}
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is not the record of a run: it holds no JSON object")
+    return record
