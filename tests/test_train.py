@@ -18,6 +18,7 @@ from scenes_by_hand import draw_views
 from trace_vlm.command import InputError
 from trace_vlm.data.scenes import naming
 from trace_vlm.model.checkpoint import load
+from trace_vlm.settings import typed
 from trace_vlm.train.config import TrainConfig, load_config
 from trace_vlm.train.optimizer import MuonWithAdamW
 from trace_vlm.train.train import train
@@ -42,8 +43,6 @@ def settings(scenes, out, model="nano", **changes):
 
 
 def config(scenes, out, **changes):
-    from trace_vlm.train.config import typed
-
     return typed(TrainConfig, settings(scenes, out, **changes), "test")
 
 
@@ -58,13 +57,13 @@ def test_every_configuration_loads_and_opens_with_its_command(path):
     ("override", "said"),
     [
         ("learnig_rate=1", "unknown key learnig_rate"),
-        ("learning_rate=fast", "learning_rate: expected a number"),
-        ("max_steps=1.5", "max_steps: expected int"),
-        ("precision=fp64", "precision: 'fp64' is none of fp32, bf16"),
+        ("learning_rate=fast", "learning_rate must be of type float"),
+        ("max_steps=1.5", "max_steps must be of type int"),
+        ("precision=fp64", "precision must be one of fp32, bf16, not 'fp64'"),
         ("global_batch_size=10", "global_batch_size: 10 is no multiple"),
         ("micro_batch_size=0", "micro_batch_size: 0 is not positive"),
         ("trainable=[projektor]", "trainable: .*projektor"),
-        ("grounding_loss.wait=1", "unknown key wait"),
+        ("grounding_loss.wait=1", "unknown key grounding_loss.wait"),
         ("optimizer", "expected key=value"),
     ],
 )
@@ -176,8 +175,6 @@ def test_the_vision_stand_in_trains_the_tower_alone(scenes, tmp_path):
     found = yaml.safe_load((CONFIGS / "nano_vision.yaml").read_text())
     found |= {"data": [str(scenes)], "output_dir": str(tmp_path / "vision"), "max_steps": 3, "global_batch_size": 4}
     found |= {"micro_batch_size": 4, "dataloader_workers": 0, "report_to": []}
-    from trace_vlm.train.config import typed
-
     folder = train(typed(TrainConfig, found, "test"))
     before, after = load("nano").model.state_dict(), load(folder).model.state_dict()
     changed = {part_of(name) for name, tensor in before.items() if not torch.equal(tensor, after[name])}

@@ -80,8 +80,7 @@ class Box:
 
     @property
     def center(self) -> Point:
-        # Halves before the sum: the sum of two large corners could overflow.
-        return Point(self.x0 / 2 + self.x1 / 2, self.y0 / 2 + self.y1 / 2)
+        return Point((self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2)
 
     def to_pixels(self, width: int, height: int) -> tuple[float, float, float, float]:
         """(x0, y0, x1, y1) in pixels of an image of this size, not rounded."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-
-from ..command import InputError, existing_file
+from ..command import InputError
+from ..settings import read_settings
 
 PARTS = ("vision", "projector", "llm")
 
@@ -50,7 +46,7 @@ class TrainConfig:
     data: list[str]  # LLaVA JSON / JSONL files; for `objective: vision` folders of generated scenes
     output_dir: str
     image_folder: str = ""
-    # language: next-token loss on the assistant's turns. vision: patch labels, a supervised stand-in for CLIP's pre-training.
+    # language: next-token loss on the assistant's turns. vision: patch labels, the stand-in for CLIP's pre-training.
     objective: Literal["language", "vision"] = "language"
     template: str = "vicuna_v1"
     trainable: list[str] = field(default_factory=lambda: ["projector", "llm"])  # of PARTS; the rest is frozen
@@ -101,7 +97,8 @@ class TrainConfig:
                 raise InputError(f"{name}: {getattr(self, name)} is not positive")
         if self.global_batch_size % self.micro_batch_size:
             raise InputError(
-                f"global_batch_size: {self.global_batch_size} is no multiple of micro_batch_size {self.micro_batch_size}"
+                f"global_batch_size: {self.global_batch_size} is no multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
             )
         if self.grounding_loss is not None and self.lora is not None:
             raise InputError("grounding_loss: does not go with lora")
@@ -119,72 +116,4 @@ class TrainConfig:
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a YAML file and apply overrides `key=value` (`lora.r=64` reaches into a section; values are YAML)."""
-    existing_file(path, "the configuration")
-    try:
-        found = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds no keys; expected a mapping of the configuration's fields")
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise InputError(f"--set {override}: expected key=value")
-        *sections, last = key.strip().split(".")
-        place = found
-        for section in sections:
-            if not isinstance(place.get(section), dict):
-                place[section] = {}
-            place = place[section]
-        place[last] = yaml.safe_load(text)
-    return typed(TrainConfig, found, str(path))
-
-
-def typed(kind: Any, found: Mapping[str, Any], where: str) -> Any:
-    """`found` as the dataclass `kind`; InputError names the key that is unknown, missing or of another type."""
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(found) - set(hints))
-    if unknown:
-        raise InputError(f"{where}: unknown key {', '.join(unknown)}; known: {', '.join(hints)}")
-    required = {
-        one.name
-        for one in dataclasses.fields(kind)
-        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
-    }
-    missing = sorted(required - set(found))
-    if missing:
-        raise InputError(f"{where}: missing key {', '.join(missing)}")
-    return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in found.items()})
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        section = isinstance(value, dict)
-        rest = [one for one in arguments if one is not type(None)]
-        return _value(next((one for one in rest if dataclasses.is_dataclass(one) == section), rest[0]), value, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise InputError(f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
-        return value
-    if origin is list:
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list):
-            raise InputError(f"{where}: expected a list, found {value!r}")
-        return [_value(arguments[0], item, where) for item in items]
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: expected a section of keys, found {value!r}")
-        return typed(kind, value, where)
-    if kind is float and isinstance(value, str):  # YAML reads 2e-5, which has no point, as a string
-        try:
-            return float(value)
-        except ValueError:
-            raise InputError(f"{where}: expected a number, found {value!r}") from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{where}: expected {kind.__name__}, found {value!r}")
-    return value
+    return read_settings(TrainConfig, path, overrides)

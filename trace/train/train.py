@@ -211,7 +211,9 @@ def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="trace.train.train", description="Train a model from a YAML configuration.")
     parser.add_argument("--config", required=True, help="the YAML file; its keys are the fields of TrainConfig")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the file")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of the file"
+    )
     parser.add_argument("--local-rank", type=int, default=-1, help="set by the deepspeed launcher")
     args = parser.parse_args(argv)
     folder = train(load_config(args.config, args.set))

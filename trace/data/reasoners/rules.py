@@ -89,9 +89,10 @@ def reason(sample: Sample, rng: np.random.Generator, coordinates: bool = False, 
         raise ValueError(f"meta lacks {', '.join(missing)}")
     kind, task = meta["kind"], meta["task"]
     target, references = meta.get("target"), list(meta["references"])
-    anchors = [target] if kind == "direct" else references
-    if not anchors or any(anchor is None for anchor in anchors):
-        raise ValueError(f"a {kind} sample without its reference objects")
+    named: Mapping[str, Any] = target or {}
+    anchors = [named] if kind == "direct" else references
+    if not anchors or not all(anchors) or (kind == "relational" and not named):
+        raise ValueError(f"a {kind} sample without the objects that it names")
 
     def located(item: Mapping[str, Any]) -> str:
         return f"{item['name']} at {_place(item, decimals)}" if coordinates else str(item["name"])
@@ -102,9 +103,9 @@ def reason(sample: Sample, rng: np.random.Generator, coordinates: bool = False, 
     facts = {
         "ref": located(anchors[0]),
         "other": located(anchors[1]) if len(anchors) > 1 else "",
-        "name": target["name"] if target else "",
-        "category": target["category"] if target else "",
-        "place": f" at {_place(target, decimals)}" if coordinates and kind == "relational" else "",
+        "name": named.get("name", ""),
+        "category": named.get("category", ""),
+        "place": f" at {_place(named, decimals)}" if coordinates and kind == "relational" else "",
         "side": SIDES.get(meta.get("relation") or "", ""),
         "surface": meta["surface"],
     }

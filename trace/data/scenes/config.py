@@ -8,14 +8,12 @@ one.
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...command import InputError, existing_file
+from ...command import InputError
+from ...settings import read_settings
 from .catalog import CATEGORIES, COLORS
 
 DIRECTIONS = ("left", "right", "front", "behind")
@@ -94,14 +92,7 @@ def load_config(path: str | Path | None) -> SceneConfig:
     """The configuration in a YAML file, or the defaults. InputError for a broken file, key, type or value."""
     if path is None:
         return SceneConfig()
-    import yaml
-
-    path = existing_file(path, "the scene configuration")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    config: SceneConfig = _build(SceneConfig, {} if raw is None else raw, str(path), "")
+    config = read_settings(SceneConfig, path)
     _check(config, str(path))
     return config
 
@@ -112,35 +103,6 @@ def as_dict(config: SceneConfig) -> dict[str, Any]:
         section: {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
         for section, fields in dataclasses.asdict(config).items()
     }
-
-
-def _build(kind: Any, raw: Any, source: str, prefix: str) -> Any:
-    if not isinstance(raw, Mapping):
-        raise InputError(f"{source}: {prefix.rstrip('.') or 'the file'} must hold `key: value` lines, not {raw!r}")
-    hints = typing.get_type_hints(kind)
-    for key in raw:
-        if key not in hints:
-            raise InputError(f"{source}: unknown key {prefix}{key}; known here: {', '.join(hints)}")
-    return kind(**{key: _value(hints[key], value, source, f"{prefix}{key}") for key, value in raw.items()})
-
-
-def _value(hint: Any, value: Any, source: str, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, source, f"{name}.")
-    if isinstance(hint, types.GenericAlias) or typing.get_origin(hint) is tuple:
-        items = typing.get_args(hint)
-        if not isinstance(value, list):
-            raise InputError(f"{source}: {name} must be a list, not {value!r}")
-        if items[-1] is Ellipsis:
-            return tuple(_value(items[0], item, source, name) for item in value)
-        if len(value) != len(items):
-            raise InputError(f"{source}: {name} must have {len(items)} values, not {len(value)}")
-        return tuple(_value(item, part, source, name) for item, part in zip(items, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise InputError(f"{source}: {name} must be of type {hint.__name__}, not {value!r}")
-    return value
 
 
 def _check(config: SceneConfig, source: str) -> None:

@@ -2,8 +2,10 @@
 
     python -m trace.data.scenes.naming --data DATA --out DATA/naming.json
 
-For every object that its name singles out in a view: "Where is the red ball?" - "The red ball at (0.46, 0.52)". The
-answer repeats the name before the place, which is what lets a plain language model learn to bind the two.
+For every object that its name singles out in a view, two samples. "Where is the red ball?" - "The red ball at (0.46,
+0.52)":
+the answer repeats the name before the place, which is what lets a plain language model learn to bind the two. And the
+direct question in the format of pointing data, whose answer is the place alone.
 """
 
 from __future__ import annotations
@@ -15,24 +17,29 @@ from typing import Any
 
 from ...command import Parser, existing_folder, run
 from ...points import Point, format_points
+from ...prompts import IMAGE_TAG, question_text
 from ...records import Sample, Turn, read_jsonl, write_samples
 
 QUESTION = "Where is the {name}?"
 ANSWER = "The {name} at {place}"
+POINTING = "Point to the {name}."
 
 
 def naming_samples(view: Mapping[str, Any], decimals: int = 2) -> Iterator[Sample]:
-    """One sample for each object of a view whose name no other object shares."""
+    """Two samples, naming and pointing, for each object of a view whose name no other object shares."""
     names = Counter(item["name"] for item in view["objects"])
+    meta = {"instances": view["instances"], "view": view["view"]}
     for item in view["objects"]:
-        if names[item["name"]] == 1:
-            place = format_points([Point(*item["center"])], decimals).strip("[]")
-            turns = (
-                Turn("human", "<image>\n" + QUESTION.format(name=item["name"])),
-                Turn("gpt", ANSWER.format(name=item["name"], place=place)),
-            )
-            meta = {"instances": view["instances"], "view": view["view"]}
-            yield Sample(f"{view['view']}_name_{item['instance']}", view["image"], turns, meta)
+        name = item["name"]
+        if names[name] == 1:
+            points = format_points([Point(*item["center"])], decimals)
+            pairs = {
+                "name": (QUESTION.format(name=name), ANSWER.format(name=name, place=points.strip("[]"))),
+                "point": (question_text(POINTING.format(name=name), reasoning=False), points),
+            }
+            for kind, (question, answer) in pairs.items():
+                turns = (Turn("human", f"{IMAGE_TAG}\n{question}"), Turn("gpt", answer))
+                yield Sample(f"{view['view']}_{kind}_{item['instance']}", view["image"], turns, meta)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

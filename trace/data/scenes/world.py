@@ -270,7 +270,7 @@ def _model_xml(slots: int, size: tuple[int, int]) -> str:
     <map znear="0.1" zfar="20"/><headlight specular="0 0 0"/></visual>
     <asset>{textures}<material name="object"/>{meshes}</asset>
     <worldbody><camera name="camera"/>
-    <light type="spot" castshadow="true" cutoff="55" exponent="1" specular=".3 .3 .3"/>
+    <light type="directional" castshadow="true" specular=".3 .3 .3"/>
     <light type="directional" castshadow="false" specular="0 0 0"/>
-    <geom name="floor" type="plane" size="30 30 .1" pos="0 0 {-FLOOR_DEPTH}"/>
+    <geom name="floor" type="box" size="12 12 .2" pos="0 0 {-FLOOR_DEPTH - 0.2}"/>
     <geom name="table" type="box" size=".5 .5 .02"/>{legs}{objects}</worldbody></mujoco>"""

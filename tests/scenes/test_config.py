@@ -1,0 +1,140 @@
+"""The scene configuration: what is refused, with which words. And the small modules that need no rendering."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trace_vlm.command import InputError
+from trace_vlm.data.scenes import generate, instructions
+from trace_vlm.data.scenes.catalog import CATEGORIES, COLORS
+from trace_vlm.data.scenes.config import KINDS, RELATIONS, SceneConfig, as_dict, load_config
+from trace_vlm.data.scenes.pixels import bounding_box, center_on_mask, on_mask, sample_points
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("questions:\n  relatoinal: 2\n", "unknown key questions.relatoinal; known here: direct, relational"),
+        ("colours: 3\n", "unknown key colours; known here: objects, camera"),
+        ("questions: 3\n", "questions must hold `key: value` lines, not 3"),
+        ("questions:\n  direct: many\n", "questions.direct must be of type int, not 'many'"),
+        ("questions:\n  direct: true\n", "questions.direct must be of type int, not True"),
+        ("camera:\n  elevation: [30]\n", "camera.elevation must have 2 values, not 1"),
+        ("camera:\n  elevation: 30\n", "camera.elevation must be a list, not 30"),
+        ("camera:\n  elevation: [60, 40]\n", "camera.elevation must be positive and in ascending order"),
+        ("objects:\n  categories: [mug, sofa]\n", "objects.categories has 'sofa'; known: box, ball"),
+        ("questions:\n  unseen: [under]\n", "questions.unseen has 'under'; known: left, right"),
+        ("objects:\n  region: 0.6\n", "objects.region must be smaller"),
+        ("questions: [\n", "is not valid YAML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "scenes.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "scenes").glob("*.yaml")))
+def test_every_configuration_loads(path: Path) -> None:
+    config = load_config(path)
+    assert json.loads(json.dumps(as_dict(config))) == as_dict(config)
+    assert path.read_text().startswith("#") and "python -m trace.data.scenes.generate" in path.read_text()
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(tmp_path / "empty.yaml") == load_config(None) == SceneConfig()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--size", "128x"], "--size must be"),
+        (["--size", "8"], "--size must be"),
+        (["--scenes", "0"], "--scenes must be at least 1"),
+        (["--seed", "-1"], "--seed must not be negative"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+    ],
+)
+def test_bad_flags(tmp_path: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        generate.main(["--out", str(tmp_path), *flags])
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "generate.json").write_text("[1]")
+    with pytest.raises(InputError, match="was not written by this command"):
+        generate.main(["--out", str(tmp_path)])
+    assert (tmp_path / "generate.json").read_text() == "[1]"
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_vocabulary_holds_every_wording() -> None:
+    words = set(instructions.vocabulary())
+    rng = np.random.default_rng(0)
+    for kind in KINDS:
+        assert len(instructions.TEMPLATES[kind]) >= 6
+        for relation in {"direct": [None], "between": ["between"]}.get(kind, [r for r in RELATIONS if r != "between"]):
+            for _ in range(20):
+                names = [f"{rng.choice(list(COLORS))} {rng.choice(list(CATEGORIES))}" for _ in range(3)]
+                text = instructions.word(kind, relation, names[0], names[1:], rng)
+                assert set(re.findall(r"\w+|[^\w\s]", text)) <= words
+                assert len(text.split()) <= 14 and "{" not in text
+    assert len(words) < 80
+
+
+# --- points on masks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_points_stay_on_thin_masks_after_rounding(decimals: int) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        mask = np.zeros((96, 128), bool)
+        row, column = rng.integers(0, 90), rng.integers(0, 110)
+        mask[row : row + rng.integers(1, 6), column : column + rng.integers(2, 18)] = True
+        points = sample_points(mask, 2, decimals, 2.0, rng)
+        if points is not None:  # with two decimals a mask one pixel high may hold no point at all
+            assert len(set(points)) == 2
+            assert all(mask[int(np.floor(y * 96)), int(np.floor(x * 128))] for x, y in points)
+            assert all(round(value, decimals) == value for point in points for value in point)
+        center = center_on_mask(mask, decimals)
+        assert (center is None) == (not any_point(mask, decimals))
+        assert center is None or on_mask(np.array([center]), mask)[0]
+
+
+def any_point(mask: np.ndarray, decimals: int) -> bool:
+    steps = np.arange(10**decimals + 1) / 10**decimals
+    height, width = mask.shape
+    rows, columns = np.floor(steps * height).astype(int), np.floor(steps * width).astype(int)
+    return bool(mask[np.ix_(rows[rows < height], columns[columns < width])].any())
+
+
+def test_interior_weights_move_points_inwards() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[20:80, 20:80] = True
+    depths = {}
+    for interior in (0.0, 3.0):
+        rng = np.random.default_rng(0)
+        points = np.array([sample_points(mask, 1, 3, interior, rng) for _ in range(200)])[:, 0]
+        depths[interior] = (0.3 - np.abs(points - 0.5)).min(1).mean()
+    assert depths[3.0] > 1.5 * depths[0.0]
+
+
+def test_a_point_on_the_border_belongs_to_the_pixel_it_opens() -> None:
+    mask = np.zeros((4, 4), bool)
+    mask[1, 2] = True
+    points = np.array([[0.5, 0.25], [0.75, 0.25], [0.5, 0.5], [0.7499, 0.4999], [1.0, 0.3], [-0.1, 0.3]])
+    assert on_mask(points, mask).tolist() == [True, False, False, True, False, False]
+    assert bounding_box(mask) == (0.5, 0.25, 0.75, 0.5)

@@ -1,0 +1,377 @@
+"""The generator as a command: its files, held against geometry worked out here from poses and camera alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trace_vlm.command import InputError
+from trace_vlm.data.scenes import generate, instructions
+from trace_vlm.points import parse_points
+from trace_vlm.prompts import POINTS_SUFFIX, bare_instruction
+from trace_vlm.records import read_json, read_jsonl, read_questions, read_samples
+
+ROOT = Path(__file__).parents[2]
+NANO = ROOT / "configs" / "scenes" / "nano.yaml"
+SCENES, VIEWS = 12, 2
+OPPOSITE = {"left": (-1, 0), "right": (1, 0), "front": (0, -1), "behind": (0, 1)}  # (right, forward) of the camera
+
+
+def _no_gl() -> str:
+    try:
+        generate._require_gl()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(_no_gl()), reason=_no_gl() or "renders")
+
+
+def arguments(out: Path, *more: str, scenes: int = SCENES) -> list[str]:
+    return [*f"--out {out} --scenes {scenes} --views {VIEWS} --seed 3 --size 128x96 --config {NANO}".split(), *more]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes") / "training"
+    assert generate.main(arguments(out)) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes")
+    config = out / "unseen.yaml"
+    config.write_text(NANO.read_text() + "  unseen: [behind, between]\n")
+    assert generate.main(arguments(out / "bench", "--benchmark", "--config", str(config), scenes=4)) == 0
+    assert generate.main(arguments(out / "training", "--config", str(config), scenes=4)) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def samples(folder: Path) -> list[Any]:
+    return list(read_samples(folder / "data.json"))
+
+
+@pytest.fixture(scope="module")
+def views(folder: Path) -> dict[str, dict[str, Any]]:
+    return {view["view"]: view for _, view in read_jsonl(folder / "views.jsonl")}
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a data set but generate.json, which holds the time it took."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "generate.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+# --- the same data, however it was made -----------------------------------------------------------------------------
+
+
+def test_two_workers_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    generate.main(arguments(tmp_path / "two", "--workers", "2"))
+    assert contents(tmp_path / "two") == contents(folder)
+
+
+def test_a_killed_run_continues(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "trace_vlm.data.scenes.generate", *arguments(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = out / "parts.jsonl"
+    deadline = time.monotonic() + 60
+    while not (parts.exists() and parts.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = parts.read_bytes().count(b"\n")
+    assert 2 <= done < SCENES, "the run was not killed in the middle"
+    assert not (out / "data.json").exists() and not (out / "generate.json").exists()
+    with open(parts, "ab") as file:
+        file.write(b'{"scene": 7, "views": [')  # as a kill leaves a line
+    generate.main(arguments(out))
+    assert read_json(out / "generate.json")["timing"]["scenes_rendered"] == SCENES - done
+    assert contents(out) == contents(folder)
+
+
+def test_a_whole_folder_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (folder / "generate.json").stat().st_mtime_ns
+    assert generate.main(arguments(folder, "--workers", "2")) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert (folder / "generate.json").stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="seed was 3, now 4"):
+        generate.main(arguments(folder, "--seed", "4"))
+    config = tmp_path / "other.yaml"
+    config.write_text(NANO.read_text().replace("num_points: 2", "num_points: 3"))
+    with pytest.raises(InputError, match=r"config\.questions\.num_points was 2, now 3"):
+        generate.main(arguments(folder, "--config", str(config)))
+
+
+# --- what the files say ---------------------------------------------------------------------------------------------
+
+
+def test_every_point_is_on_its_mask(folder: Path, samples: list[Any]) -> None:
+    for sample in samples:
+        mask = pixels(folder / sample.meta["mask"])
+        assert mask.shape == (96, 128) and set(np.unique(mask)) == {0, 255}
+        answer = sample.conversations[1].text
+        assert re.fullmatch(r"\[\(0\.\d\d, 0\.\d\d\), \(0\.\d\d, 0\.\d\d\)\]", answer)
+        points = parse_points(answer)
+        assert [[point.x, point.y] for point in points] == sample.meta["points"]
+        assert len(set(points)) == 2
+        for point in points:
+            assert mask[math.floor(point.y * 96), math.floor(point.x * 128)] == 255, (sample.id, point)
+
+
+def test_samples_are_complete(folder: Path, samples: list[Any]) -> None:
+    assert len({sample.id for sample in samples}) == len(samples) == SCENES * VIEWS * 6
+    assert [sample.meta["kind"] for sample in samples[:6]] == ["direct", *["relational"] * 2, "between", *["free"] * 2]
+    words = set(instructions.vocabulary())
+    for sample in samples:
+        assert (folder / sample.image).is_file()
+        question = sample.conversations[0].text
+        assert question.startswith("<image>\n") and question.endswith(f" {POINTS_SUFFIX}")
+        text = bare_instruction(question)
+        assert len(text.split()) <= 14
+        assert set(re.findall(r"\w+|[^\w\s]", text)) <= words
+        assert set(sample.meta["shortcuts"]) >= {
+            "uniform",
+            "center",
+            "near_reference",
+            "random_noun",
+            "extreme",
+            "nearest",
+        }
+
+
+def test_objects_are_where_the_instances_show_them(folder: Path, views: dict[str, Any]) -> None:
+    for view in views.values():
+        instances = pixels(folder / view["instances"])
+        assert sum(item["pixels"] for item in view["objects"]) == (instances >= 2).sum()
+        for item in view["objects"]:
+            rows, columns = np.nonzero(instances == item["instance"])
+            x0, y0, x1, y1 = np.array(item["box"]) * [128, 96, 128, 96]
+            assert abs(columns.min() - x0) < 0.02 and abs(columns.max() + 1 - x1) < 0.02
+            assert abs(rows.min() - y0) < 0.02 and abs(rows.max() + 1 - y1) < 0.02
+            x, y = item["center"]
+            assert instances[math.floor(y * 96), math.floor(x * 128)] == item["instance"]
+            # The middle of the object's axis is inside its box, or near it where something hides half of it.
+            middle = project(view, [*item["position"][:2], item["height"] / 2])
+            assert x0 - 6 <= middle[0] <= x1 + 6 and y0 - 6 <= middle[1] <= y1 + 6
+
+
+def test_colors_are_as_named(folder: Path, views: dict[str, Any]) -> None:
+    hues = {"red": 0, "orange": 26, "yellow": 53, "green": 127, "blue": 229, "purple": 284}
+    wrong = total = 0
+    for view in views.values():
+        image, instances = pixels(folder / view["image"]), pixels(folder / view["instances"])
+        for item in view["objects"]:
+            rgb = image[instances == item["instance"]].astype(float)
+            strong = rgb[rgb.max(1) - rgb.min(1) > 40]  # not the metal of a can's lid
+            r, g, b = np.median(strong, 0)
+            hue = math.degrees(math.atan2(math.sqrt(3) * (g - b), 2 * r - g - b)) % 360
+            nearest = min(hues, key=lambda name: min(abs(hue - hues[name]), 360 - abs(hue - hues[name])))
+            wrong += nearest != item["color"]
+            total += 1
+    assert wrong <= 0.02 * total, f"{wrong} of {total}"
+
+
+# --- ground truth, from the poses and the camera alone --------------------------------------------------------------
+
+
+def project(view: dict[str, Any], point: list[float]) -> np.ndarray:
+    local = np.linalg.inv(view["camera"]["world_from_camera"]) @ [*point, 1.0]
+    pixel = np.array(view["camera"]["intrinsics"]) @ local[:3]
+    return pixel[:2] / pixel[2]
+
+
+def table_points(view: dict[str, Any]) -> np.ndarray:
+    """Where every pixel's center lies on the table's plane: [height, width, 2]."""
+    width, height = view["width"], view["height"]
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    pose = np.array(view["camera"]["world_from_camera"])
+    rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(view["camera"]["intrinsics"]).T @ pose[:3, :3].T
+    return pose[:2, 3] - pose[2, 3] * rays[..., :2] / rays[..., 2:]
+
+
+def seen_from_camera(view: dict[str, Any], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """World offsets [..., 2] as (to the right, away) of a person who stands at the camera."""
+    pose = np.array(view["camera"]["world_from_camera"])
+    right = pose[:2, 0] / np.linalg.norm(pose[:2, 0])
+    ahead = pose[:2, 2] / np.linalg.norm(pose[:2, 2])
+    assert abs(right @ ahead) < 1e-9
+    return offsets @ right, offsets @ ahead
+
+
+def angle_from(view: dict[str, Any], relation: str, offsets: np.ndarray) -> np.ndarray:
+    """Degrees between offsets and the direction that a relation names."""
+    right, ahead = seen_from_camera(view, offsets)
+    x, y = OPPOSITE[relation]
+    return np.degrees(np.arccos(np.clip((right * x + ahead * y) / np.hypot(right, ahead), -1, 1)))
+
+
+def slack(view: dict[str, Any], meta: dict[str, Any], config: dict[str, Any], spots: np.ndarray) -> np.ndarray:
+    """The smallest of all constraints on the center of the removed object, metres: positive where it may stand."""
+    radius, rules = meta["removed"]["radius"], config["relations"]
+    half = np.array(view["surface"]["half_size"])
+    constraints = [(half - np.abs(spots)).min(-1) - radius]
+    for item in view["objects"]:
+        gap = np.linalg.norm(spots - item["position"][:2], axis=-1) - item["radius"] - radius
+        constraints.append(gap - rules["clearance"])
+    first = np.array(meta["references"][0]["position"][:2])
+    if meta["relation"] == "between":
+        second = np.array(meta["references"][1]["position"][:2])
+        length = np.linalg.norm(second - first)
+        part = (spots - first) @ (second - first) / length**2
+        foot = first + part[..., None] * (second - first)
+        low, high = rules["corridor"]
+        constraints += [(part - low) * length, (high - part) * length]
+        constraints.append(rules["corridor_half_width"] - np.linalg.norm(spots - foot, axis=-1))
+        return np.min(constraints, axis=0)
+    reach = meta["references"][0]["radius"] + radius
+    distance = np.linalg.norm(spots - first, axis=-1)
+    limit = rules["next_to"] if meta["relation"] == "next to" else rules["max_distance"]
+    constraints.append(limit - (distance - reach))
+    if meta["relation"] != "next to":
+        angle = np.radians(angle_from(view, meta["relation"], spots - first))
+        constraints.append(distance * np.sin(np.radians(rules["cone"]) - angle))
+        constraints.append(distance * np.cos(angle) - reach)
+    return np.min(constraints, axis=0)
+
+
+def test_free_space_masks_are_exact(folder: Path, samples: list[Any], views: dict[str, Any]) -> None:
+    config = read_json(folder / "generate.json")["settings"]["config"]
+    checked = 0
+    for sample in samples:
+        if sample.meta["task"] != "free_space":
+            continue
+        view, meta = views[sample.meta["view"]], sample.meta
+        mask = pixels(folder / meta["mask"]) > 0
+        visible = pixels(folder / view["instances"]) == 1
+        room = slack(view, meta, config, table_points(view))
+        assert not (mask & ~visible).any()
+        assert not (mask & (room < -1e-4)).any(), f"{sample.id}: points where the object cannot stand"
+        assert not (visible & ~mask & (room > 1e-4)).any(), f"{sample.id}: the mask leaves free space out"
+        assert slack(view, meta, config, np.array([meta["removed"]["position"][:2]]))[0] > -1e-4
+        assert meta["references"][0]["name"] in sample.conversations[0].text
+        checked += 1
+    assert checked == SCENES * VIEWS * 3
+
+
+def test_relational_questions_have_one_answer(folder: Path, samples: list[Any], views: dict[str, Any]) -> None:
+    config = read_json(folder / "generate.json")["settings"]["config"]["relations"]
+    sure, unsure = config["cone"] - config["ambiguity"], config["cone"] + config["ambiguity"]
+    for sample in (sample for sample in samples if sample.meta["kind"] == "relational"):
+        meta, view = sample.meta, views[sample.meta["view"]]
+        reference, target = meta["references"][0], meta["target"]
+        assert [item["name"] for item in view["objects"]].count(reference["name"]) == 1
+        noun = [item for item in view["objects"] if item["category"] == target["category"]]
+        noun = [item for item in noun if item["instance"] != reference["instance"]]
+        assert len(noun) >= 2 and sorted(meta["candidates"]) == sorted(item["instance"] for item in noun)
+        offsets = {item["instance"]: np.subtract(item["position"], reference["position"])[:2] for item in noun}
+        for instance, offset in offsets.items():
+            angle = angle_from(view, meta["relation"], offset)
+            assert (angle < sure + 0.01) if instance == target["instance"] else (angle > unsure - 0.01), sample.id
+        x, y = OPPOSITE[meta["relation"]]
+        along = {key: np.dot(seen_from_camera(view, offset), (x, y)) for key, offset in offsets.items()}
+        gaps = {item["instance"]: np.linalg.norm(offsets[item["instance"]]) - item["radius"] for item in noun}
+        assert along[target["instance"]] >= reference["radius"] + target["radius"] - 1e-4
+        assert meta["extreme_correct"] == (max(along, key=along.__getitem__) == target["instance"])
+        assert meta["nearest_correct"] == (min(gaps, key=gaps.__getitem__) == target["instance"])
+        # The named side of the picture too: what is to the right on the table is to the right in the image.
+        text = bare_instruction(sample.conversations[0].text)
+        assert f"{target['category']} " in text and reference["name"] in text
+        assert any(words in text for words in instructions.RELATION_WORDS[meta["relation"]])
+
+
+def test_direct_questions_name_one_object(samples: list[Any], views: dict[str, Any]) -> None:
+    for sample in (sample for sample in samples if sample.meta["kind"] == "direct"):
+        target = sample.meta["target"]
+        names = [item["name"] for item in views[sample.meta["view"]]["objects"]]
+        assert names.count(target["name"]) == 1 and target["name"] in sample.conversations[0].text
+
+
+def test_object_masks_are_the_instances(folder: Path, samples: list[Any]) -> None:
+    for sample in (sample for sample in samples if sample.meta["task"] == "object_reference"):
+        instances = pixels(folder / sample.meta["instances"])
+        mask = pixels(folder / sample.meta["mask"]) > 0
+        assert (mask == (instances == sample.meta["target"]["instance"])).all()
+
+
+# --- benchmark and summary ------------------------------------------------------------------------------------------
+
+
+def test_benchmark_layout_and_unseen_relations(benchmark: Path) -> None:
+    folder = benchmark / "bench"
+    questions = read_questions(folder / "point_questions.jsonl")
+    boxes = read_questions(folder / "bbox_questions.jsonl")
+    assert [question.question_id for question in questions] == list(range(4 * VIEWS * 6))
+    assert not (folder / "data.json").exists()
+    for question, box in zip(questions, boxes, strict=True):
+        assert (folder / "images" / question.image).is_file()
+        assert (folder / "masks" / f"{question.question_id}.png").is_file()
+        assert question.text.endswith(POINTS_SUFFIX) and "bounding box" in box.text
+        assert (box.question_id, box.image, box.meta) == (question.question_id, question.image, question.meta)
+        assert (question.category == "unseen") == (question.meta["relation"] in ("behind", "between"))
+    assert {question.category for question in questions} == {"seen", "unseen"}
+    relations = {sample.meta["relation"] for sample in read_samples(benchmark / "training" / "data.json")}
+    assert relations == {None, "left", "right", "front", "next to"}
+
+
+def test_training_and_benchmark_scenes_differ_for_one_seed(benchmark: Path) -> None:
+    first = [next(read_jsonl(benchmark / name / "views.jsonl"))[1]["objects"] for name in ("bench", "training")]
+    assert first[0] != first[1]
+
+
+def test_summary(folder: Path) -> None:
+    summary = read_json(folder / "generate.json")
+    baselines = summary["shortcut_baselines"]
+    assert summary["views"] == SCENES * VIEWS and summary["counts"]["direct"] == SCENES * VIEWS
+    assert baselines["relational"]["extreme"] == baselines["relational"]["nearest"] == 50.0
+    assert 0 < baselines["free"]["uniform"] < 20 and baselines["between"]["midpoint"] > 20
+    assert baselines["free"]["near_reference"] >= baselines["free"]["reference"]
+    with Image.open(folder / "contact_sheet.png") as sheet:
+        assert min(sheet.size) > 500
+    assert not (folder / "parts.jsonl").exists()
+
+
+def test_missing_gl_is_one_sentence(tmp_path: Path) -> None:
+    environment = os.environ | {"__EGL_VENDOR_LIBRARY_DIRS": str(tmp_path), "MUJOCO_GL": "egl"}
+    command = [sys.executable, "-m", "trace_vlm.data.scenes.generate", "--out", str(tmp_path / "out"), "--scenes", "1"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in result.stderr
+
+
+def test_views_do_not_depend_on_what_was_rendered_before(folder: Path, tmp_path: Path) -> None:
+    from trace_vlm.data.scenes.config import load_config
+    from trace_vlm.data.scenes.scene import Job, make_scene
+    from trace_vlm.data.scenes.world import Studio
+
+    for name in ("images", "masks", "instances"):
+        (tmp_path / name).mkdir()
+    job = Job(tmp_path, load_config(NANO), (128, 96), VIEWS, 3, False)
+    with Studio(job.config.objects.max_objects, job.size) as studio:
+        line = json.loads(json.dumps(make_scene(job, SCENES - 1, studio)))
+    name = line["views"][0]["image"]
+    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
