@@ -1,0 +1,262 @@
+"""The milestones: their tokens exact on any text, their maps over the right pixels, nothing invented."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from forced_answers import encoded, saying
+from PIL import Image
+
+from trace_vlm import milestones
+from trace_vlm.command import InputError
+from trace_vlm.images import unpad_map
+from trace_vlm.milestones import ANSWER, MILESTONES, milestone_maps, milestone_spans, token_spans
+from trace_vlm.points import Point
+from trace_vlm.reasoning import parse, render
+
+STEPS = {
+    "reference": "The red ball at (0.52, 0.30).",
+    "target": "Left of the ball \u2013 a caf\u00e9 table \U0001f600, free.",
+    "subtype": "Free space.",
+    "output": "Two points.",
+}
+TEXT = render(STEPS, [Point(0.25, 0.5), Point(0.3, 0.5)])
+
+
+@pytest.fixture(scope="module", params=["original", "nano"])
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    """Llama's layout twice: a general vocabulary with byte fallback, and nano's with whole phrases as one token."""
+    if request.param == "nano":
+        from trace_vlm.model.build import nano_tokenizer
+
+        return nano_tokenizer()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(Path(__file__).parent / "data/llava_original/tokenizer")
+
+
+# --- characters of tokens ------------------------------------------------------------------------------------------
+
+
+EMOJI, CHINESE = "\U0001f600\U0001f600", "\u4f60\u597d, \u00e9\u00e9"
+
+
+@pytest.mark.parametrize("text", [TEXT, "", "a", " b  c ", "\n\n", EMOJI, CHINESE, "x\ufffdy", "**Final Answer:**\n[]"])
+def test_every_token_has_its_own_characters(tokenizer: Any, text: str) -> None:
+    ids = [*encoded(tokenizer, text), tokenizer.eos_token_id]
+    found, spans = token_spans(tokenizer, ids)
+    assert found == tokenizer.decode(ids, skip_special_tokens=True)
+    assert len(spans) == len(ids)
+    end = 0
+    for token, (start, stop) in zip(ids, spans, strict=True):
+        piece = tokenizer.convert_ids_to_tokens(token)
+        if token == tokenizer.eos_token_id:
+            assert start == stop
+        elif piece.startswith("<0x"):  # a byte: the character that it is a part of
+            assert bytes([int(piece[3:5], 16)]) in found[start:stop].encode() and stop - start == 1
+        else:
+            assert found[start:stop] in (piece.replace("\u2581", " "), piece.replace("\u2581", " ")[1:])
+        assert start <= end <= max(stop, end)  # no character is left out
+        end = max(stop, end)
+    assert end == len(found)
+
+
+def test_spans_hold_for_whatever_a_model_may_generate(tokenizer: Any) -> None:
+    rng = random.Random(0)
+    for _ in range(60):
+        ids = [rng.randrange(len(tokenizer)) for _ in range(rng.randrange(1, 60))]
+        text, spans = token_spans(tokenizer, ids)
+        assert text == tokenizer.decode(ids, skip_special_tokens=True)
+        covered = set()
+        for (start, end), (following, _) in zip(spans, [*spans[1:], (len(text), 0)], strict=True):
+            assert 0 <= start <= end <= len(text) and start <= following
+            covered.update(range(start, end))
+        assert covered == set(range(len(text)))
+
+
+# --- tokens of milestones ------------------------------------------------------------------------------------------
+
+
+def found_texts(tokenizer: Any, text: str) -> dict[str, str]:
+    """The text of each milestone's tokens."""
+    ids = encoded(tokenizer, text)
+    decoded, characters = token_spans(tokenizer, ids)
+    spans = milestone_spans(parse(decoded), characters)
+    return {key: decoded[characters[start][0] : characters[end - 1][1]].strip() for key, (start, end) in spans.items()}
+
+
+def wanted_texts(text: str) -> dict[str, str]:
+    response = parse(text)
+    wanted = {step.key: text[slice(*step.span)] for step in response.steps}
+    if response.answer_span is not None:
+        wanted[ANSWER] = text[slice(*response.answer_span)]
+    return {key: value.strip() for key, value in wanted.items()}
+
+
+def test_each_milestone_has_exactly_the_tokens_of_its_text(tokenizer: Any) -> None:
+    found = found_texts(tokenizer, TEXT)
+    assert list(found) == list(MILESTONES)
+    wanted = wanted_texts(TEXT)
+    # nano writes "**Reasoning Process:**" and the first heading as one token
+    assert found.pop("reference").removeprefix("**Reasoning Process:**").strip() == wanted.pop("reference")
+    assert found == wanted
+    assert found[ANSWER].endswith("[(0.250, 0.500), (0.300, 0.500)]")
+    assert found["subtype"].endswith("Free space.") and "Two points" not in found["subtype"]
+
+
+@pytest.mark.parametrize("order", [("output", "subtype", "target", "reference"), ("subtype", "reference")])
+def test_steps_in_another_order_or_left_out(tokenizer: Any, order: Sequence[str]) -> None:
+    headings = {"reference": "Identify the reference object", "target": "Define the target area",
+                "subtype": "Determine the goal's subtype", "output": "Generate the output"}  # fmt: skip
+    lines = [f"{place}. **{headings[key]}:** {STEPS[key]}" for place, key in enumerate(order, 1)]
+    text = "\n".join(["**Reasoning Process:**", *lines, "", "**Final Answer:**", "[(0.1, 0.2)]"])
+    found = found_texts(tokenizer, text)
+    first = order[0]
+    found[first] = found[first].removeprefix("**Reasoning Process:**").strip()
+    assert found == wanted_texts(text)
+    assert set(found) == {*order, ANSWER}
+
+
+def test_a_plain_answer_has_no_milestones(tokenizer: Any) -> None:
+    assert found_texts(tokenizer, "[(0.1, 0.2)]") == {}
+
+
+def test_no_token_belongs_to_two_milestones(tokenizer: Any) -> None:
+    ids = encoded(tokenizer, TEXT)
+    text, characters = token_spans(tokenizer, ids)
+    spans = sorted(milestone_spans(parse(text), characters).values())
+    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+
+
+def test_a_token_over_a_boundary_belongs_to_where_most_of_it_is() -> None:
+    text = "Target area: here.\nFinal answer: [(0.1, 0.2)]"
+    cut, end = text.index("\n"), len(text)
+    cases = {
+        "one of each": [(0, cut - 1), (cut - 1, cut + 2), (cut + 2, end), (end, end)],  # ".\nF": the earlier one
+        "blank first": [(0, cut), (cut, cut + 6), (cut + 6, end)],
+        "most in the second": [(0, cut - 1), (cut - 1, cut + 4), (cut + 4, end)],
+    }
+    parsed = parse(text)
+    assert milestone_spans(parsed, cases["one of each"]) == {"target": (0, 2), ANSWER: (2, 3)}
+    assert milestone_spans(parsed, cases["blank first"]) == {"target": (0, 1), ANSWER: (1, 3)}
+    assert milestone_spans(parsed, cases["most in the second"]) == {"target": (0, 1), ANSWER: (1, 3)}
+
+
+# --- maps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_map_is_the_mean_over_the_tokens_of_the_milestone_and_nothing_else() -> None:
+    attention = np.random.default_rng(0).random((2, 3, 6, 4)).astype(np.float32) / 8
+    maps, shares = milestone_maps(attention, {"target": (1, 3), ANSWER: (5, 6)})
+    assert maps.shape == (5, 2, 2)
+    assert np.allclose(maps[1], attention[:, :, 1:3].mean(axis=(0, 1, 2)).reshape(2, 2))
+    assert np.allclose(maps[4], attention[:, :, 5].mean(axis=(0, 1)).reshape(2, 2))
+    assert np.isnan(maps[[0, 2, 3]]).all() and np.isnan(shares[[0, 2, 3]]).all()
+    assert shares[1] == pytest.approx(attention[:, :, 1:3].mean(axis=(0, 1)).sum(-1).mean())
+    already, _ = milestone_maps(attention.mean(axis=1), {"target": (1, 3)})
+    assert np.allclose(already[1], maps[1])
+
+
+def test_maps_of_something_else_are_refused() -> None:
+    with pytest.raises(ValueError, match="no square grid"):
+        milestone_maps(np.zeros((1, 1, 4, 6)), {})
+    with pytest.raises(ValueError, match="recorded for 4"):
+        milestone_maps(np.zeros((1, 1, 4, 9)), {ANSWER: (2, 5)})
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 640), (101, 64), (37, 90), (50, 50), (333, 17)])
+@pytest.mark.parametrize("grid", [8, 24])
+def test_a_hot_cell_of_the_square_lands_on_its_pixels_of_the_image(size: tuple[int, int], grid: int) -> None:
+    width, height = size
+    side = max(size)
+    left, top = (side - width) // 2, (side - height) // 2
+    for x in range(width // 10, width, max(1, width // 5)):
+        for y in range(height // 10, height, max(1, height // 5)):
+            column, row = int((x + left + 0.5) * grid / side), int((y + top + 0.5) * grid / side)
+            cells = np.zeros((grid, grid), np.float32)
+            cells[row, column] = 1
+            heat = unpad_map(cells, size)
+            assert heat.shape == (height, width)
+            # the centre of the cell in the image's pixels, as far as the image reaches there
+            center = (column + 0.5) * side / grid - left, (row + 0.5) * side / grid - top
+            rows, columns = np.nonzero(heat == heat.max())
+            reach = 0.5 * side / grid
+            nearest = min(max(center[0], 0), width), min(max(center[1], 0), height)
+            assert abs(columns.mean() + 0.5 - nearest[0]) <= reach and abs(rows.mean() + 0.5 - nearest[1]) <= reach
+            assert heat[y, x] > 0.2 * heat.max()
+
+
+# --- a model -------------------------------------------------------------------------------------------------------
+
+
+def eager_rows(checkpoint: Any, image: Image.Image, question: str, ids: Sequence[int], layers: Sequence[int]) -> Any:
+    """Attention [layers, heads, tokens, patches] of the answer's rows in one teacher-forced pass of the plain model."""
+    import torch
+
+    from trace_vlm.prompts import question_text, render_prompt
+
+    model = checkpoint.model
+    inputs = checkpoint.inputs([image], [render_prompt(question_text(question, True))])
+    prompt = inputs["input_ids"]
+    columns = (prompt[0] == checkpoint.image_token_id).nonzero()[:, 0]
+    both = torch.cat([prompt, torch.tensor([ids])], dim=1)
+    before = model.config.text_config._attn_implementation
+    model.set_attn_implementation({"text_config": "eager"})
+    try:
+        with torch.no_grad():
+            result = model(input_ids=both, pixel_values=inputs["pixel_values"], output_attentions=True)
+    finally:
+        model.set_attn_implementation({"text_config": before})
+    chosen = torch.stack([result.attentions[layer][0] for layer in layers])
+    return chosen[:, :, prompt.shape[1] :][..., columns].numpy()
+
+
+def test_the_maps_of_a_generated_answer_are_those_of_eager_attention(nano: Any) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
+    ids = encoded(nano.tokenizer, TEXT)
+    with saying(nano, [*ids, nano.tokenizer.eos_token_id]):
+        found = milestones.analyse(nano, image, "Point left of the red ball.")
+    assert found.token_ids == tuple(ids) and found.missing == () and found.layers == (1, 2, 3)
+    assert found.response.points == (Point(0.25, 0.5), Point(0.3, 0.5))
+    assert found.text("subtype") == STEPS["subtype"] and found.text(ANSWER) == "[(0.250, 0.500), (0.300, 0.500)]"
+    rows = eager_rows(nano, image, "Point left of the red ball.", ids, found.layers)
+    for index, key in enumerate(MILESTONES):
+        start, end = found.spans[key]
+        expected = rows[:, :, start:end].mean(axis=(0, 1, 2))
+        assert np.abs(found.maps[index].ravel() - expected).max() < 1e-6
+        assert found.shares[index] == pytest.approx(expected.sum(), rel=1e-4)
+    assert len({tuple(found.maps[index].ravel()) for index in range(5)}) == 5
+    drawn = found.steps(image.size)
+    assert [step.title for step in drawn] == list(MILESTONES.values())
+    assert all(step.heat is not None and step.heat.shape == (60, 100) for step in drawn)
+
+
+def test_chosen_layers_count_from_either_end(nano: Any) -> None:
+    image = Image.new("RGB", (40, 40))
+    ids = [*encoded(nano.tokenizer, TEXT), nano.tokenizer.eos_token_id]
+    maps = []
+    for layers in ([2], [-2]):
+        with saying(nano, ids):
+            found = milestones.analyse(nano, image, "Point.", layers=layers)
+        assert found.layers == (2,)
+        maps.append(found.maps)
+    assert np.array_equal(*maps)
+    with pytest.raises(InputError, match="no layer 4"):
+        milestones.analyse(nano, image, "Point.", layers=[4])
+
+
+def test_an_answer_cut_short_keeps_the_steps_that_are_there(nano: Any) -> None:
+    ids = encoded(nano.tokenizer, TEXT)
+    text, characters = token_spans(nano.tokenizer, ids)
+    start, end = milestone_spans(parse(text), characters)["target"]
+    with saying(nano, ids):
+        found = milestones.analyse(nano, Image.new("RGB", (40, 30)), "Point.", max_new_tokens=end)
+    assert found.missing == ("subtype", "output", ANSWER)
+    assert found.spans["target"] == (start, end - 1)  # the very last token was never fed in
+    missing = [step for step in found.steps((40, 30)) if step.heat is None]
+    assert [step.text for step in missing] == ["", "", ""] and np.isnan(found.shares[2:]).all()

@@ -1,0 +1,266 @@
+"""What the pictures show: marks at the right pixels, one colour scale, words that are all there and do not overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from trace_vlm import canvas, marks, plots
+from trace_vlm.command import InputError
+from trace_vlm.points import Box, Point
+from trace_vlm.reasoning import parse, render
+
+STEPS = {
+    "reference": "The reference object is the blue mug at (0.41, 0.53).",
+    "target": "The target area is the free table to the left of the mug, seen from the camera.",
+    "subtype": "This is a free-space placement.",
+    "output": "I choose two points.",
+}
+ANSWER = parse(render(STEPS, [Point(0.3, 0.5), Point(1.2, 0.4)]))
+SIZES = {"wide": (320, 120), "tall": (90, 260), "odd": (61, 47), "one pixel": (1, 1)}
+sizes = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+
+
+def grey(size: tuple[int, int]) -> Image.Image:
+    return Image.new("RGB", size, (128, 128, 128))
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)  # type: ignore[attr-defined]
+
+
+def words(figure: Figure) -> str:
+    """All text of a figure in one line, without the places where lines were broken."""
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+# --- marks ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_outline_of_one_pixel_goes_around_it() -> None:
+    mask = np.zeros((10, 20), bool)
+    mask[3, 7] = True
+    (line,) = marks.mask_outline(mask)
+    low, high = line.min(axis=0) * (20, 10), line.max(axis=0) * (20, 10)
+    assert np.allclose(low, (7, 3), atol=0.26) and np.allclose(high, (8, 4), atol=0.26)
+    assert np.array_equal(line[0], line[-1])
+
+
+def test_a_mask_over_the_whole_image_is_outlined_along_its_edge() -> None:
+    (line,) = marks.mask_outline(np.ones((4, 6), bool))
+    assert line.min() == pytest.approx(0, abs=0.07) and line.max() == pytest.approx(1, abs=0.07)
+    assert len(line) < 12  # straight runs have no points in between
+
+
+def test_a_hole_and_a_second_region_have_outlines_of_their_own() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[2:10, 2:10] = True
+    mask[5:7, 5:7] = False
+    mask[15:18, 15:18] = True
+    assert len(marks.mask_outline(mask)) == 3
+    assert marks.mask_outline(np.zeros((5, 5), bool)) == []
+
+
+def test_equal_attention_has_one_colour_in_every_map_under_a_shared_scale() -> None:
+    image = grey((4, 1))
+    first = marks.blend(image, np.array([[0.0, 0.1, 0.2, 0.4]]), top=0.4)
+    second = marks.blend(image, np.array([[0.2, 0.0, 0.0, 0.0]]), top=0.4)
+    assert np.array_equal(first[0, 2], second[0, 0])
+    assert np.array_equal(first[0, 0], second[0, 1])
+    assert np.ptp(first[0, 0]) == 0  # no attention: the grey image, dimmed
+    assert len({tuple(color) for color in first[0].tolist()}) == 4
+
+
+def test_a_map_without_any_attention_shows_the_image() -> None:
+    assert np.ptp(marks.blend(grey((3, 3)), np.zeros((3, 3)), top=0.0)) == 0
+
+
+@sizes
+def test_a_point_is_drawn_where_it_lies(size: tuple[int, int]) -> None:
+    page = canvas.Page(400, 300)
+    axes = page.axes(50, 40, 300, 200)
+    shown = marks.draw_image(axes, grey(size))
+    assert marks.draw_answer(axes, [Point(0.25, 0.75)], shown) == 0
+    picture = pixels(page.figure)
+    rows, columns = np.nonzero((picture[..., 0] > 200) & (picture[..., 1] < 90))
+    assert (columns.mean(), rows.mean()) == pytest.approx((50 + 0.25 * 300, 40 + 0.75 * 200), abs=1.0)
+
+
+def test_points_outside_are_counted_and_put_on_the_edge() -> None:
+    page = canvas.Page(400, 300)
+    axes = page.axes(50, 40, 300, 200)
+    items = [Point(5.0, 0.5), Point(0.5, 0.5), Point(-3, -3), Box(0.1, 0.1, 0.2, 0.2)]
+    assert marks.draw_answer(axes, items, marks.draw_image(axes, grey((30, 20)))) == 2
+    assert axes.get_xlim() == (0, 30) and axes.get_ylim() == (20, 0)
+    picture = pixels(page.figure)
+    red = (picture[..., 0] > 200) & (picture[..., 1] < 90)
+    assert red[135:146, 345:356].any() and red[35:46, 45:56].any()
+
+
+def test_truth_is_drawn_along_the_mask() -> None:
+    page = canvas.Page(200, 100)
+    axes = page.axes(0, 0, 200, 100)
+    mask = np.zeros((10, 20), bool)
+    mask[2:8, 5:15] = True
+    marks.draw_truth(axes, mask, marks.draw_image(axes, grey((20, 10))))
+    picture = pixels(page.figure)
+    rows, columns = np.nonzero((picture[..., 0] < 60) & (picture[..., 1] > 200) & (picture[..., 2] > 220))
+    assert (columns.min(), columns.max()) == pytest.approx((50, 150), abs=3)
+    assert (rows.min(), rows.max()) == pytest.approx((20, 80), abs=3)
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [40, 160, 430])
+def test_wrapped_text_fits_and_loses_nothing(width: float) -> None:
+    text = "A reference \u00e9\u00df object " + "verylongword" * 9 + " at (0.412, 0.533), $x^2$.\n\nSecond paragraph."
+    lines = canvas.wrapped(canvas.Block(text), width)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    page = canvas.Page(600, 600)
+    for line in lines:
+        page.figure.text(0, 0, line, fontsize=8.5, family="DejaVu Sans", parse_math=False)
+    page.figure.canvas.draw()
+    assert max(text.get_window_extent().width for text in page.figure.texts) <= width + 1
+
+
+def test_too_much_text_ends_in_an_ellipsis() -> None:
+    lines = canvas.wrapped(canvas.Block("word " * 100_000, max_lines=3), 200)
+    assert len(lines) == 3 and lines[-1].endswith("\u2026")
+
+
+def test_what_the_font_lacks_becomes_a_box(recwarn: pytest.WarningsRecorder) -> None:
+    page = canvas.Page(300, 60)
+    page.write(0, 0, 300, [canvas.Block("mug \u4f60\U0001fae0\x00 $\\frac{")])
+    page.figure.canvas.draw()
+    assert page.figure.texts[0].get_text() == "mug \u25a1\u25a1\u25a1 $\\frac{"
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+
+
+def overlapping(figure: Figure) -> list[tuple[str, str]]:
+    figure.canvas.draw()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in figure.texts if text.get_text().strip()]
+    for text, box in boxes:
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height, text
+    return [(one[0], other[0]) for one, other in combinations(boxes, 2) if one[1].shrunk(0.9, 0.6).overlaps(other[1])]
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+def panels(count: int) -> list[plots.Panel]:
+    plain = parse("[(0.3, 0.7), (0.1, 0.2, 0.3, 0.4)]")
+    broken = parse("Define the target area: $\\frac{ <script> " + "x" * 300 + "\nFinal answer: nothing here")
+    every = [("CoR", ANSWER, 0.5), ("no CoR", plain, 1.0), ("broken", broken, 0.0), ("again", ANSWER, None)]
+    return [plots.Panel(label, response, accuracy, "all 200 questions: 61.2%") for label, response, accuracy in every][
+        :count
+    ]
+
+
+@sizes
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_comparison_shows_every_word_and_nothing_overlaps(size: tuple[int, int], count: int) -> None:
+    width, height = size
+    instruction = "Locate several points within the vacant area to the left of the blue mug, please. " * 3
+    mask = np.ones((height, width), bool)
+    figure = plots.comparison(grey(size), instruction, panels(count), mask, "question 7 \u00b7 unseen")
+    assert overlapping(figure) == []
+    shown = words(figure)
+    for wanted in [
+        "question 7",
+        "50% of its points",
+        "1 of 2 points lie outside",
+        *STEPS.values(),
+        *instruction.split(),
+    ]:
+        assert wanted in shown
+    assert ("no reasoning" in shown) == (count > 1)
+    assert ("No point could be read" in shown) == (count > 2)
+
+
+def test_a_comparison_without_ground_truth_does_not_name_it() -> None:
+    shown = plots.comparison(grey((40, 30)), "Point.", [plots.Panel("m", ANSWER)])
+    legend = [text.get_text() for axes in shown.axes for text in axes.texts]
+    assert legend == ["prediction"] and "%" not in words(shown)
+
+
+def steps(size: tuple[int, int], missing: Sequence[int] = ()) -> list[plots.StepMap]:
+    width, height = size
+    found = []
+    for index in range(5):
+        heat = np.zeros((height, width), np.float32)
+        heat[height // 2 :, width // 2 :] = 0.01 * (index + 1)
+        found.append(
+            plots.StepMap(f"Step {index}", "", None)
+            if index in missing
+            else plots.StepMap(f"Step {index}", f"Some words of step {index}. " * 4, heat, 0.2, (index, index + 4))
+        )
+    return found
+
+
+@sizes
+def test_a_strip_says_what_is_missing_and_nothing_overlaps(size: tuple[int, int]) -> None:
+    figure = plots.progression(grey(size), "Point at the mug.", steps(size, missing=[1]), ANSWER.points, None, "q")
+    assert overlapping(figure) == []
+    shown = words(figure)
+    assert shown.count("missing from this answer") == 1 and shown.count("image share 20.0%") == 4
+    inside = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert inside.count("step missing") == 1
+
+
+def test_the_scale_of_a_strip_is_that_of_its_hottest_step() -> None:
+    assert plots.shared_top(steps((8, 8))) == pytest.approx(0.05)
+    assert plots.shared_top(steps((8, 8), missing=[3, 4])) == pytest.approx(0.03)
+    assert plots.shared_top(steps((8, 8), missing=range(5))) == 0.0
+    plots.progression(grey((8, 8)), "Point.", steps((8, 8), missing=range(5)), ())  # nothing to draw is no error
+
+
+def test_the_two_halves_of_a_map_keep_their_places_in_a_milestone_picture() -> None:
+    size = (200, 100)
+    step = plots.StepMap("Step", "Words.", np.repeat([[0.0, 0.4]], 100, axis=0).repeat(100, axis=1), 0.4, (0, 3))
+    figure = plots.milestone(grey(size), step, 3, 0.4, [])
+    left, bottom, width, height = figure.axes[0].get_position().bounds
+    picture = pixels(figure)
+    tall, wide, _ = picture.shape
+    row = int((1 - bottom - height / 2) * tall)
+    cold, hot = (picture[row, int((left + part * width) * wide)] for part in (0.25, 0.75))
+    assert np.ptp(cold) < 3 and np.ptp(hot) > 60
+    assert overlapping(figure) == []
+
+
+def test_a_missing_step_has_no_picture() -> None:
+    with pytest.raises(ValueError, match="missing"):
+        plots.milestone(grey((8, 8)), plots.StepMap("Step", "", None), 1, 0.1, [])
+
+
+def test_curves_leave_out_what_a_run_did_not_log() -> None:
+    logs = {
+        "a": [{"step": step, "loss": 1 / (step + 1), "grounding_loss": 1.0} for step in range(100)],
+        "b": [{"step": 0, "loss": 2.0}],
+        "c": [],
+    }
+    figure = plots.training_curves(logs, ("loss", "grounding_loss", "learning_rate"))
+    assert [len(axes.lines) for axes in figure.axes] == [4, 2, 0]
+    assert figure.axes[0].lines[1].get_ydata()[0] == 1.0  # the smooth curve starts at the data
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    figure = canvas.Page(80, 40).figure
+    for name in ("a.png", "new/b.jpg"):
+        canvas.save(figure, tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (120, 60)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        canvas.save(figure, tmp_path / "file" / "c.png")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "b.jpg", "file", "new"]

@@ -1,0 +1,274 @@
+"""The commands in visualization/: what they write, what they skip, what they refuse."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from forced_answers import encoded, saying
+from PIL import Image
+
+from trace_vlm import comparing, galleries
+from trace_vlm.command import InputError, run
+from trace_vlm.eval.suites import open_suite
+from trace_vlm.files import read_json, write_jsonl
+from trace_vlm.points import Point
+from trace_vlm.prompts import POINTS_SUFFIX
+from trace_vlm.reasoning import render
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = {"wide.png": (61, 40), "tall.png": (33, 50), "square.png": (37, 37)}
+IDS: Mapping[int | str, str] = {0: "wide.png", 1: "tall.png", "left/2": "square.png"}
+IN, OUT = "(0.2, 0.5)", "(0.9, 0.5)"  # the region is the left half of every image
+STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}
+COR = render(STEPS, [Point(0.2, 0.5)])
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "visualization" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    folder = tmp_path / "bench"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    rng = np.random.default_rng(0)
+    for name, (width, height) in SIZES.items():
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / "images" / name)
+        mask = np.zeros((height, width), np.uint8)
+        mask[:, : width // 2] = 255
+        Image.fromarray(mask).save(folder / "masks" / Path(name).with_suffix(".jpg"), quality=100)
+    write_jsonl(folder / "point_questions.jsonl", [
+        {"question_id": number, "image": image, "text": f"Point left of mug {number}. {POINTS_SUFFIX}",
+         "category": "unseen" if number == 1 else "seen"}
+        for number, image in IDS.items()
+    ])  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, *texts: str) -> Path:
+        path = tmp_path / f"{name}.jsonl"
+        write_jsonl(path, [{"question_id": i, "text": text} for i, text in zip(IDS, texts, strict=False)])
+        return path
+
+    return write
+
+
+# --- visualize_results ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(answers: Callable[..., Path]) -> tuple[Path, Path]:
+    """Accuracies 1, 0, 1/2 and 1, 1, 1."""
+    return answers("first", IN, OUT, f"[{IN}, {OUT}]"), answers("second", COR, COR, IN)
+
+
+def visualize(*words: object) -> int:
+    return run(script("visualize_results").main, [str(word) for word in words])
+
+
+def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    flags = ["--labels", "plain", "cor", "--data_dir", bench / "images", "--output_dir", folder, "--num_questions", 2]
+    assert visualize("--answer_files", *two, *flags) == 0
+    gallery = galleries.read_comparisons(folder)
+    assert [item.question_id for item in gallery.items] == [0, 1]
+    assert gallery.scores == (galleries.Score("plain", 3, 0.5), galleries.Score("cor", 3, 1.0))
+    second = gallery.items[1]
+    assert second.instruction == "Point left of mug 1." and second.category == "unseen" and second.size == (33, 50)
+    assert second.answers == (galleries.ModelAnswer("plain", OUT, 0.0), galleries.ModelAnswer("cor", COR, 1.0))
+    corners = np.array(second.outline[0])
+    assert corners.min() == pytest.approx(0, abs=0.02) and corners.max(axis=0) == pytest.approx([16 / 33, 1], abs=0.02)
+    for item in gallery.items:
+        for name in (item.picture, item.image):
+            with Image.open(folder / name) as image:
+                image.load()
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("given", [0, 1, "left/2"]),
+        ("worst", [1, "left/2", 0]),
+        ("best", [0, "left/2", 1]),
+        ("disagree", [1, "left/2", 0]),
+    ],
+)
+def test_the_order_of_the_questions(bench: Path, two: tuple[Path, Path], order: str, expected: list[Any]) -> None:
+    comparison = comparing.compare(open_suite(bench), {"a": two[0], "b": two[1]})
+    assert [question.question_id for question in comparing.ordered(comparison, order)] == expected
+
+
+def test_only_what_all_models_answered_is_compared(bench: Path, answers: Callable[..., Path]) -> None:
+    files = {"a": answers("a", OUT, IN, IN), "b": answers("b", IN, IN)}
+    comparison = comparing.compare(open_suite(bench), files)
+    assert [question.question_id for question in comparison.questions] == [0, 1]
+    assert comparison.overall == (galleries.Score("a", 2, 0.5), galleries.Score("b", 2, 1.0))
+    unseen = comparing.compare(open_suite(bench), files, "unseen")
+    assert [question.question_id for question in unseen.questions] == [1]
+    with pytest.raises(InputError, match="no question of category 'hard'"):
+        comparing.compare(open_suite(bench), files, "hard")
+
+
+def test_without_masks_nothing_is_scored(bench: Path, two: tuple[Path, Path]) -> None:
+    for path in (bench / "masks").iterdir():
+        path.unlink()
+    comparison = comparing.compare(open_suite(bench), {"a": two[0]})
+    assert comparison.overall == (galleries.Score("a", 3, None),)
+    with pytest.raises(InputError, match="--sort worst needs accuracies"):
+        comparing.ordered(comparison, "worst")
+
+
+def test_mistakes_are_one_sentence(
+    bench: Path, two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in [
+        (["--answer-files", tmp_path / "none.jsonl"], "does not exist"),
+        (["--answer-files", *two, "--labels", "one"], "as many different --labels"),
+        (["--answer-files", two[0], "--num", "0"], "--num has to be at least 1"),
+    ]:
+        assert visualize(*words, "--data-dir", bench, "--output", tmp_path / "out") == 2
+        assert said in capsys.readouterr().err
+
+
+def test_it_runs_from_anywhere(bench: Path, two: tuple[Path, Path], tmp_path: Path) -> None:
+    words = ["--answer-files", two[0], "--data-dir", bench, "--output", "out", "--num", "1"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "visualization/visualize_results.py", *map(str, words)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "first: 50.0% of 3 questions" in done.stdout and (tmp_path / "out/0.png").is_file()
+
+
+def test_no_two_questions_share_a_file() -> None:
+    names = [galleries.file_name(name) for name in (7, "a/b", "a_b", "a?b", "../a", "..", "x" * 300, "x" * 301)]
+    assert len(set(names)) == len(names) and names[0] == "7"
+    assert all("/" not in name and not name.startswith(".") and len(name) < 100 for name in names)
+
+
+# --- attention_map -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(nano: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A nano model that answers every question with COR; grows by the number of prompt tokens at each question."""
+    from trace_vlm.model.predictor import Predictor
+
+    calls: list[int] = []
+    monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *_: cls(nano)))
+    with saying(nano, [*encoded(nano.tokenizer, COR), nano.tokenizer.eos_token_id]):
+        generate = nano.model.generate
+
+        def counted(**options: Any) -> Any:
+            calls.append(options["input_ids"].shape[1])
+            return generate(**options)
+
+        monkeypatch.setattr(nano.model, "generate", counted)
+        yield calls  # type: ignore[misc]
+        monkeypatch.undo()
+
+
+def attention(bench: Path, folder: Path, *words: object) -> int:
+    given = ["--model-path", "nano", "--dataset-dir", bench, "--output-dir", folder, *words]
+    return run(script("attention_map").main, [str(word) for word in given])
+
+
+def test_one_picture_a_milestone_one_strip_and_a_record(bench: Path, tmp_path: Path, asked: list[int]) -> None:
+    folder = tmp_path / "out"
+    assert attention(bench, folder, "--start-idx", 1, "--end-idx", 3, "--layers", -1) == 0
+    records = galleries.read_attention(folder)
+    assert [record.question_id for record in records] == [1, "left/2"]
+    first = records[0]
+    assert first.text == COR and first.accuracy == 1.0 and first.missing == () and first.layers == (3,)
+    assert first.size == (33, 50) and first.instruction == "Point left of mug 1."
+    names = [
+        f"1_{place}_{key}.png" for place, key in enumerate(["reference", "target", "subtype", "output", "answer"], 1)
+    ]
+    assert [milestone.picture for milestone in first.milestones] == names
+    assert [milestone.text for milestone in first.milestones] == [*STEPS.values(), "[(0.200, 0.500)]"]
+    for name in [*names, first.picture, first.image]:
+        with Image.open(folder / name) as image:
+            image.load()
+    for milestone in first.milestones:
+        assert milestone.share == pytest.approx(np.sum(milestone.grid), rel=1e-2)
+        assert milestone.step_map(first.size).heat.shape == (50, 33)  # type: ignore[union-attr]
+    assert len(asked) == 2
+
+
+def test_resume_skips_what_is_whole_and_only_that(
+    bench: Path, tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert attention(bench, folder, "--end-idx", 2) == 0
+    assert attention(bench, folder, "--resume") == 0
+    assert len(asked) == 3 and "2 of 3 questions are whole already" in capsys.readouterr().out
+    (folder / "1_3_subtype.png").unlink()
+    assert attention(bench, folder, "--resume") == 0
+    assert len(asked) == 4 and (folder / "1_3_subtype.png").is_file()
+    assert [record.question_id for record in galleries.read_attention(folder)] == list(IDS)
+    assert attention(bench, folder, "--resume", "--layers", 0, "--end-idx", 1) == 0
+    assert len(asked) == 5  # other layers are another result
+    assert attention(bench, folder, "--end-idx", 1) == 0
+    assert len(asked) == 6  # without --resume all is drawn anew
+
+
+def test_a_missing_step_is_reported_and_has_no_picture(
+    bench: Path, tmp_path: Path, nano: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trace_vlm.model.predictor import Predictor
+
+    monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *_: cls(nano)))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "0_2_target.png").touch()  # of an earlier answer that had the step
+    text = "\n".join(line for line in COR.splitlines() if "target area" not in line)
+    with saying(nano, [*encoded(nano.tokenizer, text), nano.tokenizer.eos_token_id]):
+        assert attention(bench, folder, "--end-idx", 1) == 0
+    (record,) = galleries.read_attention(folder)
+    assert record.missing == ("Define target area",)
+    assert record.milestones[1] == galleries.MilestoneRecord("target", "Define target area", "", None, None, None, None)
+    assert not (folder / "0_2_target.png").exists() and (folder / "0_3_subtype.png").is_file()
+
+
+def test_one_bad_image_does_not_end_the_run(
+    bench: Path, tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bench / "images/tall.png").write_bytes(b"no image")
+    folder = tmp_path / "out"
+    assert attention(bench, folder) == 1
+    assert "question 1 failed: the image" in capsys.readouterr().out
+    assert "cannot be read" in read_json(folder / "index.json")["failures"]["1"]
+    assert [record.question_id for record in galleries.read_attention(folder)] == [0, "left/2"]
+
+
+@pytest.mark.parametrize("words", [["--start-idx", 3], ["--start-idx", -1], ["--start-idx", 2, "--end-idx", 2]])
+def test_a_range_without_questions_is_refused(
+    bench: Path, tmp_path: Path, words: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attention(bench, tmp_path / "out", *words) == 2
+    assert "is no part of the 3 questions" in capsys.readouterr().err
+
+
+def test_a_strange_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text(json.dumps({"records": ["5.json"]}))
+    (tmp_path / "5.json").write_text(json.dumps({"settings": {}}))
+    with pytest.raises(InputError, match=r"5\.json is not a record of attention"):
+        galleries.read_attention(tmp_path)
+    with pytest.raises(InputError, match="not an index of compared answers"):
+        galleries.read_comparisons(tmp_path)

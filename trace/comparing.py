@@ -1,0 +1,99 @@
+"""Several models' answers to the same questions, scored question by question and put in an order worth looking at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .command import InputError
+from .eval.grading import Run, read_answer_file
+from .eval.metrics import score
+from .eval.suites import Suite, key
+from .galleries import Compared, Score, write_compared
+from .images import open_image
+from .plots import Panel
+from .records import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`questions` are those that every model answered; `scores[i]` holds one value a model for question key i."""
+
+    suite: Suite
+    runs: tuple[Run, ...]
+    questions: tuple[Question, ...]
+    scores: Mapping[str, tuple[float, ...]]  # empty without masks
+    overall: tuple[Score, ...]
+
+
+def compare(suite: Suite, answers: Mapping[str, Path], category: str | None = None) -> Comparison:
+    """Read and score answer files (`answers`: label -> file) on the questions that all of them answer.
+
+    Raises:
+        InputError: a file is broken or belongs to another benchmark, nothing was answered by all, a mask is unusable.
+    """
+    runs = tuple(read_answer_file(path, label, suite) for label, path in answers.items())
+    questions = tuple(
+        question
+        for question in suite.questions
+        if (category is None or question.category == category)
+        and all(key(question.question_id) in run.responses for run in runs)
+    )
+    if not questions:
+        files = ", ".join(map(str, answers.values()))
+        of_category = f" of category {category!r}" if category is not None else ""
+        raise InputError(f"no question{of_category} in {suite.question_file} is answered by all of {files}")
+    scores: dict[str, tuple[float, ...]] = {}
+    if suite.masks:
+        for question in questions:
+            name, mask = key(question.question_id), suite.mask(question)
+            scores[name] = tuple(score(run.responses[name].points, mask) for run in runs)
+    overall = tuple(
+        Score(
+            run.label,
+            len(questions),
+            sum(values[place] for values in scores.values()) / len(scores) if scores else None,
+        )
+        for place, run in enumerate(runs)
+    )
+    return Comparison(suite, runs, questions, scores, overall)
+
+
+def ordered(comparison: Comparison, sort: str) -> list[Question]:
+    """The questions in the order `sort`: given, worst, best or disagree; equal ones as given.
+
+    Raises:
+        InputError: the order needs accuracies and the benchmark has no masks.
+    """
+    if sort == "given":
+        return list(comparison.questions)
+    if not comparison.scores:
+        raise InputError(f"--sort {sort} needs accuracies, but {comparison.suite.mask_folder} holds no masks")
+
+    def rank(question: Question) -> float:
+        values = comparison.scores[key(question.question_id)]
+        if sort == "disagree":
+            return min(values) - max(values)
+        return sum(values) if sort == "worst" else -sum(values)
+
+    return sorted(comparison.questions, key=rank)
+
+
+def write_question(folder: Path, comparison: Comparison, question: Question) -> Compared:
+    """Draw one question with all answers into `folder`; returns its record."""
+    name, suite = key(question.question_id), comparison.suite
+    values = comparison.scores.get(name)
+    panels = [
+        Panel(run.label, run.responses[name], values[place] if values else None, _note(comparison.overall[place]))
+        for place, run in enumerate(comparison.runs)
+    ]
+    image = open_image(suite.image_path(question))
+    mask = suite.mask(question) if values else None
+    return write_compared(folder, question, image, mask, panels)
+
+
+def _note(overall: Score) -> str:
+    if overall.accuracy is None:
+        return ""
+    return f"all {overall.questions} questions: {overall.accuracy:.1%}"

@@ -1,0 +1,317 @@
+"""Every figure of the project: answers over images, attention over images, training curves.
+
+Used by `visualization/`, the report and the demo. The marks are those of `marks.py`; all heat-maps of one picture
+share one colour scale, so that a diffuse step and a concentrated one can be told apart. Figures are returned,
+`canvas.save` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .canvas import BAD, FADED, INK, Block, Page, text_height
+from .marks import CYAN, RED, blend, draw_answer, draw_image, draw_truth, heat_colors, rgb
+from .points import Box, Point
+from .reasoning import HEADINGS, Response
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+COLORS = ("#1f5fbf", "#d9720f", "#2e8b57", "#8e44ad", "#7f7f7f")  # one a curve or model
+MARGIN, GUTTER = 24, 22
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One model's answer to a question. `accuracy` is this answer's score (0 to 1), None without ground truth."""
+
+    label: str
+    response: Response
+    accuracy: float | None = None
+    note: str = ""  # beside the label: the model's accuracy over all questions, its size, ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepMap:
+    """Attention during one milestone: `heat` [height, width] over the original image, None for a missing step."""
+
+    title: str
+    text: str
+    heat: np.ndarray | None
+    share: float = float("nan")  # attention mass on the image, 0 to 1
+    tokens: tuple[int, int] | None = None
+
+
+# --- answers of several models to one question ---------------------------------------------------------------------
+
+
+def comparison(
+    image: Image, instruction: str, panels: Sequence[Panel], mask: np.ndarray | None = None, name: str = ""
+) -> Figure:
+    """Answers side by side: instruction on top, for each model image, marks, accuracy and its reasoning.
+
+    With one panel the reasoning stands beside the picture, with several below each. `name` is a small line above
+    the instruction (question id, category).
+    """
+    column = 430 if len(panels) < 3 else 360
+    picture = _fitted(image.size, column, 460)
+    texts = [_answer_blocks(panel) for panel in panels]
+    beside = len(panels) == 1
+    width = 2 * MARGIN + (column + GUTTER + 470 if beside else len(panels) * (column + GUTTER) - GUTTER)
+    header = [Block(name, 8, color=FADED)] * bool(name) + [Block(instruction, 12.5, bold=True, gap=2, max_lines=6)]
+    top = MARGIN + text_height(width - 2 * MARGIN, header) + 14
+    titles = [_title_blocks(panel) for panel in panels]
+    picture_top = top + max(text_height(column, title) for title in titles) + 8
+    below = picture_top + picture[1] + 10
+    if beside:
+        bottom = max(below, picture_top + text_height(470, texts[0]))
+    else:
+        bottom = below + max(text_height(column, text) for text in texts)
+    page = Page(width, bottom + 12 + 18 + MARGIN / 2)
+    page.write(MARGIN, MARGIN, width - 2 * MARGIN, header)
+    for index, panel in enumerate(panels):
+        x = MARGIN + index * (column + GUTTER)
+        page.write(x, top, column, titles[index])
+        axes = page.axes(x, picture_top, *picture)
+        size = draw_image(axes, rgb(image))
+        if mask is not None:
+            draw_truth(axes, mask, size)
+        draw_answer(axes, panel.response.points, size)
+        page.write(*((x + column + GUTTER, picture_top, 470) if beside else (x, below, column)), texts[index])
+    _legend(page, MARGIN, page.height - 18 - MARGIN / 2, truth=mask is not None)
+    return page.figure
+
+
+def _fitted(size: tuple[int, int], width: float, height: float) -> tuple[float, float]:
+    """The largest (width, height) of an image's shape inside the given rectangle."""
+    scale = min(width / size[0], height / size[1])
+    return size[0] * scale, size[1] * scale
+
+
+def _title_blocks(panel: Panel) -> list[Block]:
+    score = "" if panel.accuracy is None else f"this answer: {panel.accuracy:.0%} of its points in the target"
+    lines = [Block(line, 8.5, color=FADED) for line in (score, panel.note) if line]
+    return [Block(panel.label, 11, bold=True), *lines]
+
+
+def _answer_blocks(panel: Panel) -> list[Block]:
+    response = panel.response
+    blocks = []
+    for number, step in enumerate(response.steps, 1):
+        blocks.append(Block(f"{number}  {HEADINGS.get(step.key, step.heading)}", 8.5, bold=True, gap=7))
+        blocks.append(Block(step.text, 8.5, gap=1, max_lines=12))
+    if not response.steps:
+        blocks.append(Block("This answer holds no reasoning.", 8.5, color=FADED, gap=7))
+    blocks.append(Block("Final answer", 8.5, bold=True, gap=9))
+    answer, problems = answer_text(response), answer_problems(response)
+    blocks.append(Block(answer or "(empty)", 8.5, gap=1, max_lines=8, color=INK if answer else FADED))
+    blocks.extend(Block(problem, 8.5, color=BAD, gap=2) for problem in problems)
+    return blocks
+
+
+def answer_text(response: Response) -> str:
+    """The text of the final answer without its heading; the whole text where there is no heading."""
+    if response.answer_span is None:
+        tail = max((step.span[1] for step in response.steps), default=0)
+        return response.text[tail:].strip()
+    start, end = response.answer_span
+    text = response.text[start:end].strip()
+    heading, separator, rest = text.partition("\n")
+    if separator:
+        return rest.strip()
+    return heading.partition(":")[2].strip().removeprefix("**").strip() or heading
+
+
+def answer_problems(response: Response) -> list[str]:
+    """What a reader should know about an answer, one sentence each; nothing for a sound one."""
+    outside = sum(isinstance(item, Point) and not item.inside for item in response.points)
+    problems = [] if response.points else ["No point could be read from this answer: it counts as a miss."]
+    if outside:
+        problems.append(f"{outside} of {len(response.points)} points lie outside the image (hollow, at its edge).")
+    return problems
+
+
+def _legend(page: Page, x: float, y: float, truth: bool) -> None:
+    marks = page.axes(x, y, page.width - x - MARGIN, 14)
+    marks.set_axis_off()
+    marks.set_xlim(0, page.width - x - MARGIN)
+    marks.set_ylim(0, 14)
+    start = 0
+    for color, label, shape in ((CYAN, "ground truth", "s"), (RED, "prediction", "o")):
+        if color == CYAN and not truth:
+            continue
+        hollow = shape == "s"
+        marks.plot(
+            start + 6,
+            7,
+            shape,
+            markersize=7,
+            markerfacecolor="none" if hollow else color,
+            markeredgecolor=color,
+            markeredgewidth=2,
+        )
+        marks.text(start + 17, 6.3, label, fontsize=8, color=FADED, va="center", family="DejaVu Sans")
+        start += 115
+
+
+# --- attention of each milestone -----------------------------------------------------------------------------------
+
+
+def shared_top(steps: Sequence[StepMap]) -> float:
+    """The upper end of the colour scale that all maps of a question share: the largest value of any of them."""
+    return max((float(step.heat.max()) for step in steps if step.heat is not None), default=0.0)
+
+
+def milestone(
+    image: Image, step: StepMap, number: int, top: float, points: Sequence[Point | Box], mask: np.ndarray | None = None
+) -> Figure:
+    """One step: attention over the image with ground truth and prediction, the colour scale, the step's text below.
+
+    Raises:
+        ValueError: the step is missing (it has no map): there is nothing to draw.
+    """
+    if step.heat is None:
+        raise ValueError(f"the step {step.title!r} is missing from the answer and has no picture")
+    picture = _fitted(image.size, 520, 520)
+    column = max(picture[0] + 62, 400)
+    title = [Block(f"{number}  {step.title}", 12.5, bold=True), Block(_numbers(step), 8.5, color=FADED, gap=1)]
+    text = [Block(step.text, 9.5, max_lines=14)]
+    picture_y = MARGIN + text_height(column, title) + 8
+    below = picture_y + picture[1] + 12
+    page = Page(2 * MARGIN + column, below + text_height(column, text) + 30 + MARGIN / 2)
+    page.write(MARGIN, MARGIN, column, title)
+    _heat_panel(page, (MARGIN, picture_y), picture, image, step.heat, top, points, mask)
+    _scale(page, MARGIN + picture[0] + 12, picture_y, picture[1], top)
+    page.write(MARGIN, below, column, text)
+    _legend(page, MARGIN, page.height - 18 - MARGIN / 2, truth=mask is not None)
+    return page.figure
+
+
+def progression(
+    image: Image,
+    instruction: str,
+    steps: Sequence[StepMap],
+    points: Sequence[Point | Box],
+    mask: np.ndarray | None = None,
+    name: str = "",
+) -> Figure:
+    """All milestones in one strip under one colour scale; a missing step keeps its place and says so."""
+    column, gutter = 240, 14
+    picture = _fitted(image.size, column, 270)
+    width = 2 * MARGIN + (len(steps) + 1) * (column + gutter) + 48
+    header = [Block(name, 8, color=FADED)] * bool(name) + [Block(instruction, 12.5, bold=True, gap=2, max_lines=4)]
+    y = MARGIN + text_height(width - 2 * MARGIN, header) + 12
+    titles = [[Block("Image", 9.5, bold=True), Block("ground truth and prediction", 8, color=FADED, gap=1)]]
+    for number, step in enumerate(steps, 1):
+        title = Block(f"{number}  {step.title}", 9.5, bold=True, max_lines=1)
+        titles.append([title, Block(_numbers(step), 8, color=FADED, gap=1)])
+    texts = [[Block(step.text, 8.5, max_lines=12)] for step in steps]
+    picture_y = y + max(text_height(column, title) for title in titles) + 6
+    below = picture_y + picture[1] + 10
+    page = Page(width, below + max(text_height(column, text) for text in texts) + 30 + MARGIN / 2)
+    page.write(MARGIN, MARGIN, width - 2 * MARGIN, header)
+    top = shared_top(steps)
+    places = [MARGIN + index * (column + gutter) for index in range(len(steps) + 1)]
+    for x, blocks in zip(places, titles, strict=True):
+        page.write(x, y, column, blocks)
+    axes = page.axes(places[0], picture_y, *picture)
+    _marks(axes, draw_image(axes, rgb(image)), points, mask)
+    for x, step, text in zip(places[1:], steps, texts, strict=True):
+        _heat_panel(page, (x, picture_y), picture, image, step.heat, top, points, mask)
+        page.write(x, below, column, text)
+    _scale(page, places[-1] + picture[0] + 12, picture_y, picture[1], top)
+    _legend(page, MARGIN, page.height - 18 - MARGIN / 2, truth=mask is not None)
+    return page.figure
+
+
+def _numbers(step: StepMap) -> str:
+    if step.heat is None:
+        return "missing from this answer"
+    tokens = f"tokens {step.tokens[0] + 1}\u2013{step.tokens[1]} \u00b7 " if step.tokens else ""
+    return f"{tokens}image share {step.share:.1%}"
+
+
+def _heat_panel(
+    page: Page,
+    corner: tuple[float, float],
+    picture: tuple[float, float],
+    image: Image,
+    heat: np.ndarray | None,
+    top: float,
+    points: Sequence[Point | Box],
+    mask: np.ndarray | None,
+) -> None:
+    axes = page.axes(*corner, *picture)
+    if heat is None:
+        grey = (np.asarray(image.convert("L").convert("RGB")) * 0.35 + 160).astype(np.uint8)
+        width, height = draw_image(axes, grey)
+        axes.text(width / 2, height / 2, "step missing", ha="center", va="center", fontsize=11, color=INK)
+        return
+    _marks(axes, draw_image(axes, blend(image, heat, top)), points, mask)
+
+
+def _marks(axes: Axes, size: tuple[int, int], points: Sequence[Point | Box], mask: np.ndarray | None) -> None:
+    if mask is not None:
+        draw_truth(axes, mask, size, thin=True)
+    draw_answer(axes, points, size, dot=5.5)
+
+
+def _scale(page: Page, x: float, y: float, height: float, top: float) -> None:
+    """The colour bar, in percent of a generated token's attention that one image token receives."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    axes = page.axes(x, y, 13, height)
+    bar = page.figure.colorbar(ScalarMappable(Normalize(0, 100 * top or 1), heat_colors()), cax=axes)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2, color=FADED, labelcolor=FADED)
+    bar.ax.set_ylabel("% per image token", fontsize=8, color=FADED)
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], quantities: Sequence[str] = ("loss",)) -> Figure:
+    """One panel a quantity, one curve a run: `runs` maps a name to log lines that hold `step` and the quantity.
+
+    The raw values are drawn faintly and their running mean (over a fortieth of the run) strongly.
+    """
+    wide, high, across = 460, 300, min(2, len(quantities))
+    page = Page(across * (wide + 70) + 20, -(-len(quantities) // across) * (high + 80) + 10)
+    for index, quantity in enumerate(quantities):
+        down, right = divmod(index, across)
+        axes = page.axes(70 + right * (wide + 70), 34 + down * (high + 80), wide - 20, high)
+        for (name, lines), color in zip(runs.items(), _cycle(len(runs)), strict=True):
+            pairs = [(line["step"], line[quantity]) for line in lines if quantity in line]
+            if not pairs:
+                continue
+            steps, values = np.asarray(pairs, dtype=float).T
+            axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.9)
+            axes.plot(steps, _smooth(values), color=color, linewidth=1.9, label=name)
+        axes.set_title(quantity.replace("_", " "), fontsize=11, color=INK, loc="left", parse_math=False)
+        axes.set_xlabel("optimizer step", fontsize=9, color=FADED)
+        axes.tick_params(labelsize=8.5, colors=FADED)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return page.figure
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLORS[index % len(COLORS)] for index in range(count)]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """The mean over a centred window that shrinks at both ends, so that it starts and ends at the data."""
+    half = max(1, len(values) // 80)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
+    return (total[index + reach + 1] - total[index - reach]) / (2 * reach + 1)

@@ -1,0 +1,211 @@
+"""How a run came about, for the report: training curves, the training data, and the record of every step.
+
+As in `report_parts`, a part that is not there gives None (or nothing) and a broken one an InputError.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import plots
+from .command import InputError
+from .files import read_json, read_jsonl
+from .galleries import Outline, outline
+from .images import open_image
+from .prompts import bare_instruction
+from .reasoning import parse
+from .records import Sample, read_samples
+from .report_parts import AnswerView, answer_view, data_uri, marks, png_uri
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    curves: tuple[str, ...]  # data URIs
+    table: Sequence[Sequence[str]]  # a header, then a row for each run
+
+
+COUNTED = ("steps", "seconds", "CPU seconds", "samples a step")  # numbers that get a comma for the thousands
+QUANTITIES = ("loss", "token_loss", "grounding_loss")
+
+
+def training(folder: Path) -> Training | None:
+    """Curves of all arms in one picture where their logs are there, else each arm's own picture."""
+    arms = sorted(path.parent for path in folder.glob("*/run.json"))
+    if not arms:
+        return None
+    logs = {
+        arm.name: [line for _, line in read_jsonl(arm / "log.jsonl", half_line_ends=True)]
+        for arm in arms
+        if (arm / "log.jsonl").is_file()
+    }
+    shown = [name for name in QUANTITIES if any(name in line for lines in logs.values() for line in lines)]
+    curves = []
+    if shown:
+        buffer = io.BytesIO()
+        plots.training_curves(logs, shown).savefig(buffer, format="png", dpi=140)
+        curves.append(png_uri(buffer.getvalue()))
+    for arm in arms:
+        if arm.name not in logs and (arm / "curves.png").is_file():
+            curves.append(png_uri((arm / "curves.png").read_bytes()))
+    facts = {arm.name: _facts(_read_record(arm / "run.json")) for arm in arms}
+    columns = dict.fromkeys(name for row in facts.values() for name in row)
+    rows = [[name, *(row.get(column, "-") for column in columns)] for name, row in facts.items()]
+    return Training(tuple(curves), [["run", *columns], *rows])
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, str]:
+    """What one compares between training runs."""
+    config = record.get("config") or {}
+    grounding = config.get("grounding_loss")
+    wanted = {
+        "steps": record.get("steps"),
+        "seconds": record.get("seconds"),
+        "CPU seconds": record.get("cpu_seconds"),
+        "samples a step": config.get("global_batch_size"),
+        "learning rate": config.get("learning_rate"),
+        "grounding loss": f"weight {grounding['weight']}" if isinstance(grounding, dict) else "off",
+        "starts from": config.get("model"),
+        "seed": config.get("seed"),
+        "state": None if record.get("finished") else "not finished",
+    }
+    return {
+        name: f"{value:,}" if isinstance(value, int | float) and name in COUNTED else str(value)
+        for name, value in wanted.items()
+        if value is not None
+    }
+
+
+# --- training data -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SampleView:
+    id: str
+    kind: str
+    instruction: str
+    uri: str
+    answer: AnswerView
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    file: str
+    counts: Sequence[tuple[str, str]]
+    samples: tuple[SampleView, ...]
+
+
+LOOKED_AT = 3000  # samples from which those to show are chosen
+
+
+def data(folder: Path, count: int) -> Data | None:
+    """A contact sheet of the training set, of every kind in turn."""
+    file = next((path for name in ("cor.json", "data.json") if (path := folder / name).is_file()), None)
+    if file is None:
+        return None
+    chosen = list(islice(_varied(islice(read_samples(file), LOOKED_AT)), max(0, count)))
+    record = _read_record(folder / "generate.json") if (folder / "generate.json").is_file() else {}
+    settings = record.get("settings") or {}
+    counts = [
+        (name, f"{settings[name]:,}") for name in ("scenes", "views", "seed") if isinstance(settings.get(name), int)
+    ]
+    return Data(file.name, counts, tuple(_sample(folder, sample) for sample in chosen))
+
+
+def _varied(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Samples of every kind and relation in turn, each picture once as long as there are others."""
+    piles: dict[tuple[str, ...], list[Sample]] = {}
+    for sample in samples:
+        kind = tuple(str(sample.meta.get(name)) for name in ("task", "kind", "relation"))
+        if sample.image is not None:
+            piles.setdefault(kind, []).append(sample)
+    seen: set[str | None] = set()
+    while any(piles.values()):
+        for pile in piles.values():
+            if pile:
+                place = next((index for index, sample in enumerate(pile) if sample.image not in seen), 0)
+                sample = pile.pop(place)
+                seen.add(sample.image)
+                yield sample
+
+
+def _sample(folder: Path, sample: Sample) -> SampleView:
+    from PIL import Image
+
+    image = open_image(folder / str(sample.image))
+    mask_file = folder / str(sample.meta.get("mask", ""))
+    region: Outline = ()
+    if mask_file.is_file():
+        with Image.open(mask_file) as mask:
+            region = outline(np.asarray(mask.convert("L")) > 127)
+    said = [turn.text for turn in sample.conversations if turn.speaker == "gpt"]
+    asked = [turn.text for turn in sample.conversations if turn.speaker == "human"]
+    response = parse(said[0] if said else "", image.size)
+    named = [str(value) for name in ("kind", "relation") if (value := sample.meta.get(name))]
+    kind = " \u00b7 ".join(dict.fromkeys(named))  # "between" is both
+    answer = answer_view("", None, response, marks(image.size, region, response.points))
+    return SampleView(sample.id, kind, bare_instruction(asked[0]) if asked else "", data_uri(image, 300), answer)
+
+
+# --- how it was made -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One step of the run: the file that tells of it, its command where known, its seed and time, and all of it."""
+
+    name: str
+    command: str
+    facts: Sequence[tuple[str, str]]
+    content: str
+
+
+def records(folder: Path) -> tuple[RunRecord, ...]:
+    """Every record of a step that the run's folder holds, in the order in which they are made."""
+    patterns = ("run.json", "data/generate.json", "data/*.run.json", "bench/generate.json", "train/*/run.json",
+                "answers/*.run.json")  # fmt: skip
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return tuple(_record(path.relative_to(folder).as_posix(), _read_record(path)) for path in paths)
+
+
+def _read_record(path: Path) -> Mapping[str, Any]:
+    found = read_json(path, "the record of a run")
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not the record of a run: it holds no JSON object")
+    return found
+
+
+def _record(name: str, found: Mapping[str, Any]) -> RunRecord:
+    facts: list[tuple[str, str]] = []
+    for part in (found, found.get("settings"), found.get("config")):
+        if isinstance(part, dict) and not facts and part.get("seed") is not None:
+            facts.append(("seed", str(part["seed"])))
+    if isinstance(found.get("seconds"), int | float):
+        facts.append(("seconds", f"{found['seconds']:,.0f}"))
+    if isinstance(found.get("versions"), dict):
+        facts.append(("versions", ", ".join(f"{key} {value}" for key, value in found["versions"].items())))
+    return RunRecord(name, _command(found), facts, json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _command(found: Mapping[str, Any]) -> str:
+    arguments = found.get("arguments")
+    if not isinstance(arguments, dict):
+        return str(found.get("command", ""))
+    flags = []
+    for name, value in arguments.items():
+        if value is None or value is False:
+            continue
+        flag = "--" + name.replace("_", "-")
+        flags.append(
+            flag if value is True else f"{flag} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        )
+    return " ".join([str(found.get("command", "")), *flags]).strip()

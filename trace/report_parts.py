@@ -1,0 +1,300 @@
+"""What the report's template is given: each part of a run read from disk, with pictures as data URIs.
+
+Every function returns None (or nothing) when its part is not there, and raises InputError when it is broken.
+Geometry is given in a picture's own units: its width is always WIDTH, so that dots and lines look alike everywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import plots
+from .command import InputError
+from .files import read_json
+from .galleries import INDEX, Attended, Compared, ComparisonGallery, Outline, read_attention, read_comparisons
+from .images import open_image
+from .marks import blend, heat_colors
+from .points import Box, Point
+from .reasoning import HEADINGS, Response, parse
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+WIDTH = 400
+SOURCES = {  # what a part is made of, for the line that says that it is missing
+    "summary": "accuracy (summary.json)",
+    "comparisons": "answers side by side (comparison/index.json)",
+    "attention": "attention (attention/index.json)",
+    "training": "training curves (train/*/run.json)",
+    "data": "training data (data/data.json)",
+    "records": "how it was made (run.json, generate.json)",
+}
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What is drawn over a picture of WIDTH x `height`: SVG paths and dots."""
+
+    height: float
+    outline: str
+    dots: tuple[tuple[float, float, bool], ...]  # x, y, inside the image
+    boxes: tuple[tuple[float, float, float, float], ...]  # x, y, width, height
+
+
+def marks(size: tuple[int, int], region: Outline, items: Sequence[Point | Box]) -> Marks:
+    """Truth and prediction over an image of `size` (width, height); points outside are put on its edge."""
+    height = WIDTH * size[1] / size[0]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return round(min(max(x, 0.0), 1.0) * WIDTH, 1), round(min(max(y, 0.0), 1.0) * height, 1)
+
+    path = " ".join("M" + " L".join("{} {}".format(*place(x, y)) for x, y in polygon) + " Z" for polygon in region)
+    dots = tuple((*place(item.x, item.y), item.inside) for item in items if isinstance(item, Point))
+    boxes = []
+    for item in items:
+        if isinstance(item, Box):
+            (x0, y0), (x1, y1) = place(item.x0, item.y0), place(item.x1, item.y1)
+            boxes.append((x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)))
+    return Marks(round(height, 1), path, dots, tuple(boxes))
+
+
+def data_uri(image: Image, side: int = 480) -> str:
+    """The image as a JPEG inside a URI, its longest side at most `side` pixels."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88, subsampling=0)  # full colour resolution: the images may be 128 px small
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def heat_gradient() -> list[str]:
+    """The colours of a heat-map from cold to hot, for CSS."""
+    from matplotlib.colors import to_hex
+
+    return [to_hex(color) for color in heat_colors()(np.linspace(0, 1, 7))]
+
+
+def png_uri(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+# --- accuracy ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One model in one row of the chart; positions from 0 to 100, text as in the table."""
+
+    label: str
+    mean: float
+    low: float
+    high: float
+    text: str
+    color: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    questions: int
+    bars: tuple[Bar, ...]
+    guess: float | None  # the best baseline of this group, percent
+    guess_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Tables and sentences of summarize_vqa, and the chart of the same numbers."""
+
+    benchmark: Mapping[str, Any]
+    tables: Sequence[tuple[str, list[list[str]]]]
+    sentences: Sequence[str]
+    chart: Sequence[Row]
+    models: Sequence[Bar]  # each model over all questions
+
+
+CHARTED = ("all", "category", "kind")  # the finer groups are in the table
+
+
+def accuracy(path: Path) -> Accuracy | None:
+    """The summary of an evaluation."""
+    if not path.is_file():
+        return None
+    from .eval.summarize_vqa import sentences, tables
+
+    summary = read_json(path, "the summary")
+    try:
+        found = tables(summary)
+        names = [row[0] for row in found[1][1][1:]]
+        fields = [entry["field"] for entry in summary["models"][0]["accuracy"]]
+        chart = [
+            row
+            for place, (field, name) in enumerate(zip(fields, names, strict=True))
+            if field in CHARTED and (row := _row(summary, place, name)) is not None
+        ]
+        return Accuracy(summary["benchmark"], found, sentences(summary), chart, chart[0].bars if chart else ())
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{path} is not a summary of trace.eval.summarize_vqa ({error!r}); write it anew") from None
+
+
+def _row(summary: Mapping[str, Any], place: int, name: str) -> Row | None:
+    bars = []
+    for index, model in enumerate(summary["models"]):
+        entry = model["accuracy"][place]
+        if entry["mean"] is None:
+            continue
+        mean = 100 * entry["mean"]
+        low, high = (mean if entry[end] is None else 100 * entry[end] for end in ("low", "high"))
+        text = f"{mean:.1f}" if entry["low"] is None else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+        bars.append(Bar(model["label"], mean, low, high, text, plots.COLORS[index % len(plots.COLORS)]))
+    if not bars:
+        return None
+    questions = summary["models"][0]["accuracy"][place]["questions"]
+    # A shortcut that applies to a part of these questions only says nothing about all of them.
+    guesses = [
+        (entries[place]["mean"], source)
+        for source, entries in summary["baselines"].items()
+        if entries[place]["questions"] == questions
+    ]
+    best, source = max(guesses, default=(None, ""))
+    return Row(name, questions, tuple(bars), None if best is None else 100 * best, source)
+
+
+# --- answers side by side ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepText:
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerView:
+    """One model's answer: `percent` None without ground truth; `problems` sentences about what is wrong with it."""
+
+    label: str
+    percent: str | None
+    steps: tuple[StepText, ...]
+    final: str
+    problems: Sequence[str]
+    raw: str
+    marks: Marks
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedView:
+    question_id: int | str
+    category: str | None
+    instruction: str
+    uri: str
+    answers: tuple[AnswerView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    scores: ComparisonGallery
+    items: tuple[ComparedView, ...]
+
+
+def comparisons(folder: Path, count: int) -> Comparisons | None:
+    """The first `count` compared questions."""
+    if not (folder / INDEX).is_file():
+        return None
+    gallery = read_comparisons(folder)
+    return Comparisons(gallery, tuple(_compared(folder, item) for item in gallery.items[: max(0, count)]))
+
+
+def _compared(folder: Path, item: Compared) -> ComparedView:
+    views = []
+    for answer in item.answers:
+        response = parse(answer.text, item.size)
+        percent = None if answer.accuracy is None else f"{answer.accuracy:.0%}"
+        views.append(answer_view(answer.label, percent, response, marks(item.size, item.outline, response.points)))
+    image = data_uri(open_image(folder / item.image))
+    return ComparedView(item.question_id, item.category, item.instruction, image, tuple(views))
+
+
+def answer_view(label: str, percent: str | None, response: Response, drawn: Marks) -> AnswerView:
+    """The words of an answer, step by step."""
+    steps = tuple(StepText(HEADINGS[step.key], step.text) for step in response.steps)
+    final, problems = plots.answer_text(response), plots.answer_problems(response)
+    return AnswerView(label, percent, steps, final, problems, response.text, drawn)
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MilestoneView:
+    """One milestone; `uri` is None for a missing one."""
+
+    title: str
+    text: str
+    uri: str | None
+    share: str
+    tokens: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttendedView:
+    question_id: int | str
+    instruction: str
+    model: str
+    layers: str
+    percent: str | None
+    uri: str
+    marks: Marks
+    milestones: tuple[MilestoneView, ...]
+    missing: Sequence[str]
+    top: str  # what the hottest colour stands for
+    raw: str
+
+
+def attention(folder: Path, count: int) -> tuple[AttendedView, ...] | None:
+    """The first `count` questions with attention."""
+    if not (folder / INDEX).is_file():
+        return None
+    return tuple(_attended(folder, record) for record in read_attention(folder)[: max(0, count)])
+
+
+def _attended(folder: Path, record: Attended) -> AttendedView:
+    from PIL import Image
+
+    image = open_image(folder / record.image)
+    steps = [milestone.step_map(image.size) for milestone in record.milestones]
+    top = plots.shared_top(steps)
+    views = tuple(
+        MilestoneView(
+            step.title,
+            step.text,
+            None if step.heat is None else data_uri(Image.fromarray(blend(image, step.heat, top)), 320),
+            "" if step.heat is None else f"{step.share:.1%}",
+            "" if step.tokens is None else f"{step.tokens[0] + 1}\u2013{step.tokens[1]}",
+        )
+        for step in steps
+    )
+    response = parse(record.text, record.size)
+    return AttendedView(
+        record.question_id,
+        record.instruction,
+        record.model,
+        ", ".join(map(str, record.layers)),
+        None if record.accuracy is None else f"{record.accuracy:.0%}",
+        data_uri(image, 320),
+        marks(record.size, record.outline, response.points),
+        views,
+        record.missing,
+        f"{top:.1%}",
+        record.text,
+    )
