@@ -155,11 +155,11 @@ install_torch() {
 
 install_flash_attention() {
   local torch tried
-  torch=$(installed_version torch)
+  torch=$(installed_version torch) || torch=missing
   tried=$(dirname "$(dirname "$PY")")/flash-attn-not-built-for-torch-$torch
   if installed_version flash_attn >/dev/null; then
     return
-  elif [[ $torch == *+cpu ]] || ! command -v nvcc >/dev/null; then
+  elif [[ $torch == *+cpu || $torch == missing ]] || ! command -v nvcc >/dev/null; then
     say "flash-attn is left out: it needs nvcc and a CUDA build of torch (here: torch $torch). Attention runs on PyTorch's SDPA."
   elif [[ -e $tried ]]; then
     say "flash-attn is left out: it could not be built before (remove $tried to try again). Attention runs on PyTorch's SDPA."

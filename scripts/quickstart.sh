@@ -1,15 +1,85 @@
 #!/usr/bin/env bash
 # From a fresh clone to a model that reasons and points: installs, makes scenes, trains, evaluates, and writes one page.
 #
-#   bash scripts/quickstart.sh [OUT]        OUT (default output/quickstart) gets everything; see OUT/report.html
+#   bash scripts/quickstart.sh [--from-scratch] [OUT]      OUT (default output/quickstart) gets everything: OUT/report.html
 #
-# A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv.
+# --from-scratch trains the starting point as well, instead of taking the one that ships with the package.
+# A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
+# size of the job (3000 scenes, 600 steps).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-(($# <= 1)) && [[ ${1:-} != -* ]] || die "$SCRIPT takes one folder, where the results go; --help explains"
+SCRATCH=0
+[[ ${1:-} != --from-scratch ]] || { SCRATCH=1; shift; }
+(($# <= 1)) && [[ ${1:-} != -* ]] || die "$SCRIPT takes --from-scratch and one folder, where the results go; --help explains"
+SCENES=${SCENES:-3000} STEPS=${STEPS:-600}
 
 OUT=${1:+$(absolute "$1")}
 OUT=${OUT:-$ROOT/output/quickstart}
 "${SETUP[@]}" --require-rendering
 
-# >>> PIPELINE: generate, reason, train, answer, summarize, draw, report. "$PY" -m trace_vlm.MODULE ... into "$OUT". <<<
+
+mkdir -p "$OUT" 2>/dev/null && [[ -w $OUT ]] || die "the output folder $OUT cannot be written"
+export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 # the two cores get a process each
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
+
+module() { "$PY" -m "trace_vlm.$@"; }
+step() { printf '\n== %s\n' "$*"; }
+scenes() { module data.scenes.generate --config configs/scenes/nano.yaml --size 128 --views 1 --workers 2 "$@"; }
+train() { # arm, training file, steps
+  module train.train --config configs/train_nano.yaml --set model="$START" data="$OUT/data/$2" image_folder="$OUT/data" \
+    output_dir="$OUT/train/$1" max_steps="$3"
+}
+answer() { # arm, --reasoning | --no-reasoning
+  module eval.model_vqa --model-path "$OUT/train/$1" --image-folder "$OUT/bench/images" --batch-size 64 "$2" \
+    --question-file "$OUT/bench/point_questions.jsonl" --answer-file "$OUT/answers/$1.jsonl"
+}
+
+step "scenes to train on, and a benchmark of others"
+scenes --out "$OUT/data" --scenes "$SCENES" --seed 101
+scenes --out "$OUT/bench" --scenes 200 --seed 102 --benchmark
+
+step "reasoning, written from what each scene knows"
+[[ -f $OUT/data/cor.json ]] ||
+  module data.reasoners.build --data "$OUT/data/data.json" --out "$OUT/data/cor.json" --reasoner rules --coordinates --decimals 2
+
+START=trace/assets/nano-base
+if ((SCRATCH)); then
+  step "the starting point, from nothing: vision, then names and places"
+  START=$OUT/train/projector
+  [[ -f $OUT/data/captions.json ]] || module data.scenes.captions --data "$OUT/data" --out "$OUT/data/captions.json"
+  module train.train --config configs/nano_vision.yaml --set data="$OUT/data" output_dir="$OUT/train/vision"
+  module train.train --config configs/nano_projector.yaml --set model="$OUT/train/vision" data="$OUT/data/captions.json" \
+    image_folder="$OUT/data" output_dir="$START"
+fi
+
+step "fine-tuning with reasoning (its log: $OUT/train_cor.log) and, beside it, without"
+train cor cor.json "$STEPS" >"$OUT/train_cor.log" 2>&1 &
+COR=$!
+train no_cor data.json "$STEPS"
+answer no_cor --no-reasoning
+wait "$COR" || die "fine-tuning with reasoning failed; see $OUT/train_cor.log"
+
+step "without reasoning once more, for as long as reasoning took (its log: $OUT/train_no_cor_time.log)"
+LONGER=$("$PY" - "$OUT/train/cor/run.json" "$OUT/train/no_cor/run.json" <<'PYTHON'
+import json, sys
+cor, no_cor = (json.load(open(path)) for path in sys.argv[1:])
+print(round(no_cor["steps"] * cor["cpu_seconds"] / no_cor["cpu_seconds"]))
+PYTHON
+)
+train no_cor_time data.json "$LONGER" >"$OUT/train_no_cor_time.log" 2>&1 &
+TIME=$!
+answer cor --reasoning
+step "attention at each step of the reasoning"
+"$PY" visualization/attention_map.py --model-path "$OUT/train/cor" --dataset-dir "$OUT/bench" --output-dir "$OUT/attention" \
+  --start-idx 0 --end-idx 12 --resume
+wait "$TIME" || die "fine-tuning without reasoning failed; see $OUT/train_no_cor_time.log"
+answer no_cor_time --no-reasoning
+
+step "accuracy"
+module eval.summarize_vqa --answer "$OUT"/answers/{no_cor,cor,no_cor_time}.jsonl --data-dir "$OUT/bench" --output "$OUT" \
+  --labels "no reasoning" "reasoning" "no reasoning, equal time"
+step "pictures and the page"
+"$PY" visualization/visualize_results.py --answer-files "$OUT"/answers/{no_cor,cor}.jsonl --labels "no reasoning" reasoning \
+  --data-dir "$OUT/bench" --output "$OUT/comparison" --num 16
+module report --run "$OUT" --title "Pointing with and without reasoning"
+printf '\nopen %s\n' "$OUT/report.html"

@@ -10,19 +10,19 @@ from scenes_by_hand import draw_views
 
 from trace_vlm.command import InputError
 from trace_vlm.data.dataset import Collator, RowDataset
-from trace_vlm.data.scenes import naming
+from trace_vlm.data.scenes import captions
 from trace_vlm.prompts import IGNORE
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", size=(128, 96))
-    assert naming.main(["--data", str(folder), "--out", str(folder / "naming.json")]) == 0
+    assert captions.main(["--data", str(folder), "--out", str(folder / "captions.json")]) == 0
     return folder
 
 
 def dataset(scenes, nano, **options):
-    return RowDataset([scenes / "naming.json"], scenes, nano, **options)
+    return RowDataset([scenes / "captions.json"], scenes, nano, **options)
 
 
 def answer_logits(nano, batch):
@@ -61,7 +61,7 @@ def test_a_guide_ties_the_digits_to_the_object_under_them(scenes, nano):
     rows = dataset(scenes, nano, share_image=1, grounding=True)
     item = rows[0]
     positions, patches = item["guides"]
-    sample = json.loads((scenes / "naming.json").read_text())[0]
+    sample = json.loads((scenes / "captions.json").read_text())[0]
     digits = sample["conversations"][1]["value"].split("(0.")[1].split(", 0.")
     written = nano.tokenizer.convert_ids_to_tokens(item["input_ids"][positions + 1].tolist())
     assert written == [*digits[0], ",▁0.", *digits[1].rstrip(")")]
@@ -76,12 +76,12 @@ def test_a_guide_ties_the_digits_to_the_object_under_them(scenes, nano):
 def test_labels_cover_the_answer_and_its_stop(scenes, nano):
     item = dataset(scenes, nano)[0]
     text = nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE])
-    sample = json.loads((scenes / "naming.json").read_text())[0]
+    sample = json.loads((scenes / "captions.json").read_text())[0]
     assert text == sample["conversations"][1]["value"] + "</s>"
 
 
 def test_too_long_samples_are_named_and_never_cut(scenes, nano, tmp_path):
-    samples = json.loads((scenes / "naming.json").read_text())[:3]
+    samples = json.loads((scenes / "captions.json").read_text())[:3]
     samples[1]["conversations"][1]["value"] += " and so on" * 60
     path = tmp_path / "data.json"
     path.write_text(json.dumps(samples))
@@ -100,7 +100,7 @@ def test_too_long_samples_are_named_and_never_cut(scenes, nano, tmp_path):
     ],
 )
 def test_a_broken_sample_is_named(scenes, nano, tmp_path, change, said):
-    sample = {**json.loads((scenes / "naming.json").read_text())[0], "id": "the-broken-one", **change}
+    sample = {**json.loads((scenes / "captions.json").read_text())[0], "id": "the-broken-one", **change}
     path = tmp_path / "data.json"
     path.write_text(json.dumps([sample]))
     with pytest.raises(InputError, match=f"the-broken-one.*{said}"):
@@ -110,7 +110,7 @@ def test_a_broken_sample_is_named(scenes, nano, tmp_path, change, said):
 def test_text_only_samples_go_beside_pictures(scenes, nano, tmp_path):
     text = {"id": "t", "conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}
     path = tmp_path / "data.json"
-    path.write_text(json.dumps([text, json.loads((scenes / "naming.json").read_text())[0]]))
+    path.write_text(json.dumps([text, json.loads((scenes / "captions.json").read_text())[0]]))
     rows = RowDataset([path], scenes, nano)
     batch = Collator(0)([rows[0], rows[1]])
     assert batch["pixel_values"].shape[0] == 1

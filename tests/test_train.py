@@ -16,7 +16,7 @@ import yaml
 from scenes_by_hand import draw_views
 
 from trace_vlm.command import InputError
-from trace_vlm.data.scenes import naming
+from trace_vlm.data.scenes import captions
 from trace_vlm.model.checkpoint import load
 from trace_vlm.settings import typed
 from trace_vlm.train.config import TrainConfig, load_config
@@ -30,13 +30,13 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", views=24)
-    naming.main(["--data", str(folder), "--out", str(folder / "naming.json")])
+    captions.main(["--data", str(folder), "--out", str(folder / "captions.json")])
     return folder
 
 
 def settings(scenes, out, model="nano", **changes):
     found = yaml.safe_load((CONFIGS / "nano_projector.yaml").read_text())
-    found |= {"model": str(model), "data": [str(scenes / "naming.json")], "image_folder": str(scenes)}
+    found |= {"model": str(model), "data": [str(scenes / "captions.json")], "image_folder": str(scenes)}
     found |= {"output_dir": str(out), "max_steps": 6, "save_steps": 2, "logging_steps": 1, "global_batch_size": 4}
     found |= {"micro_batch_size": 4, "share_image": 3, "dataloader_workers": 0, "report_to": []}
     return found | changes

@@ -1,0 +1,59 @@
+"""What the tests of scripts share: running them, stand-ins for programs, and the tested versions."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+BASH = shutil.which("bash") or "/bin/bash"
+
+
+def name_of(path: Path) -> str:
+    return path.name
+
+
+def executable(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!{BASH}\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return path
+
+
+def bash(
+    script: str, *arguments: str, cwd: Path, path: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """A script of the repository, run in `cwd`; `path` goes before the PATH, `variables` into the environment."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "CONDA", "TRACE_"))}
+    for name in ("PYTHON", "HOSTFILE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
+        kept.pop(name, None)
+    if path is not None:
+        kept["PATH"] = f"{path}{os.pathsep}{kept['PATH']}"
+    return subprocess.run(
+        [BASH, str(ROOT / script), *arguments],
+        cwd=cwd,
+        env={**kept, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """What a script says when it stops for a reason that the user can mend: one line, exit code 2, nothing else."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: [^\n]+\n", done.stderr), done.stderr
+    return done.stderr
+
+
+def pins() -> dict[str, Requirement]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
+    return {pin.name.lower(): pin for pin in map(Requirement, filter(None, lines))}

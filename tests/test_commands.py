@@ -1,0 +1,107 @@
+"""Every command tells its usage at once: without torch, in less than half a second, whatever it was started as."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trace_vlm.cli import COMMANDS
+from trace_vlm.cli import main as trace_vlm_main
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"torch", "transformers", "matplotlib", "mujoco", "datasets", "accelerate", "peft", "scipy.stats"}
+LONGEST_CPU_SECONDS = 0.5
+
+
+def is_command(path: Path) -> bool:
+    """Whether a module ends in `if __name__ == "__main__"`."""
+    body = ast.parse(path.read_text()).body
+    return any(isinstance(node, ast.If) and "__name__" in ast.dump(node.test) for node in body)
+
+
+def commands() -> dict[str, list[str]]:
+    """Name -> the words after `python`: every command of the package, each script beside it, and `trace-vlm`."""
+    modules = [path for path in sorted((ROOT / "trace").rglob("*.py")) if is_command(path)]
+    names = [".".join(path.relative_to(ROOT / "trace").with_suffix("").parts) for path in modules]
+    found = {name: ["-m", f"trace_vlm.{name}"] for name in names if name != "__main__"}
+    found["trace_vlm"] = ["-m", "trace_vlm"]
+    for path in sorted((ROOT / "visualization").glob("*.py")):
+        found[path.name] = [str(path)]
+    return found
+
+
+ALL = commands()
+
+
+def asked_for_help(words: list[str], *flags: str, cwd: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The finished process and its CPU seconds, which other processes on the machine do not change much."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, *flags, *words, "--help"],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_commands_of_the_published_page_are_among_them() -> None:
+    published = {"eval.model_vqa", "eval.summarize_vqa", "train.train", "visualize_results.py", "attention_map.py"}
+    assert published <= set(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_is_given_without_loading_what_is_heavy(name: str, tmp_path: Path) -> None:
+    done, _ = asked_for_help(ALL[name], "-X", "importtime", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("usage:")
+    imported = set(re.findall(r"^import time:.*\|\s*(\S+)$", done.stderr, flags=re.MULTILINE))
+    assert "argparse" in imported or name == "trace_vlm", "the listing of imports was not understood"
+    assert not HEAVY & imported
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_help_takes_less_than_half_a_second(name: str, tmp_path: Path) -> None:
+    seconds = sorted(asked_for_help(ALL[name], cwd=tmp_path)[1] for _ in range(3))
+    assert seconds[1] < LONGEST_CPU_SECONDS, f"{name} --help took {seconds} CPU seconds"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_sub_command_leads_to_a_main(name: str) -> None:
+    module, _, function = COMMANDS[name][0].partition(":")
+    assert callable(getattr(importlib.import_module(f"trace_vlm{module}"), function))
+
+
+def test_a_sub_command_gets_its_arguments_and_its_name(tmp_path: Path) -> None:
+    done, _ = asked_for_help(["-m", "trace_vlm", "summarize"], cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: trace-vlm summarize ")
+
+
+def test_a_mistyped_sub_command_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace_vlm_main(["sumarize"]) == 2
+    assert capsys.readouterr().err == "error: trace-vlm has no command 'sumarize': did you mean summarize?\n"
+
+
+def test_without_a_sub_command_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace_vlm_main([]) == 0
+    told = capsys.readouterr().out
+    assert all(re.search(rf"^  {name} ", told, flags=re.MULTILINE) for name in COMMANDS)
+
+
+def test_the_version_is_the_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert trace_vlm_main(["--version"]) == 0
+    assert capsys.readouterr().out == f"trace-vlm {version('trace-vlm')}\n"
