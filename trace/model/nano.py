@@ -18,8 +18,7 @@ from typing import Any
 
 from ..command import Parser, output_folder, run
 from ..data.reasoners import rules
-from ..data.scenes import instructions
-from ..data.scenes.naming import ANSWER, QUESTION
+from ..data.scenes import captions, instructions
 from ..prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
 from ..reasoning import STEPS, render
 
@@ -45,7 +44,7 @@ def sentences() -> list[str]:
 
 def words() -> list[str]:
     """Every word of the texts with its leading space; one that opens a sentence also without (after a newline)."""
-    texts = [*instructions.vocabulary(), *rules.phrases(), QUESTION, ANSWER, REASONING_SUFFIX, POINTS_SUFFIX]
+    texts = [*instructions.vocabulary(), *rules.phrases(), *captions.phrases(), REASONING_SUFFIX, POINTS_SUFFIX]
     found = list(dict.fromkeys(re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))))
     return [*[f" {word}" for word in found], *[word for word in found if word[0].isupper()]]
 

@@ -1,55 +1,126 @@
-"""Short naming questions about generated views: what a projector is pre-trained on before any instruction.
+"""Short texts about generated views: what projector and language model are pre-trained on before any instruction.
 
-    python -m trace.data.scenes.naming --data DATA --out DATA/naming.json
+    python -m trace.data.scenes.captions --data DATA --out DATA/captions.json
 
-For every object that its name singles out in a view, two samples. "Where is the red ball?" - "The red ball at (0.46,
-0.52)":
-the answer repeats the name before the place, which is what lets a plain language model learn to bind the two. And the
-direct question in the format of pointing data, whose answer is the place alone.
+The place of LLaVA's caption pre-training, and of what a large language model knows beforehand. Of every view:
+
+* naming, for each object that its name singles out: "Where is the red ball?" - "The red ball at (0.46, 0.52)". The answer
+  repeats the name before the place, which is what lets a plain language model learn to bind the two;
+* pointing: the same objects in the format of pointing data, whose answer is the place alone;
+* relating: where one object lies from another, "The red ball at (0.46, 0.52) lies to the left of the blue box at (0.70,
+  0.50)", for pairs whose direction is clear;
+* the freest spot of the surface.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...command import Parser, existing_folder, run
 from ...points import Point, format_points
 from ...prompts import IMAGE_TAG, question_text
 from ...records import Sample, Turn, read_jsonl, write_samples
+from .camera import GroundFrame
+from .config import DIRECTIONS, RelationsConfig
+from .instructions import RELATION_WORDS
+from .relations import direction, in_cone, split
 
-QUESTION = "Where is the {name}?"
-ANSWER = "The {name} at {place}"
+NAMING = ("Where is the {name}?", "The {name} at {place}")
 POINTING = "Point to the {name}."
+RELATING = (
+    "Where is the {name}? The reference object is the {other}.",
+    "The {name} at {place} lies {side} the {other} at {there}",
+)
+FREE = "Point to free space."
+SURFACE = 1  # in an instance map
+PAIRS = 5  # related pairs of a view at the most
 
 
-def naming_samples(view: Mapping[str, Any], decimals: int = 2) -> Iterator[Sample]:
-    """Two samples, naming and pointing, for each object of a view whose name no other object shares."""
+def phrases() -> list[str]:
+    """Every wording, for the nano tokenizer."""
+    return [*NAMING, POINTING, *RELATING, FREE]
+
+
+def captions(view: Mapping[str, Any], instances: NDArray[np.uint8], decimals: int = 2) -> Iterator[Sample]:
+    """All samples of one view; `instances` [height, width] is its instance map."""
     names = Counter(item["name"] for item in view["objects"])
+    objects = [item for item in view["objects"] if names[item["name"]] == 1]
+    texts = [text for item in objects for text in _about(item, decimals)]
+    texts += _relations(view, objects, decimals)
+    spot = format_points([_freest(instances)], decimals)
+    texts.append(("free", question_text(FREE, reasoning=False), spot))
     meta = {"instances": view["instances"], "view": view["view"]}
-    for item in view["objects"]:
-        name = item["name"]
-        if names[name] == 1:
-            points = format_points([Point(*item["center"])], decimals)
-            pairs = {
-                "name": (QUESTION.format(name=name), ANSWER.format(name=name, place=points.strip("[]"))),
-                "point": (question_text(POINTING.format(name=name), reasoning=False), points),
-            }
-            for kind, (question, answer) in pairs.items():
-                turns = (Turn("human", f"{IMAGE_TAG}\n{question}"), Turn("gpt", answer))
-                yield Sample(f"{view['view']}_{kind}_{item['instance']}", view["image"], turns, meta)
+    for number, (kind, question, answer) in enumerate(texts):
+        turns = (Turn("human", f"{IMAGE_TAG}\n{question}"), Turn("gpt", answer))
+        yield Sample(f"{view['view']}_{kind}_{number}", view["image"], turns, meta)
+
+
+def _place(item: Mapping[str, Any], decimals: int) -> str:
+    return format_points([Point(*item["center"])], decimals).strip("[]")
+
+
+def _about(item: Mapping[str, Any], decimals: int) -> Iterator[tuple[str, str, str]]:
+    name, place = item["name"], _place(item, decimals)
+    yield "name", NAMING[0].format(name=name), NAMING[1].format(name=name, place=place)
+    yield "point", question_text(POINTING.format(name=name), reasoning=False), f"[{place}]"
+
+
+def _relations(
+    view: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], decimals: int
+) -> Iterator[tuple[str, str, str]]:
+    """Pairs that lie clearly in one direction from each other, seen by the camera; a few, spread over the view."""
+    pose = np.array(view["camera"]["world_from_camera"])
+    right_x, right_y = pose[0, 0], pose[1, 0]  # the camera's right is level
+    ground, config = GroundFrame((right_x, right_y), (-right_y, right_x)), RelationsConfig()
+    pairs = list(permutations(objects, 2))
+    rng = np.random.default_rng(list(view["view"].encode()))
+    found = 0
+    for index in rng.permutation(len(pairs)):
+        one, other = pairs[index]
+        offset = np.array(one["position"][:2]) - np.array(other["position"][:2])
+        for relation in DIRECTIONS:
+            along, across = split(offset, np.array(direction(relation, ground)))
+            if found < PAIRS and in_cone(along, across, 0.0, config.cone - config.ambiguity):
+                found += 1
+                facts = {"name": one["name"], "place": _place(one, decimals), "side": RELATION_WORDS[relation][0]}
+                facts |= {"other": other["name"], "there": _place(other, decimals)}
+                yield "relate", RELATING[0].format(**facts), RELATING[1].format(**facts)
+
+
+def _freest(instances: NDArray[np.uint8]) -> Point:
+    """The visible spot of the surface that is farthest from objects and borders."""
+    from scipy.ndimage import distance_transform_edt
+
+    distance = distance_transform_edt(np.pad(instances == SURFACE, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(distance.argmax(), distance.shape)
+    height, width = instances.shape
+    return Point((math.floor(column) + 0.5) / width, (math.floor(row) + 0.5) / height)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.data.scenes.naming", description="Write naming questions for generated scenes.")
+    parser = Parser(prog="trace.data.scenes.captions", description="Write pre-training texts about generated scenes.")
     parser.add_argument("--data", type=Path, required=True, help="a folder of generated scenes")
     parser.add_argument("--out", type=Path, required=True, help="the training file to write (LLaVA JSON)")
     parser.add_argument("--decimals", type=int, default=2, help="decimals of a coordinate")
     args = parser.parse_args(argv)
-    views = existing_folder(args.data, "the folder of scenes") / "views.jsonl"
-    write_samples(args.out, (sample for _, view in read_jsonl(views) for sample in naming_samples(view, args.decimals)))
+    folder = existing_folder(args.data, "the folder of scenes")
+    from PIL import Image
+    from tqdm import tqdm
+
+    def samples() -> Iterator[Sample]:
+        for _, view in tqdm(read_jsonl(folder / "views.jsonl"), desc="captions", unit=" views"):
+            with Image.open(folder / view["instances"]) as picture:
+                yield from captions(view, np.asarray(picture), args.decimals)
+
+    write_samples(args.out, samples())
     print(f"wrote {args.out}")
     return 0
 
