@@ -5,13 +5,13 @@
 #
 # --from-scratch trains the starting point as well, instead of taking the one that ships with the package.
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
-# size of the job (3000 scenes, 600 steps).
+# size of the job (4000 scenes, 1000 steps).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 SCRATCH=0
 [[ ${1:-} != --from-scratch ]] || { SCRATCH=1; shift; }
 (($# <= 1)) && [[ ${1:-} != -* ]] || die "$SCRIPT takes --from-scratch and one folder, where the results go; --help explains"
-SCENES=${SCENES:-3000} STEPS=${STEPS:-600}
+SCENES=${SCENES:-4000} STEPS=${STEPS:-1000}
 
 OUT=${1:+$(absolute "$1")}
 OUT=${OUT:-$ROOT/output/quickstart}
@@ -56,30 +56,37 @@ step "fine-tuning with reasoning (its log: $OUT/train_cor.log) and, beside it, w
 train cor cor.json "$STEPS" >"$OUT/train_cor.log" 2>&1 &
 COR=$!
 train no_cor data.json "$STEPS"
-answer no_cor --no-reasoning
-wait "$COR" || die "fine-tuning with reasoning failed; see $OUT/train_cor.log"
 
-step "without reasoning once more, for as long as reasoning took (its log: $OUT/train_no_cor_time.log)"
-LONGER=$("$PY" - "$OUT/train/cor/run.json" "$OUT/train/no_cor/run.json" <<'PYTHON'
-import json, sys
-cor, no_cor = (json.load(open(path)) for path in sys.argv[1:])
-print(round(no_cor["steps"] * cor["cpu_seconds"] / no_cor["cpu_seconds"]))
+step "and without reasoning once more, for as long as reasoning takes"
+LONGER=$("$PY" - "$OUT/train/cor/log.jsonl" "$OUT/train/no_cor/run.json" "$OUT/train/no_cor_time/run.json" <<'PYTHON'
+import json, os, sys
+log, no_cor, begun = sys.argv[1:]
+if os.path.exists(begun):  # a second run continues what the first one chose
+    print(json.load(open(begun))["config"]["max_steps"])
+else:
+    cor = [entry for entry in map(json.loads, open(log)) if "cpu_seconds" in entry][-1]
+    no_cor = json.load(open(no_cor))
+    print(round(no_cor["steps"] * (cor["cpu_seconds"] / cor["step"]) / (no_cor["cpu_seconds"] / no_cor["steps"])))
 PYTHON
 )
-train no_cor_time data.json "$LONGER" >"$OUT/train_no_cor_time.log" 2>&1 &
+(train no_cor_time data.json "$LONGER" && answer no_cor_time --no-reasoning) >"$OUT/train_no_cor_time.log" 2>&1 &
 TIME=$!
+wait "$COR" || die "fine-tuning with reasoning failed; see $OUT/train_cor.log"
+
+step "answers to the benchmark"
+answer no_cor --no-reasoning
 answer cor --reasoning
 step "attention at each step of the reasoning"
 "$PY" visualization/attention_map.py --model-path "$OUT/train/cor" --dataset-dir "$OUT/bench" --output-dir "$OUT/attention" \
   --start-idx 0 --end-idx 12 --resume
+step "waiting for the longer fine-tuning without reasoning (its log: $OUT/train_no_cor_time.log)"
 wait "$TIME" || die "fine-tuning without reasoning failed; see $OUT/train_no_cor_time.log"
-answer no_cor_time --no-reasoning
 
 step "accuracy"
 module eval.summarize_vqa --answer "$OUT"/answers/{no_cor,cor,no_cor_time}.jsonl --data-dir "$OUT/bench" --output "$OUT" \
   --labels "no reasoning" "reasoning" "no reasoning, equal time"
 step "pictures and the page"
-"$PY" visualization/visualize_results.py --answer-files "$OUT"/answers/{no_cor,cor}.jsonl --labels "no reasoning" reasoning \
-  --data-dir "$OUT/bench" --output "$OUT/comparison" --num 16
+"$PY" visualization/visualize_results.py --answer-files "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl \
+  --labels reasoning "no reasoning" "no reasoning, equal time" --sort disagree --data-dir "$OUT/bench" --output "$OUT/comparison" --num 16
 module report --run "$OUT" --title "Pointing with and without reasoning"
 printf '\nopen %s\n' "$OUT/report.html"

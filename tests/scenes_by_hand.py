@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
+CAMERA = {"world_from_camera": [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 1], [0, 0, 0, 1]]}
 CATEGORIES = ("mug", "ball", "box")
 
 
@@ -37,14 +38,14 @@ def draw_views(folder: Path, views: int = 8, size: tuple[int, int] = (128, 128),
                 and instances[middle[1] - 1 : middle[1] + 2, middle[0] - 1 : middle[0] + 2].min() == instance
             ):
                 center = [round((middle[0] + 0.5) / width, 2), round((middle[1] + 0.5) / height, 2)]
-                name = f"{color} {category}"
-                objects.append(
-                    {"instance": instance, "name": name, "category": category, "color": color, "center": center}
-                )
+                item = {"instance": instance, "name": f"{color} {category}", "category": category, "color": color}
+                # The picture is the table seen from above: right is x, away from the viewer (up) is y.
+                position = [middle[0] / 100, -middle[1] / 100, 0.0]
+                objects.append({**item, "center": center, "position": position, "radius": 0.05, "height": 0.1})
         view = f"{number:06d}_0"
         Image.fromarray(picture).save(folder / "images" / f"{view}.png")
         Image.fromarray(instances).save(folder / "instances" / f"{view}.png")
         files = {"image": f"images/{view}.png", "instances": f"instances/{view}.png"}
-        lines.append(json.dumps({"view": view, **files, "objects": objects}))
+        lines.append(json.dumps({"view": view, **files, "camera": CAMERA, "objects": objects}))
     (folder / "views.jsonl").write_text("\n".join(lines) + "\n")
     return folder

@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": (".model.predictor:main", "one picture, one instruction: the reasoning and its points"),
     "eval": (".eval.model_vqa:main", "let a model answer the questions of a benchmark"),
     "summarize": (".eval.summarize_vqa:main", "turn answers into accuracy tables"),
+    "convert": (".model.convert:main", "load a model, merge its adapter, save it as one folder"),
     "report": (".report:main", "one self-contained page that shows a run"),
 }
 

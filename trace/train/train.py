@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import InputError, Parser, existing_file, existing_folder, output_folder, run
-from ..records import read_json, sha256, write_json
+from ..records import read_json, sha256, write_json, write_jsonl
 from .config import TrainConfig, load_config
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> Path:
     checkpoints = folder / "checkpoints"
     last = get_last_checkpoint(str(checkpoints)) if config.resume == "auto" and checkpoints.is_dir() else None
     started = time.monotonic()
-    prepared.trainer.add_callback(_clock())
+    prepared.trainer.add_callback(_clock(folder))
     prepared.trainer.train(resume_from_checkpoint=last)
     if prepared.trainer.is_world_process_zero():
         _finish(prepared, folder, record, time.monotonic() - started)
@@ -145,8 +145,8 @@ def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
     )
 
 
-def _clock() -> Any:
-    """A callback that puts seconds of wall clock and of this process's CPU into every log entry, over resumes."""
+def _clock(folder: Path) -> Any:
+    """A callback that keeps `log.jsonl`: every logged step with its seconds of wall clock and of CPU, over resumes."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -156,12 +156,13 @@ def _clock() -> Any:
             self.start = (time.monotonic(), time.process_time())
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any) -> None:
-            spent = {
+            if not state.log_history or not state.is_world_process_zero:
+                return
+            state.log_history[-1] |= {
                 "seconds": round(self.base[0] + time.monotonic() - self.start[0], 2),
                 "cpu_seconds": round(self.base[1] + time.process_time() - self.start[1], 2),
             }
-            if state.log_history:
-                state.log_history[-1].update(spent)
+            write_jsonl(folder / "log.jsonl", state.log_history)
 
     return Clock()
 
@@ -196,13 +197,10 @@ def _save_into(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
-    """`log.jsonl` with every logged step, and their curves as a picture."""
-    import json
-
+    """The curves of every logged step as a picture."""
     from ..canvas import save
     from ..plots import training_curves
 
-    (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
     names = ("loss", "token_loss", "grounding_loss", "learning_rate")
     shown = [name for name in names if any(name in entry for entry in history)]
     save(training_curves({folder.name: history}, shown), folder / "curves.png")

@@ -4,8 +4,8 @@
 
 The place of LLaVA's caption pre-training, and of what a large language model knows beforehand. Of every view:
 
-* naming, for each object that its name singles out: "Where is the red ball?" - "The red ball at (0.46, 0.52)". The answer
-  repeats the name before the place, which is what lets a plain language model learn to bind the two;
+* naming, for each object that its name singles out: "Where is the red ball?" - "The red ball at (0.46, 0.52)". It
+  repeats the name before the place, which lets a plain language model learn to bind the two;
 * pointing: the same objects in the format of pointing data, whose answer is the place alone;
 * relating: where one object lies from another, "The red ball at (0.46, 0.52) lies to the left of the blue box at (0.70,
   0.50)", for pairs whose direction is clear;
