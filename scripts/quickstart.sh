@@ -20,7 +20,7 @@ OUT=${OUT:-$ROOT/output/quickstart}
 
 mkdir -p "$OUT" 2>/dev/null && [[ -w $OUT ]] || die "the output folder $OUT cannot be written"
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 # the two cores get a process each
-trap 'kill $(jobs -p) 2>/dev/null' EXIT
+trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT # what runs in the background ends with the script
 
 module() { "$PY" -m "trace_vlm.$@"; }
 step() { printf '\n== %s\n' "$*"; }
