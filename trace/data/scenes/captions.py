@@ -109,14 +109,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="trace.data.scenes.captions", description="Write pre-training texts about generated scenes.")
     parser.add_argument("--data", type=Path, required=True, help="a folder of generated scenes")
     parser.add_argument("--out", type=Path, required=True, help="the training file to write (LLaVA JSON)")
+    parser.add_argument("--views", type=int, help="only the first ones")
     parser.add_argument("--decimals", type=int, default=2, help="decimals of a coordinate")
     args = parser.parse_args(argv)
     folder = existing_folder(args.data, "the folder of scenes")
+    from itertools import islice
+
     from PIL import Image
     from tqdm import tqdm
 
     def samples() -> Iterator[Sample]:
-        for _, view in tqdm(read_jsonl(folder / "views.jsonl"), desc="captions", unit=" views"):
+        for _, view in tqdm(islice(read_jsonl(folder / "views.jsonl"), args.views), desc="captions", unit=" views"):
             with Image.open(folder / view["instances"]) as picture:
                 yield from captions(view, np.asarray(picture), args.decimals)
 
