@@ -3,7 +3,7 @@
 #
 #   bash scripts/quickstart.sh [--from-scratch] [OUT]      OUT (default output/quickstart) gets everything: OUT/report.html
 #
-# --from-scratch trains the starting point as well, instead of taking the one that ships with the package.
+# --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour).
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
 # size of the job (4000 scenes, 1000 steps).
 set -euo pipefail
@@ -44,12 +44,14 @@ step "reasoning, written from what each scene knows"
 
 START=trace/assets/nano-base
 if ((SCRATCH)); then
-  step "the starting point, from nothing: vision, then names and places"
-  START=$OUT/train/projector
-  [[ -f $OUT/data/captions.json ]] || module data.scenes.captions --data "$OUT/data" --out "$OUT/data/captions.json"
-  module train.train --config configs/nano_vision.yaml --set data="$OUT/data" output_dir="$OUT/train/vision"
-  module train.train --config configs/nano_projector.yaml --set model="$OUT/train/vision" data="$OUT/data/captions.json" \
-    image_folder="$OUT/data" output_dir="$START"
+  step "the starting point, from nothing: vision, names and places, pointing (about an hour)"
+  START=$OUT/train/pointing
+  CAPTIONS=$OUT/data/captions.json
+  stage() { module train.train --config "configs/nano_$1.yaml" --set output_dir="$OUT/train/$1" image_folder="$OUT/data" "${@:2}"; }
+  [[ -f $CAPTIONS ]] || module data.scenes.captions --data "$OUT/data" --out "$CAPTIONS"
+  stage vision data="$OUT/data"
+  stage projector model="$OUT/train/vision" data="$CAPTIONS"
+  stage pointing model="$OUT/train/projector" data="[$OUT/data/data.json,$CAPTIONS]"
 fi
 
 step "fine-tuning with reasoning (its log: $OUT/train_cor.log) and, beside it, without"

@@ -114,6 +114,25 @@ def test_the_order_of_the_questions(bench: Path, two: tuple[Path, Path], order: 
     assert [question.question_id for question in comparing.ordered(comparison, order)] == expected
 
 
+@pytest.mark.parametrize(
+    ("flags", "whole", "hard"),
+    [
+        (["--where2place-h"], ["1"], None),
+        (["--where2place_h", "--num", "1"], ["1"], None),
+        (["--create-both", "--where2place-h-count", "5", "--num", "2"], ["0", "1"], ["1"]),
+    ],
+)
+def test_the_hard_part_by_the_published_flags(
+    bench: Path, two: tuple[Path, Path], tmp_path: Path, flags: list[str], whole: list[str], hard: list[str] | None
+) -> None:
+    words = ["--answer-files", *map(str, two), "--data-dir", str(bench), "--output", str(tmp_path / "out"), *flags]
+    assert script("visualize_results").main(words) == 0
+    found = {folder: tmp_path / "out" / folder for folder in ("", "hard")}
+    names = {folder: [str(item["question_id"]) for item in read_json(path / "index.json")["items"]]
+             for folder, path in found.items() if (path / "index.json").exists()}  # fmt: skip
+    assert names == {"": whole, **({"hard": hard} if hard else {})}
+
+
 def test_only_what_all_models_answered_is_compared(bench: Path, answers: Callable[..., Path]) -> None:
     files = {"a": answers("a", OUT, IN, IN), "b": answers("b", IN, IN)}
     comparison = comparing.compare(open_suite(bench), files)

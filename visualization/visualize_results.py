@@ -10,11 +10,13 @@ predictions in red) and `index.json`, from which `python -m trace.report` makes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trace_vlm.command import InputError, Parser, existing_file, output_folder, run
 
+HARD = "unseen"  # the category of Where2Place's hard part
 ORDERS = {
     "given": "the order of the question file",
     "worst": "lowest mean accuracy first",
@@ -34,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", "--output-dir", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--num", "--num-questions", type=int, default=10, help="how many questions")
     parser.add_argument("--category", help="only questions of this category (unseen: Where2Place's hard part)")
+    parser.add_argument("--where2place-h", action="store_true", help="the hard part: the same as --category unseen")
+    parser.add_argument(
+        "--where2place-h-count", type=int, metavar="N", help="how many of the hard part; --num if absent"
+    )
+    parser.add_argument("--create-both", action="store_true", help="the questions, and the hard part in OUTPUT/hard")
     parser.add_argument(
         "--sort", choices=ORDERS, default="given", help="; ".join(f"{name}: {what}" for name, what in ORDERS.items())
     )
@@ -48,6 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.num < 1:
         raise InputError(f"--num has to be at least 1, not {arguments.num}")
 
+    answers = dict(zip(labels, arguments.answer_files, strict=True))
+    hard = arguments.where2place_h or arguments.category == HARD
+    category = HARD if hard and not arguments.create_both else arguments.category
+    count = (arguments.where2place_h_count or arguments.num) if category == HARD else arguments.num
+    draw(arguments, answers, category, count, output_folder(arguments.output))
+    if arguments.create_both:
+        count = arguments.where2place_h_count or arguments.num
+        draw(arguments, answers, HARD, count, output_folder(arguments.output / "hard"))
+    return 0
+
+
+def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None, count: int, folder: Path) -> None:
+    """The first `count` questions of a category, in the order asked for, as pictures in `folder`."""
     from tqdm import tqdm
 
     from trace_vlm.comparing import compare, ordered, write_question
@@ -55,16 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trace_vlm.galleries import ComparisonGallery, write_comparisons
 
     suite = open_suite(arguments.data_dir, arguments.question_file)
-    comparison = compare(suite, dict(zip(labels, arguments.answer_files, strict=True)), arguments.category)
-    chosen = ordered(comparison, arguments.sort)[: arguments.num]
-    folder = output_folder(arguments.output)
+    comparison = compare(suite, answers, category)
+    chosen = ordered(comparison, arguments.sort)[:count]
     items = [write_question(folder, comparison, question) for question in tqdm(chosen, unit="picture")]
     write_comparisons(folder, ComparisonGallery(comparison.overall, tuple(items)))
     for score in comparison.overall:
         known = "no ground truth" if score.accuracy is None else f"{score.accuracy:.1%}"
         print(f"{score.label}: {known} of {score.questions} questions")
     print(f"{len(items)} pictures in {folder}")
-    return 0
 
 
 if __name__ == "__main__":
