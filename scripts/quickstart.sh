@@ -5,13 +5,13 @@
 #
 # --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour).
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
-# size of the job (4000 scenes, 1000 steps).
+# size of the job (4800 scenes, 1200 steps).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 SCRATCH=0
 [[ ${1:-} != --from-scratch ]] || { SCRATCH=1; shift; }
 (($# <= 1)) && [[ ${1:-} != -* ]] || die "$SCRIPT takes --from-scratch and one folder, where the results go; --help explains"
-SCENES=${SCENES:-4000} STEPS=${STEPS:-1000}
+SCENES=${SCENES:-4800} STEPS=${STEPS:-1200}
 
 OUT=${1:+$(absolute "$1")}
 OUT=${OUT:-$ROOT/output/quickstart}

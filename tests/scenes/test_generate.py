@@ -249,7 +249,7 @@ def slack(view: dict[str, Any], meta: dict[str, Any], config: dict[str, Any], sp
         return np.min(constraints, axis=0)
     reach = meta["references"][0]["radius"] + radius
     distance = np.linalg.norm(spots - first, axis=-1)
-    limit = rules["next_to"] if meta["relation"] == "next to" else rules["max_distance"]
+    limit = rules["next_to"] if meta["relation"] == "next to" else rules["region_distance"]
     constraints.append(limit - (distance - reach))
     if meta["relation"] != "next to":
         angle = np.radians(angle_from(view, meta["relation"], spots - first))

@@ -54,7 +54,8 @@ class RelationsConfig:
     cone: float = 45.0  # half angle around the direction
     ambiguity: float = 8.0  # a candidate within this angle of the cone's border is neither in nor out
     extreme_margin: float = 0.02  # the extreme and the nearest candidate lead by this much
-    max_distance: float = 0.30  # free space: largest gap between the reference and the placed object
+    max_distance: float = 0.30  # free space: largest gap between the reference and the placed object, and the answers
+    region_distance: float = 0.30  # free space: largest gap that still counts; "left of" does not say how far
     next_to: float = 0.10  # free space: largest gap that is still "next to"
     clearance: float = 0.01  # gap kept around the placed object
     corridor: tuple[float, float] = (0.3, 0.7)  # "between": part of the segment that joins the two centers
@@ -139,6 +140,9 @@ def _check(config: SceneConfig, source: str) -> None:
             objects.max_objects >= 4 or questions.relational == 0
         ),
         "objects.max_objects must not exceed 12": objects.max_objects <= 12,
+        "relations.region_distance must be at least relations.max_distance": (
+            config.relations.region_distance >= config.relations.max_distance
+        ),
         "camera.elevation must stay between 20 and 80 degrees": (
             20 <= config.camera.elevation[0] and config.camera.elevation[1] <= 80
         ),

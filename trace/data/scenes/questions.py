@@ -24,6 +24,7 @@ from .shortcuts import guesses
 from .view import Goal, Reject, Removed, SeenObject, View
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,10 @@ class ViewQuestion:
     shortcuts: dict[str, XY | None]
 
 
-def _asked(view: View, goal: Goal, rng: np.random.Generator) -> ViewQuestion:
+def _asked(view: View, goal: Goal, rng: np.random.Generator, near: Bools | None = None) -> ViewQuestion:
+    """The question with its points, which come from `near` (a part of the mask) if there is one."""
     questions = view.config.questions
-    points = sample_points(goal.mask, questions.num_points, questions.decimals, questions.interior, rng)
+    points = sample_points(goal.mask if near is None else near, questions.num_points, questions.decimals, questions.interior, rng)
     if points is None:
         raise Reject("no room for the points")
     noun = ""
@@ -103,16 +105,22 @@ def _free(
     # The extra object: uniform in the disc that the relation can reach, kept if it satisfies it and stands free.
     reach = body.radius + radius + (config.next_to if relation == "next to" else config.max_distance)
     spots = center + rng.uniform(-reach, reach, (64, 2))
-    good = free_region(relation, spots, radius, center, body.radius, ground, config, config.ambiguity)
+    close = config.max_distance
+    good = free_region(relation, spots, radius, center, body.radius, ground, config, close, config.ambiguity)
     good &= standable(spots, radius, view.centers, view.radii, view.table, config.clearance)
     if not good.any():
         return None
     removed = Removed(category, _pair(spots[good.argmax()]), radius, height)
-    allowed = view.room >= radius + config.clearance
-    allowed[allowed] = free_region(relation, view.ground[allowed], radius, center, body.radius, ground, config)
+    room = view.room >= radius + config.clearance
+
+    def region(distance: float) -> Bools:
+        allowed = room.copy()
+        allowed[room] = free_region(relation, view.ground[room], radius, center, body.radius, ground, config, distance)
+        return view.surface_mask(allowed)
+
     try:
-        mask = view.surface_mask(allowed)
-        return _asked(view, Goal("free", relation, mask, references=(reference,), removed=removed), rng)
+        mask, near = region(config.region_distance), region(close)
+        return _asked(view, Goal("free", relation, mask, references=(reference,), removed=removed), rng, near)
     except Reject:
         return None
 

@@ -77,12 +77,12 @@ def standable(points: Floats, radius: float, centers: Floats, radii: Floats, tab
 
 def free_region(
     relation: str, points: Floats, radius: float, center: Floats, extent: float, ground: GroundFrame,
-    config: RelationsConfig, ambiguity: float = 0.0,
+    config: RelationsConfig, distance: float, ambiguity: float = 0.0,
 ) -> Bools:  # fmt: skip
     """Whether a disc of `radius` at points [n, 2] stands `relation` the reference disc (center [2], radius `extent`).
 
-    `ambiguity` (degrees) narrows the cone: the removed object is placed well inside the relation, the mask is all of
-    it.
+    `distance` is the largest gap to the reference ("next to" has its own). `ambiguity` (degrees) narrows the cone: the
+    removed object is placed well inside the relation, the mask is all of it.
     """
     offset = points - center
     gap = np.hypot(offset[:, 0], offset[:, 1]) - extent - radius
@@ -90,7 +90,7 @@ def free_region(
         near: Bools = gap <= config.next_to
         return near
     along, across = split(offset, np.array(direction(relation, ground)))
-    return in_cone(along, across, extent + radius, config.cone - ambiguity) & (gap <= config.max_distance)
+    return in_cone(along, across, extent + radius, config.cone - ambiguity) & (gap <= distance)
 
 
 def between_region(points: Floats, first: Floats, second: Floats, config: RelationsConfig) -> Bools:
