@@ -40,7 +40,8 @@ class ViewQuestion:
 def _asked(view: View, goal: Goal, rng: np.random.Generator, near: Bools | None = None) -> ViewQuestion:
     """The question with its points, which come from `near` (a part of the mask) if there is one."""
     questions = view.config.questions
-    points = sample_points(goal.mask if near is None else near, questions.num_points, questions.decimals, questions.interior, rng)
+    area = goal.mask if near is None else near
+    points = sample_points(area, questions.num_points, questions.decimals, questions.interior, rng)
     if points is None:
         raise Reject("no room for the points")
     noun = ""
