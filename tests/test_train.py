@@ -82,7 +82,7 @@ def test_overrides_reach_into_sections():
 
 
 def test_accumulation_is_derived_or_refused():
-    loaded = load_config(CONFIGS / "train_nano.yaml", ["output_dir=o", "global_batch_size=32"])
+    loaded = load_config(CONFIGS / "train_nano.yaml", ["output_dir=o", "global_batch_size=32", "micro_batch_size=8"])
     assert (loaded.accumulation(1), loaded.accumulation(2)) == (4, 2)
     with pytest.raises(InputError, match="8 x 3"):
         loaded.accumulation(3)
