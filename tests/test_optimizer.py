@@ -50,7 +50,7 @@ def test_a_matrix_without_gradient_stays_and_state_survives_saving() -> None:
     assert torch.equal(ours[0], still)
     twins = copy.deepcopy(ours)
     resumed = Muon(twins, lr=0.05)
-    resumed.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for one, other in zip(ours[1:], twins[1:], strict=True):
         one.grad = other.grad = torch.ones_like(one)
     optimizer.step(), resumed.step()
