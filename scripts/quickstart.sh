@@ -35,8 +35,8 @@ answer() { # arm, --reasoning | --no-reasoning
 }
 
 step "scenes to train on, and a benchmark of others"
-scenes --out "$OUT/data" --scenes "$SCENES" --seed 101
-scenes --out "$OUT/bench" --scenes 200 --seed 102 --benchmark
+scenes --out "$OUT/data" --scenes "$SCENES" --seed 201
+scenes --out "$OUT/bench" --scenes 200 --seed 202 --benchmark
 
 step "reasoning, written from what each scene knows"
 [[ -f $OUT/data/cor.json ]] ||
