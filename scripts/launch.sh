@@ -4,24 +4,36 @@
 #   HOSTFILE=FILE        DeepSpeed's hostfile; start once, on one node that reaches the others by ssh
 #   a SLURM allocation   start once in the batch script, or with srun, one task a node
 #   MASTER_ADDR, NODE_RANK [MASTER_PORT]   torchrun; start on every node
+# Everything else in the environment (NCCL_*, CUDA_VISIBLE_DEVICES, ...) passes through.
 
 count_gpus() { nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true; }
 
 whole_number() { [[ -z $2 || $2 =~ ^[1-9][0-9]*$ ]] || die "$SCRIPT: $1 is $2; expected a whole number above 0"; }
 
+# launch_training CONFIG --plan [ARGUMENTS ...]
+# launch_training CONFIG DATA.json IMAGE_FOLDER OUTPUT_DIR [key=value ...]
 # launch_training CONFIG [DATA_FILE OUT_DIR MODEL_SIZE BATCH_PER_GPU GRAD_ACC_STEPS LR NUM_EPOCHS NUM_GPUS NUM_NODES
-#   SAVE_FREQ] [--set KEY=VALUE ...]
-# An empty or absent position leaves the configuration's own value.
+#   SAVE_FREQ] [--set] [key=value ...]
+# An empty or absent position leaves the configuration's own value. Three positions are the second form, unless the
+# third is a size (7b, 13b).
 launch_training() {
-  local config=$1 given=() set=()
+  local config=$1 given=() set=() data out images="" size batch accumulate rate epochs gpus nodes save here
   shift
-  while (($#)) && [[ $1 != --* ]]; do given+=("$1"); shift; done
+  if [[ ${1:-} == --plan ]]; then
+    shift
+    need_environment
+    exec "$PY" -m trace_vlm.train.plan --config "$config" "$@"
+  fi
+  while (($#)) && [[ $1 != --* && ! $1 =~ ^[a-z_]+(\.[a-z_]+)*= ]]; do given+=("$1"); shift; done
   ((${#given[@]} <= 10)) || die "$SCRIPT takes ten values by position and got ${#given[@]}; --help names them"
-  local data=${given[0]:-} out=${given[1]:-} size=${given[2]:-} batch=${given[3]:-} accumulate=${given[4]:-}
-  local rate=${given[5]:-} epochs=${given[6]:-} gpus=${given[7]:-} nodes=${given[8]:-} save=${given[9]:-}
-  local here
+  if ((${#given[@]} == 3)) && [[ -n ${given[2]} && ! ${given[2]} =~ ^[0-9]+b$ ]]; then
+    images=${given[1]}
+    given=("${given[0]}" "${given[2]}")
+  fi
+  data=${given[0]:-} out=${given[1]:-} size=${given[2]:-} batch=${given[3]:-} accumulate=${given[4]:-}
+  rate=${given[5]:-} epochs=${given[6]:-} gpus=${given[7]:-${GPUS:-}} nodes=${given[8]:-} save=${given[9]:-}
   here=$(count_gpus)
-  ((here > 0)) || die "$SCRIPT trains on NVIDIA GPUs and nvidia-smi lists none here; without a GPU, bash scripts/quickstart.sh trains the nano model."
+  ((here > 0)) || die "$SCRIPT trains on NVIDIA GPUs and nvidia-smi lists none here; without a GPU, bash scripts/quickstart.sh trains the nano model, and bash scripts/$SCRIPT --plan says what this run would take."
   need_environment --gpu
   whole_number BATCH_PER_GPU "$batch"
   whole_number GRAD_ACC_STEPS "$accumulate"
@@ -29,9 +41,10 @@ launch_training() {
   whole_number NUM_NODES "$nodes"
   whole_number SAVE_FREQ "$save"
   gpus=${gpus:-$here}
-  nodes=${nodes:-${SLURM_JOB_NUM_NODES:-1}}
+  nodes=${nodes:-${SLURM_JOB_NUM_NODES:-${NNODES:-1}}}
 
   [[ -z $data ]] || set+=("data=$(absolute "$data")")
+  [[ -z $images ]] || set+=("image_folder=$(absolute "$images")")
   [[ -z $out ]] || set+=("output_dir=$(absolute "$out")")
   case $size in
     "") ;;
@@ -41,7 +54,7 @@ launch_training() {
       ! grep -q 'projector: *liuhaotian/' "$config" ||
         set+=("model.projector=liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-$size-v1.5")
       ;;
-    *) die "$SCRIPT: MODEL_SIZE is $size; expected 7b or 13b (another model: --set model=FOLDER)" ;;
+    *) die "$SCRIPT: MODEL_SIZE is $size; expected 7b or 13b (another model: model=FOLDER)" ;;
   esac
   [[ -z $batch ]] || set+=("micro_batch_size=$batch")
   if [[ -n $accumulate ]]; then
@@ -68,18 +81,18 @@ start() {
     [[ -f $(absolute "$HOSTFILE") ]] || die "$SCRIPT: the hostfile $HOSTFILE does not exist"
     deepspeed_launch --hostfile "$(absolute "$HOSTFILE")" --num_nodes "$nodes" --num_gpus "$gpus" --module "$@"
   elif ((nodes == 1)); then
-    deepspeed_launch --num_gpus "$gpus" --module "$@"
+    deepspeed_launch --num_gpus "$gpus" ${MASTER_PORT:+--master_port "$MASTER_PORT"} --module "$@"
   elif [[ -n ${SLURM_JOB_NODELIST:-} ]]; then
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
     head=${head%%$'\n'*}
     torchrun+=(--rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:$port" -m "$@")
     if [[ -n ${SLURM_STEP_ID:-} ]]; then
-      announce "${torchrun[@]}" # already one task a node
+      supervise "${torchrun[@]}" # already one task a node
     else
-      announce srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 "${torchrun[@]}"
+      supervise srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 "${torchrun[@]}"
     fi
   elif [[ -n ${MASTER_ADDR:-} && -n ${NODE_RANK:-} ]]; then
-    announce "${torchrun[@]}" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$port" -m "$@"
+    supervise "${torchrun[@]}" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$port" -m "$@"
   else
     die "$SCRIPT: for NUM_NODES=$nodes give HOSTFILE=FILE, start inside a SLURM allocation, or set MASTER_ADDR and NODE_RANK on every node"
   fi
@@ -87,10 +100,37 @@ start() {
 
 deepspeed_launch() {
   command -v deepspeed >/dev/null || die "$SCRIPT starts through DeepSpeed, which is not installed: bash environment_setup.sh --gpu"
-  announce deepspeed --no_local_rank "$@"
+  supervise deepspeed --no_local_rank "$@"
 }
 
-announce() {
+# Run a launcher to its end. SIGTERM (a preemption) goes to the processes that train, which save and end; launchers
+# themselves would kill them within 30 seconds, less than a big model takes to be written. Ends with 143 then.
+supervise() {
+  local code=0 preempted=0 launcher
   printf '+ %s\n' "$*"
-  exec "$@"
+  (
+    trap '' TERM # inherited: SLURM signals every process of a step
+    export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT
+    exec "$@"
+  ) &
+  launcher=$!
+  trap 'preempted=1; tell_trainers "$launcher"' TERM
+  trap 'kill -INT "$launcher" 2>/dev/null || true' INT
+  while true; do
+    wait "$launcher" && code=0 || code=$?
+    kill -0 "$launcher" 2>/dev/null || break
+  done
+  ((preempted == 0)) || exit 143
+  exit "$code"
+}
+
+tell_trainers() {
+  local child
+  for child in $(pgrep -P "$1"); do
+    if tr '\0' ' ' <"/proc/$child/cmdline" 2>/dev/null | grep -q '^[^ ]*python[^ ]* \(-u \)\?-m trace_vlm.train.train '; then
+      kill -TERM "$child" 2>/dev/null || true
+    else
+      tell_trainers "$child"
+    fi
+  done
 }

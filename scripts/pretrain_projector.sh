@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Trains the projector alone, LLM and vision tower frozen (LLaVA's first stage): configs/pretrain_projector.yaml.
+# The projector alone learns, LLM and vision tower frozen (LLaVA's first stage); the hyper-parameters are in configs/pretrain_projector.yaml.
 #
-#   bash scripts/pretrain_projector.sh [DATA_FILE OUT_DIR MODEL_SIZE BATCH_PER_GPU GRAD_ACC_STEPS LR NUM_EPOCHS NUM_GPUS
-#                                       NUM_NODES SAVE_FREQ] [--set KEY=VALUE ...]
+#   bash scripts/pretrain_projector.sh DATA.json IMAGE_FOLDER OUTPUT_DIR [key=value ...]
+#   bash scripts/pretrain_projector.sh --plan [arguments of trace.train.plan ...]
 #
-# A position that is absent or "" keeps the configuration's value. MODEL_SIZE is 7b or 13b. NUM_GPUS are those of one
-# node (default: all). Several nodes: HOSTFILE=FILE, a SLURM allocation, or MASTER_ADDR and NODE_RANK on every node.
+# One node, or several: HOSTFILE=FILE, a SLURM allocation, or MASTER_ADDR and NODE_RANK on every node; GPUS=N takes N
+# of each node (default: all). key=value overrides the configuration. The original's order of values also works:
+# DATA_FILE OUT_DIR MODEL_SIZE BATCH_PER_GPU GRAD_ACC_STEPS LR NUM_EPOCHS NUM_GPUS NUM_NODES SAVE_FREQ ("" keeps one).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 . "$ROOT/scripts/launch.sh"

@@ -30,7 +30,12 @@ def saying(checkpoint: Any, ids: Sequence[int]) -> Iterator[None]:
 
     model = checkpoint.model
     generate = model.generate
-    model.generate = lambda **options: generate(**options, logits_processor=LogitsProcessorList([Force()]))
+
+    def forced(**options: Any) -> Any:
+        others = options.pop("logits_processor", None) or []
+        return generate(**options, logits_processor=LogitsProcessorList([Force(), *others]))
+
+    model.generate = forced
     try:
         yield
     finally:

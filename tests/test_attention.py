@@ -1,48 +1,135 @@
-"""The recorders against eager attention, and against the recorded shapes of a generation."""
+"""Recorded attention against eager attention and against the original code's record; capture and its options."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from transformers import LogitsProcessor
 
-from trace_vlm.attention import GenerationRecorder, GroundingRecorder, recording
+from trace_vlm.attention import GroundingRecorder, recording
+from trace_vlm.capture import Capture, teacher_forced, while_generating
+from trace_vlm.command import InputError
+from trace_vlm.files import read_json
+from trace_vlm.model.checkpoint import load
 from trace_vlm.prompts import render_prompt
 
+ORIGINAL = Path(__file__).parent / "data/llava_original"
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 128, 3), dtype=np.uint8))
+PROMPT = render_prompt("Where is the red mug?")
+EXACT = Capture(dtype="float32", heads=(1, 2, 3))
 
 
-def eager_attention(model, inputs):
-    model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
+class NoEnd(LogitsProcessor):
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        scores[:, 2] = -torch.inf
+        return scores
+
+
+# --- the record of the original code -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def original() -> Any:
+    """The model, prompt and image of the recorded case, and the record."""
+    (case,) = (one for one in read_json(ORIGINAL / "prompts.json") if one["name"] == "cor")
+    image = Image.open(ORIGINAL / "images" / case["image"]).convert("RGB")
+    return load(ORIGINAL / "full"), image, case["prompt"], dict(np.load(ORIGINAL / "attention.npz"))
+
+
+@pytest.fixture(scope="module")
+def captured(original: Any) -> Any:
+    checkpoint, image, prompt, _ = original
+    return while_generating(checkpoint, image, prompt, EXACT, max_new_tokens=40, logits_processor=[NoEnd()])
+
+
+def test_attention_while_generating_is_what_the_original_code_recorded(original: Any, captured: Any) -> None:
+    record = original[3]
+    assert captured.token_ids == tuple(record["generated_ids"]) and captured.layers == (1, 2, 3)
+    assert not captured.ended  # so the last row exists only because the last token was fed in once more
+    for place, layer in enumerate(captured.layers):
+        assert np.abs(captured.heads[layer] - record["attention"][place]).max() < 1e-5
+        assert np.abs(captured.attention[place] - record["attention"][place].mean(0)).max() < 1e-5
+
+
+def test_a_teacher_forced_pass_gives_the_same_rows(original: Any, captured: Any) -> None:
+    checkpoint, image, prompt, record = original
+    forced = teacher_forced(checkpoint, image, prompt, captured.token_ids, EXACT)
+    assert np.abs(np.stack([forced.heads[layer] for layer in forced.layers]) - record["attention"]).max() < 1e-5
+    assert np.array_equal(forced.keys, captured.keys)
+
+
+def test_the_predicting_row_is_the_one_before(original: Any, captured: Any) -> None:
+    checkpoint, image, prompt, record = original
+    before = teacher_forced(
+        checkpoint, image, prompt, captured.token_ids, Capture(dtype="float32", heads=(1, 2, 3), row="predict")
+    )
+    for place, layer in enumerate(before.layers):
+        assert np.abs(before.heads[layer][:, 0] - record["attention_last_prompt_row"][place]).max() < 1e-5
+        assert np.abs(before.heads[layer][:, 1:] - record["attention"][place][:, :-1]).max() < 1e-5
+    assert np.array_equal(before.keys + 1, captured.keys)
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------
+
+
+def eager(nano: Any, inputs: Any) -> Any:
+    nano.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
     try:
         with torch.no_grad():
-            return torch.stack(model(**inputs, output_attentions=True).attentions)[:, 0]
+            return torch.stack(nano.model(**inputs, output_attentions=True).attentions)[:, 0]
     finally:
-        model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
+        nano.model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
 
 
-def image_columns(nano, ids):
-    columns = (ids[0] == nano.image_token_id).nonzero()[:, 0]
-    return slice(int(columns[0]), int(columns[-1]) + 1)
-
-
-def test_rows_recorded_while_generating_equal_eager_attention(nano):
-    inputs = nano.inputs([PICTURE], [render_prompt("Where is the red mug?")])
-    columns = image_columns(nano, inputs["input_ids"])
-    recorder = GenerationRecorder([0, 3], columns)
-    with recording(nano.model, recorder), torch.no_grad():
-        ids = nano.model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)
-    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    expected = eager_attention(nano.model, whole)[[0, 3], :, :, columns]
+def test_an_answer_that_ends_itself_has_a_row_for_every_token(nano: Any) -> None:
+    found = while_generating(nano, PICTURE, PROMPT, Capture(dtype="float32"), max_new_tokens=12, min_new_tokens=12)
+    inputs = nano.inputs([PICTURE], [PROMPT])
     start = inputs["input_ids"].shape[1]
-    assert recorder.attention().shape == (2, 4, 11, 64)
-    assert torch.allclose(recorder.attention(), expected[:, :, start:-1], atol=1e-6)
-    assert torch.allclose(recorder.prompt_row(), expected[:, :, start - 1], atol=1e-6)
+    whole = torch.cat([inputs["input_ids"], torch.tensor([found.token_ids])], dim=1)
+    columns = (whole[0] == nano.image_token_id).nonzero()[:, 0]
+    rows = eager(nano, {**inputs, "input_ids": whole, "attention_mask": torch.ones_like(whole)})[1:, :, start:, columns]
+    assert found.attention.shape == (3, len(found.token_ids), 64)
+    assert np.abs(found.attention - rows.mean(1).numpy()).max() < 1e-6
     assert nano.model.config.text_config._attn_implementation == "sdpa"
 
 
-def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano):
-    inputs = nano.inputs([PICTURE, PICTURE], [render_prompt("Where is the red mug?"), render_prompt("Find it.")])
+def test_by_default_the_mean_over_heads_is_kept_in_half_precision(nano: Any) -> None:
+    exact = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((0, -1), dtype="float32", heads=(2,)))
+    small = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((0, -1)))
+    assert small.attention.dtype == np.float16 and small.heads == {} and small.layers == (0, 3)
+    assert np.abs(small.attention - exact.attention).max() < 1e-3
+    assert exact.heads[2].shape == (4, 20, 64)
+
+
+def test_the_largest_head_can_be_kept_instead(nano: Any) -> None:
+    found = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((2,), "max", (2,), dtype="float32"))
+    assert np.array_equal(found.attention[0], found.heads[2].max(0))
+
+
+def test_a_pass_longer_than_what_is_held_at_a_time_is_the_same(nano: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = teacher_forced(nano, PICTURE, PROMPT, range(5, 45), Capture(dtype="float32"))
+    monkeypatch.setattr("trace_vlm.attention.ROWS", 7)
+    parts = teacher_forced(nano, PICTURE, PROMPT, range(5, 45), Capture(dtype="float32"))
+    assert np.abs(whole.attention - parts.attention).max() < 1e-6
+
+
+def test_a_layer_that_is_not_there_and_an_empty_answer_are_refused(nano: Any) -> None:
+    with pytest.raises(InputError, match="no layer 4"):
+        while_generating(nano, PICTURE, PROMPT, Capture((4,)))
+    with pytest.raises(ValueError, match="without tokens"):
+        teacher_forced(nano, PICTURE, PROMPT, [])
+
+
+# --- training's recorder -------------------------------------------------------------------------------------------
+
+
+def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano: Any) -> None:
+    inputs = nano.inputs([PICTURE, PICTURE], [PROMPT, render_prompt("Find it.")])
     starts = (inputs["input_ids"] == nano.image_token_id).int().argmax(1)
     length = inputs["input_ids"].shape[1]
     rows = torch.tensor([[0, length - 1], [1, length - 3]])
@@ -59,6 +146,7 @@ def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano):
     for (row, position), patch in zip(rows.tolist(), patches, strict=True):
         image = attention[row, 1, position, starts[row] : starts[row] + 64]
         wanted.append(-(image / image.sum() * patch).sum().log())
+    assert recorder.loss is not None
     assert torch.allclose(recorder.loss, torch.stack(wanted).mean(), atol=1e-4)
     recorder.loss.backward()
     query = nano.model.model.language_model.layers[2].self_attn.q_proj.weight

@@ -48,9 +48,12 @@ def test_the_published_hyper_parameters() -> None:
         assert (config.optimizer, config.precision, config.epochs) == ("adamw", "bf16", 1)
         assert (config.global_batch_size, config.weight_decay, config.max_length) == (128, 0, 2048)
         assert config.gradient_checkpointing and config.group_by_length and config.dataloader_workers == 12
-        assert set(config.trainable) == {"projector", "llm"} and config.grounding_loss is None
+        assert (config.trainable.vision, config.trainable.projector) == (
+            "frozen",
+            "full",
+        ) and config.grounding_loss is None
         assert config.accumulation(8) == 1
-    assert full.lora is None
+    assert full.lora is None and full.trainable.llm == "full" and adapters.trainable.llm == "lora"
     assert adapters.lora is not None and (adapters.lora.r, adapters.lora.alpha) == (128, 256)
 
 

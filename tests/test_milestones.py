@@ -13,11 +13,14 @@ from forced_answers import encoded, saying
 from PIL import Image
 
 from trace_vlm import milestones
+from trace_vlm.capture import Capture, teacher_forced
 from trace_vlm.command import InputError
 from trace_vlm.images import unpad_map
 from trace_vlm.milestones import ANSWER, MILESTONES, milestone_maps, milestone_spans, token_spans
 from trace_vlm.points import Point
+from trace_vlm.prompts import question_text, render_prompt
 from trace_vlm.reasoning import parse, render
+from trace_vlm.records import Answer
 
 STEPS = {
     "reference": "The red ball at (0.52, 0.30).",
@@ -151,22 +154,19 @@ def test_a_token_over_a_boundary_belongs_to_where_most_of_it_is() -> None:
 
 
 def test_a_map_is_the_mean_over_the_tokens_of_the_milestone_and_nothing_else() -> None:
-    attention = np.random.default_rng(0).random((2, 3, 6, 4)).astype(np.float32) / 8
-    maps, shares = milestone_maps(attention, {"target": (1, 3), ANSWER: (5, 6)})
-    assert maps.shape == (5, 2, 2)
-    assert np.allclose(maps[1], attention[:, :, 1:3].mean(axis=(0, 1, 2)).reshape(2, 2))
-    assert np.allclose(maps[4], attention[:, :, 5].mean(axis=(0, 1)).reshape(2, 2))
-    assert np.isnan(maps[[0, 2, 3]]).all() and np.isnan(shares[[0, 2, 3]]).all()
-    assert shares[1] == pytest.approx(attention[:, :, 1:3].mean(axis=(0, 1)).sum(-1).mean())
-    already, _ = milestone_maps(attention.mean(axis=1), {"target": (1, 3)})
-    assert np.allclose(already[1], maps[1])
+    attention = np.random.default_rng(0).random((2, 6, 4)).astype(np.float32) / 8
+    maps = milestone_maps(attention, {"target": (1, 3), ANSWER: (5, 6)})
+    assert maps.shape == (2, 5, 2, 2)
+    assert np.allclose(maps[1, 1], attention[1, 1:3].mean(axis=0).reshape(2, 2))
+    assert np.allclose(maps[:, 4], attention[:, 5].reshape(2, 2, 2))
+    assert np.isnan(maps[:, [0, 2, 3]]).all()
 
 
 def test_maps_of_something_else_are_refused() -> None:
     with pytest.raises(ValueError, match="no square grid"):
-        milestone_maps(np.zeros((1, 1, 4, 6)), {})
+        milestone_maps(np.zeros((1, 4, 6)), {})
     with pytest.raises(ValueError, match="recorded for 4"):
-        milestone_maps(np.zeros((1, 1, 4, 9)), {ANSWER: (2, 5)})
+        milestone_maps(np.zeros((1, 4, 9)), {ANSWER: (2, 5)})
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (101, 64), (37, 90), (50, 50), (333, 17)])
@@ -193,61 +193,52 @@ def test_a_hot_cell_of_the_square_lands_on_its_pixels_of_the_image(size: tuple[i
 
 # --- a model -------------------------------------------------------------------------------------------------------
 
-
-def eager_rows(checkpoint: Any, image: Image.Image, question: str, ids: Sequence[int], layers: Sequence[int]) -> Any:
-    """Attention [layers, heads, tokens, patches] of the answer's rows in one teacher-forced pass of the plain model."""
-    import torch
-
-    from trace_vlm.prompts import question_text, render_prompt
-
-    model = checkpoint.model
-    inputs = checkpoint.inputs([image], [render_prompt(question_text(question, True))])
-    prompt = inputs["input_ids"]
-    columns = (prompt[0] == checkpoint.image_token_id).nonzero()[:, 0]
-    both = torch.cat([prompt, torch.tensor([ids])], dim=1)
-    before = model.config.text_config._attn_implementation
-    model.set_attn_implementation({"text_config": "eager"})
-    try:
-        with torch.no_grad():
-            result = model(input_ids=both, pixel_values=inputs["pixel_values"], output_attentions=True)
-    finally:
-        model.set_attn_implementation({"text_config": before})
-    chosen = torch.stack([result.attentions[layer][0] for layer in layers])
-    return chosen[:, :, prompt.shape[1] :][..., columns].numpy()
+EXACT = Capture(dtype="float32")
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
 
 
-def test_the_maps_of_a_generated_answer_are_those_of_eager_attention(nano: Any) -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
+def test_the_maps_are_means_of_the_recorded_rows_and_every_layer_has_its_own(nano: Any) -> None:
     ids = encoded(nano.tokenizer, TEXT)
     with saying(nano, [*ids, nano.tokenizer.eos_token_id]):
-        found = milestones.analyse(nano, image, "Point left of the red ball.")
+        found = milestones.analyse(nano, IMAGE, "Point left of the red ball.", EXACT)
     assert found.token_ids == tuple(ids) and found.missing == () and found.layers == (1, 2, 3)
     assert found.response.points == (Point(0.25, 0.5), Point(0.3, 0.5))
     assert found.text("subtype") == STEPS["subtype"] and found.text(ANSWER) == "[(0.250, 0.500), (0.300, 0.500)]"
-    rows = eager_rows(nano, image, "Point left of the red ball.", ids, found.layers)
+    prompt = render_prompt(question_text("Point left of the red ball.", True))
+    rows = teacher_forced(nano, IMAGE, prompt, ids, EXACT).attention
+    start_of_answer = len(nano.inputs([IMAGE], [prompt])["input_ids"][0])
     for index, key in enumerate(MILESTONES):
         start, end = found.spans[key]
-        expected = rows[:, :, start:end].mean(axis=(0, 1, 2))
-        assert np.abs(found.maps[index].ravel() - expected).max() < 1e-6
-        assert found.shares[index] == pytest.approx(expected.sum(), rel=1e-4)
+        expected = rows[:, start:end].mean(axis=1)
+        assert np.abs(found.layer_maps[:, index].reshape(3, -1) - expected).max() < 1e-6
+        assert np.abs(found.maps[index].ravel() - expected.mean(0)).max() < 1e-6
+        assert found.shares[index] == pytest.approx(expected.mean(0).sum(), rel=1e-4)
+        keys = np.arange(start, end) + start_of_answer + 1  # what a token can look at, itself included
+        assert found.uniform[index] == pytest.approx((64 / keys).mean(), rel=1e-5)
     assert len({tuple(found.maps[index].ravel()) for index in range(5)}) == 5
-    drawn = found.steps(image.size)
+    drawn = found.steps(IMAGE.size)
     assert [step.title for step in drawn] == list(MILESTONES.values())
     assert all(step.heat is not None and step.heat.shape == (60, 100) for step in drawn)
 
 
-def test_chosen_layers_count_from_either_end(nano: Any) -> None:
-    image = Image.new("RGB", (40, 40))
-    ids = [*encoded(nano.tokenizer, TEXT), nano.tokenizer.eos_token_id]
-    maps = []
-    for layers in ([2], [-2]):
-        with saying(nano, ids):
-            found = milestones.analyse(nano, image, "Point.", layers=layers)
-        assert found.layers == (2,)
-        maps.append(found.maps)
-    assert np.array_equal(*maps)
-    with pytest.raises(InputError, match="no layer 4"):
-        milestones.analyse(nano, image, "Point.", layers=[4])
+def test_a_saved_answer_has_the_maps_that_it_had_when_it_was_generated(nano: Any) -> None:
+    ids = encoded(nano.tokenizer, TEXT)
+    with saying(nano, [*ids, nano.tokenizer.eos_token_id]):
+        found = milestones.analyse(nano, IMAGE, "Point left of the red ball.", EXACT)
+    saved = Answer(1, question_text("Point left of the red ball.", True), TEXT, "", "", token_ids=tuple(ids))
+    again = milestones.analyse_answer(nano, IMAGE, "Point left of the red ball.", saved, EXACT)
+    assert again.spans == found.spans and np.abs(again.maps - found.maps).max() < 1e-6
+    foreign = Answer(1, "", TEXT, "", "", token_ids=tuple(ids[1:]))
+    with pytest.raises(InputError, match="these answers are another model's"):
+        milestones.analyse_answer(nano, IMAGE, "Point.", foreign)
+    with pytest.raises(InputError, match="is empty"):
+        milestones.analyse_answer(nano, IMAGE, "Point.", Answer(1, "", "", "", ""))
+
+
+def test_the_largest_head_has_no_share(nano: Any) -> None:
+    with saying(nano, [*encoded(nano.tokenizer, TEXT), nano.tokenizer.eos_token_id]):
+        found = milestones.analyse(nano, IMAGE, "Point.", Capture(reduction="max"))
+    assert np.isnan(found.shares).all() and not np.isnan(found.maps).any()
 
 
 def test_an_answer_cut_short_keeps_the_steps_that_are_there(nano: Any) -> None:
@@ -257,6 +248,6 @@ def test_an_answer_cut_short_keeps_the_steps_that_are_there(nano: Any) -> None:
     with saying(nano, ids):
         found = milestones.analyse(nano, Image.new("RGB", (40, 30)), "Point.", max_new_tokens=end)
     assert found.missing == ("subtype", "output", ANSWER)
-    assert found.spans["target"] == (start, end - 1)  # the very last token was never fed in
+    assert found.spans["target"] == (start, end)  # the very last token was fed in once more
     missing = [step for step in found.steps((40, 30)) if step.heat is None]
     assert [step.text for step in missing] == ["", "", ""] and np.isnan(found.shares[2:]).all()

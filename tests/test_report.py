@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -12,105 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from markupsafe import escape
-from PIL import Image
+from report_by_hand import COR, EVIL, INSTRUCTION, make_run, picture
 
-from trace_vlm import galleries, report
+from trace_vlm import galleries, report, report_items
 from trace_vlm.command import InputError, run
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.files import read_json, write_json, write_jsonl
-from trace_vlm.milestones import MILESTONES, MilestoneMaps
-from trace_vlm.plots import Panel
-from trace_vlm.points import Point
+from trace_vlm.files import read_json, write_json
 from trace_vlm.prompts import POINTS_SUFFIX
-from trace_vlm.reasoning import parse, render
-from trace_vlm.records import Question
-
-EVIL = "<script>document.title = 'harmed'; fetch('https://example.org')</script><img src=x onerror=alert(1)>'\"&amp;"
-STEPS = {"reference": f"The red mug. {EVIL}", "target": "Left of it.", "subtype": "Free space.", "output": "Points."}
-COR = render(STEPS, [Point(0.2, 0.5), Point(1.4, 0.5)])
-INSTRUCTION = "Point left of the <b>mug</b> & the $x$."
-CHROMIUM = Path("/usr/bin/chromium")
-
-
-def picture(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8))
-
-
-def left_half(size: tuple[int, int] = (60, 40)) -> np.ndarray:
-    mask = np.zeros((size[1], size[0]), bool)
-    mask[:, : size[0] // 2] = True
-    return mask
-
-
-def make_benchmark(folder: Path) -> None:
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    lines = []
-    for number in range(8):
-        picture(number).save(folder / "images" / f"{number}.png")
-        Image.fromarray(left_half().astype(np.uint8) * 255).save(folder / "masks" / f"{number}.png")
-        kind = "direct" if number % 2 else "free"
-        meta = {"kind": kind, "shortcuts": {"left_edge": [0.0, 0.5], "midpoint": None if number else [0.9, 0.9]}}
-        lines.append({"question_id": number, "image": f"{number}.png", "text": f"{INSTRUCTION} {number}", "meta": meta})
-    write_jsonl(folder / "point_questions.jsonl", lines)
-
-
-def make_run(folder: Path) -> Path:
-    """A run in which every text that a model or a user chose tries to be more than text."""
-    make_benchmark(folder / "bench")
-    for arm, texts in {"cor": [COR] * 8, "no_cor": ["(0.2, 0.5)", EVIL] * 4}.items():
-        path = folder / "answers" / f"{arm}.jsonl"
-        write_jsonl(path, [{"question_id": number, "text": text} for number, text in enumerate(texts)])
-        arguments = {"model_path": EVIL, "answer_file": str(path), "reasoning": True, "overwrite": False}
-        write_json(path.with_suffix(".run.json"), {"command": "model_vqa", "arguments": arguments, "seconds": 12.3,
-                   "settings": {"seed": 77}, "versions": {"torch": "2.13.0"}})  # fmt: skip
-        train = folder / "train" / arm
-        write_jsonl(train / "log.jsonl", [{"step": step, "loss": 1 / (1 + step)} for step in range(20)])
-        write_json(train / "run.json", {"config": {"seed": 4242, "model": EVIL}, "steps": 1234, "finished": True})
-    words = [
-        "--answer",
-        *(str(folder / f"answers/{arm}.jsonl") for arm in ("cor", "no_cor")),
-        "--labels",
-        f"CoR {EVIL}",
-    ]
-    assert run(summarize_vqa.main, [*words, "no CoR", "--data-dir", str(folder / "bench"), "--output", str(folder),
-                                    "--resamples", "50"]) == 0  # fmt: skip
-    question = Question(EVIL, "0.png", f"{INSTRUCTION} {POINTS_SUFFIX}", category=EVIL)
-    panels = [
-        Panel(EVIL, parse(COR), 0.5),
-        Panel("plain", parse(EVIL), 0.0),
-        Panel("box", parse("(0.1, 0.2, 0.3, 0.4)")),
-    ]
-    compared = galleries.write_compared(folder / "comparison", question, picture(0), left_half(), panels)
-    scores = (galleries.Score(EVIL, 8, 0.512), galleries.Score("plain", 8, None))
-    galleries.write_comparisons(folder / "comparison", galleries.ComparisonGallery(scores, (compared,)))
-    make_attention(folder / "attention", question)
-    make_data(folder / "data")
-    return folder
-
-
-def make_attention(folder: Path, question: Question) -> None:
-    maps = np.full((5, 4, 4), 0.01, np.float32)
-    maps[1] = np.nan
-    spans = {key: (3 * place, 3 * place + 3) for place, key in enumerate(MILESTONES) if key != "target"}
-    found = MilestoneMaps(parse(COR), (1, 2, 3), spans, maps, maps.sum(axis=(1, 2)), (0, 2))
-    galleries.write_attended(folder, 0, question, picture(0), left_half(), found, EVIL, {})
-    galleries.write_attention_index(folder, {})
-
-
-def make_data(folder: Path) -> None:
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    samples = []
-    for number in range(30):
-        picture(number).save(folder / "images" / f"{number}.png")
-        Image.fromarray(left_half().astype(np.uint8) * 255).save(folder / "masks" / f"{number}.png")
-        said = [{"from": "human", "value": f"<image>\n{INSTRUCTION} {number}. {POINTS_SUFFIX}"},
-                {"from": "gpt", "value": "[(0.25, 0.50)]"}]  # fmt: skip
-        meta = {"kind": "rare" if number == 29 else "direct", "relation": EVIL, "mask": f"masks/{number}.png"}
-        samples.append({"id": str(number), "image": f"images/{number}.png", "conversations": said, "meta": meta})
-    (folder / "data.json").write_text(json.dumps(samples))
-    write_json(folder / "generate.json", {"settings": {"scenes": 5678, "seed": 9}, "versions": {"mujoco": "4.0.0"}})
+from trace_vlm.report_items import small_jpeg
 
 
 @pytest.fixture(scope="module")
@@ -151,20 +61,37 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def data_of(page: str) -> Any:
+    """What the page's script is given."""
+    return json.loads(page.partition('id="items">')[2].partition("</script>")[0])
+
+
 def test_whatever_was_written_is_text_and_nothing_else(page: str) -> None:
     read = Reader(page)
-    assert not {"script", "iframe", "object", "embed", "link", "form"} & read.tags
+    assert not {"iframe", "object", "embed", "link", "form"} & read.tags
     assert read.handlers == []
-    assert "<script" not in page and "<b>mug</b>" not in page
-    assert page.count(str(escape(EVIL))) > 10
-    assert "default-src 'none'" in page
+    assert re.findall(r"<script[^>]*>", page) == ['<script type="application/json" id="items">', "<script>"]
+    assert "<b>mug</b>" not in page and page.count(str(escape(EVIL))) > 10
     assert "<script>document.title" in read.text and INSTRUCTION in read.text
+    embedded = page.partition('id="items">')[2].partition("</script>")[0]
+    assert not set("<>&") & set(embedded)
+    (question,) = data_of(page)["questions"]
+    assert question["answers"][1]["text"] == EVIL and data_of(page)["labels"][0] == EVIL
+
+
+def test_only_the_pages_own_script_may_run(page: str) -> None:
+    assert "default-src 'none'" in page and "'unsafe-inline'" not in page.partition("script-src")[2][:80]
+    (named,) = re.findall(r"script-src 'sha256-([^']+)'", page)
+    script = page.rpartition("<script>")[2].partition("</script>")[0]
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() == named
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 
 def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
-    loads = Reader(page).loads
+    loads = [load for load in Reader(page).loads if load]
+    loads += [question["image"] for question in data_of(page)["questions"]]
     assert loads and all(load.startswith(("data:image/", "#")) for load in loads)
-    assert not re.search(r"url\(|@import|https?://(?!example\.org)", page)
+    assert not re.search(r"url\(|@import|https?://(?!example\.org|www\.w3\.org/2000/svg)", page)
     for load in loads:
         if load.startswith("data:"):
             assert base64.b64decode(load.partition(",")[2], validate=True)[:4] in (b"\xff\xd8\xff\xe0", b"\x89PNG")
@@ -182,30 +109,59 @@ def test_every_given_number_is_on_the_page(page: str, whole_run: Path) -> None:
         assert " ".join(sentence.split()) in text
     low, high = (100 * summary["models"][1]["accuracy"][0][end] for end in ("low", "high"))
     assert f"95 % interval {low:.1f} to {high:.1f}" in text
-    # of the comparison, attention, training, data and records
-    for wanted in ["51.2 % of 8 questions", "50% in the target", "image share 16.0%", "tokens 7\u20139", "layers 0, 2",
+    # of attention, training, data and records
+    for wanted in ["over 1 answers about 1 images", "undecided", "Steps missing from answers: Define target area in 1",
                    "1,234", "4242", "5,678", "seed 77", "torch 2.13.0", "mujoco 4.0.0", "model_vqa --model-path",
                    "--reasoning"]:  # fmt: skip
         assert wanted in text, wanted
     assert "--overwrite" not in text  # a flag that was not given
 
 
-def test_reasoning_is_shown_step_by_step_and_problems_are_named(page: str) -> None:
-    text = Reader(page).text
-    for wanted in ["1. Identify the reference object", "2. Define the target area", "Left of it.", "Final answer",
-                   "1 of 2 points lie outside the image", "No point could be read", "This answer holds no reasoning",
-                   "Missing from this answer: Define target area", "step missing"]:  # fmt: skip
-        assert wanted in text
+def test_a_question_has_its_answers_its_attention_and_what_is_wrong(page: str) -> None:
+    (question,) = data_of(page)["questions"]  # in both folders, and once on the page
+    cor, plain, box = question["answers"]
+    assert (
+        cor["steps"][1] == ["Define the target area", "Left of it."]
+        and cor["final"] == "[(0.200, 0.500), (1.400, 0.500)]"
+    )
+    assert cor["problems"] == ["1 of 2 points lie outside the image (hollow, at its edge)."]
+    assert plain["problems"] == ["No point could be read from this answer: it counts as a miss."]
+    assert (plain["accuracy"], plain["outcome"], plain["confidence"]) == (0.0, EVIL, 0.25)
+    assert cor["items"] == [[0.2, 0.5], [1.4, 0.5]] and box["items"] == [[0.1, 0.2, 0.3, 0.4]]
+    corners = np.array(question["outline"][0]).reshape(-1, 2)
+    assert corners.min() < 5 and corners.max(axis=0) == pytest.approx([500, 1000], abs=5)
+    attention = question["attention"]
+    assert attention["layers"] == "0, 2" and attention["steps"][1]["grid"] is None
+    grid = np.frombuffer(base64.b64decode(attention["steps"][2]["grid"]), np.uint8)
+    assert grid.tolist() == [255, *[85] * 15]  # 0.03 is the top of the scale
+    assert attention["steps"][2]["numbers"][0] == pytest.approx(0.18)
+    assert attention["crop"] == pytest.approx([0, 1 / 6, 1, 2 / 3])  # 60 x 40 in its square
 
 
-def test_points_and_truth_are_drawn_where_they_lie(page: str) -> None:
-    height = round(400 * 40 / 60, 1)
-    assert '<circle class="dot" cx="80.0" cy="133.3" r="7"/>' in page  # (0.2, 0.5)
-    assert '<circle class="outside" cx="400.0" cy="133.3" r="7"/>' in page  # (1.4, 0.5), on the edge
-    assert '<rect class="box" x="40.0" y="53.3" width="80.0" height="53.4"/>' in page
-    paths = re.findall(r'class="truth" d="([^"]+)"', page)
-    numbers = np.array([float(number) for number in re.findall(r"[\d.]+", paths[0])]).reshape(-1, 2)
-    assert numbers.min() < 2 and numbers.max(axis=0) == pytest.approx([200, height], abs=3)
+@pytest.mark.parametrize("limit", [60_000, 9_000, 3_000])
+def test_an_image_takes_what_it_may(limit: int) -> None:
+    noise = picture(0, (640, 480))
+    assert len(base64.b64decode(small_jpeg(noise, limit).partition(",")[2])) <= limit
+
+
+def test_a_thousand_questions_stay_below_50_megabytes(tmp_path: Path) -> None:
+    folder = tmp_path / "comparison"
+    noise = picture(1, (640, 480))  # noise: no photograph takes more
+    galleries.save_small(noise, folder / "images/0.jpg")
+    answers = tuple(galleries.ModelAnswer(label, COR * 3, 0.5, "right") for label in ("a", "b"))
+    outline = (tuple((x / 200, x / 200) for x in range(200)),)
+    items = tuple(
+        galleries.Compared(number, INSTRUCTION, "seen", None, (640, 480), "images/0.jpg", None, outline, answers)
+        for number in range(1000)
+    )
+    galleries.write_comparisons(
+        folder, galleries.ComparisonGallery((galleries.Score("a", 1000, 0.5), galleries.Score("b", 1000, 0.5)), items)
+    )
+    found = small_jpeg(noise, report_items.IMAGES // 1000)
+    with pytest.MonkeyPatch.context() as patched:  # one image is measured, the same thousand times
+        patched.setattr(report_items, "small_jpeg", lambda *_: found)
+        report.write_page(tmp_path / "report.html", "large", comparison=folder)
+    assert (tmp_path / "report.html").stat().st_size < 50_000_000
 
 
 def test_samples_are_of_every_kind(page: str) -> None:
@@ -228,8 +184,9 @@ def test_what_is_missing_is_left_out_and_named(whole_run: Path, tmp_path: Path) 
     for name in ["comparison/index.json", "attention/index.json", "train/*/run.json", "data/data.json"]:
         assert name in read.text
     assert "Not in this run: answers side by side" in read.text
-    assert "svg" in read.tags and "article" not in read.tags
+    assert "svg" in read.tags and "dialog" not in read.tags
     assert [load for load in read.loads if not load.startswith("#accuracy")] == []
+    assert "script" not in read.tags
 
 
 def test_a_folder_without_anything_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,44 +221,4 @@ def test_a_broken_part_is_named(
 def test_a_lost_picture_is_named(whole_run: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "comparison/index.json", read_json(whole_run / "comparison/index.json"))
     with pytest.raises(InputError, match=r"images/.*\.jpg does not exist"):
-        report.render(tmp_path, "title", report.Limits())
-
-
-# --- as a person sees it ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to open the page")
-    if not CHROMIUM.is_file():
-        pytest.skip(f"{CHROMIUM} is not there (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as found:
-        started = found.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-@pytest.mark.parametrize("width", [1300, 700])
-def test_chromium_shows_the_page_and_nothing_acts(browser: Any, whole_run: Path, page: str, width: int) -> None:
-    window = browser.new_page(viewport={"width": width, "height": 900})
-    requests: list[str] = []
-    dialogs: list[str] = []
-    window.on("request", lambda request: requests.append(request.url))
-    window.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    window.goto((whole_run / "report.html").as_uri())
-    assert window.title() == f"Nano {EVIL}" and dialogs == []
-    assert [url for url in requests if not url.startswith("data:")] == [(whole_run / "report.html").as_uri()]
-    assert window.evaluate("document.images.length && [...document.images].every(i => i.naturalWidth > 0)")
-    assert window.evaluate(
-        "[...document.querySelectorAll('svg.picture')].every(s => s.getBoundingClientRect().width > 90)"
-    )
-    assert window.evaluate("document.documentElement.scrollWidth") <= width
-    # the picture of a compared question is really painted: a <use> of an image that is defined once
-    shot = window.locator("#answers svg.picture").first.screenshot()
-    (whole_run / "shot.png").write_bytes(shot)
-    with Image.open(whole_run / "shot.png") as image:
-        assert np.asarray(image.convert("RGB")).std() > 30
-    summary = window.locator("#answers summary").first
-    summary.click()
-    assert EVIL in window.locator("#answers pre").first.inner_text()
-    window.close()
+        report.render(report.Parts(tmp_path, tmp_path / "comparison"), "title")

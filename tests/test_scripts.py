@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from trace_vlm.train.config import load_config
 
 SCRIPTS = sorted(ROOT.glob("scripts/*.sh"))
 SOURCED = {"common.sh", "launch.sh"}
-TRAINING = ["train_13b_fft.sh", "train_7b_lora.sh", "pretrain_projector.sh"]
+TRAINING = sorted(path.name for path in SCRIPTS if "launch_training configs/" in path.read_text())
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "environment_setup.sh", ROOT / ".ci/run"], ids=name_of)
@@ -36,7 +38,18 @@ def test_a_script_tells_its_usage_from_anywhere(script: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("script", TRAINING)
 def test_training_without_a_gpu_stops_with_one_sentence(script: str, tmp_path: Path) -> None:
     executable(tmp_path / "bin/nvidia-smi", "exit 9")
-    assert "nvidia-smi lists none" in one_sentence(bash(f"scripts/{script}", cwd=tmp_path, path=tmp_path / "bin"))
+    said = one_sentence(bash(f"scripts/{script}", cwd=tmp_path, path=tmp_path / "bin"))
+    assert "nvidia-smi lists none" in said and "quickstart.sh" in said and f"{script} --plan" in said
+
+
+def test_the_plan_needs_no_gpu(tmp_path: Path) -> None:
+    executable(tmp_path / "bin/nvidia-smi", "exit 9")
+    executable(tmp_path / "venv/bin/python", 'echo "$@"')
+    given = ["--plan", "--gpus", "16"]
+    done = bash(
+        "scripts/train_13b_fft.sh", *given, cwd=tmp_path, path=tmp_path / "bin", TRACE_VENV=str(tmp_path / "venv")
+    )
+    assert done.stdout == "-m trace_vlm.train.plan --config configs/train_13b_fft.yaml --gpus 16\n"
 
 
 @pytest.fixture
@@ -92,6 +105,52 @@ def test_positions_become_keys_of_the_configuration(cluster: Path) -> None:
     ]
     config = load_config(ROOT / "configs/train_13b_fft.yaml", overrides)  # every override is one that training takes
     assert (config.micro_batch_size, config.accumulation(processes=2)) == (8, 2)
+
+
+def test_three_positions_are_data_images_and_output(cluster: Path) -> None:
+    given = ["mine.json", "pictures", "out", "packing=true", "learning_rates.projector=1e-5"]
+    words = launched(cluster, "train_7b_lora.sh", *given, GPUS="2", NCCL_DEBUG="INFO", MASTER_PORT="1234")
+    assert words[2:6] == ["--num_gpus", "2", "--master_port", "1234"]
+    here = cluster.parent
+    overrides = words[words.index("--set") + 1 :]
+    assert overrides == [
+        f"data={here}/mine.json", f"image_folder={here}/pictures", f"output_dir={here}/out",
+        "packing=true", "learning_rates.projector=1e-5",
+    ]  # fmt: skip
+    config = load_config(ROOT / "configs/train_7b_lora.yaml", overrides)
+    assert config.packing and config.rate("projector") == 1e-5 and config.rate("llm") == 2e-6
+
+
+TRAINER = """
+import pathlib, signal, sys, time
+
+def save(*_):
+    time.sleep(1)
+    pathlib.Path("saved").touch()
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("started").touch()
+time.sleep(60)
+"""
+
+
+def test_sigterm_reaches_the_processes_that_train_and_not_their_launcher(cluster: Path) -> None:
+    here = cluster.parent
+    # Stands in for training: told to end, it saves, which takes it a while.
+    (here / "trace_vlm/train").mkdir(parents=True)
+    (here / "trace_vlm/train/train.py").write_text(TRAINER)
+    launcher = f"cd {here}; {sys.executable} -u -m trace_vlm.train.train --config x & wait $!; echo ended by $?; exit 1"
+    executable(here / "venv/bin/deepspeed", launcher)
+    command = [BASH, str(ROOT / "scripts/train_7b_lora.sh"), "a.json", "images", "out"]
+    environment = {**os.environ, "PATH": f"{cluster}:{os.environ['PATH']}", "TRACE_VENV": str(here / "venv")}
+    script = subprocess.Popen(command, cwd=here, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (here / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    script.terminate()
+    assert script.wait(60) == 143
+    assert (here / "saved").exists()
 
 
 def test_empty_positions_keep_the_configurations_values(cluster: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from forced_answers import encoded, saying
 from PIL import Image
 
-from trace_vlm import comparing, galleries
+from trace_vlm import attention_records, canvas, comparing, galleries, intervene
 from trace_vlm.command import InputError, run
 from trace_vlm.eval.suites import open_suite
 from trace_vlm.files import read_json, write_jsonl
@@ -87,17 +87,24 @@ def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path
     flags = ["--labels", "plain", "cor", "--data_dir", bench / "images", "--output_dir", folder, "--num_questions", 2]
     assert visualize("--answer_files", *two, *flags) == 0
     gallery = galleries.read_comparisons(folder)
-    assert [item.question_id for item in gallery.items] == [0, 1]
-    assert gallery.scores == (galleries.Score("plain", 3, 0.5), galleries.Score("cor", 3, 1.0))
+    assert [item.question_id for item in gallery.items] == [0, 1, "left/2"]
+    assert [item.picture for item in gallery.items] == ["0.png", "1.png", None]  # data of all, pictures of --num
+    assert gallery.scores == (
+        galleries.Score("plain", 3, 0.5, (("right", 2), ("elsewhere", 1))),
+        galleries.Score("cor", 3, 1.0, (("right", 3),)),
+    )
     second = gallery.items[1]
     assert second.instruction == "Point left of mug 1." and second.category == "unseen" and second.size == (33, 50)
-    assert second.answers == (galleries.ModelAnswer("plain", OUT, 0.0), galleries.ModelAnswer("cor", COR, 1.0))
+    assert second.answers == (
+        galleries.ModelAnswer("plain", OUT, 0.0, "elsewhere"),
+        galleries.ModelAnswer("cor", COR, 1.0, "right"),
+    )
     corners = np.array(second.outline[0])
     assert corners.min() == pytest.approx(0, abs=0.02) and corners.max(axis=0) == pytest.approx([16 / 33, 1], abs=0.02)
-    for item in gallery.items:
-        for name in (item.picture, item.image):
-            with Image.open(folder / name) as image:
-                image.load()
+    for name in ["0.png", "1.png", "failures.png", *(item.image for item in gallery.items)]:
+        with Image.open(folder / name) as image:
+            image.load()
+    assert (folder / "report.html").stat().st_size > 20_000
 
 
 @pytest.mark.parametrize(
@@ -128,7 +135,7 @@ def test_the_hard_part_by_the_published_flags(
     words = ["--answer-files", *map(str, two), "--data-dir", str(bench), "--output", str(tmp_path / "out"), *flags]
     assert script("visualize_results").main(words) == 0
     found = {folder: tmp_path / "out" / folder for folder in ("", "hard")}
-    names = {folder: [str(item["question_id"]) for item in read_json(path / "index.json")["items"]]
+    names = {folder: [str(item["question_id"]) for item in read_json(path / "index.json")["items"] if item["picture"]]
              for folder, path in found.items() if (path / "index.json").exists()}  # fmt: skip
     assert names == {"": whole, **({"hard": hard} if hard else {})}
 
@@ -137,7 +144,7 @@ def test_only_what_all_models_answered_is_compared(bench: Path, answers: Callabl
     files = {"a": answers("a", OUT, IN, IN), "b": answers("b", IN, IN)}
     comparison = comparing.compare(open_suite(bench), files)
     assert [question.question_id for question in comparison.questions] == [0, 1]
-    assert comparison.overall == (galleries.Score("a", 2, 0.5), galleries.Score("b", 2, 1.0))
+    assert [(one.label, one.questions, one.accuracy) for one in comparison.overall] == [("a", 2, 0.5), ("b", 2, 1.0)]
     unseen = comparing.compare(open_suite(bench), files, "unseen")
     assert [question.question_id for question in unseen.questions] == [1]
     with pytest.raises(InputError, match="no question of category 'hard'"):
@@ -151,6 +158,19 @@ def test_without_masks_nothing_is_scored(bench: Path, two: tuple[Path, Path]) ->
     assert comparison.overall == (galleries.Score("a", 3, None),)
     with pytest.raises(InputError, match="--sort worst needs accuracies"):
         comparing.ordered(comparison, "worst")
+
+
+def test_questions_are_filtered_by_how_an_answer_failed(
+    bench: Path, answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = answers("a", IN, "I cannot say.", "(1.4, 0.5)")
+    assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "out",
+                     "--failure", "outside the image") == 0  # fmt: skip
+    (item,) = galleries.read_comparisons(tmp_path / "out").items
+    assert item.question_id == "left/2"
+    assert "right 1, unparsable 1, outside the image 1" in capsys.readouterr().out
+    assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "b", "--failure", "late") == 2
+    assert "these occur: outside the image, right, unparsable" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_sentence(
@@ -198,6 +218,8 @@ def asked(nano: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             calls.append(options["input_ids"].shape[1])
             return generate(**options)
 
+        # smaller pictures: drawing is most of what these tests take
+        monkeypatch.setattr(attention_records, "save", lambda figure, path: canvas.save(figure, path, 0.3))
         monkeypatch.setattr(nano.model, "generate", counted)
         yield calls  # type: ignore[misc]
         monkeypatch.undo()
@@ -211,7 +233,7 @@ def attention(bench: Path, folder: Path, *words: object) -> int:
 def test_one_picture_a_milestone_one_strip_and_a_record(bench: Path, tmp_path: Path, asked: list[int]) -> None:
     folder = tmp_path / "out"
     assert attention(bench, folder, "--start-idx", 1, "--end-idx", 3, "--layers", -1) == 0
-    records = galleries.read_attention(folder)
+    records = attention_records.read_attention(folder)
     assert [record.question_id for record in records] == [1, "left/2"]
     first = records[0]
     assert first.text == COR and first.accuracy == 1.0 and first.missing == () and first.layers == (3,)
@@ -224,10 +246,59 @@ def test_one_picture_a_milestone_one_strip_and_a_record(bench: Path, tmp_path: P
     for name in [*names, first.picture, first.image]:
         with Image.open(folder / name) as image:
             image.load()
-    for milestone in first.milestones:
-        assert milestone.share == pytest.approx(np.sum(milestone.grid), rel=1e-2)
-        assert milestone.step_map(first.size).heat.shape == (50, 33)  # type: ignore[union-attr]
+    maps, regions = attention_records.read_maps(folder, first)
+    assert [milestone.share for milestone in first.milestones] == pytest.approx(maps.sum((1, 2)).tolist(), rel=1e-3)
+    assert all(step.heat.shape == (50, 33) for step in first.steps(maps))  # type: ignore[union-attr]
+    assert regions.target is not None and regions.target.shape == (8, 8) and regions.reference is None
+    assert first.numbers["3"] == first.numbers["mean"]  # of one layer
+    with np.load(folder / "1.npz") as arrays:
+        assert arrays["rows"].shape == (1, len(first.token_ids), 64) and arrays["rows"].dtype == np.float16
+    assert read_json(folder / "summary.json")["questions"] == 2
+    assert (folder / "report.html").stat().st_size > 20_000
     assert len(asked) == 2
+
+
+def test_layers_heads_and_rows_are_chosen_by_flags(bench: Path, tmp_path: Path, asked: list[int]) -> None:
+    folder = tmp_path / "out"
+    flags = ["--layers", 0, 2, "--heads", 1, "--reduce", "max", "--row", "predict", "--scaling", "each"]
+    assert attention(bench, folder, "--end-idx", 1, *flags) == 0
+    (record,) = attention_records.read_attention(folder)
+    assert record.layers == (0, 2) and record.milestones[0].share is None
+    with np.load(folder / "0.npz") as arrays:
+        assert arrays["heads_1"].shape == (4, len(record.token_ids), 64)
+    assert attention(bench, folder, "--end-idx", 1, "--resume", *flags) == 0
+    assert len(asked) == 1
+    assert attention(bench, folder, "--layers", 9) == 2  # a mistake of the command ends it at once
+
+
+def test_saved_answers_are_read_without_generating(
+    bench: Path, tmp_path: Path, asked: list[int], answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attention(bench, tmp_path / "a", "--end-idx", 1) == 0
+    (generated,) = attention_records.read_attention(tmp_path / "a")
+    file = tmp_path / "saved.jsonl"
+    write_jsonl(file, [{"question_id": 0, "text": generated.text, "token_ids": list(generated.token_ids)}])
+    words = ["--method", "teacher-forced", "--answer-file", file, "--end-idx", 1]
+    assert attention(bench, tmp_path / "b", *words) == 0
+    assert len(asked) == 1
+    (forced,) = attention_records.read_attention(tmp_path / "b")
+    one, other = (attention_records.read_maps(tmp_path / name, generated)[0] for name in "ab")
+    assert forced.text == generated.text and np.abs(one - other).max() < 1e-4
+    assert attention(bench, tmp_path / "b", *words[:-1], 2) == 1
+    assert "holds no answer to question 1" in capsys.readouterr().out
+    assert attention(bench, tmp_path / "b", "--answer-file", file) == 2
+
+
+def test_interventions_are_reported_and_kept(bench: Path, tmp_path: Path, asked: list[int]) -> None:
+    folder = tmp_path / "out"
+    assert attention(bench, folder, "--end-idx", 1, "--intervene") == 0
+    effects = intervene.read_effects(folder)
+    found = {(one["step"], one["kind"]) for one in effects}
+    assert {(step, "control") for step in STEPS} <= found and ("target", "direction") in found
+    before = len(asked)
+    assert attention(bench, folder, "--end-idx", 1, "--intervene", "--resume") == 0
+    assert len(asked) == before and intervene.read_effects(folder) == effects
+    assert "Does the reasoning matter?" in (folder / "report.html").read_text()
 
 
 def test_resume_skips_what_is_whole_and_only_that(
@@ -240,7 +311,7 @@ def test_resume_skips_what_is_whole_and_only_that(
     (folder / "1_3_subtype.png").unlink()
     assert attention(bench, folder, "--resume") == 0
     assert len(asked) == 4 and (folder / "1_3_subtype.png").is_file()
-    assert [record.question_id for record in galleries.read_attention(folder)] == list(IDS)
+    assert [record.question_id for record in attention_records.read_attention(folder)] == list(IDS)
     assert attention(bench, folder, "--resume", "--layers", 0, "--end-idx", 1) == 0
     assert len(asked) == 5  # other layers are another result
     assert attention(bench, folder, "--end-idx", 1) == 0
@@ -259,9 +330,12 @@ def test_a_missing_step_is_reported_and_has_no_picture(
     text = "\n".join(line for line in COR.splitlines() if "target area" not in line)
     with saying(nano, [*encoded(nano.tokenizer, text), nano.tokenizer.eos_token_id]):
         assert attention(bench, folder, "--end-idx", 1) == 0
-    (record,) = galleries.read_attention(folder)
+    (record,) = attention_records.read_attention(folder)
     assert record.missing == ("Define target area",)
-    assert record.milestones[1] == galleries.MilestoneRecord("target", "Define target area", "", None, None, None, None)
+    assert record.milestones[1] == attention_records.MilestoneRecord(
+        "target", "Define target area", "", None, None, None
+    )
+    assert record.numbers["mean"]["entropy"][1] is None and record.uniform["entropy"][1] is None
     assert not (folder / "0_2_target.png").exists() and (folder / "0_3_subtype.png").is_file()
 
 
@@ -272,8 +346,15 @@ def test_one_bad_image_does_not_end_the_run(
     folder = tmp_path / "out"
     assert attention(bench, folder) == 1
     assert "question 1 failed: the image" in capsys.readouterr().out
-    assert "cannot be read" in read_json(folder / "index.json")["failures"]["1"]
-    assert [record.question_id for record in galleries.read_attention(folder)] == [0, "left/2"]
+    assert "cannot be read" in read_json(folder / "failures.json")["1"]
+    assert [record.question_id for record in attention_records.read_attention(folder)] == [0, "left/2"]
+    assert attention(bench, folder, "--resume", "--end-idx", 1) == 0
+    assert "1" in read_json(folder / "failures.json")  # of an earlier run, and not mended yet
+    Image.new("RGB", SIZES["tall.png"]).save(bench / "images/tall.png")
+    before = len(asked)
+    assert attention(bench, folder, "--resume") == 0  # what failed is tried again, the rest is whole
+    assert len(asked) == before + 1 and read_json(folder / "failures.json") == {}
+    assert len(attention_records.read_attention(folder)) == 3
 
 
 @pytest.mark.parametrize("words", [["--start-idx", 3], ["--start-idx", -1], ["--start-idx", 2, "--end-idx", 2]])
@@ -288,6 +369,6 @@ def test_a_strange_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps({"records": ["5.json"]}))
     (tmp_path / "5.json").write_text(json.dumps({"settings": {}}))
     with pytest.raises(InputError, match=r"5\.json is not a record of attention"):
-        galleries.read_attention(tmp_path)
+        attention_records.read_attention(tmp_path)
     with pytest.raises(InputError, match="not an index of compared answers"):
         galleries.read_comparisons(tmp_path)

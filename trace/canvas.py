@@ -13,11 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 DPI = 100  # one unit of a page is one pixel at this resolution
 LINE = 1.38  # line height over font height
@@ -168,10 +171,18 @@ def _pil_font(bold: bool) -> object:
     return ImageFont.truetype(_font_path(bold), _MEASURE)
 
 
+def as_image(figure: Figure) -> Image:
+    """A figure as a picture in memory, one pixel to a page's pixel."""
+    from PIL import Image as Pillow
+
+    figure.canvas.draw()
+    return Pillow.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+
+
 def save(figure: Figure, path: Path, scale: float = 1.5) -> None:
     """Write a figure as PNG or JPEG (by the suffix), `scale` picture pixels to a page's pixel. Never half written."""
     jpeg = path.suffix.lower() in {".jpg", ".jpeg"}
     # PNG's default compression takes longer than the drawing, for a few percent of the size.
-    options = {"quality": 88} if jpeg else {"compress_level": 3}
+    options = {"quality": 88} if jpeg else {"compress_level": 1}
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=DPI * scale, pil_kwargs=options)

@@ -19,11 +19,16 @@ from .command import InputError, run
 COMMANDS = {
     "generate": (".data.scenes.generate:main", "render tabletop scenes with questions, answers and exact masks"),
     "reason": (".data.reasoners.build:main", "write the reasoning into a training set"),
+    "sources": (".data.sources.cli:main", "check, convert and download training data"),
+    "mix": (".data.mix:main", "mix a training set from a recipe"),
     "train": (".train.train:main", "train a model from a YAML configuration"),
+    "plan": (".train.plan:main", "memory, hours and disk of a training run, before it starts"),
     "predict": (".model.predictor:main", "one picture, one instruction: the reasoning and its points"),
     "eval": (".eval.model_vqa:main", "let a model answer the questions of a benchmark"),
     "summarize": (".eval.summarize_vqa:main", "turn answers into accuracy tables"),
     "convert": (".model.convert:main", "load a model, merge its adapter, save it as one folder"),
+    "attention": (".attention_summary:main", "what may be said about recorded attention: intervals, tests, a verdict"),
+    "demo": (".demo:main", "ask a model in the browser; nothing leaves this machine"),
     "report": (".report:main", "one self-contained page that shows a run"),
 }
 

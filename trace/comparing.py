@@ -1,29 +1,42 @@
-"""Several models' answers to the same questions, scored question by question and put in an order worth looking at."""
+"""Several models' answers to the same questions, scored question by question and put in an order worth looking at.
+
+How an answer came out is "right", when most of its points lie in the target, or the class of its failure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from .command import InputError
+from .eval.failures import Judge
 from .eval.grading import Run, read_answer_file
 from .eval.metrics import score
 from .eval.suites import Suite, key
 from .galleries import Compared, Score, write_compared
 from .images import open_image
-from .plots import Panel
+from .plots import RIGHT, Panel
+from .reasoning import Response
 from .records import Question
+
+MOSTLY = 0.5  # an answer is right when at least this share of its points lies in the target
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`questions` are those that every model answered; `scores[i]` holds one value a model for question key i."""
+    """`questions` are those that every model answered; `scores[i]` holds one value a model for question key i.
+
+    `outcomes[i]` says how each model's answer came out; both are empty without masks.
+    """
 
     suite: Suite
     runs: tuple[Run, ...]
     questions: tuple[Question, ...]
-    scores: Mapping[str, tuple[float, ...]]  # empty without masks
+    scores: Mapping[str, tuple[float, ...]]
+    outcomes: Mapping[str, tuple[str, ...]]
     overall: tuple[Score, ...]
 
 
@@ -45,19 +58,33 @@ def compare(suite: Suite, answers: Mapping[str, Path], category: str | None = No
         of_category = f" of category {category!r}" if category is not None else ""
         raise InputError(f"no question{of_category} in {suite.question_file} is answered by all of {files}")
     scores: dict[str, tuple[float, ...]] = {}
+    outcomes: dict[str, tuple[str, ...]] = {}
     if suite.masks:
         for question in questions:
             name, mask = key(question.question_id), suite.mask(question)
             scores[name] = tuple(score(run.responses[name].points, mask) for run in runs)
+            judge = Judge(question, mask, suite.question_file.parent)
+            outcomes[name] = tuple(
+                outcome(judge, run.responses[name], value) for run, value in zip(runs, scores[name], strict=True)
+            )
     overall = tuple(
         Score(
             run.label,
             len(questions),
             sum(values[place] for values in scores.values()) / len(scores) if scores else None,
+            tuple(Counter(values[place] for values in outcomes.values()).most_common()),
         )
         for place, run in enumerate(runs)
     )
-    return Comparison(suite, runs, questions, scores, overall)
+    return Comparison(suite, runs, questions, scores, outcomes, overall)
+
+
+def outcome(judge: Judge, response: Response, value: float) -> str:
+    """How an answer with the score `value` came out: "right", or where most of its other points went."""
+    if value >= MOSTLY:
+        return RIGHT
+    shares = judge.shares(response.points)
+    return max(shares, key=lambda name: shares[name])
 
 
 def ordered(comparison: Comparison, sort: str) -> list[Question]:
@@ -80,17 +107,39 @@ def ordered(comparison: Comparison, sort: str) -> list[Question]:
     return sorted(comparison.questions, key=rank)
 
 
-def write_question(folder: Path, comparison: Comparison, question: Question) -> Compared:
-    """Draw one question with all answers into `folder`; returns its record."""
+def failing(comparison: Comparison, questions: Sequence[Question], failure: str | None) -> list[Question]:
+    """The questions that some model's answer failed in this way; all of them for None.
+
+    Raises:
+        InputError: no answer failed so; the message says how the answers came out.
+    """
+    if failure is None:
+        return list(questions)
+    found = [question for question in questions if failure in comparison.outcomes.get(key(question.question_id), ())]
+    if not found:
+        known = sorted({name for names in comparison.outcomes.values() for name in names})
+        raise InputError(f"no answer came out as {failure!r}; these occur: {', '.join(known) or 'none, without masks'}")
+    return found
+
+
+def write_question(folder: Path, comparison: Comparison, question: Question, drawn: bool = True) -> Compared:
+    """Write one question with all answers into `folder`, with its figure if `drawn`; returns its record."""
     name, suite = key(question.question_id), comparison.suite
     values = comparison.scores.get(name)
     panels = [
-        Panel(run.label, run.responses[name], values[place] if values else None, _note(comparison.overall[place]))
+        Panel(
+            run.label,
+            run.responses[name],
+            values[place] if values else None,
+            _note(comparison.overall[place]),
+            comparison.outcomes[name][place] if values else None,
+            fmean(sure) if (sure := run.confidence.get(name)) else None,
+        )
         for place, run in enumerate(comparison.runs)
     ]
     image = open_image(suite.image_path(question))
     mask = suite.mask(question) if values else None
-    return write_compared(folder, question, image, mask, panels)
+    return write_compared(folder, question, image, mask, panels, drawn)
 
 
 def _note(overall: Score) -> str:

@@ -1,32 +1,29 @@
-"""Folders of pictures with a record beside each: what the visualization commands write and the report reads.
+"""A folder of compared answers: what `visualization/visualize_results.py` writes and the report reads.
 
-    comparison/index.json   questions with the answers of several models; QUESTION.png, images/QUESTION.jpg
-    attention/index.json    questions with the attention of one model; QUESTION.json, QUESTION_1_reference.png ...,
-                            QUESTION_milestones.png, images/QUESTION.jpg
+    index.json            every compared question with the answers of several models, as data
+    images/QUESTION.jpg   its image, small
+    QUESTION.png          the figure, of those that were drawn
+    failures.png          how the answers came out, counted
 
-Records hold texts, outlines and attention grids as data; points and steps are always derived from the raw text. An
-attention record is written after its pictures, so a question that has one is whole.
+Records hold texts and outlines; points and steps are always derived from the raw text.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import plots
 from .canvas import save
 from .command import InputError
-from .eval.metrics import score
 from .files import read_json, replacing, write_json
-from .images import unpad_map
 from .marks import mask_outline
-from .milestones import MILESTONES, MilestoneMaps
 from .prompts import bare_instruction
 from .records import Question, QuestionId
 
@@ -60,14 +57,13 @@ def outline(mask: np.ndarray | None) -> Outline:
     return tuple(tuple((round(float(x), 4), round(float(y), 4)) for x, y in line) for line in mask_outline(mask))
 
 
-# --- answers side by side ------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
     label: str
     text: str
     accuracy: float | None  # 0 to 1; None without ground truth
+    outcome: str | None = None  # "right", or its failure class; None without ground truth
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +73,22 @@ class Compared:
     question_id: QuestionId
     instruction: str
     category: str | None
+    kind: str | None
     size: tuple[int, int]  # (width, height) of the original image
     image: str
-    picture: str
+    picture: str | None  # None where no figure was drawn
     outline: Outline
     answers: tuple[ModelAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A model over all questions that were compared."""
+    """A model over all questions that were compared; `outcomes`: "right" or a failure class -> how many."""
 
     label: str
     questions: int
     accuracy: float | None
+    outcomes: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +103,28 @@ def write_compared(
     image: Image,
     mask: np.ndarray | None,
     panels: Sequence[plots.Panel],
+    drawn: bool = True,
 ) -> Compared:
-    """Draw one question's panels into the folder; returns its record for `write_comparisons`."""
+    """One question's small image and, if `drawn`, its figure; returns its record for `write_comparisons`."""
     stem, instruction = file_name(question.question_id), bare_instruction(question.text)
     name = " \u00b7 ".join([f"question {question.question_id}", *([question.category] if question.category else [])])
-    save(plots.comparison(image, instruction, panels, mask, name), folder / f"{stem}.png")
+    if drawn:
+        save(plots.comparison(image, instruction, panels, mask, name), folder / f"{stem}.png")
     save_small(image, folder / "images" / f"{stem}.jpg")
+    kind = question.meta.get("kind")
     return Compared(
         question.question_id,
         instruction,
         question.category,
+        None if kind is None else str(kind),
         image.size,
         f"images/{stem}.jpg",
-        f"{stem}.png",
+        f"{stem}.png" if drawn else None,
         outline(mask),
-        tuple(ModelAnswer(panel.label, panel.response.text, panel.accuracy) for panel in panels),
+        tuple(
+            ModelAnswer(panel.label, panel.response.text, panel.accuracy, panel.outcome, panel.confidence)
+            for panel in panels
+        ),
     )
 
 
@@ -142,142 +147,9 @@ def read_comparisons(folder: Path) -> ComparisonGallery:
             )
             for item in found["items"]
         )
-        return ComparisonGallery(tuple(Score(**score) for score in found["scores"]), items)
+        scores = tuple(
+            Score(**{**score, "outcomes": tuple(map(tuple, score["outcomes"]))}) for score in found["scores"]
+        )
+        return ComparisonGallery(scores, items)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not an index of compared answers ({error}); write it anew") from None
-
-
-# --- attention -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class MilestoneRecord:
-    """One milestone. Of a missing one tokens, share, picture and grid ([grid, grid], padded square) are None."""
-
-    key: str
-    title: str
-    text: str
-    tokens: tuple[int, int] | None
-    share: float | None
-    grid: tuple[tuple[float, ...], ...] | None
-    picture: str | None
-
-    def step_map(self, size: tuple[int, int]) -> plots.StepMap:
-        """What the figures draw, over an image of `size` (width, height)."""
-        heat = None if self.grid is None else unpad_map(np.asarray(self.grid, dtype=np.float32), size)
-        share = float("nan") if self.share is None else self.share
-        return plots.StepMap(self.title, self.text, heat, share, self.tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Attended:
-    """One question with the attention of one model; `order` is its place in the question file."""
-
-    question_id: QuestionId
-    order: int
-    instruction: str
-    category: str | None
-    size: tuple[int, int]
-    image: str
-    picture: str
-    outline: Outline
-    text: str
-    token_ids: tuple[int, ...]
-    accuracy: float | None  # of this answer, 0 to 1; None without ground truth
-    milestones: tuple[MilestoneRecord, ...]
-    model: str
-    layers: tuple[int, ...]
-    settings: Mapping[str, Any]  # what decided the answer and the maps
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        return tuple(milestone.title for milestone in self.milestones if milestone.grid is None)
-
-
-def write_attended(
-    folder: Path,
-    order: int,
-    question: Question,
-    image: Image,
-    mask: np.ndarray | None,
-    maps: MilestoneMaps,
-    model: str,
-    settings: Mapping[str, Any],
-) -> Attended:
-    """One picture a milestone that the answer holds, all of them in a strip, and the record, in this order."""
-    stem, instruction = file_name(question.question_id), bare_instruction(question.text)
-    steps = maps.steps(image.size)
-    top, points = plots.shared_top(steps), maps.response.points
-    records = []
-    for index, (key, step) in enumerate(zip(MILESTONES, steps, strict=True)):
-        picture = f"{stem}_{index + 1}_{key}.png"
-        (folder / picture).unlink(missing_ok=True)  # of an earlier answer that had this step
-        if step.heat is None:
-            records.append(MilestoneRecord(key, step.title, "", None, None, None, None))
-            continue
-        save(plots.milestone(image, step, index + 1, top, points, mask), folder / picture)
-        grid = tuple(tuple(float(f"{value:.4g}") for value in row) for row in maps.maps[index])
-        records.append(MilestoneRecord(key, step.title, step.text, step.tokens, round(step.share, 6), grid, picture))
-    strip = f"{stem}_milestones.png"
-    save(plots.progression(image, instruction, steps, points, mask, f"question {question.question_id}"), folder / strip)
-    save_small(image, folder / "images" / f"{stem}.jpg")
-    record = Attended(
-        question.question_id,
-        order,
-        instruction,
-        question.category,
-        image.size,
-        f"images/{stem}.jpg",
-        strip,
-        outline(mask),
-        maps.response.text,
-        maps.token_ids,
-        None if mask is None else score(points, mask),
-        tuple(records),
-        model,
-        maps.layers,
-        dict(settings),
-    )
-    write_json(folder / f"{stem}.json", asdict(record))
-    return record
-
-
-def whole(folder: Path, question_id: QuestionId, settings: Mapping[str, Any]) -> bool:
-    """Whether a question's record and pictures are there and were made under the same settings."""
-    path = folder / f"{file_name(question_id)}.json"
-    if not path.is_file():
-        return False
-    record = _attended(path)
-    pictures = [record.image, record.picture, *(m.picture for m in record.milestones if m.picture is not None)]
-    same = record.question_id == question_id and dict(record.settings) == dict(settings)
-    return same and all((folder / picture).is_file() for picture in pictures)
-
-
-def write_attention_index(folder: Path, failures: Mapping[str, str]) -> None:
-    """The index of every record in the folder, also of earlier runs; `failures`: question id -> reason."""
-    records = sorted((record.order, path.name) for path in folder.glob("*.json") if path.name != INDEX
-                     for record in [_attended(path)])  # fmt: skip
-    write_json(folder / INDEX, {"records": [name for _, name in records], "failures": dict(failures)})
-
-
-def read_attention(folder: Path) -> list[Attended]:
-    """The records of a folder in the order of its index. InputError when index or a record is absent or broken."""
-    path = folder / INDEX
-    found = read_json(path, "the index of attention pictures")
-    if not isinstance(found, dict) or not isinstance(found.get("records"), list):
-        raise InputError(f"{path} is not an index of attention pictures; write it anew")
-    return [_attended(folder / str(name)) for name in found["records"]]
-
-
-def _attended(path: Path) -> Attended:
-    found = read_json(path, "the attention record")
-    try:
-        milestones = tuple(
-            MilestoneRecord(**{**one, "tokens": None if one["tokens"] is None else tuple(one["tokens"])})
-            for one in found["milestones"]
-        )
-        fields = {"size": tuple(found["size"]), "milestones": milestones, "token_ids": tuple(found["token_ids"]),
-                  "layers": tuple(found["layers"])}  # fmt: skip
-        return Attended(**{**found, **fields})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a record of attention ({error}); remove it") from None

@@ -5,7 +5,7 @@ from the text itself: `reasoning.parse` gives each step's characters, `token_spa
 order of the steps. A step that the answer does not hold is reported as missing and has no map; nothing is guessed
 from positions in the sequence. A map is the mean attention of a milestone's tokens (over the chosen layers and all
 heads) on the image tokens, as it is: it sums to the share of attention that went to the image, so steps and images
-can be compared.
+can be compared. How the rows are recorded is decided in `capture`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import prompts, reasoning
+from .capture import Capture, Captured, teacher_forced, while_generating
 from .command import InputError
 from .images import unpad_map
 from .plots import StepMap, answer_text
 from .reasoning import Response
+from .records import Answer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,18 +46,32 @@ Span = tuple[int, int]  # first and one past the last
 class MilestoneMaps:
     """One answer, its milestones and the attention of each.
 
-    maps: float32 [5, grid, grid] over the padded square, in the order of MILESTONES; NaN for a missing milestone.
-    shares: float32 [5], the attention mass on the image; NaN for a missing milestone.
     spans: of each milestone found, its tokens (indices into token_ids).
-    layers: the decoder layers that were averaged.
+    layer_maps: float32 [layers, 5, grid, grid] over the padded square, in the order of MILESTONES; NaN for a missing
+        milestone.
+    layers: the decoder layers of `layer_maps`.
+    uniform: float32 [5], the share of attention that the image would get if every token were looked at alike.
+    captured: the rows that the maps are means of.
     """
 
     response: Response
     token_ids: tuple[int, ...]
     spans: Mapping[str, Span]
-    maps: NDArray[np.float32]
-    shares: NDArray[np.float32]
+    layer_maps: NDArray[np.float32]
     layers: tuple[int, ...]
+    uniform: NDArray[np.float32]
+    captured: Captured
+
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """[5, grid, grid], the mean over the layers: what is drawn."""
+        return self.layer_maps.mean(axis=0)
+
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """[5], the attention mass on the image; NaN for a missing milestone, and where heads were not averaged."""
+        shares = self.maps.sum(axis=(1, 2))
+        return shares if self.captured.capture.reduction == "mean" else np.full_like(shares, np.nan)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -72,12 +88,13 @@ class MilestoneMaps:
 
     def steps(self, size: tuple[int, int]) -> list[StepMap]:
         """What the figures draw: each milestone's map over the original image of `size` (width, height)."""
+        maps, shares = self.maps, self.shares
         return [
             StepMap(
                 title,
                 self.text(key),
-                unpad_map(self.maps[index], size) if key in self.spans else None,
-                float(self.shares[index]),
+                unpad_map(maps[index], size) if key in self.spans else None,
+                float(shares[index]),
                 self.spans.get(key),
             )
             for index, (key, title) in enumerate(MILESTONES.items())
@@ -144,39 +161,50 @@ def milestone_spans(response: Response, characters: Sequence[Span]) -> dict[str,
     return {key: (tokens[key][0], tokens[key][-1] + 1) for key in MILESTONES if key in tokens}
 
 
-def milestone_maps(
-    attention: NDArray[np.floating], spans: Mapping[str, Span]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mean attention of each milestone's tokens.
+def milestone_maps(attention: NDArray[np.floating], spans: Mapping[str, Span]) -> NDArray[np.float32]:
+    """The mean attention of each milestone's tokens, layer by layer.
 
     Args:
-        attention: [layers, heads, tokens, patches] or [layers, tokens, patches] (heads averaged already), row t
-            where token t is fed in, columns the image tokens row by row.
+        attention: [layers, tokens, patches], row t of token t, columns the image tokens row by row.
         spans: tokens of each milestone.
     Returns:
-        maps [5, grid, grid] and the shares of attention on the image [5]; NaN where a milestone is missing.
+        [layers, 5, grid, grid]; NaN where a milestone is missing.
     Raises:
         ValueError: the image tokens are no square grid, or a span reaches past the rows.
     """
-    rows = attention.astype(np.float32).mean(axis=tuple(range(attention.ndim - 2)))
-    side = isqrt(rows.shape[1])
-    if side * side != rows.shape[1]:
-        raise ValueError(f"{rows.shape[1]} image tokens are no square grid")
-    maps = np.full((len(MILESTONES), side, side), np.nan, dtype=np.float32)
+    layers, tokens, patches = attention.shape
+    side = isqrt(patches)
+    if side * side != patches:
+        raise ValueError(f"{patches} image tokens are no square grid")
+    maps = np.full((layers, len(MILESTONES), side, side), np.nan, dtype=np.float32)
     for index, key in enumerate(MILESTONES):
         if key in spans:
             start, end = spans[key]
-            if end > len(rows):
-                raise ValueError(f"milestone {key!r} ends at token {end}, attention was recorded for {len(rows)}")
-            maps[index] = rows[start:end].mean(axis=0).reshape(side, side)
-    return maps, maps.sum(axis=(1, 2))
+            if end > tokens:
+                raise ValueError(f"milestone {key!r} ends at token {end}, attention was recorded for {tokens}")
+            mean = attention[:, start:end].astype(np.float32).mean(axis=1)
+            maps[:, index] = mean.reshape(layers, side, side)
+    return maps
+
+
+def of_captured(tokenizer: Any, captured: Captured, size: tuple[int, int]) -> MilestoneMaps:
+    """The milestones of an answer about an image of `size` (width, height), and where the model looked in each."""
+    text, characters = token_spans(tokenizer, captured.token_ids)
+    response = reasoning.parse(text, size)
+    spans = milestone_spans(response, characters)
+    maps = milestone_maps(captured.attention, spans)
+    alike = captured.attention.shape[-1] / captured.keys
+    uniform = [float(alike[slice(*spans[key])].mean()) if key in spans else np.nan for key in MILESTONES]
+    return MilestoneMaps(
+        response, captured.token_ids, spans, maps, captured.layers, np.asarray(uniform, np.float32), captured
+    )
 
 
 def analyse(
     checkpoint: Checkpoint,
     image: Image,
     question_text: str,
-    layers: Sequence[int] | None = None,
+    capture: Capture | None = None,
     max_new_tokens: int = 512,
     style: str = "vicuna_v1",
 ) -> MilestoneMaps:
@@ -184,39 +212,40 @@ def analyse(
 
     Args:
         question_text: the instruction; the request for reasoning and the format of the answer are added.
-        layers: decoder layers to average, negative ones from the end; the last three by default.
     Raises:
         InputError: the model has no such layer.
     """
-    from .attention import GenerationRecorder, recording
-    from .model.predictor import Predictor
+    prompt = prompts.render_prompt(prompts.question_text(question_text, True), style)
+    captured = while_generating(checkpoint, image, prompt, capture, max_new_tokens=max_new_tokens)
+    return of_captured(checkpoint.tokenizer, captured, image.size)
 
-    chosen = _layers(layers, int(checkpoint.model.config.text_config.num_hidden_layers))
-    recorder = GenerationRecorder(chosen, _image_columns(checkpoint, image, question_text, style))
-    with recording(checkpoint.model, recorder):
-        (prediction,) = Predictor(checkpoint).predict(
-            [image], [question_text], batch_size=1, max_new_tokens=max_new_tokens, style=style
+
+def analyse_answer(
+    checkpoint: Checkpoint,
+    image: Image,
+    question_text: str,
+    answer: Answer,
+    capture: Capture | None = None,
+    style: str = "vicuna_v1",
+) -> MilestoneMaps:
+    """The same for an answer that was saved, in one teacher-forced pass and without generating again.
+
+    An answer that was saved without its token ids is encoded anew, which may cut its words otherwise than the model
+    did when it wrote them.
+
+    Raises:
+        InputError: the answer is empty, or its token ids belong to another tokenizer; the model has no such layer.
+    """
+    asked = answer.prompt or prompts.question_text(question_text, True)
+    prompt = prompts.render_prompt(asked.replace(prompts.IMAGE_TAG, "").strip(), style)
+    tokenizer = checkpoint.tokenizer
+    ids = list(answer.token_ids) or tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise InputError(f"the answer to question {answer.question_id} is empty: it has no attention")
+    if max(ids) >= len(tokenizer) or tokenizer.decode(ids, skip_special_tokens=True).strip() != answer.text.strip():
+        raise InputError(
+            f"the token ids of the answer to question {answer.question_id} do not spell its text with the tokenizer of "
+            f"{checkpoint.name}: these answers are another model's"
         )
-    text, characters = token_spans(checkpoint.tokenizer, prediction.token_ids)
-    response = reasoning.parse(text, image.size)
-    attention = recorder.attention().float().numpy()
-    # An answer cut off by max_new_tokens ends in a token that was never fed in: it has no row.
-    spans = milestone_spans(response, characters[: attention.shape[2]])
-    maps, shares = milestone_maps(attention, spans)
-    return MilestoneMaps(response, prediction.token_ids, spans, maps, shares, tuple(chosen))
-
-
-def _layers(layers: Sequence[int] | None, count: int) -> list[int]:
-    wanted = range(max(0, count - 3), count) if layers is None else layers
-    for layer in wanted:
-        if not -count <= layer < count:
-            raise InputError(f"the model has no layer {layer}: its {count} decoder layers count from 0")
-    return sorted({layer % count for layer in wanted})
-
-
-def _image_columns(checkpoint: Checkpoint, image: Image, question: str, style: str) -> slice:
-    """Where the image's tokens stand in the prompt that the predictor will make of this question."""
-    prompt = prompts.render_prompt(prompts.question_text(question, True), style)
-    ids = checkpoint.inputs([image], [prompt])["input_ids"][0].tolist()
-    start = ids.index(checkpoint.image_token_id)
-    return slice(start, start + ids.count(checkpoint.image_token_id))
+    captured = teacher_forced(checkpoint, image, prompt, ids, capture)
+    return of_captured(tokenizer, captured, image.size)

@@ -25,16 +25,22 @@ if TYPE_CHECKING:
 
 COLORS = ("#1f5fbf", "#d9720f", "#2e8b57", "#8e44ad", "#7f7f7f")  # one a curve or model
 MARGIN, GUTTER = 24, 22
+RIGHT = "right"  # the outcome of an answer that did not fail
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One model's answer to a question. `accuracy` is this answer's score (0 to 1), None without ground truth."""
+    """One model's answer to a question. `accuracy` is this answer's score (0 to 1), None without ground truth.
+
+    `outcome` is "right" or the class of its failure, `confidence` the model's own (0 to 1), each None when not known.
+    """
 
     label: str
     response: Response
     accuracy: float | None = None
     note: str = ""  # beside the label: the model's accuracy over all questions, its size, ...
+    outcome: str | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,8 @@ def _fitted(size: tuple[int, int], width: float, height: float) -> tuple[float, 
 
 def _title_blocks(panel: Panel) -> list[Block]:
     score = "" if panel.accuracy is None else f"this answer: {panel.accuracy:.0%} of its points in the target"
+    if panel.outcome not in (None, RIGHT):
+        score += f" ({panel.outcome})"
     lines = [Block(line, 8.5, color=FADED) for line in (score, panel.note) if line]
     return [Block(panel.label, 11, bold=True), *lines]
 
@@ -160,6 +168,32 @@ def _legend(page: Page, x: float, y: float, truth: bool) -> None:
         start += 115
 
 
+def outcome_counts(models: Mapping[str, Mapping[str, int]]) -> Figure:
+    """How the answers of each model came out: a bar an outcome and model, with its count. `models`: label -> counts."""
+    names = list(dict.fromkeys(name for counts in models.values() for name in counts))
+    line, group = 17, 17 * len(models) + 16
+    page = Page(860, 70 + group * len(names) + 34)
+    page.write(MARGIN, 16, 800, [Block("How the answers came out", 12.5, bold=True)])
+    axes = page.axes(230, 48, 590, group * len(names))
+    axes.set_xlim(0, max([count for counts in models.values() for count in counts.values()] or [1]) * 1.12)
+    axes.set_ylim(group * len(names), 0)
+    for place, name in enumerate(names):
+        axes.text(-0.012, (place + 0.5) * group, name, transform=axes.get_yaxis_transform(), ha="right", va="center",
+                  fontsize=9, color=INK, parse_math=False)  # fmt: skip
+        for index, ((_, counts), color) in enumerate(zip(models.items(), cycle(len(models)), strict=True)):
+            y, count = place * group + 8 + (index + 0.5) * line, counts.get(name, 0)
+            axes.barh(y, count, height=line - 4, color=color)
+            axes.text(count, y, f" {count}", va="center", fontsize=8.5, color=FADED)
+    axes.set_yticks([])
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    x = MARGIN
+    for label, color in zip(models, cycle(len(models)), strict=True):
+        page.write(x, page.height - 28, 260, [Block(label, 9, bold=True, color=color, max_lines=1)])
+        x += 270
+    return page.figure
+
+
 # --- attention of each milestone -----------------------------------------------------------------------------------
 
 
@@ -200,8 +234,12 @@ def progression(
     points: Sequence[Point | Box],
     mask: np.ndarray | None = None,
     name: str = "",
+    scaling: str = "shared",
 ) -> Figure:
-    """All milestones in one strip under one colour scale; a missing step keeps its place and says so."""
+    """All milestones in one strip; a missing step keeps its place and says so.
+
+    `scaling`: "shared" is one colour scale over all steps, "each" one a step, where colours cannot be compared.
+    """
     column, gutter = 240, 14
     picture = _fitted(image.size, column, 270)
     width = 2 * MARGIN + (len(steps) + 1) * (column + gutter) + 48
@@ -223,9 +261,11 @@ def progression(
     axes = page.axes(places[0], picture_y, *picture)
     _marks(axes, draw_image(axes, rgb(image)), points, mask)
     for x, step, text in zip(places[1:], steps, texts, strict=True):
-        _heat_panel(page, (x, picture_y), picture, image, step.heat, top, points, mask)
+        own = top if scaling == "shared" else shared_top([step])
+        _heat_panel(page, (x, picture_y), picture, image, step.heat, own, points, mask)
         page.write(x, below, column, text)
-    _scale(page, places[-1] + picture[0] + 12, picture_y, picture[1], top)
+    if scaling == "shared":
+        _scale(page, places[-1] + picture[0] + 12, picture_y, picture[1], top)
     _legend(page, MARGIN, page.height - 18 - MARGIN / 2, truth=mask is not None)
     return page.figure
 
@@ -233,8 +273,9 @@ def progression(
 def _numbers(step: StepMap) -> str:
     if step.heat is None:
         return "missing from this answer"
-    tokens = f"tokens {step.tokens[0] + 1}\u2013{step.tokens[1]} \u00b7 " if step.tokens else ""
-    return f"{tokens}image share {step.share:.1%}"
+    tokens = f"tokens {step.tokens[0] + 1}\u2013{step.tokens[1]}" if step.tokens else ""
+    share = "" if np.isnan(step.share) else f"image share {step.share:.1%}"  # only heads that were averaged have one
+    return " \u00b7 ".join(part for part in (tokens, share) if part)
 
 
 def _heat_panel(
@@ -274,6 +315,31 @@ def _scale(page: Page, x: float, y: float, height: float, top: float) -> None:
     bar.ax.set_ylabel("% per image token", fontsize=8, color=FADED)
 
 
+def overlay(
+    image: Image, points: Sequence[Point | Box], heat: np.ndarray | None = None, top: float = 0.0,
+    labels: Sequence[str] = (), side: int = 560,
+) -> Figure:  # fmt: skip
+    """One picture for a screen: the image, or attention over it, with the points and a word beside each.
+
+    `side` is the length of the picture's longer side in pixels.
+    """
+    from matplotlib.patheffects import withStroke
+
+    scale = side / max(image.size)
+    page = Page(max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    axes = page.axes(0, 0, page.width, page.height)
+    size = draw_image(axes, rgb(image) if heat is None else blend(image, heat, top))
+    draw_answer(axes, points, size, dot=8.5)
+    for item, label in zip(points, labels, strict=False):
+        place = item if isinstance(item, Point) else item.center
+        x, y = np.clip((place.x, place.y), 0.02, 0.98) * size
+        right = x > 0.8 * size[0]
+        axes.annotate(label, (x, y), (-9 if right else 9, 0), textcoords="offset points", va="center",
+                      ha="right" if right else "left", fontsize=9, color="white", fontweight="bold", parse_math=False,
+                      path_effects=[withStroke(linewidth=2.6, foreground=INK)])  # fmt: skip
+    return page.figure
+
+
 # --- training ------------------------------------------------------------------------------------------------------
 
 
@@ -287,13 +353,13 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], quantities:
     for index, quantity in enumerate(quantities):
         down, right = divmod(index, across)
         axes = page.axes(70 + right * (wide + 70), 34 + down * (high + 80), wide - 20, high)
-        for (name, lines), color in zip(runs.items(), _cycle(len(runs)), strict=True):
+        for (name, lines), color in zip(runs.items(), cycle(len(runs)), strict=True):
             pairs = [(line["step"], line[quantity]) for line in lines if quantity in line]
             if not pairs:
                 continue
             steps, values = np.asarray(pairs, dtype=float).T
             axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.9)
-            axes.plot(steps, _smooth(values), color=color, linewidth=1.9, label=name)
+            axes.plot(steps, smooth(values), color=color, linewidth=1.9, label=name)
         axes.set_title(quantity.replace("_", " "), fontsize=11, color=INK, loc="left", parse_math=False)
         axes.set_xlabel("optimizer step", fontsize=9, color=FADED)
         axes.tick_params(labelsize=8.5, colors=FADED)
@@ -304,11 +370,12 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], quantities:
     return page.figure
 
 
-def _cycle(count: int) -> list[str]:
+def cycle(count: int) -> list[str]:
+    """A colour for each of `count` runs or models."""
     return [COLORS[index % len(COLORS)] for index in range(count)]
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """The mean over a centred window that shrinks at both ends, so that it starts and ends at the data."""
     half = max(1, len(values) // 80)
     total = np.concatenate([[0.0], np.cumsum(values)])

@@ -164,13 +164,19 @@ def encode(tokenizer: Any, rendered: Rendered) -> Encoded:
         elif tokenizer.bos_token_id is not None:
             _append(encoded, tokenizer.bos_token_id, IGNORE, (0, 0))
         if piece:
-            tokens = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+            # sentencepiece writes its prefix before a leading space too; fast tokenizers drop it, so it is given to them
+            blank = " " if piece[0] in " ▁" and _drops_prefix(tokenizer) else ""
+            tokens = tokenizer(blank + piece, add_special_tokens=False, return_offsets_mapping=True)
             for token, offsets in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
-                start, end = position + offsets[0], position + offsets[1]
+                start, end = (position + max(0, offset - len(blank)) for offset in offsets)
                 learned = any(a <= start and end <= b for a, b in rendered.answers)
                 _append(encoded, token, token if learned else IGNORE, (start, end))
         position += len(piece)
     return encoded
+
+
+def _drops_prefix(tokenizer: Any) -> bool:
+    return tokenizer.tokenize(" ") == ["▁"]
 
 
 def _append(encoded: Encoded, token: int, label: int, span: tuple[int, int]) -> None:

@@ -1,23 +1,27 @@
-"""One page that shows a whole run: accuracy, answers with reasoning, attention, training, data, how it was made.
+"""One page that shows a whole run: accuracy, every answer with its reasoning and attention, training, data, records.
 
     python -m trace.report --run output/quickstart
 
-The page is a single HTML file that opens from disk without network and without JavaScript; pictures are inside it.
-It is made of what the run's folder holds, each part optional, and says which parts were not there:
+The page is a single HTML file that opens from disk without network: pictures, data and its one script are inside. It
+is made of what the run's folder holds, each part optional, and says which parts were not there:
 
     RUN/data/            generated scenes: data.json (or cor.json, with reasoning), images/, masks/, generate.json
     RUN/bench/           the benchmark: generate.json
-    RUN/train/ARM/       run.json, log.jsonl (or curves.png) of each training run
+    RUN/train/ARM/       run.json and log.jsonl of each training run
     RUN/answers/         ARM.jsonl with ARM.run.json beside it
     RUN/summary.json     of trace.eval.summarize_vqa
     RUN/comparison/      of visualization/visualize_results.py
     RUN/attention/       of visualization/attention_map.py
 
-Whatever a model wrote is escaped, and a content security policy forbids scripts altogether.
+Whatever a model wrote is text: the template escapes it, the script never makes markup of it, and a content security
+policy admits this one script by its hash and nothing else.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,72 +29,138 @@ from typing import Any
 
 from .command import InputError, Parser, existing_folder, run
 
-TEMPLATE = "report.html.j2"
+ASSETS = Path(__file__).parent / "assets"
+TEMPLATE, SCRIPT, STYLE = "report.html.j2", "report.js", "report.css"
+SOURCES = {  # what a part is made of, for the line that says that it is missing
+    "summary": "accuracy (summary.json)",
+    "comparison": "answers side by side (comparison/index.json)",
+    "attention": "attention (attention/index.json)",
+    "training": "training curves (train/*/run.json)",
+    "data": "training data (data/data.json)",
+    "records": "how it was made (run.json, generate.json)",
+}
+COLORS = 64  # of a heat-map, as the script gets them
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How much of each kind goes into the page."""
+class Parts:
+    """Where the parts of a page are; None for what it does not have. `run` holds training, data and records."""
 
-    comparisons: int = 12
-    attention: int = 6
+    run: Path | None = None
+    comparison: Path | None = None
+    attention: Path | None = None
     samples: int = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    limits = Limits()
     parser = Parser(prog="trace.report", description="One self-contained HTML page about a run.")
     parser.add_argument("--run", type=Path, required=True, help="the run's folder (see the top of trace/report.py)")
     parser.add_argument("--out", "--output", type=Path, help="the page; by default report.html in the run's folder")
     parser.add_argument("--title", help="by default the folder's name")
-    parser.add_argument("--comparisons", type=int, default=limits.comparisons, help="questions with all answers")
-    parser.add_argument("--attention", type=int, default=limits.attention, help="questions with attention")
-    parser.add_argument("--samples", type=int, default=limits.samples, help="training samples")
+    parser.add_argument("--samples", type=int, default=Parts().samples, help="training samples")
     arguments = parser.parse_args(argv)
     folder = existing_folder(arguments.run, "the run's folder")
-    out = arguments.out or folder / "report.html"
     title = arguments.title or f"TRACE: {folder.resolve().name}"
-    page = render(folder, title, Limits(arguments.comparisons, arguments.attention, arguments.samples))
-    from .files import replacing
-
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
+    page = render(Parts(folder, folder / "comparison", folder / "attention", arguments.samples), title)
+    print(_write(arguments.out or folder / "report.html", page))
     return 0
 
 
-def render(folder: Path, title: str, limits: Limits) -> str:
-    """The page about the run in `folder`.
+def write_page(out: Path, title: str, comparison: Path | None = None, attention: Path | None = None) -> str:
+    """A page about compared answers, or about attention, alone; returns a line that names it and its size."""
+    return _write(out, render(Parts(None, comparison, attention), title))
+
+
+def _write(out: Path, page: str) -> str:
+    from .files import replacing
+
+    with replacing(out) as temporary:
+        temporary.write_bytes(page.encode("utf-8", "replace"))
+    return f"{out} ({out.stat().st_size / 1e6:.1f} MB)"
+
+
+def render(parts: Parts, title: str) -> str:
+    """The page.
 
     Raises:
-        InputError: the folder holds none of the parts, or one of them is broken.
+        InputError: none of the parts is there, or one of them is broken.
     """
+    from . import report_charts as charts
     from . import report_history as history
-    from . import report_parts as parts
+    from .report_items import explorer, success
+    from .report_parts import WIDTH, accuracy, heat_gradient
 
-    sections = {
-        "summary": parts.accuracy(folder / "summary.json"),
-        "comparisons": parts.comparisons(folder / "comparison", limits.comparisons),
-        "attention": parts.attention(folder / "attention", limits.attention),
-        "training": history.training(folder / "train"),
-        "data": history.data(folder / "data", limits.samples),
-        "records": history.records(folder),
+    whole = parts.run
+    explored = explorer(parts.comparison, parts.attention)
+    attention = charts.attention_charts(parts.attention) if parts.attention else None
+    sections: dict[str, Any] = {
+        "summary": accuracy(whole / "summary.json") if whole else None,
+        "training": history.training(whole / "train") if whole else None,
+        "data": history.data(whole / "data", parts.samples) if whole else None,
+        "records": history.records(whole) if whole else (),
     }
-    if not any(sections.values()):
-        raise InputError(f"{folder} holds nothing to report: no summary.json, comparison, attention, train or data")
-    missing = [parts.SOURCES[name] for name, section in sections.items() if not section]
-    return (
+    if not any(sections.values()) and explored is None:
+        place = whole or parts.comparison or parts.attention
+        raise InputError(f"{place} holds nothing to report: no summary.json, comparison, attention, train or data")
+    there = {**sections, "comparison": explored and explored.labels,
+             "attention": explored and any(one["attention"] for one in explored.questions)}  # fmt: skip
+    script = (ASSETS / SCRIPT).read_text(encoding="utf-8")
+    return str(
         _environment()
         .get_template(TEMPLATE)
-        .render(title=title, missing=missing, width=parts.WIDTH, heat=parts.heat_gradient(), **sections)
+        .render(
+            title=title,
+            missing=[SOURCES[name] for name in SOURCES if not there[name]] if whole else [],
+            width=WIDTH,
+            heat=heat_gradient(7),
+            style=(ASSETS / STYLE).read_text(encoding="utf-8"),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            data_items=_embedded({**explored.data, "heat": heat_gradient(COLORS)}) if explored else None,
+            labels=explored.labels if explored else [],
+            questions=len(explored.questions) if explored else 0,
+            stacks=_stacks(explored, parts.comparison, success) if explored else [],
+            attention=attention,
+            effects=charts.effects(parts.attention) if parts.attention else [],
+            panel=(charts.WIDE, charts.HIGH),
+            curve=history.CURVE,
+            **sections,
+        )
     )
+
+
+def _stacks(explored: Any, comparison: Path | None, success: Any) -> list[Any]:
+    """The charts about all compared answers: how many hit, and how the others failed."""
+    from .galleries import read_comparisons
+    from .report_charts import stack
+
+    if comparison is None or not explored.labels:
+        return []
+    counted = [(score.label, score.outcomes) for score in read_comparisons(comparison).scores if score.outcomes]
+    found = [stack("Success rates", success(explored)), stack("How the answers came out", counted)]
+    return [one for one in found if one is not None]
+
+
+def _embedded(data: Any) -> Any:
+    """JSON for a script element that the browser does not run: nothing in it can end the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)  # ASCII: half a surrogate pair is written too
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 (every character that means something in HTML was replaced)
 
 
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader = FileSystemLoader(Path(__file__).parent / "assets")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 if __name__ == "__main__":

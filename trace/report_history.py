@@ -5,7 +5,6 @@ As in `report_parts`, a part that is not there gives None (or nothing) and a bro
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,23 +22,45 @@ from .images import open_image
 from .prompts import bare_instruction
 from .reasoning import parse
 from .records import Sample, read_samples
-from .report_parts import AnswerView, answer_view, data_uri, marks, png_uri
+from .report_parts import AnswerView, answer_view, data_uri, marks
 
 # --- training ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """One run in one panel: `raw` and `smooth` as points of an SVG polyline."""
+
+    name: str
+    color: str
+    raw: str
+    smooth: str
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePanel:
+    """One quantity over the optimizer steps; `ticks` are (y, text), `last` is the number of the last step."""
+
+    title: str
+    curves: Sequence[Curve]
+    ticks: Sequence[tuple[float, str]]
+    last: str
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
-    curves: tuple[str, ...]  # data URIs
+    panels: Sequence[CurvePanel]
     table: Sequence[Sequence[str]]  # a header, then a row for each run
 
 
 COUNTED = ("steps", "seconds", "CPU seconds", "samples a step")  # numbers that get a comma for the thousands
 QUANTITIES = ("loss", "token_loss", "grounding_loss")
+CURVE = (420, 200)  # width and height of a panel's plot
+DRAWN = 400  # points of a curve: more than its pixels would only make the page larger
 
 
 def training(folder: Path) -> Training | None:
-    """Curves of all arms in one picture where their logs are there, else each arm's own picture."""
+    """Curves of all arms whose logs are there, and what one compares between them."""
     arms = sorted(path.parent for path in folder.glob("*/run.json"))
     if not arms:
         return None
@@ -48,19 +69,37 @@ def training(folder: Path) -> Training | None:
         for arm in arms
         if (arm / "log.jsonl").is_file()
     }
-    shown = [name for name in QUANTITIES if any(name in line for lines in logs.values() for line in lines)]
-    curves = []
-    if shown:
-        buffer = io.BytesIO()
-        plots.training_curves(logs, shown).savefig(buffer, format="png", dpi=140)
-        curves.append(png_uri(buffer.getvalue()))
-    for arm in arms:
-        if arm.name not in logs and (arm / "curves.png").is_file():
-            curves.append(png_uri((arm / "curves.png").read_bytes()))
+    panels = [panel for name in QUANTITIES if (panel := _curves(logs, name)) is not None]
     facts = {arm.name: _facts(_read_record(arm / "run.json")) for arm in arms}
     columns = dict.fromkeys(name for row in facts.values() for name in row)
     rows = [[name, *(row.get(column, "-") for column in columns)] for name, row in facts.items()]
-    return Training(tuple(curves), [["run", *columns], *rows])
+    return Training(panels, [["run", *columns], *rows])
+
+
+def _curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], quantity: str) -> CurvePanel | None:
+    """One quantity of all runs that logged it, under a linear scale from 0."""
+    found = {
+        name: np.asarray([(line["step"], line[quantity]) for line in lines if quantity in line], dtype=float)
+        for name, lines in logs.items()
+    }
+    found = {name: pairs for name, pairs in found.items() if len(pairs)}
+    if not found:
+        return None
+    last = max(float(pairs[:, 0].max()) for pairs in found.values()) or 1.0
+    top = max(float(np.quantile(pairs[:, 1], 0.995)) for pairs in found.values()) or 1.0
+    curves = [
+        Curve(name, color, _polyline(pairs[:, 0], pairs[:, 1], last, top),
+              _polyline(pairs[:, 0], plots.smooth(pairs[:, 1]), last, top))
+        for (name, pairs), color in zip(found.items(), plots.cycle(len(found)), strict=True)
+    ]  # fmt: skip
+    ticks = [(round(CURVE[1] * (1 - part), 1), f"{part * top:.2g}") for part in (0, 0.5, 1)]
+    return CurvePanel(quantity.replace("_", " "), curves, ticks, f"{last:,.0f}")
+
+
+def _polyline(steps: np.ndarray, values: np.ndarray, last: float, top: float) -> str:
+    chosen = np.unique(np.linspace(0, len(steps) - 1, DRAWN).astype(int))
+    x, y = CURVE[0] * steps[chosen] / last, CURVE[1] * (1 - np.clip(values[chosen] / top, 0, 1))
+    return " ".join(f"{one:.1f},{other:.1f}" for one, other in zip(x, y, strict=True))
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, str]:
@@ -152,7 +191,7 @@ def _sample(folder: Path, sample: Sample) -> SampleView:
     response = parse(said[0] if said else "", image.size)
     named = [str(value) for name in ("kind", "relation") if (value := sample.meta.get(name))]
     kind = " \u00b7 ".join(dict.fromkeys(named))  # "between" is both
-    answer = answer_view("", None, response, marks(image.size, region, response.points))
+    answer = answer_view(response, marks(image.size, region, response.points))
     return SampleView(sample.id, kind, bare_instruction(asked[0]) if asked else "", data_uri(image, 300), answer)
 
 

@@ -1,4 +1,4 @@
-"""What the report's template is given: each part of a run read from disk, with pictures as data URIs.
+"""What the report's template is given: accuracy, and pictures with their marks as data URIs and SVG.
 
 Every function returns None (or nothing) when its part is not there, and raises InputError when it is broken.
 Geometry is given in a picture's own units: its width is always WIDTH, so that dots and lines look alike everywhere.
@@ -18,11 +18,10 @@ import numpy as np
 from . import plots
 from .command import InputError
 from .files import read_json
-from .galleries import INDEX, Attended, Compared, ComparisonGallery, Outline, read_attention, read_comparisons
-from .images import open_image
-from .marks import blend, heat_colors
+from .galleries import Outline
+from .marks import heat_colors
 from .points import Box, Point
-from .reasoning import HEADINGS, Response, parse
+from .reasoning import HEADINGS, Response
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,15 +76,11 @@ def data_uri(image: Image, side: int = 480) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def heat_gradient() -> list[str]:
-    """The colours of a heat-map from cold to hot, for CSS."""
+def heat_gradient(count: int) -> list[str]:
+    """The colours of a heat-map from cold to hot."""
     from matplotlib.colors import to_hex
 
-    return [to_hex(color) for color in heat_colors()(np.linspace(0, 1, 7))]
-
-
-def png_uri(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+    return [to_hex(color) for color in heat_colors()(np.linspace(0, 1, count))]
 
 
 # --- accuracy ------------------------------------------------------------------------------------------------------
@@ -170,7 +165,7 @@ def _row(summary: Mapping[str, Any], place: int, name: str) -> Row | None:
     return Row(name, questions, tuple(bars), None if best is None else 100 * best, source)
 
 
-# --- answers side by side ------------------------------------------------------------------------------------------
+# --- an answer in words ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,120 +176,15 @@ class StepText:
 
 @dataclass(frozen=True, slots=True)
 class AnswerView:
-    """One model's answer: `percent` None without ground truth; `problems` sentences about what is wrong with it."""
+    """An answer step by step: `problems` are sentences about what is wrong with it."""
 
-    label: str
-    percent: str | None
     steps: tuple[StepText, ...]
     final: str
     problems: Sequence[str]
-    raw: str
     marks: Marks
 
 
-@dataclass(frozen=True, slots=True)
-class ComparedView:
-    question_id: int | str
-    category: str | None
-    instruction: str
-    uri: str
-    answers: tuple[AnswerView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparisons:
-    scores: ComparisonGallery
-    items: tuple[ComparedView, ...]
-
-
-def comparisons(folder: Path, count: int) -> Comparisons | None:
-    """The first `count` compared questions."""
-    if not (folder / INDEX).is_file():
-        return None
-    gallery = read_comparisons(folder)
-    return Comparisons(gallery, tuple(_compared(folder, item) for item in gallery.items[: max(0, count)]))
-
-
-def _compared(folder: Path, item: Compared) -> ComparedView:
-    views = []
-    for answer in item.answers:
-        response = parse(answer.text, item.size)
-        percent = None if answer.accuracy is None else f"{answer.accuracy:.0%}"
-        views.append(answer_view(answer.label, percent, response, marks(item.size, item.outline, response.points)))
-    image = data_uri(open_image(folder / item.image))
-    return ComparedView(item.question_id, item.category, item.instruction, image, tuple(views))
-
-
-def answer_view(label: str, percent: str | None, response: Response, drawn: Marks) -> AnswerView:
+def answer_view(response: Response, drawn: Marks) -> AnswerView:
     """The words of an answer, step by step."""
     steps = tuple(StepText(HEADINGS[step.key], step.text) for step in response.steps)
-    final, problems = plots.answer_text(response), plots.answer_problems(response)
-    return AnswerView(label, percent, steps, final, problems, response.text, drawn)
-
-
-# --- attention -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class MilestoneView:
-    """One milestone; `uri` is None for a missing one."""
-
-    title: str
-    text: str
-    uri: str | None
-    share: str
-    tokens: str
-
-
-@dataclass(frozen=True, slots=True)
-class AttendedView:
-    question_id: int | str
-    instruction: str
-    model: str
-    layers: str
-    percent: str | None
-    uri: str
-    marks: Marks
-    milestones: tuple[MilestoneView, ...]
-    missing: Sequence[str]
-    top: str  # what the hottest colour stands for
-    raw: str
-
-
-def attention(folder: Path, count: int) -> tuple[AttendedView, ...] | None:
-    """The first `count` questions with attention."""
-    if not (folder / INDEX).is_file():
-        return None
-    return tuple(_attended(folder, record) for record in read_attention(folder)[: max(0, count)])
-
-
-def _attended(folder: Path, record: Attended) -> AttendedView:
-    from PIL import Image
-
-    image = open_image(folder / record.image)
-    steps = [milestone.step_map(image.size) for milestone in record.milestones]
-    top = plots.shared_top(steps)
-    views = tuple(
-        MilestoneView(
-            step.title,
-            step.text,
-            None if step.heat is None else data_uri(Image.fromarray(blend(image, step.heat, top)), 320),
-            "" if step.heat is None else f"{step.share:.1%}",
-            "" if step.tokens is None else f"{step.tokens[0] + 1}\u2013{step.tokens[1]}",
-        )
-        for step in steps
-    )
-    response = parse(record.text, record.size)
-    return AttendedView(
-        record.question_id,
-        record.instruction,
-        record.model,
-        ", ".join(map(str, record.layers)),
-        None if record.accuracy is None else f"{record.accuracy:.0%}",
-        data_uri(image, 320),
-        marks(record.size, record.outline, response.points),
-        views,
-        record.missing,
-        f"{top:.1%}",
-        record.text,
-    )
+    return AnswerView(steps, plots.answer_text(response), plots.answer_problems(response), drawn)

@@ -3,10 +3,12 @@
     python visualization/attention_map.py --model-path M --dataset-dir datasets/where2place --output-dir OUT \\
         --start-idx 0 --end-idx 25 --resume
 
-Each question is answered once, greedily; attention is read out while the answer is generated. For every milestone
-that the answer holds one picture is written (heat-map over the original image, ground truth in cyan, predicted
-points in red, the step's words below, one colour scale over all steps), all of them in one strip, and a record with
-the numbers. `--resume` skips questions whose files are whole.
+Each question is answered once, greedily; attention is read out while the answer is generated, or, with
+`--method teacher-forced --answer-file A.jsonl`, from answers that were saved. For every milestone that the answer
+holds one picture is written (heat-map over the original image, ground truth in cyan, predicted points in red, the
+step's words below), all of them in one strip, and a record with the numbers; then summary.json with intervals and
+tests, and report.html. `--resume` skips questions whose files are whole and tries again what failed. `--intervene`
+edits one step at a time and lets the model go on from there (interventions.json).
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ from typing import TYPE_CHECKING, Any
 from trace_vlm.command import InputError, Parser, output_folder, run
 
 if TYPE_CHECKING:
+    from trace_vlm.capture import Capture
     from trace_vlm.eval.suites import Suite
     from trace_vlm.model.checkpoint import Checkpoint
+    from trace_vlm.records import Answer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
 
+    from trace_vlm.attention_records import read_failures, whole, write_attention_index
     from trace_vlm.eval.suites import open_suite
 
+    if (arguments.answer_file is not None) != (arguments.method == "teacher-forced"):
+        raise InputError("--method teacher-forced reads saved answers: it goes with --answer-file, and only it does")
     suite = open_suite(arguments.dataset_dir, arguments.question_file)
     end = len(suite.questions) if arguments.end_idx is None else min(arguments.end_idx, len(suite.questions))
     if not 0 <= arguments.start_idx < end:
@@ -35,20 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--start-idx {arguments.start_idx} to --end-idx {arguments.end_idx} is no part of the "
             f"{len(suite.questions)} questions in {suite.question_file}"
         )
+    answers = _answers(arguments.answer_file, suite)
     folder = output_folder(arguments.output_dir)
-
-    from tqdm import tqdm
-
-    from trace_vlm.eval.model_vqa import fingerprint
-    from trace_vlm.galleries import whole, write_attention_index
-
-    settings = {
-        "model": fingerprint(arguments.model_path),
-        "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
-        "layers": arguments.layers,
-        "max_new_tokens": arguments.max_new_tokens,
-        "conv_mode": arguments.conv_mode,
-    }
+    settings = _settings(arguments)
     asked = [(place, suite.questions[place]) for place in range(arguments.start_idx, end)]
     wanted = [
         (place, question)
@@ -57,23 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     if len(wanted) < len(asked):
         print(f"{len(asked) - len(wanted)} of {len(asked)} questions are whole already")
-    failures: dict[str, str] = {}
-    if wanted:
-        from trace_vlm.model.predictor import Predictor
-
-        checkpoint = Predictor.load(
-            arguments.model_path, arguments.model_base, arguments.device, arguments.dtype
-        ).checkpoint
-        for place, question in tqdm(wanted, unit="question"):
-            try:
-                _draw(folder, checkpoint, suite, place, arguments, settings)
-            except InputError as error:  # one bad image does not end a long run
-                failures[str(question.question_id)] = str(error)
-    write_attention_index(folder, failures)
-    for name, reason in failures.items():
+    failures = read_failures(folder)
+    checkpoint = _load(arguments) if wanted or arguments.intervene else None
+    if wanted and checkpoint is not None:
+        _draw_all(folder, checkpoint, suite, wanted, answers, arguments, settings, failures)
+    write_attention_index(folder)
+    failed = {name: failures[name] for _, question in asked if (name := str(question.question_id)) in failures}
+    for name, reason in failed.items():
         print(f"question {name} failed: {reason}")
-    print(f"{len(wanted) - len(failures)} questions drawn into {folder}")
-    return 1 if failures else 0
+    print(f"{len(wanted) - len(failed)} questions drawn into {folder}")
+    _conclude(folder, checkpoint if arguments.intervene else None, suite, arguments)
+    return 1 if failed else 0
 
 
 def _parser() -> Parser:
@@ -85,8 +75,29 @@ def _parser() -> Parser:
     parser.add_argument("--output-dir", "--output", type=Path, required=True)
     parser.add_argument("--start-idx", type=int, default=0, help="first question, counted from 0")
     parser.add_argument("--end-idx", type=int, help="one past the last question; all if absent")
-    parser.add_argument("--resume", action="store_true", help="skip questions whose files are whole")
+    parser.add_argument("--resume", action="store_true", help="skip questions whose files are whole; retry failures")
     parser.add_argument("--layers", type=int, nargs="+", help="decoder layers to average; the last three if absent")
+    parser.add_argument("--reduce", choices=("mean", "max"), default="mean", help="over the heads of a layer")
+    parser.add_argument("--heads", type=int, nargs="+", default=[], metavar="LAYER", help="layers whose heads are kept")
+    parser.add_argument(
+        "--row",
+        choices=("fed", "predict"),
+        default="fed",
+        help="a token's row: where it is fed in, or the one before, which chose it",
+    )
+    parser.add_argument(
+        "--method",
+        choices=("generate", "teacher-forced"),
+        default="generate",
+        help="answer now, or read the answers of --answer-file in one pass each",
+    )
+    parser.add_argument("--answer-file", type=Path, help="saved answers of this model")
+    parser.add_argument(
+        "--scaling", choices=("shared", "each"), default="shared", help="one colour scale over all steps, or one a step"
+    )
+    parser.add_argument(
+        "--intervene", action="store_true", help="edit one step at a time and see whether the points follow"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--conv-mode", default="vicuna_v1", help="conversation template")
     parser.add_argument("--device", help="as torch names it; a GPU if there is one")
@@ -94,24 +105,112 @@ def _parser() -> Parser:
     return parser
 
 
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides a record: it is only skipped under the same ones."""
+    from trace_vlm.eval.runs import fingerprint
+    from trace_vlm.files import sha256
+
+    return {
+        "model": fingerprint(arguments.model_path),
+        "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
+        "layers": arguments.layers,
+        "reduce": arguments.reduce,
+        "heads": arguments.heads,
+        "row": arguments.row,
+        "answers": sha256(arguments.answer_file) if arguments.answer_file else None,
+        "scaling": arguments.scaling,
+        "max_new_tokens": arguments.max_new_tokens,
+        "conv_mode": arguments.conv_mode,
+    }
+
+
+def _answers(path: Path | None, suite: Suite) -> dict[str, Answer]:
+    from trace_vlm.eval.suites import pair
+    from trace_vlm.records import read_answers
+
+    return {} if path is None else pair(read_answers(path), suite, path)
+
+
+def _load(arguments: argparse.Namespace) -> Checkpoint:
+    from trace_vlm.model.predictor import Predictor
+
+    return Predictor.load(arguments.model_path, arguments.model_base, arguments.device, arguments.dtype).checkpoint
+
+
+def _draw_all(
+    folder: Path,
+    checkpoint: Checkpoint,
+    suite: Suite,
+    wanted: Sequence[tuple[int, Any]],
+    answers: Mapping[str, Answer],
+    arguments: argparse.Namespace,
+    settings: Mapping[str, Any],
+    failures: dict[str, str],
+) -> None:
+    """Every wanted question; one that fails is recorded with its reason and does not end a long run."""
+    from tqdm import tqdm
+
+    from trace_vlm.attention_records import write_failures
+    from trace_vlm.capture import Capture
+
+    layers = None if arguments.layers is None else tuple(arguments.layers)
+    capture = Capture(layers, arguments.reduce, tuple(arguments.heads), arguments.row)
+    capture.of(checkpoint.model)  # a layer that does not exist is a mistake of the command, not of a question
+    for place, question in tqdm(wanted, unit="question"):
+        failures.pop(str(question.question_id), None)
+        try:
+            _draw(folder, checkpoint, suite, place, answers, arguments, settings, capture)
+        except InputError as error:
+            failures[str(question.question_id)] = str(error)
+            write_failures(folder, failures)
+    write_failures(folder, failures)
+
+
 def _draw(
     folder: Path,
     checkpoint: Checkpoint,
     suite: Suite,
     place: int,
+    answers: Mapping[str, Answer],
     arguments: argparse.Namespace,
     settings: Mapping[str, Any],
+    capture: Capture,
 ) -> None:
-    """Ask and draw the question at `place`. InputError: its image or mask cannot be used."""
-    from trace_vlm.galleries import write_attended
+    """Ask and draw the question at `place`. InputError: its image, mask or saved answer cannot be used."""
+    from trace_vlm.attention_records import named_object, write_attended
+    from trace_vlm.eval.suites import key
     from trace_vlm.images import open_image
-    from trace_vlm.milestones import analyse
+    from trace_vlm.milestones import analyse, analyse_answer
 
     question = suite.questions[place]
     image = open_image(suite.image_path(question))
-    mask = suite.mask(question) if suite.masks else None
-    maps = analyse(checkpoint, image, question.text, arguments.layers, arguments.max_new_tokens, arguments.conv_mode)
-    write_attended(folder, place, question, image, mask, maps, checkpoint.name, settings)
+    masks = suite.mask(question) if suite.masks else None, named_object(suite, question)
+    if arguments.method == "generate":
+        maps = analyse(checkpoint, image, question.text, capture, arguments.max_new_tokens, arguments.conv_mode)
+    else:
+        answer = answers.get(key(question.question_id))
+        if answer is None:
+            raise InputError(f"{arguments.answer_file} holds no answer to question {question.question_id}")
+        maps = analyse_answer(checkpoint, image, question.text, answer, capture, arguments.conv_mode)
+    write_attended(folder, place, question, image, masks, maps, checkpoint.name, settings, arguments.scaling)
+
+
+def _conclude(folder: Path, checkpoint: Checkpoint | None, suite: Suite, arguments: argparse.Namespace) -> None:
+    """What is said about all records: interventions if asked for, the summary, and the page."""
+    from trace_vlm.attention_records import read_attention
+    from trace_vlm.attention_summary import describe, write_summary
+
+    if not read_attention(folder):
+        return
+    if checkpoint is not None:
+        from trace_vlm.intervene import intervene_all
+
+        told = intervene_all(folder, checkpoint, suite, arguments.max_new_tokens, arguments.conv_mode, arguments.resume)
+        print("\n".join(told))
+    print("\n".join(describe(write_summary(folder))))
+    from trace_vlm.report import write_page
+
+    print(write_page(folder / "report.html", f"Attention of {arguments.model_path}", attention=folder))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python visualization/visualize_results.py --answer-files output/robopoint.jsonl output/trace.jsonl \\
         --labels robopoint trace --data-dir datasets/where2place/images --output output/comparison --num 10
 
-`--data-dir` is the benchmark's folder or its images folder. Writes one picture a question (ground truth in cyan,
-predictions in red) and `index.json`, from which `python -m trace.report` makes a page. Accuracies are those of
-`trace.eval.summarize_vqa`.
+`--data-dir` is the benchmark's folder or its images folder. Writes `--num` pictures (ground truth in cyan, predictions
+in red), failures.png, which counts how the answers came out, and report.html with every question. Accuracies and
+failure classes are those of `trace.eval`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, required=True, help="the benchmark's folder, or its images folder")
     parser.add_argument("--question-file", help="a path, or a name in the data folder; point_questions.jsonl if absent")
     parser.add_argument("--output", "--output-dir", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--num", "--num-questions", type=int, default=10, help="how many questions")
+    parser.add_argument("--num", "--num-questions", type=int, default=10, help="how many pictures")
+    parser.add_argument("--failure", metavar="CLASS", help="only questions that some answer failed in this way")
     parser.add_argument("--category", help="only questions of this category (unseen: Where2Place's hard part)")
     parser.add_argument("--where2place-h", action="store_true", help="the hard part: the same as --category unseen")
     parser.add_argument(
@@ -70,19 +71,29 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
     """The first `count` questions of a category, in the order asked for, as pictures in `folder`."""
     from tqdm import tqdm
 
-    from trace_vlm.comparing import compare, ordered, write_question
+    from trace_vlm.canvas import save
+    from trace_vlm.comparing import compare, failing, ordered, write_question
     from trace_vlm.eval.suites import open_suite
     from trace_vlm.galleries import ComparisonGallery, write_comparisons
+    from trace_vlm.plots import outcome_counts
+    from trace_vlm.report import write_page
 
     suite = open_suite(arguments.data_dir, arguments.question_file)
     comparison = compare(suite, answers, category)
-    chosen = ordered(comparison, arguments.sort)[:count]
-    items = [write_question(folder, comparison, question) for question in tqdm(chosen, unit="picture")]
+    questions = failing(comparison, ordered(comparison, arguments.sort), arguments.failure)
+    items = [
+        write_question(folder, comparison, question, place < count)
+        for place, question in enumerate(tqdm(questions, unit="question"))
+    ]
     write_comparisons(folder, ComparisonGallery(comparison.overall, tuple(items)))
+    if comparison.outcomes:
+        save(outcome_counts({one.label: dict(one.outcomes) for one in comparison.overall}), folder / "failures.png")
     for score in comparison.overall:
         known = "no ground truth" if score.accuracy is None else f"{score.accuracy:.1%}"
-        print(f"{score.label}: {known} of {score.questions} questions")
-    print(f"{len(items)} pictures in {folder}")
+        told = ", ".join(f"{name} {number}" for name, number in score.outcomes)
+        print(f"{score.label}: {known} of {score.questions} questions" + (f" ({told})" if told else ""))
+    print(f"{min(count, len(items))} pictures in {folder}")
+    print(write_page(folder / "report.html", f"Answers of {', '.join(answers)}", comparison=folder))
 
 
 if __name__ == "__main__":

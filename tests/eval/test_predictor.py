@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 from PIL import Image
 
 from trace_vlm.command import InputError
-from trace_vlm.model.predictor import Decoding, Prediction, Predictor, as_json, describe, main, plan_batches
+from trace_vlm.model.decoding import Decoding
+from trace_vlm.model.predict import as_json, describe, main
+from trace_vlm.model.predictor import Prediction, Predictor, plan_batches
 from trace_vlm.points import Point
 from trace_vlm.reasoning import parse
 
@@ -102,13 +106,16 @@ def test_ids_beyond_the_vocabulary_are_never_generated(tiny_checkpoint: Any, pic
 def test_the_checkpoints_own_generation_settings_are_not_used(tiny_checkpoint: Any, pictures: list[Path]) -> None:
     predictor = Predictor(tiny_checkpoint)
     expected = predictor.predict(pictures, TEXTS, max_new_tokens=8)
+    expected_beams = predictor.predict(pictures, TEXTS, max_new_tokens=8, num_beams=2)
     own = tiny_checkpoint.model.generation_config
     own.update(do_sample=True, temperature=5.0, repetition_penalty=3.0, no_repeat_ngram_size=1, max_length=3)
     try:
         found = predictor.predict(pictures, TEXTS, max_new_tokens=8)
+        beams = predictor.predict(pictures, TEXTS, max_new_tokens=8, num_beams=2)
     finally:
         own.update(do_sample=False, temperature=1.0, repetition_penalty=1.0, no_repeat_ngram_size=0, max_length=20)
-    assert [prediction.token_ids for prediction in found] == [prediction.token_ids for prediction in expected]
+    for these, those in ((found, expected), (beams, expected_beams)):
+        assert [prediction.token_ids for prediction in these] == [prediction.token_ids for prediction in those]
 
 
 def test_sampling_is_seeded_and_leaves_the_global_generator_alone(tiny_checkpoint: Any, pictures: list[Path]) -> None:
@@ -145,18 +152,159 @@ def test_a_resumed_job_samples_what_an_uninterrupted_one_does(tiny_checkpoint: A
         assert answers(done) == {index: ids for index, ids in whole.items() if index not in done}
 
 
+def test_what_is_sampled_depends_on_the_question_and_not_on_its_batch(
+    tiny_checkpoint: Any, pictures: list[Path]
+) -> None:
+    predictor = Predictor(tiny_checkpoint)
+    options: dict[str, Any] = {"max_new_tokens": 8, "temperature": 1.5, "top_p": 0.9, "samples": 3}
+    one, many = (predictor.predict(pictures * 2, TEXTS * 2, batch_size=size, **options) for size in (1, 6))
+    assert [prediction.samples for prediction in one] == [prediction.samples for prediction in many]
+    assert len(set(one[0].samples)) > 1 and one[0].samples != one[3].samples  # the same question, asked again
+
+
+def test_an_image_is_looked_at_once_for_all_of_its_questions(
+    tiny_checkpoint: Any, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its questions fall into several batches; the answers are those of each question alone."""
+    seen: list[int] = []
+    model = tiny_checkpoint.model
+    original = model.get_image_features
+    monkeypatch.setattr(
+        model, "get_image_features", lambda pixel_values, **rest: (seen.append(len(pixel_values)),
+                                                                   original(pixel_values=pixel_values, **rest))[1]
+    )  # fmt: skip
+    images = [picture for picture in pictures for _ in range(3)]
+    texts = [f"{text} Number {place}." for place, text in enumerate(TEXTS * 3)]
+    found = Predictor(tiny_checkpoint).predict(images, texts, batch_size=2, max_new_tokens=8)
+    assert sum(seen) == 3
+    for prediction, image in zip(found, images, strict=True):
+        assert list(prediction.token_ids) == plain_greedy(tiny_checkpoint, image, prediction.prompt, 8)
+
+
+def test_confidence_is_the_probability_of_a_points_tokens(pictures: list[Path]) -> None:
+    """Read again in one pass over the whole answer: the geometric mean over the tokens that hold the point."""
+    import torch
+
+    from trace_vlm.milestones import token_spans
+    from trace_vlm.model.confidence import point_spans
+
+    predictor = Predictor.load("nano-base")
+    checkpoint = predictor.checkpoint
+    (found,) = predictor.predict(pictures[:1], TEXTS[:1], reasoning=False, max_new_tokens=40)
+    inputs = checkpoint.inputs([Image.open(pictures[0]).convert("RGB")], [found.prompt])
+    ids = torch.cat([inputs["input_ids"], torch.tensor([found.token_ids])], dim=1)
+    with torch.no_grad():
+        logits = checkpoint.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
+    logits[:, predictor._never()] = -torch.inf
+    chosen = logits[-len(found.token_ids) - 1 : -1].log_softmax(-1)
+    logprobs = chosen.gather(1, torch.tensor(found.token_ids)[:, None])[:, 0]
+    text, spans = token_spans(checkpoint.tokenizer, found.token_ids)
+    shift = len(text) - len(text.lstrip())
+    assert len(found.point_confidence) == len(found.response.points) > 0
+    for sure, (start, end) in zip(found.point_confidence, point_spans(found.response), strict=True):
+        held = [place for place, (a, b) in enumerate(spans) if a < end + shift and b > start + shift]
+        assert sure == pytest.approx(float(logprobs[held].mean().exp()), abs=1e-4)
+
+
+@pytest.mark.parametrize("bias", [-2.0, 1.5])
+def test_the_attention_bias_is_the_same_in_both_loops(tiny_checkpoint: Any, pictures: list[Path], bias: float) -> None:
+    """The packed loop, transformers' left-padded one, and one pass over everything with the bias written out."""
+    import torch
+
+    from trace_vlm.attention import image_bias
+
+    decoding = Decoding(max_new_tokens=8, image_attention_bias=bias)
+    predictor = Predictor(tiny_checkpoint)
+    (found,) = predictor.stream(pictures, TEXTS, decoding)
+    images = [Image.open(picture).convert("RGB") for picture in pictures]
+    other = predictor._by_transformers(images, [("", found[place].prompt, 0) for place in range(3)], decoding)
+    assert [list(found[place].token_ids) for place in range(3)] == [list(ids) for ((ids, _),) in other]
+    plain = predictor.predict(pictures, TEXTS, max_new_tokens=8)
+    assert [one.token_ids for one in plain] != [found[place].token_ids for place in range(3)]
+
+    inputs = tiny_checkpoint.inputs(images[:1], [found[0].prompt])
+    columns = inputs["input_ids"] == tiny_checkpoint.image_token_id
+    model = tiny_checkpoint.model
+    with torch.no_grad(), image_bias(model, bias, columns):
+        biased = model(**inputs).logits[0, -1]
+    with torch.no_grad(), eager_with_bias(model, bias, columns):
+        expected = model(**inputs).logits[0, -1]
+    assert torch.allclose(biased, expected, atol=1e-4)
+
+
+@contextmanager
+def eager_with_bias(model: Any, bias: float, columns: Any) -> Iterator[None]:
+    """Attention as it is defined: softmax(q k / sqrt(d) + causal + bias on the image's columns)."""
+    import torch
+    from transformers import AttentionInterface
+
+    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any) -> Any:
+        scores = query @ key.transpose(2, 3) * scaling + bias * columns[:, None, None]
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        return (scores.masked_fill(later, -torch.inf).softmax(-1) @ value).transpose(1, 2), None
+
+    AttentionInterface.register("test_defined", attend)
+    before = model.config.text_config._attn_implementation
+    model.set_attn_implementation({"text_config": "test_defined"})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation({"text_config": before})
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    tiny_checkpoint: Any, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    predictor = Predictor(tiny_checkpoint)
+    expected = predictor.predict(pictures, TEXTS, max_new_tokens=6)
+    original, sizes = Predictor._by_rows, []
+
+    def little_memory(self: Predictor, pictures: Any, asked: Any, *rest: Any) -> Any:
+        sizes.append(len(asked))
+        if len(asked) > 1:
+            raise torch.OutOfMemoryError("no")
+        return original(self, pictures, asked, *rest)
+
+    monkeypatch.setattr(Predictor, "_by_rows", little_memory)
+    found = predictor.predict(pictures, TEXTS, max_new_tokens=6)
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert sizes == [3, 1, 2, 1, 1]
+
+
+def test_as_many_as_fit(tiny_checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trace_vlm.model import predictor as module
+
+    predictor, decoding = Predictor(tiny_checkpoint), Decoding(max_new_tokens=64)
+    for free, expected in ((1 << 40, 32), (0, 1)):
+        monkeypatch.setattr(module, "free_memory", lambda model, free=free: free)
+        assert predictor.largest_batch(["a" * 400], decoding) == expected
+    row = predictor._row_bytes(400, decoding)
+    monkeypatch.setattr(module, "free_memory", lambda model: int(row * 5.5 / module.FREE_SHARE))
+    assert predictor.largest_batch(["a" * 400], decoding) == 5
+
+
+def test_a_question_in_the_users_own_words(tiny_checkpoint: Any, pictures: list[Path]) -> None:
+    (found,) = Predictor(tiny_checkpoint).predict(
+        pictures[:1], ["Point to the mug."], template="Where? {instruction} Answer!", max_new_tokens=2
+    )
+    assert "USER: <image>\nWhere? Point to the mug. Answer! ASSISTANT:" in found.prompt
+
+
 def test_points_are_read_in_the_frame_of_the_original_image(
     tiny_checkpoint: Any, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = tiny_checkpoint.tokenizer("[(20, 10)]", add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(Predictor, "_generate", lambda self, inputs, *_: [list(ids)] * len(inputs["input_ids"]))
+    monkeypatch.setattr(Predictor, "_by_rows", lambda self, pictures, rows, *_: [[(ids, [0.0] * len(ids))]] * len(rows))
     (found,) = Predictor(tiny_checkpoint).predict([pictures[2]], ["?"])
     assert found.response.points == (Point(20 / 61, 10 / 40),)
 
 
 def test_longest_questions_first_and_every_one_once() -> None:
-    batches = plan_batches(["a" * length for length in (3, 9, 1, 9, 5)], 2)
-    assert batches == [[1, 3], [4, 0], [2]]
+    prompts = ["a" * length for length in (3, 9, 1, 9, 5)]
+    assert plan_batches(prompts, 2) == [[1, 3], [4, 0], [2]]
+    assert plan_batches(prompts, 2, ["x", "y", "y", "z", "x"]) == [[1, 2], [3, 4], [0]]  # an image's stay together
 
 
 @pytest.mark.parametrize(
@@ -172,7 +320,9 @@ def test_predict_prints_json_and_draws(tiny_model: Path, pictures: list[Path], t
     common = [str(pictures[0]), "Point to the mug.", "--model", str(tiny_model), "--max_new_tokens", "6"]
     assert main([*common, "--json", "--overlay", str(overlay), "--no-reasoning"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["image_size"] == list(Image.open(pictures[0]).size) and record["confidence"] is None
+    assert (
+        record["image_size"] == list(Image.open(pictures[0]).size) and record["confidence"] is None
+    )  # no points, nothing to be sure of
     assert Image.open(overlay).size[0] > 100
     assert main(common) == 0
     assert "6 tokens in" in capsys.readouterr().out

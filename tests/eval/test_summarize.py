@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -174,3 +175,84 @@ def test_broken_files_are_named(benchmark_folder: Path, write_answers: Callable[
     with pytest.raises(InputError, match="cannot be written"):
         main(["--answer", str(path), "--data-dir", str(benchmark_folder), "--output", str(path / "below-a-file")])
     assert not (tmp_path / "summary.json").exists()
+
+
+# --- several runs, failures, the papers' tables, CSV ------------------------------------------------------------------
+
+
+def test_runs_of_a_model_give_mean_and_deviation(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By one label, or by the name that `model_vqa --runs` was given."""
+    shares = (2, 4, 6)
+    paths = [
+        write_answers({number: LEFT if place < share else RIGHT for place, number in enumerate(IDS)}, f"m-{run}.jsonl")
+        for run, share in enumerate(shares, start=1)
+    ]
+    (model,) = summary_of("--answer", *paths, "--labels", "m", "m", "m", "--data-dir", benchmark_folder)["models"]
+    assert model["runs"] == 3 and accuracy(model) == pytest.approx(4 / 6)
+    assert model["accuracy"][0]["std"] == pytest.approx(np.std([2 / 6, 4 / 6, 1], ddof=1))
+    assert model["scores"]["3"] == 1 and model["scores"]["8"] == pytest.approx(1 / 3)
+    assert "m: 3 runs, 66.7 +- 33.3 (mean and sample deviation)" in capsys.readouterr().out
+    (same,) = summary_of("--answer", tmp_path / "m.jsonl", "--data-dir", benchmark_folder)["models"]
+    assert same["accuracy"] == model["accuracy"] and len(same["files"]) == 3
+    with pytest.raises(InputError, match=r"none.jsonl does not exist"):
+        main(["--answer", str(tmp_path / "none.jsonl"), "--data-dir", str(benchmark_folder)])
+
+
+def test_accuracy_and_failures_are_the_whole(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_answers({3: LEFT, 4: "no idea", 5: "[(1.5, 0.5)]", 6: RIGHT, 7: "[(0.2, 0.2), (0.9, 0.9)]"})
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    shares = {name: value for name, value in model["failures"].items() if value}
+    sixth = pytest.approx(1 / 6)
+    assert shares == {
+        "not answered": sixth,
+        "unparsable": sixth,
+        "outside the image": sixth,
+        "elsewhere": pytest.approx(1 / 4),
+    }
+    assert sum(shares.values()) + accuracy(model) == pytest.approx(1)
+    text = capsys.readouterr().out
+    assert "Where the rest went" in text and "outside the image" in text
+    # 5 lies right of the image: its nearest pixel of the region ends where the image's left half does
+    gaps = [0, 1.5 * 37 - 18, 0.75 * 61 - 30, (0 + 0.9 * 33 - 16) / 2]
+    assert model["distance"] == pytest.approx(np.mean(gaps))
+
+
+def test_the_papers_tables_are_marked_as_published(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark_folder = benchmark_folder.rename(benchmark_folder.with_name("where2place"))
+    path = write_answers({**dict.fromkeys(IDS, LEFT), 8: RIGHT})
+    summary_of("--answer", path, "--data-dir", benchmark_folder, "--paper")
+    lines = capsys.readouterr().out.splitlines()
+    ours = next(line for line in lines if line.startswith("answers") and line.endswith("this summary"))
+    assert ours.split() == ["answers", "-", "83.3", "50.0", "this", "summary"]  # RoboRefIt, all, the unseen part
+    theirs = next(line for line in lines if line.startswith("RoboPoint(FFT)+TRACE"))
+    assert "48.1 +- 0.1" in theirs and "as published" in theirs
+    assert "as published" in (path.parent / "summary.md").read_text()
+    summary_of("--answer", path, "--data-dir", benchmark_folder)
+    assert "as published" not in capsys.readouterr().out
+
+
+def test_the_csv_holds_a_line_for_each_model_and_part(
+    benchmark_folder: Path, write_answers: Callable[..., Path]
+) -> None:
+    path = write_answers(dict.fromkeys(IDS, LEFT))
+    summary = summary_of("--answer", path, "--data-dir", benchmark_folder, "--labels", "a, b")
+    rows = list(csv.DictReader((path.parent / "summary.csv").read_text().splitlines()))
+    assert [(row["model"], row["field"], row["value"]) for row in rows] == [
+        ("a, b", entry["field"], entry["value"]) for entry in summary["models"][0]["accuracy"]
+    ]
+    assert rows[0]["mean"] == "1.0" and rows[0]["questions"] == "6" and rows[0]["std"] == ""
+
+
+def test_confidence_of_other_lengths_is_left_out(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    path = write_answers(dict.fromkeys(IDS, LEFT), metadata={"point_confidence": [0.9]})
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    assert model["calibration"]["points"] == 6 and model["calibration"]["ece"] == pytest.approx(0.1)
+    path = write_answers(dict.fromkeys(IDS, LEFT), metadata={"point_confidence": [0.9, 0.8]})
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    assert model["calibration"] is None

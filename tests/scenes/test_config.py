@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from trace_vlm.command import InputError
-from trace_vlm.data.scenes import generate, instructions
-from trace_vlm.data.scenes.catalog import CATEGORIES, COLORS
-from trace_vlm.data.scenes.config import KINDS, RELATIONS, SceneConfig, as_dict, load_config
+from trace_vlm.data.scenes import generate
+from trace_vlm.data.scenes.config import SceneConfig, as_dict, load_config
 from trace_vlm.data.scenes.pixels import bounding_box, center_on_mask, on_mask, sample_points
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +21,7 @@ ROOT = Path(__file__).parents[2]
     "text, message",
     [
         ("questions:\n  relatoinal: 2\n", "unknown key questions.relatoinal; known here: direct, relational"),
-        ("colours: 3\n", "unknown key colours; known here: objects, camera"),
+        ("colours: 3\n", "unknown key colours; known here: world, objects, camera"),
         ("questions: 3\n", "questions must hold `key: value` lines, not 3"),
         ("questions:\n  direct: many\n", "questions.direct must be of type int, not 'many'"),
         ("questions:\n  direct: true\n", "questions.direct must be of type int, not True"),
@@ -33,6 +32,21 @@ ROOT = Path(__file__).parents[2]
         ("questions:\n  unseen: [under]\n", "questions.unseen has 'under'; known: left, right"),
         ("objects:\n  region: 0.6\n", "objects.region must be smaller"),
         ("questions: [\n", "is not valid YAML"),
+        ("world:\n  kind: garden\n", "world.kind must be one of flat, room, not 'garden'"),
+        ("world:\n  surfaces: [table, bed]\n", "world.surfaces has 'bed'; known: table, counter"),
+        ("world:\n  surfaces: [shelf]\n", "world.surfaces needs a table or a counter"),
+        ("world:\n  max_surfaces: 7\n", "world.max_surfaces must not exceed 3"),
+        ("world:\n  stacked: 2\n", "world.stacked must be between 0 and 1, not 2"),
+        ("camera:\n  roll: [10, -10]\n", "camera.roll must be in ascending order"),
+        ("camera:\n  height: [2, 1]\n", "camera.height must be positive and in ascending order"),
+        ("camera:\n  fovy: [30, 170]\n", "camera.fovy must stay below 100"),
+        ("objects:\n  categories: [mug, mug, can]\n", "objects.categories names something twice"),
+        ("objects:\n  colors: [blue]\n", "objects.colors has none of the colors of cake: white, pink"),
+        ("objects:\n  max_objects: 20\n", "objects.max_objects must not exceed 12"),
+        ("questions:\n  num_points: 60\n", "questions.num_points must not exceed 50"),
+        ("questions:\n  wording: poetic\n", "questions.wording must be one of plain, rich"),
+        ("questions:\n  part_relations: [middle]\n", "questions.part_relations has 'middle'; known: left part"),
+        ("questions:\n  direct: -1\n", "the counts of questions must not be negative"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -48,6 +62,11 @@ def test_every_configuration_loads(path: Path) -> None:
     config = load_config(path)
     assert json.loads(json.dumps(as_dict(config))) == as_dict(config)
     assert path.read_text().startswith("#") and "python -m trace.data.scenes.generate" in path.read_text()
+
+
+def test_the_defaults_are_the_tabletop_configuration() -> None:
+    assert load_config(ROOT / "configs" / "scenes" / "tabletop.yaml") == SceneConfig()
+    assert len(SceneConfig().questions.unseen) >= 3
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
@@ -77,23 +96,6 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "generate.json").read_text() == "[1]"
 
 
-# --- words ----------------------------------------------------------------------------------------------------------
-
-
-def test_vocabulary_holds_every_wording() -> None:
-    words = set(instructions.vocabulary())
-    rng = np.random.default_rng(0)
-    for kind in KINDS:
-        assert len(instructions.TEMPLATES[kind]) >= 6
-        for relation in {"direct": [None], "between": ["between"]}.get(kind, [r for r in RELATIONS if r != "between"]):
-            for _ in range(20):
-                names = [f"{rng.choice(list(COLORS))} {rng.choice(list(CATEGORIES))}" for _ in range(3)]
-                text = instructions.word(kind, relation, names[0], names[1:], rng)
-                assert set(re.findall(r"\w+|[^\w\s]", text)) <= words
-                assert len(text.split()) <= 14 and "{" not in text
-    assert len(words) < 80
-
-
 # --- points on masks ------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +111,7 @@ def test_points_stay_on_thin_masks_after_rounding(decimals: int) -> None:
             assert len(set(points)) == 2
             assert all(mask[int(np.floor(y * 96)), int(np.floor(x * 128))] for x, y in points)
             assert all(round(value, decimals) == value for point in points for value in point)
-        center = center_on_mask(mask, decimals)
+        center = center_on_mask(mask, decimals, *np.nonzero(mask))
         assert (center is None) == (not any_point(mask, decimals))
         assert center is None or on_mask(np.array([center]), mask)[0]
 
@@ -137,4 +139,4 @@ def test_a_point_on_the_border_belongs_to_the_pixel_it_opens() -> None:
     mask[1, 2] = True
     points = np.array([[0.5, 0.25], [0.75, 0.25], [0.5, 0.5], [0.7499, 0.4999], [1.0, 0.3], [-0.1, 0.3]])
     assert on_mask(points, mask).tolist() == [True, False, False, True, False, False]
-    assert bounding_box(mask) == (0.5, 0.25, 0.75, 0.5)
+    assert bounding_box(mask, *np.nonzero(mask)) == (0.5, 0.25, 0.75, 0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +21,15 @@ import pytest
 from PIL import Image
 
 from trace_vlm.command import InputError
-from trace_vlm.data.scenes import generate, instructions
+from trace_vlm.data.scenes import generate, instructions, merge, shortcuts
+from trace_vlm.data.scenes.parts import Parts, pictures_whole
 from trace_vlm.points import parse_points
 from trace_vlm.prompts import POINTS_SUFFIX, bare_instruction
 from trace_vlm.records import read_json, read_jsonl, read_questions, read_samples
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "configs" / "scenes" / "nano.yaml"
-SCENES, VIEWS = 12, 2
+SCENES, VIEWS = 8, 2
 OPPOSITE = {"left": (-1, 0), "right": (1, 0), "front": (0, -1), "behind": (0, 1)}  # (right, forward) of the camera
 
 
@@ -108,6 +112,119 @@ def test_a_killed_run_continues(folder: Path, tmp_path: Path) -> None:
     generate.main(arguments(out))
     assert read_json(out / "generate.json")["timing"]["scenes_rendered"] == SCENES - done
     assert contents(out) == contents(folder)
+
+
+def test_shards_merge_to_the_same_bytes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "shards"
+    generate.main(arguments(out, "--shard", "2/3"))
+    assert not (out / "data.json").exists()
+    with pytest.raises(InputError, match=rf"lacks 5 of {SCENES} scenes \(numbers 0, 2, 3, 5, 6\)"):
+        merge.main(["--out", str(out)])
+    generate.main(arguments(out, "--shard", "1/2", "--workers", "2"))  # shares may change on the way
+    with pytest.raises(InputError, match="lacks 2 of"):
+        merge.main(["--out", str(out)])
+    with open(out / "parts.1-of-2.jsonl", "ab") as running, pytest.raises(InputError, match="another process"):
+        fcntl.flock(running, fcntl.LOCK_EX)
+        merge.main(["--out", str(out)])
+    generate.main(arguments(out, "--shard", "2/2"))
+    assert "shard 2/2 is complete" in capsys.readouterr().out
+    assert merge.main(["--out", str(out)]) == 0
+    assert contents(out) == contents(folder)
+    summaries = [read_json(one / "generate.json") for one in (out, folder)]
+    assert {key: value for key, value in summaries[0].items() if key != "timing"} == {
+        key: value for key, value in summaries[1].items() if key != "timing"
+    }
+    assert merge.main(["--out", str(out)]) == 0 and "complete already" in capsys.readouterr().out
+
+
+def test_what_a_crash_broke_is_made_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "crashed"
+    generate.main(arguments(out, "--shard", "1/2"))
+    generate.main(arguments(out, "--shard", "2/2"))
+    image, mask = out / "images" / "000002_0.png", out / "masks" / "000003_1_2.png"
+    image.write_bytes(image.read_bytes()[:-40])
+    mask.write_bytes(bytes(len(mask.read_bytes())))
+    flipped = bytearray((out / "instances" / "000004_0.png").read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    (out / "instances" / "000004_0.png").write_bytes(flipped)
+    (out / "masks" / "000005_1_0.png").unlink()
+    lines = (out / "parts.2-of-2.jsonl").read_bytes().splitlines(keepends=True)
+    lines[0] = lines[0][:100] + b"\n"  # scene 1, torn in the middle of the file
+    lines[3] = lines[3][: len(lines[3]) // 2]  # scene 7, cut off
+    (out / "parts.2-of-2.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(InputError, match=r"lacks 6 of 8 scenes \(numbers 1, 2, 3, 4, 5, 7\)"):
+        merge.main(["--out", str(out)])
+    assert generate.main(arguments(out)) == 0
+    assert read_json(out / "generate.json")["timing"]["scenes_rendered"] == 6
+    assert contents(out) == contents(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 20, 33, 60, 200, -1, -5, -13, -20])
+def test_a_picture_that_was_cut_is_seen_as_broken(folder: Path, tmp_path: Path, keep: int) -> None:
+    picture = tmp_path / "cut.png"
+    whole = (folder / "images" / "000000_0.png").read_bytes()
+    picture.write_bytes(whole)
+    scene = {"scene": 0, "views": [{"image": "cut.png", "depth": None}], "samples": []}
+    assert pictures_whole(tmp_path, scene)
+    picture.write_bytes(whole[:keep])
+    assert not pictures_whole(tmp_path, scene)
+
+
+class Watched(dict[str, Any]):
+    """A sample that can be counted while it is in memory."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+class WatchedParts(Parts):
+    def __init__(self, out: Path, total: int) -> None:
+        super().__init__(out, total)
+        self.alive: weakref.WeakSet[Watched] = weakref.WeakSet()
+        self.most = 0
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        scene = super().__getitem__(number)
+        scene["samples"] = [Watched(sample) for sample in scene["samples"]]
+        for sample in scene["samples"]:
+            self.alive.add(sample)
+        self.most = max(self.most, len(self.alive))
+        return scene
+
+
+@pytest.mark.parametrize("as_benchmark", [False, True])
+def test_memory_does_not_grow_with_the_scenes(folder: Path, tmp_path: Path, as_benchmark: bool) -> None:
+    from trace_vlm.data.scenes.assemble import SHEET, assemble
+
+    line = _a_line(folder, tmp_path)
+    out, scenes = tmp_path / "one", 30
+    with open(out / "parts.jsonl", "w") as file:
+        file.writelines(json.dumps({**line, "scene": number}) + "\n" for number in range(scenes))
+    parts = WatchedParts(out, scenes)
+    summary = assemble(dataclasses.replace(_job(out), benchmark=as_benchmark), parts)
+    assert summary["samples"] == scenes * len(line["samples"])
+    # No more than two scenes at a time, and what the contact sheet shows.
+    assert parts.most <= 2 * len(line["samples"]) + SHEET
+    assert parts._places.nbytes == 16 * scenes
+
+
+def _job(out: Path) -> Any:
+    from trace_vlm.data.scenes.config import load_config
+    from trace_vlm.data.scenes.scene import Job
+
+    return Job(out, load_config(NANO), ((128, 96),), VIEWS, 3, False)
+
+
+def _a_line(folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """The line of one scene, whose pictures lie in tmp_path / "one"."""
+    from trace_vlm.data.scenes.scene import make_scene
+    from trace_vlm.data.scenes.world import Studio
+
+    job = _job(tmp_path / "one")
+    for name in ("images", "masks", "instances"):
+        (job.out / name).mkdir(parents=True)
+    with Studio.of(job.config, job.sizes) as studio:
+        line: dict[str, Any] = json.loads(json.dumps(make_scene(job, SCENES - 1, studio)))
+    return line
 
 
 def test_a_whole_folder_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,6 +471,42 @@ def test_summary(folder: Path) -> None:
     assert not (folder / "parts.jsonl").exists()
 
 
+def test_shortcuts_of_any_set_by_a_command(
+    folder: Path, benchmark: Path, tmp_path: Path, samples: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = shortcuts.measure(folder)
+    summary = read_json(folder / "generate.json")
+    assert found["questions"] == len(samples) and found["kinds"] == summary["shortcut_baselines"]
+    assert found["fixed_shifts"] == summary["fixed_shifts"]
+    middle = [pixels(folder / one.meta["mask"])[48, 64] > 0 for one in samples if one.meta["kind"] == "free"]
+    assert found["kinds"]["free"]["center"] == round(100 * sum(middle) / len(middle), 1)
+    shares = [(pixels(folder / one.meta["mask"]) > 0).mean() for one in samples if one.meta["kind"] == "between"]
+    assert found["kinds"]["between"]["uniform"] == round(100 * sum(shares) / len(shares), 1)
+    assert shortcuts.main(["--data", str(benchmark / "bench"), "--json", str(tmp_path / "found.json")]) == 0
+    assert read_json(tmp_path / "found.json")["kinds"]["relational"].keys() >= {"extreme", "nearest", "random_noun"}
+    assert "near_reference" in capsys.readouterr().out.splitlines()[0]
+    with pytest.raises(InputError, match=r"neither data\.json nor point_questions\.jsonl"):
+        shortcuts.main(["--data", str(tmp_path)])
+    (tmp_path / "data.json").write_text('[{"id": "7", "conversations": [{"from": "human", "value": "Hi"}]}]')
+    with pytest.raises(InputError, match="data.json, 7: meta lacks 'task'"):
+        shortcuts.main(["--data", str(tmp_path)])
+
+
+def test_masks_of_several_sizes_give_one_shift(tmp_path: Path) -> None:
+    metas = []
+    for number, (width, height) in enumerate([(64, 48), (128, 96), (48, 96)]):
+        mask = np.zeros((height, width), np.uint8)
+        mask[height // 2 : height * 3 // 4, width * 5 // 8 : width * 7 // 8] = 255
+        Image.fromarray(mask).save(tmp_path / f"{number}.png")
+        references = [{"center": [0.25, 0.5]}] if number else []  # without one, from the middle
+        metas.append({"task": "free_space", "relation": "right" if number else "right part", "mask": f"{number}.png",
+                      "references": references, "image_size": [width, height]})  # fmt: skip
+    shifts = shortcuts.fit_shifts(tmp_path, metas)
+    for meta in metas:
+        point = shortcuts.shifted_reference(meta, shifts)
+        assert point is not None and 0.6 <= point[0] <= 0.9 and 0.48 <= point[1] <= 0.77
+
+
 def test_missing_gl_is_one_sentence(tmp_path: Path) -> None:
     environment = os.environ | {"__EGL_VENDOR_LIBRARY_DIRS": str(tmp_path), "MUJOCO_GL": "egl"}
     command = [sys.executable, "-m", "trace_vlm.data.scenes.generate", "--out", str(tmp_path / "out"), "--scenes", "1"]
@@ -364,14 +517,5 @@ def test_missing_gl_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_views_do_not_depend_on_what_was_rendered_before(folder: Path, tmp_path: Path) -> None:
-    from trace_vlm.data.scenes.config import load_config
-    from trace_vlm.data.scenes.scene import Job, make_scene
-    from trace_vlm.data.scenes.world import Studio
-
-    for name in ("images", "masks", "instances"):
-        (tmp_path / name).mkdir()
-    job = Job(tmp_path, load_config(NANO), (128, 96), VIEWS, 3, False)
-    with Studio(job.config.objects.max_objects, job.size) as studio:
-        line = json.loads(json.dumps(make_scene(job, SCENES - 1, studio)))
-    name = line["views"][0]["image"]
-    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    name = _a_line(folder, tmp_path)["views"][0]["image"]
+    assert (tmp_path / "one" / name).read_bytes() == (folder / name).read_bytes()

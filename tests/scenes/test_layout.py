@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trace_vlm.data.scenes.config import DIRECTIONS, SceneConfig
+from trace_vlm.data.scenes.config import DIRECTIONS, load_config
 from trace_vlm.data.scenes.layout import Layouts, sample_layouts
 from trace_vlm.data.scenes.relational import (
     CELLS,
@@ -20,7 +21,7 @@ from trace_vlm.data.scenes.relational import (
     wanted_cells,
 )
 
-CONFIG = SceneConfig()
+CONFIG = load_config(Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml")
 
 
 def judge(layouts: Layouts, azimuths: np.ndarray):  # type: ignore[no-untyped-def]
@@ -38,7 +39,7 @@ NORTH = np.array([-math.pi / 2])  # the camera stands in the south: right is +x,
 
 
 def test_objects_stand_apart_and_on_the_table() -> None:
-    layouts, _ = sample_layouts(300, CONFIG.objects, np.random.default_rng(0))
+    layouts, _ = sample_layouts(300, CONFIG, np.random.default_rng(0))
     assert len(layouts.present) > 100
     for row in range(len(layouts.present)):
         slots = np.flatnonzero(layouts.present[row])
@@ -113,7 +114,7 @@ def test_questions_of_many_arrangements_fill_the_wanted_cells() -> None:
             if HARD in cells:
                 direction = int(wanted[cells.index(HARD)][1][0])
                 group = hard_group(azimuths, direction, CONFIG.objects, CONFIG.relations, rng)
-            layouts, kept = sample_layouts(48, CONFIG.objects, rng, group)
+            layouts, kept = sample_layouts(48, CONFIG, rng, group)
             questions = judge(layouts, azimuths[kept])
             rows = matching_rows(questions, cells)
             if len(rows):

@@ -5,57 +5,54 @@ the beginning and themselves, never each other, and all count their positions fr
 computes exactly what separate rows would, but the image's tokens are paid for once. With `share_image=1` a row is one
 sample, as LLaVA trains.
 
-A sample longer than `max_length` is left out and reported with its id; nothing is cut.
+A sample longer than `max_length` is left out, or cut where an answer ends; never inside one. A picture that cannot be
+read is replaced by an empty one, and nothing is learned from its row.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from ..command import InputError
-from ..images import open_image, patch_coverage
+from ..images import PAD_COLOR, open_image, patch_coverage
 from ..model.checkpoint import Checkpoint
-from ..prompts import IGNORE, IMAGE_ID, Encoded, encode, render, template
-from ..records import Sample, read_samples
+from ..prompts import IGNORE, template
+from .arrow import KINDS, Record, open_records
+from .collate import Collator
 
-# A coordinate pair as our own texts write it; what is guided are the tokens between its parentheses.
-COORDINATES = re.compile(r"\((\d*\.\d+), (\d*\.\d+)\)")
+__all__ = ["Collator", "RowDataset", "TooLong"]
+
 MIN_COVERAGE = 0.05  # an object counts as on a patch when it covers at least this share of it
-
-
-@dataclass(frozen=True, slots=True)
-class Guide:
-    """A stretch of token positions (of a branch, before its first coordinate digit) and where their object is seen."""
-
-    positions: tuple[int, ...]
-    place: tuple[float, float]
+LOOKED_AT = 20  # images that are looked for before training starts
+TooLong = Literal["drop", "cut"]
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One encoded sample, split behind its image (a text-only sample has everything in `ids`)."""
+    """One encoded sample behind its image (a text-only sample has everything here); tokens are counted from there."""
 
-    ids: tuple[int, ...]
-    labels: tuple[int, ...]
-    guides: tuple[Guide, ...]
+    ids: NDArray[np.int32]
+    learned: NDArray[np.int32]
+    guides: NDArray[np.float64]
+    task: int
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    names: tuple[str, ...]  # the ids of its samples
     image: Path | None
     instances: Path | None
-    prefix: tuple[int, ...]
+    prefix: NDArray[np.int32]
     branches: tuple[Branch, ...]
 
 
@@ -65,10 +62,12 @@ class RowDataset(Dataset[dict[str, Any]]):
     Args:
         data: JSON or JSONL files of samples.
         image_folder: what the samples' image names are relative to.
+        max_length: tokens a sample may have, its image's included.
         share_image: at most so many samples of one image a row.
         grounding: read instance maps so that coordinates are tied to the objects they lie on.
+        too_long: leave a longer sample out, or cut it behind the last answer that fits.
     Raises:
-        InputError: a file, an image name or a conversation that cannot be used, with the sample's id.
+        InputError: a file, an image folder or a conversation that cannot be used, with the sample's id.
     """
 
     def __init__(
@@ -80,33 +79,79 @@ class RowDataset(Dataset[dict[str, Any]]):
         max_length: int = 2048,
         share_image: int = 1,
         grounding: bool = False,
+        too_long: TooLong = "drop",
     ) -> None:
         self._checkpoint = checkpoint
         self._folder = Path(image_folder)
-        self._style = template(style)
         self._max_length = max_length
         self.grounding = grounding
+        self._files = [open_records(path, checkpoint.tokenizer, template(style)) for path in data]
+        self._starts = np.cumsum([0, *map(len, self._files)])
+        with_image = np.concatenate([file.with_image() for file in self._files])
+        lengths = np.concatenate([file.column("tokens") for file in self._files])
+        self._image_tokens = checkpoint.patches**2
+        lengths = lengths + with_image * np.int32(self._image_tokens - 1)
         self.too_long: list[str] = []
-        self.rows = self._rows(_read_all(data), share_image)
-        if not self.rows:
+        self.cut: list[str] = []
+        kept = self._kept(lengths, too_long)
+        if not len(kept):
             raise InputError(f"no usable sample in {', '.join(map(str, data))} ({len(self.too_long)} were too long)")
+        self.samples = len(kept)
+        self._members, self._offsets = _one_each(kept) if share_image == 1 else self._shared(kept, share_image)
+        self.has_images = bool(with_image[kept].any())
+        self.row_has_image = with_image[self._members[self._offsets[:-1]]]
+        self.lengths = self._row_lengths(lengths)
+        self._look_for_images()
 
-    def _rows(self, samples: Iterable[Sample], share_image: int) -> list[Row]:
-        groups: dict[tuple[Any, ...], list[Branch]] = {}
-        for number, sample in enumerate(tqdm(samples, desc="tokenise", unit=" samples", leave=False)):
-            prefix, branch = self._encode(sample)
-            if len(prefix) + self._checkpoint.patches**2 + len(branch.ids) > self._max_length:
-                self.too_long.append(sample.id)
-                continue
-            instances = self._file(sample.meta["instances"]) if self.grounding and "instances" in sample.meta else None
-            image = self._file(sample.image) if sample.image is not None else None
-            key = (image, instances, prefix, number if share_image == 1 or image is None else 0)
-            groups.setdefault(key, []).append(branch)
-        return [
-            Row(image, instances, prefix, tuple(part))
-            for (image, instances, prefix, _), branches in groups.items()
-            for part in (branches[start : start + share_image] for start in range(0, len(branches), share_image))
-        ]
+    def _kept(self, lengths: NDArray[np.int32], too_long: TooLong) -> NDArray[np.int64]:
+        """The samples that are used, in order; the others' ids are noted, and lengths of cut ones corrected."""
+        kept = lengths <= self._max_length
+        for index in np.flatnonzero(~kept):
+            record = self.record(int(index))
+            end = self._last_fitting(record) if too_long == "cut" else 0
+            if end:
+                lengths[index] = end + (record.image is not None) * (self._image_tokens - 1)
+                kept[index] = True
+                self.cut.append(record.id)
+            else:
+                self.too_long.append(record.id)
+        return np.flatnonzero(kept)
+
+    def _last_fitting(self, record: Record) -> int:
+        """Ids up to the end of the last answer that fits, 0 when not even the first one does."""
+        room = self._max_length - (record.image is not None) * (self._image_tokens - 1)
+        ends = [int(end) for end in _answer_ends(record.learned) if end <= room]
+        return ends[-1] if ends else 0
+
+    def _shared(self, kept: NDArray[np.int64], share_image: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for index in kept:
+            record = self.record(int(index))
+            instances = record.instances if self.grounding else None
+            alone = index if record.image is None else -1
+            prefix = record.ids[: record.start].tobytes()
+            groups.setdefault((record.image, instances, prefix, alone), []).append(int(index))
+        rows = [group[at : at + share_image] for group in groups.values() for at in range(0, len(group), share_image)]
+        members = np.array([index for row in rows for index in row], dtype=np.int64)
+        return members, np.cumsum([0, *map(len, rows)], dtype=np.int64)
+
+    def _row_lengths(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Tokens of every row: its samples' without the beginnings that they share."""
+        rows = np.add.reduceat(lengths[self._members], self._offsets[:-1]).astype(np.int32)
+        for row in np.flatnonzero(np.diff(self._offsets) > 1):
+            shared = self.record(int(self._members[self._offsets[row]])).start + self._image_tokens - 1
+            rows[row] -= shared * (self._offsets[row + 1] - self._offsets[row] - 1)
+        return rows
+
+    def _look_for_images(self) -> None:
+        """InputError when none of some images exists: the folder is another one."""
+        pictured = np.flatnonzero(self.row_has_image)
+        if not len(pictured):
+            return
+        some = pictured[np.linspace(0, len(pictured) - 1, LOOKED_AT).astype(int)]
+        paths = [self.row(int(index)).image for index in some]
+        if not any(path is not None and path.is_file() for path in paths):
+            raise InputError(f"image_folder: none of {len(set(paths))} images was found, for example {paths[0]}")
 
     def _file(self, name: str) -> Path:
         path = self._folder / name
@@ -114,130 +159,113 @@ class RowDataset(Dataset[dict[str, Any]]):
             return self._folder.parent / name
         return path
 
-    def _encode(self, sample: Sample) -> tuple[tuple[int, ...], Branch]:
-        try:
-            rendered = render(sample.conversations, self._style)
-        except InputError as error:
-            raise InputError(f"sample {sample.id}: {error}") from None
-        encoded = encode(self._checkpoint.tokenizer, rendered)
-        images = encoded.input_ids.count(IMAGE_ID)
-        if images != (sample.image is not None):
-            raise InputError(f"sample {sample.id}: {images} <image> tags for {int(sample.image is not None)} images")
-        start = encoded.input_ids.index(IMAGE_ID) + 1 if images else 0
-        guides = tuple(_guides(encoded, rendered.text, start)) if self.grounding else ()
-        branch = Branch(tuple(encoded.input_ids[start:]), tuple(encoded.labels[start:]), guides)
-        return tuple(encoded.input_ids[:start]), branch
+    def record(self, index: int) -> Record:
+        """A sample of the data files, counted over all of them."""
+        file = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._files[file][index - int(self._starts[file])]
 
-    @property
-    def samples(self) -> int:
-        return sum(len(row.branches) for row in self.rows)
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """The ids of the samples of these rows."""
+        return [self.record(int(index)).id for row in rows for index in self._of(row)]
+
+    def _of(self, row: int) -> NDArray[np.int64]:
+        return self._members[self._offsets[row] : self._offsets[row + 1]]
+
+    def row(self, index: int) -> Row:
+        records = [self.record(int(member)) for member in self._of(index)]
+        first = records[0]
+        instances = self._file(first.instances) if self.grounding and first.instances is not None else None
+        image = self._file(first.image) if first.image is not None else None
+        return Row(
+            tuple(record.id for record in records),
+            image,
+            instances,
+            first.ids[: first.start],
+            tuple(self._branch(record) for record in records),
+        )
+
+    def _branch(self, record: Record) -> Branch:
+        start, learned = record.start, record.learned
+        room = self._max_length - (record.image is not None) * (self._image_tokens - 1)
+        end = len(record.ids) if len(record.ids) <= room else self._last_fitting(record)
+        learned = learned[learned[:, 1] <= end]
+        guides = record.guides[record.guides[:, 1] <= end] if self.grounding else record.guides[:0]
+        return Branch(record.ids[start:end], learned - [start, start, 0], guides - [start, start, 0, 0], record.task)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        expand = self._checkpoint.expand
-        prefix = expand(row.prefix)
-        ids, labels, positions, branch_of = (
-            list(prefix),
-            [IGNORE] * len(prefix),
-            list(range(len(prefix))),
-            [0] * len(prefix),
-        )
-        guided: list[tuple[int, Guide]] = []
-        for number, branch in enumerate(row.branches, start=1):
-            guided += [(len(ids), guide) for guide in branch.guides]
-            ids += branch.ids
-            labels += branch.labels
-            positions += range(len(prefix), len(prefix) + len(branch.ids))
-            branch_of += [number] * len(branch.ids)
+        """A row's tensors, `[tokens]` each, with its pixels and, when its picture cannot be read, the reason."""
+        row = self.row(index)
+        prefix = np.array(self._checkpoint.expand(row.prefix.tolist()), dtype=np.int64)
+        parts = [branch.ids for branch in row.branches]
+        ids = np.concatenate([prefix, *parts]).astype(np.int64)
+        labels, kinds = np.full(len(ids), IGNORE), np.full(len(ids), -1)
+        positions = np.concatenate([np.arange(len(prefix)), *[len(prefix) + np.arange(len(part)) for part in parts]])
+        branch_of = np.repeat(np.arange(len(parts) + 1), [len(prefix), *map(len, parts)])
+        guided: list[tuple[int, NDArray[np.float64]]] = []
+        at = len(prefix)
+        for branch in row.branches:
+            for first, last, kind in branch.learned:
+                labels[at + first : at + last] = ids[at + first : at + last]
+                kinds[at + first : at + last] = branch.task * len(KINDS) + kind
+            guided += [(at, guide) for guide in branch.guides]
+            at += len(branch.ids)
         item: dict[str, Any] = {
-            "input_ids": torch.tensor(ids),
-            "labels": torch.tensor(labels),
-            "position_ids": torch.tensor(positions),
-            "branch": torch.tensor(branch_of),
+            "row": index,
+            "input_ids": torch.from_numpy(ids),
+            "labels": torch.from_numpy(labels),
+            "kinds": torch.from_numpy(kinds),
+            "position_ids": torch.from_numpy(positions),
+            "branch": torch.from_numpy(branch_of),
         }
         if row.image is not None:
-            item["pixel_values"] = self._checkpoint.pixels([open_image(row.image)])[0]
+            self._add_pixels(item, row.image)
         if self.grounding:
             item["guides"] = self._guided_patches(row, guided)
         return item
 
-    def _guided_patches(self, row: Row, guided: list[tuple[int, Guide]]) -> tuple[Tensor, Tensor]:
+    def _add_pixels(self, item: dict[str, Any], path: Path) -> None:
+        try:
+            item["pixel_values"] = self._checkpoint.pixels([open_image(path)])[0]
+        except InputError as error:
+            item["broken"] = str(error)
+            item["pixel_values"] = self.blank_pixels()
+            item["labels"].fill_(IGNORE)
+            item["kinds"].fill_(-1)
+
+    def blank_pixels(self) -> Tensor:
+        """`[3, side, side]` of a picture of the padding's colour."""
+        return self._checkpoint.pixels([Image.new("RGB", (8, 8), PAD_COLOR)])[0]
+
+    def _guided_patches(self, row: Row, guided: Sequence[tuple[int, NDArray[np.float64]]]) -> tuple[Tensor, Tensor]:
         """Row positions `[N]` and patches `[N, patches ** 2]` of the guides whose point lies on an object."""
         side = self._checkpoint.patches
         positions: list[int] = []
-        patches: list[np.ndarray[Any, Any]] = []
+        patches: list[NDArray[Any]] = []
         if row.instances is not None and guided:
             with Image.open(row.instances) as picture:
                 instances = np.asarray(picture)
             height, width = instances.shape
-            coverage: dict[int, np.ndarray[Any, Any]] = {}
-            for offset, guide in guided:
-                x, y = guide.place
+            coverage: dict[int, NDArray[Any]] = {}
+            for offset, (first, last, x, y) in guided:
                 instance = int(instances[min(int(y * height), height - 1), min(int(x * width), width - 1)])
                 if instance < 2:  # the floor or the surface: a free place, which no object explains
                     continue
                 if instance not in coverage:
                     share = patch_coverage(instances == instance, side).reshape(-1)
                     coverage[instance] = np.where(share >= min(MIN_COVERAGE, share.max()), 1.0, 0.0)
-                positions += [offset + position for position in guide.positions]
-                patches += [coverage[instance]] * len(guide.positions)
+                positions += range(offset + int(first), offset + int(last))
+                patches += [coverage[instance]] * int(last - first)
         stacked = np.stack(patches) if patches else np.zeros((0, side * side))
         return torch.tensor(positions, dtype=torch.long), torch.tensor(stacked, dtype=torch.float32)
 
 
-def _read_all(data: Sequence[str | Path]) -> Iterable[Sample]:
-    for path in data:
-        yield from read_samples(path)
+def _one_each(kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return kept, np.arange(len(kept) + 1)
 
 
-def _guides(encoded: Encoded, text: str, start: int) -> Iterable[Guide]:
-    """The rows that predict a learned coordinate's digits: for `(0.46, 0.52)` those of `(0.`, 4, 6, `, 0.` and 5."""
-    for match in COORDINATES.finditer(text):
-        inside = [
-            token - 1 - start
-            for token, (begin, _) in enumerate(encoded.spans)
-            if match.start() < begin < match.end() - 1 and encoded.labels[token] != IGNORE
-        ]
-        if inside:
-            yield Guide(tuple(inside), (float(match[1]), float(match[2])))
-
-
-class Collator:
-    """Pads rows to a batch; writes a four-dimensional mask only when a row has more than one branch."""
-
-    def __init__(self, pad_token_id: int, dtype: torch.dtype = torch.float32) -> None:
-        self._pad, self._dtype = pad_token_id, dtype
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        def padded(name: str, value: int) -> Tensor:
-            return torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
-
-        batch: dict[str, Any] = {
-            "input_ids": padded("input_ids", self._pad),
-            "labels": padded("labels", IGNORE),
-            "position_ids": padded("position_ids", 0),
-        }
-        branch = padded("branch", -1)
-        shared = int(branch.max()) > 1
-        batch["attention_mask"] = self._branch_mask(branch) if shared else (branch >= 0).long()
-        pixels = [row["pixel_values"] for row in rows if "pixel_values" in row]
-        if pixels:
-            batch["pixel_values"] = torch.stack(pixels)
-        if "guides" in rows[0]:
-            numbers = [torch.full_like(row["guides"][0], index) for index, row in enumerate(rows)]
-            positions = [row["guides"][0] for row in rows]
-            batch["guided_rows"] = torch.stack([torch.cat(numbers), torch.cat(positions)], dim=1)
-            batch["guided_patches"] = torch.cat([row["guides"][1] for row in rows])
-        return batch
-
-    def _branch_mask(self, branch: Tensor) -> Tensor:
-        """`[batch, 1, tokens, tokens]`, 0 or the type's lowest value: causal, within a branch or to the beginning."""
-        length = branch.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        visible = (branch[:, :, None] == branch[:, None, :]) | (branch[:, None, :] == 0)
-        allowed = (visible & causal) | torch.eye(length, dtype=torch.bool)  # padding sees itself: no empty softmax
-        mask = torch.zeros(len(branch), 1, length, length, dtype=self._dtype)
-        return mask.masked_fill(~allowed[:, None], torch.finfo(self._dtype).min)
+def _answer_ends(learned: NDArray[np.int32]) -> list[int]:
+    """Where answers end: stretches that touch belong to one answer."""
+    return [int(end) for (_, end, _), after in zip(learned, [*learned[1:, 0], -1], strict=True) if end != after]

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..command import InputError
 from ..points import Point
 from ..reasoning import Response, parse
-from ..records import Question, read_answers
-from .metrics import Mask, robopoint_score, score
+from ..records import Answer, Question, read_answers
+from .failures import UNANSWERED, Judge, distance
+from .metrics import Mask, robopoint_score, score, weight
 from .suites import Suite, fractions, key, pair, read_run
 
 SHUFFLES = 20  # answers about other images that are scored on a question's mask
@@ -34,20 +36,29 @@ class Run:
     responses: Mapping[str, Response]
     tokens: Mapping[str, int]
     record: Mapping[str, Any]  # of the run that wrote the file, {} for answers from elsewhere
+    confidence: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of each point, where it is known
 
 
 @dataclass(slots=True)
 class Grades:
     """One run's results, one value a question, in the order of the suite.
 
-    `scores` are from 0 to 1, 0 for what is not answered; `first` scores the first point alone; `shuffled` is None
-    where no other image's answer exists, `robopoint` (only under compatibility) where the reference skips.
+    `scores` are from 0 to 1, 0 for what is not answered; `first` scores the first point alone; `weights` is what an
+    answer's points weigh (a box its pixels), so that micro accuracy is the mean of `scores` under them; `distances`
+    is the mean distance in pixels of the points to the region, None without points; `failures` maps classes of
+    `failures` to shares of the answer; `shuffled` is None where no other image's answer exists, `robopoint` (only
+    under compatibility) where the reference skips. `sure_points` and `sure_answers` pair confidence with success.
     """
 
     run: Run
     scores: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     points: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    distances: list[float | None] = field(default_factory=list)
+    failures: list[Mapping[str, float]] = field(default_factory=list)
+    sure_points: list[tuple[float, float]] = field(default_factory=list)
+    sure_answers: list[tuple[float, float]] = field(default_factory=list)
     shuffled: list[float | None] = field(default_factory=list)
     robopoint: list[float | None] = field(default_factory=list)
     unanswered: int = 0
@@ -75,7 +86,16 @@ def read_answer_file(path: Path, label: str, suite: Suite) -> Run:
         responses={name: parse(answer.text, sizes[name]) for name, answer in answers.items()},
         tokens={name: len(answer.token_ids) for name, answer in answers.items() if answer.token_ids},
         record=read_run(path),
+        confidence={name: found for name, answer in answers.items() if (found := _confidence(answer))},
     )
+
+
+def _confidence(answer: Answer) -> tuple[float, ...]:
+    """The confidence of each point, as `model_vqa` writes it; () in files of other programs."""
+    found = answer.metadata.get("point_confidence")
+    if not isinstance(found, list) or not all(isinstance(one, int | float) for one in found):
+        return ()
+    return tuple(float(one) for one in found)
 
 
 def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint: bool = False) -> Graded:
@@ -94,9 +114,12 @@ def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint
     for question, others in zip(suite.questions, strangers, strict=True):
         mask = suite.mask(question)
         grey = fractions(suite.grey_mask(question)) if robopoint else None
+        judge, region = Judge(question, mask, suite.question_file.parent), np.argwhere(mask)
         for one in grades:
             response = one.run.responses.get(key(question.question_id))
             _grade(one, response, mask)
+            _locate(one, response, judge, region)
+            _sure(one, response, one.run.confidence.get(key(question.question_id), ()), mask)
             known = [found for name in others if (found := one.run.responses.get(name)) is not None]
             one.shuffled.append(_mean([score(other.points, mask) for other in known]))
             if grey is not None:
@@ -120,6 +143,23 @@ def _grade(grades: Grades, response: Response | None, mask: Mask) -> None:
         grades.unparsable += 1
     elif not any((item if isinstance(item, Point) else item.center).inside for item in points):
         grades.outside += 1
+
+
+def _locate(grades: Grades, response: Response | None, judge: Judge, region: NDArray[np.int64]) -> None:
+    """Where the points lie that miss."""
+    points = response.points if response is not None else ()
+    shape = judge.mask.shape
+    gaps = [distance(item if isinstance(item, Point) else item.center, region, shape) for item in points]
+    grades.distances.append(_mean(gaps))
+    grades.weights.append(weight(points, judge.mask))
+    grades.failures.append({UNANSWERED: 1.0} if response is None else judge.shares(points))
+
+
+def _sure(grades: Grades, response: Response | None, confidence: Sequence[float], mask: Mask) -> None:
+    if response is None or not confidence or len(confidence) != len(response.points):
+        return
+    grades.sure_points += [(sure, score([item], mask)) for sure, item in zip(confidence, response.points, strict=True)]
+    grades.sure_answers.append((sum(confidence) / len(confidence), score(response.points, mask)))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -44,6 +44,11 @@ def score(points: Iterable[Point | Box], mask: Mask) -> float:
     return hits / total if total else 0.0
 
 
+def weight(points: Iterable[Point | Box], mask: Mask) -> float:
+    """What an answer counts in the micro mean: a point 1, a box its pixels."""
+    return float(sum(_box_hits(item, mask)[1] if isinstance(item, Box) else 1 for item in points))
+
+
 def _point_hits(point: Point, mask: Mask) -> bool:
     height, width = mask.shape
     pixel = point.to_pixel(width, height)

@@ -2,10 +2,12 @@
 
     python -m trace.eval.model_vqa --model-path M --image-folder D/images \\
         --question-file D/point_questions.jsonl --answer-file out/m.jsonl
+    python -m trace.eval.model_vqa --model-path M --data-dir where2place --answer-file out/m.jsonl --protocol paper
+    torchrun --nproc-per-node 8 -m trace_vlm.eval.model_vqa --model-path M --data-dir where2place --answer-file m.jsonl
 
 Answers are appended batch by batch; the same command after a kill goes on where it stopped, and the finished file is
-in the order of the questions. What made them is recorded beside them (out/m.run.json): settings, versions, and
-hashes of the questions and the weights. A run is only continued under the settings that began it.
+in the order of the questions. What made them is recorded beside them (out/m.run.json, see `runs`). Several runs
+(--runs 3, or the paper's protocol) write a file each: out/m-1.jsonl, out/m-2.jsonl, out/m-3.jsonl.
 """
 
 from __future__ import annotations
@@ -20,59 +22,91 @@ if not __package__:  # run by its path: the relative imports below need the inst
 import argparse
 import hashlib
 import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..command import InputError, Parser, output_folder, run
-from ..files import JsonlWriter, read_json, replacing, sha256, write_json
-from ..model.predictor import Decoding, Prediction, Predictor, add_decoding_flags, decoding_of
-from ..prompts import question_text
+from ..files import JsonlWriter, read_json, sha256, write_json
+from ..model.decoding import Decoding
+from ..model.predict import add_decoding_flags, decoding_of, prompt_template
+from ..model.predictor import Prediction, Predictor, bundled, human_turn
 from ..reasoning import Response, parse
-from ..records import Answer, Question, answered, read_answers
+from ..records import Answer, Question, read_answers
 from .metrics import score
+from .runs import done_before, fingerprint, merge, numbered, part_of, sort_answers, torchrun, versions
 from .suites import Suite, key, open_suite, run_file
 
-WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
+PROTOCOLS = {"paper": {"temperature": 0.2, "runs": 3}}  # TRACE and RoboPoint: mean and deviation of three runs
+ALONE = 8  # answers that are repeated at batch 1 to say how many of a half-precision run depend on the batch
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file of answers: which questions of the suite, asked how."""
+
+    arguments: argparse.Namespace
+    decoding: Decoding
+    template: str | None
+    suite: Suite
+    start: int  # place of the first question in the suite
+    questions: Sequence[Question]
+    path: Path
+    run: int  # from 1; 0 where there is one run only
+    chunk: tuple[int, int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
-    decoding = decoding_of(arguments)
-    suite = open_suite(None, arguments.question_file, arguments.image_folder)
-    questions = _share(suite.first(arguments.num_questions).questions, arguments.num_chunks, arguments.chunk_idx)
+    arguments = _arguments(argv)
+    decoding, template = decoding_of(arguments), prompt_template(arguments)
+    suite = _suite(arguments).first(arguments.num_questions)
+    shared = torchrun()
+    chunk, chunks = shared[:2] if shared else (arguments.chunk_idx, arguments.num_chunks)
+    together = bool(shared) or arguments.merge
+    start, questions = _share(suite.questions, chunks, chunk)
     for question in questions:
         suite.image_path(question)  # a missing image shows now, not after an hour
     output_folder(arguments.answer_file.parent)
-    settings = _settings(arguments, decoding, suite)
-    if arguments.overwrite:
-        arguments.answer_file.unlink(missing_ok=True)
-        run_file(arguments.answer_file).unlink(missing_ok=True)
-    done = _done(arguments.answer_file, settings, questions)
-    record = _begin(arguments, suite, settings, continued=bool(done))
-    tally = Tally(suite)
-    if done:
-        print(f"{len(done)} of {len(questions)} questions are already answered in {arguments.answer_file}")
-    if len(done) < len(questions) or not arguments.answer_file.exists():
-        _ask(arguments, decoding, suite, questions, done, tally, record)
-    _sort(arguments.answer_file, questions)
-    if not tally.answers:  # nothing was left to do: say how the whole file did
-        tally.read(arguments.answer_file, questions)
-    print(f"{arguments.answer_file}: {len(questions)} answers, {tally.describe()}")
+    predictor: Predictor | None = None
+    for number in range(1, arguments.runs + 1):
+        whole = numbered(arguments.answer_file, number, arguments.runs)
+        path = part_of(whole, chunk, chunks) if together and chunks > 1 else whole
+        seeded = replace(decoding, seed=decoding.seed + number - 1)
+        at = number if arguments.runs > 1 else 0
+        job = Job(arguments, seeded, template, suite, start, questions, path, at, (chunk, chunks))
+        predictor = _answer_file(job, predictor)
+        if together and chunks > 1 and merge(whole, chunks, suite.questions):
+            print(f"{whole}: the answers of all {chunks} parts")
     return 0
 
 
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    arguments = _parser().parse_args(argv)
+    if arguments.protocol is not None:
+        for name, value in PROTOCOLS[arguments.protocol].items():
+            if getattr(arguments, name) not in (value, _parser().get_default(name)):
+                raise InputError(
+                    f"--protocol {arguments.protocol} means --{name} {value}, not {getattr(arguments, name)}: "
+                    "leave out one of the two"
+                )
+            setattr(arguments, name, value)
+    if arguments.runs < 1:
+        raise InputError(f"there cannot be {arguments.runs} runs: --runs has to be at least 1")
+    if arguments.runs > 1 and not arguments.temperature:
+        raise InputError(f"{arguments.runs} greedy runs are all the same: give --temperature, or --protocol paper")
+    return arguments
+
+
 def _parser() -> Parser:
-    parser = Parser(description="A local model answers the questions of a benchmark.")
-    parser.add_argument("--model-path", required=True, help="folder of the model")
+    parser = Parser(prog="model_vqa", description="A local model answers the questions of a benchmark.")
+    parser.add_argument("--model-path", required=True, help='folder of the model, or "nano-base", which ships with it')
     parser.add_argument("--model-base", help="the model that an adapter belongs to")
-    parser.add_argument("--image-folder", type=Path, required=True)
-    parser.add_argument("--question-file", type=Path, required=True, help="JSONL, one question a line")
+    parser.add_argument("--data-dir", help="a benchmark: its name (where2place, tabletop ...), folder or parquet file")
+    parser.add_argument("--image-folder", type=Path, help="by default images/ beside the questions")
+    parser.add_argument("--question-file", type=Path, help="JSONL, one question a line")
     parser.add_argument(
         "--answer-file", "--answers-file", "--answer", type=Path, required=True, help="JSONL to write or to continue"
     )
@@ -80,98 +114,103 @@ def _parser() -> Parser:
     parser.add_argument(
         "--reasoning", action=argparse.BooleanOptionalAction, default=True, help="ask for reasoning before the points"
     )
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--batch-size", type=_batch_size, default="auto", help="answers generated together, or auto: as many as fit"
+    )
     parser.add_argument("--num-questions", type=int, help="only the first ones of the file")
-    parser.add_argument("--num-chunks", type=int, default=1, help="share the questions among this many runs")
-    parser.add_argument("--chunk-idx", type=int, default=0, help="which share this run answers, from 0")
+    parser.add_argument("--runs", type=int, default=1, help="with a seed and a file each")
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, help="paper: temperature 0.2 and three runs, as the papers' tables are made"
+    )
+    parser.add_argument("--num-chunks", type=int, default=1, help="share the questions among this many processes")
+    parser.add_argument("--chunk-idx", type=int, default=0, help="which share this one answers, from 0")
+    parser.add_argument(
+        "--merge", action="store_true",
+        help="write the share into a part of the answer file, and put the parts together when all are there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check-alone", type=int, metavar="N",
+        help="answer N questions again at batch 1 and say how many differ; by default 8 in half precision, else 0",
+    )  # fmt: skip
     add_decoding_flags(parser)
     return parser
 
 
-def _share(questions: Sequence[Question], chunks: int, index: int) -> Sequence[Question]:
+def _batch_size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        size = int(text)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a number from 1 on")
+    return size
+
+
+def _suite(arguments: argparse.Namespace) -> Suite:
+    if arguments.data_dir is None and arguments.question_file is None:
+        raise InputError("which questions? give --question-file and --image-folder, or a benchmark with --data-dir")
+    return open_suite(arguments.data_dir, arguments.question_file, arguments.image_folder)
+
+
+def _share(questions: Sequence[Question], chunks: int, index: int) -> tuple[int, Sequence[Question]]:
     """One of `chunks` contiguous shares of the questions; empty for some where there are more shares than questions."""
     if chunks < 1 or not 0 <= index < chunks:
         raise InputError(f"there is no chunk {index} of {chunks}: --chunk-idx counts from 0 to --num-chunks - 1")
-    return questions[len(questions) * index // chunks : len(questions) * (index + 1) // chunks]
+    start = len(questions) * index // chunks
+    return start, questions[start : len(questions) * (index + 1) // chunks]
 
 
-# --- what is known of a run before it starts ---------------------------------------------------------------------
+# --- one file of answers -------------------------------------------------------------------------------------------
 
 
-def _settings(arguments: argparse.Namespace, decoding: Decoding, suite: Suite) -> dict[str, Any]:
+def _answer_file(job: Job, predictor: Predictor | None) -> Predictor | None:
+    """Write or continue one file; returns the loaded model for the next one, None if it was not needed."""
+    arguments, path, questions = job.arguments, job.path, job.questions
+    settings = _settings(job)
+    if arguments.overwrite:
+        path.unlink(missing_ok=True)
+        run_file(path).unlink(missing_ok=True)
+    done = done_before(path, settings, questions)
+    record = _begin(job, settings, continued=bool(done))
+    tally = Tally(job.suite)
+    if done:
+        print(f"{len(done)} of {len(questions)} questions are already answered in {path}")
+    if len(done) < len(questions) or not path.exists() or not run_file(path).exists():
+        predictor = _ask(job, predictor, done, tally, record)
+    sort_answers(path, questions)
+    if not tally.answers:  # nothing was left to do: say how the whole file did
+        tally.read(path, questions)
+    print(f"{path}: {len(questions)} answers, {tally.describe()}")
+    return predictor
+
+
+def _settings(job: Job) -> dict[str, Any]:
     """What decides the answers. A file of answers is only continued under the same ones."""
+    arguments = job.arguments
     return {
-        "model": fingerprint(arguments.model_path),
+        "model": fingerprint(bundled(arguments.model_path)),
         "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
-        "question_sha256": sha256(suite.question_file),
+        "question_sha256": sha256(job.suite.question_file),
         "reasoning": arguments.reasoning,
         "conv_mode": arguments.conv_mode,
+        "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
         "num_questions": arguments.num_questions,
-        "chunk": [arguments.chunk_idx, arguments.num_chunks],
-        **asdict(decoding),
-        # The batches decide what is sampled; greedy answers do not depend on them.
-        "batch_size": arguments.batch_size if decoding.temperature > 0 else None,
+        "chunk": list(job.chunk),
+        **asdict(job.decoding),
+        "run": job.run,
     }
 
 
-def fingerprint(path: str | Path) -> str:
-    """A hash that changes with a model: of its configuration, and of both ends of every file of weights.
-
-    Reading 26 GB to name a model would take longer than answering with it; training changes all of the weights, so
-    a megabyte from each end tells two checkpoints apart. A name that is no folder stands for itself.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return str(path)
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)}):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with open(file, "rb") as stream:
-            digest.update(stream.read(1 << 20))
-            stream.seek(max(0, size - (1 << 20)))
-            digest.update(stream.read())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _done(path: Path, settings: Mapping[str, Any], questions: Sequence[Question]) -> set[str]:
-    """Keys of the questions that an earlier run under the same settings has answered."""
-    if not path.exists():
-        return set()
-    done = {key(name) for name in answered(path)}
-    if not done:
-        return set()
-    record = run_file(path)
-    begun = read_json(record).get("settings", {}) if record.is_file() else None
-    if begun is None:
-        raise InputError(
-            f"{path} holds answers, but no {record.name} says how they were made: give another --answer-file, "
-            "or --overwrite to begin again"
-        )
-    for name, value in settings.items():
-        if begun.get(name) != value:
-            raise InputError(
-                f"{path} was begun with {name} {_short(begun.get(name))}, not {_short(value)}: use the same settings, "
-                "another --answer-file, or --overwrite to begin again"
-            )
-    strange = done - {key(question.question_id) for question in questions}
-    if strange:
-        raise InputError(f"{path} answers question {min(strange)}, which is not asked: these are other questions")
-    return done
-
-
-def _short(value: Any) -> str:
-    return value[:19] + "..." if isinstance(value, str) and len(value) > 64 else str(value)
-
-
-def _begin(arguments: argparse.Namespace, suite: Suite, settings: Mapping[str, Any], continued: bool) -> dict[str, Any]:
+def _begin(job: Job, settings: Mapping[str, Any], continued: bool) -> dict[str, Any]:
     """The record of the run; the time that earlier parts of it took is kept."""
-    path = run_file(arguments.answer_file)
+    path, suite = run_file(job.path), job.suite
     earlier = read_json(path) if continued else {}
     folder = suite.question_file.parent
     return {
         "command": "model_vqa",
-        "arguments": {name: _plain(value) for name, value in vars(arguments).items()},
+        "arguments": {name: _plain(value) for name, value in vars(job.arguments).items()},
         "settings": dict(settings),
         "data_dir": str(folder.resolve()),
         "data_dir_from_here": os.path.relpath(folder.resolve(), path.parent.resolve()),
@@ -186,20 +225,6 @@ def _begin(arguments: argparse.Namespace, suite: Suite, settings: Mapping[str, A
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what decides a model's numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("trace-vlm", "torch", "transformers", "tokenizers", "numpy", "pillow"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-# --- the run -----------------------------------------------------------------------------------------------------
 
 
 class Tally:
@@ -236,79 +261,116 @@ class Tally:
 
 
 def _ask(
-    arguments: argparse.Namespace,
-    decoding: Decoding,
-    suite: Suite,
-    questions: Sequence[Question],
-    done: set[str],
-    tally: Tally,
-    record: dict[str, Any],
-) -> None:
+    job: Job, predictor: Predictor | None, done: set[str], tally: Tally, record: dict[str, Any]
+) -> Predictor | None:
     """Answer what is not answered yet, appending every batch, and keep the record of the run."""
     from tqdm import tqdm
 
-    with JsonlWriter(arguments.answer_file) as writer:
-        path = run_file(arguments.answer_file)
+    questions, path = job.questions, run_file(job.path)
+    with JsonlWriter(job.path) as writer:
         write_json(path, record | {"finished": None})
         if done:
-            tally.read(arguments.answer_file, questions)
-        started, before = time.monotonic(), float(record["seconds"])
+            tally.read(job.path, questions)
+        before = float(record["seconds"])
         if len(done) < len(questions):
-            predictor = Predictor.load(arguments.model_path, arguments.model_base, arguments.device, arguments.dtype)
+            predictor = predictor or _load(job)
             model = predictor.checkpoint.model
             record["device"], record["dtype"] = str(model.device), str(model.dtype).removeprefix("torch.")
-            batches = predictor.stream(
-                [suite.image_path(question) for question in questions],
-                [question.text for question in questions],
-                decoding,
-                reasoning=arguments.reasoning,
-                batch_size=arguments.batch_size,
-                style=arguments.conv_mode,
-                done={index for index, question in enumerate(questions) if key(question.question_id) in done},
-            )
+            record["batch_size"] = _batch(job, predictor)
+            places = {index for index, question in enumerate(questions) if key(question.question_id) in done}
+            batches = predictor.stream(*_inputs(job), job.decoding, **_options(job, record["batch_size"]), done=places)
             started = time.monotonic()
             with tqdm(total=len(questions), initial=len(done), unit="question", dynamic_ncols=True) as bar:
                 for batch in batches:
                     for index, prediction in batch.items():
-                        writer.write(_answer(questions[index], prediction, predictor, arguments, decoding).as_json())
+                        writer.write(_answer(job, questions[index], prediction, predictor).as_json())
                         tally.add(questions[index], prediction.response)
                     bar.update(len(batch))
                     rate = 60 * (bar.n - len(done)) / (time.monotonic() - started)
                     bar.set_postfix_str(f"{rate:.0f} questions/min, {tally.describe()}")
                     record["seconds"] = round(before + time.monotonic() - started, 3)
                     write_json(path, record | {"finished": None})
+            record["batching"] = _check_alone(job, predictor)
         record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(path, record | {"answers": len(questions)})
+    return predictor
 
 
-def _answer(
-    question: Question, prediction: Prediction, predictor: Predictor, arguments: argparse.Namespace, decoding: Decoding
-) -> Answer:
-    model = predictor.checkpoint.name
-    made_of = f"{model} {question.question_id} {decoding} {arguments.reasoning}"
+def _load(job: Job) -> Predictor:
+    arguments, shared = job.arguments, torchrun()
+    device = arguments.device
+    if device is None and shared is not None:
+        import torch
+
+        device = f"cuda:{shared[2] % torch.cuda.device_count()}" if torch.cuda.is_available() else None
+    return Predictor.load(arguments.model_path, arguments.model_base, device, arguments.dtype)
+
+
+def _batch(job: Job, predictor: Predictor) -> int:
+    if job.arguments.batch_size != "auto":
+        return int(job.arguments.batch_size)
+    prompts = [human_turn(question.text, job.arguments.reasoning, job.template) for question in job.questions]
+    size = min(predictor.largest_batch(prompts, job.decoding), len(job.questions))
+    print(f"batches of {size} answers")
+    return size
+
+
+def _inputs(job: Job) -> tuple[list[Path], list[str]]:
+    return [job.suite.image_path(question) for question in job.questions], [question.text for question in job.questions]
+
+
+def _options(job: Job, batch_size: int) -> dict[str, Any]:
+    arguments = job.arguments
+    return {
+        "reasoning": arguments.reasoning,
+        "batch_size": batch_size,
+        "style": arguments.conv_mode,
+        "template": job.template,
+        # By the place in the whole benchmark: shares of it draw what one process would.
+        "seeds": range(job.start, job.start + len(job.questions)),
+    }
+
+
+def _check_alone(job: Job, predictor: Predictor) -> dict[str, int] | None:
+    """How many answers come out otherwise at batch 1, which rounding makes possible in half precision."""
+    half = str(predictor.checkpoint.model.dtype) != "torch.float32"
+    wanted = job.arguments.check_alone if job.arguments.check_alone is not None else (ALONE if half else 0)
+    count = min(wanted, len(job.questions))
+    if not count:
+        return None
+    images, texts = _inputs(job)
+    options = _options(job, 1)
+    options["seeds"] = options["seeds"][:count]
+    given = {key(answer.question_id): answer.token_ids for answer in read_answers(job.path)}
+    differ = 0
+    for batch in predictor.stream(images[:count], texts[:count], job.decoding, **options):
+        differ += sum(
+            given[key(job.questions[index].question_id)] != prediction.token_ids for index, prediction in batch.items()
+        )
+    dtype = str(predictor.checkpoint.model.dtype).removeprefix("torch.")
+    print(f"{count} answers repeated at batch 1 in {dtype}: {differ} differ ({differ / count:.0%})")
+    return {"repeated": count, "differ": differ}
+
+
+def _answer(job: Job, question: Question, prediction: Prediction, predictor: Predictor) -> Answer:
+    model, arguments = predictor.checkpoint.name, job.arguments
+    made_of = f"{model} {question.question_id} {job.decoding} {arguments.reasoning} {job.run}"
+    metadata: dict[str, Any] = {"point_confidence": [round(value, 6) for value in prediction.point_confidence]}
+    if prediction.samples:
+        metadata["samples"] = list(prediction.samples)
     return Answer(
         question_id=question.question_id,
-        prompt=question_text(question.text, arguments.reasoning),
+        prompt=human_turn(question.text, arguments.reasoning, job.template),
         text=prediction.text,
         answer_id=hashlib.sha256(made_of.encode()).hexdigest()[:22],  # the same run twice writes the same file
         model_id=model,
         category=question.category,
-        confidence=prediction.confidence,
-        seed=decoding.seed if decoding.temperature > 0 else None,
+        confidence=None if prediction.confidence is None else round(prediction.confidence, 6),
+        seed=job.decoding.seed if job.decoding.temperature > 0 else None,
+        run=job.run,
         token_ids=prediction.token_ids,
+        metadata=metadata,
     )
-
-
-def _sort(path: Path, questions: Sequence[Question]) -> None:
-    """Bring the answers into the order of the questions; a file in that order is left alone."""
-    order = {key(question.question_id): place for place, question in enumerate(questions)}
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.strip()]
-    answers = read_answers(path)
-    places = [order[key(answer.question_id)] for answer in answers]
-    if places == sorted(places):
-        return
-    with replacing(path) as temporary:
-        temporary.write_bytes(b"".join(line for _, line in sorted(zip(places, lines, strict=True))))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ Everything that has to find the image or the mask of a question asks a `Suite`, 
 never by line number. A mask is named after its question (`masks/7.png`, `masks/07.jpg`) or, where the folder names
 no mask after a question, after the question's image. Masks are binarised (> 127): published ones are grey JPEGs.
 
-This module also says where the record of a run lies: beside the answers, one file each.
+A benchmark is also found by its name (`catalog`), and a parquet file is unpacked into such a folder when it is first
+asked for. This module also says where the record of a run lies: beside the answers, one file each.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..files import read_json
 from ..records import Answer, Question, read_questions
 from .metrics import Mask, Values
 
+DESCRIPTION = "suite.json"  # what is to be said about a folder: its name, how its questions were chosen
 QUESTION_FILE = "point_questions.jsonl"
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the first one found is taken
 INSIDE = 127  # a grey value above this lies inside the region
@@ -33,7 +35,8 @@ INSIDE = 127  # a grey value above this lies inside the region
 class Suite:
     """The questions of a benchmark, and where their images and masks lie.
 
-    `masks` maps question keys (`key`) to files; it is empty for a folder without masks.
+    `masks` maps question keys (`key`) to files; it is empty for a folder without masks. `name` and `note` are what
+    the folder's suite.json says of it, "" where there is none.
     """
 
     question_file: Path
@@ -41,6 +44,8 @@ class Suite:
     mask_folder: Path
     questions: tuple[Question, ...]
     masks: Mapping[str, Path]
+    name: str = ""
+    note: str = ""
 
     def image_path(self, question: Question) -> Path:
         """The image of a question. InputError: it is missing, or its name leads out of the image folder."""
@@ -100,7 +105,7 @@ class Suite:
         """The suite with its first `count` questions; None keeps all."""
         if count is not None and count < 1:
             raise InputError(f"{count} questions cannot be scored: --num-questions has to be at least 1")
-        return Suite(self.question_file, self.image_folder, self.mask_folder, self.questions[:count], self.masks)
+        return replace(self, questions=self.questions[:count])
 
 
 def fractions(grey: NDArray[np.uint8]) -> Values:
@@ -121,8 +126,8 @@ def open_suite(
     """Read a benchmark.
 
     Args:
-        data_dir: the benchmark's folder; its images/ folder is understood too, as the published commands give it.
-            Without it the question file's folder.
+        data_dir: the benchmark's name, folder or parquet file; its images/ folder is understood too, as the published
+            commands give it. Without it the question file's folder.
         question_file: a path, or a name inside `data_dir`; point_questions.jsonl by default.
         image_folder: where the images lie when that is not images/ in the folder.
 
@@ -135,7 +140,9 @@ def open_suite(
         file = existing_file(question_file, "the question file")
         folder = file.parent
     else:
-        folder = existing_folder(data_dir, "the data folder")
+        from .catalog import locate
+
+        folder = existing_folder(locate(data_dir), "the data folder")
         if folder.resolve().name == "images" and not (folder / "images").is_dir():
             folder = folder.resolve().parent
         file = folder / (question_file or QUESTION_FILE)
@@ -149,7 +156,9 @@ def open_suite(
     masks = folder / "masks"
     if not masks.is_dir() and image_folder is not None:
         masks = images.parent / "masks"
-    return Suite(file, images, masks, questions, _find_masks(masks, questions))
+    found = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
+    name, note = str(found.get("name") or ""), str(found.get("note") or "")
+    return Suite(file, images, masks, questions, _find_masks(masks, questions), name, note)
 
 
 def _find_masks(folder: Path, questions: Sequence[Question]) -> dict[str, Path]:

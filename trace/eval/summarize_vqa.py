@@ -2,8 +2,10 @@
 
     python -m trace.eval.summarize_vqa --answer out/trace.jsonl out/robopoint.jsonl --labels trace robopoint
 
-Prints tables and writes summary.json and summary.md. Every question of the benchmark counts, failures as 0. Intervals
-are 95 % bootstrap intervals that resample images; each run is compared with the first one on the same questions.
+Prints tables and writes summary.json, summary.md and summary.csv, and calibration.png where confidences are known.
+Every question of the benchmark counts, failures as 0. Intervals are 95 % bootstrap intervals that resample images;
+each model is compared with the first one on the same questions. Several runs of a model (out/m-1.jsonl, out/m-2.jsonl
+..., all meant by out/m.jsonl; or any files under one label) give their mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -25,45 +27,72 @@ import numpy as np
 
 from ..command import InputError, Parser, existing_file, output_folder, run
 from ..files import replacing, sha256, write_json
+from .calibration import calibration, draw
+from .failures import CLASSES
 from .grading import Graded, Grades, grade, groups, read_answer_file
-from .metrics import REFERENCE_SIZE, RESAMPLES, Difference, difference, interval
+from .metrics import RESAMPLES, Difference, difference, interval
 from .suites import Suite, open_suite, read_run
+from .tables import as_csv, as_markdown, as_text, sentences, tables
+
+__all__ = ["as_csv", "as_markdown", "as_text", "main", "sentences", "summarize", "tables"]
 
 Groups = dict[tuple[str, str], list[int]]
-NAMES = {"unseen": "unseen (hard)"}  # Where2Place's hard part: relations that training does not hold
+Values = Sequence[float | None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Accuracy of answer files on a benchmark.")
     parser.add_argument(
         "--answer", "--answer-file", "--answer-files", "--answers-file", type=Path, nargs="+", required=True,
-        metavar="JSONL", help="answers, one file a model",
+        metavar="JSONL", help="answers, one file a model or run",
     )  # fmt: skip
-    parser.add_argument("--labels", nargs="+", help="names for the tables; by default those of the files")
-    parser.add_argument("--data-dir", type=Path, help="the benchmark; by default the one that the run's record names")
+    parser.add_argument("--labels", nargs="+", help="names for the tables, the same one for runs of one model; "
+                        "by default those of the files")  # fmt: skip
+    parser.add_argument("--data-dir", help="the benchmark, by name or folder; by default the one that the run's "
+                        "record names")  # fmt: skip
     parser.add_argument("--question-file", help="by default point_questions.jsonl, or what the run's record names")
     parser.add_argument("--num-questions", type=int, help="only the first ones of the file")
-    parser.add_argument("--output", "--output-dir", type=Path, help="folder for summary.json and summary.md; "
+    parser.add_argument("--output", "--output-dir", type=Path, help="folder for summary.json, .md and .csv; "
                         "by default that of the first answers")  # fmt: skip
     parser.add_argument("--compat", choices=["robopoint"], help="also score as the reference's script does")
+    parser.add_argument("--paper", action="store_true", help="print the papers' tables beside it, as published")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--resamples", type=int, default=RESAMPLES)
     arguments = parser.parse_args(argv)
-    for path in arguments.answer:
-        existing_file(path, "the answer file")
+    files = [_files(path) for path in arguments.answer]
     labels = _labels(arguments.answer, arguments.labels)
+    arguments.answer = [path for group in files for path in group]
     suite = _find_suite(arguments)
     folder = output_folder(arguments.output or arguments.answer[0].parent)
-    runs = [read_answer_file(path, label, suite) for path, label in zip(arguments.answer, labels, strict=True)]
+    runs = [read_answer_file(path, label, suite) for group, label in zip(files, labels, strict=True) for path in group]
     rng = np.random.default_rng(arguments.seed)
     graded = grade(_first(suite, arguments), runs, rng, robopoint=arguments.compat == "robopoint")
-    summary = summarize(graded, arguments.seed, arguments.resamples)
+    summary = summarize(graded, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
     write_json(folder / "summary.json", summary)
-    with replacing(folder / "summary.md") as temporary:
-        temporary.write_text(as_markdown(summary), encoding="utf-8")
+    written = ["summary.json"]
+    for name, text in (("summary.md", as_markdown(summary)), ("summary.csv", as_csv(summary))):
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        written.append(name)
+    calibrated = {one["label"]: one["calibration"] for one in summary["models"] if one["calibration"]}
+    if calibrated:
+        draw(calibrated, folder / "calibration.png")
+        written.append("calibration.png")
     print(as_text(summary))
-    print(f"\nwritten: {folder / 'summary.json'}, {folder / 'summary.md'}")
+    print(f"\nwritten: {', '.join(str(folder / name) for name in written)}")
     return 0
+
+
+def _files(path: Path) -> list[Path]:
+    """A file of answers, or the files of the runs that `model_vqa --runs` wrote under its name."""
+    if path.exists():
+        return [existing_file(path, "the answer file")]
+    runs = [
+        one for one in path.parent.glob(f"{path.stem}-*{path.suffix}") if one.stem[len(path.stem) + 1 :].isdecimal()
+    ]
+    if not runs:
+        existing_file(path, "the answer file")
+    return sorted(runs, key=lambda one: int(one.stem[len(path.stem) + 1 :]))
 
 
 def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
@@ -73,8 +102,6 @@ def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
             labels = [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
     if len(labels) != len(paths):
         raise InputError(f"{len(labels)} labels for {len(paths)} answer files: give one each")
-    if len(set(labels)) < len(labels):
-        raise InputError(f"the labels {', '.join(labels)} are not all different: give other --labels")
     return list(labels)
 
 
@@ -109,56 +136,94 @@ def _first(suite: Suite, arguments: argparse.Namespace) -> Suite:
 
 
 def summarize(graded: Graded, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Everything that summary.json holds; accuracies are fractions from 0 to 1."""
-    questions = graded.suite.questions
+    """Everything that summary.json holds; accuracies are fractions from 0 to 1. Runs under one label are one model."""
+    suite, questions = graded.suite, graded.suite.questions
     images = [question.image for question in questions]
     parts = groups(questions)
-    baselines = {name: _by_group(values, images, parts, 0, 0) for name, values in graded.baselines.items()}
+    models: dict[str, list[Grades]] = {}
     for one in graded.runs:
-        name = "other images" if len(graded.runs) == 1 else f"other images, {one.run.label}"
-        baselines[name] = _by_group(one.shuffled, images, parts, 0, 0)
+        models.setdefault(one.run.label, []).append(one)
+    baselines = {name: _by_group([values], images, parts, 0, 0) for name, values in graded.baselines.items()}
+    for label, runs in models.items():
+        name = "other images" if len(models) == 1 else f"other images, {label}"
+        baselines[name] = _by_group([one.shuffled for one in runs], images, parts, 0, 0)
+    first = next(iter(models.values()))
     return {
         "benchmark": {
-            "folder": str(graded.suite.question_file.parent),
-            "question_file": graded.suite.question_file.name,
-            "sha256": sha256(graded.suite.question_file),
+            "name": suite.name,
+            "note": suite.note,
+            "folder": str(suite.question_file.parent),
+            "question_file": suite.question_file.name,
+            "sha256": sha256(suite.question_file),
             "questions": len(questions),
             "images": len(set(images)),
         },
+        "paper": False,
         "seed": seed,
         "resamples": resamples,
-        "models": [_model(one, graded, parts, seed, resamples) for one in graded.runs],
+        "models": [_model(runs, first, graded, parts, seed, resamples) for runs in models.values()],
         "baselines": baselines,
     }
 
 
-def _model(one: Grades, graded: Graded, parts: Groups, seed: int, resamples: int) -> dict[str, Any]:
-    questions, first = graded.suite.questions, graded.runs[0]
+def _model(
+    runs: Sequence[Grades], first: Sequence[Grades], graded: Graded, parts: Groups, seed: int, resamples: int
+) -> dict[str, Any]:
+    questions, total = graded.suite.questions, len(graded.suite.questions)
     images = [question.image for question in questions]
-    total = len(questions)
-    tokens = [one.run.tokens[name] for name in map(_key, questions) if name in one.run.tokens]
+    tokens = [one.run.tokens[name] for one in runs for name in map(_key, questions) if name in one.run.tokens]
+    scores = _mean_of([one.scores for one in runs])
     compared = None
-    if one is not first:
+    if runs is not first:
         rng = np.random.default_rng(seed)
-        compared = _difference(difference(one.scores, first.scores, images, rng, resamples), first.run.label)
+        others = _mean_of([one.scores for one in first])
+        compared = _difference(difference(scores, others, images, rng, resamples), first[0].run.label)
+    per_run = len(runs)
+    unanswered, unparsable, outside = (
+        sum(getattr(one, name) for one in runs) / per_run for name in ("unanswered", "unparsable", "outside")
+    )
+    gaps = [gap for one in runs for gap in one.distances if gap is not None]
     return {
-        "label": one.run.label,
-        "answers": str(one.run.path),
-        "run": {name: one.run.record.get(name) for name in ("settings", "versions", "seconds")},
-        "accuracy": _by_group(one.scores, images, parts, seed, resamples),
+        "label": runs[0].run.label,
+        "answers": str(runs[0].run.path),
+        "files": [str(one.run.path) for one in runs],
+        "runs": per_run,
+        "run": {name: runs[0].run.record.get(name) for name in ("settings", "versions", "seconds")},
+        "accuracy": _by_group([one.scores for one in runs], images, parts, seed, resamples),
         "difference": compared,
-        "first_point": float(np.mean(one.first)),
-        "micro": sum(s * n for s, n in zip(one.scores, one.points, strict=True)) / max(1, sum(one.points)),
-        "parsable": 1 - (one.unparsable + one.unanswered) / total,
-        "unanswered": one.unanswered,
-        "unparsable": one.unparsable,
-        "outside": one.outside,
-        "mean_points": float(np.mean(one.points)),
+        "first_point": float(np.mean(_mean_of([one.first for one in runs]))),
+        "micro": float(np.mean([_micro(one) for one in runs])),
+        "parsable": 1 - (unparsable + unanswered) / total,
+        "unanswered": _whole(unanswered),
+        "unparsable": _whole(unparsable),
+        "outside": _whole(outside),
+        "failures": {
+            name: sum(shares.get(name, 0.0) for one in runs for shares in one.failures) / (per_run * total)
+            for name in CLASSES
+        },
+        "distance": float(np.mean(gaps)) if gaps else None,
+        "mean_points": float(np.mean([count for one in runs for count in one.points])),
         "mean_tokens": float(np.mean(tokens)) if tokens else None,
-        "robopoint": _reference(one) if one.robopoint else None,
-        "warnings": _warnings(one, graded.suite),
-        "scores": {_key(question): value for question, value in zip(questions, one.scores, strict=True)},
+        "robopoint": _reference(runs) if runs[0].robopoint else None,
+        "calibration": calibration(
+            [pair for one in runs for pair in one.sure_points], [pair for one in runs for pair in one.sure_answers]
+        ),
+        "warnings": _warnings(runs, graded.suite),
+        "scores": {_key(question): value for question, value in zip(questions, scores, strict=True)},
     }
+
+
+def _mean_of(values: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over runs, one value a question."""
+    return [sum(column) / len(column) for column in zip(*values, strict=True)]
+
+
+def _micro(one: Grades) -> float:
+    return sum(s * n for s, n in zip(one.scores, one.weights, strict=True)) / max(1.0, sum(one.weights))
+
+
+def _whole(value: float) -> float | int:
+    return int(value) if value == int(value) else value
 
 
 def _key(question: Any) -> str:
@@ -166,163 +231,60 @@ def _key(question: Any) -> str:
 
 
 def _by_group(
-    values: Sequence[float | None], images: Sequence[str], parts: Groups, seed: int, resamples: int
+    runs: Sequence[Values], images: Sequence[str], parts: Groups, seed: int, resamples: int
 ) -> list[dict[str, Any]]:
-    """Mean and interval of each group; questions without a value are left out, groups without one have a null mean."""
+    """Mean and interval of each group; questions without a value are left out, groups without one have a null mean.
+
+    `runs` holds one value a question and run. `std` is the sample deviation of the runs' means, None for one run.
+    """
     found = []
     for (name, value), places in parts.items():
-        known = [(values[place], images[place]) for place in places if values[place] is not None]
+        known = [
+            (sum(ours) / len(ours), images[place])
+            for place in places
+            if (ours := [one for run in runs if (one := run[place]) is not None])
+        ]
         # one stream a group, from the same seed: two runs and two groups share their resamples, so they compare well
         rng = np.random.default_rng(seed)
-        numbers = [float(number) for number, _ in known if number is not None]
-        result = interval(numbers, [image for _, image in known], rng, resamples) if known else None
+        result = interval([one for one, _ in known], [image for _, image in known], rng, resamples) if known else None
         entry = asdict(result) if result else {"mean": None, "low": None, "high": None, "questions": 0}
-        found.append({"field": name, "value": value, **entry})
+        found.append({"field": name, "value": value, **entry, "std": _deviation(runs, places)})
     return found
+
+
+def _deviation(runs: Sequence[Values], places: Sequence[int]) -> float | None:
+    means = [[value for place in places if (value := run[place]) is not None] for run in runs]
+    if len(runs) < 2 or not all(means):
+        return None
+    return float(np.std([np.mean(values) for values in means], ddof=1))
 
 
 def _difference(found: Difference, label: str) -> dict[str, Any]:
     return {"to": label, **asdict(found.interval), "p_value": found.p_value, "clear": found.clear}
 
 
-def _reference(one: Grades) -> dict[str, Any]:
-    counted = [value for value in one.robopoint if value is not None]
+def _reference(runs: Sequence[Grades]) -> dict[str, Any]:
+    counted = [[value for value in one.robopoint if value is not None] for one in runs]
+    means = [float(np.mean(values)) for values in counted if values]
+    number = sum(map(len, counted)) / len(runs)
     return {
-        "accuracy": float(np.mean(counted)) if counted else None,
-        "counted": len(counted),
-        "skipped": len(one.robopoint) - len(counted),
+        "accuracy": float(np.mean(means)) if means else None,
+        "counted": _whole(number),
+        "skipped": _whole(len(runs[0].robopoint) - number),
     }
 
 
-def _warnings(one: Grades, suite: Suite) -> list[str]:
+def _warnings(runs: Sequence[Grades], suite: Suite) -> list[str]:
     found = []
-    if one.unanswered:
-        found.append(f"{one.unanswered} of {len(suite.questions)} questions are not answered and count as 0")
-    asked = one.run.record.get("settings", {}).get("question_sha256")
-    if asked and asked != sha256(suite.question_file):
-        found.append(f"{suite.question_file} is not the file that was answered, or was changed since")
+    for one in runs:
+        where = f" in {one.run.path.name}" if len(runs) > 1 else ""
+        if one.unanswered:
+            count = len(suite.questions)
+            found.append(f"{one.unanswered} of {count} questions are not answered{where} and count as 0")
+        asked = one.run.record.get("settings", {}).get("question_sha256")
+        if asked and asked != sha256(suite.question_file):
+            found.append(f"{suite.question_file} is not the file that was answered{where}, or was changed since")
     return found
-
-
-# --- the tables --------------------------------------------------------------------------------------------------
-
-
-def tables(summary: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    """Titles and rows (the first one the header) of every table, for the terminal and for Markdown alike."""
-    models, baselines = summary["models"], summary["baselines"]
-    overview = [["model", "accuracy", "first point", "parsable", "failed", "points", "tokens"]]
-    for one in models:
-        failed = one["unanswered"] + one["unparsable"] + one["outside"]
-        tokens = "-" if one["mean_tokens"] is None else f"{one['mean_tokens']:.0f}"
-        numbers = [_percent(one["first_point"]), _percent(one["parsable"]), str(failed), f"{one['mean_points']:.1f}"]
-        overview.append([one["label"], _cell(one["accuracy"][0]), *numbers, tokens])
-    by_group = [["questions", "number", *(one["label"] for one in models)]]
-    for place, entry in enumerate(models[0]["accuracy"]):
-        by_group.append([_group(entry), str(entry["questions"]), *(_cell(one["accuracy"][place]) for one in models)])
-    wanted = [
-        place
-        for place, entry in enumerate(models[0]["accuracy"])
-        if entry["field"] in ("all", "kind") or (entry["field"] == "category" and entry["value"] == "unseen")
-    ]
-    guessing = [["", *(_group(models[0]["accuracy"][place]) for place in wanted)]]
-    for name, row in [*((one["label"], one["accuracy"]) for one in models), *baselines.items()]:
-        guessing.append([name, *(_partial(row[place], models[0]["accuracy"][place]["questions"]) for place in wanted)])
-    return [
-        ("Accuracy: points inside the region, in percent", overview),
-        ("By part of the benchmark", by_group),
-        ("What guessing reaches", guessing),
-    ]
-
-
-def sentences(summary: dict[str, Any]) -> list[str]:
-    """What the tables do not say: comparisons, the reference's number, and what went wrong."""
-    found = []
-    for one in summary["models"]:
-        if one["difference"]:
-            found.append(_compared(one["label"], one["difference"]))
-    for one in summary["models"]:
-        if one["unparsable"] or one["outside"]:
-            found.append(
-                f"{one['label']}: counted as 0 are answers without a point ({one['unparsable']}) and with points only "
-                f"outside the image ({one['outside']})."
-            )
-        if one["robopoint"]:
-            found.append(_as_published(one))
-        found.extend(f"{one['label']}: {warning}." for warning in one["warnings"])
-    return found
-
-
-def _compared(label: str, found: dict[str, Any]) -> str:
-    gap = f"{label} minus {found['to']}: {100 * found['mean']:+.1f} points"
-    if found["low"] is None:
-        return f"{gap}; one image is too little for an interval."
-    verdict = f"{label} is {'better' if found['mean'] > 0 else 'worse'}" if found["clear"] else "no difference is shown"
-    return (
-        f"{gap}, 95 % interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f}, "
-        f"permutation test p = {found['p_value']:.2g}: {verdict}."
-    )
-
-
-def _as_published(one: dict[str, Any]) -> str:
-    """The number that the reference's script prints for these answers, and how far it is from ours."""
-    reference, (width, height) = one["robopoint"], REFERENCE_SIZE
-    value = reference["accuracy"]
-    gap = "" if value is None else f", {100 * (value - one['accuracy'][0]['mean']):+.1f} points to ours"
-    return (
-        f"{one['label']}: RoboPoint's script prints {_percent(value)}{gap}; it takes every image for "
-        f"{width} x {height} pixels, counts {reference['counted']} answers and skips {reference['skipped']}."
-    )
-
-
-def _cell(entry: dict[str, Any]) -> str:
-    if entry["mean"] is None or entry["low"] is None:
-        return _percent(entry["mean"])
-    return f"{100 * entry['mean']:.1f} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _partial(entry: dict[str, Any], questions: int) -> str:
-    """A mean, with the number of questions it was taken over where that is not all of them."""
-    value = _percent(entry["mean"])
-    return value if entry["questions"] in (0, questions) else f"{value} (of {entry['questions']})"
-
-
-def _group(entry: dict[str, Any]) -> str:
-    value = str(entry["value"]).replace("_", " ")
-    if entry["field"] in ("all", "category"):
-        return NAMES.get(value, value)
-    return f"{entry['field']}: {value}"
-
-
-def as_text(summary: dict[str, Any]) -> str:
-    """The summary for a terminal."""
-    blocks = [_head(summary)]
-    for title, rows in tables(summary):
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-        blocks.append("\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]]))
-    return "\n\n".join([*blocks, *(["\n".join(sentences(summary))] if sentences(summary) else [])])
-
-
-def as_markdown(summary: dict[str, Any]) -> str:
-    """The summary as Markdown."""
-    blocks = ["# Accuracy", _head(summary)]
-    for title, rows in tables(summary):
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-        lines = ["| " + " | ".join(row) + " |" for row in cells]
-        blocks += [f"## {title}", "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])]
-    return "\n\n".join([*blocks, "\n".join(f"- {sentence}" for sentence in sentences(summary))]).rstrip() + "\n"
-
-
-def _head(summary: dict[str, Any]) -> str:
-    benchmark = summary["benchmark"]
-    return (
-        f"{benchmark['folder']}: {benchmark['questions']} questions about {benchmark['images']} images; "
-        "in brackets 95 % bootstrap intervals over images"
-    )
 
 
 if __name__ == "__main__":

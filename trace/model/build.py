@@ -8,13 +8,14 @@ embeddings, a small head, and position embeddings of the vision tower that start
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
-    AddedToken,
     CLIPVisionConfig,
     LlamaConfig,
     LlamaTokenizer,
@@ -23,12 +24,14 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerBase,
 )
-from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+from transformers.integrations import deepspeed as deepspeed_integration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from ..images import CLIP_MEAN, CLIP_STD
-from ..prompts import IMAGE_TAG, TEMPLATES
+from ..prompts import IMAGE_TAG
+from .llava_layout import hub_name
 from .presets import Preset
+from .processing import make_processor, with_image_token
+from .towers import pixel_settings
 
 NANO_TOKENIZER = Path(__file__).resolve().parent.parent / "assets" / "nano-tokenizer"
 VOCABULARY_MULTIPLE = 64
@@ -86,51 +89,27 @@ def nano_tokenizer() -> PreTrainedTokenizerBase:
     return with_image_token(LlamaTokenizer.from_pretrained(NANO_TOKENIZER))
 
 
-def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Add `<image>` as a token of its own, behind the text's pieces, unless it is there."""
-    if IMAGE_TAG not in tokenizer.get_vocab():
-        tokenizer.add_tokens([AddedToken(IMAGE_TAG, special=False, normalized=True)])
-    return tokenizer
-
-
 def processor(tokenizer: PreTrainedTokenizerBase, vision: CLIPVisionConfig) -> LlavaProcessor:
     """Pixels as LLaVA makes them (padded square, CLIP's resize and colours) and the training template for chats."""
-    side = vision.image_size
-    images = LlavaImageProcessorPil(
-        do_pad=True,
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=list(CLIP_MEAN),
-        image_std=list(CLIP_STD),
-    )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        patch_size=vision.patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TAG,
-        chat_template=CHAT_TEMPLATE,
-    )
+    return make_processor(tokenizer, vision.patch_size, pixel_settings({}, vision.image_size, pad=True))
 
 
-# A space after `<image>` makes one-string tokenisation give the ids of LLaVA's piece-by-piece one.
-CHAT_TEMPLATE = (
-    "{% if messages and messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
-    "{% set turns = messages[1:] %}{% else %}{% set system = '"
-    + TEMPLATES["vicuna_v1"].system.replace("'", "\\'")
-    + "' %}"
-    "{% set turns = messages %}{% endif %}"
-    "{{ system + ' ' }}"
-    "{% for message in turns %}"
-    "{% set ns = namespace(image='', text='') %}"
-    "{% if message['content'] is string %}{% set ns.text = message['content'] %}{% else %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set ns.image = '<image> \\n' %}"
-    "{% else %}{% set ns.text = ns.text + part['text'] %}{% endif %}{% endfor %}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ 'USER: ' + ns.image + ns.text + ' ASSISTANT:' }}"
-    "{% else %}{{ ' ' + ns.text + '</s>' }}{% endif %}"
-    "{% endfor %}"
-)
+def expected_tensors(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
+    """Name (as on the hub) and shape of every tensor of a model of this configuration; nothing is allocated."""
+    with torch.device("meta"), _without_zero3():
+        state = LlavaForConditionalGeneration(config).state_dict()
+    return {str(hub_name(name)): tuple(tensor.shape) for name, tensor in state.items()}
+
+
+@contextmanager
+def _without_zero3() -> Iterator[None]:
+    """Inside, transformers makes whole models: under ZeRO-3 it would initialise a model that has shapes only."""
+    found = deepspeed_integration._hf_deepspeed_config_weak_ref
+    deepspeed_integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed_integration._hf_deepspeed_config_weak_ref = found
 
 
 @torch.no_grad()

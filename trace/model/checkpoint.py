@@ -1,48 +1,48 @@
-"""Load a model from a folder, recognised by its contents, and save one in the standard formats.
+"""Load a model from whatever its weights lie in, recognised by its contents, and save one in the standard format.
 
-A checkpoint of ours is what `LlavaForConditionalGeneration.save_pretrained` and `LlavaProcessor.save_pretrained`
-write, or a PEFT adapter (with the projector as a saved module) over such a folder.
+    python -m trace.model.checkpoint inspect SRC
+    python -m trace.model.checkpoint convert SRC DST [--base B] [--dtype float16] [--vision-tower V] [--to hf|llava]
+    python -m trace.model.checkpoint merge ADAPTER DST --base B
+
+SRC is a folder or a name on the hub: Hugging Face's LLaVA format (what this project saves), LLaVA's own (LLaVA, RoboPoint,
+SpaceLLaVA; whole, as LoRA or as a projector over a base), or a PEFT adapter over either. docs/checkpoints.md has the table.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import hf_hub_download
-from PIL import Image
-from safetensors import SafetensorError
-from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    CLIPVisionModel,
-    LlamaForCausalLM,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    PreTrainedTokenizerBase,
-)
-
-from ..command import InputError
-from ..prompts import IMAGE_ID, IMAGE_TAG, Rendered, encode
-from ..records import read_json
-from . import build as building
+from ..command import InputError, Parser, run
+from ..prompts import IMAGE_ID, Rendered, encode
+from .convert import DTYPES
 from .presets import PRESETS
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
+
+    from .assemble import Plan
+    from .cards import Card
 
 
 @dataclass
 class Checkpoint:
-    """A model with everything that turns pictures and text into its inputs."""
+    """A model with everything that turns pictures and text into its inputs.
+
+    `card` says where the weights come from, for the saved model card; `parts` are the arguments of `compose`, where the
+    model was put together by it.
+    """
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
     name: str
     path: str
+    card: Card | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -51,6 +51,24 @@ class Checkpoint:
     @property
     def image_token_id(self) -> int:
         return int(self.model.config.image_token_index)
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the output that the original model has: the loss is taken over these.
+
+        The image's token and what rounds the vocabulary up come behind them.
+        """
+        from .assemble import original_vocabulary
+
+        return original_vocabulary(self.model.config) or min(self.image_token_id, len(self.tokenizer))
+
+    @property
+    def no_text(self) -> list[int]:
+        """Ids that no answer may hold: the image's own, and those that only round the vocabulary up."""
+        from .assemble import no_text, original_vocabulary
+
+        config = self.model.config
+        return no_text(self.tokenizer, int(config.text_config.vocab_size), original_vocabulary(config))
 
     @property
     def patches(self) -> int:
@@ -69,6 +87,8 @@ class Checkpoint:
 
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, Tensor]:
         """A left-padded batch for `generate`, on the model's device: one image and one open prompt a row."""
+        import torch
+
         rows = [self.expand(encode(self.tokenizer, Rendered(prompt, ())).input_ids) for prompt in prompts]
         longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
         batch = {
@@ -80,156 +100,183 @@ class Checkpoint:
 
 
 def load(
-    path: str | Path, base: str | Path | None = None, dtype: str = "float32", device: str = "cpu", **options: Any
+    path: str | Path,
+    base: str | Path | None = None,
+    dtype: Any = "float32",
+    device: str = "cpu",
+    quantize: str | None = None,
+    vision_tower: str | None = None,
+    **options: Any,
 ) -> Checkpoint:
-    """Load a checkpoint for inference.
+    """Load a checkpoint in any format that is known; adapters come merged.
 
     Args:
-        path: a folder in Hugging Face's LLaVA format, a PEFT adapter over one, or the name of a preset for random
-            weights (`nano`).
-        base: the folder an adapter belongs to; by default the one it names.
-        dtype: the weights' type in memory, as torch names it.
+        path: a folder, a name on the hub, or the name of a preset (`nano`: random weights; the others: their parts).
+        base: the model that an adapter or a projector belongs to; by default the one an adapter names.
+        dtype: the weights' type in memory, as torch names it; "auto" is the stored one.
+        quantize: "8bit" or "4bit", by bitsandbytes on a GPU.
+        vision_tower: a CLIP instead of the one that a LLaVA checkpoint names or holds; also `open_clip:...`.
         options: passed on to `from_pretrained` (attn_implementation, device_map, ...).
     Raises:
-        InputError: the folder is no model, or of a kind that is not read; the message says what was found.
+        InputError: the folder is no model, incomplete, broken, or of a kind that is not read; the message says what was
+            found and what was expected.
     """
-    path = Path(path)
-    if str(path) in PRESETS and not path.exists():
-        return from_preset(str(path), device=device, dtype=dtype)
-    if not path.is_dir():
-        raise InputError(f"the model {path} is no folder; presets are {', '.join(PRESETS)}")
-    if (path / "adapter_config.json").is_file():
-        return _load_adapter(path, base, dtype, device, options)
-    kind = _model_type(path)
-    if kind != "llava":
-        raise InputError(
-            f"{path}/config.json describes a {kind!r} model; expected 'llava' (Hugging Face's LLaVA format)"
-        )
-    try:
-        model = LlavaForConditionalGeneration.from_pretrained(path, dtype=getattr(torch, dtype), **options)
-        processor = LlavaProcessor.from_pretrained(path, backend="pil")
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from None
-    return Checkpoint(model.to(device).eval(), processor, path.resolve().name, str(path))
+    if str(path) in PRESETS and not Path(path).exists():
+        return from_preset(str(path), device=device, dtype=dtype, **options)
+    from .assemble import plan
+
+    made = plan(path, base, vision_tower)
+    return _realised(made, made.source.resolve().name, str(path), dtype, device, quantize, options)
 
 
-def from_preset(name: str, device: str = "cpu", dtype: str = "float32", seed: int = 0) -> Checkpoint:
-    """A model with random weights; only presets whose tokenizer ships with the package can speak."""
-    preset = PRESETS[name]
-    if name != "nano":
-        raise InputError(f"{name} needs weights: give a folder or the names of its parts ({dict(preset.sources)})")
-    tokenizer = building.nano_tokenizer()
-    model = building.build(preset, tokenizer, seed=seed)
-    processor = building.processor(tokenizer, model.config.vision_config)
-    return Checkpoint(model.to(device, getattr(torch, dtype)).eval(), processor, name, name)
+def _realised(
+    made: Plan, name: str, path: str, dtype: Any, device: str, quantize: str | None, options: dict[str, Any]
+) -> Checkpoint:
+    from .loading import realise
+
+    return Checkpoint(realise(made, dtype, device, quantize, options), made.processor, name, path, made.card)
 
 
-def compose(llm: str, vision: str, projector: str | None = None, seed: int = 0, **options: Any) -> Checkpoint:
+def from_preset(name: str, device: str = "cpu", dtype: Any = "float32", seed: int = 0, **options: Any) -> Checkpoint:
+    """`nano` with random weights; a published preset from its parts on the hub (trace-13b: where training starts)."""
+    from .presets import preset
+
+    sources = preset(name).sources
+    if "model" in sources:
+        return load(sources["model"], dtype=dtype, device=device, **options)
+    if sources:
+        return compose(**sources, seed=seed, dtype=dtype, device=device, **options)
+    import torch
+
+    from . import build
+    from .cards import card_of
+
+    tokenizer = build.nano_tokenizer()
+    model = build.build(PRESETS[name], tokenizer, seed=seed)
+    processor = build.processor(tokenizer, model.config.vision_config)
+    kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+    return Checkpoint(model.to(device, kind).eval(), processor, name, name, card_of(name, None, ["random weights"]))
+
+
+def compose(
+    llm: str,
+    vision: str,
+    projector: str | None = None,
+    seed: int = 0,
+    dtype: Any = "float32",
+    device: str = "cpu",
+    quantize: str | None = None,
+    **options: Any,
+) -> Checkpoint:
     """A starting point for training: a language model, a CLIP vision tower, and LLaVA's pre-trained projector.
 
     Args:
-        llm, vision: folders or names on the hub (Llama architecture; CLIP).
+        llm, vision: folders or names on the hub (Llama architecture; CLIP, or `open_clip:...`).
         projector: folder or name that holds `mm_projector.bin`; random weights from `seed` when absent.
     """
-    try:
-        text = LlamaForCausalLM.from_pretrained(llm, dtype=torch.float32, **options)
-        tower = CLIPVisionModel.from_pretrained(vision, dtype=torch.float32)
-        tokenizer = building.with_image_token(AutoTokenizer.from_pretrained(llm))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"{llm} with {vision} cannot be loaded: {str(error).splitlines()[0]}") from None
-    text.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=building.VOCABULARY_MULTIPLE)
-    config = building.llava_configuration(text.config, tower.config, tokenizer.convert_tokens_to_ids(IMAGE_TAG))
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
-    model.model.language_model, model.lm_head, model.model.vision_tower = text.model, text.lm_head, tower
-    model.model.multi_modal_projector = building.random_projector(config, seed)
-    if projector is not None:
-        _load_projector(model.model.multi_modal_projector, projector)
-    model.generation_config = text.generation_config
+    from .assemble import composed
+
+    made = composed(llm, vision, projector, seed)
     name = f"{Path(llm).name}+{Path(vision).name}"
-    return Checkpoint(model.eval(), building.processor(tokenizer, tower.config), name, name)
+    checkpoint = _realised(made, name, name, dtype, device, quantize, options)
+    checkpoint.parts = {"llm": llm, "vision": vision, "projector": projector, "seed": seed}
+    return checkpoint
 
 
-def _load_projector(module: torch.nn.Module, source: str) -> None:
-    """LLaVA's `mm_projector.bin`: keys `model.mm_projector.{0,2}.{weight,bias}` of the two linear layers."""
-    file = Path(source) / "mm_projector.bin"
-    if not file.is_file():
-        file = Path(hf_hub_download(source, "mm_projector.bin"))
-    weights = torch.load(file, map_location="cpu", weights_only=True)
-    names = {"0": "linear_1", "2": "linear_2"}
-    found = {f"{names[layer]}.{kind}": tensor.float() for layer, kind, tensor in _projector_layers(weights, file)}
-    wanted = module.state_dict()
-    for key in sorted(set(wanted) | set(found)):
-        if key not in found or key not in wanted or found[key].shape != wanted[key].shape:
-            have = tuple(found[key].shape) if key in found else "nothing"
-            raise InputError(
-                f"{file}: {key} is {have}, expected {tuple(wanted[key].shape) if key in wanted else 'nothing'}"
-            )
-    module.load_state_dict(found)
-
-
-def _projector_layers(weights: dict[str, Tensor], file: Path) -> Iterator[tuple[str, str, Tensor]]:
-    for key, tensor in weights.items():
-        *_, owner, layer, kind = ["", *key.split(".")]
-        if owner != "mm_projector" or layer not in ("0", "2"):
-            raise InputError(
-                f"{file}: {key} is no weight of a two-layer MLP projector (mm_projector.0, mm_projector.2)"
-            )
-        yield layer, kind, tensor
-
-
-def _model_type(path: Path) -> str:
-    config = path / "config.json"
-    if not config.is_file():
-        raise InputError(f"{path} is no model: it holds neither config.json nor adapter_config.json")
-    found = read_json(config)
-    return str(found.get("model_type", "unnamed")) if isinstance(found, dict) else "unnamed"
-
-
-def _load_adapter(path: Path, base: str | Path | None, dtype: str, device: str, options: dict[str, Any]) -> Checkpoint:
-    from peft import PeftModel
-
-    named = read_json(path / "adapter_config.json").get("base_model_name_or_path")
-    if base is None and not named:
-        raise InputError(f"{path} is an adapter that names no base model; give one with --model-base")
-    under = load(base or named, None, dtype, device, **options)
-    try:
-        adapted = PeftModel.from_pretrained(under.model, str(path)).merge_and_unload()
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise InputError(f"the adapter {path} does not fit {base or named}: {str(error).splitlines()[0]}") from None
-    return Checkpoint(adapted.eval(), under.processor, path.resolve().name, str(path))
-
-
-def save(checkpoint: Checkpoint, path: str | Path, dtype: str | None = None) -> None:
-    """Write model and processor as one folder that plain transformers loads; appears whole or not at all.
+def save(
+    checkpoint: Checkpoint, path: str | Path, dtype: str | None = None, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write model and processor as one folder that plain transformers loads (PEFT, for an adapter); whole or not at all.
 
     Args:
         path: must not exist, or be an empty folder.
         dtype: the type on disk; by default the one in memory.
+        state: the tensors to write instead of the model's own, by its names (gathered from several processes).
+    Raises:
+        InputError: the folder is not free, the disk is too small, or the generation configuration is not valid.
     """
-    path = Path(path)
-    if path.exists() and any(path.iterdir()):
-        raise InputError(f"{path} is not empty; choose another folder for the model")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        model = checkpoint.model
-        state = None
-        if dtype is not None:
-            state = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
-        model.save_pretrained(unfinished, state_dict=state)
-        checkpoint.processor.save_pretrained(unfinished)
-        if dtype is not None:
-            _declare_dtype(unfinished / "config.json", dtype)
-        unfinished.chmod(0o755)
-        if path.exists():
-            path.rmdir()
-        unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    from .assemble import PARTS_FILE, generation_config_of, held
+    from .cards import card_of, write_card
+    from .loading import check_generation_config
+    from .processing import save_processor
+    from .saving import new_folder, write_standard
+    from .shards import planned_bytes
+
+    path, model = Path(path), checkpoint.model
+    card = checkpoint.card or card_of(checkpoint.path, Path(checkpoint.path))
+    check_generation_config(model)
+    if getattr(model, "is_quantized", False) and not hasattr(model, "peft_config"):
+        raise InputError(f"{checkpoint.name} is quantised; load it without quantize to save it")
+    if hasattr(model, "peft_config"):
+        with new_folder(path) as folder:
+            model.save_pretrained(folder, state_dict=None if state is None else dict(state))
+            save_processor(checkpoint.processor, folder)
+            write_card(folder, card, checkpoint.name, adapter=True)
+            if checkpoint.parts:
+                from ..files import write_json
+
+                write_json(folder / PARTS_FILE, dict(checkpoint.parts))
+        return
+    weights = held(model.state_dict() if state is None else state)
+    generation = generation_config_of(model, checkpoint.tokenizer)
+    with new_folder(path, planned_bytes(weights, dtype)) as folder:
+        write_standard(folder, checkpoint.name, model.config, weights, checkpoint.processor, generation, card, dtype)
 
 
-def _declare_dtype(config: Path, dtype: str) -> None:
-    found = json.loads(config.read_text())
-    found["dtype"] = dtype
-    config.write_text(json.dumps(found, indent=2) + "\n")
+def check_generation_config(model: Any) -> None:
+    """InputError when the model could not be saved for its generation configuration; call it before training."""
+    from .loading import check_generation_config as check
+
+    check(model)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(
+        prog="trace.model.checkpoint", description="Look at a checkpoint, convert it, merge an adapter into its base."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|convert|merge")
+    for name, purpose in (
+        ("inspect", "say what a folder holds, without loading its weights"),
+        ("convert", "write a model of any known format as one folder, and read it back to verify"),
+        ("merge", "write an adapter or projector merged into its base"),
+    ):
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        command.add_argument("source", help="folder of the model or adapter, or a name on the hub")
+        if name != "inspect":
+            command.add_argument("target", type=Path, help="folder to write; must not exist or be empty")
+            command.add_argument(
+                "--dtype",
+                choices=DTYPES,
+                help="of the numbers on disk; by default as they are stored, float32 where an adapter is merged",
+            )
+        command.add_argument(
+            "--base", "--model-base", required=name == "merge", help="the model that an adapter or projector belongs to"
+        )
+        command.add_argument(
+            "--vision-tower",
+            help="a CLIP instead of the one named in the checkpoint; also open_clip:ARCHITECTURE/WEIGHTS",
+        )
+        if name == "convert":
+            command.add_argument(
+                "--to", choices=["hf", "llava"], default="hf", help="Hugging Face's format or LLaVA's own"
+            )
+    args = parser.parse_args(argv)
+    if args.command == "inspect":
+        from .inspecting import describe
+
+        lines = describe(args.source, args.base, args.vision_tower)
+        width = max(map(len, lines))
+        print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()))
+        return 0
+    from .convert import convert
+
+    made = convert(args.source, args.target, args.base, args.dtype, args.vision_tower, getattr(args, "to", "hf"))
+    print(f"wrote {args.target} (from {made.kind.value}), read it back: every tensor is the same")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

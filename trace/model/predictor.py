@@ -1,38 +1,47 @@
 """Ask a model: images and instructions in, predictions out, batched and repeatable.
 
-    trace-vlm predict table.png "Find free space left of the mug." --model M --overlay answer.png
+    from trace_vlm import Predictor
+    (prediction,) = Predictor.load("nano-base").predict(["table.png"], ["Point to the mug."])
 
-The batches of a job depend only on its questions and the batch size, not on what was already answered, and every
-batch is seeded by its own number: a job that was interrupted samples, once resumed, what it would have sampled.
-Greedy answers do not depend on the batch they are in.
+Greedy answers do not depend on the batch they are in, and sampled ones are drawn by a generator of their own,
+seeded by the question's position and the number of the sample: a job that was interrupted gives, once resumed, what
+it would have given.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import InputError, Parser, output_folder, run
+from ..command import InputError
 from ..files import read_json
-from ..images import open_image
-from ..points import Point
-from ..prompts import TEMPLATES, question_text, render_prompt, template
+from ..prompts import Rendered, bare_instruction, encode, question_text, render_prompt
 from ..reasoning import Response, parse
+from .confidence import agreement, medoid, point_confidence
+from .decoding import Decoding, Row, generate
+from .features import Features, ImageLike, free_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
     from .checkpoint import Checkpoint
+    from .constrain import Grammar
 
-PICTURES = (".png", ".jpg", ".jpeg")
+__all__ = ["Decoding", "Prediction", "Predictor", "bundled", "human_turn", "main", "plan_batches"]
+
 READERS = 4  # threads that decode images while the model generates
+BATCH_LIMITS = {"cpu": 32, "cuda": 256}  # beyond these a batch gains nothing
+FREE_SHARE = 0.8  # of the free memory that a batch may take
+
+Asking = tuple[str, str, int]  # the image's key, the prompt, the number that seeds the samples
+Generated = tuple[Sequence[int], Sequence[float]]  # token ids and their log-probabilities
+PLACEHOLDER = "{instruction}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,10 @@ class Prediction:
 
     `text` is the raw answer without the end-of-sequence token, `token_ids` what was generated up to that token,
     `response` what was read from the text (points normalised to the original image), `prompt` the whole text that
-    the model was asked with, `seconds` this answer's share of its batch's time. `confidence` is not estimated: None.
+    the model was asked with, `seconds` this answer's share of its batch's time.
+
+    `point_confidence` holds one value in [0, 1] a point: the probability of its tokens, or, of several `samples`
+    (all texts that were drawn), the share of the others that agree. `confidence` is their mean; None without points.
     """
 
     text: str
@@ -50,28 +62,8 @@ class Prediction:
     prompt: str
     confidence: float | None
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """How answers are generated. Temperature 0 is greedy, or beam search where `num_beams` exceeds 1."""
-
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    num_beams: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        # Not `<`: NaN has to fail too.
-        if not (0 <= self.temperature < math.inf):
-            raise InputError(f"the temperature has to be 0 (greedy) or above, not {self.temperature}")
-        if not (0 < self.top_p <= 1):
-            raise InputError(f"top-p has to lie above 0 and be at most 1, not {self.top_p}")
-        if self.num_beams < 1 or self.max_new_tokens < 1:
-            raise InputError("the numbers of beams and of new tokens have to be at least 1")
-        if not (0 <= self.seed < 2**63):
-            raise InputError(f"the seed has to lie between 0 and 2**63, not {self.seed}")
+    point_confidence: tuple[float, ...] = ()
+    samples: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -79,12 +71,13 @@ class Predictor:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
+        self._grammars: dict[tuple[bool, int | None, int], Grammar] = {}
 
     @classmethod
     def load(
         cls, path: str | Path, base: str | Path | None = None, device: str | None = None, dtype: str | None = None
     ) -> Predictor:
-        """Load a checkpoint in any format that is known.
+        """Load a checkpoint in any format that is known, or the model that ships with the package ("nano-base").
 
         Args:
             base: the model that an adapter at `path` belongs to.
@@ -97,6 +90,7 @@ class Predictor:
 
         from .checkpoint import load
 
+        path = bundled(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or ("float32" if device == "cpu" else _stored_dtype(Path(path)))
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -109,32 +103,32 @@ class Predictor:
 
     def predict(
         self,
-        images: Sequence[Image | Path | str],
+        images: Sequence[ImageLike],
         instructions: Sequence[str],
         *,
         reasoning: bool = True,
-        batch_size: int = 32,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        num_beams: int = 1,
-        seed: int = 0,
+        batch_size: int | None = 32,
         style: str = "vicuna_v1",
+        template: str | None = None,
         progress: Callable[[int], object] | None = None,
+        **settings: Any,
     ) -> list[Prediction]:
         """Answer one instruction an image, in the order given.
 
         Args:
             reasoning: ask for the Chain of Reasoning before the points.
+            batch_size: answers generated together; None takes as many as fit.
             style: the conversation template, `prompts.TEMPLATES`.
+            template: the text of the question, `{instruction}` in it, instead of the built-in one.
             progress: called with the number of answers after each batch.
+            settings: the fields of `Decoding`: max_new_tokens, temperature, num_points, samples ...
         Raises:
             InputError: an image cannot be read, or an option is out of range.
         """
-        decoding = Decoding(max_new_tokens, temperature, top_p, num_beams, seed)
+        decoding = Decoding(**settings)
         found: dict[int, Prediction] = {}
         for batch in self.stream(
-            images, instructions, decoding, reasoning=reasoning, batch_size=batch_size, style=style
+            images, instructions, decoding, reasoning=reasoning, batch_size=batch_size, style=style, template=template
         ):
             found.update(batch)
             if progress is not None:
@@ -143,70 +137,170 @@ class Predictor:
 
     def stream(
         self,
-        images: Sequence[Image | Path | str],
+        images: Sequence[ImageLike],
         instructions: Sequence[str],
         decoding: Decoding | None = None,
         *,
         reasoning: bool = True,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         style: str = "vicuna_v1",
+        template: str | None = None,
         done: Collection[int] = (),
+        seeds: Sequence[int] | None = None,
     ) -> Iterator[dict[int, Prediction]]:
         """Predictions batch by batch, longest questions first, keyed by position; the next images load meanwhile.
 
+        Questions about one image (equal paths, or the same object) stand next to one another, so that it is looked at
+        once. A batch that does not fit in the memory of a GPU is halved, and so are those after it.
+
         Args:
-            done: positions that need no answer. They change neither the batches nor the samples of the others.
+            done: positions that need no answer. They change nothing about the others.
+            seeds: a number for every question that decides its samples; by default its position.
         """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} images for {len(instructions)} instructions")
         decoding = decoding or Decoding()
-        prompts = [render_prompt(question_text(text, reasoning), style) for text in instructions]
-        batches = [
-            (number, batch)
-            for number, batch in enumerate(plan_batches(prompts, batch_size))
-            if not all(index in done for index in batch)
-        ]
+        prompts = [render_prompt(human_turn(text, reasoning, template), style) for text in instructions]
+        keys = [str(image) if isinstance(image, str | Path) else f"object {id(image)}" for image in images]
+        if batch_size is None:
+            batch_size = self.largest_batch(prompts, decoding)
+        plan = plan_batches(prompts, batch_size, keys)
+        left = [[index for index in batch if index not in done] for batch in plan]
+        store = Features(self.checkpoint, Counter(keys[index] for batch in left for index in batch))
+        grammar = self._grammar(reasoning, decoding)
         with ThreadPoolExecutor(READERS) as readers:
 
-            def start(place: int) -> list[Future[Image]]:
-                batch = batches[place][1] if place < len(batches) else []
-                return [readers.submit(_as_image, images[index]) for index in batch]
+            def start(batch: Sequence[int]) -> dict[str, Future[tuple[Image, Tensor | None]]]:
+                first = {keys[index]: images[index] for index in batch}
+                return {key: readers.submit(store.read, key, image) for key, image in first.items()}
 
-            upcoming = start(0)
-            for place, (number, batch) in enumerate(batches):
-                loading, upcoming = upcoming, start(place + 1)
-                pictures = [picture.result() for picture in loading]
-                predictions = self._answer(pictures, [prompts[index] for index in batch], decoding, number)
-                yield {
-                    index: prediction for index, prediction in zip(batch, predictions, strict=True) if index not in done
-                }
+            queue = [batch for batch in left if batch]
+            upcoming = start(queue[0]) if queue else {}
+            for place, batch in enumerate(queue):
+                loading, upcoming = upcoming, start(queue[place + 1]) if place + 1 < len(queue) else {}
+                pictures = {key: future.result() for key, future in loading.items()}
+                rows = [(keys[index], prompts[index], seeds[index] if seeds else index) for index in batch]
+                predictions = self._halving(pictures, rows, decoding, grammar, store)
+                yield dict(zip(batch, predictions, strict=True))
 
-    def _answer(
-        self, images: Sequence[Image], prompts: Sequence[str], decoding: Decoding, number: int
-    ) -> list[Prediction]:
-        started = time.perf_counter()
-        rows = self._generate(self.checkpoint.inputs(images, prompts), decoding, number)
-        texts = [self.checkpoint.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
-        seconds = (time.perf_counter() - started) / len(rows)
-        return [
-            Prediction(text, tuple(row), parse(text, image.size), prompt, None, seconds)
-            for text, row, image, prompt in zip(texts, rows, images, prompts, strict=True)
-        ]
+    def largest_batch(self, prompts: Sequence[str], decoding: Decoding) -> int:
+        """How many answers fit in the free memory together; what that is estimated from stands in `_row_bytes`."""
+        longest = max(map(len, prompts), default=0)
+        free = free_memory(self.checkpoint.model)
+        limit = BATCH_LIMITS["cuda" if self.checkpoint.model.device.type == "cuda" else "cpu"]
+        per_answer = decoding.samples * max(1, decoding.num_beams) * self._row_bytes(longest, decoding)
+        return max(1, min(limit, int(FREE_SHARE * free / per_answer)))
 
-    def _generate(self, inputs: dict[str, Tensor], decoding: Decoding, number: int) -> list[list[int]]:
-        """Generated ids of every row, up to the end-of-sequence token and without it."""
-        import numpy as np
+    def _row_bytes(self, characters: int, decoding: Decoding) -> int:
+        """Memory that a row needs at most: keys and values of all layers (twice while they grow) and its logits."""
+        text = self.checkpoint.model.config.text_config
+        tokens = self.checkpoint.patches**2 + characters // 2 + decoding.max_new_tokens  # two characters a token
+        width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+        stored = 2 * 2 * tokens * text.num_hidden_layers * width * self.checkpoint.model.dtype.itemsize
+        return int(stored + 6 * 8 * text.vocab_size)  # sorting them for top-p takes copies in double precision
+
+    def _halving(
+        self, pictures: dict[str, Any], rows: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
+        store: Features,
+    ) -> list[Prediction]:  # fmt: skip
+        """Answer a batch, in two parts when the GPU's memory does not suffice."""
         import torch
 
+        try:
+            return self._answer(pictures, rows, decoding, grammar, store)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise InputError(
+                    "one question does not fit in the memory of the GPU: lower --max-new-tokens, or load the model "
+                    "with another --dtype"
+                ) from None
+        torch.cuda.empty_cache()
+        middle = len(rows) // 2
+        parts = (rows[:middle], rows[middle:])
+        return [one for part in parts for one in self._halving(pictures, part, decoding, grammar, store)]
+
+    def _answer(
+        self, pictures: dict[str, Any], rows: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
+        store: Features,
+    ) -> list[Prediction]:  # fmt: skip
+        from ..attention import listening
+
+        started = time.perf_counter()
+        sizes = [pictures[key][0].size for key, _, _ in rows]
+        if decoding.num_beams > 1 or listening():
+            generated = self._by_transformers([pictures[key][0] for key, _, _ in rows], rows, decoding)
+        else:
+            generated = self._by_rows(pictures, rows, decoding, grammar, store)
+        store.used(Counter(key for key, _, _ in rows))
+        seconds = (time.perf_counter() - started) / len(rows)
+        return [
+            self._prediction(answers, prompt, size, seconds, decoding)
+            for answers, (_, prompt, _), size in zip(generated, rows, sizes, strict=True)
+        ]
+
+    def _prediction(
+        self, answers: Sequence[Generated], prompt: str, size: tuple[int, int], seconds: float, decoding: Decoding
+    ) -> Prediction:
+        texts = [self.checkpoint.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids, _ in answers]
+        responses = [parse(text, size) for text in texts]
+        chosen = medoid(responses, size) if decoding.aggregate == "medoid" else 0
+        ids, logprobs = answers[chosen]
+        if len(answers) > 1:
+            points = agreement(responses, size)[chosen]
+        else:
+            points = point_confidence(self.checkpoint.tokenizer, ids, logprobs, responses[chosen])
+        mean = sum(points) / len(points) if points else None
+        samples = tuple(texts) if len(texts) > 1 else ()
+        return Prediction(texts[chosen], tuple(ids), responses[chosen], prompt, mean, seconds, points, samples)
+
+    def _by_rows(
+        self, pictures: dict[str, Any], asked: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
+        store: Features,
+    ) -> list[list[Generated]]:  # fmt: skip
+        """The project's own loop: every sample of every question is a row."""
+        import numpy as np
+
+        names = list(dict.fromkeys(key for key, _, _ in asked))
+        features = store.features(names, pictures)
+        number = {name: place for place, name in enumerate(names)}
+        rows: list[Row] = []
+        for key, prompt, seed in asked:
+            ids = self.checkpoint.expand(encode(self.checkpoint.tokenizer, Rendered(prompt, ())).input_ids)
+            for sample in range(decoding.samples):
+                rng = np.random.default_rng([decoding.seed, seed, sample]) if decoding.temperature > 0 else None
+                rows.append(Row(number[key], ids, rng, grammar.guide() if grammar is not None else None))
+        generate(self.checkpoint, rows, features, decoding, self._never())
+        answers = [(row.token_ids, row.logprobs) for row in rows]
+        return [answers[start : start + decoding.samples] for start in range(0, len(rows), decoding.samples)]
+
+    def _by_transformers(
+        self, images: Sequence[Image], asked: Sequence[Asking], decoding: Decoding
+    ) -> list[list[Generated]]:
+        """Beams, and what a recorder of attention listens to: transformers' own loop, left-padded."""
+        import torch
+
+        if decoding.constrained or decoding.samples > 1:
+            raise InputError("attention is recorded for one answer without a grammar: leave out --num-points and such")
+        inputs = self.checkpoint.inputs(images, [prompt for _, prompt, _ in asked])
         model = self.checkpoint.model
         devices = [model.device] if model.device.type == "cuda" else []
-        with torch.inference_mode(), torch.random.fork_rng(devices=devices):
-            seed = np.random.SeedSequence([decoding.seed, number]).generate_state(1, np.uint64)[0]
-            torch.manual_seed(int(seed >> np.uint64(1)))  # torch takes 63 bits
+        with torch.inference_mode(), torch.random.fork_rng(devices=devices), self._biased(inputs, decoding):
+            torch.manual_seed((decoding.seed + asked[0][2]) % 2**63)
             sequences = model.generate(**inputs, generation_config=self._configuration(decoding))
         end = self.checkpoint.tokenizer.eos_token_id
         rows = sequences[:, inputs["input_ids"].shape[1] :].tolist()
-        return [row[: row.index(end)] if end in row else row for row in rows]
+        rows = [row[: row.index(end)] if end in row else row for row in rows]
+        return [[(row, [])] for row in rows]
+
+    def _biased(self, inputs: dict[str, Tensor], decoding: Decoding) -> Any:
+        from contextlib import nullcontext
+
+        from ..attention import image_bias
+
+        if not decoding.image_attention_bias:
+            return nullcontext()
+        image_BK = inputs["input_ids"] == self.checkpoint.image_token_id
+        return image_bias(self.checkpoint.model, decoding.image_attention_bias, image_BK)
 
     def _configuration(self, decoding: Decoding) -> Any:
         """Every setting is given: generate fills what is None from the checkpoint's own file, whatever that says."""
@@ -233,11 +327,39 @@ class Predictor:
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
 
+    def _grammar(self, reasoning: bool, decoding: Decoding) -> Grammar | None:
+        if not decoding.constrained:
+            return None
+        from .constrain import Grammar
+
+        key = (reasoning, decoding.num_points, decoding.max_new_tokens)
+        if key not in self._grammars:
+            self._grammars[key] = Grammar(self.checkpoint.tokenizer, self._vocabulary(), *key)
+        return self._grammars[key]
+
+    def _vocabulary(self) -> int:
+        """Rows of the output layer, those that only round it up included."""
+        return int(self.checkpoint.model.get_output_embeddings().weight.shape[0])
+
     def _never(self) -> list[int]:
         """Ids that are no text: the image's own, and those that only round the vocabulary up."""
-        rows = self.checkpoint.model.get_output_embeddings().weight.shape[0]
+        rows = self._vocabulary()
         never = set(range(len(self.checkpoint.tokenizer), rows)) | {self.checkpoint.image_token_id}
         return sorted(token for token in never if token < rows)
+
+
+def bundled(path: str | Path) -> str | Path:
+    """The folder of the model that ships with the package for the name "nano-base"; any other path as it is."""
+    if str(path) != "nano-base" or Path(path).exists():
+        return path
+    return Path(__file__).resolve().parents[1] / "assets" / "nano-base"
+
+
+def human_turn(instruction: str, reasoning: bool, template: str | None = None) -> str:
+    """What a model is asked: the built-in wording, or the user's, in which `{instruction}` is replaced."""
+    if template is None:
+        return question_text(instruction, reasoning)
+    return template.replace(PLACEHOLDER, bare_instruction(instruction))
 
 
 def _stored_dtype(path: Path) -> str:
@@ -246,125 +368,28 @@ def _stored_dtype(path: Path) -> str:
     return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
 
 
-def plan_batches(prompts: Sequence[str], batch_size: int) -> list[list[int]]:
-    """Positions of `prompts` in batches of similar length, longest first: what does not fit in memory shows at once."""
+def plan_batches(prompts: Sequence[str], batch_size: int, images: Sequence[str] | None = None) -> list[list[int]]:
+    """Positions of `prompts` in batches: those about one image together, of similar length, the longest first.
+
+    What does not fit in memory shows at once.
+    """
     if batch_size < 1:
         raise InputError(f"a batch of {batch_size} cannot be: --batch-size has to be at least 1")
-    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    groups: dict[Any, list[int]] = {}
+    for index in sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index)):
+        groups.setdefault(images[index] if images is not None else index, []).append(index)
+    order = [index for group in groups.values() for index in group]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _as_image(image: Image | Path | str) -> Image:
-    return open_image(image) if isinstance(image, str | Path) else image.convert("RGB")
-
-
-# --- the command -----------------------------------------------------------------------------------------------
-
-
-def add_decoding_flags(parser: Parser) -> None:
-    """The flags that say how a model is loaded and how it generates; shared by every command that asks one."""
-    default = Decoding()
-    parser.add_argument("--temperature", type=float, default=default.temperature, help="0 is greedy")
-    parser.add_argument("--top-p", type=float, default=default.top_p, help="nucleus sampling, where temperature > 0")
-    parser.add_argument("--num-beams", type=int, default=default.num_beams)
-    parser.add_argument("--max-new-tokens", type=int, default=default.max_new_tokens)
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument(
-        "--conv-mode", default="vicuna_v1", metavar="TEMPLATE", help=f"conversation template: {', '.join(TEMPLATES)}"
-    )
-    parser.add_argument("--device", help="as torch names it; by default a GPU when there is one")
-    parser.add_argument("--dtype", help="of the weights; by default float32 on a CPU, on a GPU as stored")
-
-
-def decoding_of(arguments: Any) -> Decoding:
-    """The settings that `add_decoding_flags` collected. InputError: one is out of range."""
-    template(arguments.conv_mode)
-    return Decoding(
-        arguments.max_new_tokens, arguments.temperature, arguments.top_p, arguments.num_beams, arguments.seed
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    import argparse
+    """`trace-vlm predict`; it lives in `predict`."""
+    from .predict import main as command
 
-    parser = Parser(description="Ask a model to point at something in one image.")
-    parser.add_argument("image", type=Path)
-    parser.add_argument("instruction", help="what to point at, in words")
-    parser.add_argument("--model", "--model-path", required=True, help="folder of the model")
-    parser.add_argument("--model-base", help="the model that an adapter belongs to")
-    parser.add_argument(
-        "--reasoning", action=argparse.BooleanOptionalAction, default=True, help="reason before pointing"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--overlay", type=Path, metavar="PNG", help="draw the answer over the image")
-    add_decoding_flags(parser)
-    arguments = parser.parse_args(argv)
-    decoding = decoding_of(arguments)
-    image = open_image(arguments.image)  # before the model: a mistake shows at once
-    if arguments.overlay is not None:
-        if arguments.overlay.suffix.lower() not in PICTURES:
-            raise InputError(f"the overlay {arguments.overlay} has to end in {', '.join(PICTURES)}")
-        output_folder(arguments.overlay.parent)
-    predictor = Predictor.load(arguments.model, arguments.model_base, arguments.device, arguments.dtype)
-    (batch,) = predictor.stream(
-        [image], [arguments.instruction], decoding, reasoning=arguments.reasoning, style=arguments.conv_mode
-    )
-    prediction = batch[0]
-    if arguments.overlay is not None:
-        _draw(arguments.overlay, image, arguments.instruction, prediction, predictor.checkpoint.name)
-    if arguments.json:
-        print(json.dumps(as_json(prediction, image.size), indent=2))
-    else:
-        print(describe(prediction, image.size))
-    return 0
-
-
-def as_json(prediction: Prediction, size: tuple[int, int]) -> dict[str, Any]:
-    """What a program wants of a prediction for an image of `size` (width, height)."""
-    return {
-        "points": [
-            {"x": point.x, "y": point.y, "pixel": list(point.to_pixels(*size)), "inside": point.inside}
-            for point in centers(prediction.response)
-        ],
-        "boxes": [
-            {"normalized": [box.x0, box.y0, box.x1, box.y1], "pixels": list(box.to_pixels(*size))}
-            for box in prediction.response.points
-            if not isinstance(box, Point)
-        ],
-        "steps": [{"key": step.key, "text": step.text} for step in prediction.response.steps],
-        "text": prediction.text,
-        "image_size": list(size),
-        "confidence": prediction.confidence,
-        "seconds": round(prediction.seconds, 3),
-    }
-
-
-def centers(response: Response) -> list[Point]:
-    """The points of an answer, a box by its centre."""
-    return [item if isinstance(item, Point) else item.center for item in response.points]
-
-
-def describe(prediction: Prediction, size: tuple[int, int]) -> str:
-    """The answer for a terminal: the text, then every point in both units."""
-    lines = [prediction.text, ""]
-    for point in centers(prediction.response):
-        x, y = point.to_pixels(*size)
-        note = "" if point.inside else "  (outside the image)"
-        lines.append(f"({point.x:.3f}, {point.y:.3f})  pixel ({x:.1f}, {y:.1f}) of {size[0]} x {size[1]}{note}")
-    if not prediction.response.parsable:
-        lines.append("no point could be read from this answer")
-    return "\n".join([*lines, f"{len(prediction.token_ids)} tokens in {prediction.seconds:.2f} s"])
-
-
-def _draw(path: Path, image: Image, instruction: str, prediction: Prediction, name: str) -> None:
-    from ..canvas import save
-    from ..plots import Panel, comparison
-
-    try:
-        save(comparison(image, instruction, [Panel(name, prediction.response)]), path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the overlay {path} cannot be written: {error}") from None
+    return command(argv)
 
 
 if __name__ == "__main__":
+    from ..command import run
+
     raise SystemExit(run(main))

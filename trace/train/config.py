@@ -14,6 +14,24 @@ PARTS = ("vision", "projector", "llm")
 
 
 @dataclass(frozen=True)
+class Trainable:
+    """How each part of the model learns. `lora` puts adapters beside the frozen weights of the language model."""
+
+    llm: Literal["full", "lora", "frozen"] = "full"
+    projector: Literal["full", "frozen"] = "full"
+    vision: Literal["full", "frozen"] = "frozen"
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """A part's own learning rate; the others take `learning_rate`."""
+
+    llm: float | None = None
+    projector: float | None = None
+    vision: float | None = None
+
+
+@dataclass(frozen=True)
 class Lora:
     r: int = 128
     alpha: int = 256
@@ -39,6 +57,18 @@ class ModelParts:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """Answers to a benchmark while training goes on: point accuracy in the log, pictures in `evaluation/`."""
+
+    benchmark: str  # a folder in Where2Place's layout
+    steps: int = 500
+    questions: int = 32
+    pictures: int = 4
+    reasoning: bool = True
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """What a run does. Paths are relative to the working directory; sizes are in samples, lengths in tokens."""
 
@@ -49,62 +79,114 @@ class TrainConfig:
     # language: next-token loss on the assistant's turns. vision: patch labels, the stand-in for CLIP's pre-training.
     objective: Literal["language", "vision"] = "language"
     template: str = "vicuna_v1"
-    trainable: list[str] = field(default_factory=lambda: ["projector", "llm"])  # of PARTS; the rest is frozen
+    # A mapping of PARTS to full, lora or frozen; or a list of the parts that learn (fully, or the llm by `lora`).
+    trainable: list[str] | Trainable = field(default_factory=Trainable)
     lora: Lora | None = None
     learning_rate: float = 2e-5
-    projector_learning_rate: float | None = None
+    learning_rates: LearningRates = field(default_factory=LearningRates)
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices by Muon, everything else by AdamW
     muon_learning_rate: float = 0.02
     weight_decay: float = 0.0
     lr_schedule: str = "cosine"
     warmup_ratio: float = 0.03
     max_grad_norm: float = 1.0
+    loss_norm: Literal["step", "microbatch"] = "step"  # mean over a step's answer tokens, or LLaVA's mean of means
     epochs: float = 1.0
     max_steps: int = -1  # when positive, instead of epochs
     global_batch_size: int = 128  # rows a step over all processes; accumulation is derived
-    micro_batch_size: int = 16  # rows a forward pass of one process
-    max_length: int = 2048  # a longer sample is left out and reported
+    micro_batch_size: int = 16  # rows a forward pass of one process; packing makes its own
+    packing: bool = False  # lay a step's rows end to end instead of padding them
+    pack_tokens: int = 8192  # tokens a forward pass of one process may have when packing
+    max_length: int = 2048
+    too_long: Literal["drop", "cut"] = "drop"  # a longer sample is left out, or cut behind an answer; reported
     share_image: int = 1  # samples of one image in a row
     precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = True
     deepspeed: str | None = None
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
-    group_by_length: bool = True
+    group_by_length: bool = True  # rows of like length in one forward pass; the rows of a step stay what they are
     grounding_loss: GroundingLoss | None = None
     dataloader_workers: int = 4
     save_steps: int = 500
     save_total_limit: int = 1
     logging_steps: int = 10
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    evaluation: Evaluation | None = None
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "trainable", self._trainable())
+        if self.modes.llm == "lora" and self.lora is None:
+            object.__setattr__(self, "lora", Lora())
+        self._check_parts()
+        for name in ("global_batch_size", "micro_batch_size", "share_image", "max_length", "save_steps"):
+            self._check_positive(name)
+        self._check_positive("logging_steps")
+        self._check_batches()
+
+    def _trainable(self) -> Trainable:
+        if isinstance(self.trainable, Trainable):
+            return self.trainable
         unknown = sorted(set(self.trainable) - set(PARTS))
         if unknown or not self.trainable:
             raise InputError(f"trainable: {unknown or 'is empty'}; expected some of {', '.join(PARTS)}")
-        if self.objective == "vision" and self.trainable != ["vision"]:
+        full: dict[str, Literal["full", "frozen"]] = {
+            part: "full" if part in self.trainable else "frozen" for part in PARTS
+        }
+        llm: Literal["full", "lora", "frozen"] = "lora" if self.lora and full["llm"] == "full" else full["llm"]
+        return Trainable(llm=llm, projector=full["projector"], vision=full["vision"])
+
+    @property
+    def modes(self) -> Trainable:
+        assert isinstance(self.trainable, Trainable)  # since __post_init__
+        return self.trainable
+
+    @property
+    def learns(self) -> tuple[str, ...]:
+        """The parts that learn, fully or by adapters."""
+        return tuple(part for part in PARTS if getattr(self.modes, part) != "frozen")
+
+    def rate(self, part: str) -> float:
+        """The learning rate of a part."""
+        own: float | None = getattr(self.learning_rates, part)
+        return self.learning_rate if own is None else own
+
+    def _check_parts(self) -> None:
+        if not self.learns:
+            raise InputError("trainable: every part is frozen, nothing would learn")
+        if self.objective == "vision" and self.learns != ("vision",):
             raise InputError("trainable: the vision objective trains [vision] alone")
-        for name in (
-            "global_batch_size",
-            "micro_batch_size",
-            "share_image",
-            "max_length",
-            "save_steps",
-            "logging_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: {getattr(self, name)} is not positive")
-        if self.global_batch_size % self.micro_batch_size:
+        if self.lora is not None and self.modes.llm != "lora":
+            raise InputError(f"lora: is given, but trainable.llm is {self.modes.llm}; set it to lora or remove lora")
+        for part in PARTS:
+            if getattr(self.learning_rates, part) is not None and part not in self.learns:
+                raise InputError(f"learning_rates.{part}: is given, but the {part} is frozen")
+        if self.grounding_loss is not None and self.lora is not None:
+            raise InputError("grounding_loss: does not go with lora")
+        if self.grounding_loss is not None and self.packing:
+            raise InputError("grounding_loss: does not go with packing; set packing to false")
+        if self.optimizer == "muon" and self.deepspeed is not None:
+            raise InputError("optimizer: muon does not go with deepspeed, which shards matrices; take adamw")
+
+    def _check_positive(self, name: str) -> None:
+        if getattr(self, name) < 1:
+            raise InputError(f"{name}: {getattr(self, name)} is not positive")
+
+    def _check_batches(self) -> None:
+        if self.packing:
+            if self.pack_tokens < self.max_length:
+                raise InputError(f"pack_tokens: {self.pack_tokens} is less than max_length {self.max_length}")
+            if self.objective == "vision":
+                raise InputError("packing: is for the language objective")
+        elif self.global_batch_size % self.micro_batch_size:
             raise InputError(
                 f"global_batch_size: {self.global_batch_size} is no multiple of micro_batch_size "
                 f"{self.micro_batch_size}"
             )
-        if self.grounding_loss is not None and self.lora is not None:
-            raise InputError("grounding_loss: does not go with lora")
 
     def accumulation(self, processes: int) -> int:
-        """Forward passes a step of one process; InputError when the batch does not divide."""
+        """Padded forward passes a step of one process; InputError when the batch does not divide."""
         rows = self.micro_batch_size * processes
         if self.global_batch_size % rows:
             raise InputError(

@@ -3,8 +3,9 @@
     python -m trace.train.train --config configs/train_nano.yaml --set output_dir=output/nano data=DATA/cor.json
 
 The output folder is the trained model itself (Hugging Face's LLaVA format, or a PEFT adapter with the projector), with
-`run.json` (configuration, versions, data hashes, time), `curves.png`, `log.jsonl`, TensorBoard's files, and
-`checkpoints/` while the run lasts. A finished run is not repeated; an interrupted one continues from its last save.
+`run.json` (configuration, versions, data hashes, time), `curves.png`, `log.jsonl`, `trainable.json`, TensorBoard's
+files, and `checkpoints/` while the run lasts. A finished run is not repeated; an interrupted one continues from its
+last save, and one that gets SIGTERM saves first and ends with code 143.
 """
 
 from __future__ import annotations
@@ -12,61 +13,78 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import shutil
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..command import InputError, Parser, existing_file, existing_folder, output_folder, run
-from ..records import read_json, sha256, write_json, write_jsonl
+from ..records import read_json, sha256, write_json
 from .config import TrainConfig, load_config
+from .failures import FailTogether
+from .watch import PREEMPTED, StopSignal
 
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from ..model.checkpoint import Checkpoint
-    from .trainer import Prepared
+# What may differ when a run continues: it changes how fast the same steps are made, not what they are.
+MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
+MAY_CHANGE |= {"save_total_limit", "report_to", "evaluation"}
 
 
-def train(config: TrainConfig) -> Path:
-    """Run a configuration to its end; returns the folder of the trained model."""
+def train(config: TrainConfig) -> Path | None:
+    """Run a configuration to its end; returns the folder of the trained model, None when SIGTERM ended it before."""
     folder = output_folder(config.output_dir)
-    record = _open_record(config, folder)
-    if record.get("finished"):
-        print(f"{folder} is finished; nothing to do")
-        return folder
-    _check_inputs(config)
+    process, processes = int(os.environ.get("RANK", "0")), world_size()
+    with FailTogether(folder, process, processes) as together, StopSignal() as stop:
+        record = _open_record(config, folder, process)
+        if record.get("finished"):
+            print(f"{folder} is finished; nothing to do")
+            return folder
+        _check_inputs(config, processes)
+        return _run(config, folder, record, together, stop)
 
+
+def _run(
+    config: TrainConfig, folder: Path, record: dict[str, Any], together: FailTogether, stop: StopSignal
+) -> Path | None:
     if config.objective == "vision":
         from .vision import prepare
     else:
         from .language import prepare
-    arguments = training_arguments(config, folder)
-    prepared = prepare(config, arguments)
-    write_json(folder / "run.json", record)
+    from .arguments import begin, training_arguments
+    from .checkpoints import last_checkpoint
+    from .recording import Clock, finish
 
-    from transformers.trainer_utils import get_last_checkpoint
-
-    checkpoints = folder / "checkpoints"
-    last = get_last_checkpoint(str(checkpoints)) if config.resume == "auto" and checkpoints.is_dir() else None
+    begin(config)
+    together.watch()
+    prepared = prepare(config, lambda passes: training_arguments(config, folder, passes), folder, stop)
+    trainer = prepared.trainer
+    if trainer.is_world_process_zero():
+        write_json(folder / "run.json", record)
+    last = last_checkpoint(folder / "checkpoints") if config.resume == "auto" else None
+    if last is not None and trainer.is_world_process_zero():
+        print(f"continues from {last}")
     started = time.monotonic()
-    prepared.trainer.add_callback(_clock(folder))
-    prepared.trainer.train(resume_from_checkpoint=last)
-    if prepared.trainer.is_world_process_zero():
-        _finish(prepared, folder, record, time.monotonic() - started)
+    trainer.add_callback(Clock(folder))
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if prepared.preempted:
+        if trainer.is_world_process_zero():
+            step = trainer.state.global_step
+            print(f"stopped by SIGTERM after step {step}, which is saved; the same command continues")
+        return None
+    finish(prepared, folder, record, time.monotonic() - started)
     return folder
 
 
-def _open_record(config: TrainConfig, folder: Path) -> dict[str, Any]:
+def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, Any]:
     """The run's record; InputError when the folder holds a run of another configuration."""
     wanted = dataclasses.asdict(config)
     path = folder / "run.json"
     if not path.is_file():
-        return {"config": wanted, "versions": versions(), "data_sha256": _hashes(config), "finished": False}
+        hashes = _hashes(config) if process == 0 else {}
+        return {"config": wanted, "versions": versions(), "data_sha256": hashes, "finished": False}
     found = read_json(path)
     for key, value in wanted.items():
-        if key not in ("resume", "dataloader_workers", "output_dir") and found.get("config", {}).get(key) != value:
+        if key not in MAY_CHANGE and found.get("config", {}).get(key) != value:
             raise InputError(
                 f"{folder} holds a run with {key}: {found.get('config', {}).get(key)!r}, now {value!r}; "
                 "choose another output_dir or remove the folder"
@@ -74,7 +92,7 @@ def _open_record(config: TrainConfig, folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _check_inputs(config: TrainConfig) -> None:
+def _check_inputs(config: TrainConfig, processes: int) -> None:
     for path in config.data:
         if config.objective == "vision":
             existing_folder(path, "data: the folder of scenes")
@@ -84,10 +102,11 @@ def _check_inputs(config: TrainConfig) -> None:
         existing_folder(config.image_folder, "image_folder:")
     if config.deepspeed is not None:
         existing_file(config.deepspeed, "deepspeed: the configuration")
-    config.accumulation(_processes())
+    if not config.packing:
+        config.accumulation(processes)
 
 
-def _processes() -> int:
+def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -108,104 +127,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
-    """The configuration in the Trainer's own terms."""
-    import torch
-    from transformers import TrainingArguments
-
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
-    on_gpu = torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.accumulation(_processes()),
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        lr_scheduler_type=config.lr_schedule,
-        warmup_steps=config.warmup_ratio,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bf16",
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
-        deepspeed=config.deepspeed,
-        dataloader_num_workers=config.dataloader_workers,
-        dataloader_persistent_workers=config.dataloader_workers > 0,
-        dataloader_drop_last=True,
-        save_steps=config.save_steps,
-        save_total_limit=config.save_total_limit,
-        logging_steps=config.logging_steps,
-        logging_first_step=True,
-        report_to=config.report_to or "none",
-        remove_unused_columns=False,
-        seed=config.seed,
-        use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
-    )
-
-
-def _clock(folder: Path) -> Any:
-    """A callback that keeps `log.jsonl`: every logged step with its seconds of wall clock and of CPU, over resumes."""
-    from transformers import TrainerCallback
-
-    class Clock(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            before = [entry for entry in state.log_history if "cpu_seconds" in entry]
-            self.base = (before[-1]["seconds"], before[-1]["cpu_seconds"]) if before else (0.0, 0.0)
-            self.start = (time.monotonic(), time.process_time())
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any) -> None:
-            if not state.log_history or not state.is_world_process_zero:
-                return
-            state.log_history[-1] |= {
-                "seconds": round(self.base[0] + time.monotonic() - self.start[0], 2),
-                "cpu_seconds": round(self.base[1] + time.process_time() - self.start[1], 2),
-            }
-            write_jsonl(folder / "log.jsonl", state.log_history)
-
-    return Clock()
-
-
-def _finish(prepared: Prepared, folder: Path, record: Mapping[str, Any], seconds: float) -> None:
-    """Save the model into the run's folder, then say that the run is whole."""
-    history = prepared.trainer.state.log_history
-    _save_into(prepared.result(), folder)
-    write_curves(history, folder)
-    timed = next((entry for entry in reversed(history) if "cpu_seconds" in entry), {})
-    done = {
-        "finished": True,
-        "steps": prepared.trainer.state.global_step,
-        "seconds": timed.get("seconds", round(seconds, 2)),
-        "cpu_seconds": timed.get("cpu_seconds"),
-        **prepared.notes,
-    }
-    write_json(folder / "run.json", {**record, **done})
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def _save_into(checkpoint: Checkpoint, folder: Path) -> None:
-    from ..model.checkpoint import save
-
-    unfinished = folder / ".model"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    save(checkpoint, unfinished)
-    # config.json (adapter_config.json) goes last: without it the folder is no model yet.
-    for file in sorted(unfinished.iterdir(), key=lambda path: path.name in ("config.json", "adapter_config.json")):
-        os.replace(file, folder / file.name)
-    unfinished.rmdir()
-
-
-def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
-    """The curves of every logged step as a picture."""
-    from ..canvas import save
-    from ..plots import training_curves
-
-    names = ("loss", "token_loss", "grounding_loss", "learning_rate")
-    shown = [name for name in names if any(name in entry for entry in history)]
-    save(training_curves({folder.name: history}, shown), folder / "curves.png")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="trace.train.train", description="Train a model from a YAML configuration.")
     parser.add_argument("--config", required=True, help="the YAML file; its keys are the fields of TrainConfig")
@@ -215,9 +136,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--local-rank", type=int, default=-1, help="set by the deepspeed launcher")
     args = parser.parse_args(argv)
     folder = train(load_config(args.config, args.set))
-    print(f"model: {folder}")
+    if folder is None:
+        return PREEMPTED
+    if os.environ.get("RANK", "0") == "0":
+        print(f"model: {folder}")
     return 0
 
 
+def _end(code: int) -> None:
+    """End one of several processes at once: threads of the collectives can abort an ordinary exit after all is done."""
+    if world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(run(main))
+    _end(run(main))

@@ -7,6 +7,8 @@ its features are folded into the projector's first layer, so that the language m
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +20,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from ..command import InputError
 from ..images import Square, open_image, patch_coverage
-from ..model.checkpoint import Checkpoint, load
+from ..model.checkpoint import Checkpoint, load, save
 from ..points import Point
 from ..prompts import IGNORE
 from ..records import read_jsonl
 from .config import TrainConfig
-from .trainer import Prepared, freeze, make_optimizer
+from .parts import choose
+from .trainer import Prepared, SteadyTrainer
+from .watch import StopSignal
+
+Arguments = Callable[[int], TrainingArguments]  # of the forward passes a step of one process
 
 BINS = 32
 HELD_OUT = 0.03  # of the views, to report how well patches are read
@@ -93,24 +99,13 @@ class PatchReader(nn.Module):
         return {"loss": torch.stack(losses).sum(), "right": right}
 
 
-class VisionTrainer(Trainer):
-    def __init__(self, *args: Any, config: TrainConfig, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.config = config
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            self.optimizer = make_optimizer(self.model, self.config)
-        return self.optimizer
-
-
 @dataclass
 class PreparedVision(Prepared):
     reader: PatchReader
     held_out: Dataset[dict[str, Tensor]]
 
-    def result(self) -> Checkpoint:
-        """Report on held-out views, fold the features' scale into the projector, hand over the model."""
+    def save(self, folder: Path) -> None:
+        """Report on held-out views, fold the features' scale into the projector, write the model."""
         loader: DataLoader[Any] = DataLoader(self.held_out, batch_size=32)
         features, right, known = [], torch.zeros(4), torch.zeros(4)
         self.reader.eval()
@@ -125,7 +120,8 @@ class PreparedVision(Prepared):
         self.notes["held_out_patch_accuracy"] = {name: round(value, 4) for name, value in accuracy.items()}
         print(f"held-out patches read right: {self.notes['held_out_patch_accuracy']}")
         _fold_scale(self.checkpoint.model.model.multi_modal_projector.linear_1, torch.cat(features))
-        return self.checkpoint
+        if self.trainer.is_world_process_zero():
+            save(self.checkpoint, folder)
 
 
 @torch.no_grad()
@@ -136,9 +132,9 @@ def _fold_scale(layer: nn.Linear, features: Tensor) -> None:
     layer.bias.sub_(layer.weight @ mean)
 
 
-def prepare(config: TrainConfig, arguments: TrainingArguments) -> Prepared:
+def prepare(config: TrainConfig, arguments: Arguments, folder: Path, stop: StopSignal) -> Prepared:
     checkpoint = load(config.model)
-    freeze(checkpoint.model, config.trainable)
+    checkpoint.model = choose(checkpoint.model, config)
     data = PatchLabels(config.data, checkpoint)
     held = max(1, round(len(data) * HELD_OUT))
     training = torch.utils.data.Subset(data, range(len(data) - held))
@@ -147,6 +143,7 @@ def prepare(config: TrainConfig, arguments: TrainingArguments) -> Prepared:
     reader = PatchReader(
         checkpoint.model.model.vision_tower, layer, (len(data.colors), len(data.categories), BINS, BINS)
     )
-    trainer = VisionTrainer(model=reader, args=arguments, train_dataset=training, config=config)
+    args = arguments(config.accumulation(int(os.environ.get("WORLD_SIZE", "1"))))
+    trainer = SteadyTrainer(model=reader, args=args, train_dataset=training, config=config, stop=stop)
     notes = {"views": len(data), "colors": data.colors, "categories": data.categories}
     return PreparedVision(trainer, checkpoint, notes, reader, held_out)

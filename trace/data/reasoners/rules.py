@@ -1,4 +1,8 @@
-"""Reasoning written from what a sample's `meta` knows: truthful by construction, varied in wording, no network.
+"""Reasoning in the plain wording, written from what a sample's `meta` knows: truthful by construction, no network.
+
+The plain wording is made for the nano model: few short sentences with a small vocabulary, from which its tokenizer is
+built (`phrases`), so a change here needs a new tokenizer. The full wording, with more relations, surfaces and many more
+sentences, is in `wordings`.
 
 Every sentence states a fact of the scene (which object, where, which relation), so a model that learns to write it
 learns something that can be checked against the picture. With `coordinates=True` the reference objects (and the
@@ -81,13 +85,16 @@ def reason(sample: Sample, rng: np.random.Generator, coordinates: bool = False, 
     """The four steps of a sample's reasoning, by step key.
 
     Raises:
-        ValueError: the sample's `meta` lacks what the sentences state; the message says what.
+        ValueError: the sample's `meta` lacks what the sentences state, or they have no words for it; the message says
+            what.
     """
     meta = sample.meta
     missing = [key for key in ("task", "kind", "references", "surface") if key not in meta]
     if missing:
         raise ValueError(f"meta lacks {', '.join(missing)}")
     kind, task = meta["kind"], meta["task"]
+    if kind not in TARGET or task not in SUBTYPE or (meta.get("relation") or "left") not in SIDES or meta.get("marks"):
+        raise ValueError(f"the plain wording has no words for {_described(meta)}; use --wording full")
     target, references = meta.get("target"), list(meta["references"])
     named: Mapping[str, Any] = target or {}
     anchors = [named] if kind == "direct" else references
@@ -116,6 +123,11 @@ def reason(sample: Sample, rng: np.random.Generator, coordinates: bool = False, 
         "subtype": pick(SUBTYPE[task]).format(**facts),
         "output": pick(OUTPUT[task]).format(**facts),
     }
+
+
+def _described(meta: Mapping[str, Any]) -> str:
+    marks = ", with marks" if meta.get("marks") else ""
+    return f"a {meta['kind']} sample of the relation {meta.get('relation')!r}{marks}"
 
 
 def _place(item: Mapping[str, Any], decimals: int) -> str:

@@ -1,6 +1,6 @@
 """A pinhole camera that looks down on the table, and its frame on the ground.
 
-World: metres, z up, the supporting surface at z = 0. Camera: OpenCV's axes (x right, y down, z forward). Pixels:
+World: metres, z up, the main surface at z = 0. Camera: OpenCV's axes (x right, y down, z forward). Pixels:
 origin at the top left corner of the image, so that the center of pixel (column 0, row 0) is (0.5, 0.5).
 """
 
@@ -41,6 +41,7 @@ class Camera:
     fovy: float  # radians, vertical
     width: int
     height: int
+    roll: float = 0.0  # radians: clockwise as one stands behind the camera
 
     @property
     def ground(self) -> GroundFrame:
@@ -49,7 +50,7 @@ class Camera:
     @property
     def rotation(self) -> Floats:
         """World from camera, [3, 3]: the columns are the camera's right, down and forward in the world."""
-        return _rotation(self.azimuth, self.elevation)
+        return _rotation(self.azimuth, self.elevation, self.roll)
 
     @property
     def focal(self) -> float:
@@ -73,29 +74,31 @@ class Camera:
         pixels: Floats = local[..., :2] / local[..., 2:] * self.focal + np.array([self.width / 2, self.height / 2])
         return pixels
 
-    def ground_points(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Floats:
-        """Where rays through these pixels' centers meet z = 0: world x, y [num_pixels, 2]; NaN above the horizon."""
-        rays = np.stack(
-            [
-                (columns + 0.5 - self.width / 2) / self.focal,
-                (rows + 0.5 - self.height / 2) / self.focal,
-                np.ones(len(rows)),
-            ],
-            axis=-1,
-        )
-        world = rays @ self.rotation.T
+    def ground_points(self, rows: NDArray[np.int64], columns: NDArray[np.int64], z: float = 0.0) -> Floats:
+        """Where rays through these pixels' centers meet the height z: world x, y [num_pixels, 2]; NaN where not."""
+        across = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
+        down = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal
+        right, low, ahead = self.rotation.T  # the world's directions of the camera's axes
+        points = np.empty((len(rows), 2), order="F")  # x and y are looked at one by one
+        u, v = across[columns], down[rows]
+        drop = u * right[2] + v * low[2] + ahead[2]
         with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.where(world[:, 2] < 0, -self.position[2] / world[:, 2], np.nan)
-        points: Floats = np.array(self.position[:2]) + scale[:, None] * world[:, :2]
+            scale = np.where(drop < 0, (z - self.position[2]) / drop, np.nan)
+        scale[scale < 0] = np.nan
+        for axis in (0, 1):
+            points[:, axis] = self.position[axis] + scale * (u * right[axis] + v * low[axis] + ahead[axis])
         return points
 
 
-def _rotation(azimuth: float, elevation: float) -> Floats:
+def _rotation(azimuth: float, elevation: float, roll: float = 0.0) -> Floats:
     ground = GroundFrame.at(azimuth)
     cos, sin = math.cos(elevation), math.sin(elevation)
     forward = np.array([ground.forward[0] * cos, ground.forward[1] * cos, -sin])
     right = np.array([*ground.right, 0.0])
-    return np.stack([right, np.cross(forward, right), forward], axis=1)
+    down = np.cross(forward, right)
+    if roll:
+        right, down = math.cos(roll) * right + math.sin(roll) * down, math.cos(roll) * down - math.sin(roll) * right
+    return np.stack([right, down, forward], axis=1)
 
 
 def sample_camera(
@@ -105,15 +108,17 @@ def sample_camera(
     width, height = size
     elevation = math.radians(rng.uniform(*config.elevation))
     fovy = math.radians(rng.uniform(*config.fovy))
-    centers = np.array([[*body.position, body.height / 2] for body in bodies])
+    roll = math.radians(rng.uniform(*config.roll)) if config.roll != (0.0, 0.0) else 0.0
+    centers = np.array([[*body.position, body.z + body.height / 2] for body in bodies])
     radii = np.array([max(body.radius, math.hypot(body.radius, body.height) / 2) for body in bodies])
     # The middle of the objects' extent keeps the picture full; the jitter keeps them from always being centered.
     middle = (centers.min(0) + centers.max(0)) / 2 + np.array([*rng.uniform(-0.04, 0.04, 2), 0.0])
-    rotation = _rotation(azimuth, elevation)
+    rotation = _rotation(azimuth, elevation, roll)
     local = (centers - middle) @ rotation
     tangents = np.array([width / height * math.tan(fovy / 2), math.tan(fovy / 2)]) * (1 - config.margin)
     # A sphere is inside the half-plane of the frame's border when |x| + radius * sqrt(1 + t^2) <= t * depth.
     needed = (np.abs(local[:, :2]) + radii[:, None] * np.sqrt(1 + tangents**2)) / tangents - local[:, 2:]
     distance = float(needed.max()) * rng.uniform(*config.slack)
     position = middle - distance * rotation[:, 2]
-    return Camera((float(position[0]), float(position[1]), float(position[2])), azimuth, elevation, fovy, width, height)
+    x, y, z = (float(value) for value in position)
+    return Camera((x, y, z), azimuth, elevation, fovy, width, height, roll)

@@ -78,7 +78,9 @@ def _relations(
 ) -> Iterator[tuple[str, str, str]]:
     """Pairs that lie clearly in one direction from each other, seen by the camera; a few, spread over the view."""
     pose = np.array(view["camera"]["world_from_camera"])
-    right_x, right_y = pose[0, 0], pose[1, 0]  # the camera's right is level
+    right_x, right_y = pose[0, 0], pose[1, 0]
+    if abs(pose[2, 0]) > 1e-9:  # rolled: its right is not level
+        right_x, right_y = np.array([pose[1, 2], -pose[0, 2]]) / np.hypot(pose[0, 2], pose[1, 2])
     ground, config = GroundFrame((right_x, right_y), (-right_y, right_x)), RelationsConfig()
     pairs = list(permutations(objects, 2))
     rng = np.random.default_rng(list(view["view"].encode()))

@@ -1,8 +1,8 @@
 """What a generated data set is made of: typed, loaded from YAML, every unknown key an error.
 
-The defaults are the values for images of 336 x 336; `configs/scenes/nano.yaml` changes what 128 x 128 needs. The
-resolved configuration is written into `generate.json` of every data set, and a folder is only continued with an equal
-one.
+The defaults are `configs/scenes/tabletop.yaml`: rooms, the whole catalog, pictures of 336 x 336 and 640 x 480;
+`configs/scenes/nano.yaml` is the small world of the nano model. The resolved configuration is written into
+`generate.json` of every data set, and a folder is only continued with an equal one.
 """
 
 from __future__ import annotations
@@ -10,41 +10,66 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...command import InputError
 from ...settings import read_settings
+from .assets import kinds
 from .catalog import CATEGORIES, COLORS
 
 DIRECTIONS = ("left", "right", "front", "behind")
-RELATIONS = (*DIRECTIONS, "between", "next to")
-KINDS = ("direct", "relational", "between", "free")
+PARTS = ("left part", "right part", "front part", "back part")
+NEAR = ("next to", "above", "below", "on", "inside")  # the other relations to one object
+RELATIONS = (*DIRECTIONS, *NEAR, "between", *PARTS)
+KINDS = ("direct", "relational", "between", "free", "part")
+SURFACES = ("table", "counter", "shelf", "side table", "tray")
+SIMPLE = ("box", "ball", "cone")  # plain solids that the rooms leave out
+
+
+@dataclass(frozen=True, slots=True)
+class WorldConfig:
+    """What the objects stand on. "flat": one bare table; "room": floor, walls and furniture. Lengths in metres."""
+
+    kind: Literal["flat", "room"] = "room"
+    surfaces: tuple[str, ...] = SURFACES
+    min_surfaces: int = 1  # pieces of furniture; a shelf is one piece with two boards
+    max_surfaces: int = 3
+    stacked: float = 0.75  # part of the scenes with an object on another one
+    contained: float = 0.75  # part of the scenes with objects in a container
+    settle: float = 0.4  # seconds of physics
+    max_shift: float = 0.01  # an object that the physics moves further than this has fallen ...
+    max_tilt: float = 4.0  # ... or that it tilts by more degrees
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectsConfig:
-    """What stands on the table. Lengths in metres."""
+    """What stands there. Lengths in metres."""
 
-    min_objects: int = 3
-    max_objects: int = 6
-    min_categories: int = 2
-    max_categories: int = 3
-    categories: tuple[str, ...] = tuple(CATEGORIES)
+    min_objects: int = 4
+    max_objects: int = 12
+    min_categories: int = 3
+    max_categories: int = 5
+    categories: tuple[str, ...] = tuple(name for name in CATEGORIES if name not in SIMPLE)
     colors: tuple[str, ...] = tuple(COLORS)
-    spacing: float = 0.025  # smallest gap between two footprints
+    assets: str = ""  # folder of meshes with assets.yaml, see assets.py; their names join `categories`
+    spacing: float = 0.02  # smallest gap between two footprints
     duplicate_names: float = 0.1  # part of the scenes in which two objects may share color and category
-    region: float = 0.28  # objects stand in a square of this half side
-    table: tuple[float, float] = (0.42, 0.62)  # range of the table's half sides
+    region: float = 0.32  # objects of the main surface stand in a square of this half side
+    table: tuple[float, float] = (0.40, 0.60)  # range of the half sides of tables
 
 
 @dataclass(frozen=True, slots=True)
 class CameraConfig:
     """Where the picture is taken from. Angles in degrees."""
 
-    elevation: tuple[float, float] = (32.0, 65.0)
-    fovy: tuple[float, float] = (35.0, 55.0)
+    elevation: tuple[float, float] = (22.0, 60.0)
+    fovy: tuple[float, float] = (35.0, 60.0)
+    height: tuple[float, float] = (0.2, 2.2)  # of the camera above the main surface, metres
+    roll: tuple[float, float] = (-8.0, 8.0)
     margin: float = 0.02  # part of the half image kept free around the objects
-    slack: tuple[float, float] = (1.0, 1.2)  # distance as a multiple of the nearest one that shows every object
+    slack: tuple[float, float] = (0.85, 1.25)  # distance as a multiple of the nearest one that shows every object
+    depth: bool = False  # write depth/ (16-bit PNG, millimetres)
+    packing: Literal["fast", "small"] = "fast"  # of the pictures: "small" takes twice the time for a tenth less bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +81,15 @@ class RelationsConfig:
     extreme_margin: float = 0.02  # the extreme and the nearest candidate lead by this much
     max_distance: float = 0.30  # free space: largest gap between the reference and the placed object, and the answers
     region_distance: float = 0.30  # free space: largest gap that still counts; "left of" does not say how far
-    next_to: float = 0.10  # free space: largest gap that is still "next to"
+    next_to: float = 0.10  # largest gap that is still "next to"
+    next_to_far: float = 0.16  # object reference: every other candidate is at least this far
     clearance: float = 0.01  # gap kept around the placed object
     corridor: tuple[float, float] = (0.3, 0.7)  # "between": part of the segment that joins the two centers
     corridor_half_width: float = 0.07
     between_reach: float = 0.50  # "between": largest distance of the two centers
+    column: float = 0.06  # "above" and "below": this far beside the reference's footprint at the most
+    part: float = 0.15  # parts of a surface begin this far from its middle, as a fraction of its half extent
+    part_margin: float = 0.04  # object reference: every other candidate is this far outside of the part
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +97,42 @@ class QuestionsConfig:
     """How many questions a view gets and how they are answered."""
 
     direct: int = 1
-    relational: int = 2
+    relational: int = 1  # left, right, front, behind: balanced against guessing
+    located: int = 1  # object reference by the other relations; up to this many, as the view allows
     between: int = 1
     free: int = 2
+    part: int = 1
     relational_relations: tuple[str, ...] = DIRECTIONS
-    free_relations: tuple[str, ...] = (*DIRECTIONS, "next to")
-    unseen: tuple[str, ...] = ()  # relations kept for the benchmark, as category "unseen"
+    located_relations: tuple[str, ...] = (*NEAR, "between", *PARTS)
+    free_relations: tuple[str, ...] = (*DIRECTIONS, *NEAR)
+    part_relations: tuple[str, ...] = PARTS
+    unseen: tuple[str, ...] = ("between", "inside", "back part")  # kept for the benchmark, as category "unseen"
+    partial: bool = True  # a view may lack questions of a kind; otherwise it is drawn again
+    min_visible: int = 3  # objects that a view shows; 0: every object
     min_object_area: float = 0.000886  # part of the image: 100 pixels at 336 x 336
     min_mask_area: float = 0.0025
-    num_points: int = 2
+    min_points: int = 1
+    num_points: int = 12  # at most; each answer has a number between the two
     decimals: int = 3
     interior: float = 1.0  # points are drawn with the weight (distance to the mask's border) ** interior
+    border: float = 2.0  # and at least this many pixels from it, where the mask is wide enough
+    wording: Literal["plain", "rich"] = "rich"
+    marks: float = 0.15  # part of the questions whose references are marked by rectangles in a picture of their own
 
 
 @dataclass(frozen=True, slots=True)
 class SceneConfig:
+    world: WorldConfig = field(default_factory=WorldConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     relations: RelationsConfig = field(default_factory=RelationsConfig)
     questions: QuestionsConfig = field(default_factory=QuestionsConfig)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The configured categories and those of the user's own meshes."""
+        own = tuple(name for name in kinds(self.objects.assets) if name not in CATEGORIES)
+        return (*self.objects.categories, *own)
 
 
 def load_config(path: str | Path | None) -> SceneConfig:
@@ -94,7 +140,9 @@ def load_config(path: str | Path | None) -> SceneConfig:
     if path is None:
         return SceneConfig()
     config = read_settings(SceneConfig, path)
-    _check(config, str(path))
+    _check_names(config, str(path))
+    _check_ranges(config, str(path))
+    _check_conditions(config, str(path))
     return config
 
 
@@ -106,49 +154,95 @@ def as_dict(config: SceneConfig) -> dict[str, Any]:
     }
 
 
-def _check(config: SceneConfig, source: str) -> None:
+def _check_names(config: SceneConfig, source: str) -> None:
     objects, questions = config.objects, config.questions
     allowed = {
+        "world.surfaces": (config.world.surfaces, SURFACES),
         "objects.categories": (objects.categories, tuple(CATEGORIES)),
         "objects.colors": (objects.colors, tuple(COLORS)),
         "questions.relational_relations": (questions.relational_relations, DIRECTIONS),
-        "questions.free_relations": (questions.free_relations, (*DIRECTIONS, "next to")),
+        "questions.located_relations": (questions.located_relations, (*NEAR, "between", *PARTS)),
+        "questions.free_relations": (questions.free_relations, (*DIRECTIONS, *NEAR)),
+        "questions.part_relations": (questions.part_relations, PARTS),
         "questions.unseen": (questions.unseen, RELATIONS),
     }
     for name, (values, known) in allowed.items():
         for value in values:
             if value not in known:
                 raise InputError(f"{source}: {name} has {value!r}; known: {', '.join(known)}")
+        if len(set(values)) < len(values):
+            raise InputError(f"{source}: {name} names something twice")
+    for name in config.categories:
+        colors = kinds(objects.assets)[name].colors
+        if colors and not set(colors) & set(objects.colors):
+            raise InputError(f"{source}: objects.colors has none of the colors of {name}: {', '.join(colors)}")
+
+
+def _check_ranges(config: SceneConfig, source: str) -> None:
+    world, objects, camera, questions = config.world, config.objects, config.camera, config.questions
     ordered = {
-        "camera.elevation": config.camera.elevation,
-        "camera.fovy": config.camera.fovy,
-        "camera.slack": config.camera.slack,
+        "camera.elevation": camera.elevation,
+        "camera.fovy": camera.fovy,
+        "camera.slack": camera.slack,
+        "camera.height": camera.height,
         "objects.table": objects.table,
         "relations.corridor": config.relations.corridor,
+        "relations.next_to and next_to_far": (config.relations.next_to, config.relations.next_to_far),
+        "world.min_surfaces and max_surfaces": (world.min_surfaces, world.max_surfaces),
         "objects.min_objects and max_objects": (objects.min_objects, objects.max_objects),
         "objects.min_categories and max_categories": (objects.min_categories, objects.max_categories),
+        "questions.min_points and num_points": (questions.min_points, questions.num_points),
     }
     for name, (low, high) in ordered.items():
         if not 0 < low <= high:
             raise InputError(f"{source}: {name} must be positive and in ascending order, not {low}, {high}")
+    parts = {
+        "world.stacked": world.stacked,
+        "world.contained": world.contained,
+        "objects.duplicate_names": objects.duplicate_names,
+        "relations.part": config.relations.part,
+        "questions.marks": questions.marks,
+        "questions.min_object_area": questions.min_object_area,
+        "questions.min_mask_area": questions.min_mask_area,
+    }
+    for name, value in parts.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{source}: {name} must be between 0 and 1, not {value}")
+    if not -45 <= camera.roll[0] <= camera.roll[1] <= 45:
+        raise InputError(f"{source}: camera.roll must be in ascending order within -45 to 45 degrees")
+
+
+def _check_conditions(config: SceneConfig, source: str) -> None:
+    world, objects, questions = config.world, config.objects, config.questions
+    counts = (*(getattr(questions, kind) for kind in KINDS), questions.located)
     conditions = {
         "objects.max_categories is larger than the number of objects.categories": (
-            objects.max_categories <= len(objects.categories)
+            objects.max_categories <= len(config.categories)
         ),
         "objects.min_objects must be at least objects.min_categories": objects.min_objects >= objects.min_categories,
         "objects.max_objects must be at least 4 for relational questions": (
             objects.max_objects >= 4 or questions.relational == 0
         ),
         "objects.max_objects must not exceed 12": objects.max_objects <= 12,
+        "world.max_surfaces must not exceed 3": world.max_surfaces <= 3,
+        "world.surfaces needs a table or a counter, the main surface": (
+            bool({"table", "counter"} & set(world.surfaces)) or world.kind == "flat"
+        ),
+        "world.min_surfaces is larger than the number of world.surfaces": world.min_surfaces <= len(world.surfaces),
         "relations.region_distance must be at least relations.max_distance": (
             config.relations.region_distance >= config.relations.max_distance
         ),
-        "camera.elevation must stay between 20 and 80 degrees": (
-            20 <= config.camera.elevation[0] and config.camera.elevation[1] <= 80
+        "camera.elevation must stay between 10 and 80 degrees": (
+            10 <= config.camera.elevation[0] and config.camera.elevation[1] <= 80
         ),
-        "the counts of questions must not be negative": min(getattr(questions, kind) for kind in KINDS) >= 0,
-        "questions.num_points must be at least 1": questions.num_points >= 1,
+        "camera.fovy must stay below 100 degrees": config.camera.fovy[1] < 100,
+        "the counts of questions must not be negative": min(counts) >= 0,
+        "the counts of questions are all 0": max(counts) > 0,
+        "questions.min_visible must be 0 to objects.max_objects": 0 <= questions.min_visible <= objects.max_objects,
+        "questions.num_points must not exceed 50": questions.num_points <= 50,
         "questions.decimals must be 2 to 4": 2 <= questions.decimals <= 4,
+        "questions.border must not be negative": questions.border >= 0,
+        "world.settle must be between 0.1 and 5 seconds": 0.1 <= world.settle <= 5,
         "objects.region must be smaller than the smallest half side of objects.table": (
             objects.region < objects.table[0]
         ),

@@ -1,7 +1,8 @@
-"""How a question is worded: a table of phrasings a kind of question and of words a relation.
+"""How a question is worded.
 
-Plain, short sentences with a small shared vocabulary, which `texts()` and `vocabulary()` list completely, so that a
-tokenizer can be built from them. To add a phrasing, add a row.
+`word` is the door. The rich wording is in `wordings`. The plain one, below, is what the nano model learns: short
+sentences with a small shared vocabulary, which `texts()` and `vocabulary()` list completely, so that a tokenizer can be
+built from them. Its tables are part of the trained model: a change of a row needs a new tokenizer and a new model.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from itertools import product
 
 import numpy as np
 
-from .catalog import CATEGORIES, COLORS
+from . import wordings
+from .catalog import PLAIN_CATEGORIES, PLAIN_COLORS
 
 RELATION_WORDS: dict[str, tuple[str, ...]] = {
     "left": ("to the left of", "left of"),
@@ -65,8 +67,27 @@ BOX_SUFFIX = (
 )
 
 
-def word(kind: str, relation: str | None, target: str, references: Sequence[str], rng: np.random.Generator) -> str:
-    """One phrasing of a question. `target` is a name or a noun; `references` are names."""
+def word(
+    kind: str, relation: str | None, target: str, references: Sequence[str], rng: np.random.Generator,
+    wording: str = "plain", surface: str | None = None, marks: Sequence[str | None] = (),
+) -> str:  # fmt: skip
+    """One phrasing of a question, without the sentence on the answer's format, which `prompts.question_text` adds.
+
+    Args:
+        kind: "direct" or "relational" (an object is asked for), "free", "between" or "part" (a free place is).
+        target: the name ("red mug") or the noun ("mug") of what is asked for; free places have none.
+        references: names of the objects that the relation refers to.
+        wording: "plain" or "rich".
+        surface: the surface that a relation without references refers to ("on", "left part"; rich wording).
+        marks: for each reference the color of the rectangle that marks it in the picture, or None (rich wording).
+    Raises:
+        ValueError: an unknown wording, or marks in the plain one, which has no words for them.
+    """
+    if wording == "rich":
+        free = kind in ("free", "between", "part")
+        return wordings.instruction(relation, free, target, references, rng, surface, marks)
+    if wording != "plain" or any(marks):
+        raise ValueError(f"the wording {wording!r} is unknown, or has no words for marks")
     template = TEMPLATES[kind][rng.integers(len(TEMPLATES[kind]))]
     words = RELATION_WORDS[relation] if relation else ("",)
     first, other = (*references, "", "")[:2]
@@ -79,8 +100,8 @@ def box_question(instruction: str) -> str:
 
 
 def texts() -> Iterator[str]:
-    """Every template with every relation, color and category at least once (not every combination)."""
-    names = [f"{color} {category}" for color, category in product(COLORS, CATEGORIES)]
+    """Every plain template with every relation, color and category at least once (not every combination)."""
+    names = [f"{color} {category}" for color, category in product(PLAIN_COLORS, PLAIN_CATEGORIES)]
     for kind, templates in TEMPLATES.items():
         relations = {"direct": (), "between": ("between",)}.get(
             kind, tuple(r for r in RELATION_WORDS if r != "between")
@@ -93,5 +114,5 @@ def texts() -> Iterator[str]:
 
 
 def vocabulary() -> list[str]:
-    """Every word and mark that instructions use, sorted."""
+    """Every word and mark that plain instructions use, sorted."""
     return sorted({token for text in texts() for token in re.findall(r"\w+|[^\w\s]", text)})

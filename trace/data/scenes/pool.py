@@ -33,7 +33,7 @@ def run_scenes(
             bar.update()
 
         if min(workers, len(numbers)) <= 1:
-            with Studio(job.config.objects.max_objects, job.size) as studio:
+            with Studio.of(job.config, job.sizes) as studio:
                 for number in numbers:
                     record(make_scene(job, number, studio))
         else:
@@ -68,7 +68,7 @@ def _start(job: Job) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = (job, Studio(job.config.objects.max_objects, job.size))
+    _worker = (job, Studio.of(job.config, job.sizes))
 
 
 def _end_with_parent() -> None:

@@ -25,6 +25,7 @@ Bools = NDArray[np.bool_]
 Cell = tuple[bool, bool]  # (the extreme candidate is right, the nearest candidate is right)
 CELLS: tuple[Cell, ...] = ((True, True), (True, False), (False, True), (False, False))
 HARD = CELLS[3]
+LEVEL = 0.15  # metres: of what stands higher or lower than this, "left of" and "in front of" are not clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,13 @@ def relational_questions(
     num, slots = layouts.present.shape
     vectors = directions(azimuths)[:, :, None, None]  # [num, 4, 1, 1, 2]
     offset = layouts.positions[:, None, :] - layouts.positions[:, :, None]  # [num, reference, object, 2]
-    reach = layouts.radii[:, None, :] + layouts.radii[:, :, None]
-    gap = np.hypot(offset[..., 0], offset[..., 1]) - reach
+    reach, gap = _measures(layouts, azimuths, offset)
     along, across = split(offset[:, None], vectors)  # [num, 4, reference, object]
-    yes = in_cone(along, across, reach[:, None], config.cone - config.ambiguity)
+    yes = in_cone(along, across, reach, config.cone - config.ambiguity)
     unsure = ~yes & ~outside_cone(along, across, config.cone + config.ambiguity)
+    if layouts.bodies:
+        heights = np.array([body.z for body in layouts.bodies])
+        unsure |= yes & (np.abs(heights[:, None] - heights) > LEVEL)
     pairs = layouts.present[:, None, :] & layouts.present[:, :, None] & ~np.eye(slots, dtype=bool)
     noun = layouts.categories[:, None, :] == np.arange(num_categories)[:, None]  # [num, category, object]
     candidate = pairs[:, None, :, None, :] & noun[:, None, None]  # [num, 1, reference, category, object]
@@ -95,9 +98,25 @@ def relational_questions(
     return Relational(valid, hits.argmax(-1), far.argmax(-1), nearest)
 
 
+def _measures(layouts: Layouts, azimuths: Floats, offset: Floats) -> tuple[Floats, Floats]:
+    """Half extents of two objects together along each direction, and the gap from a reference to an object.
+
+    [num, 4 or 1, reference, object] and [num, reference, object]. The gap ends at the object's enclosing disc.
+    """
+    if not layouts.bodies:
+        discs = layouts.radii[:, None, :] + layouts.radii[:, :, None]
+        return discs[:, None], np.hypot(offset[..., 0], offset[..., 1]) - discs
+    extents = np.stack([body.extent(directions(azimuths)) for body in layouts.bodies], -1)  # [num, 4, objects]
+    places = np.array([body.position for body in layouts.bodies])
+    gaps = np.stack([body.distance(places) for body in layouts.bodies]) - [body.radius for body in layouts.bodies]
+    return extents[:, :, None, :] + extents[..., None], np.broadcast_to(gaps, (len(azimuths), *gaps.shape))
+
+
 def _leads(values: Floats, margin: float) -> Bools:
     """Whether the largest value of the last axis is ahead of the second by `margin` (False where fewer are finite)."""
-    top = np.sort(values, -1)[..., -2:]
+    if values.shape[-1] < 2:
+        return np.zeros(values.shape[:-1], bool)
+    top = np.partition(values, values.shape[-1] - 2, -1)[..., -2:]
     with np.errstate(invalid="ignore"):
         ahead: Bools = top[..., 1] - top[..., 0] >= margin
     return ahead & np.isfinite(top[..., 0])

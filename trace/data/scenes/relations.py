@@ -1,21 +1,23 @@
 """What "left of", "behind", "next to" and "between" mean, for objects and for free space.
 
-Everything lives on the ground plane, in the frame of the camera that looks (`GroundFrame`): objects are the enclosing
-discs of their footprints. "Left of B" is a cone of `cone` degrees around the camera's left, with its tip in B's
-center, and the whole of the object beyond B's edge in that direction. An object near the border of the cone is
-neither in nor out: it makes a question ambiguous, and the question is not asked.
+Everything lives on the ground plane, in the frame of the camera that looks (`GroundFrame`): objects are the
+footprints of their oriented boxes, or the enclosing discs where those are smaller. "Left of B" is a cone of `cone`
+degrees around the camera's left, with its tip in B's center, and the whole of the object beyond B's edge in that
+direction. An object near the border of the cone is neither in nor out: it makes a question ambiguous, and the
+question is not asked.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .camera import GroundFrame
+from .catalog import Body
 from .config import DIRECTIONS, RelationsConfig
+from .surfaces import Support
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -36,7 +38,7 @@ def directions(azimuths: Floats) -> Floats:
 
 def split(offset: Floats, vector: Floats) -> tuple[Floats, Floats]:
     """Offsets [..., 2] along a unit vector [..., 2] and across it (absolute), each [...]."""
-    along = (offset * vector).sum(-1)
+    along = offset[..., 0] * vector[..., 0] + offset[..., 1] * vector[..., 1]
     across = np.abs(offset[..., 0] * vector[..., 1] - offset[..., 1] * vector[..., 0])
     return along, across
 
@@ -52,45 +54,24 @@ def outside_cone(along: Floats, across: Floats, half_angle: float) -> Bools:
     return outside
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """An object that was taken away again: the disc of its footprint, metres."""
-
-    position: tuple[float, float]
-    radius: float
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The supporting surface: a rectangle around the world's origin, metres."""
-
-    half: tuple[float, float]
-
-
-def standable(points: Floats, radius: float, centers: Floats, radii: Floats, table: Table, clearance: float) -> Bools:
-    """Whether a disc of `radius` at points [n, 2] is on the table, clear of the bodies (centers [m, 2], radii [m])."""
-    on_table = (np.abs(points) <= np.array(table.half) - radius).all(-1)
-    gaps = np.hypot(*(points[:, None] - centers[None]).transpose(2, 0, 1)) - radii - radius
-    free: Bools = on_table & (gaps >= clearance).all(1)
-    return free
-
-
 def free_region(
-    relation: str, points: Floats, radius: float, center: Floats, extent: float, ground: GroundFrame,
-    config: RelationsConfig, distance: float, ambiguity: float = 0.0,
+    relation: str, points: Floats, radius: float, reference: Body, ground: GroundFrame, config: RelationsConfig,
+    distance: float, ambiguity: float = 0.0,
 ) -> Bools:  # fmt: skip
-    """Whether a disc of `radius` at points [n, 2] stands `relation` the reference disc (center [2], radius `extent`).
+    """Whether a disc of `radius` at points [n, 2] stands `relation` the reference.
 
     `distance` is the largest gap to the reference ("next to" has its own). `ambiguity` (degrees) narrows the cone: the
     removed object is placed well inside the relation, the mask is all of it.
     """
-    offset = points - center
-    gap = np.hypot(offset[:, 0], offset[:, 1]) - extent - radius
     if relation == "next to":
-        near: Bools = gap <= config.next_to
+        near: Bools = reference.distance(points) - radius <= config.next_to
         return near
-    along, across = split(offset, np.array(direction(relation, ground)))
-    return in_cone(along, across, extent + radius, config.cone - ambiguity) & (gap <= distance)
+    vector = np.array(direction(relation, ground))
+    along, across = split(points - np.array(reference.position), vector)
+    reach = float(reference.extent(vector)) + radius
+    inside = in_cone(along, across, reach, config.cone - ambiguity)
+    inside[inside] = reference.distance(points[inside]) - radius <= distance
+    return inside
 
 
 def between_region(points: Floats, first: Floats, second: Floats, config: RelationsConfig) -> Bools:
@@ -101,3 +82,17 @@ def between_region(points: Floats, first: Floats, second: Floats, config: Relati
     low, high = config.corridor
     inside: Bools = (along >= low * length) & (along <= high * length) & (across <= config.corridor_half_width)
     return inside
+
+
+def names_part(relation: str, surface: Support) -> bool:
+    """Whether the words say which part is meant: a shelf has a front and a back of its own, seen from anywhere."""
+    return not (surface.kind == "shelf" and relation in ("front part", "back part"))
+
+
+def part_position(relation: str, points: Floats, surface: Support, ground: GroundFrame) -> Floats:
+    """How far points [n, 2] are towards the side that a part is named by: 0 in the middle, 1 at the border."""
+    side = {"left part": "left", "right part": "right", "front part": "front", "back part": "behind"}[relation]
+    vector = np.array(direction(side, ground))
+    offset = points - np.array(surface.center[:2])
+    result: Floats = split(offset, vector)[0] / surface.extent(vector)
+    return result

@@ -10,29 +10,33 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
+from ...records import replacing
 from .shortcuts import load_mask
 
-TILE = 300
-CAPTION = 44
+TILE = 300  # the longer side of a picture
+MARGIN, LINE, LINES = 6, 17, 4
+CAPTION = LINES * LINE + MARGIN
 COLUMNS = 5
 OUTLINE, POINT, REFERENCE = (0, 255, 255), (255, 0, 0), (255, 255, 255)
 
 
 def contact_sheet(folder: Path, samples: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw samples {"id", "instruction", "meta"}: ground truth outlined in cyan, points red, references boxed white."""
-    rows = -(-len(samples) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * TILE, rows * (TILE + CAPTION)), (255, 255, 255))
-    for index, sample in enumerate(samples):
-        row, column = divmod(index, COLUMNS)
-        sheet.paste(_tile(folder, sample), (column * TILE, row * (TILE + CAPTION)))
-    temporary = path.with_name(f".{path.name}.tmp")
-    sheet.save(temporary, "PNG")
-    temporary.replace(path)
+    tiles = [_tile(folder, sample) for sample in samples]
+    rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
+    heights = [max(tile.height for tile in row) for row in rows]
+    sheet = Image.new("RGB", (COLUMNS * TILE, sum(heights)), (255, 255, 255))
+    for index, row in enumerate(rows):
+        for column, tile in enumerate(row):
+            sheet.paste(tile, (column * TILE, sum(heights[:index])))
+    with replacing(path) as temporary:
+        sheet.save(temporary, "PNG")
 
 
 def _tile(folder: Path, sample: Mapping[str, Any]) -> Image.Image:
+    """The picture below its instruction; what rectangles mark in the picture itself needs no box."""
     meta = sample["meta"]
-    with Image.open(folder / "images" / f"{meta['view']}.png") as image:
+    with Image.open(folder / meta["image"]) as image:
         width, height = image.size
         scale = TILE / max(width, height)
         size = (round(width * scale), round(height * scale))
@@ -40,21 +44,28 @@ def _tile(folder: Path, sample: Mapping[str, Any]) -> Image.Image:
     mask = load_mask(folder / meta["mask"])
     large = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     picture[large & ~binary_erosion(large, iterations=2)] = OUTLINE
-    tile = Image.new("RGB", (TILE, TILE + CAPTION), (255, 255, 255))
+    tile = Image.new("RGB", (TILE, size[1] + CAPTION), (255, 255, 255))
     tile.paste(Image.fromarray(picture), (0, CAPTION))
     draw = ImageDraw.Draw(tile)
+    marked = {mark["instance"] for mark in meta.get("marks", ())}
     for reference in meta["references"]:
-        x0, y0, x1, y1 = (value * size[axis % 2] for axis, value in enumerate(reference["box"]))
-        draw.rectangle((x0, y0 + CAPTION, x1, y1 + CAPTION), outline=REFERENCE)
+        if reference["instance"] not in marked:
+            x0, y0, x1, y1 = (value * size[axis % 2] for axis, value in enumerate(reference["box"]))
+            draw.rectangle((x0, y0 + CAPTION, x1, y1 + CAPTION), outline=REFERENCE)
     for x, y in meta["points"]:
         draw.circle((x * size[0], y * size[1] + CAPTION), 4, fill=POINT, outline=(255, 255, 255))
     font = ImageFont.load_default(14)
-    words, line, lines = sample["instruction"].split(), "", []
-    for word in words:
-        if line and draw.textlength(f"{line} {word}", font) > TILE - 12:
+    for number, line in enumerate(_lines(sample["instruction"], draw, font)[:LINES]):
+        draw.text((MARGIN, 3 + number * LINE), line, (0, 0, 0), font)
+    return tile
+
+
+def _lines(text: str, draw: ImageDraw.ImageDraw, font: Any) -> list[str]:
+    lines, line = [], ""
+    for word in text.split():
+        if line and draw.textlength(f"{line} {word}", font) > TILE - 2 * MARGIN:
             lines.append(line)
             line = word
         else:
             line = f"{line} {word}".strip()
-    draw.multiline_text((6, 3), "\n".join([*lines, line]), (0, 0, 0), font)
-    return tile
+    return [*lines, line]

@@ -1,22 +1,27 @@
-"""One view of a scene as its questions see it: the visible objects, and where every pixel of the surface lies."""
+"""One view of a scene as its questions see it: the visible objects, and where every pixel of a support lies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from .camera import Camera
 from .catalog import Body
 from .config import SceneConfig
 from .pixels import bounding_box, center_on_mask
-from .relations import Table
+from .surfaces import FIRST_OBJECT, Block, Room, Support, object_support
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+TOUCH = 0.001  # metres: what overlaps the placed object's height by less does not block it
 
 
 class Reject(Exception):
@@ -34,6 +39,7 @@ class SeenObject:
     pixels: int
 
     def as_json(self) -> dict[str, Any]:
+        """What a question records of an object; views.jsonl has the rest of its geometry besides."""
         body = self.body
         return {
             "instance": self.instance,
@@ -43,7 +49,7 @@ class SeenObject:
             "center": list(self.center),
             "box": list(self.box),
             "pixels": self.pixels,
-            "position": [round(body.position[0], 5), round(body.position[1], 5), 0.0],
+            "position": [round(body.position[0], 5), round(body.position[1], 5), round(body.z, 5)],
             "radius": round(body.radius, 5),
             "height": round(body.height, 5),
         }
@@ -57,10 +63,11 @@ class Removed:
     position: tuple[float, float]
     radius: float
     height: float
+    z: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         x, y = self.position
-        position = [round(x, 5), round(y, 5), 0.0]
+        position = [round(x, 5), round(y, 5), round(self.z, 5)]
         return {
             "category": self.category,
             "position": position,
@@ -73,7 +80,8 @@ class Removed:
 class Goal:
     """What is asked about a view, and where it is: `mask` [height, width] is the ground truth.
 
-    Relational questions also record the candidates of their noun and which of them a guesser would take.
+    `place` is the support of a free place. Relational questions also record the candidates of their noun and, for
+    left, right, front and behind, which of them a guesser would take.
     """
 
     kind: str
@@ -85,51 +93,157 @@ class Goal:
     candidates: tuple[SeenObject, ...] = ()
     extreme: SeenObject | None = None
     nearest: SeenObject | None = None
+    surface: Support | None = None  # that the words name
+    place: Support | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """The visible pixels of a support and where they lie on it: world x, y [n, 2]."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    ground: Floats
 
 
 class View:
-    """What the questions need to know of a view: objects, surface pixels and where those lie on the table."""
+    """What the questions need to know of a view: objects, supports, and which of their pixels are free."""
 
     def __init__(
-        self, bodies: Sequence[Body], table: Table, camera: Camera, instances: NDArray[np.uint8], config: SceneConfig
-    ) -> None:
-        self.config, self.table, self.camera, self.instances = config, table, camera, instances
-        self.area = instances.size
-        self.objects = [self._see(slot, body) for slot, body in enumerate(bodies)]
+        self, bodies: Sequence[Body], room: Room, camera: Camera, instances: NDArray[np.uint8],
+        areas: NDArray[np.uint8], config: SceneConfig,
+    ) -> None:  # fmt: skip
+        self.config, self.room, self.camera, self.instances, self._areas = config, room, camera, instances, areas
+        self.bodies = list(bodies)
+        self.size = instances.size
+        self.supports = supports_of(bodies, room.surfaces)
+        found = find_objects(instances)
+        self.seen = [
+            self._see(slot, body, found[slot + FIRST_OBJECT - 1] if slot + FIRST_OBJECT <= len(found) else None)
+            for slot, body in enumerate(bodies)
+        ]
+        self.objects = [seen for seen in self.seen if seen is not None]
+        least = config.questions.min_visible
+        if len(self.objects) < (least or len(bodies)):
+            raise Reject("too few objects are visible" if least else "an object is hidden")
         names = [body.name for body in bodies]
         self.unique = [seen for seen in self.objects if names.count(seen.body.name) == 1]
-        self.rows, self.columns = np.nonzero(instances == 1)
-        self.ground = camera.ground_points(self.rows, self.columns)
-        self.centers = np.array([body.position for body in bodies])
-        self.radii = np.array([body.radius for body in bodies])
-        inside = (np.abs(self.ground) <= np.array(table.half)).all(1)
-        self.rows, self.columns, self.ground = self.rows[inside], self.columns[inside], self.ground[inside]
-        # Gap from every surface pixel to the nearest body: a footprint of radius r fits where it is at least r.
-        offsets = self.ground[:, None] - self.centers[None]
-        gaps = np.hypot(offsets[..., 0], offsets[..., 1]) - self.radii
-        self.room = np.minimum(
-            gaps.min(1), (np.array(table.half) - np.abs(self.ground)).min(1) + config.relations.clearance
-        )
+        self._found: dict[int, Area] = {}
+        self._shown: dict[int, tuple[Ints, Ints]] = {}
+        self._windows: list[tuple[slice, slice] | None] | None = None
 
-    def _see(self, slot: int, body: Body) -> SeenObject:
-        mask = self.instances == 2 + slot
-        pixels = int(mask.sum())
+    def _see(self, slot: int, body: Body, window: tuple[slice, slice] | None) -> SeenObject | None:
+        if window is None:
+            return None
+        rows, columns = np.nonzero(self.instances[window] == FIRST_OBJECT + slot)
         questions = self.config.questions
-        if pixels < max(1.0, questions.min_object_area * self.area):
-            raise Reject("an object is hidden")
-        center = center_on_mask(mask, questions.decimals)
+        if len(rows) < max(1.0, questions.min_object_area * self.size):
+            return None
+        rows, columns = rows + window[0].start, columns + window[1].start
+        mask = self.instances == FIRST_OBJECT + slot
+        center = center_on_mask(mask, questions.decimals, rows, columns)
         if center is None:
-            raise Reject("an object is hidden")
-        return SeenObject(2 + slot, body, center, bounding_box(mask), pixels)
+            return None
+        return SeenObject(FIRST_OBJECT + slot, body, center, bounding_box(mask, rows, columns), len(rows))
 
     def object_mask(self, seen: SeenObject) -> Bools:
         mask: Bools = self.instances == seen.instance
         return mask
 
-    def surface_mask(self, allowed: Bools) -> Bools:
-        """[height, width] from one value a surface pixel; Reject when it is too small to point at."""
-        if allowed.sum() < self.config.questions.min_mask_area * self.area:
+    def root(self, body: Body) -> Support:
+        """The surface on which a body stands, directly or on other objects."""
+        support = self.supports[body.support]
+        return support if support.owner is None else self.root(self.bodies[support.owner])
+
+    def area(self, support: int) -> Area:
+        if support not in self._found:
+            place = self.supports[support]
+            rows, columns = self._pixels(support)
+            ground = self.camera.ground_points(rows, columns, place.center[2])
+            inside = place.inset(ground) >= 0
+            if not inside.all():
+                rows, columns, ground = rows[inside], columns[inside], np.asfortranarray(ground[inside])
+            self._found[support] = Area(rows, columns, ground)
+        return self._found[support]
+
+    def _pixels(self, support: int) -> tuple[Ints, Ints]:
+        """Rows and columns of the pixels that show the support's geom, with its edges."""
+        if support not in self._shown:
+            if self._windows is None:
+                self._windows = find_objects(self._areas)
+            window = self._windows[support] if support < len(self._windows) else None
+            if window is None:
+                self._shown[support] = np.zeros(0, np.int64), np.zeros(0, np.int64)
+            else:
+                rows, columns = np.nonzero(self._areas[window] == support + 1)
+                self._shown[support] = rows + window[0].start, columns + window[1].start
+        return self._shown[support]
+
+    def shows(self, support: int) -> int:
+        """How many pixels show a support, with its edges."""
+        return len(self._pixels(support)[0])
+
+    def free(self, points: Floats, support: int, radius: float, height: float) -> Bools:
+        """Whether a disc of `radius` at points [n, 2] stands on a support with room all around and above."""
+        place, clearance = self.supports[support], self.config.relations.clearance
+        result: Bools = place.inset(points) >= radius
+        if height + clearance > place.headroom:
+            return np.zeros(len(points), bool)
+        low, high = place.center[2] + TOUCH, place.center[2] + height - TOUCH
+        for slot, body in enumerate(self.bodies):
+            if slot != place.owner and body.z < high and body.z + body.height > low:
+                near = _close(points, body.position, body.reach + radius + clearance, result)
+                if len(near):
+                    result[near] = body.distance(points[near]) >= radius + clearance
+        for block in self.room.fixtures:
+            inside = block.center[2] - block.half[2] < high and block.center[2] + block.half[2] > low
+            if inside and block.fixture != place.name:
+                reach = math.hypot(*block.half[:2]) + radius + clearance
+                near = _close(points, block.center[:2], reach, result)
+                if len(near):
+                    result[near] = _block_distance(block, points[near]) >= radius + clearance
+        return result
+
+    def free_mask(
+        self, support: int, radius: float, height: float, related: Callable[[Floats], Bools], least: float,
+        window: tuple[tuple[float, float], float] | None = None,
+    ) -> Bools:  # fmt: skip
+        """The visible pixels [height, width] where the disc may stand and `related` (of world points) holds.
+
+        `window` = (x, y), reach: `related` holds nowhere outside of this square, which saves looking there.
+        Reject when they are less than the part `least` of the picture.
+        """
+        area = self.area(support)
+        if window is None:
+            chosen = np.flatnonzero(related(area.ground))
+        else:
+            chosen = _close(area.ground, *window)
+            chosen = chosen[related(area.ground[chosen])]
+        chosen = chosen[self.free(area.ground[chosen], support, radius, height)]
+        if len(chosen) < least * self.size:
             raise Reject("the free space is too small")
         mask = np.zeros(self.instances.shape, bool)
-        mask[self.rows[allowed], self.columns[allowed]] = True
+        mask[area.rows[chosen], area.columns[chosen]] = True
         return mask
+
+
+def supports_of(bodies: Sequence[Body], surfaces: Sequence[Support]) -> list[Support]:
+    """The room's surfaces, then the places on and in the objects, in the order of `Studio.segment`'s areas."""
+    places = [object_support(body, slot, spot) for slot, body in enumerate(bodies) for spot in body.spots()]
+    return [*surfaces, *places]
+
+
+def _close(points: Floats, center: tuple[float, float], reach: float, among: Bools | None = None) -> Ints:
+    """Numbers of the points [n, 2] in the square of half side `reach` around a center."""
+    near = np.abs(points[:, 0] - center[0]) <= reach
+    near &= np.abs(points[:, 1] - center[1]) <= reach
+    return np.flatnonzero(near if among is None else near & among)
+
+
+def _block_distance(block: Block, points: Floats) -> Floats:
+    cos, sin = math.cos(block.yaw), math.sin(block.yaw)
+    offset = points - np.array(block.center[:2])
+    local = np.stack([cos * offset[:, 0] + sin * offset[:, 1], cos * offset[:, 1] - sin * offset[:, 0]], 1)
+    beyond = np.maximum(np.abs(local) - np.array(block.half[:2]), 0)
+    result: Floats = np.hypot(beyond[:, 0], beyond[:, 1])
+    return result

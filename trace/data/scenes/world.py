@@ -1,4 +1,4 @@
-"""The picture: one compiled MuJoCo model whose objects, materials, lights and camera are edited in place.
+"""The picture: one compiled MuJoCo model whose objects, furniture, lights and camera are edited in place.
 
 Compiling a model costs more than rendering one; here a new scene is a few array assignments. Every value a picture
 depends on is set for every scene, so a picture depends on its scene alone and not on what was rendered before.
@@ -7,29 +7,32 @@ depends on is set for every scene, so a picture depends on its scene alone and n
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Both are read when the GL library is loaded. One thread a process: the workers are the parallelism.
-os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("LP_NUM_THREADS", "1")
-
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from .assets import Asset, load_assets
 from .camera import Camera
-from .catalog import Body
-from .relations import Table
+from .catalog import CATEGORIES, Body
+from .config import SceneConfig
+from .gl import mujoco
+from .painter import Painter
+from .shapes.lathe import LATHE_FACES, lathe_arrays, unit_lathe
+from .shapes.parts import X_UP, Part
+from .surfaces import FIRST_OBJECT, Block, Room
+from .textures import PLAIN_TEXTURES, ROOM_TEXTURES, TEXTURE_SIZE, draw_textures
 
 Floats = NDArray[np.float64]
 
-PARTS = 5  # primitives a slot; a cone has a mesh of its own besides
 CONE_SIDES = 32
-TEXTURES = ("plain", "grain", "speckle", "tiles", "cloud")
-TEXTURE_SIZE = 128
+PLAIN_PARTS, PLAIN_BLOCKS = 5, 6  # what the flat world of one table and simple shapes needs
+MAX_PARTS, MAX_LATHES, MAX_BLOCKS = 16, 3, 48
 FLOOR_DEPTH = 0.7
+# Materials of objects in a room: texture, shininess.
+FINISHES = (("plain", 0.1), ("plain", 0.7), ("speckle", 0.2), ("grain", 0.3), ("weave", 0.1), ("stripes", 0.4),
+            ("dots", 0.4), ("plain", 0.4))  # fmt: skip
 _SHAPES = {
     "box": mujoco.mjtGeom.mjGEOM_BOX,
     "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
@@ -37,73 +40,57 @@ _SHAPES = {
     "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
     "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
 }
-# Muted, so that no table or floor passes for the color of an object.
-_SURFACES = (
-    (0.72, 0.58, 0.42), (0.55, 0.40, 0.28), (0.88, 0.86, 0.82), (0.62, 0.62, 0.64), (0.36, 0.35, 0.36),
-    (0.80, 0.74, 0.62), (0.60, 0.68, 0.72), (0.70, 0.67, 0.68), (0.56, 0.64, 0.56), (0.46, 0.42, 0.40),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Appearance:
-    """What a scene looks like beyond its geometry."""
+class Stage:
+    """What a model must have room for."""
 
-    table_rgb: tuple[float, ...]
-    table_texture: int
-    floor_rgb: tuple[float, ...]
-    floor_texture: int
-    key_position: tuple[float, ...]
-    key: float
-    fill_direction: tuple[float, ...]
-    fill: float
-    ambient: float
-    tint: tuple[float, ...]
-    shininess: float
+    slots: int
+    parts: int  # primitives of a slot; a cone and lathes have meshes of their own besides
+    lathes: int
+    blocks: int
+    textures: tuple[str, ...]
+    room: bool
+    assets: tuple[Asset, ...]
 
     @classmethod
-    def sample(cls, rng: np.random.Generator) -> Appearance:
-        table, floor = rng.choice(len(_SURFACES), 2, replace=False)
-        angle, lean = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 1.2)
-        fill = rng.uniform(0, 2 * math.pi)
-        jitter = rng.uniform(-0.03, 0.03, (2, 3))
-        return cls(
-            table_rgb=tuple(np.clip(np.array(_SURFACES[table]) + jitter[0], 0, 1)),
-            table_texture=int(rng.integers(len(TEXTURES))),
-            floor_rgb=tuple(np.clip(0.8 * np.array(_SURFACES[floor]) + jitter[1], 0, 1)),
-            floor_texture=int(rng.integers(len(TEXTURES))),
-            key_position=(lean * math.cos(angle), lean * math.sin(angle), rng.uniform(1.6, 2.4)),
-            key=rng.uniform(0.35, 0.6),
-            fill_direction=(math.cos(fill), math.sin(fill), -1.2),
-            fill=rng.uniform(0.05, 0.2),
-            ambient=rng.uniform(0.25, 0.38),
-            tint=tuple(1 + rng.uniform(-0.06, 0.06, 3)),
-            shininess=rng.uniform(0.0, 0.5),
-        )
+    def of(cls, config: SceneConfig) -> Stage:
+        slots, assets = config.objects.max_objects, load_assets(config.objects.assets)
+        plain = all(CATEGORIES[name].build for name in config.objects.categories)
+        parts, lathes = (PLAIN_PARTS, 0) if plain else (MAX_PARTS, MAX_LATHES)
+        if config.world.kind == "flat":
+            return cls(slots, parts, lathes, PLAIN_BLOCKS, PLAIN_TEXTURES, False, assets)
+        return cls(slots, parts, lathes, MAX_BLOCKS, ROOM_TEXTURES, True, assets)
+
+    @property
+    def per_slot(self) -> int:
+        return self.parts + 1 + self.lathes + (1 if self.assets else 0)
 
 
 class Studio:
-    """Renders scenes of up to `slots` objects at `size` = (width, height). Close it, or use it as a context manager."""
+    """Renders scenes of a `stage` in pictures of up to `size` (width, height). Close it, or use it in a `with`."""
 
-    def __init__(self, slots: int, size: tuple[int, int]) -> None:
-        self.slots = slots
-        self.model = mujoco.MjModel.from_xml_string(_model_xml(slots, size))
+    def __init__(self, stage: Stage, size: tuple[int, int]) -> None:
+        self.stage = stage
+        files = {f"asset{number}{asset.suffix}": asset.data for number, asset in enumerate(stage.assets)}
+        self.model = mujoco.MjModel.from_xml_string(_model_xml(stage, size), files)
         self.data = mujoco.MjData(self.model)
         self._paint_textures()
-        self._cones = [_cone_arrays(self.model, slot) for slot in range(slots)]
+        self._cones = [_cone_arrays(self.model, slot) for slot in range(stage.slots)]
         # mj_forward fills what is never edited again (cameras and geoms of the world body are written directly below).
         mujoco.mj_forward(self.model, self.data)
-        try:
-            self.renderer = mujoco.Renderer(self.model, size[1], size[0])
-        except mujoco.FatalError as error:
-            raise RuntimeError(f"no OpenGL context: {error}") from error
-        geoms_per_slot = PARTS + 1
-        first = self.model.geom("object0_0").id
-        self._first_geom = first
-        # Segment ids: 0 floor, legs and background, 1 the table's top, 2.. the slots.
+        self.painter = Painter(self.model)
+        self._blocks = self.model.geom("block0").id
+        self._objects = self.model.geom("object0_0").id
+        self._size = size
+        # By geom: the value in an instance map, and the number of the support whose level area it shows, from 1.
         self._labels = np.zeros(self.model.ngeom + 1, np.uint8)
-        self._labels[self.model.geom("table").id] = 1
-        for slot in range(slots):
-            self._labels[first + slot * geoms_per_slot : first + (slot + 1) * geoms_per_slot] = 2 + slot
+        self._areas = np.zeros(self.model.ngeom + 1, np.uint8)
+
+    @classmethod
+    def of(cls, config: SceneConfig, sizes: Sequence[tuple[int, int]]) -> Studio:
+        return cls(Stage.of(config), (max(size[0] for size in sizes), max(size[1] for size in sizes)))
 
     def __enter__(self) -> Studio:
         return self
@@ -112,103 +99,147 @@ class Studio:
         self.close()
 
     def close(self) -> None:
-        self.renderer.close()
+        self.painter.close()
 
-    def arrange(self, bodies: Sequence[Body], table: Table, look: Appearance) -> None:
-        """Put the scene's bodies, table and lights into the model."""
-        model, data = self.model, self.data
-        first, per_slot = self._first_geom, PARTS + 1
-        model.geom_rgba[first : first + self.slots * per_slot] = 0
-        model.mat_shininess[:] = look.shininess
-        model.mat_specular[:] = 0.6 * look.shininess
+    def arrange(self, bodies: Sequence[Body], room: Room) -> None:
+        """Put the scene's bodies, furniture and lights into the model."""
+        model, stage = self.model, self.stage
+        model.geom_rgba[self._blocks :] = 0
+        self._labels[:], self._areas[:] = 0, 0
+        for number, block in enumerate(room.blocks):
+            self._place_block(block, self._blocks + number, room)
+        area = len(room.surfaces)
         for slot, body in enumerate(bodies):
-            self._place(body, first + slot * per_slot, slot)
-        self._place_table(table)
-        for name, texture, rgb in (
-            ("table", look.table_texture, look.table_rgb),
-            ("floor", look.floor_texture, look.floor_rgb),
-        ):
-            geom = model.geom(name).id
-            model.geom_matid[geom] = model.material(TEXTURES[texture]).id
-            model.geom_rgba[geom] = (*rgb, 1)
-        tint = np.array(look.tint)
-        model.vis.headlight.ambient[:] = look.ambient * tint
-        model.vis.headlight.diffuse[:] = 0.25 * tint
-        model.light_diffuse[0] = look.key * tint
-        model.light_diffuse[1] = look.fill
-        data.light_xpos[0] = look.key_position
-        data.light_xdir[0] = -np.array(look.key_position) / np.linalg.norm(look.key_position)
-        data.light_xdir[1] = np.array(look.fill_direction) / np.linalg.norm(look.fill_direction)
+            first = self._objects + slot * stage.per_slot
+            self._labels[first : first + stage.per_slot] = FIRST_OBJECT + slot
+            area = self._place_body(body, first, slot, area)
+        self._set_light(room)
 
     def look(self, camera: Camera) -> None:
         """Put the camera into the model. MuJoCo's cameras look along -z with y up."""
         self.data.cam_xpos[0] = camera.position
         self.data.cam_xmat[0] = (camera.rotation * np.array([1.0, -1.0, -1.0])).ravel()
         self.model.cam_fovy[0] = math.degrees(camera.fovy)
+        self._size = (camera.width, camera.height)
 
-    def segment(self) -> NDArray[np.uint8]:
-        """[height, width]: 0 background, 1 table, 2 + slot for the bodies in the order of `arrange`."""
-        self.renderer.enable_segmentation_rendering()
-        self.renderer.update_scene(self.data, 0)
-        ids = self.renderer.render()[..., 0]
-        self.renderer.disable_segmentation_rendering()
-        labels: NDArray[np.uint8] = self._labels[ids]  # -1 (nothing) reads the last entry, which is 0
-        return labels
+    def segment(self, depth: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Floats | None]:
+        """[height, width] each: instances (0 background, then surfaces and bodies), areas, depth in metres if wanted.
+
+        Areas: the number, from 1, of the support whose level area a pixel may show: the room's surfaces, then the
+        spots of the bodies in their order.
+        """
+        ids, metres = self.painter.geoms(self.data, self._size, depth)
+        return self._labels[ids], self._areas[ids], metres  # -1 (nothing) reads the last entry, which is 0
 
     def color(self) -> NDArray[np.uint8]:
         """[height, width, 3]"""
-        self.renderer.update_scene(self.data, 0)
-        image: NDArray[np.uint8] = self.renderer.render()
-        return image
+        return self.painter.color(self.data, self._size)
 
-    def _place(self, body: Body, first: int, slot: int) -> None:
+    def _place_block(self, block: Block, index: int, room: Room) -> None:
         model, data = self.model, self.data
-        cos, sin = math.cos(body.yaw), math.sin(body.yaw)
-        yaw = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-        foot = np.array([*body.position, 0.0])
-        geom = first
-        for part in body.parts():
+        model.geom_type[index] = _SHAPES[block.shape]
+        model.geom_size[index] = block.half
+        model.geom_rgba[index] = (*block.rgb, 1)
+        material = "glow" if block.glow else block.texture
+        model.geom_matid[index] = model.material(material).id if material else -1
+        data.geom_xpos[index] = block.center
+        data.geom_xmat[index] = _about_z(block.yaw).ravel()
+        if block.surface is not None:
+            self._labels[index] = room.surfaces[block.surface].instance
+            self._areas[index] = 1 + block.surface
+
+    def _place_body(self, body: Body, first: int, slot: int, area: int) -> int:
+        model, data = self.model, self.data
+        yaw = _about_z(body.yaw)
+        foot = np.array([*body.position, body.z])
+        geom, lathe = first, 0
+        for part in body.parts:
             if part.shape == "cone":
-                index = first + PARTS
+                index = first + self.stage.parts
                 self._scale_cone(slot, part.size)
+            elif part.shape == "lathe":
+                index = first + self.stage.parts + 1 + lathe
+                self._turn_lathe(slot, lathe, part)
+                lathe += 1
+            elif part.shape == "mesh":
+                index = first + self.stage.per_slot - 1
+                model.geom_dataid[index] = model.mesh(f"asset{body.asset}").id
             else:
                 index, geom = geom, geom + 1
                 model.geom_type[index] = _SHAPES[part.shape]
                 model.geom_size[index] = part.size
+            if part.role:
+                area += 1
+                self._areas[index] = area
             model.geom_rgba[index] = (*part.rgb, 1)
-            data.geom_xpos[index] = foot + yaw @ np.array(part.offset)
-            data.geom_xmat[index] = (yaw if part.axis == "z" else yaw @ _X_UP).ravel()
+            if self.stage.room:
+                model.geom_matid[index] = model.material(f"finish{body.finish}").id
+            offset = np.array(part.offset)
+            if part.shape == "mesh":  # the compiler moved the mesh to its middle
+                offset = offset + model.mesh_pos[model.geom_dataid[index]]
+            data.geom_xpos[index] = foot + yaw @ offset
+            data.geom_xmat[index] = self._rotation(part, yaw, index).ravel()
+        return area
 
-    def _place_table(self, table: Table) -> None:
-        x, y = table.half
-        model, data = self.model, self.data
-        top = model.geom("table").id
-        model.geom_size[top] = (x, y, 0.02)
-        data.geom_xpos[top] = (0, 0, -0.02)
-        for leg, (sx, sy) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1))):
-            data.geom_xpos[model.geom(f"leg{leg}").id] = (sx * (x - 0.04), sy * (y - 0.04), -FLOOR_DEPTH / 2 - 0.02)
+    def _rotation(self, part: Part, yaw: Floats, index: int) -> Floats:
+        if part.shape == "mesh":
+            return yaw @ self._asset_frame(index)
+        if part.turn:
+            return yaw @ part.rotation()
+        return yaw if part.axis == "z" else yaw @ X_UP
+
+    def _set_light(self, room: Room) -> None:
+        model, data, light = self.model, self.data, room.light
+        if self.stage.room:
+            for number, (_, shine) in enumerate(FINISHES):
+                material = model.material(f"finish{number}").id
+                model.mat_shininess[material], model.mat_specular[material] = shine, 0.6 * shine
+        else:
+            model.mat_shininess[:] = light.shininess
+            model.mat_specular[:] = 0.6 * light.shininess
+        tint = np.array(light.tint)
+        model.vis.headlight.ambient[:] = light.ambient * tint
+        model.vis.headlight.diffuse[:] = 0.25 * tint
+        model.light_diffuse[0] = light.key * tint
+        model.light_diffuse[1] = light.fill
+        data.light_xpos[0] = light.key_position
+        data.light_xdir[0] = -np.array(light.key_position) / np.linalg.norm(light.key_position)
+        data.light_xdir[1] = np.array(light.fill_direction) / np.linalg.norm(light.fill_direction)
 
     def _scale_cone(self, slot: int, size: tuple[float, float, float]) -> None:
         vertices, normals = self._cones[slot]
         scale = np.array(size)
-        model, mesh = self.model, self.model.mesh(f"cone{slot}").id
-        start, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
-        model.mesh_vert[start : start + count] = vertices * scale
-        start, count = model.mesh_normaladr[mesh], model.mesh_normalnum[mesh]
         scaled = normals / scale
-        model.mesh_normal[start : start + count] = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
-        self.renderer._gl_context.make_current()
-        mujoco.mjr_uploadMesh(model, self.renderer._mjr_context, mesh)
+        self._write_mesh(f"cone{slot}", vertices * scale, scaled / np.linalg.norm(scaled, axis=1, keepdims=True))
+
+    def _turn_lathe(self, slot: int, number: int, part: Part) -> None:
+        self._write_mesh(f"lathe{slot}_{number}", *lathe_arrays(part.profile, part.size))
+
+    def _write_mesh(self, name: str, vertices: Floats, normals: Floats) -> None:
+        model, mesh = self.model, self.model.mesh(name).id
+        start, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+        model.mesh_vert[start : start + count] = vertices
+        start, count = model.mesh_normaladr[mesh], model.mesh_normalnum[mesh]
+        model.mesh_normal[start : start + count] = normals
+        self.painter.upload_mesh(mesh)
+
+    def _asset_frame(self, index: int) -> Floats:
+        """The rotation into which the compiler turned a mesh."""
+        rotation = np.zeros(9)
+        mujoco.mju_quat2Mat(rotation, self.model.mesh_quat[self.model.geom_dataid[index]])
+        return rotation.reshape(3, 3)
 
     def _paint_textures(self) -> None:
-        for name, pixels in _textures().items():
+        for name, pixels in draw_textures(self.stage.textures).items():
             texture = self.model.texture(name).id
             start = self.model.tex_adr[texture]
             data = np.repeat((255 * np.clip(pixels, 0, 1)).astype(np.uint8)[..., None], 3, -1).ravel()
             self.model.tex_data[start : start + data.size] = data
 
 
-_X_UP = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # the z axis of a part to x
+def _about_z(angle: float) -> Floats:
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
 
 def _cone_arrays(model: mujoco.MjModel, slot: int) -> tuple[Floats, Floats]:
@@ -223,54 +254,69 @@ def _cone_arrays(model: mujoco.MjModel, slot: int) -> tuple[Floats, Floats]:
     return vertices, model.mesh_normal[start : start + count] @ back
 
 
-def _textures() -> dict[str, Floats]:
-    """Grey patterns that the material's color tints; drawn once from a fixed seed, the same for every data set."""
-    rng = np.random.default_rng(7)
-    y, x = np.mgrid[0:TEXTURE_SIZE, 0:TEXTURE_SIZE] / TEXTURE_SIZE
-    waves = sum(
-        np.sin(2 * math.pi * (k * x + m * y) + p)
-        for k, m, p in zip(*rng.integers(-4, 5, (2, 8)), rng.uniform(0, 6, 8), strict=True)
+def _model_xml(stage: Stage, size: tuple[int, int]) -> str:
+    textures = "".join(
+        f'<texture name="{name}" type="2d" builtin="flat" rgb1="1 1 1" width="{TEXTURE_SIZE}" height="{TEXTURE_SIZE}"/>'
+        f'<material name="{name}" texture="{name}" texrepeat="2 2" texuniform="true"/>'
+        for name in stage.textures
     )
-    return {
-        "plain": np.ones_like(x),
-        "grain": 0.9
-        + 0.08 * np.sin(2 * math.pi * (14 * y + 0.3 * np.sin(2 * math.pi * x))) * (0.6 + 0.4 * np.cos(8 * x)),
-        "speckle": 0.9 + 0.1 * rng.standard_normal(x.shape),
-        "tiles": np.where(((x * 8 % 1) < 0.04) | ((y * 8 % 1) < 0.04), 0.78, 0.97),
-        "cloud": 0.9 + 0.03 * np.asarray(waves),
-    }
+    if stage.room:
+        textures += '<material name="glow" emission="0.7"/>' + "".join(
+            f'<material name="finish{number}"'
+            + ("" if texture == "plain" else f' texture="{texture}" texrepeat="12 12" texuniform="true"')
+            + "/>"
+            for number, (texture, _) in enumerate(FINISHES)
+        )
+    quality = ' numslices="20" numstacks="10" numquads="2"' if stage.room else ""
+    tail = '<material name="object"/>' + _meshes_xml(stage)
+    return f"""<mujoco><compiler angle="radian"/><statistic extent="1.5" center="0 0 0"/>
+    <visual><quality shadowsize="1024" offsamples="4"{quality}/>
+    <global offwidth="{size[0]}" offheight="{size[1]}"/>
+    <map znear="0.1" zfar="20"/><headlight specular="0 0 0"/></visual>
+    <asset>{textures}{tail}</asset>
+    <worldbody><camera name="camera"/>
+    <light type="directional" castshadow="true" specular=".3 .3 .3"/>
+    <light type="directional" castshadow="false" specular="0 0 0"/>
+    {_geoms_xml(stage)}</worldbody></mujoco>"""
 
 
-def _model_xml(slots: int, size: tuple[int, int]) -> str:
+def _meshes_xml(stage: Stage) -> str:
     angles = np.linspace(0, 2 * math.pi, CONE_SIDES, endpoint=False)
-    ring = np.stack([np.cos(angles), np.sin(angles), np.zeros(CONE_SIDES)], 1)
+    circle = np.stack([np.cos(angles), np.sin(angles), np.zeros(CONE_SIDES)], 1)
     # The compiler wants a solid; a cap of its own vertices keeps the base's edge sharp.
-    vertices = " ".join(f"{v:.6f}" for v in np.concatenate([ring, [[0, 0, 1.0], [0, 0, 0]]]).ravel())
+    vertices = " ".join(f"{v:.6f}" for v in np.concatenate([circle, [[0, 0, 1.0], [0, 0, 0]]]).ravel())
     faces = " ".join(
         f"{k} {(k + 1) % CONE_SIDES} {CONE_SIDES} {(k + 1) % CONE_SIDES} {k} {CONE_SIDES + 1}"
         for k in range(CONE_SIDES)
     )
-    meshes = "".join(f'<mesh name="cone{slot}" vertex="{vertices}" face="{faces}"/>' for slot in range(slots))
-    textures = "".join(
-        f'<texture name="{name}" type="2d" builtin="flat" rgb1="1 1 1" width="{TEXTURE_SIZE}" height="{TEXTURE_SIZE}"/>'
-        f'<material name="{name}" texture="{name}" texrepeat="2 2" texuniform="true"/>'
-        for name in TEXTURES
-    )
-    objects = "".join(
-        "".join(f'<geom name="object{slot}_{part}" size="0.01 0.01 0.01" material="object"/>' for part in range(PARTS))
-        + f'<geom name="object{slot}_{PARTS}" type="mesh" mesh="cone{slot}" material="object"/>'
-        for slot in range(slots)
-    )
-    legs = "".join(
-        f'<geom name="leg{k}" type="box" size=".025 .025 {FLOOR_DEPTH / 2 - 0.02}" rgba=".3 .28 .26 1"/>'
-        for k in range(4)
-    )
-    return f"""<mujoco><compiler angle="radian"/><statistic extent="1.5" center="0 0 0"/>
-    <visual><quality shadowsize="1024" offsamples="4"/><global offwidth="{size[0]}" offheight="{size[1]}"/>
-    <map znear="0.1" zfar="20"/><headlight specular="0 0 0"/></visual>
-    <asset>{textures}<material name="object"/>{meshes}</asset>
-    <worldbody><camera name="camera"/>
-    <light type="directional" castshadow="true" specular=".3 .3 .3"/>
-    <light type="directional" castshadow="false" specular="0 0 0"/>
-    <geom name="floor" type="box" size="12 12 .2" pos="0 0 {-FLOOR_DEPTH - 0.2}"/>
-    <geom name="table" type="box" size=".5 .5 .02"/>{legs}{objects}</worldbody></mujoco>"""
+    meshes = [f'<mesh name="cone{slot}" vertex="{vertices}" face="{faces}"/>' for slot in range(stage.slots)]
+    if stage.lathes:
+        lathe = " ".join(f"{v:.6f}" for v in unit_lathe().ravel())
+        turned = " ".join(str(v) for v in LATHE_FACES.ravel())
+        meshes += [
+            f'<mesh name="lathe{slot}_{number}" inertia="shell" vertex="{lathe}" face="{turned}"/>'
+            for slot in range(stage.slots)
+            for number in range(stage.lathes)
+        ]
+    meshes += [
+        f'<mesh name="asset{number}" inertia="shell" file="asset{number}{asset.suffix}" '
+        f'scale="{asset.scale} {asset.scale} {asset.scale}"/>'
+        for number, asset in enumerate(stage.assets)
+    ]
+    return "".join(meshes)
+
+
+def _geoms_xml(stage: Stage) -> str:
+    blocks = "".join(f'<geom name="block{number}" type="box" size=".1 .1 .1"/>' for number in range(stage.blocks))
+    objects = []
+    for slot in range(stage.slots):
+        objects += [
+            f'<geom name="object{slot}_{part}" size="0.01 0.01 0.01" material="object"/>' for part in range(stage.parts)
+        ]
+        meshes = [f"cone{slot}", *(f"lathe{slot}_{number}" for number in range(stage.lathes))]
+        meshes += ["asset0"] if stage.assets else []
+        objects += [
+            f'<geom name="object{slot}_{stage.parts + number}" type="mesh" mesh="{mesh}" material="object"/>'
+            for number, mesh in enumerate(meshes)
+        ]
+    return blocks + "".join(objects)

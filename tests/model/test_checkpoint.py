@@ -80,7 +80,7 @@ def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_
 
 
 def test_what_is_no_model_is_refused_with_a_sentence(nano_folder, tmp_path):
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="was not found: no folder"):
         load(tmp_path / "absent")
     with pytest.raises(InputError, match=r"neither config\.json"):
         load(tmp_path)
@@ -94,7 +94,7 @@ def test_what_is_no_model_is_refused_with_a_sentence(nano_folder, tmp_path):
     shutil.copytree(nano_folder, cut)
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(InputError, match="cut cannot be loaded"):
+    with pytest.raises(InputError, match=r"model\.safetensors is cut off"):
         load(cut)
 
 
@@ -151,8 +151,9 @@ def test_a_projector_that_does_not_fit_is_named(parts):
     folder, weights = parts
     file = folder / "projector" / "mm_projector.bin"
     torch.save({**weights, "model.mm_projector.0.weight": torch.zeros(5, 5)}, file)
-    with pytest.raises(InputError, match=r"mm_projector\.bin: linear_1\.weight is \(5, 5\), expected \(32, 16\)"):
+    wrong = r"mm_projector\.bin: model\.mm_projector\.0\.weight has the shape \(5, 5\), expected \(32, 16\)"
+    with pytest.raises(InputError, match=wrong):
         compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))
-    torch.save({"model.layers.0": torch.zeros(1)}, file)
-    with pytest.raises(InputError, match="no weight of a two-layer"):
+    torch.save({"model.somewhere": torch.zeros(1)}, file)
+    with pytest.raises(InputError, match="its tensors are called model.somewhere"):
         compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,26 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from scenes_by_hand import draw_views
+from PIL import Image
 
 from trace_vlm.command import InputError
-from trace_vlm.data.scenes import captions
 from trace_vlm.model import convert
 from trace_vlm.model.checkpoint import load
 from trace_vlm.settings import typed
 from trace_vlm.train.config import TrainConfig, load_config
 from trace_vlm.train.optimizer import MuonWithAdamW
+from trace_vlm.train.parts import choose, learning, make_optimizer, part_of, summary
 from trace_vlm.train.train import train
-from trace_vlm.train.trainer import freeze, part_of
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", views=24)
-    captions.main(["--data", str(folder), "--out", str(folder / "captions.json")])
-    return folder
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def settings(scenes, out, model="nano", **changes):
@@ -65,6 +58,12 @@ def test_every_configuration_loads_and_opens_with_its_command(path):
         ("micro_batch_size=0", "micro_batch_size: 0 is not positive"),
         ("trainable=[projektor]", "trainable: .*projektor"),
         ("grounding_loss.wait=1", "unknown key grounding_loss.wait"),
+        ("trainable={llm: adapters}", "trainable.llm must be one of full, lora, frozen"),
+        ("trainable={llm: frozen, projector: frozen}", "nothing would learn"),
+        ("learning_rates.vision=1", "learning_rates.vision: is given, but the vision is frozen"),
+        ("lora.r=8", "grounding_loss: does not go with lora"),
+        ("packing=true", "grounding_loss: does not go with packing"),
+        ("deepspeed=a.json", "muon does not go with deepspeed"),
         ("optimizer", "expected key=value"),
     ],
 )
@@ -88,22 +87,54 @@ def test_accumulation_is_derived_or_refused():
         loaded.accumulation(3)
 
 
-@pytest.mark.parametrize("trainable", [["vision"], ["projector"], ["projector", "llm"], ["vision", "projector", "llm"]])
+PREFIXES = {
+    "vision": "model.vision_tower",
+    "projector": "model.multi_modal_projector",
+    "llm": ("model.language", "lm_head"),
+}
+
+
+@pytest.mark.parametrize(
+    "trainable",
+    [
+        ["vision"], ["projector"], ["projector", "llm"], ["vision", "projector", "llm"],
+        {"llm": "full"}, {"llm": "frozen", "projector": "full"}, {"vision": "full"},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_exactly_the_named_parts_learn(trainable):
-    checkpoint = load("nano")
-    freeze(checkpoint.model, trainable)
-    learning = {name for name, parameter in checkpoint.model.named_parameters() if parameter.requires_grad}
-    prefixes = {
-        "vision": "model.vision_tower",
-        "projector": "model.multi_modal_projector",
-        "llm": ("model.language", "lm_head"),
-    }
+    chosen = typed(TrainConfig, {"model": "nano", "data": "d", "output_dir": "o", "trainable": trainable}, "test")
+    model = choose(load("nano").model, chosen)
     expected = {
-        name
-        for name, _ in checkpoint.model.named_parameters()
-        if any(name.startswith(prefixes[part]) for part in trainable)
+        name for name, _ in model.named_parameters() if any(name.startswith(PREFIXES[part]) for part in chosen.learns)
     }
-    assert learning == expected and learning
+    assert set(learning(model)) == expected and expected
+    if isinstance(trainable, list):
+        assert set(chosen.learns) == set(trainable)
+
+
+def test_adapters_and_the_projector_learn_each_at_its_rate():
+    found = {
+        "model": "nano",
+        "data": "d",
+        "output_dir": "o",
+        "trainable": {"llm": "lora"},
+        "lora": {"r": 2, "alpha": 4},
+    }
+    found |= {"learning_rate": 2e-4, "learning_rates": {"projector": 2e-5}, "weight_decay": 0.1}
+    chosen = typed(TrainConfig, found, "test")
+    model = choose(load("nano").model, chosen)
+    names = set(learning(model))
+    adapters = {name for name in names if ".lora_" in name}
+    assert len(adapters) == 4 * 7 * 2 and all(".language_model.layers." in name for name in adapters)
+    assert {name.split("default.")[1] for name in names - adapters} == {
+        "linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias",
+    }  # fmt: skip
+    groups = make_optimizer(model, chosen).param_groups
+    assert [(one["part"], one["lr"], one["weight_decay"]) for one in groups] == [
+        ("llm", 2e-4, 0.1), ("projector", 2e-5, 0.1), ("projector", 2e-5, 0.0),
+    ]  # fmt: skip
+    assert summary(model, chosen).startswith("learns: llm lora (0.02 M at 0.0002), projector full (0.03 M at 2e-05)")
 
 
 def test_training_changes_what_learns_and_nothing_else(scenes, tmp_path):
@@ -221,3 +252,40 @@ def test_both_optimizers_step_save_and_follow_one_schedule():
     before = matrix.detach().clone()
     step()
     assert not torch.equal(before, matrix)
+
+
+def test_twenty_steps_of_the_nano_model_follow_the_recorded_curve(scenes, tmp_path):
+    """Rows that share images, the grounding loss, Muon: recorded with `configs/train_nano.yaml` on these scenes."""
+    overrides = [f"data={scenes / 'captions.json'}", f"image_folder={scenes}", f"output_dir={tmp_path / 'run'}"]
+    overrides += [
+        f"model={CONFIGS.parent / 'trace/assets/nano-base'}",
+        "max_steps=20",
+        "logging_steps=1",
+        "report_to=[]",
+    ]
+    folder = train(load_config(CONFIGS / "train_nano.yaml", overrides))
+    golden = json.loads((Path(__file__).parent / "golden/nano_20_steps.json").read_text())
+    logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for name, values in golden.items():
+        found = [entry[name] for entry in logged if "token_loss" in entry]
+        assert found == pytest.approx(values, rel=1e-3), name  # other processors round differently, and it adds up
+
+
+def test_a_benchmark_is_answered_while_training_goes_on(scenes, tiny_folder, tmp_path):
+    bench = tmp_path / "bench"
+    (bench / "images").mkdir(parents=True)
+    (bench / "masks").mkdir()
+    picture = sorted((scenes / "images").iterdir())[0]
+    shutil.copy(picture, bench / "images/a.png")
+    Image.new("L", (128, 128), 255).save(bench / "masks/7.png")
+    (bench / "point_questions.jsonl").write_text(json.dumps({"question_id": 7, "image": "a.png", "text": "Where?"}))
+    evaluation = {"benchmark": str(bench), "steps": 2, "questions": 1, "reasoning": False, "max_new_tokens": 8}
+    common = {"grounding_loss": None, "optimizer": "adamw", "max_steps": 3, "share_image": 1, "global_batch_size": 8}
+    common |= {"packing": True, "pack_tokens": 512, "max_length": 128}
+    asked = train(config(scenes, tmp_path / "asked", model=tiny_folder, evaluation=evaluation, **common))
+    plain = train(config(scenes, tmp_path / "plain", model=tiny_folder, **common))
+    logged = [json.loads(line) for line in (asked / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in logged if "point_accuracy" in entry] == [2, 3]
+    assert sorted(path.name for path in (asked / "evaluation").iterdir()) == ["0000002_7.png", "0000003_7.png"]
+    one, two = load(asked).model.state_dict(), load(plain).model.state_dict()
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())  # asking changes nothing

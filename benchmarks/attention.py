@@ -1,0 +1,207 @@
+"""What recording attention costs: against plain generation, and against the published way of doing it.
+
+    OMP_NUM_THREADS=1 python benchmarks/attention.py --out attention.json
+
+One model with random weights (8 layers of 1024, 576 image tokens), 480 new tokens, greedy. Four ways, each in a process
+of its own, one after the other:
+
+    plain            generation, nothing recorded
+    recorded         the same tokens, with the attention of the last three layers recorded meanwhile
+    teacher-forced   the same rows of an answer that is there already, in one pass
+    five passes      the yardstick: as the reference does, five forward passes with `output_attentions` over the growing
+                     sequence (20, 40, 60, 80, 100 % of the answer), eager attention, the last three layers averaged
+
+Seconds are those of the process, so that other work on the machine does not count. Memory is the peak of the process
+over what the loaded model takes. What the yardstick finds at its five places is compared with the recorded rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WAYS = ("plain", "recorded", "teacher-forced", "five passes")
+LAYERS = 3
+TARGETS = {"time over plain": 1.15, "memory over plain, MB": 50, "five passes: times faster": 6,
+           "five passes: part of memory": 0.25}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--new-tokens", type=int, default=480)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--image-size", type=int, default=336, help="pixels; patches of 14")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way is not None:
+        _measure(arguments)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        found = {way: _in_process(way, folder, sys.argv[1:]) for way in WAYS}
+        result = _compare(found, Path(folder))
+    result |= {"new_tokens": arguments.new_tokens, "machine": platform.processor() or platform.machine(),
+               "threads": os.environ.get("OMP_NUM_THREADS", "all")}  # fmt: skip
+    print(json.dumps(result, indent=2))
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if result["same tokens"] and result["largest difference of a map"] < 1e-5 else 1
+
+
+def _in_process(way: str, folder: str, words: list[str]) -> dict[str, float]:
+    command = [sys.executable, __file__, *words, "--way", way, "--folder", folder]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads((Path(folder) / f"{way}.json").read_text())
+
+
+def _compare(found: dict[str, dict[str, float]], folder: Path) -> dict[str, Any]:
+    plain, recorded, forced, five = (found[way] for way in WAYS)
+    maps = {way: np.load(folder / f"{way}.npz") for way in WAYS}
+    ids = [maps[way]["ids"].tolist() for way in WAYS[:2]]
+    rows = maps["recorded"]["attention"].mean(0)
+    places = maps["five passes"]["places"]
+    gap = max(
+        float(np.abs(rows[places] - maps["five passes"]["attention"]).max()),
+        float(np.abs(rows - maps["teacher-forced"]["attention"].mean(0)).max()),
+    )
+    return {
+        "seconds": {way: round(one["seconds"], 2) for way, one in found.items()},
+        "memory over the model, MB": {way: round(one["megabytes"], 1) for way, one in found.items()},
+        "recorded / plain, time": round(recorded["seconds"] / plain["seconds"], 3),
+        "recorded - plain, MB": round(recorded["megabytes"] - plain["megabytes"], 1),
+        "answer and maps: (plain + five passes) / recorded, time": round(
+            (plain["seconds"] + five["seconds"]) / recorded["seconds"], 2
+        ),
+        # What recording adds may drown in the noise of the clock: it is taken for at least 2 % of generation.
+        "maps alone: five passes / (recorded - plain), time, at least": round(
+            five["seconds"] / max(recorded["seconds"] - plain["seconds"], 0.02 * plain["seconds"]), 1
+        ),
+        "maps of a saved answer: five passes / teacher-forced, time": round(five["seconds"] / forced["seconds"], 2),
+        "recorded / five passes, memory": round(recorded["megabytes"] / five["megabytes"], 3),
+        "teacher-forced / five passes, memory": round(forced["megabytes"] / five["megabytes"], 3),
+        "same tokens": ids[0] == ids[1],
+        "largest difference of a map": gap,
+        "targets": TARGETS,
+    }
+
+
+# --- one way, in its own process -----------------------------------------------------------------------------------
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    import torch
+    from PIL import Image
+
+    from trace_vlm.capture import Capture, greedy, teacher_forced, while_generating
+    from trace_vlm.prompts import question_text, render_prompt
+
+    checkpoint = _model(arguments.hidden, arguments.layers, arguments.image_size)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8))
+    prompt = render_prompt(question_text("Find free space left of the mug.", True))
+    capture = Capture(dtype="float32")
+    new = arguments.new_tokens
+    end = {"min_new_tokens": new}  # random weights may end at once: every way gets the same number of tokens
+    path = arguments.folder / f"{arguments.way}.npz"
+
+    def plain() -> dict[str, Any]:
+        inputs = checkpoint.inputs([picture], [prompt])
+        with torch.inference_mode():
+            ids = checkpoint.model.generate(**inputs, **{**greedy(checkpoint, new), **end})
+        return {"ids": ids[0, inputs["input_ids"].shape[1] :].numpy()}
+
+    def recorded() -> dict[str, Any]:
+        found = while_generating(checkpoint, picture, prompt, capture, max_new_tokens=new, **end)
+        return {"ids": np.array(found.token_ids), "attention": found.attention}
+
+    def forced() -> dict[str, Any]:
+        found = teacher_forced(checkpoint, picture, prompt, _ids(arguments.folder), capture)
+        return {"attention": found.attention}
+
+    def five() -> dict[str, Any]:
+        return _five_passes(checkpoint, checkpoint.inputs([picture], [prompt]), _ids(arguments.folder))
+
+    ways = dict(zip(WAYS, (plain, recorded, forced, five), strict=True))
+    while_generating(checkpoint, picture, prompt, capture, max_new_tokens=2)  # first calls choose kernels
+    result, seconds, megabytes = _timed(ways[arguments.way])
+    np.savez(path, **result)
+    (arguments.folder / f"{arguments.way}.json").write_text(json.dumps({"seconds": seconds, "megabytes": megabytes}))
+
+
+def _ids(folder: Path) -> list[int]:
+    with np.load(folder / "plain.npz") as found:
+        return found["ids"].tolist()
+
+
+def _five_passes(checkpoint: Any, inputs: dict[str, Any], ids: list[int]) -> dict[str, Any]:
+    """The yardstick: the whole attention of every layer and head, five times, for the last row of each pass."""
+    import torch
+
+    from trace_vlm.capture import image_columns
+
+    model = checkpoint.model
+    columns = image_columns(inputs["input_ids"][0].tolist(), checkpoint.image_token_id)
+    model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
+    places = [max(1, len(ids) * part // 5) - 1 for part in range(1, 6)]
+    maps = []
+    for place in places:
+        both = torch.cat([inputs["input_ids"], torch.tensor([ids[: place + 1]])], dim=1)
+        with torch.inference_mode():
+            found = model(input_ids=both, pixel_values=inputs["pixel_values"], output_attentions=True, use_cache=False)
+        last = torch.stack([layer[0, :, -1, columns].mean(0) for layer in found.attentions[-LAYERS:]]).mean(0)
+        maps.append(last.numpy())
+        del found
+    return {"attention": np.stack(maps), "places": np.array(places)}
+
+
+def _timed(run: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float, float]:
+    """The result, seconds of the process, and the peak of its memory over what it held before, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak counts from here
+    before, started = _status("VmRSS"), time.process_time()
+    result = run()
+    return result, time.process_time() - started, (_status("VmHWM") - before) / 1e6
+
+
+def _status(name: str) -> int:
+    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _model(hidden: int, layers: int, side: int) -> Any:
+    """A checkpoint with random weights that reads 576 image tokens (at 336 pixels) with a tower of its own size."""
+    import torch
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration
+
+    from trace_vlm.model import build
+    from trace_vlm.model.checkpoint import Checkpoint
+
+    tokenizer = build.nano_tokenizer()
+    text = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=hidden, intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=16, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=256, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4, image_size=side,
+        patch_size=14,
+    )  # fmt: skip
+    config = build.llava_configuration(text, vision, tokenizer.convert_tokens_to_ids("<image>"))
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config).eval()
+    return Checkpoint(model, build.processor(tokenizer, vision), "random", "random")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,129 @@
+"""What generating scenes costs: samples and images a CPU-second, against the bare renderer on the same scenes.
+
+    python benchmarks/scenes.py [--scenes 24] [--views 4] [--sizes 336,640x480] [--config configs/scenes/tabletop.yaml]
+
+The yardstick is MuJoCo's renderer alone: right after a scene was made, the pictures that were kept of it are rendered
+once more (color and segmentation, nothing else, the scene already in place), in the same process and run. The ratio is
+its time over the whole pipeline's: arrangements, physics, views that were turned down, geometry, questions, points,
+PNG and disk. The target is 0.70. CPU seconds are those of the process; one thread renders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from trace_vlm.data.scenes.config import load_config
+from trace_vlm.data.scenes.generate import _sizes
+from trace_vlm.data.scenes.scene import Job, make_scene
+from trace_vlm.data.scenes.world import Studio
+
+TARGET = 0.70
+
+
+class Remembering(Studio):
+    """A studio that remembers what was rendered in color: only pictures that are kept are."""
+
+    def arrange(self, *what: Any, **more: Any) -> None:
+        self.arranged = (what, more)
+        super().arrange(*what, **more)
+
+    def look(self, *what: Any, **more: Any) -> None:
+        self.looked = (what, more)
+        super().look(*what, **more)
+
+    def color(self) -> Any:
+        if not getattr(self, "again", False):
+            self.kept.append((self.arranged, self.looked))
+        return super().color()
+
+    def replay(self) -> float:
+        """Render what was kept once more; CPU seconds of the renderer alone."""
+        seconds, self.again = 0.0, True
+        for (arranged, more), (looked, details) in self.kept:
+            super().arrange(*arranged, **more)
+            super().look(*looked, **details)
+            started = time.process_time()
+            self.segment()
+            super().color()
+            seconds += time.process_time() - started
+        self.again, self.kept = False, []
+        return seconds
+
+    kept: list[Any] = []
+
+
+@dataclass
+class Result:
+    seconds: float = 0.0
+    raw: float = 0.0
+    images: int = 0
+    views: int = 0
+    samples: int = 0
+    megabytes: float = 0.0
+    rejects: Counter[str] = field(default_factory=Counter)
+
+
+def measure(job: Job, scenes: int) -> Result:
+    result = Result()
+    for folder in ("images", "masks", "instances"):
+        (job.out / folder).mkdir(parents=True)
+    with Remembering.of(job.config, job.sizes) as studio:
+        studio.kept = []
+        make_scene(job, scenes, studio)  # caches and lazy imports
+        studio.replay()
+        for number in range(scenes):
+            started = time.process_time()
+            line = make_scene(job, number, studio)
+            text = json.dumps(line)
+            result.seconds += time.process_time() - started
+            result.images += len(studio.kept)
+            result.raw += studio.replay()
+            result.views += len(line["views"])
+            result.samples += len(line["samples"])
+            result.rejects.update(line["rejects"])
+            result.megabytes += len(text) / 2**20
+    files = [path for path in job.out.rglob("*") if path.is_file() and not path.name.startswith(f"{scenes:06d}_")]
+    result.megabytes += sum(path.stat().st_size for path in files) / 2**20
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", type=int, default=24)
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--sizes", default="336,640x480")
+    parser.add_argument("--config", type=Path, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    for size in _sizes(args.sizes):
+        with tempfile.TemporaryDirectory() as folder:
+            job = Job(Path(folder), load_config(args.config), (size,), args.views, args.seed, False)
+            result = measure(job, args.scenes)
+        ratio = result.raw / result.seconds
+        seconds, samples = result.seconds, result.samples
+        print(f"{size[0]}x{size[1]}: {result.views} views, {samples} samples in {seconds:.1f} CPU s")
+        print(f"    {samples / seconds:.1f} samples and {result.views / seconds:.2f} images a CPU second")
+        alone, whole = (1000 * part / result.images for part in (result.raw, seconds))
+        print(f"    renderer alone {alone:.0f} ms an image, all {whole:.0f} ms")
+        print(f"    ratio {ratio:.2f} (target {TARGET:.2f})")
+        print(f"    {1000 * result.megabytes / samples:.0f} MB a thousand samples")
+        drawn = sum(result.rejects.values())
+        for reason, count in result.rejects.most_common():
+            print(f"    {count / args.scenes:8.2f} a scene  {reason}")
+        print(f"    {drawn / args.scenes:8.2f} a scene  in all")
+
+
+if __name__ == "__main__":
+    main()

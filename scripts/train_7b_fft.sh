@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Full fine-tuning of the 7B model with DeepSpeed ZeRO-3; the hyper-parameters are in configs/train_7b_fft.yaml.
+#
+#   bash scripts/train_7b_fft.sh DATA.json IMAGE_FOLDER OUTPUT_DIR [key=value ...]
+#   bash scripts/train_7b_fft.sh --plan [arguments of trace.train.plan ...]
+#
+# One node, or several: HOSTFILE=FILE, a SLURM allocation, or MASTER_ADDR and NODE_RANK on every node; GPUS=N takes N
+# of each node (default: all). key=value overrides the configuration. The original's order of values also works:
+# DATA_FILE OUT_DIR MODEL_SIZE BATCH_PER_GPU GRAD_ACC_STEPS LR NUM_EPOCHS NUM_GPUS NUM_NODES SAVE_FREQ ("" keeps one).
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$ROOT/scripts/launch.sh"
+launch_training configs/train_7b_fft.yaml "$@"

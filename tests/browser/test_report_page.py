@@ -1,0 +1,147 @@
+"""The report in Chromium: it filters, sorts and opens a panel; nothing acts, nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_by_hand import COR, EVIL, left_half, make_run, picture
+
+from trace_vlm import galleries, report
+from trace_vlm.command import run
+from trace_vlm.plots import Panel
+from trace_vlm.reasoning import parse
+from trace_vlm.records import Question
+
+SCORES = ((1.0, 1.0), (0.0, 1.0), (0.0, 0.0))  # of two models on three questions
+
+
+class Opened:
+    """A page with what it asked for and what went wrong on it."""
+
+    def __init__(self, browser: Any, file: Path, width: int = 1300) -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
+        self.requests: list[str] = []
+        self.troubles: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("dialog", lambda dialog: (self.troubles.append(dialog.message), dialog.dismiss()))
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.goto(file.as_uri())
+
+
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("run"))
+    assert run(report.main, ["--run", str(folder), "--title", f"Nano {EVIL}"]) == 0
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    items = []
+    for number, (first, second) in enumerate(SCORES):
+        question = Question(number, f"{number}.png", f"Point at thing {number}.", "unseen" if number == 1 else "seen")
+        panels = [
+            Panel("a", parse(COR), first, outcome="right" if first else "wrong direction"),
+            Panel("b", parse("(0.2, 0.5)"), second, outcome="right" if second else "unparsable"),
+        ]
+        items.append(galleries.write_compared(folder, question, picture(number), left_half(), panels, drawn=False))
+    scores = (galleries.Score("a", 3, 1 / 3, (("right", 1),)), galleries.Score("b", 3, 2 / 3, (("right", 2),)))
+    galleries.write_comparisons(folder, galleries.ComparisonGallery(scores, tuple(items)))
+    report.write_page(folder / "report.html", "Compared", comparison=folder)
+    return folder / "report.html"
+
+
+@pytest.fixture
+def opened(browser: Any, compared: Path) -> Iterator[Any]:
+    found = Opened(browser, compared)
+    yield found.page
+    assert found.troubles == []
+    found.page.close()
+
+
+def instructions(page: Any) -> list[str]:
+    return [text.removeprefix("Point at thing ") for text in page.locator(".tile > p").all_inner_texts()]
+
+
+@pytest.mark.parametrize("width", [1300, 700])
+def test_the_page_shows_what_was_written_and_nothing_acts(browser: Any, run_page: Path, width: int) -> None:
+    found = Opened(browser, run_page, width)
+    page = found.page
+    assert page.title() == f"Nano {EVIL}"
+    assert [url for url in found.requests if not url.startswith("data:")] == [run_page.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator(".tile").first.click()
+    answers = page.locator("dialog .answer")
+    assert answers.count() == 3 and page.locator("dialog .strip figure").count() == 5
+    assert EVIL in answers.nth(1).inner_text() and "step missing" in page.locator("dialog .strip").inner_text()
+    assert page.evaluate("document.images.length === 0 || [...document.images].every(i => i.naturalWidth > 0)")
+    assert found.troubles == []
+    page.close()
+
+
+def test_a_text_that_got_into_the_page_as_markup_would_still_not_run(browser: Any, run_page: Path) -> None:
+    found = Opened(browser, run_page)
+    found.page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=1\">')")
+    found.page.evaluate("""() => { const s = document.createElement('script');
+                           s.textContent = "document.title = 'harmed'";
+                           document.body.append(s); }""")
+    found.page.wait_for_timeout(200)
+    assert found.page.title() == f"Nano {EVIL}"
+    found.page.close()
+
+
+def test_questions_are_filtered_and_sorted(opened: Any) -> None:
+    assert instructions(opened) == ["0.", "1.", "2."]
+    opened.get_by_label("category").select_option("unseen")
+    assert instructions(opened) == ["1."] and "1 of 3 questions" in opened.locator("#filters").inner_text()
+    opened.get_by_label("category").select_option("all")
+    opened.get_by_label("outcome").select_option("wrong direction")
+    assert instructions(opened) == ["1.", "2."]
+    opened.get_by_label("outcome").select_option("all")
+    opened.get_by_label("accuracy").select_option("models disagree")
+    assert instructions(opened) == ["1."]
+    opened.get_by_label("accuracy").select_option("any accuracy")
+    for order, expected in [("worst first", "210"), ("best first", "012"), ("most disagreement", "102")]:
+        opened.get_by_label("order").select_option(order)
+        assert [text[0] for text in instructions(opened)] == list(expected)
+    opened.get_by_label("search").fill("thing 2")
+    assert instructions(opened) == ["2."]
+
+
+def test_a_click_opens_the_panel_and_the_arrow_keys_lead_on(opened: Any) -> None:
+    opened.locator(".tile").nth(1).click()
+    panel = opened.locator("dialog")
+    assert "Point at thing 1." in panel.inner_text() and "1. Identify the reference object" in panel.inner_text()
+    assert "0% in the target" in panel.inner_text() and "wrong direction" in panel.inner_text()
+    shot = Image.open(BytesIO(panel.locator("svg.picture").first.screenshot())).convert("RGB")
+    pixels = np.asarray(shot).astype(int)
+    red = (pixels[..., 0] > 200) & (pixels[..., 1] < 90) & (pixels[..., 2] < 90)
+    rows, columns = np.nonzero(red[:, : shot.width // 2])
+    assert columns.mean() / shot.width == pytest.approx(0.2, abs=0.02)  # the point (0.2, 0.5)
+    assert rows.mean() / shot.height == pytest.approx(0.5, abs=0.03)
+    opened.keyboard.press("ArrowRight")
+    assert "Point at thing 2." in panel.inner_text() and opened.evaluate("location.hash") == "#q=2"
+    opened.keyboard.press("ArrowRight")  # the last one
+    assert "Point at thing 2." in panel.inner_text()
+    opened.keyboard.press("Escape")
+    assert not panel.is_visible() and opened.evaluate("location.hash") == ""
+
+
+def test_heat_lies_where_the_model_looked(browser: Any, run_page: Path) -> None:
+    found = Opened(browser, run_page)
+    found.page.locator(".tile").first.click()
+    canvas = found.page.locator("dialog .strip figure").nth(2).locator("canvas")
+    alpha = canvas.evaluate(
+        "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3)"
+    )
+    size = canvas.evaluate("c => [c.width, c.height]")
+    opacity = np.array(alpha).reshape(size[1], size[0])
+    assert opacity[0, 0] > 1.5 * opacity[-1, -1] > 0  # the hot cell is the square's top left one
+    found.page.close()

@@ -1,0 +1,71 @@
+"""Confidence against success, agreement between answers, and the answer that the others support."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
+from trace_vlm.model.confidence import agreement, medoid, point_spans
+from trace_vlm.reasoning import parse
+
+
+def test_a_calibrated_model_has_no_error_and_an_overconfident_one_has() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.random(20_000)
+    honest = [(float(one), float(rng.random() < one)) for one in sure]
+    found = calibration(honest, honest)
+    assert found is not None and found["ece"] < 0.02 and found["mean_confidence"] == pytest.approx(0.5, abs=0.01)
+    boasting = calibration([(0.95, float(place % 2)) for place in range(100)], [(0.95, 0.5)] * 100)
+    assert boasting is not None and boasting["ece"] == pytest.approx(0.45)
+    assert [(bar["low"], bar["points"]) for bar in boasting["reliability"]] == [(0.9, 100)]
+    assert calibration([], []) is None
+
+
+def test_the_bins_hold_their_ends() -> None:
+    found = reliability([(0.0, 0.0), (0.1, 1.0), (1.0, 1.0)])
+    assert [(bar["low"], bar["points"], bar["accuracy"]) for bar in found] == [(0.0, 1, 0), (0.1, 1, 1), (0.9, 1, 1)]
+
+
+def test_risk_falls_when_the_unsure_answers_are_left_out() -> None:
+    answers = [(place / 10, float(place >= 5)) for place in range(10)]  # the surest half is right
+    assert risk_coverage(answers) == pytest.approx([0, 0, 0, 0, 0, 1 / 6, 2 / 7, 3 / 8, 4 / 9, 0.5])
+    assert risk_coverage([(0.5, 1.0), (0.5, 0.0)] * 5) == pytest.approx([0.5] * 10)  # ties tell nothing
+
+
+def test_the_figure_is_written(tmp_path: Path) -> None:
+    found = calibration([(0.9, 1.0), (0.3, 0.0), (0.5, 1.0)], [(0.9, 1.0), (0.3, 0.0)])
+    assert found is not None
+    draw({"a model": found, "another": found}, tmp_path / "c.png")
+    assert Image.open(tmp_path / "c.png").size[0] > 800
+
+
+SIZE = (200, 100)
+
+
+def test_agreement_counts_answers_nearby() -> None:
+    responses = [parse(text, SIZE) for text in ("[(0.5, 0.5), (0.1, 0.1)]", "[(0.52, 0.5)]", "[(0.9, 0.9)]", "none")]
+    assert agreement(responses, SIZE) == [pytest.approx((1 / 3, 0)), pytest.approx((1 / 3,)), (0,), ()]
+
+
+def test_nearness_is_counted_in_pixels() -> None:
+    """0.05 of the diagonal of 200 x 100 pixels is 11.2: 0.1 of the height, half of that of the width."""
+    across, down = ([parse("[(0.5, 0.5)]", SIZE), parse(text, SIZE)] for text in ("[(0.57, 0.5)]", "[(0.5, 0.6)]"))
+    assert agreement(across, SIZE)[0] == (0,) and agreement(down, SIZE)[0] == (1,)
+
+
+def test_the_medoid_is_the_answer_that_the_others_support() -> None:
+    texts = ["none", "[(0.9, 0.9)]", "[(0.5, 0.5)]", "[(0.51, 0.5)]", "[(0.49, 0.5)]"]
+    responses = [parse(text, SIZE) for text in texts]
+    assert medoid(responses, SIZE) == 2  # of three that support each other, the one in the middle
+    assert medoid([parse("none"), parse("[(0.1, 0.1)]")], SIZE) == 1
+
+
+def test_points_are_found_where_they_stand() -> None:
+    text = "1. **Identify the reference object:** (0.9, 0.9).\n\n**Final Answer:** [(0.1, 0.2), [0.3,.4], (1, 2, 3)]"
+    response = parse(text)
+    assert [text[start:end] for start, end in point_spans(response)] == ["(0.1, 0.2)", "[0.3,.4]"]
+    assert len(response.points) == 2

@@ -1,0 +1,87 @@
+"""Each point that misses gets its class, and the distance to the region is what a loop over all pixels finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from trace_vlm.command import InputError
+from trace_vlm.eval.failures import Judge, distance
+from trace_vlm.points import Box, Point
+from trace_vlm.records import Question
+
+MASK = np.zeros((40, 80), bool)
+MASK[15:25, 20:32] = True  # left of the reference, which stands in the middle
+REFERENCE = {"instance": 3, "center": [0.5, 0.5], "box": [0.45, 0.4, 0.55, 0.6]}
+META: dict[str, Any] = {"relation": "left", "references": [REFERENCE], "instances": "instances/a.png"}
+
+
+def judge(root: Path, meta: dict[str, Any] = META) -> Judge:
+    return Judge(Question(1, "a.png", "q", meta=meta), MASK, root)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    instances = np.full((40, 80), 1, np.uint8)  # 1 and 200 are surfaces
+    instances[16:24, 36:44] = 3
+    instances[:5, :5], instances[30:36, 60:70] = 200, 7
+    (tmp_path / "instances").mkdir()
+    Image.fromarray(instances).save(tmp_path / "instances" / "a.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        (Point(1.2, 0.5), "outside the image"),
+        (Point(0.5, 0.5), "on the reference object"),
+        (Point(0.8, 0.8), "on another object"),
+        (Point(0.05, 0.5), "right side but too far"),
+        (Point(0.42, 0.5), "right side but beside the region"),
+        (Point(0.9, 0.5), "wrong direction"),
+        (Point(0.5, 0.05), "wrong direction"),
+        (Point(0.02, 0.02), "right side but too far"),  # a surface is no object
+    ],
+)
+def test_classes(root: Path, point: Point, expected: str) -> None:
+    assert judge(root).of(point) == expected
+    assert judge(root).shares([point]) == {expected: 1.0}
+
+
+def test_a_benchmark_that_tells_less_is_judged_less(root: Path) -> None:
+    assert judge(root, {}).of(Point(0.5, 0.5)) == "elsewhere"
+    boxes = {"relation": "left", "references": [REFERENCE]}
+    assert judge(root, boxes).of(Point(0.46, 0.55)) == "on the reference object"
+    between = META | {"relation": "between", "references": [REFERENCE, REFERENCE]}
+    assert judge(root, between).of(Point(0.9, 0.5)) == "elsewhere"
+    assert (
+        judge(root, META | {"references": [{"center": "?"}], "instances": "../a.png"}).of(Point(0.9, 0.5))
+        == "elsewhere"
+    )
+    (root / "instances" / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="image of instances .* of question 1 is broken"):
+        judge(root)
+
+
+def test_shares_and_score_are_the_whole(root: Path) -> None:
+    inside, outside, wrong = Point(0.3, 0.5), Point(1.5, 0.5), Point(0.9, 0.5)
+    found = judge(root).shares([inside, outside, wrong, wrong])
+    assert found == {"outside the image": pytest.approx(0.25), "wrong direction": pytest.approx(0.5)}
+    assert judge(root).shares([inside]) == {} and judge(root).shares([]) == {"unparsable": 1.0}
+    half = judge(root).shares([Box(0.25, 0.375, 0.55, 0.625)])  # its centre is inside, most of its pixels are not
+    assert sum(half.values()) == pytest.approx(0.5)
+
+
+@given(st.floats(-0.5, 1.5), st.floats(-0.5, 1.5))
+def test_distance_is_that_to_the_nearest_pixel(x: float, y: float) -> None:
+    column, row = x * 80, y * 40
+    expected = min(
+        np.hypot(max(c - column, column - c - 1, 0), max(r - row, row - r - 1, 0)) for r, c in np.argwhere(MASK)
+    )
+    assert distance(Point(x, y), np.argwhere(MASK), MASK.shape) == pytest.approx(expected, abs=1e-9)

@@ -1,0 +1,120 @@
+"""A saved folder in a process that never imports this package: plain transformers gives the original's numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from trace_vlm.files import read_json, write_json
+from trace_vlm.model.convert import convert
+
+# Loads the folders named on its command line, answers from each, and prints one JSON object.
+SCRIPT = """
+import json, sys
+import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+torch.set_num_threads(1)
+data, folders = sys.argv[1], json.loads(sys.argv[2])
+said = json.load(open(data + "/expected.json"))["cases"]
+cases = json.load(open(data + "/prompts.json"))
+out = {}
+for name, folder in folders.items():
+    processor = AutoProcessor.from_pretrained(folder)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    text_rows = 1000
+    for case in cases:
+        image = Image.open(f"{data}/images/{case['image']}")
+        system = {"llava_v1": case["prompt"].split(" USER:")[0]}.get(case["template"])
+        messages = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+        for index, turn in enumerate(case["turns"]):
+            words = turn.replace("<image>\\n", "")
+            parts = [{"type": "text", "text": words}]
+            if words != turn:
+                parts.insert(0, {"type": "image"})
+            messages.append({"role": "assistant" if index % 2 else "user", "content": parts})
+        text = processor.apply_chat_template(messages)
+        inputs = processor(images=image, text=text, return_tensors="pt")
+        raw = processor(images=image, text=case["prompt"], return_tensors="pt")
+        whole = processor.apply_chat_template(
+            [dict(one) for one in messages[:-1]] + [messages[-1]], tokenize=False, add_generation_prompt=True)
+        with torch.no_grad():
+            logits = model(**inputs).logits[0, said[case["name"]]["logit_positions"], :text_rows]
+        tokens = model.generate(**inputs, max_new_tokens=24)[0, inputs["input_ids"].shape[1]:]
+        out[f"{name}__{case['name']}"] = {
+            "text": text, "same_text": whole == text, "ids": inputs["input_ids"][0].tolist(),
+            "raw_ids": raw["input_ids"][0].tolist(), "pixels": inputs["pixel_values"].flatten().tolist(),
+            "logits": logits.tolist(), "tokens": tokens.tolist(), "image": model.config.image_token_index,
+        }
+assert not any(one.split(".")[0] in ("trace", "trace_vlm") for one in sys.modules)
+print(json.dumps(out))
+"""
+
+
+def in_plain_transformers(data, folders):
+    arguments = [str(data), json.dumps({name: str(folder) for name, folder in folders.items()})]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def answers(converted, recorded, tmp_path_factory):
+    """Of the three converted folders, and of `full` with a legacy tokenizer."""
+    folder = tmp_path_factory.mktemp("legacy")
+    shutil.copytree(recorded.folder / "clip", folder / "clip")
+    shutil.copytree(recorded.folder / "full", folder / "full")
+    settings = read_json(folder / "full" / "tokenizer_config.json")
+    write_json(folder / "full" / "tokenizer_config.json", {**settings, "legacy": True})
+    convert(folder / "full", folder / "legacy")
+    return in_plain_transformers(recorded.folder, {**converted, "legacy": folder / "legacy"})
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "projector_only"])
+@pytest.mark.parametrize("case", ["plain", "cor", "two_turn", "eval_template", "two_turn_tall"])
+def test_plain_transformers_gives_the_originals_numbers(answers, recorded, name, case):
+    got, said, asked = answers[f"{name}__{case}"], recorded.numbers["cases"][case], recorded.prompts[case]
+    expanded = [one for token in said["input_ids"] for one in ([got["image"]] * 16 if token == -200 else [token])]
+    assert got["text"] == asked["prompt"] and got["same_text"]
+    assert got["ids"] == expanded
+    assert got["raw_ids"] == expanded
+    pixels = recorded.arrays[f"pixel_values__{asked['image'].removesuffix('.png')}"]
+    assert np.array_equal(np.array(got["pixels"], dtype=np.float32), pixels.flatten())
+    assert np.abs(np.array(got["logits"]) - recorded.arrays[f"{name}__{case}__logits"]).max() < 5e-5
+    assert got["tokens"] == recorded.arrays[f"{name}__{case}__greedy"].tolist()
+
+
+@pytest.mark.parametrize("case", ["plain", "cor", "two_turn", "eval_template", "two_turn_tall"])
+def test_a_legacy_tokenizer_too(answers, recorded, case):
+    strings = {string["text"]: string["slow_legacy_true"] for string in recorded.strings}
+    got, ids = answers[f"legacy__{case}"], strings[recorded.prompts[case]["prompt"]]
+    expanded = [one for token in ids for one in ([got["image"]] * 16 if token == -200 else [token])]
+    assert got["ids"] == expanded
+    assert got["raw_ids"] == expanded
+
+
+def test_the_folder_reads_as_the_hub_has_it(converted):
+    """Names of tensors and files that transformers 4, vLLM and SGLang look for."""
+    from safetensors import safe_open
+
+    folder = converted["full"]
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert "language_model.model.layers.0.mlp.up_proj.weight" in names and "language_model.lm_head.weight" in names
+    assert "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight" in names
+    assert "multi_modal_projector.linear_2.bias" in names and len(names) == 114
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlavaForConditionalGeneration"] and config["dtype"] == "bfloat16"
+    assert config["text_config"]["rope_theta"] == 10000.0 and config["text_config"]["rms_norm_eps"] == 1e-5
+    pixels = json.loads((folder / "preprocessor_config.json").read_text())
+    assert pixels["do_pad"] and pixels["crop_size"] == {"height": 56, "width": 56}
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert {"chat_template.jinja", "generation_config.json", "processor_config.json", "README.md"} <= {
+        path.name for path in folder.iterdir()
+    }

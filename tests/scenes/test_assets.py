@@ -1,0 +1,90 @@
+"""Meshes of the user's own: read, measured, placed and drawn; refused without a licence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trace_vlm.command import InputError
+from trace_vlm.data.scenes import generate
+from trace_vlm.data.scenes.assets import kinds, load_assets
+from trace_vlm.data.scenes.catalog import make_body
+from trace_vlm.data.scenes.config import SceneConfig, load_config
+
+# A wedge, 100 x 60 x 40 millimetres, whose origin is a corner.
+WEDGE = """v 0 0 0\nv 100 0 0\nv 100 60 0\nv 0 60 0\nv 0 0 40\nv 0 60 40
+f 1 4 3\nf 1 3 2\nf 1 2 5\nf 4 6 3\nf 2 3 6\nf 2 6 5\nf 1 5 6\nf 1 6 4
+"""
+ENTRY = "- file: wedge.obj\n  name: wedge\n  licence: CC0\n  scale: 0.001\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "wedge.obj").write_text(WEDGE)
+    (tmp_path / "assets.yaml").write_text(ENTRY)
+    return tmp_path
+
+
+def test_a_mesh_becomes_a_category(folder: Path) -> None:
+    kind = kinds(str(folder))["wedge"]
+    body = make_body("wedge", kind, "red", (0.5, 0.5, 0.5), kind.radius[0], 0.0, 0.5, (0.0, 0.0), 0.0)
+    assert body.half == pytest.approx((0.05, 0.03), abs=1e-6) and body.height == pytest.approx(0.04, abs=1e-6)
+    config = folder / "scenes.yaml"
+    config.write_text(f"objects:\n  assets: {folder}\n")
+    assert "wedge" in load_config(config).categories and "wedge" not in SceneConfig().categories
+
+
+@pytest.mark.parametrize(
+    "listing, message",
+    [
+        (ENTRY.replace("  licence: CC0\n", ""), r"mesh 1 \(wedge.obj\): licence is missing"),
+        (ENTRY.replace("CC0", "' '"), "licence is missing"),
+        (ENTRY.replace("wedge.obj", "other.obj"), "other.obj does not exist"),
+        (ENTRY.replace("wedge.obj", "wedge.fbx"), "must be one of .obj, .stl"),
+        (ENTRY.replace("0.001", "1.0"), "so change scale"),
+        (ENTRY.replace("name: wedge", "name: mug"), "'mug' is one of the catalog"),
+        (ENTRY + ENTRY, "'wedge' is used twice"),
+        (ENTRY + "  colors: [beige]\n", "colors has 'beige'"),
+        (ENTRY + "  weight: 3\n", "unknown key weight"),
+        ("wedge", "must hold a list of meshes"),
+    ],
+)
+def test_mistakes_are_named(folder: Path, listing: str, message: str) -> None:
+    (folder / "assets.yaml").write_text(listing)
+    with pytest.raises(InputError, match=message):
+        kinds(str(folder))
+
+
+def test_a_folder_without_a_list_and_a_broken_mesh(folder: Path) -> None:
+    with pytest.raises(InputError, match="it lists the meshes of objects.assets with name and licence"):
+        load_assets(str(folder / "nowhere"))
+    (folder / "wedge.obj").write_text("v 0 0\n")
+    with pytest.raises(InputError, match="is no mesh that MuJoCo can read"):
+        load_assets(str(folder))
+
+
+def test_a_mesh_is_drawn_where_its_box_is(folder: Path) -> None:
+    try:
+        generate._require_gl()
+    except InputError as error:
+        pytest.skip(str(error))
+    from trace_vlm.data.scenes.camera import Camera
+    from trace_vlm.data.scenes.flat import plain_room
+    from trace_vlm.data.scenes.world import Studio
+
+    config = replace(SceneConfig(), objects=replace(SceneConfig().objects, assets=str(folder)))
+    kind = kinds(str(folder))["wedge"]
+    body = make_body("wedge", kind, "red", (0.8, 0.1, 0.1), kind.radius[0], 0.0, 0.5, (0.1, -0.05), 0.6)
+    camera = Camera((0.1, -0.06, 1.0), -np.pi / 2, np.radians(89.5), np.radians(30), 200, 200)
+    with Studio.of(config, ((200, 200),)) as studio:
+        studio.arrange([body], plain_room((0.5, 0.5), np.random.default_rng(0)))
+        studio.look(camera)
+        instances, _, _ = studio.segment()
+    rows, columns = np.nonzero(instances == 2)
+    points = camera.ground_points(rows, columns, 0.0)
+    assert body.half is not None
+    local = np.abs((points - np.array(body.position)) @ body.axes.T)
+    assert (local.max(0) < np.array(body.half) + 0.006).all() and (local.max(0) > np.array(body.half) - 0.006).all()

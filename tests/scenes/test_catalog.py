@@ -1,0 +1,74 @@
+"""The catalog: what every category must be, whatever it looks like. No rendering."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from trace_vlm.data.scenes.catalog import CATEGORIES, COLORS, PLAIN_CATEGORIES, make_body, slenderness
+from trace_vlm.data.scenes.config import SceneConfig
+from trace_vlm.data.scenes.shapes.lathe import LATHE_FACES, lathe_arrays
+from trace_vlm.data.scenes.shapes.parts import BANDS, SIDES, outline
+from trace_vlm.data.scenes.world import MAX_LATHES, MAX_PARTS
+
+RGB = (0.5, 0.5, 0.5)
+
+
+def test_at_least_forty_categories_are_made_of_three_parts_or_a_profile() -> None:
+    made = 0
+    for name in SceneConfig().objects.categories:
+        body = make_body(name, CATEGORIES[name], "red", RGB, CATEGORIES[name].radius[0], 0.1, 0.5, (0.0, 0.0), 0.0)
+        made += len(body.parts) >= 3 or any(part.shape == "lathe" for part in body.parts)
+    assert made == len(SceneConfig().objects.categories) >= 40
+
+
+@pytest.mark.parametrize("name", sorted(set(CATEGORIES) - set(PLAIN_CATEGORIES)))
+def test_measures_are_those_of_the_parts(name: str) -> None:
+    kind = CATEGORIES[name]
+    for shape in (0.0, 0.37, 1.0):
+        radius = kind.radius[0] + shape * (kind.radius[1] - kind.radius[0])
+        body = make_body(name, kind, "red", RGB, radius, 0.0, shape, (0.3, -0.2), 1.0)
+        points = np.concatenate([outline(part) for part in body.parts])
+        low, high = points.min(0), points.max(0)
+        assert low[2] == pytest.approx(0, abs=1e-9) and high[2] == pytest.approx(body.height)
+        assert np.hypot(points[:, 0], points[:, 1]).max() == pytest.approx(radius)
+        assert np.abs(low[:2] + high[:2]).max() < 1e-9, "the footprint's middle is not the origin"
+        if body.half is not None:
+            assert np.abs(points[:, :2]).max(0) == pytest.approx(body.half)
+            assert 4 * body.half[0] * body.half[1] < math.pi * radius**2
+        lathes = sum(part.shape == "lathe" for part in body.parts)
+        assert lathes <= MAX_LATHES and len(body.parts) - lathes <= MAX_PARTS
+        for spot in body.spots():
+            assert 0 < spot.center[2] <= body.height + 1e-9 and max(spot.half) <= radius
+        if shape == 0.37:
+            assert 0.7 < slenderness(kind) * radius / body.height < 1.4
+    assert all(color in COLORS for color in kind.colors)
+
+
+def test_a_footprint_s_distance_and_extent_agree_with_its_corners() -> None:
+    body = make_body("book", CATEGORIES["book"], "red", RGB, 0.12, 0.0, 0.5, (0.2, 0.1), 0.7)
+    assert body.half is not None
+    corners = np.array([(x, y) for x in (-1, 1) for y in (-1, 1)]) * body.half @ body.axes + np.array(body.position)
+    rng = np.random.default_rng(0)
+    for angle in rng.uniform(0, 2 * math.pi, 20):
+        direction = np.array([math.cos(angle), math.sin(angle)])
+        assert float(body.extent(direction)) == pytest.approx(((corners - body.position) @ direction).max())
+    grid = np.array(np.meshgrid(*[np.linspace(-1, 1, 201)] * 2)).reshape(2, -1).T * body.half @ body.axes
+    for point in rng.uniform(-0.5, 0.5, (40, 2)):
+        nearest = np.hypot(*(grid + np.array(body.position) - point).T).min()
+        assert float(body.distance(point)) == pytest.approx(nearest, abs=2e-3)
+
+
+def test_lathe_arrays_describe_the_turned_profile() -> None:
+    vertices, normals = lathe_arrays(((0.0, 0.0), (1.0, 0.0), (1.0, 2.0), (0.0, 2.0)), (0.5, 0.5, 0.25))
+    assert len(vertices) == len(normals) == 2 * BANDS * SIDES and LATHE_FACES.max() == len(vertices) - 1
+    assert vertices[:, 2].max() == pytest.approx(0.5) and np.hypot(*vertices[:, :2].T).max() == pytest.approx(0.5)
+    assert np.linalg.norm(normals, axis=1) == pytest.approx(1.0)
+    wall = (np.abs(vertices[:, 2] - 0.25) < 0.26) & (np.abs(normals[:, 2]) < 0.5)
+    assert (np.einsum("ij,ij->i", vertices[wall, :2], normals[wall, :2]) > 0).all(), "the wall looks outwards"
+    triangles = vertices[LATHE_FACES]
+    area = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    facing = np.einsum("ij,ij->i", area, normals[LATHE_FACES[:, 0]])
+    assert facing.min() > -1e-9, "a face is wound against its normal"

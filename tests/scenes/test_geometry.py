@@ -1,0 +1,372 @@
+"""Every sample of the tabletop configuration, held against geometry: poses, boxes and camera of views.jsonl.
+
+Nothing here asks the generator's own functions. Rays are cast through the pixels of a mask onto the plane on which the
+asked object would stand, or onto the box of the asked object, and what the words claim is worked out from there: in
+both directions, so that a mask is neither too large nor too small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scene_geometry import Array, Sight, corners, depth_inside, distance, footprint, gap, half_extent, hits_box
+
+from trace_vlm.command import InputError
+from trace_vlm.data.scenes import generate
+from trace_vlm.points import parse_points
+from trace_vlm.records import read_json, read_jsonl, read_questions
+
+SCENES, VIEWS, SIZES = 40, 2, "176x132,132,120x160"
+LEAST = 500  # samples that have to be looked at
+TOLERANCE = 2e-4  # metres: positions are written with five decimals, sizes too
+DIRECTIONS = ("left", "right", "front", "behind")
+PARTS = ("left part", "right part", "front part", "back part")
+
+
+def _no_gl() -> str:
+    try:
+        generate._require_gl()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+pytestmark = pytest.mark.skipif(bool(_no_gl()), reason=_no_gl() or "renders")
+
+
+class Looked:
+    """One question with its view: what the tests below need, read from the files."""
+
+    def __init__(self, folder: Path, question: Any, view: dict[str, Any], config: dict[str, Any]) -> None:
+        self.folder, self.question, self.view = folder, question, view
+        self.meta: dict[str, Any] = question.meta
+        self.relations, self.sight = config["relations"], Sight(view)
+        self.mask = pixels(folder / self.meta["mask"]) > 0
+        self.rows, self.columns = np.nonzero(self.mask)
+        self.objects = {item["instance"]: item for item in [*view["objects"], *view["hidden"]]}
+        self.references = [self.objects[item["instance"]] for item in self.meta["references"]]
+        self.where = f"question {question.question_id}: {question.text[:90]}"
+
+    @property
+    def instances(self) -> Array:
+        return pixels(self.folder / self.view["instances"])
+
+    def surface(self, name: str) -> dict[str, Any]:
+        (found,) = [item for item in self.view["surfaces"] if item["name"] == name]
+        return found
+
+    def root(self, item: dict[str, Any]) -> str:
+        """The surface that carries an object, or what carries it."""
+        while "object" in item["support"]:
+            item = self.objects[item["support"]["object"]]
+        return str(item["support"]["surface"])
+
+    def support(self) -> tuple[dict[str, Any], int, float]:
+        """The area on which the asked object would stand, the value of its pixels, and its headroom."""
+        support = self.meta["support"]
+        if "surface" in support:
+            found = self.surface(support["surface"])
+            return found, found["instance"], found["headroom"] or math.inf
+        item = self.objects[support["object"]]
+        return item["top" if support["area"] == "top" else "interior"], item["instance"], math.inf
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tabletop") / "bench"
+    flags = f"--scenes {SCENES} --views {VIEWS} --seed 5 --size {SIZES} --benchmark"
+    assert generate.main([*flags.split(), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def looked(folder: Path) -> list[Looked]:
+    config = read_json(folder / "generate.json")["settings"]["config"]
+    views = {view["view"]: view for _, view in read_jsonl(folder / "views.jsonl")}
+    questions = read_questions(folder / "point_questions.jsonl")
+    return [Looked(folder, question, views[question.meta["view"]], config) for question in questions]
+
+
+def pixels(path: Path) -> Array:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def of_kind(looked: list[Looked], *kinds: str) -> Iterator[Looked]:
+    return (one for one in looked if one.meta["kind"] in kinds)
+
+
+# --- what the set holds ---------------------------------------------------------------------------------------------
+
+
+def test_enough_of_everything(looked: list[Looked]) -> None:
+    assert len(looked) >= LEAST
+    counts = Counter((one.meta["kind"], one.meta["relation"]) for one in looked)
+    for relation in DIRECTIONS:
+        assert counts["relational", relation] >= 5 and counts["free", relation] >= 5
+    for kind in ("direct", "between"):
+        assert sum(count for (name, _), count in counts.items() if name == kind) >= 10
+    assert sum(count for (name, relation), count in counts.items() if name == "part" and relation in PARTS) >= 20
+    for relation in ("next to", "on", "inside", "above", "below"):
+        assert sum(count for (_, name), count in counts.items() if name == relation) >= 2, relation
+    assert {one.mask.shape for one in looked} == {(132, 176), (132, 132), (160, 120)}
+
+
+def test_every_point_lies_in_its_mask(looked: list[Looked]) -> None:
+    for one in looked:
+        height, width = one.mask.shape
+        assert one.meta["image_size"] == [width, height]
+        points = one.meta["points"]
+        assert 1 <= len(points) <= 50 and len({tuple(point) for point in points}) == len(points)
+        for x, y in points:
+            assert one.mask[math.floor(y * height), math.floor(x * width)], one.where
+            assert round(x, 3) == x and round(y, 3) == y
+        assert parse_points(str([tuple(point) for point in points])), one.where
+
+
+def test_boxes_and_segmentation_agree(looked: list[Looked]) -> None:
+    """Each object's pixels look at its box, and no ray through the middle of its pixels misses it."""
+    for one in {one.meta["view"]: one for one in looked}.values():
+        instances = one.instances
+        for item in one.view["objects"]:
+            rows, columns = np.nonzero(instances == item["instance"])
+            assert len(rows) == item["pixels"]
+            hit = hits_box(one.sight.origin, one.sight.rays(rows, columns), item["box3d"], 0.004)
+            assert hit.mean() > 0.99, (one.view["view"], item["name"], hit.mean())
+            foot, box = footprint(item), item["box3d"]
+            base = box["center"][2] - box["half_size"][2]
+            assert abs(base - item["position"][2]) < 0.004
+            assert depth_inside(corners(foot), {**box, "shape": "rectangle"}).min() > -0.003
+
+
+# --- free space -----------------------------------------------------------------------------------------------------
+
+
+def standing(one: Looked, points: Array, slack: float) -> Array:
+    """Whether the asked object can stand at points [n, 2] of its support; `slack` metres are forgiven."""
+    area, _, headroom = one.support()
+    removed = one.meta["removed"]
+    radius, clearance = removed["radius"], one.relations["clearance"]
+    low = area["center"][2]
+    high = low + removed["height"]
+    assert removed["height"] < headroom
+    fits = depth_inside(points, area) >= radius - slack
+    carrier = one.meta["support"].get("object")
+    for instance, item in one.objects.items():
+        foot = item["position"][2]
+        if instance != carrier and min(high, foot + item["height"]) - max(low, foot) > 1e-3:
+            fits &= gap(points, footprint(item)) - radius >= clearance - slack
+    for item in one.view["fixtures"]:
+        foot, top = (item["center"][2] + sign * item["half_size"][2] for sign in (-1, 1))
+        if min(high, top) - max(low, foot) > 1e-3:
+            fits &= gap(points, item) - radius >= clearance - slack
+    return fits
+
+
+def related(one: Looked, points: Array, slack: float) -> Array:
+    """Whether an object at points [n, 2] of its support has the asked relation."""
+    relation, radius, relations = one.meta["relation"], one.meta["removed"]["radius"], one.relations
+    if relation in PARTS:
+        return in_part(one.surface(one.meta["surface"]), relation, points, one.sight, relations["part"], slack)
+    first = one.references[0]
+    away = gap(points, footprint(first)) - radius
+    if relation == "between":
+        return in_corridor(points, first, one.references[1], relations, slack)
+    if relation == "next to":
+        return away <= relations["next_to"] + slack
+    if relation in ("on", "inside"):
+        area = {"on": "top", "inside": "inside"}[relation]
+        same = one.meta["support"] == {"object": first["instance"], "area": area}
+        return np.full(len(points), same)
+    if relation in ("above", "below"):
+        plane, foot = one.support()[0]["center"][2], first["position"][2]
+        right = plane > foot + first["height"] - 2e-3 if relation == "above" else plane < foot
+        return right & (away + radius <= relations["column"] + slack)
+    way = one.sight.way(relation)
+    offset = points - np.array(first["position"][:2])
+    along, across = offset @ way, np.abs(offset @ [way[1], -way[0]])
+    beyond = along >= half_extent(footprint(first), way) + radius - slack
+    cone = across <= along * math.tan(math.radians(relations["cone"])) + slack
+    return beyond & cone & (away <= relations["region_distance"] + slack)
+
+
+def in_part(area: Any, relation: str, points: Array, sight: Sight, part: float, slack: float) -> Array:
+    way = sight.way(relation.split()[0])
+    along = (points - np.array(area["center"][:2])) @ way
+    return along >= part * half_extent(area, way) - slack
+
+
+def in_corridor(points: Array, first: Any, second: Any, relations: dict[str, Any], slack: float) -> Array:
+    start, end = (np.array(item["position"][:2]) for item in (first, second))
+    length = float(np.linalg.norm(end - start))
+    way = (end - start) / length
+    along, across = (points - start) @ way, np.abs((points - start) @ [way[1], -way[0]])
+    low, high = relations["corridor"]
+    inside = (along >= low * length - slack) & (along <= high * length + slack)
+    return inside & (across <= relations["corridor_half_width"] + slack)
+
+
+def test_every_pixel_of_free_space_is_free_and_has_the_relation(looked: list[Looked]) -> None:
+    for one in of_kind(looked, "free", "between", "part"):
+        area, instance, _ = one.support()
+        assert (one.instances[one.mask] == instance).all(), one.where
+        points = one.sight.on_plane(one.rows, one.columns, area["center"][2])
+        assert standing(one, points, TOLERANCE).all(), one.where
+        assert related(one, points, TOLERANCE).all(), one.where
+
+
+def test_free_space_leaves_nothing_out(looked: list[Looked]) -> None:
+    """Pixels of the support that are outside of the mask are not free, or do not have the relation."""
+    for one in of_kind(looked, "free", "between", "part"):
+        if "object" in one.meta["support"]:
+            continue  # an object's wall has its instance too, and hides the floor behind it
+        area, instance, _ = one.support()
+        rows, columns = np.nonzero((one.instances == instance) & ~one.mask)
+        points = one.sight.on_plane(rows, columns, area["center"][2])
+        missed = standing(one, points, -TOLERANCE) & related(one, points, -TOLERANCE)
+        assert not missed.any(), (one.where, int(missed.sum()), int(one.mask.sum()))
+
+
+def test_what_was_taken_away_stood_free_and_in_the_relation(looked: list[Looked]) -> None:
+    for one in of_kind(looked, "free", "between", "part"):
+        spot = np.array([one.meta["removed"]["position"][:2]])
+        assert abs(one.meta["removed"]["position"][2] - one.support()[0]["center"][2]) < TOLERANCE, one.where
+        assert standing(one, spot, TOLERANCE).all() and related(one, spot, TOLERANCE).all(), one.where
+
+
+def test_references_of_free_space_stand_where_the_place_is(looked: list[Looked]) -> None:
+    for one in of_kind(looked, "free", "between"):
+        if one.meta["relation"] in (*DIRECTIONS, "next to", "between"):
+            assert all(item["support"] == one.meta["support"] for item in one.references), one.where
+        names = Counter(item["name"] for item in one.objects.values() if item["pixels"] > 0)
+        marked = {mark["instance"] for mark in one.meta["marks"]}
+        for item in one.references:
+            assert names[item["name"]] == 1 or item["instance"] in marked, one.where
+
+
+# --- object reference -----------------------------------------------------------------------------------------------
+
+
+def test_the_mask_is_the_asked_object(looked: list[Looked]) -> None:
+    for one in of_kind(looked, "direct", "relational"):
+        target = one.objects[one.meta["target"]["instance"]]
+        assert (one.mask == (one.instances == target["instance"])).all(), one.where
+        rays = one.sight.rays(one.rows, one.columns)
+        assert hits_box(one.sight.origin, rays, target["box3d"], 0.004).mean() > 0.99, one.where
+
+
+def test_a_name_names_one_object(looked: list[Looked]) -> None:
+    for one in of_kind(looked, "direct"):
+        target = one.meta["target"]
+        text = one.question.text.lower()
+        seen = [item for item in one.objects.values() if item["pixels"] > 0]
+        assert target["category"] in text or f"{target['color']} object" in text
+        called = [
+            item
+            for item in seen
+            if (item["category"] in text or "object" in text) and (item["color"] in text or target["color"] not in text)
+        ]
+        same = [item for item in called if item["category"] == target["category"]]
+        assert [item["instance"] for item in same] == [target["instance"]], one.where
+
+
+def holds(one: Looked, item: dict[str, Any], sure: bool) -> bool:
+    """Whether `item` has the asked relation: well so (`sure`), or as far as the configuration calls it unclear."""
+    relation, relations, sight = one.meta["relation"], one.relations, one.sight
+    center = np.array([item["position"][:2]])
+    slack = TOLERANCE if sure else -TOLERANCE
+    if relation in PARTS:
+        area = one.surface(one.meta["surface"])
+        way = sight.way(relation.split()[0])
+        along = float((center[0] - np.array(area["center"][:2])) @ way)
+        least = relations["part"] * half_extent(area, way)
+        return one.root(item) == area["name"] and along >= (
+            least - slack if sure else least - relations["part_margin"] - slack
+        )
+    if relation == "on" and not one.references:
+        stands = item["support"] == {"surface": one.meta["surface"]}
+        return stands if sure else one.root(item) == one.meta["surface"]
+    first = one.references[0]
+    if relation == "between":
+        return bool(in_corridor(center, first, one.references[1], relations, slack)[0])
+    if relation in ("on", "inside"):
+        return item["support"] == {"object": first["instance"], "area": "top" if relation == "on" else "inside"}
+    if relation == "next to":
+        limit = relations["next_to"] if sure else relations["next_to_far"]
+        return item["support"] == first["support"] and distance(footprint(item), footprint(first)) <= limit + slack
+    if relation in ("above", "below"):
+        low, high = (first, item) if relation == "above" else (item, first)
+        over = high["position"][2] >= low["position"][2] + low["height"] - 2e-3
+        near = float(gap(center, footprint(first))[0]) <= relations["column"] + slack
+        return over and near and one.root(item) != one.root(first)
+    way = sight.way(relation)
+    offset = center[0] - np.array(first["position"][:2])
+    along, across = float(offset @ way), float(abs(offset @ [way[1], -way[0]]))
+    unclear = -relations["ambiguity"] if sure else relations["ambiguity"]
+    angle = math.degrees(math.atan2(across, along))
+    reach = half_extent(footprint(item), way) + half_extent(footprint(first), way)
+    return angle <= relations["cone"] + unclear + 0.05 * (1 if sure else -1) and (not sure or along >= reach - slack)
+
+
+def test_exactly_one_object_has_the_relation(looked: list[Looked]) -> None:
+    for one in of_kind(looked, "relational"):
+        target = one.meta["target"]
+        references = {item["instance"] for item in one.meta["references"]}
+        noun = {
+            key: item
+            for key, item in one.objects.items()
+            if item["category"] == target["category"] and key not in references and item["pixels"] > 0
+        }
+        assert set(noun) >= set(one.meta["candidates"]) >= {target["instance"]} and len(noun) >= 2, one.where
+        for key, item in noun.items():
+            if key == target["instance"]:
+                assert holds(one, item, sure=True), one.where
+            else:
+                assert not holds(one, item, sure=False), (one.where, item["name"])
+
+
+def test_the_extreme_and_the_nearest_are_what_they_are_called(looked: list[Looked]) -> None:
+    cells: Counter[tuple[bool, bool]] = Counter()
+    for one in of_kind(looked, "relational"):
+        if one.meta["relation"] not in DIRECTIONS:
+            continue
+        first, target = one.references[0], one.meta["target"]["instance"]
+        way = one.sight.way(one.meta["relation"])
+        items = [one.objects[key] for key in one.meta["candidates"]]
+        offsets = [np.array(item["position"][:2]) - np.array(first["position"][:2]) for item in items]
+        farthest = items[int(np.argmax([offset @ way for offset in offsets]))]["instance"]
+        assert one.meta["extreme_correct"] == (farthest == target), one.where
+        cells[one.meta["extreme_correct"], one.meta["nearest_correct"]] += 1
+    asked = sum(cells.values())
+    assert asked >= 40
+    for place in (0, 1):
+        share = sum(count for cell, count in cells.items() if cell[place]) / asked
+        assert 0.4 <= share <= 0.6, cells
+
+
+# --- what a robot needs ---------------------------------------------------------------------------------------------
+
+
+def test_points_lift_to_places_on_the_support(looked: list[Looked]) -> None:
+    """The camera of views.jsonl is a pinhole: what is projected comes back, and the picture is not mirrored."""
+    for one in {one.meta["view"]: one for one in looked}.values():
+        rows, columns = np.array([10, 60, 90]), np.array([20, 70, 100])
+        places = one.sight.on_plane(rows, columns, 0.0)
+        known = ~np.isnan(places).any(1)
+        lifted = np.concatenate([places, np.zeros((3, 1))], 1)[known]
+        back = one.sight.project(lifted)
+        assert np.allclose(back, np.stack([columns, rows], 1)[known] + 0.5, atol=1e-6)
+        pose = one.sight.pose[:3, :3]
+        assert np.allclose(pose @ pose.T, np.eye(3), atol=1e-9) and np.linalg.det(pose) > 0
+        for item in one.view["objects"]:
+            x0, y0, x1, y1 = np.array(item["box"]) * ([one.view["width"], one.view["height"]] * 2)
+            middle = one.sight.project(np.array([item["box3d"]["center"]]))[0]
+            reach = max(x1 - x0, y1 - y0) / 2 + 4
+            assert abs(middle - [(x0 + x1) / 2, (y0 + y1) / 2]).max() <= reach, (one.view["view"], item["name"])

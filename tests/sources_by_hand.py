@@ -1,0 +1,151 @@
+"""Small data sets in exactly the layouts that the public ones have, made by the tests that read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trace_vlm.points import Point
+from trace_vlm.prompts import IMAGE_TAG, question_text
+from trace_vlm.reasoning import render
+
+STEPS = {
+    "reference": "The mug beside the plate.",
+    "target": "The table left of it.",
+    "subtype": "Free space.",
+    "output": "Points there.",
+}
+
+
+def picture(path: Path, size: tuple[int, int] = (32, 24), seed: int = 0) -> None:
+    """Noise, so that neither format can compress it to nothing; the suffix says which."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def record(identifier: str, image: str | None, *texts: str, **more: Any) -> dict[str, Any]:
+    """A record in LLaVA's JSON; the first question gets the image tag."""
+    first = texts[0] if image is None or IMAGE_TAG in texts[0] else f"{IMAGE_TAG}\n{texts[0]}"
+    turns = [
+        {"from": "gpt" if number % 2 else "human", "value": text} for number, text in enumerate((first, *texts[1:]))
+    ]
+    return {"id": identifier, **({} if image is None else {"image": image}), "conversations": turns, **more}
+
+
+def pointing(identifier: str, image: str, reasoning: bool = False, **more: Any) -> dict[str, Any]:
+    points = [Point(0.461, 0.527), Point(0.498, 0.521)]
+    asked = question_text("Pinpoint several points within the vacant space left of the mug.", reasoning)
+    answer = render(STEPS, points) if reasoning else "[(0.461, 0.527), (0.498, 0.521)]"
+    return record(identifier, image, asked, answer, **more)
+
+
+def write(path: Path, records: Sequence[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(list(records)), encoding="utf-8")
+    return path
+
+
+def robopoint(folder: Path, each: int = 8) -> Path:
+    """`wentao-yuan/robopoint-data`: one JSON, and images/ with a folder for every part; ids of VQA repeat."""
+    records = []
+    for number in range(each):
+        for part in ("object_ref", "region_ref"):
+            name = f"{part}/1033888784-{number}_cam05.png"
+            picture(folder / "images" / name, seed=number)
+            records.append(pointing(f"{part}/1033888784-{number}_cam05_obj5_left", name))
+        name = f"coco/train2017/{number:012d}.jpg"
+        picture(folder / "images" / name, seed=100 + number)
+        boxes = "[(0.490, 0.380, 0.080, 0.060), (0.530, 0.420, 0.080, 0.050)]"
+        records.append(record(f"{number:012d}", name, "Find all instances of cushions.", boxes))
+        records.append(record(f"{number:012d}", name, "What is this?", "A sofa.", "What colour?", "Red."))
+    records.append(record("wgByO4Y_0", None, "How do I boil an egg?", "In water.", model=""))
+    write(folder / "robopoint_1432k.json", records)
+    return folder
+
+
+def trace(folder: Path, each: int = 8) -> Path:
+    """`jink-ucla/TRACE` as a downloaded folder: samples with reasoning in LLaVA's JSON, and their images."""
+    records = []
+    for number in range(each):
+        for part in ("object_ref", "region_ref"):
+            name = f"{part}/{number}.png"
+            picture(folder / "images" / name, seed=500 + number)
+            records.append(pointing(f"{part}/{number}", name, reasoning=True))
+    write(folder / "trace_train.json", records)
+    return folder
+
+
+def llava_mix(folder: Path) -> Path:
+    """`llava_v1_5_mix665k.json`: ids that repeat, text-only samples, one that opens with an answer, RefCOCO's boxes."""
+    for name in ("coco/train2017/000000033471.jpg", "gqa/images/2354786.jpg"):
+        picture(folder / name)
+    coco = "coco/train2017/000000033471.jpg"
+    region = "Please provide the bounding box coordinate of the region this sentence describes: the bus."
+    records = [
+        record("000000033471", coco, "What are the colors of the bus?", "White and red."),
+        record("000000033471", coco, region, "[0.10, 0.20, 0.50, 0.60]"),
+        record("2354786", "gqa/images/2354786.jpg", "Is it day?\nAnswer using a single word.", "Yes"),
+        record("wgByO4Y_0", None, "Hello", "Hi", "Bye", "Bye", model=""),
+        {"id": "t_1", "conversations": [{"from": "gpt", "value": "?"}, *record("", None, "a", "b")["conversations"]]},
+    ]
+    return write(folder / "llava_v1_5_mix665k.json", records)
+
+
+def lvis(folder: Path) -> Path:
+    """LVIS v1: images named by `coco_url` alone, boxes in pixels, synonyms in names, categories not fully annotated."""
+    address = "http://images.cocodataset.org/train2017"
+    images = [
+        {
+            "id": number,
+            "width": 640,
+            "height": 480,
+            "coco_url": f"{address}/{number:012d}.jpg",
+            "flickr_url": "",
+            "license": 1,
+            "neg_category_ids": [3],
+            "not_exhaustive_category_ids": [2] if number == 30 else [],
+        }
+        for number in (30, 34)
+    ]
+    boxes = [
+        (30, 1, [64.0, 48.0, 128.0, 96.0]),
+        (34, 1, [600.0, 400.0, 40.4, 80.3]),  # over the border by a fraction of a pixel
+        (30, 1, [0.0, 0.0, 32.0, 24.0]),
+        (30, 2, [10.0, 10.0, 10.0, 10.0]),
+        (34, 2, [320.0, 240.0, 320.0, 240.0]),
+        *((34, 3, [float(number), 1.0, 2.0, 2.0]) for number in range(21)),  # more than one wants listed
+    ]
+    annotations = [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "segmentation": [[box[0], box[1], box[0] + box[2], box[1], box[0], box[1] + box[3]]],
+        }
+        for number, (image, category, box) in enumerate(boxes, start=1)
+    ]
+    names = {1: "cup_(drinking)", 2: "alarm_clock", 3: "bead"}
+    categories = [
+        {"id": number, "name": name, "synset": f"{name}.n.01", "synonyms": [name], "def": "", "frequency": "f"}
+        for number, name in names.items()
+    ]
+    for image in images:
+        picture(folder / "train2017" / f"{image['id']:012d}.jpg", (640, 480))
+    whole = {
+        "info": {"version": "v1.0"},
+        "annotations": annotations,
+        "categories": categories,
+        "images": images,
+        "licenses": [],
+    }
+    path = folder / "lvis_v1_train.json"
+    path.write_text(json.dumps(whole))
+    return path

@@ -1,0 +1,390 @@
+"""Mixing: the counts of a recipe, the same file twice, nested choices, parts that share no image, cards and exports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sources_by_hand as hand
+import yaml
+from shell import ROOT, name_of
+
+from trace_vlm.command import InputError, run
+from trace_vlm.data import licences
+from trace_vlm.data.mix import main, read_recipe
+from trace_vlm.data.picking import without_reasoning
+from trace_vlm.data.sources.cli import main as sources
+from trace_vlm.data.sources.sound import part_of
+from trace_vlm.reasoning import parse
+from trace_vlm.records import Sample, read_samples
+
+RECIPES = sorted(ROOT.glob("configs/mixes/*.yaml"))
+SMALL = ["--set", "scale=0.0002"]  # 10 of every 50,000
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both public data sets, small, where the recipes look for them."""
+    folder = tmp_path_factory.mktemp("root")
+    hand.robopoint(folder / "data/robopoint-data", 30)
+    hand.trace(folder / "data/TRACE", 30)
+    return folder
+
+
+def mix(root: Path, out: Path, *more: str, config: Path = ROOT / "configs/mixes/trace_200k.yaml") -> dict[str, Sample]:
+    assert run(main, ["--config", str(config), "--data-root", str(root), "--out", str(out), *SMALL, *more]) == 0
+    return {sample.id: sample for sample in read_samples(out)}
+
+
+def reasons(sample: Sample) -> bool:
+    return "**Final Answer:**" in sample.conversations[1].text
+
+
+def recipe(folder: Path, *entries: dict[str, Any], **more: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"sources": list(entries), **more}))
+    return path
+
+
+# --- the recipes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_a_recipe_loads_and_opens_with_its_command(path: Path) -> None:
+    assert f"trace.data.mix --config configs/mixes/{path.name}" in path.read_text().split("\nseed")[0]
+    assert sum(entry.samples or 0 for entry in read_recipe(path).sources) == 200_000
+
+
+def test_the_baseline_is_the_same_recipe_without_reasoning() -> None:
+    ours, baseline = (read_recipe(ROOT / f"configs/mixes/{name}.yaml") for name in ("trace_200k", "robopoint"))
+    assert (ours.sources, ours.seed) == (baseline.sources, baseline.seed)
+    assert (ours.cor_share, baseline.cor_share) == (100, 0)
+
+
+def test_the_mix_holds_what_the_recipe_says(root: Path, tmp_path: Path) -> None:
+    found = mix(root, tmp_path / "trace_200k.json")
+    parts = [(sample.meta["source"], part_of(sample)) for sample in found.values()]
+    assert len(found) == 40
+    assert parts.count(("object_ref", "object_reference")) == parts.count(("region_ref", "free_space")) == 10
+    assert parts.count(("lvis", "detection")) == 10
+    assert sum(source == "vqa" and part in ("vqa", "text") for source, part in parts) == 10
+    assert sum(map(reasons, found.values())) == 20
+    assert len({sample.id.split("/")[0] for sample in list(found.values())[:12]}) > 2, "sources are mixed, not stacked"
+    images = root / "data"
+    assert all(sample.image is None or (images / sample.image).is_file() for sample in found.values())
+    checked = ["check", "--data", str(tmp_path / "trace_200k.json"), "--image-folder", str(images), "--workers", "1"]
+    assert run(sources, checked) == 0
+
+
+# --- reproducible and nested ----------------------------------------------------------------------
+
+
+def test_the_same_recipe_gives_the_same_bytes_whatever_the_order_of_the_files(root: Path, tmp_path: Path) -> None:
+    mix(root, tmp_path / "a.json")
+    mix(root, tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    path = root / "data/TRACE/trace_train.json"
+    before = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(before)[::-1]))
+        mix(root, tmp_path / "c.json")
+    finally:
+        path.write_text(before)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "c.json").read_bytes()
+    assert (
+        mix(root, tmp_path / "d.json", "--set", "seed=1", "scale=0.0002").keys()
+        != mix(root, tmp_path / "a.json").keys()
+    )
+
+
+def test_shares_of_reasoning_are_nested_on_the_same_samples(root: Path, tmp_path: Path) -> None:
+    whole = mix(root, tmp_path / "100.json")
+    before: set[str] = set()
+    for share, expected in ((0, 0), (25, 4), (50, 10), (75, 16), (100, 20)):
+        found = mix(root, tmp_path / f"{share}.json", "--cor-share", str(share))
+        assert found.keys() == whole.keys()
+        now = {identifier for identifier, sample in found.items() if reasons(sample)}
+        assert len(now) == expected and before <= now
+        before = now
+        for identifier, sample in found.items():
+            assert sample.image == whole[identifier].image
+            assert parse(sample.conversations[1].text).points == parse(whole[identifier].conversations[1].text).points
+    baseline = mix(root, tmp_path / "r.json", config=ROOT / "configs/mixes/robopoint.yaml")
+    assert (tmp_path / "r.json").read_bytes() == (tmp_path / "0.json").read_bytes() and baseline
+
+
+def test_smaller_mixes_lie_inside_larger_ones(root: Path, tmp_path: Path) -> None:
+    small = mix(root, tmp_path / "s.json", "--set", "scale=0.0001")
+    large = mix(root, tmp_path / "l.json", "--set", "scale=0.0004")
+    assert (len(small), len(large)) == (20, 80)
+    assert all(large[identifier] == sample for identifier, sample in small.items())
+
+
+def test_without_reasoning_keeps_the_answer_to_the_character() -> None:
+    with_it = Sample.from_json(hand.pointing("a", "b.png", reasoning=True), "here")
+    plain = without_reasoning(with_it)
+    assert plain == Sample.from_json(hand.pointing("a", "b.png"), "here")
+    assert plain is not None and without_reasoning(plain) is None
+
+
+# --- images that are missing, names, splits -------------------------------------------------------
+
+
+def test_a_missing_image_is_replaced_by_the_next_sample_and_reported(root: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    taken = next(sample for sample in mix(root, tmp_path / "a.json").values() if sample.meta["source"] == "region_ref")
+    image = root / "data" / str(taken.image)
+    content = image.read_bytes()
+    image.unlink()
+    try:
+        found = mix(root, tmp_path / "b.json")
+        assert len(found) == 40 and taken.id not in found
+        problem = json.loads((tmp_path / "b.json.problems.jsonl").read_text().splitlines()[0])
+        assert problem["problem"] == "image missing" and taken.id.endswith(problem["id"])
+        command = ["--config", str(RECIPES[-1]), "--data-root", str(root), "--out", str(tmp_path / "c.json"), *SMALL]
+        assert run(main, [*command, "--strict"]) == 2 and not (tmp_path / "c.json").exists()
+        assert "image missing" in capsys.readouterr().err
+        assert run(main, [*command, "--images", "ignore"]) == 0
+        assert taken.id in {sample.id for sample in read_samples(tmp_path / "c.json")}
+    finally:
+        image.write_bytes(content)
+
+
+def test_masks_and_instance_maps_move_with_their_image(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        for kind in ("images", "masks"):
+            hand.picture(tmp_path / name / kind / "0.png")
+        meta = {"kind": "free", "mask": "masks/0.png"}
+        hand.write(tmp_path / name / "data.json", [hand.pointing("v0", "images/0.png", meta=meta)])
+    config = recipe(tmp_path, *({"name": name, "kind": "scenes", "path": name} for name in ("one", "two")))
+    out = tmp_path / "out.json"
+    assert run(main, ["--config", str(config), "--data-root", str(tmp_path), "--out", str(out)]) == 0
+    found = {sample.id: sample for sample in read_samples(out)}
+    assert found["one/v0"].image == "one/images/0.png" and found["two/v0"].meta["mask"] == "two/masks/0.png"
+
+
+def test_a_split_shares_no_image_and_stays_when_the_mix_changes(root: Path, tmp_path: Path) -> None:
+    train = mix(root, tmp_path / "a.json", "--split", "0.3", "--set", "scale=0.0004")
+    held = {sample.id: sample for sample in read_samples(tmp_path / "a_heldout.json")}
+    assert len(train) + len(held) == 80 and 8 < len(held) < 45 and not train.keys() & held.keys()
+    pictures = [{Path(one.image).name for one in part.values() if one.image} for part in (train, held)]
+    assert not pictures[0] & pictures[1]
+    mix(root, tmp_path / "b.json", "--split", "0.3", "--cor-share", "0")
+    smaller = {sample.id for sample in read_samples(tmp_path / "b_heldout.json")}
+    assert smaller < held.keys()
+
+
+def test_a_photograph_under_two_names_falls_on_one_side(tmp_path: Path) -> None:
+    """COCO's images lie under coco/train2017 in one source and under train2017 in another."""
+    for number in range(40):
+        hand.picture(tmp_path / f"a/coco/train2017/{number:012d}.jpg", seed=number)
+        hand.picture(tmp_path / f"b/train2017/{number:012d}.jpg", seed=number)
+    for name, prefix in (("a", "coco/train2017"), ("b", "train2017")):
+        records = [hand.record(f"{n}", f"{prefix}/{n:012d}.jpg", "What?", "That.") for n in range(40)]
+        hand.write(tmp_path / name / "data.json", records)
+    config = recipe(tmp_path, *({"name": name, "kind": "llava", "path": name} for name in ("a", "b")))
+    out = tmp_path / "out.json"
+    assert run(main, ["--config", str(config), "--data-root", str(tmp_path), "--out", str(out), "--split", "0.5"]) == 0
+    sides = [{Path(str(s.image)).name for s in read_samples(path)} for path in (out, tmp_path / "out_heldout.json")]
+    assert all(sides) and not sides[0] & sides[1]
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+GOOD = {"name": "mine", "kind": "llava", "path": "data.json"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "more", "words"),
+    [
+        ([], {}, "sources is empty"),
+        ([{**GOOD, "kind": "lava"}], {}, "kind must be one of llava, scenes"),
+        ([{**GOOD, "kind": "hub"}], {}, "hub is converted first"),
+        ([{**GOOD, "part": ["points"]}], {}, "no part 'points'"),
+        ([{**GOOD, "licence": "CC-BY"}], {}, "unknown licence 'CC-BY'"),
+        ([{**GOOD, "samples": 0}], {}, "samples must be at least 1"),
+        ([{**GOOD, "smaples": 3}], {}, "unknown key"),
+        ([{**GOOD, "name": "a/b"}], {}, "a name consists of"),
+        ([GOOD, {**GOOD, "path": "x.json"}], {}, "two sources are called 'mine'"),
+        ([GOOD, {**GOOD, "name": "other"}], {}, "takes the same part"),
+        ([GOOD], {"cor_share": 0.5 + 100}, "from 0 to 100"),
+        ([GOOD], {"scale": 0}, "scale must be above 0"),
+        ([{**GOOD, "path": "gone.json"}], {}, "gone.json (llava) does not exist"),
+        ([{**GOOD, "image_folder": "gone"}], {}, "gone does not exist"),
+        ([{**GOOD, "samples": 9}], {}, "holds 1 usable samples of"),
+        ([{**GOOD, "cor": True}], {}, "with reasoning, the recipe wants any"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named(entries: Any, more: Any, words: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    hand.write(tmp_path / "data.json", [hand.record("a", None, "b", "c")])
+    config, out = recipe(tmp_path, *entries, **more), tmp_path / "out.json"
+    assert run(main, ["--config", str(config), "--data-root", str(tmp_path), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error and not out.exists()
+
+
+def test_a_split_that_leaves_nothing_says_so(root: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    command = ["--config", str(RECIPES[0]), "--data-root", str(root), "--out", str(tmp_path / "a.json"), *SMALL]
+    assert run(main, [*command, "--split", "0.0001"]) == 2
+    assert "0 held out" in capsys.readouterr().err
+    assert run(main, [*command, "--split", "1"]) == 2
+    assert not list(tmp_path.glob(".*")), "no working file is left"
+
+
+# --- licences, cards and exports ------------------------------------------------------------------
+
+
+def test_the_strictest_licence_wins_and_an_unknown_one_is_stricter_than_any() -> None:
+    order = ["generated", "apache-2.0", "cc-by-4.0", "gemini-output", "flickr", "cc-by-nc-4.0", "llava-instruct"]
+    for number in range(1, len(order)):
+        assert licences.strictest(reversed(order[: number + 1])) == order[number]
+    assert licences.strictest([*order, "unknown"]) == licences.strictest([]) == "unknown"
+    assert licences.may_embed(["generated", "apache-2.0", "gemini-output"])
+    for name in ("flickr", "llava-instruct", "unknown"):
+        assert not licences.may_embed(["generated", name])
+
+
+def test_every_source_has_its_licence() -> None:
+    assert licences.licences_of("robopoint", ["free_space"], []) == ("apache-2.0",)
+    assert licences.licences_of("robopoint", ["vqa", "detection"], []) == ("flickr", "llava-instruct")
+    assert licences.licences_of("trace", ["free_space"], []) == licences.licences_of("points", [], []) == ("unknown",)
+    assert licences.licences_of("trace", ["free_space"], ["apache-2.0", "gemini-output"]) == (
+        "apache-2.0",
+        "gemini-output",
+    )
+
+
+def test_the_card_tells_counts_sources_licences_and_hashes(root: Path, tmp_path: Path) -> None:
+    mix(root, tmp_path / "a.json", "--cor-share", "50")
+    facts = json.loads((tmp_path / "a.card.json").read_text())
+    assert facts["licence"] == "unknown" and facts["cor_share"] == 50 and facts["seed"] == 0
+    assert [(one["name"], one["taken"], one["with_reasoning"]) for one in facts["sources"]] == [
+        ("object_ref", 10, 5),
+        ("region_ref", 10, 5),
+        ("lvis", 10, 0),
+        ("vqa", 10, 0),
+    ]
+    from trace_vlm.files import sha256
+
+    assert facts["files"]["a.json"] == {"samples": 40, "sha256": sha256(tmp_path / "a.json")}
+    source = root / "data/TRACE/trace_train.json"
+    assert facts["sources"][0]["read_from"] == [{"file": source.name, "sha256": sha256(source)}]
+    text = (tmp_path / "a.card.md").read_text()
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["license"] == "unknown" and "| lvis | robopoint | 10 | 30 |" in text
+    assert re.search(r"40 conversations over images, 10 of them with a Chain of Reasoning", text)
+
+
+def test_an_unknown_licence_stops_the_export_before_anything_is_written(root: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    command = ["--config", str(RECIPES[-1]), "--data-root", str(root), "--out", str(tmp_path / "a.json"), *SMALL]
+    assert run(main, [*command, "--parquet", str(tmp_path / "hub")]) == 2
+    assert "object_ref, region_ref is unknown" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def exported(root: Path, folder: Path, **licence: list[str]) -> tuple[Path, Path]:
+    """A mix of RoboPoint's two parts, one of them under `licence`, and its export."""
+    pytest.importorskip("datasets", reason="comes with the extra [train]")
+    entries = [
+        {"name": part, "kind": "robopoint", "path": "data/robopoint-data", "part": [part], "samples": 10}
+        for part in ("object_reference", "free_space")
+    ]
+    entries[0] |= licence
+    config = recipe(folder, *entries)
+    out, target = folder / "out.json", folder / "hub"
+    command = ["--config", str(config), "--data-root", str(root), "--out", str(out), "--parquet", str(target)]
+    assert run(main, [*command, "--split", "0.4"]) == 0
+    return out, target
+
+
+def test_an_export_is_what_datasets_loads_with_its_images(root: Path, tmp_path: Path) -> None:
+    out, target = exported(root, tmp_path)
+    from datasets import load_dataset
+
+    loaded = load_dataset(str(target), cache_dir=str(tmp_path / "cache"))
+    samples = list(read_samples(out))
+    assert loaded["train"]["id"][:] == [sample.id for sample in samples]
+    assert loaded["validation"].num_rows == 20 - len(samples)
+    first = loaded["train"][0]
+    assert first["image"].size == (32, 24) and first["conversations"] == samples[0].as_json()["conversations"]
+    card = (target / "README.md").read_text()
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "apache-2.0"
+
+    back = tmp_path / "back.json"
+    command = ["convert", "--kind", "hub", "--path", str(target), "--image-folder", str(tmp_path / "images")]
+    assert run(sources, [*command, "--out", str(back)]) == 0
+    again = {sample.id: sample for sample in read_samples(back)}
+    assert again.keys() == {sample.id for sample in samples}
+    for sample in samples:
+        image = tmp_path / "images" / str(again[sample.id].image)
+        assert image.read_bytes() == (root / "data/robopoint-data" / str(sample.image)).read_bytes()
+
+
+def test_images_are_named_only_when_one_licence_forbids_passing_them_on(root: Path, tmp_path: Path) -> None:
+    out, target = exported(root, tmp_path, licence=["flickr"])
+    from datasets import load_dataset
+
+    row = load_dataset(str(target), split="train", cache_dir=str(tmp_path / "cache"))[0]
+    assert row["image"] == next(read_samples(out)).image
+    card = (target / "README.md").read_text()
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert (header["license"], header["license_name"]) == ("other", "flickr")
+    assert "not every source allows passing them on" in card
+
+
+def test_an_export_replaces_an_export_and_nothing_else(root: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    exported(root, tmp_path)
+    exported(root, tmp_path)
+    (tmp_path / "hub/export.json").unlink()
+    with pytest.raises(AssertionError):
+        exported(root, tmp_path)
+    assert "is no earlier export" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_export_goes_on_with_the_missing_shards(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="comes with the extra [train]")
+    hand.picture(tmp_path / "a.png", (128, 128))
+    hand.write(tmp_path / "data.json", [hand.pointing(str(number), "a.png") for number in range(2100)])
+    config = recipe(tmp_path, {**GOOD, "path": "data.json", "licence": ["mit"]})
+    target, partial = tmp_path / "hub", tmp_path / ".hub.partial"
+    words = ["--config", config, "--data-root", tmp_path, "--out", tmp_path / "out.json", "--parquet", target]
+    command = [sys.executable, "-m", "trace_vlm.data.mix", *map(str, words)]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 120
+        while time.monotonic() < limit and not list(partial.glob("data/train*.parquet")):
+            time.sleep(0.005)
+    finally:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    kept = {path.name: path.stat().st_mtime_ns for path in partial.glob("data/train*.parquet")}
+    assert 1 <= len(kept) < 5 and not target.exists(), "killed in the middle"
+    assert subprocess.run(command, capture_output=True, timeout=300).returncode == 0
+    shards = {path.name: path.stat().st_mtime_ns for path in target.glob("data/*.parquet")}
+    assert len(shards) == 5 and all(shards[name] == made for name, made in kept.items())
+    assert not partial.exists() and not list(target.glob("data/.*"))
+
+
+def test_an_image_name_that_leaves_its_folder_is_never_embedded(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    hand.picture(secret)
+    hand.write(tmp_path / "set/data.json", [hand.pointing("a", "../secret.png"), hand.pointing("b", os.fspath(secret))])
+    config = recipe(tmp_path, {**GOOD, "path": "set", "licence": ["mit"]})
+    command = ["--config", str(config), "--data-root", str(tmp_path), "--out", str(tmp_path / "out.json")]
+    assert run(main, [*command, "--parquet", str(tmp_path / "hub")]) == 2
+    assert not (tmp_path / "hub").exists()
+
+
+def test_read_recipe_accepts_overrides(tmp_path: Path) -> None:
+    config = recipe(tmp_path, GOOD)
+    assert read_recipe(config, ["cor_share=25", "seed=3"]).cor_share == 25
+    with pytest.raises(InputError, match="unknown key"):
+        read_recipe(config, ["share=25"])

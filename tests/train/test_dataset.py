@@ -1,0 +1,249 @@
+"""Rows: what a shared image computes, what is guided, what is left out, what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from scenes_by_hand import draw_views
+
+from trace_vlm.command import InputError
+from trace_vlm.data.arrow import KINDS, TASKS, open_records
+from trace_vlm.data.dataset import Collator, RowDataset
+from trace_vlm.data.scenes import captions
+from trace_vlm.prompts import IGNORE, template
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", size=(128, 96))
+    assert captions.main(["--data", str(folder), "--out", str(folder / "captions.json")]) == 0
+    return folder
+
+
+def dataset(scenes, nano, **options):
+    return RowDataset([scenes / "captions.json"], scenes, nano, **options)
+
+
+def answer_logits(nano, batch):
+    """Logits of the labelled positions, in order of (row, position)."""
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask", "pixel_values")}
+    with torch.no_grad():
+        logits = nano.model(**inputs, use_cache=False).logits[:, :-1]
+    return logits[batch["labels"][:, 1:] != IGNORE]
+
+
+def test_questions_that_share_an_image_compute_what_separate_rows_compute(scenes, nano):
+    shared, single = dataset(scenes, nano, share_image=3), dataset(scenes, nano, share_image=1)
+    assert len(single) == single.samples == shared.samples > len(shared)
+    collate = Collator(0)
+    together = answer_logits(nano, collate([shared[0], shared[1]]))
+    count = len(shared.row(0).branches) + len(shared.row(1).branches)
+    apart = answer_logits(nano, collate([single[index] for index in range(count)]))
+    assert together.shape == apart.shape
+    assert torch.allclose(together, apart, atol=2e-5)
+
+
+def test_a_branch_does_not_see_its_neighbours(scenes, nano):
+    rows = dataset(scenes, nano, share_image=3)
+    item = rows[0]
+    before = answer_logits(nano, Collator(0)([item]))
+    changed = {**item, "input_ids": item["input_ids"].clone()}
+    last = item["branch"] == item["branch"].max()
+    changed["input_ids"][last] = 5
+    after = answer_logits(nano, Collator(0)([changed]))
+    kept = int(((item["labels"] != IGNORE) & ~last).sum())
+    assert torch.equal(before[:kept], after[:kept])
+    assert not torch.allclose(before[kept:], after[kept:])
+
+
+def test_a_guide_ties_the_digits_to_the_object_under_them(scenes, nano):
+    rows = dataset(scenes, nano, share_image=1, grounding=True)
+    item = rows[0]
+    positions, patches = item["guides"]
+    sample = json.loads((scenes / "captions.json").read_text())[0]
+    digits = sample["conversations"][1]["value"].split("(0.")[1].split(", 0.")
+    written = nano.tokenizer.convert_ids_to_tokens(item["input_ids"][positions + 1].tolist())
+    assert written == [*digits[0], ",▁0.", *digits[1].rstrip(")")]
+    center = [float(part) for part in ("0." + digits[0], "0." + digits[1].rstrip(")"))]
+    column = int(center[0] * 8)
+    row = int((center[1] * 96 + 16) / 128 * 8)  # the image is padded above and below
+    assert patches.shape == (len(positions), 64)
+    assert patches.view(-1, 8, 8)[:, row, column].eq(1).all()
+    assert 1 <= patches[0].sum() <= 16
+
+
+def test_labels_cover_the_answer_and_its_stop(scenes, nano):
+    item = dataset(scenes, nano)[0]
+    text = nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE])
+    sample = json.loads((scenes / "captions.json").read_text())[0]
+    assert text == sample["conversations"][1]["value"] + "</s>"
+
+
+def test_too_long_samples_are_named_and_never_cut(scenes, nano, tmp_path):
+    samples = json.loads((scenes / "captions.json").read_text())[:3]
+    samples[1]["conversations"][1]["value"] += " and so on" * 60
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(samples))
+    rows = RowDataset([path], scenes, nano, max_length=128)
+    assert rows.too_long == [samples[1]["id"]]
+    assert rows.samples == 2
+    with pytest.raises(InputError, match="3 were too long"):
+        RowDataset([path], scenes, nano, max_length=70)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"conversations": [{"from": "human", "value": "no tag"}, {"from": "gpt", "value": "x"}]}, "0 <image> tags"),
+        ({"conversations": [{"from": "gpt", "value": "x"}]}, "alternate"),
+    ],
+)
+def test_a_broken_sample_is_named(scenes, nano, tmp_path, change, said):
+    sample = {**json.loads((scenes / "captions.json").read_text())[0], "id": "the-broken-one", **change}
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([sample]))
+    with pytest.raises(InputError, match=f"the-broken-one.*{said}"):
+        RowDataset([path], scenes, nano)
+
+
+def test_text_only_samples_go_beside_pictures(scenes, nano, tmp_path):
+    text = {"id": "t", "conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([text, json.loads((scenes / "captions.json").read_text())[0]]))
+    rows = RowDataset([path], scenes, nano)
+    batch = Collator(0)([rows[0], rows[1]])
+    assert batch["pixel_values"].shape[0] == 1
+    assert torch.isfinite(answer_logits(nano, batch)).all()
+
+
+def test_a_batch_beyond_the_limit_is_cut_behind_an_answer_and_never_inside_one(scenes, nano, tmp_path):
+    sample = json.loads((scenes / "captions.json").read_text())[0]
+    question, answer = sample["conversations"][:2]
+    more = {"from": "human", "value": "And now?"}
+    long = {"from": "gpt", "value": "No more" + " and so on" * 40 + "."}
+    sample["conversations"] = [question, answer, more, dict(answer), more, long]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([sample, {**sample, "id": "short", "conversations": [question, answer]}]))
+    whole = RowDataset([path], scenes, nano)
+    cut = RowDataset([path], scenes, nano, max_length=140, too_long="cut")
+    assert (cut.cut, cut.too_long, len(cut)) == ([sample["id"]], [], 2)
+    assert RowDataset([path], scenes, nano, max_length=140).too_long == [sample["id"]]
+    item = cut[0]
+    assert len(item["input_ids"]) == cut.lengths[0] <= 140 < whole.lengths[0]
+    learned = nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE])
+    assert learned.split("</s>") == [answer["value"], " " + answer["value"], ""]
+    assert torch.equal(item["input_ids"], whole[0]["input_ids"][: len(item["input_ids"])])
+
+
+def test_a_broken_picture_is_replaced_told_and_not_learned_from(scenes, nano, tmp_path):
+    samples = json.loads((scenes / "captions.json").read_text())[:2]
+    images = tmp_path / "images"
+    images.mkdir()
+    samples = [{**sample, "image": f"{index}.png"} for index, sample in enumerate(samples)]
+    source = json.loads((scenes / "captions.json").read_text())[0]["image"]
+    (images / "0.png").write_bytes((scenes / source).read_bytes()[:200])
+    (images / "1.png").write_bytes((scenes / source).read_bytes())
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(samples))
+    rows = RowDataset([path], images, nano)
+    batch = Collator(0)([rows[0], rows[1]])
+    assert list(batch["broken"]) == [0] and "0.png cannot be read" in batch["broken"][0]
+    assert (batch["labels"][0] == IGNORE).all() and (batch["labels"][1] != IGNORE).any()
+    assert torch.equal(batch["pixel_values"][0], rows.blank_pixels())
+    with pytest.raises(InputError, match="image_folder: none of 2 images was found"):
+        RowDataset([path], tmp_path / "elsewhere", nano)
+
+
+def test_tokens_know_whether_they_reason_or_answer_and_for_which_task(nano, tmp_path):
+    reasoning = "**Reasoning Process:**\n1. **Identify the reference object:** the cup\n\n"
+    answer = "**Final Answer:**\n[(0.46, 0.52)]"
+    turns = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": reasoning + answer}]
+    samples = [
+        {"id": 1, "conversations": turns, "task": "free_space"},
+        {"id": 2, "conversations": [turns[0], {"from": "gpt", "value": "[(0.46, 0.52)]"}], "task": "object_reference"},
+        {"id": 3, "conversations": [turns[0], {"from": "gpt", "value": "A red cup."}]},
+    ]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(samples))
+    rows = RowDataset([path], tmp_path, nano)
+
+    def told(index, task, kind):
+        item = rows[index]
+        return nano.tokenizer.decode(
+            item["input_ids"][item["kinds"] == TASKS.index(task) * len(KINDS) + KINDS.index(kind)]
+        )
+
+    assert told(0, "free_space", "reasoning").strip() == reasoning.strip()
+    assert told(0, "free_space", "answer").strip() == answer + "</s>"
+    assert told(1, "object_reference", "answer") == "[(0.46, 0.52)]</s>"
+    assert told(2, "other", "text") == "A red cup.</s>"
+    for index in range(3):
+        item = rows[index]
+        assert torch.equal(item["kinds"] >= 0, item["labels"] != IGNORE)
+
+
+def test_data_is_converted_once_for_its_content(scenes, nano, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "data.json"
+    path.write_text((scenes / "captions.json").read_text())
+    first = open_records(path, nano.tokenizer, template("vicuna_v1"))
+    stamp = first.path.stat().st_mtime_ns
+    (tmp_path / "copy.json").write_text(path.read_text())
+    again = [open_records(one, nano.tokenizer, template("vicuna_v1")) for one in (path, tmp_path / "copy.json")]
+    assert {one.path for one in again} == {first.path} and first.path.stat().st_mtime_ns == stamp
+    assert open_records(path, nano.tokenizer, template("plain")).path != first.path
+    path.write_text(json.dumps(json.loads(path.read_text())[1:]))
+    changed = open_records(path, nano.tokenizer, template("vicuna_v1"))
+    assert changed.path != first.path and len(changed) == len(first) - 1
+    path.write_text('[{"id": "x", "conversations": []}]')
+    with pytest.raises(InputError):
+        open_records(path, nano.tokenizer, template("vicuna_v1"))
+    assert not list((tmp_path / "cache").glob(".*.tmp*"))
+
+
+MEMORY = """
+import sys
+import numpy as np, pyarrow as pa
+import psutil
+from pathlib import Path
+from trace_vlm.data.arrow import ROWS, SCHEMA, Records
+
+rows, tokens, path = int(sys.argv[1]), 330, Path(sys.argv[2])
+if not path.exists():
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        ids = pa.array(np.arange(ROWS * tokens, dtype=np.int32) % 32000)
+        offsets = pa.array(np.arange(0, ROWS * tokens + 1, tokens, dtype=np.int32))
+        spans = pa.ListArray.from_arrays(pa.array(np.arange(0, 3 * ROWS + 1, 3, dtype=np.int32)),
+                                         pa.array(np.tile(np.array([250, 330, 0], np.int32), ROWS)))
+        guides = pa.ListArray.from_arrays(pa.array(np.zeros(ROWS + 1, np.int32)), pa.array(np.zeros(0)))
+        text = pa.array([f"image/{index}.jpg" for index in range(ROWS)])
+        numbers = pa.array(np.full(ROWS, tokens, np.int32))
+        batch = pa.RecordBatch.from_arrays([text, text, pa.nulls(ROWS, pa.string()), numbers, numbers,
+                                            pa.ListArray.from_arrays(offsets, ids), spans, guides], schema=SCHEMA)
+        for _ in range(rows // ROWS):
+            writer.write_batch(batch)
+    sys.exit()
+before = psutil.Process().memory_full_info()
+records = Records(path)
+lengths, pictured = records.column("tokens"), records.with_image()
+order = np.random.default_rng(0).permutation(len(records))
+for index in order[:20000]:
+    record = records[int(index)]
+after = psutil.Process().memory_full_info()
+print(len(records), (after.uss - before.uss) / 2**20, (after.rss - before.rss) / 2**20, path.stat().st_size / 2**20)
+"""
+
+
+@pytest.mark.parametrize("rows", [51_200, pytest.param(1_400_320, marks=pytest.mark.slow)])
+def test_a_process_maps_its_records_instead_of_holding_them(rows, tmp_path):
+    command = [sys.executable, "-c", MEMORY, str(rows), str(tmp_path / "big.arrow")]
+    subprocess.run(command, check=True)  # writes
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    count, own, resident, size = map(float, told)
+    print(f"{count:.0f} records of {size:.0f} MiB: {own:.0f} MiB a process, {resident:.0f} MiB with shared pages")
+    assert count == rows and own < 100 + 60 * rows / 1e6 < 300
+    (tmp_path / "big.arrow").unlink()

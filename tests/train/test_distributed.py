@@ -1,0 +1,140 @@
+"""Two processes under DeepSpeed: saved, killed, resumed, gathered, loaded, merged; and taken down together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("deepspeed", reason="DeepSpeed comes with --gpu")
+
+from train_together import Run
+
+from trace_vlm.model import convert
+from trace_vlm.model.checkpoint import load
+
+ROOT = Path(__file__).parents[2]
+FULL = {"trainable": {"llm": "full", "projector": "full"}}
+LORA = {"trainable": {"llm": "lora", "projector": "full"}, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}}
+
+
+def settings(scenes, base, out, zero, precision, trained, **changes):
+    found = {
+        "model": str(base), "data": [str(scenes / "captions.json")], "image_folder": str(scenes),
+        "output_dir": str(out), "learning_rate": 1e-3, "learning_rates": {"projector": 5e-4}, "warmup_ratio": 0.2,
+        "max_steps": 4, "save_steps": 2, "save_total_limit": 2, "logging_steps": 1, "global_batch_size": 8,
+        "micro_batch_size": 2, "packing": True, "pack_tokens": 160, "max_length": 96, "dataloader_workers": 0,
+        "report_to": [], "precision": precision, "deepspeed": str(ROOT / f"configs/deepspeed/zero{zero}.json"),
+    }  # fmt: skip
+    return found | trained | changes
+
+
+def losses(folder):
+    logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {entry["step"]: (entry["loss"], entry["grad_norm"]) for entry in logged if "loss" in entry}
+
+
+def weights(folder):
+    return load(folder).model.state_dict()
+
+
+def same(one, two):
+    return all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def saved(run, step):
+    return lambda: (run.folder / "checkpoints" / f"checkpoint-{step}").is_dir()
+
+
+def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(scenes, tiny_folder, tmp_path):
+    whole = Run(settings(scenes, tiny_folder, tmp_path / "whole", 3, "bf16", LORA))
+    whole.to_its_end()
+    cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", 3, "bf16", LORA))
+    started = cut.start().when(saved(cut, 2))
+    os.kill(started.processes[1].pid, signal.SIGTERM)  # one process is told; both have to agree
+    ended = started.wait()
+    assert ended.codes == [143, 143], ended.logs
+    assert "the same command continues" in ended.logs[0]
+    (last,) = (cut.folder / "checkpoints").glob("checkpoint-[34]")
+    assert load(last).model is not None  # adapter, projector and processor, while training is not over
+    assert not (cut.folder / "adapter_config.json").exists()
+    cut.to_its_end()
+    assert losses(cut.folder) == losses(whole.folder) and set(losses(whole.folder)) == {1, 2, 3, 4}
+    assert same(weights(whole.folder), weights(cut.folder))
+    assert convert.main([str(whole.folder), str(tmp_path / "merged")]) == 0
+    merged, base = weights(tmp_path / "merged"), weights(tiny_folder)
+    changed = {name.split(".")[1] for name, tensor in base.items() if not torch.equal(tensor, merged[name])}
+    assert changed == {"language_model", "multi_modal_projector"}
+
+
+def test_zero2_full_in_fp32_survives_kill_9_of_one_process(scenes, tiny_folder, tmp_path):
+    whole = Run(settings(scenes, tiny_folder, tmp_path / "whole", 2, "fp32", FULL, packing=False))
+    whole.to_its_end()
+    cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", 2, "fp32", FULL, packing=False))
+    started = cut.start().when(saved(cut, 2))
+    for process in started.processes:
+        process.kill()
+    started.wait()
+    assert not (cut.folder / "config.json").exists()
+    cut.to_its_end()
+    assert losses(cut.folder) == losses(whole.folder)
+    assert same(weights(whole.folder), weights(cut.folder))
+    assert json.loads((cut.folder / "run.json").read_text())["finished"]
+
+
+def test_a_process_that_fails_takes_the_others_down_with_its_own_error_first(scenes, tiny_folder, tmp_path):
+    run = Run(settings(scenes, tiny_folder, tmp_path / "run", 2, "fp32", FULL), sabotage="fail 9")
+    ended = run.start().wait()
+    assert 0 not in ended.codes and ended.seconds < 60
+    assert "process 1 of 2" in ended.logs[1] and "RuntimeError: the disk is gone" in ended.logs[1]
+    assert "another process failed" in ended.logs[0] and "Traceback" not in ended.logs[0]
+    assert "the disk is gone" in json.loads((run.folder / "failure.json").read_text())["error"]
+
+
+MATRIX = list(product((2, 3), ("fp32", "bf16"), (FULL, LORA)))
+
+
+def named(value):
+    return {2: "zero2", 3: "zero3"}.get(value) if isinstance(value, int) else value if isinstance(value, str) else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("zero", "precision", "trained"), MATRIX, ids=lambda v: named(v) or v["trainable"]["llm"])
+def test_every_pair_resumes_bit_for_bit_and_on_another_number_of_processes(
+    scenes, tiny_folder, tmp_path, zero, precision, trained
+):
+    trained = trained | ({"lora": {**LORA["lora"], "dropout": 0.0}} if "lora" in trained else {})
+    whole = Run(settings(scenes, tiny_folder, tmp_path / "whole", zero, precision, trained))
+    whole.to_its_end()
+    cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", zero, precision, trained))
+    started = cut.start().when(saved(cut, 2))
+    for process in started.processes:
+        process.kill()
+    started.wait()
+    other = tmp_path / "other"
+    other.mkdir()
+    for part in ("run.json", "trainable.json"):
+        (other / part).write_bytes((cut.folder / part).read_bytes())
+    (cut.folder / "checkpoints").rename(tmp_path / "kept")
+    for target in (cut.folder, other):
+        _copy(tmp_path / "kept/checkpoint-2", target / "checkpoints/checkpoint-2")
+    cut.to_its_end()
+    assert losses(cut.folder) == losses(whole.folder)
+    assert same(weights(whole.folder), weights(cut.folder))
+    alone = Run(settings(scenes, tiny_folder, other, zero, precision, trained), processes=1)
+    alone.to_its_end()
+    apart = [abs(a[0] - b[0]) for a, b in zip(losses(other).values(), losses(whole.folder).values(), strict=True)]
+    print(f"zero{zero} {precision} {trained['trainable']['llm']}: other world {max(apart):.1e}")
+    assert max(apart) < (1e-5 if precision == "fp32" else 1e-2)
+
+
+def _copy(source, target):
+    import shutil
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target)

@@ -1,0 +1,105 @@
+"""The plan: parameters as the models have them, memory as small models take it, answers in one sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trace_vlm.command import InputError
+from trace_vlm.model.checkpoint import load
+from trace_vlm.settings import typed
+from trace_vlm.train import plan
+from trace_vlm.train.arithmetic import Work, total_params, trained_params, training_flops
+from trace_vlm.train.config import Trainable, TrainConfig, load_config
+from trace_vlm.train.memory import Setting, memory
+from trace_vlm.train.parts import choose, learning
+
+ROOT = Path(__file__).parents[2]
+BIG = ["train_13b_fft", "train_7b_lora", "train_7b_fft", "train_13b_lora", "robopoint_13b_fft", "pretrain_projector"]
+
+
+def nano(**changes):
+    return typed(TrainConfig, {"model": "nano", "data": "d", "output_dir": "o", "lora": None, **changes}, "test")
+
+
+@pytest.mark.parametrize("llm", ["full", "lora", "frozen"])
+@pytest.mark.parametrize("vision", ["full", "frozen"])
+def test_parameters_are_counted_as_the_model_has_them(llm, vision):
+    config = nano(trainable={"llm": llm, "vision": vision}, **({"lora": {"r": 4, "alpha": 8}} if llm == "lora" else {}))
+    _, size = plan.model_dimensions(config)
+    model = choose(load("nano").model, config)
+    rank = config.lora.r if config.lora else 0
+    assert trained_params(size, config.modes, rank) == sum(learning(model).values())
+    names = {name for name, _ in model.named_parameters() if ".original_module." not in name}
+    whole = sum(one.numel() for name, one in model.named_parameters() if name in names)
+    assert total_params(size, config.modes, rank) == whole
+
+
+def test_published_sizes():
+    for name, total in (("trace-13b", 13.35e9), ("trace-7b", 7.06e9)):
+        _, size = plan.model_dimensions(nano(model=name))
+        assert total_params(size, Trainable(), 0) == pytest.approx(total, rel=2e-3)
+
+
+def test_operations_of_a_step_are_six_a_parameter_and_token_and_less_where_frozen():
+    _, size = plan.model_dimensions(nano(model="trace-13b"))
+    work = Work(tokens=1000, squares=1e6, learned=1000, images=0)
+    full = training_flops(size, work, Trainable())
+    assert full == pytest.approx(6 * 13e9 * 1000, rel=0.03)
+    frozen = training_flops(size, work, Trainable(llm="frozen"))
+    assert frozen == pytest.approx(full * 2 / 3, rel=1e-6)
+    assert training_flops(size, work, Trainable(llm="lora")) == frozen
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_every_big_recipe_has_a_plan_without_torch(name, capsys):
+    assert plan.main(["--config", str(ROOT / f"configs/{name}.yaml"), "--gpus", "8", "--gpu-memory", "80"]) == 0
+    told = capsys.readouterr().out
+    assert "unvalidated" in told and "ZeRO-3" in told and "steps" in told
+
+
+def test_the_plan_imports_no_torch_and_answers_at_once():
+    check = "import sys, trace_vlm.train.plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_sharding_and_offloading_take_less():
+    config = load_config(ROOT / "configs/train_13b_fft.yaml")
+    _, size = plan.model_dimensions(config)
+
+    def total(stage, processes=8, **settings):
+        return memory(config, size, Setting("", stage, **settings), processes, 726, 16, 60).total
+
+    assert total(2) > total(3) > total(3, 16) > total(3, offload_optimizer=True)
+    assert total(2) > 40e9 and total(3, 1) > 16 * 13e9  # 16 bytes a parameter and more on a single GPU
+
+
+def test_packing_costs_by_its_budget():
+    config = load_config(ROOT / "configs/train_13b_fft.yaml", ["packing=true", "pack_tokens=4096"])
+    larger = load_config(ROOT / "configs/train_13b_fft.yaml", ["packing=true", "pack_tokens=8192"])
+    _, size = plan.model_dimensions(config)
+    small, large = (memory(one, size, Setting("", 3), 8, 726, 16, 60).activations for one in (config, larger))
+    assert large == pytest.approx(2 * small, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpus", "0"], "--gpus: 0 is not positive"),
+        (["--gpus", "7"], "global_batch_size: 128 is no multiple"),
+        (["--set", "model=nowhere"], "neither a folder with config.json nor a known name"),
+        (["--set", "modell=x"], "unknown key modell"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, said):
+    with pytest.raises(InputError, match=said):
+        plan.main(["--config", str(ROOT / "configs/train_13b_fft.yaml"), *arguments])
+
+
+def test_data_that_is_there_is_counted(scenes, capsys):
+    arguments = ["--set", f"data={scenes / 'captions.json'}", "model=nano", "global_batch_size=8", "micro_batch_size=1"]
+    assert plan.main(["--config", str(ROOT / "configs/train_13b_fft.yaml"), *arguments]) == 0
+    assert "271 samples" in capsys.readouterr().out.replace(",", "")

@@ -1,0 +1,91 @@
+"""What watches over a run: numbers that are none, spikes, pictures that cannot be read, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from trace_vlm.command import InputError
+from trace_vlm.model.checkpoint import Checkpoint, load, save
+from trace_vlm.settings import typed
+from trace_vlm.train.config import TrainConfig
+from trace_vlm.train.tally import Tally
+from trace_vlm.train.train import train
+from trace_vlm.train.watch import REMEMBERED, StopSignal, TrainingStopped, Watch, broken_ids
+
+
+def config(scenes, model, out, **changes):
+    found = {"model": str(model), "data": [str(scenes / "captions.json")], "image_folder": str(scenes)}
+    found |= {"output_dir": str(out), "precision": "fp32", "dataloader_workers": 0, "report_to": [], "max_steps": 3}
+    found |= {"global_batch_size": 4, "micro_batch_size": 2, "max_length": 128, "pack_tokens": 256, "logging_steps": 1}
+    return typed(TrainConfig, found | changes, "test")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_samples_of_its_step(scenes, tiny_folder, tmp_path):
+    checkpoint = load(tiny_folder)
+    with torch.no_grad():
+        checkpoint.model.lm_head.weight[7] = torch.nan
+    poisoned = tmp_path / "poisoned"
+    save(Checkpoint(checkpoint.model, checkpoint.processor, "poisoned", "poisoned"), poisoned)
+    with pytest.raises(TrainingStopped, match="step 1: the loss or its gradient is not a finite number"):
+        train(config(scenes, poisoned, tmp_path / "run"))
+    found = json.loads((tmp_path / "run/not_finite.0.json").read_text())
+    ids = {sample["id"] for sample in json.loads((scenes / "captions.json").read_text())}
+    named = [name for one in found["forward_passes"] for name in one["ids"]]
+    assert found["step"] == 1 and len(named) == 4 and set(named) <= ids
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_a_spike_is_told_with_its_samples_and_the_run_goes_on(tmp_path, capsys):
+    watch = Watch(tmp_path, 0)
+    for step in range(REMEMBERED):
+        assert watch.spikes(step, {"loss": 1.0, "grad_norm": 0.5}, [["a"]]) == []
+    assert watch.spikes(60, {"loss": 1.1, "grad_norm": 4.0}, [["b", "c"], ["d"]]) == ["grad_norm"]
+    (line,) = (tmp_path / "spikes.0.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "step": 60, "loss": 1.1, "grad_norm": 4.0, "spike": ["grad_norm"], "ids": [["b", "c"], ["d"]],
+    }  # fmt: skip
+    assert "step 60: grad_norm 4" in capsys.readouterr().out
+
+
+def test_pictures_that_cannot_be_read_are_counted_once_and_too_many_stop_the_run(tmp_path):
+    watch = Watch(tmp_path, 1)
+    assert watch.broken({3: "it is cut off", 9: "it is no image"}, ["three", "nine"]) == 2
+    assert watch.broken({9: "it is no image"}, ["nine"]) == 0
+    assert broken_ids(tmp_path) == ["nine", "three"]
+    watch.check_broken(2, 64)
+    watch.check_broken(12, 1500)
+    with pytest.raises(InputError, match="image_folder: 12 of 1000 samples .* more than 1%"):
+        watch.check_broken(12, 1000)
+
+
+def test_a_run_with_a_broken_picture_ends_and_names_it(scenes, tiny_folder, tmp_path):
+    samples = json.loads((scenes / "captions.json").read_text())[:4]
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    samples[2]["image"] = str(tmp_path / "broken.png")
+    (tmp_path / "data.json").write_text(json.dumps(samples))
+    folder = train(config(scenes, tiny_folder, tmp_path / "run", data=[str(tmp_path / "data.json")], packing=True))
+    assert json.loads((folder / "run.json").read_text())["broken_images"] == [samples[2]["id"]]
+
+
+def test_a_signal_is_a_wish_until_the_step_ends():
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wanted
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_losses_are_told_apart_by_kind_and_task():
+    tally = Tally(torch.device("cpu"), 1)
+    tally.add_losses(torch.tensor([1.0, 2.0, 4.0, 9.0]), torch.tensor([4, 5, 8, -1]))
+    tally.add(samples=2, tokens=60, capacity=80)
+    assert tally.close_step()["loss"] == pytest.approx(7 / 3)
+    told = tally.report()
+    assert told["loss_reasoning"] == 1.0 and told["loss_answer"] == 3.0 and "loss_text" not in told
+    assert told["loss_object_reference"] == 1.5 and told["loss_free_space"] == 4.0
+    assert told["padding_share"] == pytest.approx(0.25)
+    assert tally.report() == {}

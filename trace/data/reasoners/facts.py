@@ -1,0 +1,274 @@
+"""What is known of a sample: from its `meta` (our generator's), else from the wording of its instruction.
+
+Reasoning may state these facts and nothing else. RoboPoint's archive has no `meta`; its instructions are sentences
+such as "The image features an object outlined by a red rectangle. Locate several points on an item that is situated on
+the right side of the marked item." What such a sentence says is read here (the marked object, the relation, whether
+free space or an object is asked for); where it does not say enough, ValueError gives the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...points import Point
+from ...prompts import bare_instruction
+from ...records import Sample
+
+Task = Literal["object_reference", "free_space"]
+PARTS = ("left part", "right part", "front part", "back part")
+RELATIONS = ("left", "right", "front", "behind", "above", "below", "next to", "on", "inside", "between", *PARTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An object, or several that are named as one. `phrase` has its article: "the blue ball", "the two mugs"."""
+
+    phrase: str
+    names: tuple[str, ...]  # what a text about it may call it: one of these, all its words
+    plural: bool = False
+    center: Point | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the sentences may state. An object reference without a relation has its target as the only reference."""
+
+    task: Task
+    relation: str | None
+    references: tuple[Thing, ...]
+    target: Thing | None = None
+    surface: str | None = None  # a name without its article
+
+    @property
+    def anchors(self) -> tuple[Thing, ...]:
+        """What the instruction names: the references, else the target, else the surface."""
+        if self.references:
+            return self.references
+        if self.target is not None and self.relation is None:
+            return (self.target,)
+        return (Thing(f"the {self.surface}", (str(self.surface),)),) if self.surface else ()
+
+
+def facts_of(sample: Sample) -> Facts:
+    """The facts of a sample. ValueError says what is missing."""
+    if "kind" in sample.meta:
+        return from_meta(sample.meta)
+    human = next((turn.text for turn in sample.conversations if turn.speaker == "human"), "")
+    return from_wording(bare_instruction(human))
+
+
+# --- from our generator's meta ----------------------------------------------------------------------------------------
+
+
+def from_meta(meta: Mapping[str, Any]) -> Facts:
+    """ValueError when what the kind of sample needs is missing; the message says what."""
+    missing = [key for key in ("task", "kind", "references", "surface") if key not in meta]
+    if missing:
+        raise ValueError(f"meta lacks {', '.join(missing)}")
+    kind, task, relation = meta["kind"], meta["task"], meta.get("relation")
+    if task not in ("object_reference", "free_space"):
+        raise ValueError(f"meta has the task {task!r}; known are object_reference and free_space")
+    if relation is not None and relation not in RELATIONS:
+        raise ValueError(f"meta has the relation {relation!r}; known are {', '.join(RELATIONS)}")
+    marks = {mark.get("instance"): mark.get("color") for mark in meta.get("marks") or ()}
+    try:
+        references = tuple(_named(item, marks) for item in meta["references"])
+        target = _named(meta["target"], marks) if meta.get("target") else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"meta has an object without a name and a center ({error})") from None
+    facts = Facts(task, relation, references, target, str(meta["surface"]) if meta["surface"] else None)
+    wanted = {"between": 2, "direct": 0}.get(kind, 0 if relation in PARTS else 1)
+    if relation == "between":
+        wanted = 2
+    on_surface = relation == "on" and task == "object_reference" and not references
+    if len(references) < wanted and not on_surface or not facts.anchors or (task == "object_reference") != bool(target):
+        raise ValueError(f"a {kind} sample without the objects that it names")
+    return facts
+
+
+def _named(item: Mapping[str, Any], marks: Mapping[Any, Any]) -> Thing:
+    name, (x, y) = str(item["name"]), item["center"]
+    color = marks.get(item["instance"]) if "instance" in item else None
+    if color is None:
+        return Thing(f"the {name}", (name,), center=Point(x, y))
+    return Thing(
+        f"the {name} in the {color} rectangle", (name, f"{color} rectangle", f"{color} frame"), center=Point(x, y)
+    )
+
+
+# --- from the wording of an instruction -------------------------------------------------------------------------------
+
+_COLOR = r"(?P<color>red|green|blue|yellow|cyan|magenta|orange|purple|white|black)"
+_FRAME = r"(?:rectang\w+|bounding box(?:es)?|border\w*|frames?|outlines?)"  # a "green box" may be an object
+_MARK = re.compile(
+    rf"\b{_COLOR}(?:[ -]colou?red)? {_FRAME}"
+    rf"|\b(?:framed|outlined|marked|highlighted|boxed) in {_COLOR.replace('color', 'ink')}\b",
+    re.IGNORECASE,
+)
+_IS_A_MARK = re.compile(rf"(?:an?|the) {_COLOR}(?:[ -]colou?red)? {_FRAME}", re.IGNORECASE)
+_MARKED = re.compile(
+    r"\b(?:(?:highlight|mark|border|outlin|fram|encas|enclos|demarcat|delineat|surround|circl|box)ed|rectang\w+)\b ?",
+    re.IGNORECASE,
+)
+_EMPTY = r"(?:vacant|free|empty|unoccupied|open|clear|unused|available|blank|bare)"
+_ROOM = r"(?:space|area|spot|region|room|place|surface|location|zone|position|patch)s?"
+_VACANT = re.compile(rf"\b{_EMPTY}(?:,? \w+)? {_ROOM}\b", re.IGNORECASE)
+_PLACING = re.compile(
+    r"\b(?:place|put|set)(?: down)? (?:the|an?) (?:object|item)\b|\broom for\b|\bnothing (?:may|must|should|stands)\b"
+    r"|\b(?:set|put|place) something\b|\bsomething has to go\b|\bis to be placed\b"
+    r"|\b(?:are|be) (?:free|vacant|empty)\b",
+    re.IGNORECASE,
+)
+_NOUN = r"(?:item|object|thing|article)s?"
+_STANDING = r"that|which|situated|located|positioned|placed|lying|found|resting|sitting|standing"
+
+# Wording -> relation. The order decides; whether a side is a part of a surface, what follows tells.
+_SIDES = {"left": "left", "right": "right", "front": "front", "back": "behind", "rear": "behind"}
+_SIDE = r"(?P<side>left|right|front|back|rear)(?:[ -]hand)? (?P<share>part|side|half|portion|area|section)"
+_WORDS: tuple[tuple[str, str], ...] = (
+    ("between", r"in[ -]between|between|in the middle of"),
+    ("part", rf"(?:on|in|at|of|within) the {_SIDE} of"),
+    ("left", r"to the left(?: side| hand side)? of|on the left of|left of"),
+    ("right", r"to the right(?: side| hand side)? of|on the right of|right of"),
+    ("front", r"in front of|to the front of|before"),
+    ("behind", r"(?:to|at|in|towards?) the (?:rear|back) of|in back of|behind|beyond"),
+    ("above", r"above|over|higher (?:up )?than"),
+    ("below", r"below|beneath|underneath|under|lower (?:down )?than"),
+    ("next to", r"next to|beside|adjacent to|alongside|close to|near|by the side of"),
+    ("inside", r"inside(?: of)?|within|enclosed by|in the interior of|contained (?:in|by)"),
+    ("on", r"on top of|atop|resting on|upon|on"),
+)
+_RELATION = re.compile(
+    "|".join(rf"(?P<r{number}>\b(?:{words})(?= ))" for number, (_, words) in enumerate(_WORDS)), re.IGNORECASE
+)
+# A noun phrase ends where a relative clause, a new clause or the sentence does.
+_PHRASE = re.compile(
+    r" (?P<article>(?:the|an?|this|that|these|those|its|both|two)\b ?)(?P<words>[^.,;:?!()]{0,80}?)"
+    r"(?= (?:that|which|who|where|when|is|are|has|have|can be|may|should|from|as|so|for me|with (?:a few|several|some)|"
+    r"and (?:place|put|point|mark|give|choose)|in the (?:image|picture|scene))\b|[.,;:?!()]|$)",
+    re.IGNORECASE,
+)
+# "on an item that ...", "upon the item situated ...": what is asked for, not what it is related to.
+_IS_THE_TARGET = re.compile(
+    rf"an? {_NOUN}\b|\w+ {_NOUN} (?:{_STANDING}|{'|'.join(words for _, words in _WORDS[2:])})\b"
+    r"|the (?:image|picture|photo|scene)$",
+    re.IGNORECASE,
+)
+_END = r"(?:left|right|front|back|rear)"
+_ASKED_FOR = re.compile(
+    r"\b(?:the|an?) (?P<noun>(?!few|several|some|points?|spots?|places?)"
+    rf"(?:(?!{_STANDING})\w+ ){{0,3}}?(?!{_STANDING})\w+) "
+    rf"(?:{_STANDING}|is|{'|'.join(words for _, words in _WORDS if '?P<' not in words)}|(?:on|in|at) the {_END})\b",
+    re.IGNORECASE,
+)
+# "points on the mug", "points that lie on it": the mug is asked for, not a place related to it.
+_POINTS = re.compile(r"(?:points?|spots?|places?|pixels?)(?: (?:that |to )?(?:lie|fall|are))? $", re.IGNORECASE)
+# "in the bowl" may be inside it, or speak of a part of it.
+_UNREAD = re.compile(rf"\b(?:in|at|of) (?!(?:the|an?) {_COLOR} {_FRAME})(?:the|an?|this|that)\b", re.IGNORECASE)
+_SURFACE_NOUNS = re.compile(r"\b(?:surface|area|region|table|counter|shelf|desk|floor|tray|board|top|zone)s?$", re.I)
+_DIRECT = re.compile(
+    r"\b(?:point(?:ing)? (?:to|at|out)|find|locate|identify|indicate|pinpoint|mark|show(?: me)?|where is|where are|"
+    r"(?:image|picture) is|"
+    r"highlight|points? (?:on|upon|of|to)|(?:lie|fall) on|belongs? to|looking for|look for|pick out|grasp|touch|"
+    r"visible part of|surface of)(?= )",
+    re.IGNORECASE,
+)
+_LONGEST_NAME = 10  # words
+
+
+def from_wording(instruction: str) -> Facts:
+    """What an instruction says about itself. ValueError when it does not say enough to reason about."""
+    text = " ".join(instruction.split())
+    free = _VACANT.search(text) is not None or _PLACING.search(text) is not None
+    marks = list(dict.fromkeys((match["color"] or match["ink"]).lower() for match in _MARK.finditer(text)))
+    found = [one for one in (_read_relation(text, match, free) for match in _RELATION.finditer(text)) if one]
+    if not found:
+        return _direct(text, free, marks)
+    if _UNREAD.search(found[-1][1]) or re.search(r"\bon one side and\b", text, re.IGNORECASE):
+        raise ValueError("the instruction has a relation that cannot be read")
+    relation, phrase = found[-1]  # what stands before it introduces the picture
+    first, both, second = phrase.partition(" and ") if relation == "between" else (phrase, "", "")
+    names = [first, second] if both else [phrase]
+    references = tuple(_thing(name, marks[place:] or marks) for place, name in enumerate(names))
+    if relation == "between" and len(references) == 1 and not references[0].plural:
+        raise ValueError("the instruction says between, but names one thing")
+    target = None if free else _asked_for(text)
+    task: Task = "free_space" if free else "object_reference"
+    if relation in PARTS:
+        return Facts(task, relation, (), target, references[0].phrase.removeprefix("the "))
+    return Facts(task, relation, references, target)
+
+
+def _read_relation(text: str, match: re.Match[str], free: bool) -> tuple[str, str] | None:
+    """(relation, what it refers to, with its article); None where these words say something else."""
+    relation = _WORDS[int(str(match.lastgroup)[1:])][0]
+    phrase = _PHRASE.match(text, match.end())
+    if phrase is None:
+        return None
+    whole = (phrase["article"] + phrase["words"]).strip()
+    if _IS_THE_TARGET.match(whole) or _VACANT.search(whole) or _IS_A_MARK.match(whole):
+        return None
+    if relation in ("on", "inside") and not free and _POINTS.search(text, 0, match.start()):
+        return None
+    if relation == "part":
+        side = match["side"].lower()
+        is_part = match["share"].lower() in ("part", "half", "portion", "section") or _SURFACE_NOUNS.search(whole)
+        relation = f"{'back' if side == 'rear' else side} part" if is_part else _SIDES[side]
+    return relation, whole
+
+
+def _thing(phrase: str, marks: list[str]) -> Thing:
+    """A reference as it is named; one that is only called highlighted goes by its rectangle."""
+    words = re.sub(r"^(?:the|an?|this|that|these|those|its|both)\b ?", "", phrase, flags=re.IGNORECASE)
+    if not words or len(words.split()) > _LONGEST_NAME:
+        raise ValueError(f"the name of the reference object is not clear: {phrase!r}")
+    own = _MARK.search(words)
+    if own is not None:  # "the ball in the red rectangle"
+        marks = [(own["color"] or own["ink"]).lower()]
+        words = re.sub(r" (?:in|inside|within|with|by|of|framed|outlined) (?:the |an? )?$", "", words[: own.start()])
+        words = re.sub(r" (?:in|inside|within|with) (?:the|an?)$", "", words.strip())
+        return _framed(words or "object", marks[0])
+    plural = re.match(r"(?:the )?(?:two|both)\b", phrase, re.IGNORECASE) is not None
+    generic = re.fullmatch(_NOUN, words, re.IGNORECASE) is not None
+    if not generic and not _MARKED.search(words):
+        return Thing(f"the {words}", (words,), plural)
+    if not marks:
+        if generic:
+            raise ValueError(f"the reference object is only called {phrase!r}")
+        return Thing(f"the {words}", (words,), plural)
+    noun = " ".join(_MARKED.sub("", words.removeprefix("two ")).split()) or "object"
+    if plural:
+        drawn = " and ".join(f"the {color}" for color in marks[:2])
+        return Thing(f"the two {noun} in {drawn} rectangles", ("rectangles", words), True)
+    return _framed(noun, marks[0])
+
+
+def _framed(noun: str, color: str) -> Thing:
+    """A thing that is known by the rectangle around it."""
+    frames = ("rectangle", "frame", "border", "bounding box", "outline")
+    return Thing(f"the {noun} in the {color} rectangle", tuple(f"{color} {frame}" for frame in frames))
+
+
+def _asked_for(text: str) -> Thing:
+    """The noun that an object reference asks for."""
+    found = list(_ASKED_FOR.finditer(text))
+    if not found:
+        raise ValueError("the instruction does not say whether an object or free space is asked for")
+    noun = found[-1]["noun"].lower()
+    return Thing(f"the {noun}", (noun,))
+
+
+def _direct(text: str, free: bool, marks: list[str]) -> Facts:
+    """An object that is named, without a relation."""
+    if free:
+        raise ValueError("the instruction asks for free space without a relation that can be read")
+    verbs = list(_DIRECT.finditer(text))
+    phrase = _PHRASE.match(text, verbs[-1].end()) if verbs else None
+    if phrase is None or not phrase["words"].strip():
+        raise ValueError("the instruction names no object, relation or free space that can be read")
+    if _RELATION.search(phrase[0] + " ") or _UNREAD.search(phrase[0]):
+        raise ValueError("the instruction has a relation that cannot be read")
+    return Facts("object_reference", None, (), _thing((phrase["article"] + phrase["words"]).strip(), marks))

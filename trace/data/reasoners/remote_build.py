@@ -1,0 +1,174 @@
+"""A training set's reasoning from a remote model: estimate, ask, write.
+
+The samples are read three times, one at a time: to count what is still to be asked, to ask it, and to write the result
+in the order of the data from the cache of responses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...api import Client, Figures, Limits, Request, cached_key, read_cached
+from ...api_cost import PRICES, Price, dollars, hours, price_of
+from ...api_providers import Options, make_provider
+from ...lookup import Lookup
+from ...records import Sample
+from .check import Rejected, Rules
+from .prompt import VERSION, Writing
+from .remote import EXPECTED_TOKENS, Asking, Conversations, Plan, planned
+from .samples import Rejects, Task, tasks_of
+
+Samples = Callable[[], Iterable[Sample]]
+
+
+def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, Any] | None:
+    """Ask for what is missing and write OUT; returns the counts, None after a dry run."""
+    from .build import write_all
+
+    options = Options(
+        temperature=args.temperature,
+        max_output_tokens=args.max_output_tokens,
+        thinking_budget=args.thinking_budget,
+        structured=not args.no_structured_output,
+    )
+    writing = Writing(args.image_folder, _version(args, options), Rules(args.coordinates), args.decimals, args.max_side)
+    prices = args.prices or (PRICES if PRICES.is_file() else None)
+    price = price_of(args.model, prices, (args.price_in, args.price_out))
+    cache = args.cache or args.out.with_name(args.out.name + ".cache.jsonl")
+    if args.dry_run:
+        with Lookup(cache, cached_key) as lookup:
+            known = Conversations(lambda request: read_cached(lookup, request, args.model), writing, args.ask_again)
+            plan = _plan(args, samples, known)
+        print(_estimate(args, plan, price))
+        _show(args, plan)
+        return None
+    provider = make_provider(args.reasoner, args.model, args.base_url, options, args.concurrency)
+    limits = Limits(
+        args.concurrency,
+        args.requests_per_minute,
+        args.tokens_per_minute,
+        args.timeout,
+        args.tries,
+        args.first_wait,
+    )
+    with Client(provider, cache, limits) as client:
+        conversations = Conversations(client.cached, writing, args.ask_again)
+        plan = _plan(args, samples, conversations)
+        print(_estimate(args, plan, price), flush=True)
+        asking = Asking(conversations)
+        if plan.requests:
+            asyncio.run(_ask(asking, samples, client, plan))
+            print(_report(client.figures, price))
+
+        def steps_of(task: Task) -> Mapping[str, str]:
+            state = conversations.state(task)
+            if isinstance(state, Rejected):
+                raise state
+            if isinstance(state, Request):
+                raise ValueError(asking.failures.get(task.sample.id, "it was not asked"))
+            return state
+
+        figures = {"prompt": writing.version, "remote": client.figures.as_json(), "price": price and asdict(price)}
+        return write_all(args, tasks_of(samples(), rejects.add), steps_of, rejects, figures)
+
+
+def _version(args: Namespace, options: Options) -> str:
+    """The prompt's version with the options that shape an answer."""
+    parts = {"temperature": options.temperature, "thinking": options.thinking_budget, "side": args.max_side}
+    parts |= {"limit": options.max_output_tokens, "coordinates": args.coordinates or None}
+    parts["free-form"] = not options.structured or None
+    return " ".join([VERSION, *(f"{name}={value}" for name, value in parts.items() if value is not None)])
+
+
+def _plan(args: Namespace, samples: Samples, conversations: Conversations) -> Plan:
+    from tqdm import tqdm
+
+    tasks = tasks_of(samples(), lambda *_: None)
+    with tqdm(tasks, desc="counting", unit=" samples", leave=False) as bar:
+        return planned(bar, conversations, args.reasoner)
+
+
+async def _ask(asking: Asking, samples: Samples, client: Client, plan: Plan) -> None:
+    from tqdm import tqdm
+
+    try:
+        with tqdm(total=plan.requests, desc="asking", unit=" samples", smoothing=0.02) as bar:
+
+            def settled() -> None:
+                bar.update()
+                figures = client.figures
+                bar.set_postfix(failed=len(asking.failures), retries=figures.retries.total(), refresh=False)
+
+            await asking.run(tasks_of(samples(), lambda *_: None), client, settled)
+    finally:
+        await client.provider.close()
+
+
+def _estimate(args: Namespace, plan: Plan, price: Price | None) -> str:
+    if not plan.requests:
+        return f"{plan.samples} samples, all of them asked already: nothing to ask"
+    tokens_out = plan.tokens_out
+    took = hours(plan.requests, args.concurrency, args.seconds_per_answer, args.requests_per_minute)
+    each = f"{EXPECTED_TOKENS} an answer, without hidden thoughts"
+    lines = [
+        f"{plan.samples} samples, {plan.requests} requests to {args.reasoner} {args.model}, and what is asked again",
+        f"  tokens, roughly   {plan.tokens_in:,} in, {tokens_out:,} out ({each})",
+        f"  time, roughly     {_time(took)} with {args.concurrency} at a time, {args.seconds_per_answer:g} s an answer",
+    ]
+    if args.requests_per_minute:
+        lines[-1] += f", at most {args.requests_per_minute:g} a minute"
+    if price is None:
+        lines.append(
+            f"  price             unknown for {args.model}: give --price-in and --price-out, or a line in {PRICES}"
+        )
+    else:
+        cost = dollars(price, plan.tokens_in, tokens_out)
+        lines.append(f"  price, roughly    ${cost:,.2f} at {_rates(price)}")
+    return "\n".join(lines)
+
+
+def _report(figures: Figures, price: Price | None) -> str:
+    speed = figures.responses / figures.seconds if figures.seconds else 0.0
+    took = f"{_time(figures.seconds / 3600)} ({speed:.1f} a second)"
+    lines = [
+        f"{figures.responses} responses to {figures.requests} requests in {took}",
+        f"  tokens            {figures.tokens_in:,} in, {figures.tokens_out:,} out, as the provider counts them",
+    ]
+    lines += [f"  tried again       {count} times: {reason}" for reason, count in figures.retries.most_common()]
+    lines += [f"  failed            {count} times: {reason}" for reason, count in figures.failures.most_common(10)]
+    if price is not None:
+        lines.append(
+            f"  price             ${dollars(price, figures.tokens_in, figures.tokens_out):,.2f} at {_rates(price)}"
+        )
+    return "\n".join(lines)
+
+
+def _rates(price: Price) -> str:
+    return f"${price.input:g} in, ${price.output:g} out a million (as of {price.as_of}: check it)"
+
+
+def _time(hours_taken: float) -> str:
+    if hours_taken >= 1:
+        return f"{hours_taken:.1f} h"
+    minutes = hours_taken * 60
+    return f"{minutes:.0f} min" if minutes >= 2 else f"{minutes * 60:.1f} s"
+
+
+def _show(args: Namespace, plan: Plan) -> None:
+    """The first request as it would be sent: its text here, its picture in a file."""
+    if plan.first is None:
+        return
+    print(f"\n--- the first request ({plan.first.item}) ---\n{plan.first.system}\n\n{plan.first.text}\n---")
+    if plan.first.picture is not None:
+        from ...files import replacing
+
+        path = args.out.with_name(args.out.name + ".example.jpg")
+        picture = plan.first.picture()
+        with replacing(path) as temporary:
+            temporary.write_bytes(picture.data)
+        print(f"its picture: {Path(path)}")

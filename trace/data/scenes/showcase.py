@@ -1,0 +1,64 @@
+"""One picture of every category with its name, to see whether a person tells them apart.
+
+python -m trace.data.scenes.showcase --out categories.png [--config configs/scenes/tabletop.yaml]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...command import Parser, run
+
+TILE, CAPTION, COLUMNS = 200, 22, 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="trace.data.scenes.showcase", description="Draw every category of the catalog.")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
+    parser.add_argument("--config", type=Path, default=None, help="YAML configuration (default: the built-in values)")
+    args = parser.parse_args(argv)
+    from .config import load_config
+    from .generate import _require_gl
+
+    config = load_config(args.config)
+    _require_gl()
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    from ...records import replacing
+    from .assets import kinds
+    from .camera import sample_camera
+    from .catalog import make_body, sample_rgb
+    from .config import CameraConfig
+    from .flat import plain_room
+    from .world import Studio
+
+    names = config.categories
+    sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(names) // COLUMNS) * (TILE + CAPTION)), (255, 255, 255))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    view = CameraConfig(elevation=(32.0, 32.0), fovy=(30.0, 30.0), roll=(0.0, 0.0), slack=(1.0, 1.0), margin=0.05)
+    with Studio.of(config, ((TILE, TILE),)) as studio:
+        for index, name in enumerate(names):
+            rng = np.random.default_rng(index)
+            kind = kinds(config.objects.assets)[name]
+            allowed = [color for color in config.objects.colors if color in (kind.colors or config.objects.colors)]
+            color = allowed[index % len(allowed)]
+            radius = kind.radius[1]
+            height = radius * kind.slenderness[1]
+            body = make_body(name, kind, color, sample_rgb(color, rng), radius, height, 0.5, (0.0, 0.0), 0.6)
+            studio.arrange([body], plain_room((0.5, 0.5), rng))
+            studio.look(sample_camera([body], -math.pi / 2, (TILE, TILE), view, rng))
+            row, column = divmod(index, COLUMNS)
+            x, y = column * TILE, row * (TILE + CAPTION)
+            sheet.paste(Image.fromarray(studio.color()), (x, y + CAPTION))
+            draw.text((x + 4, y + 2), f"{color} {name}", (0, 0, 0), font)
+    with replacing(args.out) as temporary:
+        sheet.save(temporary, "PNG")
+    print(f"wrote {args.out}: {len(names)} categories")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

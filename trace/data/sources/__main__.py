@@ -1,0 +1,7 @@
+"""`python -m trace.data.sources`: the commands in `cli`."""
+
+from ...command import run
+from .cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

@@ -1,0 +1,211 @@
+"""What a folder holds, recognised by what lies in it: the names of its tensors and its configuration, never its own name.
+
+The kinds, and what each needs besides itself:
+
+    HF          Hugging Face's LLaVA format                          nothing
+    LLAVA       LLaVA's own format, complete                         a vision tower, unless its weights are inside
+    LLAVA_LORA  LLaVA's LoRA: adapter + non_lora_trainables          base, vision tower
+    PROJECTOR   mm_projector.bin with LLaVA's config.json            base, vision tower
+    PEFT        an adapter over a model in Hugging Face's format     base
+    LANGUAGE    a Llama or Vicuna alone                              vision tower, projector
+    VISION      a CLIP alone                                         everything else
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from ..command import InputError
+from ..files import read_json
+from . import llava_layout as layout
+from .shards import Weight, tensors_of, weights_in
+
+
+class Kind(Enum):
+    HF = "Hugging Face LLaVA"
+    LLAVA = "LLaVA's own, complete"
+    LLAVA_LORA = "LoRA in LLaVA's layout"
+    PROJECTOR = "projector in LLaVA's layout"
+    PEFT = "PEFT adapter over a Hugging Face LLaVA"
+    LANGUAGE = "language model alone"
+    VISION = "CLIP alone"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A recognised folder. `weights` go by the hub's names; an adapter's own tensors by theirs."""
+
+    folder: Path
+    kind: Kind
+    config: Mapping[str, Any]
+    weights: Mapping[str, Weight]
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    deltas: Mapping[str, Weight] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, Weight]:
+        return {name: weight for name, weight in self.weights.items() if name.startswith(prefix)}
+
+
+def recognise(folder: Path) -> Found:
+    """What `folder` holds.
+
+    Raises:
+        InputError: it is no folder, no model, incomplete, or of an architecture that is not read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"the model {folder} is no folder")
+    config = _object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if (folder / "adapter_config.json").is_file():
+        return _adapter(folder, config)
+    projector = folder / "mm_projector.bin"
+    if not config and not projector.is_file():
+        raise InputError(f"{folder} is no model: it holds neither config.json nor adapter_config.json")
+    if config:
+        _known(config, folder / "config.json")
+    raw = weights_in(folder)
+    if projector.is_file():
+        raw = {**tensors_of(projector), **raw}
+    if not raw:
+        raise InputError(
+            f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin or mm_projector.bin"
+        )
+    if config.get("model_type") in ("clip", "clip_vision_model"):
+        named = {layout.tower_name(name): weight for name, weight in raw.items()}
+    else:
+        named = {layout.hub_name(name): weight for name, weight in raw.items()}
+    weights = {name: weight for name, weight in named.items() if name is not None}
+    kind = _kind(weights, config, folder)
+    if kind is Kind.LLAVA and "text_config" not in config:
+        layout.check_llava(config, folder / "config.json")
+    return Found(folder, kind, config, weights)
+
+
+def _kind(weights: Mapping[str, Weight], config: Mapping[str, Any], folder: Path) -> Kind:
+    text = any(name.startswith(layout.TEXT) for name in weights)
+    projector = any(name.startswith(layout.PROJECTOR) for name in weights)
+    vision = any(name.startswith(layout.VISION) for name in weights)
+    if text and not config:
+        raise InputError(f"{folder} has no config.json; without it the sizes of the model are not known")
+    if "text_config" in config and config.get("model_type") == "llava":
+        return Kind.HF
+    if text and projector:
+        return Kind.LLAVA
+    if text:
+        if "mm_vision_tower" in config or vision:
+            raise InputError(
+                f"{folder} has no projector: its configuration is LLaVA's, but no tensor is called "
+                "model.mm_projector.* and there is no mm_projector.bin"
+            )
+        return Kind.LANGUAGE
+    if projector:
+        return Kind.PROJECTOR
+    if vision:
+        return Kind.VISION
+    some = ", ".join(sorted(weights)[:3])
+    raise InputError(f"{folder} is no LLaVA model, projector, Llama or CLIP: its tensors are called {some}, ...")
+
+
+def _known(config: Mapping[str, Any], file: Path) -> None:
+    kind = config.get("model_type")
+    if kind == "llava" and "text_config" in config:
+        for part, expected in (("text_config", ("llama",)), ("vision_config", ("clip_vision_model",))):
+            found = dict(config.get(part) or {}).get("model_type")
+            if found not in expected and found is not None:
+                raise InputError(f"{file}: its {part} is of type {found!r}; expected {expected[0]!r}")
+    elif kind in layout.LLAVA_TYPES or kind in ("clip", "clip_vision_model"):
+        return
+    else:
+        raise InputError(
+            f"{file} describes a {kind!r} model; expected 'llava' (Hugging Face's or LLaVA's own format), "
+            "'llava_llama', 'llama' or 'clip'"
+        )
+
+
+def _adapter(folder: Path, config: Mapping[str, Any]) -> Found:
+    file = folder / "adapter_config.json"
+    adapter = _object(file)
+    kind = adapter.get("peft_type")
+    if kind not in (None, "LORA"):
+        raise InputError(f"{file}: peft_type is {kind!r}; LORA is read")
+    for key in ("use_dora", "fan_in_fan_out", "lora_bias"):
+        if adapter.get(key):
+            raise InputError(f"{file}: {key} is not read; plain LoRA is")
+    if not isinstance(adapter.get("r"), int) or not isinstance(adapter.get("lora_alpha"), int | float):
+        raise InputError(f"{file} has no r and lora_alpha; expected PEFT's configuration of a LoRA")
+    if config:
+        _known(config, folder / "config.json")
+    raw = weights_in(folder, ("adapter_model",))
+    if not raw:
+        raise InputError(f"{folder} has an adapter_config.json but neither adapter_model.safetensors nor .bin")
+    deltas = {name: weight for name, weight in raw.items() if ".lora_" in name}
+    whole = {name.replace(".modules_to_save", ""): weight for name, weight in raw.items() if name not in deltas}
+    ours = any(".language_model." in name for name in deltas) or any("multi_modal_projector" in name for name in whole)
+    extra = folder / "non_lora_trainables.bin"
+    if extra.is_file():
+        whole = {**tensors_of(extra), **whole}
+    elif not ours and not any("mm_projector" in name for name in whole):
+        raise InputError(
+            f"{extra} is missing: the adapter's projector is in that file (LLaVA's training script writes both); "
+            "without it the model would see nothing"
+        )
+    named = {layout.hub_name(name): weight for name, weight in whole.items()}
+    weights = {name: weight for name, weight in named.items() if name is not None}
+    if "multi_modal_projector" in (adapter.get("modules_to_save") or []) and not layout.projector_type(weights):
+        raise InputError(f"{file} says that the adapter holds multi_modal_projector; its weights do not")
+    if config and not ours:
+        layout.check_llava(config, folder / "config.json")
+    return Found(folder, Kind.PEFT if ours else Kind.LLAVA_LORA, config, weights, adapter, deltas)
+
+
+def _object(file: Path) -> dict[str, Any]:
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise InputError(f"{file} must hold a JSON object")
+    return found
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_FILES = [
+    "*.json", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*",
+    "non_lora_trainables.bin", "mm_projector.bin",
+]  # fmt: skip
+
+
+def locate(name: str | Path, what: str, beside: Path | None = None) -> Path:
+    """The folder that `name` stands for: a path, a name beside a checkpoint, or a repository on the hub.
+
+    Args:
+        what: names it in messages ("the base model").
+        beside: the checkpoint that mentions a relative name, which is looked for in its folder, in that folder's parent,
+            then in the working directory, and at last on the hub.
+    """
+    text = str(name)
+    path = Path(text).expanduser()
+    tried = [path] if path.is_absolute() or beside is None else [beside / path, beside.resolve().parent / path, path]
+    for one in tried:
+        if one.is_dir():
+            return one
+    if _HUB_ID.match(text) and not text.startswith("."):
+        return _download(text, what)
+    places = ", ".join(str(one) for one in tried)
+    raise InputError(f"{what} {text} was not found: no folder {places}, and no name of a repository on the hub")
+
+
+def _download(name: str, what: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*_FILES, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):  # many repositories hold both: one is enough
+            folder = Path(snapshot_download(name, allow_patterns=["*.bin"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{what} {name} is no folder, and cannot be had from the hub: {reason}") from None
+    return folder

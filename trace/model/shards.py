@@ -1,0 +1,419 @@
+"""Weights in files: tensors that know their name, shape and type, and are read only when somebody needs them.
+
+Loading 26 GB must not take 52 GB of memory. A `Weight` is a promise of one tensor; whoever needs it calls `read()`, and
+what comes back is the only copy. Files are read with plain reads into the tensor's own memory (pages of a mapped file
+would count as this process's memory until somebody else needs them), and written one tensor after the other.
+
+`.bin` files are pickles. Their tables are read by torch's restricted unpickler (`weights_only=True`), which refuses
+anything that is not a tensor; there is no way around it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import re
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ..command import InputError
+from ..files import read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_BYTES = 5_000_000_000  # of one file, as the hub has them
+_CHUNK = 1 << 26  # bytes of one read
+_PIECE = 1 << 22  # bytes that are cast at a time
+
+# safetensors' name of a type -> (torch's name, bytes of a number)
+TYPES = {
+    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8), "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1), "U8": ("uint8", 1),
+    "BOOL": ("bool", 1), "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1),
+}  # fmt: skip
+_NAMES = {name: (code, size) for code, (name, size) in TYPES.items()}
+
+
+class Weight:
+    """One tensor that has not been read yet. `where` names the file and the tensor for messages."""
+
+    shape: tuple[int, ...]
+    dtype: str  # as torch names it
+    where: str
+
+    def read(self) -> Tensor:
+        """The tensor, in memory of its own, in the type it is stored in."""
+        raise NotImplementedError
+
+    def read_into(self, target: Tensor) -> None:
+        """Fill `target`, contiguous, on the CPU and of this shape, converting to its type."""
+        target.copy_(self.read())
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.read()  # transformers' loader asks for `weight[...]`
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.count * _NAMES[self.dtype][1]
+
+
+@dataclass(frozen=True)
+class Stored(Weight):
+    """A contiguous tensor at `offset` bytes of a file."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    where: str
+
+    def read(self) -> Tensor:
+        import torch
+
+        tensor = torch.empty(self.shape, dtype=getattr(torch, self.dtype))
+        self.read_into(tensor)
+        return tensor
+
+    def read_into(self, target: Tensor) -> None:
+        import torch
+
+        dtype, flat = getattr(torch, self.dtype), target.view(-1)
+        with open(self.file, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            if target.dtype == dtype:
+                self._fill(file, flat)
+                return
+            piece = _piece().view(dtype)  # a cast holds one piece twice, not the tensor
+            for start in range(0, self.count, len(piece)):
+                part = piece[: self.count - start]
+                self._fill(file, part)
+                flat[start : start + len(part)] = part
+
+    def _fill(self, file: IO[bytes], flat: Tensor) -> None:
+        import torch
+
+        view = memoryview(flat.view(torch.uint8).numpy())
+        while view:
+            got = file.readinto(view[:_CHUNK])  # type: ignore[attr-defined]
+            if not got:
+                raise InputError(f"{self.where} ends too early: the file was cut off; get it again")
+            view = view[got:]
+
+
+_STAGE = threading.local()
+
+
+def _piece() -> Tensor:
+    """Bytes to read into before a cast, kept for each thread: freed ones would lie scattered between the weights."""
+    import torch
+
+    if not hasattr(_STAGE, "piece"):
+        _STAGE.piece = torch.empty(_PIECE, dtype=torch.uint8)
+    return _STAGE.piece
+
+
+@dataclass(frozen=True)
+class Held(Weight):
+    """A tensor that is in memory already."""
+
+    tensor: Any
+    where: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        return str(self.tensor.dtype).removeprefix("torch.")
+
+    def read(self) -> Tensor:
+        return self.tensor.detach()
+
+
+@dataclass(frozen=True)
+class Computed(Weight):
+    """A tensor that is made from others when it is read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    where: str
+    make: Callable[[], Any]
+
+    def read(self) -> Tensor:
+        return self.make()
+
+
+def cast(weight: Weight, dtype: str) -> Weight:
+    """The same numbers in another type, read straight into it."""
+    if weight.dtype == dtype:
+        return weight
+
+    def make() -> Tensor:
+        import torch
+
+        tensor = torch.empty(weight.shape, dtype=getattr(torch, dtype))
+        weight.read_into(tensor)
+        return tensor
+
+    return Computed(weight.shape, dtype, weight.where, make)
+
+
+def resized(weight: Weight, rows: int) -> Weight:
+    """The first `rows` rows of a weight, with rows of zeros behind where it has fewer."""
+    if weight.shape[0] == rows:
+        return weight
+
+    def make() -> Tensor:
+        import torch
+
+        whole = torch.zeros(max(rows, weight.shape[0]), *weight.shape[1:], dtype=getattr(torch, weight.dtype))
+        weight.read_into(whole[: weight.shape[0]])
+        return whole[:rows]
+
+    return Computed((rows, *weight.shape[1:]), weight.dtype, weight.where, make)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def weights_in(folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")) -> dict[str, Weight]:
+    """All tensors of the model files of a folder: safetensors if there are any, otherwise `.bin`; sharded or not.
+
+    Raises:
+        InputError: a shard is missing, cut off, no such file, or a pickle that holds more than tensors.
+    """
+    for suffix in (".safetensors", ".bin"):
+        for stem in stems:
+            files = _shards(folder, stem, suffix)
+            if files:
+                return {name: weight for file in files for name, weight in tensors_of(file).items()}
+    return {}
+
+
+def _shards(folder: Path, stem: str, suffix: str) -> list[Path]:
+    index = folder / f"{stem}{suffix}.index.json"
+    if index.is_file():
+        listed = read_json(index)
+        names = listed.get("weight_map") if isinstance(listed, dict) else None
+        if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+            raise InputError(f"{index} has no weight_map that says which file holds which tensor")
+        files = [folder / name for name in sorted(set(names.values()))]
+        if any(file.parent != folder for file in files):
+            raise InputError(f"{index} names files outside its own folder")
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"{file} is missing: {index.name} lists {len(files)} files; get the missing one")
+        found = {name: file.name for file in files for name in tensors_of(file)}
+        for name, file_name in names.items():
+            if found.get(name) is None:
+                raise InputError(f"{folder / file_name} does not hold {name}, which {index.name} expects there")
+        return files
+    whole = folder / f"{stem}{suffix}"
+    if whole.is_file():
+        return [whole]
+    files = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
+    if files:
+        match = re.search(r"-of-(\d+)\.", files[0].name)
+        expected = int(match[1]) if match else len(files)
+        if len(files) != expected:
+            raise InputError(f"{folder} holds {len(files)} of the {expected} files {stem}-*-of-*{suffix}; get the rest")
+    return files
+
+
+def tensors_of(file: Path) -> dict[str, Weight]:
+    """The tensors of one `.safetensors` or `.bin` (`.pt`) file, by name."""
+    return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+
+
+def _safetensors(file: Path) -> dict[str, Weight]:
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > size - 8 or length > 100_000_000:
+            raise InputError(f"{file} is cut off or no safetensors file ({size} bytes); get it again")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            raise InputError(f"{file} is no safetensors file: its header is no JSON") from None
+    found: dict[str, Weight] = {}
+    end = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, width = TYPES[entry["dtype"]]
+            shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{file}: {name} is of a kind that is not read: {entry}") from None
+        if stop - start != math.prod(shape) * width or start < 0:
+            raise InputError(f"{file}: {name} takes {stop - start} bytes, not what its shape {shape} needs")
+        found[name] = Stored(file, shape, dtype, 8 + length + start, f"{file}: {name}")
+        end = max(end, stop)
+    if 8 + length + end != size:
+        raise InputError(f"{file} is cut off: {8 + length + end} bytes are described, {size} are there; get it again")
+    return found
+
+
+def _pickled(file: Path) -> dict[str, Weight]:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with open(file, "rb") as stream:
+        zipped = stream.read(2) == b"PK"
+    if zipped and not zipfile.is_zipfile(file):
+        raise InputError(
+            f"{file} is cut off ({file.stat().st_size} bytes): its table at the end is missing; get it again"
+        )
+    try:
+        if zipped:
+            with FakeTensorMode():  # the table alone: names, shapes, and where each tensor lies in the file
+                content = torch.load(file, map_location="cpu", weights_only=True)
+        else:  # torch before 1.6: no table; the file is read whole
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{file} is refused: it is a pickle that holds more than tensors and could run code when opened "
+            f"({_culprit(str(error))}). Get the weights as safetensors from a source that you trust"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, Mapping):
+        raise InputError(f"{file} holds a {type(content).__name__}, expected tensors by name")
+    content = content.get("state_dict", content) if isinstance(content.get("state_dict"), Mapping) else content
+    return {name: _entry(file, name, one, zipped) for name, one in content.items() if isinstance(one, torch.Tensor)}
+
+
+def _entry(file: Path, name: str, tensor: Any, zipped: bool) -> Weight:
+    where, shape, dtype = f"{file}: {name}", tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    if not zipped:
+        return Held(tensor, where)
+    width, start = _NAMES[dtype][1], tensor.untyped_storage()._checkpoint_offset
+    if tensor.is_contiguous():
+        return Stored(file, shape, dtype, start + tensor.storage_offset() * width, where)
+    length = tensor.untyped_storage().nbytes() // width
+    storage = Stored(file, (length,), dtype, start, where)
+    stride, offset = tensor.stride(), tensor.storage_offset()
+    return Computed(shape, dtype, where, lambda: storage.read().as_strided(shape, stride, offset).contiguous())
+
+
+def _culprit(message: str) -> str:
+    match = re.search(r"(?:GLOBAL|function|class|callable)[^\n]*?\b([A-Za-z_][\w.]*\.[\w.]+)", message)
+    return match[1] if match else "torch's weights_only=True does not read it"
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def plan_shards(weights: Mapping[str, Weight], dtype: str | None, limit: int = SHARD_BYTES) -> list[list[str]]:
+    """The names of the weights, in files of at most `limit` bytes, in order."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, weight in weights.items():
+        one = weight.count * _NAMES[dtype or weight.dtype][1]
+        if shards[-1] and size + one > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += one
+    return shards
+
+
+def planned_bytes(weights: Mapping[str, Weight], dtype: str | None) -> int:
+    """What `weights` take on disk in the type `dtype` (None: each in its own)."""
+    return sum(weight.count * _NAMES[dtype or weight.dtype][1] for weight in weights.values())
+
+
+def write_weights(
+    folder: Path,
+    weights: Mapping[str, Weight],
+    dtype: str | None = None,
+    limit: int = SHARD_BYTES,
+    progress: Callable[[int], object] = lambda count: None,
+) -> list[Path]:
+    """Write all weights into `folder` as `model.safetensors`, or as shards with their index.
+
+    Args:
+        dtype: of the numbers on disk, as torch names it; by default each weight's own.
+        progress: called with the number of bytes just written.
+    """
+    shards = plan_shards(weights, dtype, limit)
+    names = [
+        "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        for number in range(1, len(shards) + 1)
+    ]
+    for file_name, shard in zip(names, shards, strict=True):
+        _write_file(folder / file_name, {name: weights[name] for name in shard}, dtype, progress)
+    if len(shards) > 1:
+        total = planned_bytes(weights, dtype)
+        where = {name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard}
+        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
+    return [folder / name for name in names]
+
+
+def _write_file(
+    path: Path, weights: Mapping[str, Weight], dtype: str | None, progress: Callable[[int], object]
+) -> None:
+    import torch
+
+    # Wide numbers first, so that every tensor lies at a multiple of its own width.
+    order = sorted(weights, key=lambda name: -_NAMES[dtype or weights[name].dtype][1])
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name in order:
+        code, width = _NAMES[dtype or weights[name].dtype]
+        end = position + weights[name].count * width
+        header[name] = {"dtype": code, "shape": list(weights[name].shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            tensor = as_type(cast(weights[name], dtype or weights[name].dtype).read(), None).contiguous()
+            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            progress(tensor.nbytes)
+            del tensor
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def as_type(tensor: Tensor, dtype: str | None) -> Tensor:
+    """On the CPU, in the named type (None: its own)."""
+    import torch
+
+    return tensor.to("cpu", None if dtype is None else getattr(torch, dtype))
+
+
+def largest_type(weights: Mapping[str, Weight]) -> str:
+    """The type that most of the numbers are stored in."""
+    totals: dict[str, int] = {}
+    for weight in weights.values():
+        totals[weight.dtype] = totals.get(weight.dtype, 0) + weight.count
+    return max(totals, key=lambda name: totals[name])
+
+
+def differences(written: Mapping[str, Weight], intended: Mapping[str, Weight], dtype: str | None) -> Iterator[str]:
+    """What of `written` is not bit for bit what `intended` is in the type `dtype`; reads both, a tensor at a time."""
+    import torch
+
+    for name in sorted(set(written) | set(intended)):
+        if name not in written or name not in intended:
+            yield f"{name} is {'missing' if name in intended else 'not expected'}"
+            continue
+        one, other = written[name].read().contiguous(), as_type(intended[name].read(), dtype).contiguous()
+        if one.dtype != other.dtype or one.shape != other.shape:
+            yield f"{name} is {one.dtype} {tuple(one.shape)}, expected {other.dtype} {tuple(other.shape)}"
+        elif not torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)):
+            yield f"{name} holds other numbers"

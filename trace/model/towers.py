@@ -1,0 +1,97 @@
+"""The vision tower of a checkpoint: which weights, which configuration, which preprocessing.
+
+A name is a CLIP folder, a CLIP repository on the hub, or `open_clip:ARCHITECTURE/PRETRAINED` (see openclip.py). Weights
+that lie inside a LLaVA checkpoint are the ones that were trained with it, and win; only what they cannot say (number of
+heads, activation, colours) is taken from the named tower then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..command import InputError
+from ..files import read_json
+from ..images import CLIP_MEAN, CLIP_STD
+from . import llava_layout as layout
+from .formats import Kind, locate, recognise
+from .openclip import PREFIX, open_clip_tower
+from .presets import CLIP_L_336
+from .shards import Weight
+
+# Towers whose configuration is known without asking the hub, so that a checkpoint with its tower inside loads offline.
+KNOWN: Mapping[str, Mapping[str, Any]] = {
+    "openai/clip-vit-large-patch14-336": CLIP_L_336,
+    "openai/clip-vit-large-patch14": {**CLIP_L_336, "image_size": 224},
+}
+
+
+@dataclass(frozen=True)
+class Tower:
+    """`config` are CLIPVisionConfig's arguments, `weights` go by the hub's names, `preprocessor` is CLIP's file."""
+
+    name: str
+    source: str  # where it was found, for people
+    config: Mapping[str, Any]
+    weights: Mapping[str, Weight]
+    preprocessor: Mapping[str, Any]
+
+
+def find_tower(name: str | None, beside: Path | None, inside: Mapping[str, Weight]) -> Tower:
+    """The tower called `name`, with the weights `inside` the checkpoint if there are any.
+
+    Args:
+        beside: the checkpoint that names the tower; a relative name is looked for there first.
+    Raises:
+        InputError: there is no name, nothing is found under it, or it is no CLIP.
+    """
+    if name is None:
+        raise InputError(f"{beside} names no vision tower (mm_vision_tower); give one with --vision-tower")
+    if name.startswith(PREFIX):
+        config, weights = open_clip_tower(name, beside)
+        return Tower(name, name, config, inside or weights, {})
+    try:
+        folder = locate(name, "the vision tower", beside)
+    except InputError:
+        if inside and name in KNOWN:
+            return Tower(name, "inside the checkpoint", KNOWN[name], inside, {})
+        raise
+    found = recognise(folder)
+    if found.kind is not Kind.VISION and not (inside and found.config):
+        raise InputError(f"{folder} is no vision tower: found {found.kind.value}, expected a CLIP")
+    config = dict(found.config.get("vision_config") or found.config)
+    settings = {key: config[key] for key in CLIP_KEYS if key in config}
+    file = folder / "preprocessor_config.json"
+    preprocessor = read_json(file) if file.is_file() else {}
+    source = f"inside the checkpoint, configured by {folder}" if inside else str(folder)
+    return Tower(name, source, settings, inside or found.part(layout.VISION), preprocessor)
+
+
+CLIP_KEYS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
+    "patch_size", "projection_dim", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
+    "initializer_factor",
+)  # fmt: skip
+
+
+def pixel_settings(preprocessor: Mapping[str, Any], image_size: int, pad: bool) -> dict[str, Any]:
+    """The arguments of transformers' LLaVA image processor for a CLIP's own preprocessing, padded to a square or not."""
+    side = _side(preprocessor.get("size"), image_size)
+    crop = preprocessor.get("crop_size", side)
+    height, width = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
+    return {
+        "do_pad": pad,
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": height, "width": width},
+        "image_mean": list(preprocessor.get("image_mean", CLIP_MEAN)),
+        "image_std": list(preprocessor.get("image_std", CLIP_STD)),
+        "resample": preprocessor.get("resample", 3),
+    }
+
+
+def _side(size: Any, usual: int) -> int:
+    if isinstance(size, Mapping):
+        return int(size.get("shortest_edge", size.get("height", usual)))
+    return usual if size is None else int(size)

@@ -1,0 +1,89 @@
+"""A benchmark's first questions, answered while training goes on: point accuracy in the log, answers as pictures.
+
+One process answers and the others wait, so it is kept small; whole benchmarks are `trace.eval.model_vqa`'s, which reads
+any checkpoint of a running training. Under ZeRO-3 no process holds a whole model, and this is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from ..command import InputError
+from ..eval.metrics import score
+from ..eval.suites import Suite, open_suite
+from ..model.checkpoint import Checkpoint
+from ..model.predictor import Predictor
+from .config import TrainConfig
+
+
+class BenchmarkCallback(TrainerCallback):
+    """Asks every `evaluation.steps` steps and after the last one."""
+
+    def __init__(self, config: TrainConfig, checkpoint: Checkpoint, folder: Path, trainer: Any) -> None:
+        assert config.evaluation is not None
+        self._asked, self._trainer, self._folder = config.evaluation, trainer, folder / "evaluation"
+        self._checkpoint, self._style = checkpoint, config.template
+        if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            raise InputError(
+                "evaluation: does not go with ZeRO-3, where no process holds the model; take zero2.json, or run "
+                "trace.eval.model_vqa on the checkpoints"
+            )
+        self._suite: Suite = open_suite(self._asked.benchmark).first(self._asked.questions)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self._asked.steps and state.global_step != state.max_steps:
+            return
+        if state.is_world_process_zero:
+            accuracy = self._answer(state.global_step)
+            print(f"step {state.global_step}: point accuracy {accuracy:.3f} of {len(self._suite.questions)} questions")
+            self._trainer.log({"point_accuracy": accuracy})
+        self._trainer.accelerator.wait_for_everyone()
+
+    def _answer(self, step: int) -> float:
+        questions = self._suite.questions
+        images = [self._suite.image_path(question) for question in questions]
+        with _ready_to_generate(self._checkpoint) as ready:
+            predictions = Predictor(ready).predict(
+                images, [question.text for question in questions], reasoning=self._asked.reasoning, style=self._style,
+                max_new_tokens=self._asked.max_new_tokens, batch_size=None,
+            )  # fmt: skip
+        scores = [
+            score(prediction.response.points, self._suite.mask(question))
+            for question, prediction in zip(questions, predictions, strict=True)
+        ]
+        for question, image, prediction in list(zip(questions, images, predictions, strict=True))[
+            : self._asked.pictures
+        ]:
+            self._draw(self._folder / f"{step:07d}_{question.question_id}.png", image, prediction.response.points)
+        return sum(scores) / len(scores)
+
+    @staticmethod
+    def _draw(path: Path, image: Path, points: Any) -> None:
+        from ..canvas import save
+        from ..images import open_image
+        from ..plots import overlay
+
+        path.parent.mkdir(exist_ok=True)
+        save(overlay(open_image(image), points), path)
+
+
+@contextmanager
+def _ready_to_generate(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """The model as it answers: adapters in place, no dropout, attention that keeps a cache; training's state after."""
+    whole = checkpoint.model
+    model = whole.get_base_model() if hasattr(whole, "peft_config") else whole
+    before = (model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation)
+    model.set_attn_implementation({"text_config": "sdpa", "vision_config": before[1]})
+    model.eval()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield Checkpoint(model, checkpoint.processor, checkpoint.name, checkpoint.path)
+    finally:
+        model.train()
+        model.set_attn_implementation({"text_config": before[0], "vision_config": before[1]})
