@@ -58,7 +58,9 @@ def test_the_original_layout_comes_back_bit_for_bit(converted, recorded, tmp_pat
     assert model == (recorded.folder / "full" / "tokenizer.model").read_bytes()
     # and it loads without anything around it: the tower it names lies in the folder
     again, once = load(tmp_path / "back"), load(recorded.folder / "full")
-    assert all(torch.equal(one, other) for one, other in zip(again.model.parameters(), once.model.parameters(), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(again.model.parameters(), once.model.parameters(), strict=True)
+    )
 
 
 def test_merge_is_the_adapter_in_its_base(recorded, converted, tmp_path):
