@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -42,28 +40,17 @@ def test_half_precision_on_disk_is_read_in_float32(nano, tmp_path):
     assert torch.equal(again.model.lm_head.weight, weight.half().float())
 
 
-def test_plain_transformers_reads_it_and_makes_the_same_inputs(nano, nano_folder, tmp_path):
-    PICTURE.save(tmp_path / "picture.png")
-    script = f"""
-import json, sys, torch
-from PIL import Image
-from transformers import AutoProcessor, LlavaForConditionalGeneration
-processor = AutoProcessor.from_pretrained({str(nano_folder)!r}, backend="pil")
-model = LlavaForConditionalGeneration.from_pretrained({str(nano_folder)!r})
-messages = [{{"role": "user", "content": [{{"type": "image"}}, {{"type": "text", "text": {QUESTION!r}}}]}}]
-text = processor.apply_chat_template(messages)
-inputs = processor(images=Image.open({str(tmp_path / "picture.png")!r}), text=text, return_tensors="pt")
-with torch.no_grad():
-    logits = model(**inputs).logits
-assert not any(name.startswith("trace_vlm") for name in sys.modules)
-print(json.dumps([inputs["input_ids"][0].tolist(), inputs["pixel_values"].sum().item(), logits[0, -1, :50].tolist()]))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    ids, pixels, last = json.loads(done.stdout.splitlines()[-1])
-    ours = nano.inputs([PICTURE], [render_prompt(QUESTION)])
-    assert ids == ours["input_ids"][0].tolist()
-    assert pixels == pytest.approx(ours["pixel_values"].sum().item())
-    assert last == pytest.approx(logits(nano)[0, -1, :50].tolist(), abs=1e-5)
+def test_the_processor_alone_makes_the_same_inputs(nano, nano_folder):
+    """In a process without this package: test_plain_transformers.py."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(nano_folder)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    text = processor.apply_chat_template(messages)
+    inputs, ours = processor(images=PICTURE, text=text, return_tensors="pt"), nano.inputs([PICTURE], [text])
+    assert text == render_prompt(QUESTION)
+    assert torch.equal(inputs["input_ids"], ours["input_ids"])
+    assert torch.equal(inputs["pixel_values"], ours["pixel_values"])
 
 
 def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_path, monkeypatch):
@@ -96,13 +83,6 @@ def test_what_is_no_model_is_refused_with_a_sentence(nano_folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"model\.safetensors is cut off"):
         load(cut)
-
-
-@pytest.mark.parametrize(("name", "millions"), [("trace-13b", 13351), ("trace-7b", 7063), ("robopoint-13b", 13351)])
-def test_big_presets_have_the_published_size(name, millions):
-    with torch.device("meta"):
-        model = build.build(PRESETS[name])
-    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6) == millions
 
 
 def test_random_weights_follow_the_seed():

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from trace_vlm.command import InputError, run
 from trace_vlm.files import read_json
 from trace_vlm.model import convert as converting
-from trace_vlm.model import shards
+from trace_vlm.model import shards, writing
 from trace_vlm.model.checkpoint import load, main, save
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -74,8 +74,7 @@ def test_merge_is_the_adapter_in_its_base(recorded, converted, tmp_path):
 
 
 def test_another_type_on_disk_and_several_files(recorded, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 300_000)
-    monkeypatch.setattr(shards.write_weights, "__defaults__", (None, 300_000, lambda count: None))
+    monkeypatch.setattr(writing.write_weights, "__defaults__", (None, 300_000, lambda count: None))
     assert main(["convert", str(recorded.folder / "full"), str(tmp_path / "half"), "--dtype", "float16"]) == 0
     files = sorted(path.name for path in (tmp_path / "half").glob("*.safetensors"))
     assert len(files) == 4 and files[0] == "model-00001-of-00004.safetensors"
@@ -100,7 +99,7 @@ def test_nothing_is_overwritten(recorded, tmp_path, capsys):
 
 
 def test_a_disk_that_lies_is_noticed(recorded, tmp_path, monkeypatch):
-    real = shards._write_file
+    real = writing._write_file
 
     def flipped(path, *rest):
         real(path, *rest)
@@ -110,7 +109,7 @@ def test_a_disk_that_lies_is_noticed(recorded, tmp_path, monkeypatch):
             file.seek(-3, os.SEEK_END)
             file.write(bytes([last[0] ^ 1]))
 
-    monkeypatch.setattr(shards, "_write_file", flipped)
+    monkeypatch.setattr(writing, "_write_file", flipped)
     with pytest.raises(InputError, match="does not read back as it was written: .* holds other numbers"):
         converting.convert(recorded.folder / "full", tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
@@ -128,13 +127,13 @@ def test_a_kill_leaves_nothing_that_looks_whole(recorded, tmp_path):
     """The process stops in the middle of writing, is killed there, and the same command then finishes."""
     slow = f"""
 import sys, time
-from trace_vlm.model import saving, shards
-real = shards._write_file
+from trace_vlm.model import writing
+real = writing._write_file
 def stall(path, *rest):
     real(path, *rest)
     print("written", flush=True)
     time.sleep(600)
-shards._write_file = stall
+writing._write_file = stall
 from trace_vlm.model.checkpoint import main
 main(["convert", {str(recorded.folder / "full")!r}, {str(tmp_path / "made")!r}])
 """

@@ -255,14 +255,9 @@ def test_both_optimizers_step_save_and_follow_one_schedule():
 
 
 def test_twenty_steps_of_the_nano_model_follow_the_recorded_curve(scenes, tmp_path):
-    """Rows that share images, the grounding loss, Muon: recorded with `configs/train_nano.yaml` on these scenes."""
+    """Rows that share images, the grounding loss, Muon: `configs/train_nano.yaml` from random weights, recorded."""
     overrides = [f"data={scenes / 'captions.json'}", f"image_folder={scenes}", f"output_dir={tmp_path / 'run'}"]
-    overrides += [
-        f"model={CONFIGS.parent / 'trace/assets/nano-base'}",
-        "max_steps=20",
-        "logging_steps=1",
-        "report_to=[]",
-    ]
+    overrides += ["model=nano", "max_steps=20", "logging_steps=1", "report_to=[]"]
     folder = train(load_config(CONFIGS / "train_nano.yaml", overrides))
     golden = json.loads((Path(__file__).parent / "golden/nano_20_steps.json").read_text())
     logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -21,7 +21,7 @@ from ..prompts import IMAGE_TAG
 from . import llava_layout as layout
 from .build import VOCABULARY_MULTIPLE, expected_tensors, llava_configuration, random_projector
 from .cards import Card, card_of
-from .formats import Found, Kind, locate, recognise
+from .formats import Found, Kind, is_hub_name, locate, recognise
 from .lora import merged_weights
 from .processing import load_processor, load_tokenizer, make_processor
 from .shards import Computed, Held, Weight, resized
@@ -289,13 +289,12 @@ def linear_projector(projector: Mapping[str, Weight]) -> dict[str, Weight]:
 
 
 def _card(found: Found, whole: Found, parts: list[str]) -> Card:
-    named = found.adapter.get("base_model_name_or_path") or found.config.get("_name_or_path")
-    licensed = card_of(str(whole.folder), whole.folder, parts)
-    if named and licensed.licence is None:
-        licensed = replace(card_of(str(named), None, parts), files=licensed.files)
-    elif named:
-        licensed = replace(licensed, base=str(named))
-    return licensed
+    """By the base's folder; what the configuration was trained from helps where it is a repository's name."""
+    card = card_of(str(whole.folder), whole.folder, parts)
+    named = str(found.adapter.get("base_model_name_or_path") or found.config.get("_name_or_path") or "")
+    if not is_hub_name(named):
+        return card
+    return replace(card, base=named, licence=card.licence or card_of(named, None).licence)
 
 
 def generation_config(folder: Path, tokenizer: Any, config: LlavaConfig) -> GenerationConfig:

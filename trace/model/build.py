@@ -8,7 +8,7 @@ embeddings, a small head, and position embeddings of the vision tower that start
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from transformers import (
 from transformers.integrations import deepspeed as deepspeed_integration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from ..command import InputError
 from ..prompts import IMAGE_TAG
 from .llava_layout import hub_name
 from .presets import Preset
@@ -38,19 +39,44 @@ VOCABULARY_MULTIPLE = 64
 
 
 def build(
-    preset: Preset, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0
+    preset: Preset,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    seed: int = 0,
+    weights: str | Mapping[str, str] = "random",
 ) -> LlavaForConditionalGeneration:
-    """A model of the preset's dimensions with random weights, float32, on torch's current default device.
+    """A model of the preset's dimensions, float32; with random weights on torch's current default device.
 
     Args:
         tokenizer: fits the vocabulary of a preset that leaves it open (`nano`); its image token must be in place.
         seed: of the random weights; torch's global generator is left as it was.
+        weights: "random", or folders or names on the hub by part: `{"model": M}`, or `{"llm": L, "vision": V}` with a
+            "projector" or a random one. `preset.sources` are the published ones.
+    Raises:
+        InputError: the weights are of other dimensions than the preset, or cannot be loaded.
     """
+    if weights != "random":
+        return _from_names(preset, weights, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(configuration(preset, tokenizer))
         if preset.name == "nano":
             _initialise_nano(model)
+    return model
+
+
+def _from_names(preset: Preset, weights: str | Mapping[str, str], seed: int) -> LlavaForConditionalGeneration:
+    from .checkpoint import compose, load
+
+    parts = {"model": weights} if isinstance(weights, str) else dict(weights)
+    unknown = set(parts) - {"model", "llm", "vision", "projector"}
+    if unknown or not ({"model"} == set(parts) or {"llm", "vision"} <= set(parts)):
+        raise InputError(f"weights are {sorted(parts)}; expected model, or llm and vision with or without projector")
+    model = (load(parts["model"]) if "model" in parts else compose(**parts, seed=seed)).model
+    for wanted, config in ((preset.text, model.config.text_config), (preset.vision, model.config.vision_config)):
+        for key, value in wanted.items():
+            found = getattr(config, key)
+            if value and found != value:
+                raise InputError(f"{', '.join(parts.values())}: {key} is {found}, the preset {preset.name} has {value}")
     return model
 
 

@@ -200,7 +200,7 @@ def save(
     from .loading import check_generation_config
     from .processing import save_processor
     from .saving import new_folder, write_standard
-    from .shards import planned_bytes
+    from .writing import planned_bytes
 
     path, model = Path(path), checkpoint.model
     card = checkpoint.card or card_of(checkpoint.path, Path(checkpoint.path))

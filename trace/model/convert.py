@@ -40,7 +40,7 @@ def convert(
     """
     from .assemble import plan
     from .saving import llava_weights, new_folder, refuse_existing, write_llava, write_standard
-    from .shards import planned_bytes
+    from .writing import planned_bytes
 
     target = Path(target)
     refuse_existing(target)
@@ -65,7 +65,8 @@ def verify(folder: Path, made: Plan, weights: dict[str, Weight], dtype: str | No
 
     from ..prompts import Rendered, encode, render_prompt
     from .assemble import plan
-    from .shards import differences, weights_in
+    from .shards import weights_in
+    from .writing import differences
 
     wrong = next(differences(weights_in(folder), weights, dtype), None)
     if wrong is not None:

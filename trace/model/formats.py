@@ -178,6 +178,11 @@ _FILES = [
 ]  # fmt: skip
 
 
+def is_hub_name(name: str) -> bool:
+    """Whether `name` could be a repository on the hub: OWNER/NAME."""
+    return _HUB_ID.match(name) is not None
+
+
 def locate(name: str | Path, what: str, beside: Path | None = None) -> Path:
     """The folder that `name` stands for: a path, a name beside a checkpoint, or a repository on the hub.
 
@@ -192,7 +197,7 @@ def locate(name: str | Path, what: str, beside: Path | None = None) -> Path:
     for one in tried:
         if one.is_dir():
             return one
-    if _HUB_ID.match(text) and not text.startswith("."):
+    if is_hub_name(text):
         return _download(text, what)
     places = ", ".join(str(one) for one in tried)
     raise InputError(f"{what} {text} was not found: no folder {places}, and no name of a repository on the hub")

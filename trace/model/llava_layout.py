@@ -137,7 +137,8 @@ def llava_configuration(config: Mapping[str, Any], tower: str, linear: bool) -> 
     rope = dict(text.get("rope_parameters") or {})
     text["rope_theta"] = rope.pop("rope_theta", text.get("rope_theta", 10000.0))
     kind = rope.pop("rope_type", "default")
-    text["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    if kind != "default":
+        text["rope_scaling"] = {"type": kind, **rope}
     written = {key: text[key] for key in LLAMA_KEYS if key in text and key != "rope_parameters"}
     return {
         "architectures": ["LlavaLlamaForCausalLM"],

@@ -15,11 +15,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..command import InputError
 from .assemble import Plan
-from .shards import cast, largest_type
+from .shards import cast
+from .writing import largest_type
 
 QUANTIZED = ("8bit", "4bit")
 # What stays in the plain type: small, and what pixels and words pass through.
-_PLAIN_PARTS = ["lm_head", "vision_tower", "multi_modal_projector"]
+_PLAIN_PARTS = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
 
 
 def realise(
@@ -41,7 +42,7 @@ def realise(
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
         raise InputError(f"{dtype!r} is no type of weights; float32, bfloat16 and float16 are")
     if quantize is not None:
-        options["quantization_config"] = quantization(quantize, device, wanted)
+        options = {"device_map": {"": device}, **options, "quantization_config": quantization(quantize, wanted)}
     if "device_map" not in options and device != "cpu" and importlib.util.find_spec("accelerate"):
         options["device_map"] = {"": device}
     name_of_type = str(wanted).removeprefix("torch.")
@@ -49,9 +50,15 @@ def realise(
     if is_deepspeed_zero3_enabled():  # its loader hands tensors on to all processes, and takes no promises
         reads = torch.distributed.get_rank() == 0  # the others need the shapes only
         weights = {name: weight.read() if reads else _shape_of(weight) for name, weight in weights.items()}
-    model = LlavaForConditionalGeneration.from_pretrained(
-        None, config=plan.config, state_dict=weights, dtype=wanted, **options
-    )
+    try:
+        model = LlavaForConditionalGeneration.from_pretrained(
+            None, config=plan.config, state_dict=weights, dtype=wanted, **options
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        if quantize is None:
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"{quantize} cannot be had on this machine ({device}): {reason}") from None
     model.generation_config = plan.generation
     model.name_or_path = model.config.name_or_path = str(plan.source)  # an adapter made on it names its base by this
     return model.eval() if quantize is not None or "device_map" in options else model.to(device).eval()
@@ -61,23 +68,19 @@ def _shape_of(weight: Any) -> torch.Tensor:
     return torch.empty(weight.shape, dtype=getattr(torch, weight.dtype), device="meta")
 
 
-def quantization(quantize: str, device: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """bitsandbytes' configuration. InputError: an unknown name, or the machine or its packages cannot."""
+def quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """bitsandbytes' configuration. InputError: an unknown name, or a package is missing."""
     if quantize not in QUANTIZED:
         raise InputError(f"quantize is {quantize!r}; {' and '.join(QUANTIZED)} are known")
     for package in ("bitsandbytes", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"{quantize} needs the package {package}: pip install 'trace-vlm[quantize]'")
-    if device == "cpu" or not torch.cuda.is_available():
-        raise InputError(
-            f"{quantize} needs a CUDA device; this is {device!r}. On a CPU load the model in bfloat16 instead"
-        )
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_PLAIN_PARTS)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.float16 if dtype == torch.float32 else dtype,
+        bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=_PLAIN_PARTS,
     )
 

@@ -58,13 +58,21 @@ PRESETS = {
             "trace-13b",
             VICUNA_13B,
             CLIP_L_336,
-            sources={"llm": "lmsys/vicuna-13b-v1.5", "vision": "openai/clip-vit-large-patch14-336"},
+            sources={
+                "llm": "lmsys/vicuna-13b-v1.5",
+                "vision": "openai/clip-vit-large-patch14-336",
+                "projector": "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-13b-v1.5",
+            },
         ),
         Preset(
             "trace-7b",
             VICUNA_7B,
             CLIP_L_336,
-            sources={"llm": "lmsys/vicuna-7b-v1.5", "vision": "openai/clip-vit-large-patch14-336"},
+            sources={
+                "llm": "lmsys/vicuna-7b-v1.5",
+                "vision": "openai/clip-vit-large-patch14-336",
+                "projector": "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5",
+            },
         ),
         Preset(
             "robopoint-13b",

@@ -20,7 +20,6 @@ from typing import Any
 from tokenizers import Regex, normalizers
 from transformers import (
     AddedToken,
-    AutoTokenizer,
     LlamaTokenizer,
     LlavaProcessor,
     PreTrainedTokenizerBase,
@@ -53,7 +52,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                 folder, legacy=settings.get("legacy", True) is not False, add_bos_token=True
             )
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
     if tokenizer.pad_token is None:

@@ -23,8 +23,9 @@ from ..prompts import IMAGE_TAG
 from . import llava_layout as layout
 from .cards import Card, write_card
 from .processing import save_processor
-from .shards import Computed, Weight, largest_type, planned_bytes, resized, write_weights
+from .shards import Computed, Weight, resized
 from .towers import KNOWN
+from .writing import largest_type, planned_bytes, write_weights
 
 
 def refuse_existing(path: Path) -> None:

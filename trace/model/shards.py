@@ -1,8 +1,8 @@
 """Weights in files: tensors that know their name, shape and type, and are read only when somebody needs them.
 
 Loading 26 GB must not take 52 GB of memory. A `Weight` is a promise of one tensor; whoever needs it calls `read()`, and
-what comes back is the only copy. Files are read with plain reads into the tensor's own memory (pages of a mapped file
-would count as this process's memory until somebody else needs them), and written one tensor after the other.
+what comes back is the only copy. Files are read with plain reads into the tensor's own memory: pages of a mapped file
+would count as this process's memory until somebody else needs them.
 
 `.bin` files are pickles. Their tables are read by torch's restricted unpickler (`weights_only=True`), which refuses
 anything that is not a tensor; there is no way around it.
@@ -12,23 +12,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..command import InputError
-from ..files import read_json, write_json
+from ..files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARD_BYTES = 5_000_000_000  # of one file, as the hub has them
 _CHUNK = 1 << 26  # bytes of one read
 _PIECE = 1 << 22  # bytes that are cast at a time
 
@@ -38,7 +36,7 @@ TYPES = {
     "I64": ("int64", 8), "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1), "U8": ("uint8", 1),
     "BOOL": ("bool", 1), "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1),
 }  # fmt: skip
-_NAMES = {name: (code, size) for code, (name, size) in TYPES.items()}
+CODES = {name: (code, size) for code, (name, size) in TYPES.items()}
 
 
 class Weight:
@@ -65,7 +63,7 @@ class Weight:
 
     @property
     def bytes(self) -> int:
-        return self.count * _NAMES[self.dtype][1]
+        return self.count * CODES[self.dtype][1]
 
 
 @dataclass(frozen=True)
@@ -299,7 +297,7 @@ def _entry(file: Path, name: str, tensor: Any, zipped: bool) -> Weight:
     where, shape, dtype = f"{file}: {name}", tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
     if not zipped:
         return Held(tensor, where)
-    width, start = _NAMES[dtype][1], tensor.untyped_storage()._checkpoint_offset
+    width, start = CODES[dtype][1], tensor.untyped_storage()._checkpoint_offset
     if tensor.is_contiguous():
         return Stored(file, shape, dtype, start + tensor.storage_offset() * width, where)
     length = tensor.untyped_storage().nbytes() // width
@@ -311,109 +309,3 @@ def _entry(file: Path, name: str, tensor: Any, zipped: bool) -> Weight:
 def _culprit(message: str) -> str:
     match = re.search(r"(?:GLOBAL|function|class|callable)[^\n]*?\b([A-Za-z_][\w.]*\.[\w.]+)", message)
     return match[1] if match else "torch's weights_only=True does not read it"
-
-
-# --- writing --------------------------------------------------------------------------------------
-
-
-def plan_shards(weights: Mapping[str, Weight], dtype: str | None, limit: int = SHARD_BYTES) -> list[list[str]]:
-    """The names of the weights, in files of at most `limit` bytes, in order."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, weight in weights.items():
-        one = weight.count * _NAMES[dtype or weight.dtype][1]
-        if shards[-1] and size + one > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += one
-    return shards
-
-
-def planned_bytes(weights: Mapping[str, Weight], dtype: str | None) -> int:
-    """What `weights` take on disk in the type `dtype` (None: each in its own)."""
-    return sum(weight.count * _NAMES[dtype or weight.dtype][1] for weight in weights.values())
-
-
-def write_weights(
-    folder: Path,
-    weights: Mapping[str, Weight],
-    dtype: str | None = None,
-    limit: int = SHARD_BYTES,
-    progress: Callable[[int], object] = lambda count: None,
-) -> list[Path]:
-    """Write all weights into `folder` as `model.safetensors`, or as shards with their index.
-
-    Args:
-        dtype: of the numbers on disk, as torch names it; by default each weight's own.
-        progress: called with the number of bytes just written.
-    """
-    shards = plan_shards(weights, dtype, limit)
-    names = [
-        "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        for number in range(1, len(shards) + 1)
-    ]
-    for file_name, shard in zip(names, shards, strict=True):
-        _write_file(folder / file_name, {name: weights[name] for name in shard}, dtype, progress)
-    if len(shards) > 1:
-        total = planned_bytes(weights, dtype)
-        where = {name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard}
-        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
-    return [folder / name for name in names]
-
-
-def _write_file(
-    path: Path, weights: Mapping[str, Weight], dtype: str | None, progress: Callable[[int], object]
-) -> None:
-    import torch
-
-    # Wide numbers first, so that every tensor lies at a multiple of its own width.
-    order = sorted(weights, key=lambda name: -_NAMES[dtype or weights[name].dtype][1])
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    position = 0
-    for name in order:
-        code, width = _NAMES[dtype or weights[name].dtype]
-        end = position + weights[name].count * width
-        header[name] = {"dtype": code, "shape": list(weights[name].shape), "data_offsets": [position, end]}
-        position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            tensor = as_type(cast(weights[name], dtype or weights[name].dtype).read(), None).contiguous()
-            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
-            progress(tensor.nbytes)
-            del tensor
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def as_type(tensor: Tensor, dtype: str | None) -> Tensor:
-    """On the CPU, in the named type (None: its own)."""
-    import torch
-
-    return tensor.to("cpu", None if dtype is None else getattr(torch, dtype))
-
-
-def largest_type(weights: Mapping[str, Weight]) -> str:
-    """The type that most of the numbers are stored in."""
-    totals: dict[str, int] = {}
-    for weight in weights.values():
-        totals[weight.dtype] = totals.get(weight.dtype, 0) + weight.count
-    return max(totals, key=lambda name: totals[name])
-
-
-def differences(written: Mapping[str, Weight], intended: Mapping[str, Weight], dtype: str | None) -> Iterator[str]:
-    """What of `written` is not bit for bit what `intended` is in the type `dtype`; reads both, a tensor at a time."""
-    import torch
-
-    for name in sorted(set(written) | set(intended)):
-        if name not in written or name not in intended:
-            yield f"{name} is {'missing' if name in intended else 'not expected'}"
-            continue
-        one, other = written[name].read().contiguous(), as_type(intended[name].read(), dtype).contiguous()
-        if one.dtype != other.dtype or one.shape != other.shape:
-            yield f"{name} is {one.dtype} {tuple(one.shape)}, expected {other.dtype} {tuple(other.shape)}"
-        elif not torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)):
-            yield f"{name} holds other numbers"
