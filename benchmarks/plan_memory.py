@@ -10,7 +10,6 @@ configuration. Random weights; the sizes are chosen so that the model, not the i
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import subprocess
 import sys
@@ -38,16 +37,12 @@ print("BYTES", memory("VmHWM") - before)
 
 
 def make(folder: Path, hidden: int, layers: int, mlp: int) -> None:
-    from trace_vlm.model import build
-    from trace_vlm.model.checkpoint import Checkpoint, save
-    from trace_vlm.model.presets import PRESETS
+    from small import small
 
-    nano = PRESETS["nano"]
-    text = {**nano.text, "hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": mlp}
-    text |= {"num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}
-    tokenizer = build.nano_tokenizer()
-    model = build.build(dataclasses.replace(nano, text=text), tokenizer)
-    save(Checkpoint(model, build.processor(tokenizer, model.config.vision_config), "m", "m"), folder)
+    from trace_vlm.model.checkpoint import save
+
+    text = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": mlp}
+    save(small({**text, "num_attention_heads": hidden // 64, "num_key_value_heads": hidden // 64}), folder)
 
 
 def measure(settings: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Two processes under DeepSpeed: saved, killed, resumed, gathered, loaded, merged; and taken down together."""
+"""Two processes under DeepSpeed: saved, killed, resumed, gathered, loaded, merged."""
 
 from __future__ import annotations
 
@@ -52,19 +52,20 @@ def saved(run, step):
 
 
 def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(scenes, tiny_folder, tmp_path):
-    whole = Run(settings(scenes, tiny_folder, tmp_path / "whole", 3, "bf16", LORA))
+    longer = {"max_steps": 12, "save_steps": 4}
+    whole = Run(settings(scenes, tiny_folder, tmp_path / "whole", 3, "bf16", LORA, **longer))
     whole.to_its_end()
-    cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", 3, "bf16", LORA))
-    started = cut.start().when(saved(cut, 2))
+    cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", 3, "bf16", LORA, **longer))
+    started = cut.start().when(saved(cut, 4))
     os.kill(started.processes[1].pid, signal.SIGTERM)  # one process is told; both have to agree
     ended = started.wait()
     assert ended.codes == [143, 143], ended.logs
     assert "the same command continues" in ended.logs[0]
-    (last,) = (cut.folder / "checkpoints").glob("checkpoint-[34]")
+    last = max((cut.folder / "checkpoints").iterdir(), key=lambda path: int(path.name.partition("-")[2]))
     assert load(last).model is not None  # adapter, projector and processor, while training is not over
     assert not (cut.folder / "adapter_config.json").exists()
     cut.to_its_end()
-    assert losses(cut.folder) == losses(whole.folder) and set(losses(whole.folder)) == {1, 2, 3, 4}
+    assert losses(cut.folder) == losses(whole.folder) and len(losses(whole.folder)) == 12
     assert same(weights(whole.folder), weights(cut.folder))
     assert convert.main([str(whole.folder), str(tmp_path / "merged")]) == 0
     merged, base = weights(tmp_path / "merged"), weights(tiny_folder)
@@ -85,15 +86,6 @@ def test_zero2_full_in_fp32_survives_kill_9_of_one_process(scenes, tiny_folder, 
     assert losses(cut.folder) == losses(whole.folder)
     assert same(weights(whole.folder), weights(cut.folder))
     assert json.loads((cut.folder / "run.json").read_text())["finished"]
-
-
-def test_a_process_that_fails_takes_the_others_down_with_its_own_error_first(scenes, tiny_folder, tmp_path):
-    run = Run(settings(scenes, tiny_folder, tmp_path / "run", 2, "fp32", FULL), sabotage="fail 9")
-    ended = run.start().wait()
-    assert 0 not in ended.codes and ended.seconds < 60
-    assert "process 1 of 2" in ended.logs[1] and "RuntimeError: the disk is gone" in ended.logs[1]
-    assert "another process failed" in ended.logs[0] and "Traceback" not in ended.logs[0]
-    assert "the disk is gone" in json.loads((run.folder / "failure.json").read_text())["error"]
 
 
 MATRIX = list(product((2, 3), ("fp32", "bf16"), (FULL, LORA)))

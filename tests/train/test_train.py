@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from PIL import Image
+from train_together import Run
 
 from trace_vlm.command import InputError
 from trace_vlm.model import convert
@@ -166,21 +163,14 @@ def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(sce
 
 def test_a_killed_run_continues_to_the_same_weights(scenes, tmp_path):
     whole = train(config(scenes, tmp_path / "whole", max_steps=8))
-    path = tmp_path / "settings.yaml"
-    path.write_text(yaml.safe_dump(settings(scenes, tmp_path / "killed", max_steps=8)))
-    command = [sys.executable, "-m", "trace_vlm.train.train", "--config", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    saved = tmp_path / "killed" / "checkpoints" / "checkpoint-4" / "trainer_state.json"
-    deadline = time.monotonic() + 120
-    while not saved.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert saved.exists() and not (tmp_path / "killed" / "config.json").exists()
-    subprocess.run(command, check=True, capture_output=True, env=environment)
-    assert json.loads((tmp_path / "killed" / "run.json").read_text())["finished"]
-    one, two = load(whole).model.state_dict(), load(tmp_path / "killed").model.state_dict()
+    killed = Run(settings(scenes, tmp_path / "killed", max_steps=8), processes=1)
+    started = killed.start().when(lambda: (killed.folder / "checkpoints/checkpoint-4").is_dir())
+    started.processes[0].kill()
+    assert started.wait().codes == [-signal.SIGKILL]
+    assert not (killed.folder / "config.json").exists()
+    killed.to_its_end()
+    assert json.loads((killed.folder / "run.json").read_text())["finished"]
+    one, two = load(whole).model.state_dict(), load(killed.folder).model.state_dict()
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 

@@ -4,6 +4,9 @@ Padded, rows stand under each other, `[rows, tokens]`, with a four-dimensional m
 Packed, they stand behind each other in one line, `[1, tokens]`; positions start anew at each row, and `row_ends` tells
 the attention (`trace.train.packed`) where one ends, so that none sees another.
 
+What depends on the labels alone is computed here, in a worker: on a GPU each such question would make the processor
+wait for everything before it.
+
 A batch without any picture, in data that has pictures elsewhere, gets an empty one whose tokens nothing sees: the
 vision tower then runs in every process at every step, as the collective operations of ZeRO expect.
 
@@ -55,6 +58,12 @@ class Collator:
             batch["guided_rows"] = torch.stack([torch.cat(numbers), torch.cat(positions)], dim=1)
             batch["guided_patches"] = torch.cat([row["guides"][1] for row in rows])
         batch["rows"] = [row["row"] for row in rows]
+        labelled_BT = batch["labels"][:, 1:] != IGNORE
+        # Where a logit is wanted: position t predicts the label at t + 1. A forward pass with nothing to learn has a
+        # loss of 0 at some position, so that every process runs the model.
+        columns = labelled_BT.any(0).nonzero()[:, 0]
+        batch["columns"] = columns if len(columns) else torch.zeros(1, dtype=torch.long)
+        batch["learned"] = int(labelled_BT.sum())
         batch["broken"] = {row["row"]: row["broken"] for row in rows if "broken" in row}
         batch["tokens"] = sum(len(row["input_ids"]) for row in rows)
         return batch
@@ -92,7 +101,7 @@ class Collator:
         ends = torch.tensor([len(row["input_ids"]) for row in rows]).cumsum(0)
         batch["labels"][0, ends[:-1]] = IGNORE  # nothing predicts a row's first token
         batch["kinds"][0, ends[:-1]] = -1
-        batch["row_ends"] = ends
+        batch["row_ends"] = ends.tolist()
         if int(batch["branch"].max()) <= 1:
             del batch["branch"]
         return batch

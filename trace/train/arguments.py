@@ -15,10 +15,20 @@ from .config import TrainConfig
 
 
 def begin(config: TrainConfig) -> None:
-    """Let the processes meet, under DeepSpeed with a backend that this machine has. InputError without DeepSpeed."""
+    """Look at the machine, and let the processes meet, under DeepSpeed with a backend that this machine has.
+
+    Raises:
+        InputError: the GPU has no bfloat16, or DeepSpeed is asked for and not installed.
+    """
+    on_gpu = torch.cuda.is_available()
+    if on_gpu and config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name()
+        raise InputError(f"precision: bf16 needs an NVIDIA GPU of the Ampere generation or later, not {name}; take fp32")
+    if on_gpu and "RANK" not in os.environ and torch.cuda.device_count() > 1:
+        count = torch.cuda.device_count()
+        print(f"one of {count} GPUs is used; torchrun --nproc-per-node {count} -m trace_vlm.train.train ... takes all")
     if config.deepspeed is None:
         return
-    on_gpu = torch.cuda.is_available()
     # DeepSpeed calls torch's collectives by their old names, at every step.
     warnings.filterwarnings("ignore", message="`torch.distributed.", category=FutureWarning)
     if not on_gpu:
@@ -45,7 +55,7 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
     """TrainingArguments with `passes` forward passes a step of one process."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     on_gpu = torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=1 if config.packing else config.micro_batch_size,
         gradient_accumulation_steps=passes,
@@ -60,7 +70,7 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
         gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         deepspeed=config.deepspeed,
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=config.modes.vision == "full",  # a tower's last layer is never read
         dataloader_num_workers=config.dataloader_workers,
         dataloader_persistent_workers=config.dataloader_workers > 0,
         dataloader_drop_last=True,
@@ -75,3 +85,5 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # without a launcher it would scatter our batches over all GPUs
+    return arguments

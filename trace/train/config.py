@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..command import InputError
 from ..settings import read_settings
 
 PARTS = ("vision", "projector", "llm")
+Schedule = Literal[
+    "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
+]
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices by Muon, everything else by AdamW
     muon_learning_rate: float = 0.02
     weight_decay: float = 0.0
-    lr_schedule: str = "cosine"
+    lr_schedule: Schedule = "cosine"
     warmup_ratio: float = 0.03
     max_grad_norm: float = 1.0
     loss_norm: Literal["step", "microbatch"] = "step"  # mean over a step's answer tokens, or LLaVA's mean of means
@@ -110,7 +113,7 @@ class TrainConfig:
     save_steps: int = 500
     save_total_limit: int = 1
     logging_steps: int = 10
-    report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    report_to: list[Literal["tensorboard", "wandb"]] = field(default_factory=lambda: ["tensorboard"])
     evaluation: Evaluation | None = None
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
@@ -120,9 +123,7 @@ class TrainConfig:
         if self.modes.llm == "lora" and self.lora is None:
             object.__setattr__(self, "lora", Lora())
         self._check_parts()
-        for name in ("global_batch_size", "micro_batch_size", "share_image", "max_length", "save_steps"):
-            self._check_positive(name)
-        self._check_positive("logging_steps")
+        self._check_numbers()
         self._check_batches()
 
     def _trainable(self) -> Trainable:
@@ -166,12 +167,33 @@ class TrainConfig:
             raise InputError("grounding_loss: does not go with lora")
         if self.grounding_loss is not None and self.packing:
             raise InputError("grounding_loss: does not go with packing; set packing to false")
+        if self.grounding_loss is not None and self.gradient_checkpointing:
+            raise InputError("grounding_loss: does not go with gradient_checkpointing; set that to false")
         if self.optimizer == "muon" and self.deepspeed is not None:
             raise InputError("optimizer: muon does not go with deepspeed, which shards matrices; take adamw")
+        if self.objective == "vision" and self.deepspeed is not None:
+            raise InputError("deepspeed: does not go with the vision objective, whose models are small; set it to null")
 
-    def _check_positive(self, name: str) -> None:
-        if getattr(self, name) < 1:
-            raise InputError(f"{name}: {getattr(self, name)} is not positive")
+    def _check_numbers(self) -> None:
+        for name in ("global_batch_size", "micro_batch_size", "share_image", "max_length", "save_steps", "logging_steps"):
+            _positive(self, name)
+        for name in ("save_total_limit", "epochs", "learning_rate"):
+            _positive(self, name)
+        for name in ("weight_decay", "max_grad_norm", "dataloader_workers"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: {getattr(self, name)} is negative")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise InputError(f"max_steps: {self.max_steps} is neither positive nor -1, which goes by epochs")
+        if not 0 <= self.warmup_ratio < 1:
+            raise InputError(f"warmup_ratio: {self.warmup_ratio} is no share of the steps, from 0 to below 1")
+        if self.lora is not None:
+            _positive(self.lora, "r", "lora.")
+            _positive(self.lora, "alpha", "lora.")
+            if not 0 <= self.lora.dropout < 1:
+                raise InputError(f"lora.dropout: {self.lora.dropout} is not from 0 to below 1")
+        if self.evaluation is not None:
+            for name in ("steps", "questions", "max_new_tokens"):
+                _positive(self.evaluation, name, "evaluation.")
 
     def _check_batches(self) -> None:
         if self.packing:
@@ -189,11 +211,19 @@ class TrainConfig:
         """Padded forward passes a step of one process; InputError when the batch does not divide."""
         rows = self.micro_batch_size * processes
         if self.global_batch_size % rows:
+            share = self.global_batch_size // processes
+            fitting = next((size for size in range(min(share, self.micro_batch_size), 0, -1) if not share % size), 0)
+            advice = f"micro_batch_size={fitting} is" if fitting and not self.global_batch_size % processes else "none is"
             raise InputError(
                 f"global_batch_size: {self.global_batch_size} is no multiple of micro_batch_size x processes = "
-                f"{self.micro_batch_size} x {processes}"
+                f"{self.micro_batch_size} x {processes}; {advice}"
             )
         return self.global_batch_size // rows
+
+
+def _positive(section: Any, name: str, prefix: str = "") -> None:
+    if getattr(section, name) <= 0:
+        raise InputError(f"{prefix}{name}: {getattr(section, name)} is not positive")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -82,8 +82,13 @@ def _ready_to_generate(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
     model.set_attn_implementation({"text_config": "sdpa", "vision_config": before[1]})
     model.eval()
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(_gpu(model.device)), torch.no_grad():
             yield Checkpoint(model, checkpoint.processor, checkpoint.name, checkpoint.path)
     finally:
         model.train()
         model.set_attn_implementation({"text_config": before[0], "vision_config": before[1]})
+
+
+def _gpu(device: torch.device) -> list[int]:
+    """The GPUs whose random state a generation on `device` moves."""
+    return [torch.cuda.current_device()] if device.type == "cuda" else []

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..command import InputError
+from .watch import TrainingStopped
 
 NOTE = "failure.json"
 LOOK_EVERY = 2.0  # seconds
@@ -62,7 +63,8 @@ class FailTogether:
         self._over.set()
         if error is None or self._processes == 1:
             return
-        text = f"error: {error}\n" if isinstance(error, InputError) else "".join(traceback.format_exception(error))
+        told = isinstance(error, InputError | TrainingStopped)
+        text = f"error: {error}\n" if told else "".join(traceback.format_exception(error))
         if not self._write_note(text):
             self._leave()
         where = f"process {self._process} of {self._processes} on {socket.gethostname()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +22,8 @@ from .parts import choose, learning, summary
 from .trainer import LanguageTrainer, Prepared
 from .watch import StopSignal, Watch
 
-# flash-attn needs a GPU and its own build; SDPA is everywhere.
-ATTENTION_ORDER = ("flash_attention_2", "sdpa", "eager")
+FLASH = "flash_attention_2"  # needs a GPU, half precision and its own build; SDPA is everywhere
+ATTENTION_ORDER = (FLASH, "sdpa", "eager")
 
 Arguments = Callable[[int], TrainingArguments]  # of the forward passes a step of one process
 
@@ -32,6 +33,7 @@ def prepare(config: TrainConfig, arguments: Arguments, folder: Path, stop: StopS
     first = arguments(1)  # sets up the processes, and ZeRO-3 before the model is made
     tell = print if first.process_index == 0 else _silent
     checkpoint = load_for_training(config, tell)
+    _check_grounding(config, checkpoint)
     check_generation_config(checkpoint.model)  # rather now than after days, when the model is to be saved
     checkpoint.model = choose(checkpoint.model, config)
     tell(summary(checkpoint.model, config))
@@ -74,6 +76,16 @@ def prepare(config: TrainConfig, arguments: Arguments, folder: Path, stop: StopS
     return Prepared(trainer, checkpoint, notes)
 
 
+def _check_grounding(config: TrainConfig, checkpoint: Checkpoint) -> None:
+    if config.grounding_loss is None:
+        return
+    text = checkpoint.model.config.text_config
+    for name, number in (("layer", text.num_hidden_layers), ("head", text.num_attention_heads)):
+        asked = getattr(config.grounding_loss, name)
+        if not 0 <= asked < number:
+            raise InputError(f"grounding_loss.{name}: {asked} is none of the model's 0 to {number - 1}")
+
+
 def _silent(*_: Any) -> None:
     """What all processes would say alike is said by the first."""
 
@@ -111,32 +123,43 @@ def load_for_training(config: TrainConfig, tell: Callable[..., None] = print) ->
     In float32, of which mixed precision keeps a copy; under DeepSpeed in the type it trains in, which makes its own
     float32 copy of what learns: a node then holds half as much while it loads.
     """
-    wanted = ATTENTION_ORDER if config.attention == "auto" else (config.attention,)
-    if not torch.cuda.is_available() or config.precision == "fp32":
-        wanted = tuple(name for name in wanted if name != "flash_attention_2") or ("sdpa",)
     problem: Exception | None = None
-    for name in wanted:
-        options: dict[str, Any] = {"attn_implementation": name}
+    for name in _attentions(config):
         try:
-            checkpoint = _load(config, options)
-        except ImportError as error:  # flash-attn is not installed
+            checkpoint = _load(config, name)
+            text = packed.IMPLEMENTATION if config.packing else name
+            checkpoint.model.set_attn_implementation({"text_config": text, "vision_config": name})
+        except (ImportError, ValueError) as error:  # flash-attn does not load, or not for this model
+            if name != FLASH:
+                raise
             problem = error
             continue
-        if config.packing:
-            vision = checkpoint.model.config.vision_config._attn_implementation
-            checkpoint.model.set_attn_implementation({"text_config": packed.IMPLEMENTATION, "vision_config": vision})
-            on_gpu = torch.cuda.is_available() and config.precision == "bf16"
-            tell(f"attention: {'torch varlen' if on_gpu else 'SDPA row by row'}, vision {name}")
-        else:
-            tell(f"attention: {name}")
+        tell(f"attention: {packed.kernel(config)}, vision {name}" if config.packing else f"attention: {name}")
         return checkpoint
     raise InputError(f"attention: {config.attention} cannot be used here: {problem}")
 
 
-def _load(config: TrainConfig, options: dict[str, Any]) -> Checkpoint:
-    parts = config.model
-    if not isinstance(parts, str):
-        return compose(**asdict(parts), **options)
-    if config.deepspeed is not None and config.precision == "bf16":
-        options["dtype"] = "bfloat16"
-    return load(parts, **options)
+def _attentions(config: TrainConfig) -> tuple[str, ...]:
+    """The attentions to try, the best first. InputError when the one that is asked for cannot be."""
+    obstacle = None
+    if not torch.cuda.is_available():
+        obstacle = "needs a GPU"
+    elif config.precision == "fp32":
+        obstacle = "needs precision: bf16"
+    elif config.share_image > 1 and not config.packing:
+        obstacle = "has no mask for rows that share an image; set share_image to 1"
+    if config.attention != "auto":
+        if config.attention == FLASH and obstacle is not None:
+            raise InputError(f"attention: {FLASH} {obstacle}")
+        return (config.attention,)
+    if obstacle is None and importlib.util.find_spec("flash_attn") is None:
+        obstacle = "is not installed"  # transformers would look for a build of it on the hub
+    return tuple(name for name in ATTENTION_ORDER if name != FLASH or obstacle is None)
+
+
+def _load(config: TrainConfig, attention: str) -> Checkpoint:
+    half = config.deepspeed is not None and config.precision == "bf16"
+    options: dict[str, Any] = {"attn_implementation": attention, "dtype": "bfloat16" if half else "float32"}
+    if isinstance(config.model, str):
+        return load(config.model, **options)
+    return compose(**asdict(config.model), **options)

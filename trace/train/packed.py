@@ -9,8 +9,10 @@ Tensor names carry their axes: B batch (always 1), H heads, T tokens of the line
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +23,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from ..data.collate import branch_visibility
+from .config import TrainConfig
 
 IMPLEMENTATION = "trace_line"
 
@@ -68,6 +71,10 @@ def packed_attention(
     """`[B, T, H, D]` of a line. ValueError for a batch that brings no `line`."""
     if line is None:
         raise ValueError(f"attention {IMPLEMENTATION!r} is for packed batches only")
+    kind = query_BHTD.device.type
+    if torch.is_autocast_enabled(kind):  # the rotary embedding leaves queries and keys in float32
+        half = torch.get_autocast_dtype(kind)
+        query_BHTD, key_BHTD, value_BHTD = (one.to(half) for one in (query_BHTD, key_BHTD, value_BHTD))
     if uses_varlen(query_BHTD) and line.branch_BT is None:
         return _varlen(query_BHTD, key_BHTD, value_BHTD, scaling, line), None
     grouped = query_BHTD.shape[1] != key_BHTD.shape[1]
@@ -91,17 +98,35 @@ def packed_attention(
 
 def uses_varlen(tensor: Tensor) -> bool:
     """Whether `torch.nn.attention.varlen` takes this: it has kernels for half precision on GPUs only."""
-    return tensor.is_cuda and tensor.dtype in (torch.bfloat16, torch.float16)
+    return tensor.is_cuda and tensor.dtype in (torch.bfloat16, torch.float16) and _varlen_kernel() is not None
+
+
+def kernel(config: TrainConfig) -> str:
+    """What computes the attention of this run's lines here, for the log."""
+    if not torch.cuda.is_available() or config.precision != "bf16" or _varlen_kernel() is None:
+        return "SDPA row by row"
+    return "torch varlen" + (", SDPA where rows share an image" if config.share_image > 1 else "")
+
+
+@lru_cache
+def _varlen_kernel() -> Callable[..., Any] | None:
+    """torch's, where it has one that knows causal windows and a scale (torch 2.11)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters) else None
 
 
 def _varlen(query_BHTD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor, scaling: float, line: Line) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
+    varlen = _varlen_kernel()
+    assert varlen is not None  # `uses_varlen`
     query_THD, key_THD, value_THD = (one[0].transpose(0, 1) for one in (query_BHTD, key_BHTD, value_BHTD))
-    out_THD = varlen_attn(
-        query_THD, key_THD, value_THD, line.bounds, line.bounds, line.longest, line.longest,
-        scale=scaling, window_size=(-1, 0), enable_gqa=query_THD.shape[1] != key_THD.shape[1],
-    )  # fmt: skip
+    shared = {"enable_gqa": True} if query_THD.shape[1] != key_THD.shape[1] else {}
+    bounds, longest = line.bounds, line.longest
+    out_THD = varlen(
+        query_THD, key_THD, value_THD, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), **shared
+    )
     return out_THD[None]
 
 

@@ -99,7 +99,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     }
     rest = list(_groups([(name, one) for name, one in chosen if name not in by_muon], config))
     if not by_muon:
-        return torch.optim.AdamW(rest, betas=(0.9, 0.999), eps=1e-8)
+        # On a GPU the fused step needs no temporary copies, and the same kernel exists for states kept on the CPU.
+        return torch.optim.AdamW(rest, betas=(0.9, 0.999), eps=1e-8, fused=torch.cuda.is_available() or None)
     matrices = [parameter for name, parameter in chosen if name in by_muon]
     return MuonWithAdamW(matrices, rest, config.muon_learning_rate)
 

@@ -20,7 +20,11 @@ from ..data.arrow import KINDS, TASKS
 FLAGS = ("stop", "not_finite")
 COUNTS = ("samples", "tokens", "capacity", "broken", "flops")
 CELLS = len(TASKS) * len(KINDS)
-GPU_PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bf16, as published by the maker
+# Dense bf16, as published by the maker; of names that contain each other the longer one comes first.
+GPU_PEAK_FLOPS = {
+    "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12,
+    "L40S": 362e12,
+}  # fmt: skip
 
 
 class Tally:
@@ -42,10 +46,9 @@ class Tally:
 
     def add_losses(self, losses: Tensor, kinds: Tensor) -> None:
         """Losses of single tokens, and for each `task * len(KINDS) + kind` (-1: not counted)."""
-        known = kinds >= 0
-        where, values = kinds[known], losses[known].double()
-        self._cells[0].index_add_(0, where, values)
-        self._cells[1].index_add_(0, where, torch.ones_like(values))
+        known, where = (kinds >= 0).double(), kinds.clamp_min(0)  # no selection: its size would be waited for on a GPU
+        self._cells[0].index_add_(0, where, losses.double() * known)
+        self._cells[1].index_add_(0, where, known)
 
     def close_step(self) -> dict[str, float]:
         """Sum over the processes; flags and counts of the step, and its mean loss over tokens."""

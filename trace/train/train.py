@@ -11,6 +11,7 @@ last save, and one that gets SIGTERM saves first and ends with code 143.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import platform
 import sys
@@ -23,7 +24,7 @@ from ..command import InputError, Parser, existing_file, existing_folder, output
 from ..records import read_json, sha256, write_json
 from .config import TrainConfig, load_config
 from .failures import FailTogether
-from .watch import PREEMPTED, StopSignal
+from .watch import PREEMPTED, StopSignal, TrainingStopped
 
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
 MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
@@ -102,6 +103,9 @@ def _check_inputs(config: TrainConfig, processes: int) -> None:
         existing_folder(config.image_folder, "image_folder:")
     if config.deepspeed is not None:
         existing_file(config.deepspeed, "deepspeed: the configuration")
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"report_to: {name} is not installed; pip install {name}, or take it out")
     if not config.packing:
         config.accumulation(processes)
 
@@ -135,7 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--local-rank", type=int, default=-1, help="set by the deepspeed launcher")
     args = parser.parse_args(argv)
-    folder = train(load_config(args.config, args.set))
+    try:
+        folder = train(load_config(args.config, args.set))
+    except TrainingStopped as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if folder is None:
         return PREEMPTED
     if os.environ.get("RANK", "0") == "0":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
+from ..command import InputError
 from ..attention import GroundingRecorder, recording
 from ..data.sampling import ProcessBatches
 from ..model.checkpoint import Checkpoint, save
@@ -58,6 +60,17 @@ class SteadyTrainer(Trainer):
             self.optimizer = make_optimizer(self.model, self.config)
         return self.optimizer
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        try:
+            return super().training_step(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            key = "pack_tokens" if self.config.packing else "micro_batch_size"
+            raise InputError(
+                f"{key}: {getattr(self.config, key)} does not fit into the GPU's memory (step {self.state.global_step + 1}); "
+                "take less, gradient_checkpointing, or more sharding in deepspeed: python -m trace.train.plan says what "
+                f"fits. {' '.join(str(error).split())}"
+            ) from None
+
     def stop_wanted(self) -> bool:
         """Whether some process was asked to stop, the same answer in all of them."""
         wanted = torch.tensor([float(self._stop.wanted)], device=self.args.device)
@@ -98,6 +111,11 @@ class SteadyTrainer(Trainer):
         if self.args.should_save:
             written.rename(target)
             rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model before any other process writes beside it: a model's folder appears whole, or not at all."""
+        super().save_model(output_dir, _internal_call)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -150,6 +168,8 @@ class LanguageTrainer(SteadyTrainer):
             collate_fn=self.data_collator,
             num_workers=workers,
             persistent_workers=workers > 0,
+            # Workers inherit the data set; a start that pickles it would send each of them the model too.
+            multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
             pin_memory=self.args.dataloader_pin_memory,
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator().manual_seed(self.args.seed),  # leaves the global one, of dropout, alone
@@ -163,19 +183,16 @@ class LanguageTrainer(SteadyTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         inputs = dict(inputs)
-        labels_BT, kinds_BT = inputs.pop("labels"), inputs.pop("kinds")
+        labels_BT, kinds_BT, columns = inputs.pop("labels"), inputs.pop("kinds"), inputs.pop("columns")
         self._account(inputs, labels_BT)
         guided_rows, guided_patches = inputs.pop("guided_rows", None), inputs.pop("guided_patches", None)
-        columns = (labels_BT[:, 1:] != IGNORE).any(0).nonzero()[:, 0]  # position t predicts the label at t + 1
-        if not len(columns):
-            columns = columns.new_zeros(1)  # nothing to learn here: the loss is 0, but every process runs the model
         wanted_BC = labels_BT[:, columns + 1]
         call = {**inputs, "logits_to_keep": columns, "use_cache": False}
         term, recorder = self.config.grounding_loss, None
         if term is not None and guided_rows is not None:
             starts = (inputs["input_ids"] == self.checkpoint.image_token_id).int().argmax(1)
             recorder = GroundingRecorder(term.layer, term.head, guided_rows, guided_patches, starts)
-            with recording(model, recorder):
+            with recording(self.model, recorder):  # the model itself: what wraps it has no configuration
                 outputs = model(**call)
         else:
             outputs = model(**call)
@@ -204,7 +221,7 @@ class LanguageTrainer(SteadyTrainer):
         rows, broken, tokens = inputs.pop("rows"), inputs.pop("broken"), inputs.pop("tokens")
         ends, branch = inputs.pop("row_ends", None), inputs.pop("branch", None)
         if ends is not None:
-            inputs["line"] = Line(tuple(ends.tolist()), branch, labels_BT.device)
+            inputs["line"] = Line(tuple(ends), branch, labels_BT.device)
         dataset = self.train_dataset
         self._step_ids.append(dataset.names(rows))
         new = self._watch.broken(broken, dataset.names(list(broken))) if broken else 0
@@ -212,7 +229,7 @@ class LanguageTrainer(SteadyTrainer):
         work = Work(
             tokens=tokens,
             squares=float((dataset.lengths[rows].astype(float) ** 2).sum()),
-            learned=float((labels_BT != IGNORE).sum()),
+            learned=float(inputs.pop("learned")),
             images=0 if pixels is None else len(pixels),
         )
         self._tally.add(

@@ -108,14 +108,17 @@ class PreparedVision(Prepared):
         """Report on held-out views, fold the features' scale into the projector, write the model."""
         loader: DataLoader[Any] = DataLoader(self.held_out, batch_size=32)
         features, right, known = [], torch.zeros(4), torch.zeros(4)
+        device = next(self.reader.parameters()).device
         self.reader.eval()
         with torch.no_grad():
             for batch in tqdm(loader, desc="held-out views", leave=False):
+                batch = {name: tensor.to(device) for name, tensor in batch.items()}
                 hits = self.reader(**batch)["right"]
                 valid = batch["labels"] != IGNORE
-                right += (hits & valid).sum((0, 2))
-                known += valid.sum((0, 2))
-                features.append(self.reader.features(batch["pixel_values"]).flatten(0, 1))
+                right += (hits & valid).sum((0, 2)).cpu()
+                known += valid.sum((0, 2)).cpu()
+                features.append(self.reader.features(batch["pixel_values"]).flatten(0, 1).cpu())
+        self.checkpoint.model.cpu()  # only the tower was moved to a GPU
         accuracy = dict(zip(("color", "category", "x", "y"), (right / known).tolist(), strict=True))
         self.notes["held_out_patch_accuracy"] = {name: round(value, 4) for name, value in accuracy.items()}
         print(f"held-out patches read right: {self.notes['held_out_patch_accuracy']}")

@@ -20,7 +20,7 @@ FEW_BROKEN = 5  # so many are always forgiven: a share of few samples says littl
 
 
 class TrainingStopped(RuntimeError):
-    """A run that cannot go on; the message says why, and where the evidence lies."""
+    """A run that cannot go on; the message says why, and where the evidence lies. Told without a traceback."""
 
 
 class StopSignal:

@@ -1,0 +1,19 @@
+"""Models of the nano model's kind in other sizes, with random weights, for the benchmarks beside this file."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from trace_vlm.model import build
+from trace_vlm.model.checkpoint import Checkpoint
+from trace_vlm.model.presets import PRESETS
+
+
+def small(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None) -> Checkpoint:
+    """The nano preset with some fields of its two configurations changed."""
+    nano = PRESETS["nano"]
+    preset = dataclasses.replace(nano, text={**nano.text, **(text or {})}, vision={**nano.vision, **(vision or {})})
+    tokenizer = build.nano_tokenizer()
+    model = build.build(preset, tokenizer)
+    return Checkpoint(model, build.processor(tokenizer, model.config.vision_config), "small", "small")
