@@ -211,7 +211,7 @@ def run_case(case: Case, tiny: bool) -> dict[str, Any]:
             names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
             call = {key: batch[key] for key in names if key in batch}
             if is_packed:
-                call["line"] = packed.Line(tuple(batch["row_ends"].tolist()), None, device)
+                call["line"] = packed.Line(tuple(batch["row_ends"]), None, device)
             columns = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
             logits = model(**call, logits_to_keep=columns, use_cache=False).logits.float().flatten(0, 1)
             wanted = batch["labels"][:, columns + 1].flatten()
