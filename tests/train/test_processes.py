@@ -11,6 +11,7 @@ import torch
 from train_together import Run
 
 from trace_vlm.model.checkpoint import load
+from trace_vlm.train.checkpoints import last_checkpoint
 
 
 def settings(scenes, base, out, **changes):
@@ -62,8 +63,7 @@ def test_sigterm_to_one_process_saves_in_both_and_the_same_command_continues(sce
     ended = started.wait()
     assert ended.codes == [143, 143], ended.logs
     assert "the same command continues" in ended.logs[0]
-    last = max((cut.folder / "checkpoints").glob("checkpoint-*"))
-    names = {part.split(".")[0] for part in _saved(last)}
+    names = {part.split(".")[0] for part in _saved(last_checkpoint(cut.folder / "checkpoints"))}
     assert names == {"language_model", "multi_modal_projector"}  # adapter and projector, while training is not over
     cut.to_its_end()
     assert logged(cut.folder) == logged(whole.folder) and len(logged(whole.folder)) == 40
