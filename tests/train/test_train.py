@@ -309,6 +309,7 @@ def test_a_benchmark_is_answered_while_training_goes_on(scenes, tiny_folder, tmp
     plain = train(config(scenes, tmp_path / "plain", model=tiny_folder, **common))
     logged = [json.loads(line) for line in (asked / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged if "point_accuracy" in entry] == [2, 3]
+    assert [entry["step"] for entry in logged if "token_loss" in entry] == [1, 2, 3]
     assert sorted(path.name for path in (asked / "evaluation").iterdir()) == ["0000002_7.png", "0000003_7.png"]
     one, two = load(asked).model.state_dict(), load(plain).model.state_dict()
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())  # asking changes nothing

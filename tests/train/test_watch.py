@@ -73,6 +73,18 @@ def test_a_run_with_a_broken_picture_ends_and_names_it(scenes, tiny_folder, tmp_
     assert json.loads((folder / "run.json").read_text())["broken_images"] == [samples[2]["id"]]
 
 
+def test_a_run_with_too_many_broken_pictures_stops(scenes, tiny_folder, tmp_path):
+    samples = json.loads((scenes / "captions.json").read_text())[:12]
+    for index, sample in enumerate(samples[:8]):
+        sample["image"] = str(tmp_path / f"{index}.png")
+        (tmp_path / f"{index}.png").write_bytes(b"no picture")
+    (tmp_path / "data.json").write_text(json.dumps(samples))
+    changes = {"data": [str(tmp_path / "data.json")], "global_batch_size": 12, "group_by_length": False}
+    with pytest.raises(InputError, match="image_folder: 8 of 12 samples so far have pictures that cannot be read"):
+        train(config(scenes, tiny_folder, tmp_path / "run", **changes))
+    assert broken_ids(tmp_path / "run") == sorted({str(sample["id"]) for sample in samples[:8]})
+
+
 def test_a_signal_is_a_wish_until_the_step_ends():
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -254,11 +254,11 @@ class LanguageTrainer(SteadyTrainer):
         return found["stop"] > 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        for name, values in self._sums.items():
-            if values and "loss" in logs:
-                logs[name] = float(torch.stack(values).mean())
-            values.clear()
-        if "loss" in logs:
+        if "loss" in logs:  # not an evaluation, nor the summary at the end
+            for name, values in self._sums.items():
+                if values:
+                    logs[name] = float(torch.stack(values).mean())
+                values.clear()
             logs |= self._tally.report()
             if len(set(self._rates.values())) > 1:
                 logs |= {f"learning_rate_{part}": rate for part, rate in self._rates.items()}
