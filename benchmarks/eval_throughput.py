@@ -15,7 +15,7 @@ Constrained answers may be shorter than 128 tokens: they are set against a loop 
 
 On a CPU seconds are those of the process, so that other work on the machine does not count. On a GPU they are the
 clock's, and tokens a second of decoding are set against the bound that reading the weights and the cache once a step
-puts on a batch (--bandwidth, in bytes a second).
+puts on a batch (--bandwidth, in bytes a second). What is being measured is said on standard error.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import argparse
 import json
 import platform
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ SIZES = {
              "num_key_value_heads": 40},
             {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}),
 }  # fmt: skip
+QUESTIONS = {"cpu": 32, "cuda": 96}
 TARGETS = {"cpu": {"batched": 2.3, "constrained": 3.0}, "cuda": {"batched": 15.0}}
 SUBJECTS = ["red mug", "small blue bowl", "wooden spoon", "green plate beside the window", "yellow box", "white cup"]
 WAYS = ["left of", "right of", "behind", "in front of", "next to", "on the left part of the table, near"]
@@ -46,12 +48,14 @@ WAYS = ["left of", "right of", "behind", "in front of", "next to", "on the left 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=SIZES, default="1024x8")
-    parser.add_argument("--questions", type=int, default=32, help="for the batched ways")
+    parser.add_argument("--questions", type=int, help="for the batched ways; 32 on a CPU, 96 on a GPU")
     parser.add_argument("--loop-questions", type=int, default=4, help="for the loop, whose rate is steady")
     parser.add_argument("--batch-size", type=int, default=None, help="as many as fit by default")
     parser.add_argument("--per-image", type=int, default=4, help="questions about an image, for the shared way")
     parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--bandwidth", type=float, default=4.8e12, help="of the GPU's memory, bytes a second")
+    parser.add_argument(
+        "--bandwidth", type=float, default=3.35e12, help="of the GPU's memory, bytes a second (H100 SXM)"
+    )
     parser.add_argument("--device", default=None)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -67,101 +71,171 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from trace_vlm.model.predictor import Predictor
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    say = Steps()
     checkpoint = make_model(arguments.preset, device)
+    say(f"{arguments.preset} on {device}, {checkpoint.model.dtype}")
     predictor = Predictor(checkpoint)
-    images, texts = questions(arguments.questions)
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    new = {"max_new_tokens": arguments.new_tokens, "batch_size": arguments.batch_size}
-
-    def rate(run: Callable[[], list[Any]]) -> tuple[list[Any], float]:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        started = clock()
-        found = run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return found, (clock() - started) / len(found)
-
-    def loop(count: int, tokens: int) -> tuple[list[Any], float]:
-        return rate(lambda: loop_at(checkpoint, predictor, images[:count], texts[:count], tokens))
-
-    predictor.predict(images[:2], texts[:2], max_new_tokens=4)  # first calls allocate and choose kernels
-    predictor.predict(images[:1], texts[:1], constrain=True, max_new_tokens=arguments.new_tokens)
-    loop(1, 4)
-    seconds: dict[str, float] = {}
-    count = arguments.loop_questions
-    alone, seconds["loop"] = loop(count, arguments.new_tokens)
-    _, first = loop(count, 1)
-    batched, seconds["batched"] = rate(lambda: predictor.predict(images, texts, **new))
-    constrained, seconds["constrained"] = rate(lambda: predictor.predict(images, texts, constrain=True, **new))
+    count, new_tokens = arguments.loop_questions, arguments.new_tokens
+    images, texts = questions(arguments.questions or QUESTIONS[device.type])
     shared = [images[place // arguments.per_image] for place in range(len(images))]
-    _, seconds["shared"] = rate(lambda: predictor.predict(shared, texts, **new))
-    few, seconds["shared constrained"] = rate(lambda: predictor.predict(shared, texts, constrain=True, **new))
+    batch = arguments.batch_size or largest_batch(predictor, texts, new_tokens)
+
+    def rate(name: str, run: Callable[[], list[Any]]) -> tuple[list[Any], float]:
+        """What `run` gives, and seconds a question: of the process on a CPU, by the clock on a GPU."""
+        started = clock(device)
+        found = run()
+        seconds = (clock(device) - started) / len(found)
+        say(f"{name}: {seconds:.3f} s a question")
+        return found, seconds
+
+    def loop(name: str, questions: int, tokens: int) -> tuple[list[Any], float]:
+        return rate(name, lambda: loop_at(checkpoint, images[:questions], texts[:questions], tokens))
+
+    def ours(name: str, pictures: list[Any], tokens: int = new_tokens, **more: Any) -> tuple[list[Any], float]:
+        options = {"max_new_tokens": tokens, "batch_size": batch, **more}
+        return rate(name, lambda: predictor.predict(pictures, texts[: len(pictures)], **options))
+
+    # First calls allocate, choose kernels and compile the grammar.
+    warm = batch if device.type == "cuda" else 2
+    ours("warming up", images[:warm], 2)
+    ours("warming up, constrained", images[:1], constrain=True)
+    loop("warming up, loop", 1, 4)
+    alone, loop_seconds = loop("loop", count, new_tokens)
+    _, first = loop("loop, its first token", count, 1)
+    batched, seconds = ours("batched", images)
+    found = {"loop": loop_seconds, "batched": seconds}
+    constrained, found["constrained"] = ours("constrained", images, constrain=True)
+    _, found["shared"] = ours("shared", shared)
+    few, found["shared constrained"] = ours("shared constrained", shared, constrain=True)
 
     def as_long(answers: list[Any]) -> float:
         """What the loop needs for as many tokens as these answers have."""
         tokens = sum(len(one.token_ids) for one in answers) / len(answers)
-        return first + (seconds["loop"] - first) * (tokens - 1) / (arguments.new_tokens - 1)
+        return first + (loop_seconds - first) * (tokens - 1) / (new_tokens - 1)
 
-    equal = sum(list(one.token_ids) == ids for one, ids in zip(batched, alone, strict=False)) / count
-    ratios = {name: seconds["loop"] / seconds[name] for name in ("batched", "shared")}
-    ratios["constrained"] = as_long(constrained) / seconds["constrained"]
-    ratios["shared constrained"] = as_long(few) / seconds["shared constrained"]
-    decoding = predictor.checkpoint.model
-    return {
+    equal = [same_tokens(one.token_ids, ids) for one, ids in zip(batched, alone, strict=False)]
+    ratios = {name: loop_seconds / found[name] for name in ("batched", "shared")}
+    ratios["constrained"] = as_long(constrained) / found["constrained"]
+    ratios["shared constrained"] = as_long(few) / found["shared constrained"]
+    targets = TARGETS[device.type]
+    result = {
         "preset": arguments.preset,
-        "parameters": sum(one.numel() for one in decoding.parameters()),
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
-        "dtype": str(decoding.dtype).removeprefix("torch."),
+        "parameters": sum(one.numel() for one in checkpoint.model.parameters()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "new_tokens": arguments.new_tokens,
-        "batch_size": arguments.batch_size or predictor.largest_batch(texts, _decoding(arguments)),
-        "seconds_a_question": {name: round(value, 4) for name, value in seconds.items()},
-        "questions_a_second": {name: round(1 / value, 4) for name, value in seconds.items()},
+        "questions": len(images),
+        "new_tokens": new_tokens,
+        "batch_size": min(batch, len(images)),
+        "seconds_a_question": {name: round(value, 4) for name, value in found.items()},
+        "questions_a_second": {name: round(1 / value, 4) for name, value in found.items()},
         "ratio_to_loop": {name: round(value, 2) for name, value in ratios.items()},
-        "targets": TARGETS[device],
-        "tokens_equal": equal,
+        "targets": targets,
+        "reached": {name: ratios[name] >= target for name, target in targets.items()},
+        "tokens_equal": sum(share == 1 for share in equal) / count,
+        "tokens_equal_before_the_first_difference": round(sum(equal) / count, 4),
         "questions_an_image": {"shared": arguments.per_image, "others": 1},
         "seconds_to_the_loops_first_token": round(first, 4),
         "constrained_tokens": round(sum(len(one.token_ids) for one in constrained) / len(constrained), 1),
         "parsable": sum(one.response.parsable for one in constrained) / len(constrained),
-        **(_bound(arguments, predictor, seconds["batched"], texts) if device == "cuda" else {}),
     }
+    if device.type == "cuda":
+        _, prompt = ours("batched, its first token", images[:batch], 1)
+        result |= bandwidth(arguments, predictor, min(batch, len(images)), texts, seconds, prompt)
+    return result | {"minutes": round(say.elapsed / 60, 2)}
 
 
-def _decoding(arguments: argparse.Namespace) -> Any:
+class Steps:
+    """What is being measured, on standard error, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def __call__(self, step: str) -> None:
+        print(f"{self.elapsed:7.1f} s  {step}", file=sys.stderr, flush=True)
+
+
+def clock(device: Any) -> float:
+    import torch
+
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def same_tokens(these: Sequence[int], those: Sequence[int]) -> float:
+    """The share of the tokens before the first that differs."""
+    pairs = enumerate(zip(these, those, strict=False))
+    length = max(len(these), len(those))
+    return next((place for place, (one, other) in pairs if one != other), min(len(these), len(those))) / length
+
+
+def rendered(text: str) -> str:
+    from trace_vlm.prompts import question_text, render_prompt
+
+    return render_prompt(question_text(text, True))
+
+
+def largest_batch(predictor: Any, texts: list[str], new_tokens: int) -> int:
     from trace_vlm.model.predictor import Decoding
 
-    return Decoding(max_new_tokens=arguments.new_tokens)
+    return int(predictor.largest_batch([rendered(text) for text in texts], Decoding(max_new_tokens=new_tokens)))
 
 
-def _bound(arguments: argparse.Namespace, predictor: Any, seconds: float, texts: list[str]) -> dict[str, float]:
-    """Tokens a second over the whole run, and what the memory's bandwidth would allow the decoding alone."""
-    model = predictor.checkpoint.model
-    text = model.config.text_config
-    batch = min(len(texts), arguments.batch_size or predictor.largest_batch(texts, _decoding(arguments)))
+def bandwidth(
+    arguments: argparse.Namespace, predictor: Any, batch: int, texts: list[str], seconds: float, prompt: float
+) -> dict[str, float]:
+    """Tokens a second over everything and of the decoding alone, against what the memory's bandwidth allows: in each
+    step the weights are read once (of the embeddings a few rows, but the head as well, which is as large) and the
+    cache of every answer.
+
+    Args:
+        seconds: a question's.
+        prompt: what of them passes until its first token.
+    """
+    import torch
+
+    from trace_vlm.model.features import row_bytes
+
+    model, new = predictor.checkpoint.model, arguments.new_tokens
     weights = sum(one.numel() * one.itemsize for one in model.model.language_model.parameters())
-    columns = predictor.checkpoint.patches**2 + 150 + arguments.new_tokens / 2
-    cache = 2 * columns * text.num_hidden_layers * text.hidden_size * model.dtype.itemsize
+    tokens = sum(predictor.prompt_tokens(rendered(text)) for text in texts) / len(texts) + new / 2
+    cache = row_bytes(model, round(tokens)) - row_bytes(model, 0)
+    bound = batch * arguments.bandwidth / (weights + batch * cache)
+    decoding = (new - 1) / (seconds - prompt)
     return {
-        "tokens_a_second": round(arguments.new_tokens / seconds, 1),
-        "bound_tokens_a_second": round(batch * arguments.bandwidth / (weights + batch * cache), 1),
+        "tokens_a_second": round(new / seconds, 1),
+        "seconds_to_the_first_token": round(prompt, 4),
+        "decoding_tokens_a_second": round(decoding, 1),
+        "bound_tokens_a_second": round(bound, 1),
+        "share_of_the_bound": round(decoding / bound, 3),
+        "memory_gib": round(torch.cuda.max_memory_allocated(model.device) / 2**30, 1),
     }
 
 
-def loop_at(checkpoint: Any, predictor: Any, images: list[Any], texts: list[str], tokens: int) -> list[list[int]]:
+def loop_at(checkpoint: Any, images: list[Any], texts: list[str], tokens: int) -> list[list[int]]:
     """The reference's way: each question alone, through transformers' generate."""
     import torch
 
-    from trace_vlm.prompts import question_text, render_prompt
-
     found = []
     for image, text in zip(images, texts, strict=True):
-        inputs = checkpoint.inputs([image], [render_prompt(question_text(text, True))])
+        inputs = checkpoint.inputs([image], [rendered(text)])
         with torch.inference_mode():
             ids = checkpoint.model.generate(
-                **inputs, max_new_tokens=tokens, do_sample=False, suppress_tokens=predictor._never(), use_cache=True,
+                **inputs, max_new_tokens=tokens, do_sample=False, use_cache=True,
                 pad_token_id=checkpoint.tokenizer.eos_token_id,
             )  # fmt: skip
         found.append(ids[0, inputs["input_ids"].shape[1] :].tolist())
@@ -181,8 +255,12 @@ def questions(count: int) -> tuple[list[Any], list[str]]:
     return images, texts
 
 
-def make_model(preset: str, device: str) -> Any:
-    """Random weights; a token ends an answer only where a grammar says so, since its logit is always 0."""
+def make_model(preset: str, device: Any) -> Any:
+    """Random weights, drawn where they stay and in the type they have there.
+
+    The logit of the token that ends an answer, of the image's and of those beyond the tokenizer's is always 0: they are
+    never the greatest, in either way, and an answer ends where a grammar says so.
+    """
     import torch
 
     from trace_vlm.model import build
@@ -195,17 +273,16 @@ def make_model(preset: str, device: str) -> Any:
     pixels = {"image_size": 336, "patch_size": 14, "projection_dim": 768}
     index = tokenizer.convert_tokens_to_ids("<image>")
     made = Preset(preset, {**text, **shape}, {**vision, **pixels}, image_token_index=index)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
-        with torch.device(device):
-            model = build.build(made, tokenizer).to(dtype)
+        with device:
+            model = build.build(made, tokenizer)
     finally:
         torch.set_default_dtype(torch.float32)
     with torch.no_grad():
         model.lm_head.weight.mul_(20)  # far from a tie between two tokens
-        model.lm_head.weight[tokenizer.eos_token_id] = 0
-    return Checkpoint(model.to(device).eval(), build.processor(tokenizer, model.config.vision_config), preset, preset)
+        model.lm_head.weight[[tokenizer.eos_token_id, index, *range(len(tokenizer), shape["vocab_size"])]] = 0
+    return Checkpoint(model.eval(), build.processor(tokenizer, model.config.vision_config), preset, preset)
 
 
 def make_tokenizer() -> Any:

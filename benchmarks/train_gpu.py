@@ -4,33 +4,55 @@
     python benchmarks/train_gpu.py --tiny --out train_gpu.json    a CPU with a tiny model: tests the script
 
 Random weights at the real dimensions, 336-pixel images, lengths as instruction data has them (log-uniform text behind
-an image of 576 tokens). Each case is a fresh process with a time limit: 7B LoRA, 13B LoRA, 7B full fine-tuning. Adam's
-float32 states of a full 7B take more than one GPU's memory, so that case steps with plain SGD and says so; time and MFU
-of forward and backward are the same. MFU counts useful operations (`trace.train.arithmetic`) against the maker's dense
-bf16 peak; what gradient checkpointing computes a second time is not counted. A case that does not fit says so.
+an image of 576 tokens). Each case is a fresh process with a time limit: 7B LoRA, 13B LoRA, 7B full fine-tuning.
+
+LoRA runs in DeepSpeed's ZeRO-2 engine, as its recipe does, with float32 copies of what learns; beside its peak memory
+stands what `trace.train.memory` predicts. Adam's float32 states of a full 7B take more than one GPU's memory, so that
+case steps with plain SGD and says so; time and MFU of forward and backward are the same. MFU counts useful operations
+(`trace.train.arithmetic`) against the maker's dense bf16 peak; what gradient checkpointing computes a second time is
+not counted. A case that does not fit says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CASES = [  # (model, what of the llm learns, layout, attention)
-    ("trace-7b", "lora", "padded", "sdpa"),
-    ("trace-7b", "lora", "packed", "varlen"),
-    ("trace-7b", "lora", "packed", "sdpa"),
-    ("trace-7b", "full", "padded", "sdpa"),
-    ("trace-7b", "full", "packed", "varlen"),
-    ("trace-13b", "lora", "padded", "sdpa"),
-    ("trace-13b", "lora", "packed", "varlen"),
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    model: str
+    llm: str  # how it learns
+    layout: str
+    attention: str
+    recompute: bool = True  # gradient checkpointing
+    line: int = 8192  # tokens of a packed forward pass
+
+
+CASES = [
+    Case("trace-7b", "lora", "padded", "sdpa"),
+    Case("trace-7b", "lora", "packed", "varlen"),
+    Case("trace-7b", "lora", "packed", "sdpa"),
+    Case("trace-7b", "lora", "packed", "varlen", recompute=False, line=4096),
+    Case("trace-13b", "lora", "padded", "sdpa"),
+    Case("trace-13b", "lora", "packed", "varlen"),
+    Case("trace-7b", "full", "padded", "sdpa"),
+    Case("trace-7b", "full", "packed", "varlen"),
 ]
 LIMIT = 75.0  # seconds of one case
-ROWS, LINE, SHORTEST, LONGEST = 32, 8192, 32, 1024
+TIMED = 12.0  # seconds of its steps, after the first
+ROWS, MICRO_BATCH, SHORTEST, LONGEST = 32, 8, 32, 1024
 RANK = 128
 
 
@@ -82,80 +104,166 @@ def rows_of(model: Any, count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def run_case(name: str, trained: str, layout: str, attention: str, tiny: bool, seconds: float) -> dict[str, Any]:
+def configuration(case: Case, tiny: bool) -> Any:
+    from trace_vlm.train.config import Lora, Trainable, TrainConfig
+
+    lora = case.llm == "lora"
+    return TrainConfig(
+        case.model, ["none"], "none", trainable=Trainable(llm=case.llm), lora=Lora(r=4 if tiny else RANK) if lora else
+        None, gradient_checkpointing=case.recompute, packing=case.layout == "packed", pack_tokens=case.line,
+        micro_batch_size=MICRO_BATCH, deepspeed="zero2" if lora else None,
+    )  # fmt: skip
+
+
+def bins_of(case: Case, lengths: Any, tiny: bool) -> list[list[int]]:
     import numpy as np
+
+    from trace_vlm.data.packing import in_order, laid_out
+
+    everything = np.arange(len(lengths))
+    line = 512 if tiny else case.line
+    if case.layout == "padded":
+        return in_order(everything, MICRO_BATCH)
+    passes = -(-int(lengths.sum()) // line)
+    while True:
+        bins = laid_out(everything, lengths, passes)
+        if int(lengths[bins[0]].sum()) <= line:
+            return bins
+        passes += 1
+
+
+def stepper(model: Any, case: Case, device: Any) -> tuple[Callable[[Any, bool], None], Callable[[], None], str]:
+    """(backward of a loss, the step's last one or not; step; the optimizer's name).
+
+    DeepSpeed's engine for LoRA, plain SGD for a full fine-tune.
+    """
     import torch
 
+    learning = [one for one in model.parameters() if one.requires_grad]
+    if case.llm == "full" or importlib.util.find_spec("deepspeed") is None or device.type != "cuda":
+        kind = torch.optim.SGD if case.llm == "full" else torch.optim.AdamW
+        optimizer = kind(learning, lr=1e-5)
+
+        def step() -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return (lambda loss, last: loss.backward()), step, kind.__name__
+    import deepspeed
+
+    os.environ |= {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29511",
+    }
+    settings = json.loads((ROOT / "configs/deepspeed/zero2.json").read_text())
+    settings |= {"bf16": {"enabled": True}, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+    settings |= {"train_batch_size": 1, "gradient_clipping": 1.0}
+    settings["zero_optimization"]["reduce_bucket_size"] = model.config.text_config.hidden_size**2
+    optimizer = torch.optim.AdamW(learning, lr=1e-5)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+
+    def backward(loss: Any, last: bool) -> None:
+        engine.set_gradient_accumulation_boundary(last)
+        engine.backward(loss)
+
+    return backward, engine.step, "AdamW in ZeRO-2"
+
+
+def run_case(case: Case, tiny: bool) -> dict[str, Any]:
+    import numpy as np
+    import torch
+    from torch.nn import functional
+
     from trace_vlm.data.collate import Collator
-    from trace_vlm.data.packing import in_order, laid_out
     from trace_vlm.train import packed
     from trace_vlm.train.arithmetic import Work, dimensions, training_flops
-    from trace_vlm.train.config import Lora, Trainable, TrainConfig
     from trace_vlm.train.parts import choose
     from trace_vlm.train.tally import peak_flops, peak_memory
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = TrainConfig(
-        name, ["none"], "none", trainable=Trainable(llm=trained),
-        lora=Lora(r=4 if tiny else RANK) if trained == "lora" else None,
-    )  # fmt: skip
-    model = choose(model_of(name, tiny, device), config).to(device)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    kernel = packed.IMPLEMENTATION if layout == "packed" else "sdpa"
-    model.set_attn_implementation({"text_config": kernel, "vision_config": "sdpa"})
-    if attention == "sdpa":
+    config, is_packed = configuration(case, tiny), case.layout == "packed"
+    model = choose(model_of(case.model, tiny, device), config).to(device)
+    if case.recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.set_attn_implementation(
+        {"text_config": packed.IMPLEMENTATION if is_packed else "sdpa", "vision_config": "sdpa"}
+    )
+    if case.attention == "sdpa":
         packed.uses_varlen = lambda tensor: False
-    learning = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=1e-5) if trained == "lora" else torch.optim.SGD(learning, lr=1e-5)
     rows = rows_of(model, ROWS)
     lengths = np.array([len(row["input_ids"]) for row in rows], np.int32)
-    everything = np.arange(ROWS)
-    lines = -(-int(lengths.sum()) // (LINE if not tiny else 512))
-    bins = laid_out(everything, lengths, lines) if layout == "packed" else in_order(everything, 8)
-    collate = Collator(0, packed=layout == "packed")
-    size = dimensions(model.config.text_config.to_dict(), model.config.vision_config.to_dict(), name)
+    bins = bins_of(case, lengths, tiny)
+    collate = Collator(0, packed=is_packed)
+    size = dimensions(model.config.text_config.to_dict(), model.config.vision_config.to_dict(), case.model)
     learned = sum(int((row["labels"] != -100).sum()) for row in rows)
     work = Work(float(lengths.sum()), float((lengths.astype(float) ** 2).sum()), learned, ROWS)
     model.train()
+    backward, step, optimizer = stepper(model, case, device)
 
     def one_step() -> float:
         started = time.perf_counter()
         for line in bins:
-            batch = {
-                key: value.to(device) if torch.is_tensor(value) else value
-                for key, value in collate([rows[row] for row in line]).items()
-            }
+            batch = collate([rows[row] for row in line])
+            batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
             names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
             call = {key: batch[key] for key in names if key in batch}
-            if layout == "packed":
-                call["line"] = packed.Line(tuple(batch["row_ends"].tolist()), None, device)
+            if is_packed:
+                call["line"] = packed.Line(tuple(batch["row_ends"]), None, device)
             columns = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
-            logits = model(**call, logits_to_keep=columns, use_cache=False).logits.flatten(0, 1).float()
+            logits = model(**call, logits_to_keep=columns, use_cache=False).logits.float().flatten(0, 1)
             wanted = batch["labels"][:, columns + 1].flatten()
-            loss = torch.nn.functional.cross_entropy(logits, wanted, ignore_index=-100, reduction="sum") / learned
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+            log_probs = logits.log_softmax(-1)  # as LanguageTrainer.compute_loss
+            loss = functional.nll_loss(log_probs, wanted, ignore_index=-100, reduction="sum") / learned
+            backward(loss, line is bins[-1])
+            del logits, log_probs, loss
+        step()
         if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
     one_step()  # warms up, and makes the optimizer's states
-    deadline, times = time.monotonic() + seconds, []
+    deadline, times = time.monotonic() + TIMED, []
     while not times or (time.monotonic() < deadline and len(times) < 5):
         times.append(one_step())
     spent = sorted(times)[len(times) // 2]
     peak = peak_flops(device)
+    widest = max(int(lengths[line].max()) for line in bins)
+    planned = plan(config, size, optimizer, lengths, widest, learned / ROWS)
     return {
         "tokens_per_second": lengths.sum() / spent,
         "samples_per_second": ROWS / spent,
         "mfu": training_flops(size, work, config.modes) / spent / peak if peak else None,
         "peak_memory_gib": peak_memory(device) / 2**30,
-        "padding_share": 1 - lengths.sum() / sum(int(lengths[line].max()) * len(line) for line in bins)
-        if layout == "padded" else 0.0,
-        "optimizer": type(optimizer).__name__,
+        "planned_gib": {name: value / 2**30 for name, value in planned.items()},
+        "padding_share": 0.0
+        if is_packed
+        else 1 - lengths.sum() / sum(int(lengths[line].max()) * len(line) for line in bins),
+        "longest_row": widest,
+        "learned_a_row": learned / ROWS,
+        "tokens_a_row": lengths.sum() / ROWS,
+        "optimizer": optimizer,
         "steps": len(times),
-    }  # fmt: skip
+        "seconds_a_step": spent,
+    }
+
+
+def plan(
+    config: Any, size: Any, optimizer: str, lengths: Any, widest: int, learned: float
+) -> dict[str, float]:  # bytes by part
+    """What the plan predicts for this case; SGD on bfloat16 weights keeps no states and no float32 copy."""
+    from trace_vlm.train.arithmetic import trained_params
+    from trace_vlm.train.memory import Setting, memory
+
+    length = round(lengths.sum() / len(lengths)) if config.packing else widest
+    found = memory(config, size, Setting("ZeRO-2", 2), 1, length, config.micro_batch_size, learned)
+    if optimizer == "SGD":
+        rank = config.lora.r if config.lora else 0
+        gradients = 2 * trained_params(size, config.modes, rank)
+        found = dataclasses.replace(found, optimizer=0.0, gradients=gradients, step=0.0, buffers=0.0)
+    return {**dataclasses.asdict(found), "total": found.total}
 
 
 def main() -> None:
@@ -166,7 +274,7 @@ def main() -> None:
     parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case is not None:
-        print("RESULT " + json.dumps(run_case(*CASES[args.case], args.tiny, LIMIT / 3), default=float))
+        print("RESULT " + json.dumps(run_case(CASES[args.case], args.tiny), default=float))
         return
     import torch
 
@@ -177,8 +285,9 @@ def main() -> None:
     for number, case in enumerate(CASES):
         if args.only and number not in args.only:
             continue
-        told = dict(zip(("model", "llm", "layout", "attention"), case, strict=True))
+        told: dict[str, Any] = dataclasses.asdict(case)
         command = [sys.executable, __file__, "--case", str(number), *(["--tiny"] if args.tiny else [])]
+        started = time.monotonic()
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=None if args.tiny else LIMIT)
             found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
@@ -186,6 +295,7 @@ def main() -> None:
             told |= json.loads(found[0][7:]) if found else {"failed": lines[-1] if lines else str(done.returncode)}
         except subprocess.TimeoutExpired:
             told["failed"] = f"not done within {LIMIT:g} s"
+        told["seconds_in_all"] = round(time.monotonic() - started, 1)
         results.append(told)
         print(json.dumps(told), flush=True)
         written = {"machine": machine, "torch": torch.__version__, "tiny": args.tiny, "cases": results}
@@ -197,7 +307,7 @@ def ratios(results: list[dict[str, Any]]) -> dict[str, float]:
     speed = {
         (one["model"], one["llm"], one["layout"], one["attention"]): one["tokens_per_second"]
         for one in results
-        if "tokens_per_second" in one
+        if "tokens_per_second" in one and one["recompute"]
     }
     found = {}
     for (model, llm, layout, attention), value in speed.items():

@@ -8,7 +8,7 @@ there is a final answer, points are read from there only, never from the reasoni
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -25,6 +25,9 @@ HEADINGS: Mapping[str, str] = MappingProxyType(
 STEPS = tuple(HEADINGS)
 PREAMBLE = "**Reasoning Process:**"
 FINAL_ANSWER = "**Final Answer:**"
+THOUGHTS_END = "</think>"  # where models that think aloud (Qwen3, RoboBrain 2) begin their answer
+
+Read = Callable[[str], Sequence[Point | Box]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,17 @@ def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: in
     return f"{text}\n{format_points(points, decimals)}"
 
 
-def parse(text: str, size: tuple[int, int] | None = None) -> Response:
+def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = None) -> Response:
     """Read any text; what it does not hold is empty in the result. `size` (width, height) is needed to read pixels.
 
     A section goes from its heading to the next one. Points come from the last final answer that holds any (a model may
-    announce one before it gives it, or begin a second that is cut off); without a final answer from the whole text.
+    announce one before it gives it, or begin a second that is cut off); without a final answer from the whole text, or
+    from what follows the thoughts of a model that marks them.
+
+    Args:
+        read: the points of a piece of text, where they are not written as this project writes them.
     """
+    read = read or (lambda part: parse_points(part, size))
     headings = _find_headings(text)
     limits = [heading.start for heading in headings[1:]] + [len(text)]
     steps: list[Step] = []
@@ -91,17 +99,17 @@ def parse(text: str, size: tuple[int, int] | None = None) -> Response:
             answers.append(span)
         elif heading.key in HEADINGS:
             steps.append(Step(heading.key, text[heading.start : heading.end], body.strip(), span))
-    answer_span, points = _read_answer(text, answers, size)
+    answer_span, points = _read_answer(text, answers, read)
     return Response(text, tuple(steps), tuple(points), answer_span)
 
 
 def _read_answer(
-    text: str, answers: list[tuple[int, int]], size: tuple[int, int] | None
-) -> tuple[tuple[int, int] | None, list[Point | Box]]:
+    text: str, answers: list[tuple[int, int]], read: Read
+) -> tuple[tuple[int, int] | None, Sequence[Point | Box]]:
     for span in reversed(answers):
-        if points := parse_points(text[slice(*span)], size):
+        if points := read(text[slice(*span)]):
             return span, points
-    return (answers[-1], []) if answers else (None, parse_points(text, size))
+    return (answers[-1], []) if answers else (None, read(text.rpartition(THOUGHTS_END)[2]))
 
 
 def _check_key(key: str) -> None:

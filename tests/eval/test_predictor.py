@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from trace_vlm.command import InputError
-from trace_vlm.model.decoding import Decoding
+from trace_vlm.model.decoding import PASS_TOKENS, Decoding
+from trace_vlm.model.features import pass_bytes, row_bytes
 from trace_vlm.model.predict import as_json, describe, main
 from trace_vlm.model.predictor import Prediction, Predictor, plan_batches
 from trace_vlm.points import Point
@@ -270,19 +271,22 @@ def test_a_batch_that_does_not_fit_is_halved(
     monkeypatch.setattr(Predictor, "_by_rows", little_memory)
     found = predictor.predict(pictures, TEXTS, max_new_tokens=6)
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
-    assert sizes == [3, 1, 2, 1, 1]
+    assert sizes == [3, 1, 1, 1]  # three did not fit, and are not tried again
 
 
 def test_as_many_as_fit(tiny_checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from trace_vlm.model import predictor as module
 
     predictor, decoding = Predictor(tiny_checkpoint), Decoding(max_new_tokens=64)
-    for free, expected in ((1 << 40, 32), (0, 1)):
+    for free, expected in ((1 << 40, [32, 20, 1, 1]), (0, [1, 1, 1, 1])):
         monkeypatch.setattr(module, "free_memory", lambda model, free=free: free)
-        assert predictor.largest_batch(["a" * 400], decoding) == expected
-    row = predictor._row_bytes(400, decoding)
-    monkeypatch.setattr(module, "free_memory", lambda model: int(row * 5.5 / module.FREE_SHARE))
-    assert predictor.largest_batch(["a" * 400], decoding) == 5
+        assert [predictor.largest_batch(["a"] * count, decoding) for count in (64, 40, 1, 0)] == expected
+    model, prompts = tiny_checkpoint.model, [*["<image>\na"] * 10, "<image>\n" + "Where is the mug? " * 200]
+    row = row_bytes(model, predictor.prompt_tokens(prompts[-1]) + 64)
+    free = (row * 5.5 + pass_bytes(model, PASS_TOKENS["cpu"])) / module.FREE_SHARE
+    monkeypatch.setattr(module, "free_memory", lambda model: int(free))
+    assert predictor.largest_batch(prompts[1:], decoding) == 5  # two batches, where six would not fit
+    assert predictor.largest_batch(prompts[:-1], decoding) > 5  # the longest prompt decides
 
 
 def test_a_question_in_the_users_own_words(tiny_checkpoint: Any, pictures: list[Path]) -> None:

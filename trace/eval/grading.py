@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..command import InputError
+from ..conventions import read_recorded
 from ..points import Point
-from ..reasoning import Response, parse
+from ..reasoning import Response
 from ..records import Answer, Question, read_answers
 from .failures import UNANSWERED, Judge, distance
 from .metrics import Mask, robopoint_score, score, weight
@@ -83,11 +84,22 @@ def read_answer_file(path: Path, label: str, suite: Suite) -> Run:
     return Run(
         label=label,
         path=path,
-        responses={name: parse(answer.text, sizes[name]) for name, answer in answers.items()},
-        tokens={name: len(answer.token_ids) for name, answer in answers.items() if answer.token_ids},
+        responses={name: response_of(answer, sizes[name], path) for name, answer in answers.items()},
+        tokens={name: count for name, answer in answers.items() if (count := _tokens(answer))},
         record=read_run(path),
         confidence={name: found for name, answer in answers.items() if (found := _confidence(answer))},
     )
+
+
+def response_of(answer: Answer, size: tuple[int, int], source: Path) -> Response:
+    """What an answer says, read in the convention of the model that gave it (`api_vqa` records it with the answer)."""
+    return read_recorded(answer.text, size, answer.metadata, f"{source}, question {answer.question_id}")
+
+
+def _tokens(answer: Answer) -> int:
+    """How many were generated; 0 where that is not known."""
+    counted = answer.metadata.get("tokens_out")
+    return len(answer.token_ids) or (counted if isinstance(counted, int) else 0)
 
 
 def _confidence(answer: Answer) -> tuple[float, ...]:

@@ -21,26 +21,23 @@ if not __package__:  # run by its path: the relative imports below need the inst
 
 import argparse
 import hashlib
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..command import InputError, Parser, output_folder, run
-from ..files import JsonlWriter, read_json, sha256, write_json
+from ..files import JsonlWriter, sha256, write_json
 from ..model.decoding import Decoding
 from ..model.predict import add_decoding_flags, decoding_of, prompt_template
 from ..model.predictor import Prediction, Predictor, bundled, human_turn
-from ..reasoning import Response, parse
+from ..prompts import render_prompt
 from ..records import Answer, Question, read_answers
-from .metrics import score
-from .runs import done_before, fingerprint, merge, numbered, part_of, sort_answers, torchrun, versions
-from .suites import Suite, key, open_suite, run_file
+from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
+from .runs import done_before, fingerprint, merge, numbered, part_of, sort_answers, torchrun
+from .suites import Suite, key, run_file
 
-PROTOCOLS = {"paper": {"temperature": 0.2, "runs": 3}}  # TRACE and RoboPoint: mean and deviation of three runs
 ALONE = 8  # answers that are repeated at batch 1 to say how many of a half-precision run depend on the batch
 
 
@@ -60,9 +57,9 @@ class Job:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _arguments(argv)
+    arguments = checked(_parser(), argv)
     decoding, template = decoding_of(arguments), prompt_template(arguments)
-    suite = _suite(arguments).first(arguments.num_questions)
+    suite = asked_questions(arguments)
     shared = torchrun()
     chunk, chunks = shared[:2] if shared else (arguments.chunk_idx, arguments.num_chunks)
     together = bool(shared) or arguments.merge
@@ -83,44 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    arguments = _parser().parse_args(argv)
-    if arguments.protocol is not None:
-        for name, value in PROTOCOLS[arguments.protocol].items():
-            if getattr(arguments, name) not in (value, _parser().get_default(name)):
-                raise InputError(
-                    f"--protocol {arguments.protocol} means --{name} {value}, not {getattr(arguments, name)}: "
-                    "leave out one of the two"
-                )
-            setattr(arguments, name, value)
-    if arguments.runs < 1:
-        raise InputError(f"there cannot be {arguments.runs} runs: --runs has to be at least 1")
-    if arguments.runs > 1 and not arguments.temperature:
-        raise InputError(f"{arguments.runs} greedy runs are all the same: give --temperature, or --protocol paper")
-    return arguments
-
-
 def _parser() -> Parser:
     parser = Parser(prog="model_vqa", description="A local model answers the questions of a benchmark.")
     parser.add_argument("--model-path", required=True, help='folder of the model, or "nano-base", which ships with it')
     parser.add_argument("--model-base", help="the model that an adapter belongs to")
-    parser.add_argument("--data-dir", help="a benchmark: its name (where2place, tabletop ...), folder or parquet file")
-    parser.add_argument("--image-folder", type=Path, help="by default images/ beside the questions")
-    parser.add_argument("--question-file", type=Path, help="JSONL, one question a line")
-    parser.add_argument(
-        "--answer-file", "--answers-file", "--answer", type=Path, required=True, help="JSONL to write or to continue"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="begin again, whatever the answer file holds")
+    add_question_flags(parser)
     parser.add_argument(
         "--reasoning", action=argparse.BooleanOptionalAction, default=True, help="ask for reasoning before the points"
     )
     parser.add_argument(
         "--batch-size", type=_batch_size, default="auto", help="answers generated together, or auto: as many as fit"
-    )
-    parser.add_argument("--num-questions", type=int, help="only the first ones of the file")
-    parser.add_argument("--runs", type=int, default=1, help="with a seed and a file each")
-    parser.add_argument(
-        "--protocol", choices=PROTOCOLS, help="paper: temperature 0.2 and three runs, as the papers' tables are made"
     )
     parser.add_argument("--num-chunks", type=int, default=1, help="share the questions among this many processes")
     parser.add_argument("--chunk-idx", type=int, default=0, help="which share this one answers, from 0")
@@ -148,12 +117,6 @@ def _batch_size(text: str) -> int | str:
     return size
 
 
-def _suite(arguments: argparse.Namespace) -> Suite:
-    if arguments.data_dir is None and arguments.question_file is None:
-        raise InputError("which questions? give --question-file and --image-folder, or a benchmark with --data-dir")
-    return open_suite(arguments.data_dir, arguments.question_file, arguments.image_folder)
-
-
 def _share(questions: Sequence[Question], chunks: int, index: int) -> tuple[int, Sequence[Question]]:
     """One of `chunks` contiguous shares of the questions; empty for some where there are more shares than questions."""
     if chunks < 1 or not 0 <= index < chunks:
@@ -173,7 +136,7 @@ def _answer_file(job: Job, predictor: Predictor | None) -> Predictor | None:
         path.unlink(missing_ok=True)
         run_file(path).unlink(missing_ok=True)
     done = done_before(path, settings, questions)
-    record = _begin(job, settings, continued=bool(done))
+    record = begun("model_vqa", path, job.suite, arguments, settings, continued=bool(done))
     tally = Tally(job.suite)
     if done:
         print(f"{len(done)} of {len(questions)} questions are already answered in {path}")
@@ -201,63 +164,6 @@ def _settings(job: Job) -> dict[str, Any]:
         **asdict(job.decoding),
         "run": job.run,
     }
-
-
-def _begin(job: Job, settings: Mapping[str, Any], continued: bool) -> dict[str, Any]:
-    """The record of the run; the time that earlier parts of it took is kept."""
-    path, suite = run_file(job.path), job.suite
-    earlier = read_json(path) if continued else {}
-    folder = suite.question_file.parent
-    return {
-        "command": "model_vqa",
-        "arguments": {name: _plain(value) for name, value in vars(job.arguments).items()},
-        "settings": dict(settings),
-        "data_dir": str(folder.resolve()),
-        "data_dir_from_here": os.path.relpath(folder.resolve(), path.parent.resolve()),
-        "question_file": suite.question_file.name,
-        "image_folder": str(suite.image_folder.resolve()),
-        "versions": versions(),
-        "started": earlier.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
-        "finished": earlier.get("finished"),
-        "seconds": earlier.get("seconds", 0.0),
-    }
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
-class Tally:
-    """The running accuracy of a run, over the questions whose masks can be used."""
-
-    def __init__(self, suite: Suite) -> None:
-        self.suite = suite
-        self.answers = self.parsable = 0
-        self.scores: list[float] = []
-        self.problem = ""
-
-    def add(self, question: Question, response: Response) -> None:
-        self.answers += 1
-        self.parsable += response.parsable
-        if not self.suite.masks:
-            return
-        try:
-            self.scores.append(score(response.points, self.suite.mask(question)))
-        except InputError as error:  # answering goes on: the summary refuses such a mask
-            self.problem = self.problem or f"not scored: {error}"
-
-    def read(self, path: Path, questions: Sequence[Question]) -> None:
-        """Add the answers of a file."""
-        by_key = {key(question.question_id): question for question in questions}
-        for answer in read_answers(path):
-            question = by_key[key(answer.question_id)]
-            self.add(question, parse(answer.text, self.suite.image_size(question)))
-
-    def describe(self) -> str:
-        parts = [f"parsable {self.parsable / self.answers:.1%}" if self.answers else "none to score"]
-        if self.scores:
-            parts.insert(0, f"accuracy {sum(self.scores) / len(self.scores):.1%}")
-        return ", ".join([*parts, *([self.problem] if self.problem else [])])
 
 
 def _ask(
@@ -291,8 +197,7 @@ def _ask(
                     record["seconds"] = round(before + time.monotonic() - started, 3)
                     write_json(path, record | {"finished": None})
             record["batching"] = _check_alone(job, predictor)
-        record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(path, record | {"answers": len(questions)})
+        write_json(path, ended(record, len(questions)))
     return predictor
 
 
@@ -309,8 +214,10 @@ def _load(job: Job) -> Predictor:
 def _batch(job: Job, predictor: Predictor) -> int:
     if job.arguments.batch_size != "auto":
         return int(job.arguments.batch_size)
-    prompts = [human_turn(question.text, job.arguments.reasoning, job.template) for question in job.questions]
-    size = min(predictor.largest_batch(prompts, job.decoding), len(job.questions))
+    arguments = job.arguments
+    turns = [human_turn(question.text, arguments.reasoning, job.template) for question in job.questions]
+    prompts = [render_prompt(turn, arguments.conv_mode) for turn in turns]
+    size = predictor.largest_batch(prompts, job.decoding)
     print(f"batches of {size} answers")
     return size
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .packing import PackedCache
 
 PASS_TOKENS = {"cpu": 2048, "cuda": 16384}  # of prompts in one pass: bounds the memory of the layers' inputs
-SPARSE = 0.75  # the cache is packed anew when fewer of its slots are still generating
 
 Aggregate = Literal["first", "medoid"]
 
@@ -107,7 +106,8 @@ def generate(
 
     from .packing import PackedCache, packed
 
-    cache = PackedCache(len(rows))
+    longest = max(len(row.ids) for row in rows)
+    cache = PackedCache(len(rows), longest + decoding.max_new_tokens)
     with torch.inference_mode(), packed(checkpoint.model, cache):
         _Loop(checkpoint, cache, rows, features, decoding, never).run()
 
@@ -139,10 +139,17 @@ class _Loop:
             pending = self._choose(logits)
             if not pending:
                 return
-            if len(pending) < SPARSE * self.cache.slots:
-                self.cache.keep([self.slot_of[place] for place in pending])
-                self.slot_of = {place: slot for slot, place in enumerate(pending)}
-            logits = self._pass(pending)
+            self._release([place for place in logits if place not in pending])
+            logits = self._pass(dict(sorted(pending.items(), key=lambda one: self.slot_of[one[0]])))
+
+    def _release(self, finished: Sequence[int]) -> None:
+        """Close the gaps that finished rows leave, so that a pass goes over the cache as it lies."""
+        for place in finished:
+            slot, last = self.slot_of.pop(place), self.cache.slots - 1
+            moved = next((other for other, taken in self.slot_of.items() if taken == last), place)
+            self.cache.release(slot, self.lengths[moved])
+            if moved != place:
+                self.slot_of[moved] = slot
 
     def _prompts(self) -> dict[int, Tensor]:
         """Every prompt, images first: rows that begin alike up to the end of their image share that part."""

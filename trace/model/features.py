@@ -68,3 +68,21 @@ def free_memory(model: Any) -> int:
     lines = memory.read_text().splitlines() if memory.is_file() else []
     available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     return available[0] if available else 4 << 30  # a guess where the system does not tell
+
+
+def row_bytes(model: Any, tokens: int) -> int:
+    """Memory that an answer takes while it is generated: keys and values of all layers, and its logits.
+
+    Args:
+        tokens: the prompt's, the image's among them, and the most new ones.
+    """
+    text = model.config.text_config
+    width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    stored = 2 * tokens * text.num_hidden_layers * width * model.dtype.itemsize
+    return int(stored + 6 * 8 * text.vocab_size)  # sorting the logits for top-p takes copies in double precision
+
+
+def pass_bytes(model: Any, tokens: int) -> int:
+    """Memory that the widest layer needs beside the weights while so many tokens of prompts pass through it."""
+    text = model.config.text_config
+    return int(tokens * (3 * text.intermediate_size + 8 * text.hidden_size) * model.dtype.itemsize)

@@ -2,14 +2,15 @@
 
 `PackedCache` is what `decoding.generate` runs the language model with: an attention function registered with
 transformers stores each packed token's key and value in its own slot and column, and lets it look back over that slot.
-Nothing is padded in memory or in the linear layers, and rows may bring different numbers of tokens to a pass.
+Nothing is padded in the linear layers, and rows may bring different numbers of tokens to a pass. The cache is one block
+from the start: growing it would copy all of it, and on a GPU leave holes of the old sizes.
 
 Tensor names carry their axes: N packed tokens, S slots, H heads, L tokens of a slot in a pass, T columns, D channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import AttentionMaskInterface
@@ -24,7 +26,8 @@ from transformers.masking_utils import AttentionMaskInterface
 from ..attention import biased_mask
 
 IMPLEMENTATION = "trace_packed"
-ROOM = 64  # columns that are added to the cache at a time
+# Not cuDNN's: it plans anew for every number of columns, and each token adds one.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(slots=True)
@@ -62,6 +65,12 @@ class Packing:
         return self
 
     @property
+    def part(self) -> slice | list[int]:
+        """Which slots of the cache these are; as a slice, which copies nothing, where they follow one another."""
+        first = self.slots[0]
+        return slice(first, first + len(self.slots)) if _in_sequence(self.slots) else self.slots
+
+    @property
     def longest(self) -> int:
         return max(self.counts)
 
@@ -88,11 +97,20 @@ class Packing:
         return mask
 
 
-class PackedCache:
-    """Keys and values of every layer, `[S, H, T, D]`; columns behind a slot's length hold what is not looked at."""
+def _in_sequence(slots: list[int]) -> bool:
+    return all(slot == place for place, slot in enumerate(slots, start=slots[0]))
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+
+class PackedCache:
+    """Keys and values of every layer, `[S, H, T, D]`; columns behind a slot's length hold what is not looked at.
+
+    Args:
+        slots: rows in use; those that are done are given back with `release`.
+        columns: the most tokens that a row can have.
+    """
+
+    def __init__(self, slots: int, columns: int) -> None:
+        self.slots, self.columns = slots, columns
         self.packing: Packing | None = None
         self.bias = 0.0
         self.images: list[tuple[int, int]] = []  # of each slot, where a bias is asked for
@@ -105,15 +123,11 @@ class PackedCache:
         """Store the new keys and values, and let every new token look back over its slot: `[N, H, D]`."""
         assert self.packing is not None
         packing = self.packing.on(key_HND.device)
-        keys, values = self._room(layer, key_HND, packing.columns)
+        keys, values = self._room(layer, key_HND)
         keys[packing.rows_N, :, packing.columns_N] = key_HND.transpose(0, 1)
         values[packing.rows_N, :, packing.columns_N] = value_HND.transpose(0, 1)
-        seen = []
-        for stored in (keys, values):
-            part = stored[:, :, : packing.columns]
-            if packing.slots != list(range(self.slots)):
-                part = part[packing.slots]
-            seen.append(repeat_kv(part, groups))
+        part = packing.part
+        seen = [repeat_kv(stored[part][:, :, : packing.columns], groups) for stored in (keys, values)]
         query_NHD = query_HND.transpose(0, 1)
         if packing.longest == 1:
             query_SHLD = query_NHD[:, :, None]
@@ -142,18 +156,12 @@ class PackedCache:
             self._mask = (packing, mask)
         return mask
 
-    def _room(self, layer: int, like_HND: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        stored = self._stored.get(layer)
-        have = stored[0].shape[2] if stored is not None else 0
-        if stored is None or have < columns:
-            wanted = (columns // ROOM + 1) * ROOM
-            shape = (self.slots, like_HND.shape[0], wanted, like_HND.shape[2])
+    def _room(self, layer: int, like_HND: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self._stored:
+            shape = (self.slots, like_HND.shape[0], self.columns, like_HND.shape[2])
             # zeros, as what is not looked at takes part in a sum with weight 0, which no infinity survives
-            grown = (like_HND.new_zeros(shape), like_HND.new_zeros(shape))
-            for old, new in zip(stored or (), grown, strict=False):
-                new[:, :, :have] = old
-            self._stored[layer] = stored = grown
-        return stored
+            self._stored[layer] = (like_HND.new_zeros(shape), like_HND.new_zeros(shape))
+        return self._stored[layer]
 
     def copy(self, source: int, target: int, columns: int) -> None:
         """Give one slot the first columns of another."""
@@ -161,12 +169,15 @@ class PackedCache:
             for stored in (keys, values):
                 stored[target, :, :columns] = stored[source, :, :columns]
 
-    def keep(self, slots: Sequence[int]) -> None:
-        """Drop the other slots; those kept get the numbers from 0 on."""
-        for layer, (keys, values) in self._stored.items():
-            self._stored[layer] = (keys[list(slots)], values[list(slots)])
-        self.images = [self.images[slot] for slot in slots] if self.images else []
-        self.slots = len(slots)
+    def release(self, slot: int, columns: int) -> int:
+        """Give up a slot: the last one, of which `columns` are filled, takes its place. Returns the last one's number."""
+        last = self.slots - 1
+        if slot != last:
+            self.copy(last, slot, columns)
+            if self.images:
+                self.images[slot] = self.images[last]
+        self.slots = last
+        return last
 
 
 _cache: ContextVar[PackedCache | None] = ContextVar("packed cache", default=None)
@@ -197,7 +208,8 @@ def packed(model: Any, cache: PackedCache) -> Iterator[None]:
     model.set_attn_implementation({"text_config": IMPLEMENTATION, "vision_config": before[1]})
     token = _cache.set(cache)
     try:
-        yield
+        with sdpa_kernel(KERNELS):
+            yield
     finally:
         _cache.reset(token)
         model.set_attn_implementation({"text_config": before[0], "vision_config": before[1]})

@@ -10,6 +10,8 @@ it would have given.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,8 +25,8 @@ from ..files import read_json
 from ..prompts import Rendered, bare_instruction, encode, question_text, render_prompt
 from ..reasoning import Response, parse
 from .confidence import agreement, medoid, point_confidence
-from .decoding import Decoding, Row, generate
-from .features import Features, ImageLike, free_memory
+from .decoding import PASS_TOKENS, Decoding, Row, generate
+from .features import Features, ImageLike, free_memory, pass_bytes, row_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +39,9 @@ __all__ = ["Decoding", "Prediction", "Predictor", "bundled", "human_turn", "main
 
 READERS = 4  # threads that decode images while the model generates
 BATCH_LIMITS = {"cpu": 32, "cuda": 256}  # beyond these a batch gains nothing
-FREE_SHARE = 0.8  # of the free memory that a batch may take
+FREE_SHARE = 0.85  # of the free memory that a batch may take
+LONGEST = 16  # prompts whose tokens are counted to find the longest: more characters are not always more tokens
+FRAME = 8  # tokens by which a longer one may have been missed
 
 Asking = tuple[str, str, int]  # the image's key, the prompt, the number that seeds the samples
 Generated = tuple[Sequence[int], Sequence[float]]  # token ids and their log-probabilities
@@ -72,6 +76,7 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._grammars: dict[tuple[bool, int | None, int], Grammar] = {}
+        self._most = sys.maxsize  # answers at a time; less once so many did not fit
 
     @classmethod
     def load(
@@ -151,7 +156,7 @@ class Predictor:
         """Predictions batch by batch, longest questions first, keyed by position; the next images load meanwhile.
 
         Questions about one image (equal paths, or the same object) stand next to one another, so that it is looked at
-        once. A batch that does not fit in the memory of a GPU is halved, and so are those after it.
+        once. A batch that does not fit in the memory of a GPU is halved, and those after it are no larger.
 
         Args:
             done: positions that need no answer. They change nothing about the others.
@@ -180,44 +185,49 @@ class Predictor:
                 loading, upcoming = upcoming, start(queue[place + 1]) if place + 1 < len(queue) else {}
                 pictures = {key: future.result() for key, future in loading.items()}
                 rows = [(keys[index], prompts[index], seeds[index] if seeds else index) for index in batch]
-                predictions = self._halving(pictures, rows, decoding, grammar, store)
+                predictions = self._fitting(pictures, rows, decoding, grammar, store)
                 yield dict(zip(batch, predictions, strict=True))
 
     def largest_batch(self, prompts: Sequence[str], decoding: Decoding) -> int:
-        """How many answers fit in the free memory together; what that is estimated from stands in `_row_bytes`."""
-        longest = max(map(len, prompts), default=0)
-        free = free_memory(self.checkpoint.model)
-        limit = BATCH_LIMITS["cuda" if self.checkpoint.model.device.type == "cuda" else "cpu"]
-        per_answer = decoding.samples * max(1, decoding.num_beams) * self._row_bytes(longest, decoding)
-        return max(1, min(limit, int(FREE_SHARE * free / per_answer)))
+        """How many answers fit in the free memory together, or a little less, so that all batches are alike.
 
-    def _row_bytes(self, characters: int, decoding: Decoding) -> int:
-        """Memory that a row needs at most: keys and values of all layers (twice while they grow) and its logits."""
-        text = self.checkpoint.model.config.text_config
-        tokens = self.checkpoint.patches**2 + characters // 2 + decoding.max_new_tokens  # two characters a token
-        width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
-        stored = 2 * 2 * tokens * text.num_hidden_layers * width * self.checkpoint.model.dtype.itemsize
-        return int(stored + 6 * 8 * text.vocab_size)  # sorting them for top-p takes copies in double precision
+        Args:
+            prompts: rendered ones.
+        """
+        longest = max((self.prompt_tokens(prompt) for prompt in sorted(prompts, key=len)[-LONGEST:]), default=0)
+        kind = "cuda" if self.checkpoint.model.device.type == "cuda" else "cpu"
+        free = FREE_SHARE * free_memory(self.checkpoint.model) - pass_bytes(self.checkpoint.model, PASS_TOKENS[kind])
+        row = row_bytes(self.checkpoint.model, longest + decoding.max_new_tokens)
+        most = max(1, min(BATCH_LIMITS[kind], int(free / (decoding.samples * decoding.num_beams * row))))
+        return math.ceil(len(prompts) / math.ceil(len(prompts) / most)) if prompts else 1
 
-    def _halving(
+    def prompt_tokens(self, prompt: str) -> int:
+        """The image's among them, in the conversation's frame."""
+        ids = encode(self.checkpoint.tokenizer, Rendered(prompt, ())).input_ids
+        return len(self.checkpoint.expand(ids)) + FRAME
+
+    def _fitting(
         self, pictures: dict[str, Any], rows: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
         store: Features,
     ) -> list[Prediction]:  # fmt: skip
-        """Answer a batch, in two parts when the GPU's memory does not suffice."""
+        """Answer a batch, in parts where the GPU's memory does not suffice; what did not fit is not tried again."""
         import torch
 
-        try:
-            return self._answer(pictures, rows, decoding, grammar, store)
-        except torch.OutOfMemoryError:
-            if len(rows) == 1:
-                raise InputError(
-                    "one question does not fit in the memory of the GPU: lower --max-new-tokens, or load the model "
-                    "with another --dtype"
-                ) from None
-        torch.cuda.empty_cache()
-        middle = len(rows) // 2
-        parts = (rows[:middle], rows[middle:])
-        return [one for part in parts for one in self._halving(pictures, part, decoding, grammar, store)]
+        found: list[Prediction] = []
+        while len(found) < len(rows):
+            part = rows[len(found) : len(found) + self._most]
+            try:
+                found += self._answer(pictures, part, decoding, grammar, store)
+                continue
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise InputError(
+                        "one question does not fit in the memory of the GPU: lower --max-new-tokens, or load the model "
+                        "with another --dtype"
+                    ) from None
+                self._most = len(part) // 2
+            torch.cuda.empty_cache()
+        return found
 
     def _answer(
         self, pictures: dict[str, Any], rows: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
@@ -342,10 +352,7 @@ class Predictor:
         return int(self.checkpoint.model.get_output_embeddings().weight.shape[0])
 
     def _never(self) -> list[int]:
-        """Ids that are no text: the image's own, and those that only round the vocabulary up."""
-        rows = self._vocabulary()
-        never = set(range(len(self.checkpoint.tokenizer), rows)) | {self.checkpoint.image_token_id}
-        return sorted(token for token in never if token < rows)
+        return self.checkpoint.no_text
 
 
 def bundled(path: str | Path) -> str | Path:
