@@ -17,6 +17,7 @@ from train_together import Run
 
 from trace_vlm.model import convert
 from trace_vlm.model.checkpoint import load
+from trace_vlm.train.checkpoints import last_checkpoint
 
 ROOT = Path(__file__).parents[2]
 FULL = {"trainable": {"llm": "full", "projector": "full"}}
@@ -61,7 +62,7 @@ def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(scenes, ti
     ended = started.wait()
     assert ended.codes == [143, 143], ended.logs
     assert "the same command continues" in ended.logs[0]
-    last = max((cut.folder / "checkpoints").iterdir(), key=lambda path: int(path.name.partition("-")[2]))
+    last = last_checkpoint(cut.folder / "checkpoints")
     assert load(last).model is not None  # adapter, projector and processor, while training is not over
     assert not (cut.folder / "adapter_config.json").exists()
     cut.to_its_end()
@@ -115,9 +116,13 @@ def test_every_pair_resumes_bit_for_bit_and_on_another_number_of_processes(
     (cut.folder / "checkpoints").rename(tmp_path / "kept")
     for target in (cut.folder, other):
         _copy(tmp_path / "kept/checkpoint-2", target / "checkpoints/checkpoint-2")
+    assert load(tmp_path / "kept/checkpoint-2").model is not None  # gathered while training went on
     cut.to_its_end()
     assert losses(cut.folder) == losses(whole.folder)
     assert same(weights(whole.folder), weights(cut.folder))
+    if "lora" in trained:
+        assert convert.main([str(cut.folder), str(tmp_path / "merged")]) == 0
+        assert same(weights(cut.folder), weights(tmp_path / "merged"))
     alone = Run(settings(scenes, tiny_folder, other, zero, precision, trained), processes=1)
     alone.to_its_end()
     apart = [abs(a[0] - b[0]) for a, b in zip(losses(other).values(), losses(whole.folder).values(), strict=True)]

@@ -15,6 +15,7 @@ from trace_vlm.settings import typed
 from trace_vlm.train.arguments import training_arguments
 from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.language import prepare
+from trace_vlm.train.packed import Line, packed_attention
 from trace_vlm.train.watch import StopSignal
 
 RNG = np.random.default_rng(0)
@@ -66,6 +67,18 @@ def test_packed_and_padded_steps_have_the_same_loss_and_gradients(scenes, mixed,
         assert torch.allclose(gradient, found[name], atol=1e-5), name
     seen = [sorted(row for ids in trainer._step_ids for row in ids) for trainer in (plain, line)]
     assert seen[0] == seen[1]  # the same samples in the same step
+
+
+def test_a_line_under_autocast_computes_in_half_precision():
+    """Queries and keys come in float32 from the rotary embedding; the kernels for lines on GPUs take half precision."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, 2, 9, 8, generator=generator) for _ in range(2))
+    value = torch.randn(1, 2, 9, 8, generator=generator).bfloat16()
+    line = Line((4, 9), None, torch.device("cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = packed_attention(torch.nn.Identity(), query, key, value, None, 0.3, line=line)
+    wanted, _ = packed_attention(torch.nn.Identity(), query, key, value.float(), None, 0.3, line=line)
+    assert found.dtype == torch.bfloat16 and torch.allclose(found.float(), wanted, atol=0.03)
 
 
 def test_the_average_over_forward_passes_is_another_one_and_is_llavas(scenes, mixed, tiny_folder, tmp_path):

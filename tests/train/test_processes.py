@@ -11,6 +11,7 @@ import torch
 from train_together import Run
 
 from trace_vlm.model.checkpoint import load
+from trace_vlm.train.checkpoints import last_checkpoint
 
 
 def settings(scenes, base, out, **changes):
@@ -53,20 +54,19 @@ def test_a_tower_that_learns_goes_through_every_step(scenes, tiny_folder, tmp_pa
 
 def test_sigterm_to_one_process_saves_in_both_and_the_same_command_continues(scenes, tiny_folder, tmp_path):
     lora = {"trainable": {"llm": "lora"}, "lora": {"r": 2, "alpha": 4, "dropout": 0.1}}
-    lora |= {"max_steps": 40, "save_steps": 10}
+    lora |= {"max_steps": 24, "save_steps": 6}
     whole = Run(settings(scenes, tiny_folder, tmp_path / "whole", **lora))
     whole.to_its_end()
     cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", **lora))
-    started = cut.start().when(lambda: (cut.folder / "checkpoints/checkpoint-10").is_dir())
+    started = cut.start().when(lambda: (cut.folder / "checkpoints/checkpoint-6").is_dir())
     os.kill(started.processes[1].pid, signal.SIGTERM)
     ended = started.wait()
     assert ended.codes == [143, 143], ended.logs
     assert "the same command continues" in ended.logs[0]
-    last = max((cut.folder / "checkpoints").glob("checkpoint-*"))
-    names = {part.split(".")[0] for part in _saved(last)}
+    names = {part.split(".")[0] for part in _saved(last_checkpoint(cut.folder / "checkpoints"))}
     assert names == {"language_model", "multi_modal_projector"}  # adapter and projector, while training is not over
     cut.to_its_end()
-    assert logged(cut.folder) == logged(whole.folder) and len(logged(whole.folder)) == 40
+    assert logged(cut.folder) == logged(whole.folder) and len(logged(whole.folder)) == 24
     first, second = (load(folder).model.state_dict() for folder in (whole.folder, cut.folder))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 

@@ -17,10 +17,12 @@ from trace_vlm.command import InputError
 from trace_vlm.model import convert
 from trace_vlm.model.checkpoint import load
 from trace_vlm.settings import typed
+from trace_vlm.train import language
 from trace_vlm.train.config import TrainConfig, load_config
 from trace_vlm.train.optimizer import MuonWithAdamW
 from trace_vlm.train.parts import choose, learning, make_optimizer, part_of, summary
 from trace_vlm.train.train import train
+from trace_vlm.train.trainer import LanguageTrainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -59,6 +61,14 @@ def test_every_configuration_loads_and_opens_with_its_command(path):
         ("trainable={llm: frozen, projector: frozen}", "nothing would learn"),
         ("learning_rates.vision=1", "learning_rates.vision: is given, but the vision is frozen"),
         ("lora.r=8", "grounding_loss: does not go with lora"),
+        ("gradient_checkpointing=true", "grounding_loss: does not go with gradient_checkpointing"),
+        ("max_steps=0", "max_steps: 0 is neither positive nor -1"),
+        ("warmup_ratio=100", "warmup_ratio: 100.0 is no share of the steps"),
+        ("learning_rate=0", "learning_rate: 0.0 is not positive"),
+        ("weight_decay=-1", "weight_decay: -1.0 is negative"),
+        ("lr_schedule=cosin", "lr_schedule must be one of cosine, linear"),
+        ("report_to=wandbb", "report_to must be one of tensorboard, wandb"),
+        ("evaluation={benchmark: b, steps: 0}", "evaluation.steps: 0 is not positive"),
         ("packing=true", "grounding_loss: does not go with packing"),
         ("deepspeed=a.json", "muon does not go with deepspeed"),
         ("optimizer", "expected key=value"),
@@ -80,8 +90,10 @@ def test_overrides_reach_into_sections():
 def test_accumulation_is_derived_or_refused():
     loaded = load_config(CONFIGS / "train_nano.yaml", ["output_dir=o", "global_batch_size=32", "micro_batch_size=8"])
     assert (loaded.accumulation(1), loaded.accumulation(2)) == (4, 2)
-    with pytest.raises(InputError, match="8 x 3"):
+    with pytest.raises(InputError, match="8 x 3; none is"):
         loaded.accumulation(3)
+    with pytest.raises(InputError, match="8 x 8; micro_batch_size=4 is"):
+        loaded.accumulation(8)
 
 
 PREFIXES = {
@@ -218,6 +230,32 @@ def test_missing_inputs_stop_a_run_before_it_starts(scenes, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         train(config(scenes, tmp_path / "file"))
+    with pytest.raises(InputError, match="grounding_loss.layer: 9 is none of the model's 0 to 3"):
+        train(config(scenes, tmp_path / "c", grounding_loss={"layer": 9}))
+    with pytest.raises(InputError, match="report_to: wandb is not installed; pip install wandb"):
+        train(config(scenes, tmp_path / "d", report_to=["wandb"]))
+    with pytest.raises(InputError, match="attention: flash_attention_2 needs a GPU"):
+        train(config(scenes, tmp_path / "e", attention="flash_attention_2"))
+
+
+def test_too_little_memory_on_a_gpu_is_one_sentence(scenes, tiny_folder, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+
+    monkeypatch.setattr(LanguageTrainer, "compute_loss", full)
+    with pytest.raises(InputError, match=r"micro_batch_size: 4 does not fit .*\(step 1\); .* Tried to allocate 3 GiB"):
+        train(config(scenes, tmp_path / "run", model=tiny_folder, grounding_loss=None))
+
+
+@pytest.mark.parametrize(("deepspeed", "precision"), [("d.json", "bf16"), ("d.json", "fp32"), (None, "bf16")])
+def test_a_model_from_its_parts_loads_in_the_type_it_trains_in(monkeypatch, nano, deepspeed, precision):
+    asked = []
+    monkeypatch.setattr(language, "compose", lambda **options: asked.append(options) or nano)
+    parts = {"llm": "l", "vision": "v", "projector": None}
+    found = {"model": parts, "data": "d", "output_dir": "o", "deepspeed": deepspeed, "precision": precision}
+    language.load_for_training(typed(TrainConfig, found, "test"))
+    half = deepspeed is not None and precision == "bf16"
+    assert asked == [{**parts, "attn_implementation": "sdpa", "dtype": "bfloat16" if half else "float32"}]
 
 
 def test_both_optimizers_step_save_and_follow_one_schedule():
@@ -271,6 +309,7 @@ def test_a_benchmark_is_answered_while_training_goes_on(scenes, tiny_folder, tmp
     plain = train(config(scenes, tmp_path / "plain", model=tiny_folder, **common))
     logged = [json.loads(line) for line in (asked / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged if "point_accuracy" in entry] == [2, 3]
+    assert [entry["step"] for entry in logged if "token_loss" in entry] == [1, 2, 3]
     assert sorted(path.name for path in (asked / "evaluation").iterdir()) == ["0000002_7.png", "0000003_7.png"]
     one, two = load(asked).model.state_dict(), load(plain).model.state_dict()
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())  # asking changes nothing

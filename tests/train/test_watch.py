@@ -12,6 +12,7 @@ import torch
 from trace_vlm.command import InputError
 from trace_vlm.model.checkpoint import Checkpoint, load, save
 from trace_vlm.settings import typed
+from trace_vlm.train import tally as tallying
 from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.tally import Tally
 from trace_vlm.train.train import train
@@ -72,6 +73,18 @@ def test_a_run_with_a_broken_picture_ends_and_names_it(scenes, tiny_folder, tmp_
     assert json.loads((folder / "run.json").read_text())["broken_images"] == [samples[2]["id"]]
 
 
+def test_a_run_with_too_many_broken_pictures_stops(scenes, tiny_folder, tmp_path):
+    samples = json.loads((scenes / "captions.json").read_text())[:12]
+    for index, sample in enumerate(samples[:8]):
+        sample["image"] = str(tmp_path / f"{index}.png")
+        (tmp_path / f"{index}.png").write_bytes(b"no picture")
+    (tmp_path / "data.json").write_text(json.dumps(samples))
+    changes = {"data": [str(tmp_path / "data.json")], "global_batch_size": 12, "group_by_length": False}
+    with pytest.raises(InputError, match="image_folder: 8 of 12 samples so far have pictures that cannot be read"):
+        train(config(scenes, tiny_folder, tmp_path / "run", **changes))
+    assert broken_ids(tmp_path / "run") == sorted({str(sample["id"]) for sample in samples[:8]})
+
+
 def test_a_signal_is_a_wish_until_the_step_ends():
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -89,3 +102,25 @@ def test_losses_are_told_apart_by_kind_and_task():
     assert told["loss_object_reference"] == 1.5 and told["loss_free_space"] == 4.0
     assert told["padding_share"] == pytest.approx(0.25)
     assert tally.report() == {}
+
+
+def test_utilisation_is_useful_operations_over_the_peak_of_all_gpus(monkeypatch):
+    clock = iter([10.0, 14.0, 14.0])
+    monkeypatch.setattr(tallying.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(tallying, "peak_flops", lambda device: 100.0)
+    tally = Tally(torch.device("cpu"), 1)
+    tally.add(samples=1, tokens=10, capacity=10, flops=160.0)
+    tally.close_step()
+    tally._processes = 2  # as if the sum had been made over two
+    told = tally.report()
+    assert told["mfu"] == pytest.approx(160 / 4 / 200) and told["tokens_per_second"] == 2.5
+    names = {
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA H100 PCIe": 756e12,
+        "NVIDIA A100-SXM4-80GB": 312e12,
+        "NVIDIA H20": None,
+    }
+    monkeypatch.undo()
+    for name, peak in names.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert tallying.peak_flops(torch.device("cuda")) == peak

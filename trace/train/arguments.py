@@ -23,7 +23,9 @@ def begin(config: TrainConfig) -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu and config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name()
-        raise InputError(f"precision: bf16 needs an NVIDIA GPU of the Ampere generation or later, not {name}; take fp32")
+        raise InputError(
+            f"precision: bf16 needs an NVIDIA GPU of the Ampere generation or later, not {name}; take fp32"
+        )
     if on_gpu and "RANK" not in os.environ and torch.cuda.device_count() > 1:
         count = torch.cuda.device_count()
         print(f"one of {count} GPUs is used; torchrun --nproc-per-node {count} -m trace_vlm.train.train ... takes all")

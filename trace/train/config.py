@@ -175,7 +175,14 @@ class TrainConfig:
             raise InputError("deepspeed: does not go with the vision objective, whose models are small; set it to null")
 
     def _check_numbers(self) -> None:
-        for name in ("global_batch_size", "micro_batch_size", "share_image", "max_length", "save_steps", "logging_steps"):
+        for name in (
+            "global_batch_size",
+            "micro_batch_size",
+            "share_image",
+            "max_length",
+            "save_steps",
+            "logging_steps",
+        ):
             _positive(self, name)
         for name in ("save_total_limit", "epochs", "learning_rate"):
             _positive(self, name)
@@ -213,7 +220,9 @@ class TrainConfig:
         if self.global_batch_size % rows:
             share = self.global_batch_size // processes
             fitting = next((size for size in range(min(share, self.micro_batch_size), 0, -1) if not share % size), 0)
-            advice = f"micro_batch_size={fitting} is" if fitting and not self.global_batch_size % processes else "none is"
+            advice = (
+                f"micro_batch_size={fitting} is" if fitting and not self.global_batch_size % processes else "none is"
+            )
             raise InputError(
                 f"global_batch_size: {self.global_batch_size} is no multiple of micro_batch_size x processes = "
                 f"{self.micro_batch_size} x {processes}; {advice}"

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..command import InputError
 from ..attention import GroundingRecorder, recording
+from ..command import InputError
 from ..data.sampling import ProcessBatches
 from ..model.checkpoint import Checkpoint, save
 from ..prompts import IGNORE
@@ -64,11 +64,11 @@ class SteadyTrainer(Trainer):
         try:
             return super().training_step(*args, **kwargs)
         except torch.OutOfMemoryError as error:
-            key = "pack_tokens" if self.config.packing else "micro_batch_size"
+            key, step = "pack_tokens" if self.config.packing else "micro_batch_size", self.state.global_step + 1
             raise InputError(
-                f"{key}: {getattr(self.config, key)} does not fit into the GPU's memory (step {self.state.global_step + 1}); "
-                "take less, gradient_checkpointing, or more sharding in deepspeed: python -m trace.train.plan says what "
-                f"fits. {' '.join(str(error).split())}"
+                f"{key}: {getattr(self.config, key)} does not fit into the GPU's memory (step {step}); take less, "
+                "gradient_checkpointing, or more sharding in deepspeed: python -m trace.train.plan says what fits. "
+                f"{' '.join(str(error).split())}"
             ) from None
 
     def stop_wanted(self) -> bool:
@@ -254,11 +254,11 @@ class LanguageTrainer(SteadyTrainer):
         return found["stop"] > 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        for name, values in self._sums.items():
-            if values and "loss" in logs:
-                logs[name] = float(torch.stack(values).mean())
-            values.clear()
-        if "loss" in logs:
+        if "loss" in logs:  # not an evaluation, nor the summary at the end
+            for name, values in self._sums.items():
+                if values:
+                    logs[name] = float(torch.stack(values).mean())
+                values.clear()
             logs |= self._tally.report()
             if len(set(self._rates.values())) > 1:
                 logs |= {f"learning_rate_{part}": rate for part, rate in self._rates.items()}
