@@ -231,7 +231,10 @@ def run_case(case: Case, tiny: bool) -> dict[str, Any]:
     spent = sorted(times)[len(times) // 2]
     peak = peak_flops(device)
     widest = max(int(lengths[line].max()) for line in bins)
-    planned = plan(config, size, optimizer, lengths, widest, learned / ROWS)
+    columns = max(labelled(rows, line) for line in bins)
+    planned = plan(
+        config, size, optimizer, lengths.mean() if is_packed else widest, learned / ROWS if is_packed else columns / 2
+    )
     return {
         "tokens_per_second": lengths.sum() / spent,
         "samples_per_second": ROWS / spent,
@@ -243,6 +246,7 @@ def run_case(case: Case, tiny: bool) -> dict[str, Any]:
         else 1 - lengths.sum() / sum(int(lengths[line].max()) * len(line) for line in bins),
         "longest_row": widest,
         "learned_a_row": learned / ROWS,
+        "labelled_columns": columns,
         "tokens_a_row": lengths.sum() / ROWS,
         "optimizer": optimizer,
         "steps": len(times),
@@ -250,19 +254,33 @@ def run_case(case: Case, tiny: bool) -> dict[str, Any]:
     }
 
 
-def plan(
-    config: Any, size: Any, optimizer: str, lengths: Any, widest: int, learned: float
-) -> dict[str, float]:  # bytes by part
-    """What the plan predicts for this case; SGD on bfloat16 weights keeps no states and no float32 copy."""
+def labelled(rows: list[dict[str, Any]], line: list[int]) -> int:
+    """Columns of a padded batch in which some row has a label: there logits are computed for all of its rows."""
+    import numpy as np
+
+    seen = np.zeros(max(len(row["input_ids"]) for row in rows), bool)
+    for row in line:
+        labels = rows[row]["labels"].numpy()
+        seen[: len(labels)] |= labels != -100
+    return int(seen.sum())
+
+
+def plan(config: Any, size: Any, optimizer: str, length: float, learned: float) -> dict[str, float]:
+    """What the plan predicts for this case, bytes by part; without DeepSpeed there are no float32 copies.
+
+    Args:
+        length: of a row, the longest where rows are padded.
+        learned: tokens of a row that carry a label; half the labelled columns where rows are padded.
+    """
     from trace_vlm.train.arithmetic import trained_params
     from trace_vlm.train.memory import Setting, memory
 
-    length = round(lengths.sum() / len(lengths)) if config.packing else widest
-    found = memory(config, size, Setting("ZeRO-2", 2), 1, length, config.micro_batch_size, learned)
-    if optimizer == "SGD":
+    found = memory(config, size, Setting("ZeRO-2", 2), 1, round(length), config.micro_batch_size, learned)
+    if "ZeRO" not in optimizer:
         rank = config.lora.r if config.lora else 0
-        gradients = 2 * trained_params(size, config.modes, rank)
-        found = dataclasses.replace(found, optimizer=0.0, gradients=gradients, step=0.0, buffers=0.0)
+        one = 2 * trained_params(size, config.modes, rank)  # in bfloat16
+        states = 2 * one if optimizer == "AdamW" else 0.0
+        found = dataclasses.replace(found, optimizer=states, gradients=one, step=0.0, buffers=0.0)
     return {**dataclasses.asdict(found), "total": found.total}
 
 

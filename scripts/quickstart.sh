@@ -5,18 +5,18 @@
 #
 # --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour).
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
-# size of the job (4800 scenes, 1200 steps).
+# size of the job (3600 scenes, 900 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 SCRATCH=0
 [[ ${1:-} != --from-scratch ]] || { SCRATCH=1; shift; }
 (($# <= 1)) && [[ ${1:-} != -* ]] || die "$SCRIPT takes --from-scratch and one folder, where the results go; --help explains"
-SCENES=${SCENES:-4800} STEPS=${STEPS:-1200}
+SCENES=${SCENES:-3600} STEPS=${STEPS:-900}
+read -r VISION_STEPS PROJECTOR_STEPS POINTING_STEPS <<<"${SCRATCH_STEPS:-2600 2600 5000}"
 
 OUT=${1:+$(absolute "$1")}
 OUT=${OUT:-$ROOT/output/quickstart}
 "${SETUP[@]}" --require-rendering
-
 
 mkdir -p "$OUT" 2>/dev/null && [[ -w $OUT ]] || die "the output folder $OUT cannot be written"
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 # the two cores get a process each
@@ -49,9 +49,9 @@ if ((SCRATCH)); then
   CAPTIONS=$OUT/data/captions.json
   stage() { module train.train --config "configs/nano_$1.yaml" --set output_dir="$OUT/train/$1" image_folder="$OUT/data" "${@:2}"; }
   [[ -f $CAPTIONS ]] || module data.scenes.captions --data "$OUT/data" --out "$CAPTIONS"
-  stage vision data="$OUT/data"
-  stage projector model="$OUT/train/vision" data="$CAPTIONS"
-  stage pointing model="$OUT/train/projector" data="[$OUT/data/data.json,$CAPTIONS]"
+  stage vision data="$OUT/data" max_steps="$VISION_STEPS"
+  stage projector model="$OUT/train/vision" data="$CAPTIONS" max_steps="$PROJECTOR_STEPS"
+  stage pointing model="$OUT/train/projector" data="[$OUT/data/data.json,$CAPTIONS]" max_steps="$POINTING_STEPS"
 fi
 
 step "fine-tuning with reasoning (its log: $OUT/train_cor.log) and, beside it, without"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +67,25 @@ def test_every_big_recipe_has_a_plan_without_torch(name, capsys):
 def test_the_plan_imports_no_torch_and_answers_at_once():
     check = "import sys, trace_vlm.train.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_memory_is_within_a_tenth_of_what_an_h100_measured():
+    """benchmarks/train_gpu.py wrote the peaks; the prediction is made anew, by the code of now."""
+    spec = importlib.util.spec_from_file_location("train_gpu", ROOT / "benchmarks/train_gpu.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules["train_gpu"] = benchmark
+    spec.loader.exec_module(benchmark)
+    cases = json.loads((ROOT / "benchmarks/results/train_h100_2026-11-26.json").read_text())["cases"]
+    assert len(cases) == 6
+    for case in cases:
+        asked = benchmark.Case(**{field.name: case[field.name] for field in dataclasses.fields(benchmark.Case)})
+        config = benchmark.configuration(asked, tiny=False)
+        _, size = plan.model_dimensions(config)
+        padded = asked.layout == "padded"
+        length = case["longest_row"] if padded else case["tokens_a_row"]
+        learned = case["labelled_columns"] / 2 if padded else case["learned_a_row"]
+        found = benchmark.plan(config, size, case["optimizer"], length, learned)["total"] / 2**30
+        assert found == pytest.approx(case["peak_memory_gib"], rel=0.05), asked
 
 
 def test_sharding_and_offloading_take_less():

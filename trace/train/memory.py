@@ -86,6 +86,13 @@ def _activations(config: TrainConfig, size: Dimensions, length: int, rows: int, 
     # Kept by a layer: two normed inputs and their float32 copies, queries, keys, values and their rotated copies, the
     # attention's output, two sums of the residual stream; gate, up, activation and product of the MLP.
     layer = tokens * (narrow * (6 * size.hidden + 4 * kv + 4 * size.mlp) + 4 * 2 * size.hidden)
+    if config.modes.llm == "lora":
+        # Frozen matrices keep no inputs (8 normed or rotated copies less), but each of the seven adapters keeps its own,
+        # behind dropout with dropout's mask of a byte, and what its first matrix makes of it.
+        assert config.lora is not None
+        inputs = 6 * size.hidden + size.mlp
+        layer = tokens * (narrow * (2 * size.hidden + 2 * kv + 3 * size.mlp) + 4 * 2 * size.hidden)
+        layer += tokens * (narrow * (inputs + 7 * config.lora.r) + (inputs if config.lora.dropout else 0))
     working = tokens * narrow * (2 * size.mlp + 2 * size.hidden)  # gradients on their way
     kept = tokens * narrow * size.hidden * size.layers + layer if config.gradient_checkpointing else layer * size.layers
     labelled = images * learned if config.packing else rows * min(length, 2 * learned)  # padded rows share columns

@@ -3,7 +3,8 @@
     python -m trace.train.plan --config configs/train_13b_fft.yaml --gpus 8 --gpu-memory 80 --nodes 1
 
 Memory is arithmetic on the model's dimensions (`arithmetic`), checked against measured peaks of small models on a CPU
-(docs/training.md); for GPUs the table says that it is unvalidated. Hours rest on a share of the GPUs' peak speed that
+and of 7B and 13B models on one GPU (docs/training.md); what is shared between GPUs has not been compared, and the table
+says so. Hours rest on a share of the GPUs' peak speed that
 is assumed (`--mfu`), which is printed with them.
 """
 
@@ -187,7 +188,7 @@ def table(plan: Plan, config: TrainConfig, machine: Machine, data: Data) -> str:
         f"disk         {plan.checkpoint / GIB:.2f} GiB a checkpoint, "
         f"{plan.checkpoint * (config.save_total_limit + 1) / GIB:.2f} GiB while {config.save_total_limit} are kept",
         "",
-        f"GiB of one GPU, {_batch(config)} (unvalidated: compared with CPU runs of small models only)",
+        f"GiB of one GPU, {_batch(config)} (one GPU without sharding: measured; shards and buffers: unvalidated)",
         f"{'':<30}{'recompute':>10}{'weights':>9}{'gradients':>10}{'optimizer':>10}{'activations':>12}"
         f"{'buffers':>9}{'sum':>9}  largest micro-batch",
     ]
