@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trace_vlm.cli import main as trace_vlm
 from trace_vlm.command import InputError, run
 from trace_vlm.files import read_json
 from trace_vlm.model import convert as converting
@@ -155,11 +156,13 @@ main(["convert", {str(recorded.folder / "full")!r}, {str(tmp_path / "made")!r}])
 
 
 def test_both_spellings_are_one_command_and_its_help_is_instant(recorded, tmp_path, capsys):
-    assert converting.main([str(recorded.folder / "full"), str(tmp_path / "made")]) == 0
+    assert trace_vlm(["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 0
     assert capsys.readouterr().out.startswith(f"wrote {tmp_path / 'made'} (from LLaVA's own, complete)")
+    assert trace_vlm(["checkpoint", "inspect", str(tmp_path / "made")]) == 0
+    assert "Hugging Face LLaVA" in capsys.readouterr().out
     script = (
-        "import sys, runpy; sys.argv = ['convert', '--help']\n"
-        "try: runpy.run_module('trace_vlm.model.convert', run_name='__main__')\n"
+        "import sys, runpy; sys.argv = ['checkpoint', 'convert', '--help']\n"
+        "try: runpy.run_module('trace_vlm.model.checkpoint', run_name='__main__')\n"
         "except SystemExit: print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..command import InputError
 from .assemble import Plan
+from .formats import repository
 from .shards import cast
 from .writing import largest_type
 
@@ -60,7 +61,8 @@ def realise(
         reason = " ".join(str(error).split())
         raise InputError(f"{quantize} cannot be had on this machine ({device}): {reason}") from None
     model.generation_config = plan.generation
-    model.name_or_path = model.config.name_or_path = str(plan.source)  # an adapter made on it names its base by this
+    # An adapter made on it names its base by this.
+    model.name_or_path = model.config.name_or_path = repository(plan.source) or str(plan.source)
     return model.eval() if quantize is not None or "device_map" in options else model.to(device).eval()
 
 

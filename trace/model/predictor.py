@@ -321,7 +321,7 @@ class Predictor:
             no_repeat_ngram_size=0,
             use_cache=True,
             return_dict_in_generate=False,
-            suppress_tokens=self._never(),
+            suppress_tokens=self.checkpoint.no_text,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
@@ -340,12 +340,6 @@ class Predictor:
     def _vocabulary(self) -> int:
         """Rows of the output layer, those that only round it up included."""
         return int(self.checkpoint.model.get_output_embeddings().weight.shape[0])
-
-    def _never(self) -> list[int]:
-        """Ids that are no text: the image's own, and those that only round the vocabulary up."""
-        rows = self._vocabulary()
-        never = set(range(len(self.checkpoint.tokenizer), rows)) | {self.checkpoint.image_token_id}
-        return sorted(token for token in never if token < rows)
 
 
 def bundled(path: str | Path) -> str | Path:
