@@ -116,6 +116,36 @@ def test_a_disk_that_lies_is_noticed(recorded, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_configuration_that_computes_something_else_is_noticed(recorded, tmp_path, monkeypatch):
+    from trace_vlm.model import saving
+
+    real = saving.standard_configuration
+
+    def other(config, dtype):
+        whole = real(config, dtype)
+        whole["text_config"]["rms_norm_eps"] = 1e-6
+        return whole
+
+    monkeypatch.setattr(saving, "standard_configuration", other)
+    with pytest.raises(InputError, match="does not compute the same when it is read back"):
+        converting.convert(recorded.folder / "full", tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_write_one_folder_do_not_mix(recorded, tmp_path, monkeypatch):
+    real = converting.verify
+
+    def overtaken(*arguments):
+        real(*arguments)
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "config.json").write_text("the other's")
+
+    monkeypatch.setattr(converting, "verify", overtaken)
+    assert run(main, ["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["config.json"]
+
+
 def test_a_full_disk_is_said_before_anything_is_written(recorded, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))

@@ -149,15 +149,15 @@ def from_preset(name: str, device: str = "cpu", dtype: Any = "float32", seed: in
         return load(sources["model"], dtype=dtype, device=device, **options)
     if sources:
         return compose(**sources, seed=seed, dtype=dtype, device=device, **options)
-    import torch
-
     from . import build
     from .cards import card_of
+    from .loading import check_device, usable_type
 
     tokenizer = build.nano_tokenizer()
     model = build.build(PRESETS[name], tokenizer, seed=seed)
     processor = build.processor(tokenizer, model.config.vision_config)
-    kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+    kind = usable_type("float32" if dtype == "auto" else dtype)
+    check_device(device)
     return Checkpoint(model.to(device, kind).eval(), processor, name, name, card_of(name, None, ["random weights"]))
 
 

@@ -24,9 +24,7 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 
 
-def open_clip_tower(
-    name: str, beside: Path | None = None
-) -> tuple[dict[str, Any], dict[str, Weight], dict[str, Any]]:
+def open_clip_tower(name: str, beside: Path | None = None) -> tuple[dict[str, Any], dict[str, Weight], dict[str, Any]]:
     """CLIPVisionConfig's arguments, the weights by the hub's names, and CLIP's preprocessor file, of an open_clip name.
 
     The preprocessor file says a tag's colours; for a file of weights, which has none, it is empty: OpenAI's are taken.

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import InputError
-from ..files import read_json
 from ..prompts import Rendered, bare_instruction, encode, question_text, render_prompt
 from ..reasoning import Response, parse
 from .confidence import agreement, medoid, point_confidence
@@ -92,13 +91,7 @@ class Predictor:
 
         path = bundled(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or ("float32" if device == "cpu" else _stored_dtype(Path(path)))
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise InputError(f"{dtype!r} is no type of weights; float32, bfloat16 and float16 are")
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        dtype = dtype or ("float32" if device == "cpu" else "auto")
         return cls(load(path, base=base, dtype=dtype, device=device))
 
     def predict(
@@ -354,12 +347,6 @@ def human_turn(instruction: str, reasoning: bool, template: str | None = None) -
     if template is None:
         return question_text(instruction, reasoning)
     return template.replace(PLACEHOLDER, bare_instruction(instruction))
-
-
-def _stored_dtype(path: Path) -> str:
-    """What the configuration of a checkpoint says about its weights; bfloat16 where it says nothing (adapters)."""
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
 
 
 def plan_batches(prompts: Sequence[str], batch_size: int, images: Sequence[str] | None = None) -> list[list[int]]:

@@ -58,6 +58,11 @@ class Weight:
         return self.read()  # transformers' loader asks for `weight[...]`
 
     @property
+    def stored(self) -> str:
+        """The type on disk of the numbers, also where they are computed in a wider one."""
+        return self.dtype
+
+    @property
     def count(self) -> int:
         return math.prod(self.shape)
 
@@ -148,6 +153,11 @@ class Computed(Weight):
     dtype: str
     where: str
     make: Callable[[], Any]
+    source: Weight | None = None  # whose type on disk it has
+
+    @property
+    def stored(self) -> str:
+        return self.dtype if self.source is None else self.source.stored
 
     def read(self) -> Tensor:
         return self.make()
@@ -180,7 +190,7 @@ def resized(weight: Weight, rows: int) -> Weight:
         weight.read_into(whole[: weight.shape[0]])
         return whole[:rows]
 
-    return Computed((rows, *weight.shape[1:]), weight.dtype, weight.where, make)
+    return Computed((rows, *weight.shape[1:]), weight.dtype, weight.where, make, weight)
 
 
 # --- reading --------------------------------------------------------------------------------------
