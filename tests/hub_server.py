@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,8 +16,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    repository: str
-    folder: Path
+    kind: str
+    folders: Mapping[str, Path]
     log: list[str]
 
     def do_HEAD(self) -> None:
@@ -29,27 +29,35 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.log.append(f"{self.command} {path}")
-        names = sorted(one.relative_to(self.folder).as_posix() for one in self.folder.rglob("*") if one.is_file())
-        resolve = f"/datasets/{self.repository}/resolve/{COMMIT}/"
-        if path.startswith(f"/api/datasets/{self.repository}/revision/") or path == f"/api/datasets/{self.repository}":
-            about = {"id": self.repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        home = "" if self.kind == "models" else f"/{self.kind}"
+        for repository, folder in self.folders.items():
+            api, resolve = f"/api/{self.kind}/{repository}", f"{home}/{repository}/resolve/{COMMIT}/"
+            if path == api or path.startswith((f"{api}/", resolve)):
+                self._serve(repository, folder, path.removeprefix(api), path.removeprefix(resolve), body)
+                return
+        self._send(404, b"{}", body, code="RepoNotFound")
+
+    def _serve(self, repository: str, folder: Path, asked: str, name: str, body: bool) -> None:
+        names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
+        if asked == "" or asked.startswith("/revision/"):
+            about = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
             self._send(200, json.dumps(about).encode(), body)
-        elif path.startswith(f"/api/datasets/{self.repository}/tree/"):
+        elif asked.startswith("/tree/"):
             tree = [
                 {
                     "type": "file",
                     "path": name,
-                    "size": (self.folder / name).stat().st_size,
-                    "oid": hashlib.sha1((self.folder / name).read_bytes()).hexdigest(),
+                    "size": (folder / name).stat().st_size,
+                    "oid": hashlib.sha1((folder / name).read_bytes()).hexdigest(),
                 }
                 for name in names
             ]
             self._send(200, json.dumps(tree).encode(), body)
-        elif path.startswith(resolve) and path.removeprefix(resolve) in names:
-            content = (self.folder / path.removeprefix(resolve)).read_bytes()
+        elif name in names:
+            content = (folder / name).read_bytes()
             self._send(200, content, body, etag=hashlib.sha1(content).hexdigest())
         else:
-            self._send(404, b"{}", body, code="RepoNotFound")
+            self._send(404, b"{}", body, code="EntryNotFound")
 
     def _send(self, status: int, content: bytes, body: bool, etag: str = "", code: str = "") -> None:
         self.send_response(status)
@@ -68,10 +76,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub(repository: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """(address, log) of a server that holds one data set: the files of `folder`."""
+def hub(
+    repository: str, folder: Path, kind: str = "datasets", others: Mapping[str, Path] | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """(address, log) of a server that holds one repository, and `others` of the same kind: the files of their folders.
+
+    Args:
+        kind: "datasets" or "models".
+    """
     log: list[str] = []
-    handler = type("Handler", (_Handler,), {"repository": repository, "folder": folder, "log": log})
+    folders = {repository: folder, **(others or {})}
+    handler = type("Handler", (_Handler,), {"kind": kind, "folders": folders, "log": log})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

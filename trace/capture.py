@@ -146,15 +146,13 @@ def teacher_forced(
 def greedy(checkpoint: Checkpoint, max_new_tokens: int) -> dict[str, Any]:
     """What `generate` is told, whatever the checkpoint's own file says; ids that are no text are never generated."""
     tokenizer = checkpoint.tokenizer
-    rows = checkpoint.model.get_output_embeddings().weight.shape[0]
-    never = {*range(len(tokenizer), rows), checkpoint.image_token_id}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return {
         "max_new_tokens": max_new_tokens,
         "do_sample": False,
         "num_beams": 1,
         "use_cache": True,
-        "suppress_tokens": sorted(token for token in never if token < rows),
+        "suppress_tokens": checkpoint.no_text,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": pad,
     }

@@ -26,7 +26,11 @@ COMMANDS = {
     "predict": (".model.predictor:main", "one picture, one instruction: the reasoning and its points"),
     "eval": (".eval.model_vqa:main", "let a model answer the questions of a benchmark"),
     "summarize": (".eval.summarize_vqa:main", "turn answers into accuracy tables"),
-    "convert": (".model.convert:main", "load a model, merge its adapter, save it as one folder"),
+    "checkpoint": (
+        ".model.checkpoint:main",
+        "look at a checkpoint (inspect), convert it, merge an adapter into its base",
+    ),
+    "convert": (".model.checkpoint:convert_command", "write a checkpoint of any known format as one folder"),
     "attention": (".attention_summary:main", "what may be said about recorded attention: intervals, tests, a verdict"),
     "demo": (".demo:main", "ask a model in the browser; nothing leaves this machine"),
     "report": (".report:main", "one self-contained page that shows a run"),

@@ -196,7 +196,7 @@ def test_confidence_is_the_probability_of_a_points_tokens(pictures: list[Path]) 
     ids = torch.cat([inputs["input_ids"], torch.tensor([found.token_ids])], dim=1)
     with torch.no_grad():
         logits = checkpoint.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
-    logits[:, predictor._never()] = -torch.inf
+    logits[:, predictor.checkpoint.no_text] = -torch.inf
     chosen = logits[-len(found.token_ids) - 1 : -1].log_softmax(-1)
     logprobs = chosen.gather(1, torch.tensor(found.token_ids)[:, None])[:, 0]
     text, spans = token_spans(checkpoint.tokenizer, found.token_ids)

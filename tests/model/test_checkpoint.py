@@ -61,7 +61,7 @@ def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_
         raise OSError("no space left")
 
     monkeypatch.setattr(nano.processor, "save_pretrained", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match=r"half was not written: no space left"):
         save(nano, tmp_path / "half")
     assert list(tmp_path.iterdir()) == []
 

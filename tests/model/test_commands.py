@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trace_vlm.cli import main as trace_vlm
 from trace_vlm.command import InputError, run
 from trace_vlm.files import read_json
 from trace_vlm.model import convert as converting
@@ -115,6 +116,36 @@ def test_a_disk_that_lies_is_noticed(recorded, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_configuration_that_computes_something_else_is_noticed(recorded, tmp_path, monkeypatch):
+    from trace_vlm.model import saving
+
+    real = saving.standard_configuration
+
+    def other(config, dtype):
+        whole = real(config, dtype)
+        whole["text_config"]["rms_norm_eps"] = 1e-6
+        return whole
+
+    monkeypatch.setattr(saving, "standard_configuration", other)
+    with pytest.raises(InputError, match="does not compute the same when it is read back"):
+        converting.convert(recorded.folder / "full", tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_write_one_folder_do_not_mix(recorded, tmp_path, monkeypatch):
+    real = converting.verify
+
+    def overtaken(*arguments):
+        real(*arguments)
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "config.json").write_text("the other's")
+
+    monkeypatch.setattr(converting, "verify", overtaken)
+    assert run(main, ["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["config.json"]
+
+
 def test_a_full_disk_is_said_before_anything_is_written(recorded, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
@@ -155,11 +186,13 @@ main(["convert", {str(recorded.folder / "full")!r}, {str(tmp_path / "made")!r}])
 
 
 def test_both_spellings_are_one_command_and_its_help_is_instant(recorded, tmp_path, capsys):
-    assert converting.main([str(recorded.folder / "full"), str(tmp_path / "made")]) == 0
+    assert trace_vlm(["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 0
     assert capsys.readouterr().out.startswith(f"wrote {tmp_path / 'made'} (from LLaVA's own, complete)")
+    assert trace_vlm(["checkpoint", "inspect", str(tmp_path / "made")]) == 0
+    assert "Hugging Face LLaVA" in capsys.readouterr().out
     script = (
-        "import sys, runpy; sys.argv = ['convert', '--help']\n"
-        "try: runpy.run_module('trace_vlm.model.convert', run_name='__main__')\n"
+        "import sys, runpy; sys.argv = ['checkpoint', 'convert', '--help']\n"
+        "try: runpy.run_module('trace_vlm.model.checkpoint', run_name='__main__')\n"
         "except SystemExit: print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -112,6 +112,14 @@ def test_a_file_needs_no_package_and_serves_as_a_checkpoints_tower(recorded, tmp
     name = f"open_clip:ViT-tiny-quickgelu/{tmp_path / 'weights.bin'}"
     tower = find_tower(name, None, {})
     assert (tower.config["hidden_size"], tower.config["image_size"], tower.config["num_hidden_layers"]) == (64, 56, 2)
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{key}": one for key, one in weights.items()}}, tmp_path / "epoch.pt"
+    )
+    trained = find_tower(
+        f"open_clip:ViT-tiny-quickgelu/{tmp_path / 'epoch.pt'}", None, {}
+    )  # as open_clip's training saves
+    assert trained.config == tower.config and set(trained.weights) == set(tower.weights)
+    assert trained.name == "open_clip:ViT-tiny-quickgelu"  # what a card may say: no path
     prefix = "vision_tower.vision_model.encoder.layers.1.self_attn."
     joined = torch.cat([tower.weights[f"{prefix}{letter}_proj.weight"].read() for letter in "qkv"])
     assert torch.equal(joined, weights["visual.transformer.resblocks.1.attn.in_proj_weight"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from trace_vlm.files import read_json, write_json
+from trace_vlm.model.checkpoint import load
 from trace_vlm.model.convert import convert
 
 # Loads the folders named on its command line, answers from each, and prints one JSON object.
@@ -97,6 +98,50 @@ def test_a_legacy_tokenizer_too(answers, recorded, case):
     expanded = [one for token in ids for one in ([got["image"]] * 16 if token == -200 else [token])]
     assert got["ids"] == expanded
     assert got["raw_ids"] == expanded
+
+
+@pytest.fixture(scope="module")
+def published(recorded, tmp_path_factory):
+    """`full` as llava-hf publishes such models: CLIP's own processor, <image> special, a pad token, drawn rows."""
+    import torch
+    from transformers import AddedToken, GenerationConfig, LlamaTokenizer, LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("published") / "a-model"
+    tokenizer = LlamaTokenizer.from_pretrained(recorded.folder / "full", legacy=False, add_bos_token=True)
+    tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    sizes = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(**sizes), tokenizer=tokenizer, patch_size=14, image_token="<image>",
+        vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template="USER: <image>",
+    ).save_pretrained(folder)  # fmt: skip
+    model = load(recorded.folder / "full").model
+    del model.config.llava
+    with torch.no_grad():
+        model.lm_head.weight[1000:] = 0.3
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=1001)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_published_folder_gets_the_originals_ids_and_keeps_its_own_pixels(published, recorded, tmp_path):
+    from transformers import LlavaProcessor
+
+    checkpoint, stock = load(published), LlavaProcessor.from_pretrained(published, backend="pil")
+    convert(published, tmp_path / "made")
+    plain = LlavaProcessor.from_pretrained(tmp_path / "made", backend="pil")
+    assert checkpoint.vocabulary == 1000 and checkpoint.no_text == list(range(1000, 1024))
+    assert plain.chat_template == "USER: <image>"
+    for case in recorded.prompts.values():
+        image = recorded.image(case["image"])
+        ids = checkpoint.expand(recorded.numbers["cases"][case["name"]]["input_ids"])
+        inputs = plain(images=image, text=case["prompt"], return_tensors="pt")
+        assert inputs["input_ids"][0].tolist() == ids
+        theirs = stock(images=image, text=case["prompt"], return_tensors="pt")
+        assert theirs["input_ids"].shape[1] == len(ids) - 1  # its own tokenizer forgets the prefix behind the image
+        assert inputs["pixel_values"].equal(theirs["pixel_values"])
+        assert checkpoint.pixels([image]).equal(theirs["pixel_values"])
 
 
 def test_the_folder_reads_as_the_hub_has_it(converted):

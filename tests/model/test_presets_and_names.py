@@ -114,6 +114,49 @@ def test_a_known_tower_inside_needs_no_network(recorded, tmp_path, monkeypatch):
     )
 
 
+def test_a_tower_that_the_user_names_is_looked_for_where_the_user_is(recorded, tmp_path, monkeypatch):
+    """Not beside the checkpoint, where another one of that name may lie."""
+    shutil.copytree(recorded.folder / "full", tmp_path / "zoo" / "full")
+    shutil.copytree(recorded.folder / "base", tmp_path / "zoo" / "clip")  # no tower at all
+    shutil.copytree(recorded.folder / "clip", tmp_path / "here" / "clip")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load(tmp_path / "zoo" / "full", vision_tower="clip").model.config.vision_config.hidden_size == 48
+    convert(tmp_path / "zoo" / "full", tmp_path / "hf", vision_tower="clip")
+    with pytest.raises(InputError, match=r"hf is a Hugging Face LLaVA with its own vision tower; it takes no other"):
+        load(tmp_path / "hf", vision_tower="clip")
+
+
+def test_a_tower_inside_is_used_where_its_name_is_a_path_of_another_machine(recorded, tmp_path, monkeypatch):
+    from trace_vlm.model import towers
+
+    shutil.copytree(recorded.folder / "full", tmp_path / "full")
+    file = tmp_path / "full" / "config.json"
+    small = read_json(recorded.folder / "clip" / "config.json")["vision_config"]
+    name = "openai/clip-vit-large-patch14-336"
+    monkeypatch.setitem(towers.KNOWN, name, {key: small[key] for key in towers.CLIP_KEYS if key in small})
+    file.write_text(json.dumps({**read_json(file), "mm_vision_tower": "/data/weights/clip-vit-large-patch14-336"}))
+    there, here = load(tmp_path / "full").model, load(recorded.folder / "full").model
+    assert all(one.equal(other) for one, other in zip(there.parameters(), here.parameters(), strict=True))
+    file.write_text(json.dumps({**read_json(file), "mm_vision_tower": "/data/weights/mine"}))
+    with pytest.raises(InputError, match="/data/weights/mine was not found: .*; --vision-tower names another"):
+        load(tmp_path / "full")
+
+
+def test_another_tower_is_not_written_under_the_old_ones_name(recorded, tmp_path):
+    """LLaVA's code would fetch the published tower by that name, and read the weights with its activation."""
+    shutil.copytree(recorded.folder / "full", tmp_path / "full")
+    file = tmp_path / "full" / "config.json"
+    file.write_text(json.dumps({**read_json(file), "mm_vision_tower": "openai/clip-vit-large-patch14-336"}))
+    shutil.copytree(recorded.folder / "clip", tmp_path / "mine")
+    clip = read_json(tmp_path / "mine" / "config.json")
+    clip["vision_config"]["hidden_act"] = "gelu"
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(clip))
+    convert(tmp_path / "full", tmp_path / "hf", vision_tower=str(tmp_path / "mine"))
+    convert(tmp_path / "hf", tmp_path / "back", to="llava")
+    assert read_json(tmp_path / "back" / "config.json")["mm_vision_tower"] == "mine"
+    assert load(tmp_path / "back").model.config.vision_config.hidden_act == "gelu"
+
+
 # --- the card, generation, quantisation -----------------------------------------------------------
 
 
@@ -191,4 +234,8 @@ def test_unknown_settings_are_named(recorded):
         load(recorded.folder / "full", quantize="3bit")
     with pytest.raises(InputError, match="'float31' is no type of weights"):
         load(recorded.folder / "full", dtype="float31")
+    with pytest.raises(InputError, match="the device nowhere cannot be used on this machine"):
+        load(recorded.folder / "full", device="nowhere")
     assert load(recorded.folder / "full", dtype="auto").model.dtype == torch.bfloat16
+    # merged in float32, and still of the type that its base has
+    assert load(recorded.folder / "lora", recorded.folder / "base", dtype="auto").model.dtype == torch.float16

@@ -15,7 +15,7 @@ pytest.importorskip("deepspeed", reason="DeepSpeed comes with --gpu")
 
 from train_together import Run
 
-from trace_vlm.model import convert
+from trace_vlm.cli import main as trace_vlm
 from trace_vlm.model.checkpoint import load
 from trace_vlm.train.checkpoints import last_checkpoint
 
@@ -68,7 +68,7 @@ def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(scenes, ti
     cut.to_its_end()
     assert losses(cut.folder) == losses(whole.folder) and len(losses(whole.folder)) == 12
     assert same(weights(whole.folder), weights(cut.folder))
-    assert convert.main([str(whole.folder), str(tmp_path / "merged")]) == 0
+    assert trace_vlm(["convert", str(whole.folder), str(tmp_path / "merged")]) == 0
     merged, base = weights(tmp_path / "merged"), weights(tiny_folder)
     changed = {name.split(".")[1] for name, tensor in base.items() if not torch.equal(tensor, merged[name])}
     assert changed == {"language_model", "multi_modal_projector"}

@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 from train_together import Run
 
+from trace_vlm.cli import main as trace_vlm
 from trace_vlm.command import InputError
-from trace_vlm.model import convert
 from trace_vlm.model.checkpoint import load
 from trace_vlm.settings import typed
 from trace_vlm.train import language
@@ -200,7 +200,7 @@ def test_lora_is_a_standard_adapter_with_the_projector(scenes, nano_folder, tmp_
         names = list(file.keys())
     assert any("multi_modal_projector" in name for name in names)
     assert not any("vision_tower" in name for name in names)
-    assert convert.main([str(folder), str(tmp_path / "merged")]) == 0
+    assert trace_vlm(["convert", str(folder), str(tmp_path / "merged")]) == 0
     merged, base = load(tmp_path / "merged").model.state_dict(), load(nano_folder).model.state_dict()
     changed = {part_of(name) for name, tensor in base.items() if not torch.equal(tensor, merged[name])}
     assert changed == {"llm", "projector"}

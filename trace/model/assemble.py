@@ -21,7 +21,7 @@ from ..prompts import IMAGE_TAG
 from . import llava_layout as layout
 from .build import VOCABULARY_MULTIPLE, expected_tensors, llava_configuration, random_projector
 from .cards import Card, card_of
-from .formats import Found, Kind, is_hub_name, locate, recognise
+from .formats import Found, Kind, is_hub_name, locate, name_of, recognise
 from .lora import merged_weights
 from .processing import load_processor, load_tokenizer, make_processor
 from .shards import Computed, Held, Weight, resized
@@ -91,12 +91,14 @@ def planned(path: str | Path, base: str | Path | None, vision_tower: str | None)
     if found.kind in (Kind.HF, Kind.LLAVA) and base is not None:
         raise InputError(f"{folder} is complete ({found.kind.value}); it takes no base")
     if found.kind is Kind.PEFT:
-        return _adapted(found, base)
-    if found.kind in (Kind.HF, Kind.LLAVA):
-        return _standard(found) if found.kind is Kind.HF else _original(found, None, vision_tower)
+        return _adapted(found, base, vision_tower)
+    if found.kind is Kind.HF:
+        return _standard(found, vision_tower)
+    if found.kind is Kind.LLAVA:
+        return _original(found, None, vision_tower)
     under = recognise(_base(found, base))
     if under.kind is Kind.HF:
-        return _over_standard(found, under)
+        return _over_standard(found, under, vision_tower)
     if under.kind not in (Kind.LANGUAGE, Kind.LLAVA):
         raise InputError(f"the base {under.folder} is a {under.kind.value}; {found.folder} needs a language model")
     return _original(found, under, vision_tower)
@@ -116,46 +118,53 @@ def _base(found: Found, base: str | Path | None) -> Path:
 # --- Hugging Face's format ------------------------------------------------------------------------
 
 
-def _standard(found: Found) -> Plan:
+def _standard(found: Found, vision_tower: str | None) -> Plan:
+    if vision_tower is not None:
+        raise InputError(f"{found.folder} is a {found.kind.value} with its own vision tower; it takes no other")
     try:
         config = LlavaConfig.from_pretrained(found.folder)
-        processor = load_processor(found.folder)
+        processor = load_processor(found.folder, config.vision_config.patch_size)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{found.folder} cannot be loaded: {str(error).splitlines()[0]}") from None
     weights = dict(found.weights)
     if _HEAD not in weights and (config.tie_word_embeddings or config.text_config.tie_word_embeddings):
         weights[_HEAD] = weights[_EMBEDDING]
     generation = generation_config(found.folder, processor.tokenizer, config)
-    card = _card(found, found, [f"from: {found.folder.name}"])
+    card = _card(found, found, [f"from: {name_of(found.folder)}"])
     return Plan(found.folder, found.kind, config, weights, processor, generation, card)
 
 
-def _over_standard(found: Found, under: Found) -> Plan:
+def _over_standard(found: Found, under: Found, vision_tower: str | None) -> Plan:
     """An adapter or projector in LLaVA's layout over a base that was converted before."""
-    made = _standard(under)
+    made = _standard(under, vision_tower)
     wanted, have = found.config.get("hidden_size"), made.config.text_config.hidden_size
     if wanted is not None and wanted != have:
         raise InputError(f"wrong base: {found.folder}/config.json has hidden_size {wanted}, {under.folder} has {have}")
-    rest = {name: one for name, one in made.weights.items() if not name.startswith(layout.PROJECTOR)}
-    weights = merged_weights({**rest, **linear_projector(found.part(layout.PROJECTOR))}, replace(found, weights={}))
+    weights = {name: one for name, one in made.weights.items() if not name.startswith(layout.PROJECTOR)}
+    weights |= {name: one for name, one in found.weights.items() if not name.startswith(layout.PROJECTOR)}
+    for name in (_EMBEDDING, _HEAD):
+        weights[name] = resized(weights[name], made.config.text_config.vocab_size)
+    weights |= linear_projector(found.part(layout.PROJECTOR))
+    weights = merged_weights(weights, replace(found, weights={}))
     made.config.projector_hidden_act = "linear" if layout.LINEAR + "weight" in found.weights else "gelu"
     return _upon(made, found, weights)
 
 
-def _adapted(found: Found, base: str | Path | None) -> Plan:
+def _adapted(found: Found, base: str | Path | None, vision_tower: str | None) -> Plan:
     """A PEFT adapter over a whole model in either format, or over the parts that a training run put together."""
     file = found.folder / PARTS_FILE
     if base is None and file.is_file():
-        made = composed(**read_json(file))
+        parts = read_json(file)
+        made = composed(**(parts if vision_tower is None else {**parts, "vision": vision_tower}))
     else:
-        made = planned(_base(found, base), None, None)
+        made = planned(_base(found, base), None, vision_tower)
         if made.merged:
             raise InputError(f"the base {made.source} is an adapter itself; merge it first")
     return _upon(made, found, merged_weights(made.weights, found))
 
 
 def _upon(made: Plan, found: Found, weights: dict[str, Weight]) -> Plan:
-    card = replace(made.card, parts=(*made.card.parts, f"{found.kind.value}: {found.folder.name}"))
+    card = replace(made.card, parts=(*made.card.parts, f"{found.kind.value}: {name_of(found.folder)}"))
     return replace(
         made,
         source=found.folder,
@@ -175,8 +184,12 @@ def _original(found: Found, under: Found | None, vision_tower: str | None, pad: 
     llava = found.config if "mm_vision_tower" in found.config or under is None else {**whole.config, **found.config}
     sized = found if "hidden_size" in found.config else whole
     text = layout.llama_settings(sized.config, sized.folder / "config.json")
-    inside = {**whole.part(layout.VISION), **found.part(layout.VISION)} if vision_tower is None else {}
-    tower = find_tower(vision_tower or llava.get("mm_vision_tower"), found.folder, inside)
+    inside = {**whole.part(layout.VISION), **found.part(layout.VISION)}
+    tower = (
+        find_tower(llava.get("mm_vision_tower"), found.folder, inside)
+        if vision_tower is None
+        else find_tower(vision_tower, None, {})
+    )
     projector = found.part(layout.PROJECTOR) or whole.part(layout.PROJECTOR)
     tokenizer = load_tokenizer(whole.folder)
     rows, weights = _language_weights(found, whole, bool(text.get("tie_word_embeddings")), len(tokenizer))
@@ -188,12 +201,14 @@ def _original(found: Found, under: Found | None, vision_tower: str | None, pad: 
     if layout.projector_type(projector) == "linear":
         config.projector_hidden_act = "linear"
     config.llava = {**{key: llava[key] for key in _KEPT if key in llava}, "vocab_size": rows}
+    if vision_tower is not None:
+        config.llava["mm_vision_tower"] = tower.name
     padded = llava.get("image_aspect_ratio") == "pad" if pad is None else pad
     pixels = pixel_settings(tower.preprocessor, vision.image_size, padded)
     processor = make_processor(tokenizer, vision.patch_size, pixels)
     generation = generation_config(whole.folder, tokenizer, config)
-    parts = [f"language model: {whole.folder.name}", f"vision tower: {tower.name}"]
-    parts += [f"{found.kind.value}: {found.folder.name}"] if under else []
+    parts = [f"language model: {name_of(whole.folder)}", f"vision tower: {tower.name}"]
+    parts += [f"{found.kind.value}: {name_of(found.folder)}"] if under else []
     return Plan(
         found.folder, found.kind, config, weights, processor, generation, _card(found, whole, parts),
         merged=bool(found.deltas), tower=tower, base=under.folder if under else None,
@@ -322,7 +337,7 @@ def _valid(said: Mapping[str, Any], tokenizer: Any, config: LlavaConfig) -> Gene
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=pad,
-        suppress_tokens=no_text(tokenizer, config.text_config.vocab_size, original_vocabulary(config)),
+        suppress_tokens=no_text(tokenizer, config),
     )
 
 
@@ -332,15 +347,21 @@ def original_vocabulary(config: LlavaConfig) -> int | None:
     return None if rows is None else int(rows)
 
 
-def no_text(tokenizer: Any, rows: int, original: int | None) -> list[int]:
-    """Ids below `rows` that are no text: the image's own, and those that only round the vocabulary up.
+def text_ids(tokenizer: Any, config: LlavaConfig) -> set[int]:
+    """Ids that text is made of: the tokenizer's, without the image's, and without a pad token that is nothing else.
 
-    Args:
-        original: rows of the vocabulary before the image's token was added, where that is known.
+    What only rounds the vocabulary up belongs to no piece of text.
     """
-    first = min(len(tokenizer), original or len(tokenizer))
-    image = tokenizer.convert_tokens_to_ids(IMAGE_TAG)
-    return sorted(token for token in {image, *range(first, rows)} if token < rows)
+    original = original_vocabulary(config)
+    ids = set(tokenizer.get_vocab().values()) - {int(config.image_token_index)}
+    if tokenizer.pad_token_id not in (tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
+        ids.discard(tokenizer.pad_token_id)
+    return {one for one in ids if one < (original or config.text_config.vocab_size)}
+
+
+def no_text(tokenizer: Any, config: LlavaConfig) -> list[int]:
+    """Rows of the output that no answer may hold: all that are not `text_ids`."""
+    return sorted(set(range(config.text_config.vocab_size)) - text_ids(tokenizer, config))
 
 
 def held(state: Mapping[str, Any]) -> dict[str, Weight]:

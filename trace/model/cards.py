@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from .formats import repository
+
 # What the cards of published bases say. Vicuna 1.5 is Llama 2, and so is what is trained from it.
 LICENCES = (
     (r"(^|/)vicuna-(7|13)b-v1\.5", "llama2"),
@@ -41,20 +43,13 @@ class Card:
 
 def card_of(base: str, folder: Path | None, parts: Sequence[str] = ()) -> Card:
     """The card of a model made from `base`, which lies in `folder` (None: nowhere, as a preset does)."""
-    name = _name(base, folder)
+    # Of a folder that is no download nothing but its own name: a path says nothing to others.
+    name = base if folder is None else repository(folder) or folder.resolve().name
     files = () if folder is None else tuple(sorted(one for pattern in _TRAVELLING for one in folder.glob(pattern)))
     licence = None if folder is None else _front_matter(folder / "README.md").get("license")
     if not isinstance(licence, str) or licence == "unknown":
         licence = _known(name) or _known(base)
     return Card(name, licence, tuple(parts), files)
-
-
-def _name(base: str, folder: Path | None) -> str:
-    """A repository's name, also where its download was given; of another folder nothing but its own name."""
-    downloaded = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", f"{base} {folder}")
-    if downloaded is not None:
-        return "/".join(downloaded.groups())
-    return base if folder is None else folder.resolve().name
 
 
 def _known(name: str) -> str | None:

@@ -10,6 +10,7 @@ SpaceLLaVA; whole, as LoRA or as a projector over a base), or a PEFT adapter ove
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..command import InputError, Parser, run
 from ..prompts import IMAGE_ID, Rendered, encode
-from .convert import DTYPES
 from .presets import PRESETS
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from .assemble import Plan
     from .cards import Card
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass
@@ -58,17 +60,17 @@ class Checkpoint:
 
         The image's token and what rounds the vocabulary up come behind them.
         """
-        from .assemble import original_vocabulary
+        from .assemble import original_vocabulary, text_ids
 
-        return original_vocabulary(self.model.config) or min(self.image_token_id, len(self.tokenizer))
+        config = self.model.config
+        return original_vocabulary(config) or 1 + max(text_ids(self.tokenizer, config))
 
     @property
     def no_text(self) -> list[int]:
         """Ids that no answer may hold: the image's own, and those that only round the vocabulary up."""
-        from .assemble import no_text, original_vocabulary
+        from .assemble import no_text
 
-        config = self.model.config
-        return no_text(self.tokenizer, int(config.text_config.vocab_size), original_vocabulary(config))
+        return no_text(self.tokenizer, self.model.config)
 
     @property
     def patches(self) -> int:
@@ -124,9 +126,10 @@ def load(
     if str(path) in PRESETS and not Path(path).exists():
         return from_preset(str(path), device=device, dtype=dtype, **options)
     from .assemble import plan
+    from .formats import name_of
 
     made = plan(path, base, vision_tower)
-    return _realised(made, made.source.resolve().name, str(path), dtype, device, quantize, options)
+    return _realised(made, name_of(made.source), str(path), dtype, device, quantize, options)
 
 
 def _realised(
@@ -146,15 +149,15 @@ def from_preset(name: str, device: str = "cpu", dtype: Any = "float32", seed: in
         return load(sources["model"], dtype=dtype, device=device, **options)
     if sources:
         return compose(**sources, seed=seed, dtype=dtype, device=device, **options)
-    import torch
-
     from . import build
     from .cards import card_of
+    from .loading import check_device, usable_type
 
     tokenizer = build.nano_tokenizer()
     model = build.build(PRESETS[name], tokenizer, seed=seed)
     processor = build.processor(tokenizer, model.config.vision_config)
-    kind = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+    kind = usable_type("float32" if dtype == "auto" else dtype)
+    check_device(device)
     return Checkpoint(model.to(device, kind).eval(), processor, name, name, card_of(name, None, ["random weights"]))
 
 
@@ -276,6 +279,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = convert(args.source, args.target, args.base, args.dtype, args.vision_tower, getattr(args, "to", "hf"))
     print(f"wrote {args.target} (from {made.kind.value}), read it back: every tensor is the same")
     return 0
+
+
+def convert_command(argv: Sequence[str] | None = None) -> int:
+    """`trace-vlm convert`: short for `trace-vlm checkpoint convert`."""
+    return main(["convert", *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
 """Write a checkpoint of any known format as one whole folder, and read it back before it gets its name.
 
-    python -m trace.model.checkpoint convert SRC DST [--base B] [--dtype float16] [--vision-tower V] [--to hf|llava]
-
-(`python -m trace.model.convert SRC DST` is the same command.) Weights go from file to file, a tensor at a time: a
-13B model needs the disk, not the memory.
+Weights go from file to file, a tensor at a time: a 13B model needs the disk, not the memory. The command is
+`python -m trace.model.checkpoint convert`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ..command import InputError, run
+from PIL import Image
+from transformers import LlavaConfig
 
-if TYPE_CHECKING:
-    from .assemble import Plan
-    from .shards import Weight
-
-DTYPES = ("float32", "float16", "bfloat16")
+from ..command import InputError
+from ..prompts import Rendered, encode, render_prompt
+from .assemble import Plan, plan
+from .saving import llava_weights, new_folder, refuse_existing, write_llava, write_standard
+from .shards import Weight, weights_in
+from .writing import differences, planned_bytes
 
 
 def convert(
@@ -38,10 +37,6 @@ def convert(
     Raises:
         InputError: the source cannot be read, the target is not free, or what was written does not read back the same.
     """
-    from .assemble import plan
-    from .saving import llava_weights, new_folder, refuse_existing, write_llava, write_standard
-    from .writing import planned_bytes
-
     target = Path(target)
     refuse_existing(target)
     made = plan(source, base, vision_tower)
@@ -58,20 +53,14 @@ def convert(
 def verify(folder: Path, made: Plan, weights: dict[str, Weight], dtype: str | None) -> None:
     """Read a written folder again; InputError when it is not, bit for bit, what it was made from.
 
-    Its tensors are compared one by one, the model's parts are loaded, and its processor has to give the ids and pixels
-    of the source's.
+    Its tensors are compared one by one, and its configuration and processor have to compute the same.
     """
-    from PIL import Image
-
-    from ..prompts import Rendered, encode, render_prompt
-    from .assemble import plan
-    from .shards import weights_in
-    from .writing import differences
-
     wrong = next(differences(weights_in(folder), weights, dtype), None)
     if wrong is not None:
         raise InputError(f"{folder} does not read back as it was written: {wrong}. Is the disk sound?")
     again = plan(folder)
+    if _computes(again.config) != _computes(made.config):
+        raise InputError(f"{folder} does not compute the same when it is read back: its configuration differs")
     text = Rendered(render_prompt("Find the 3rd naïve mug."), ())
     one, other = (encode(each.processor.tokenizer, text).input_ids for each in (made, again))
     image = Image.effect_noise((64, 48), 64).convert("RGB")
@@ -80,14 +69,12 @@ def verify(folder: Path, made: Plan, weights: dict[str, Weight], dtype: str | No
         raise InputError(f"{folder} does not give the source's tokens or pixels when it is read back")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`convert` alone: `python -m trace.model.convert SRC DST`, `trace-vlm convert SRC DST`."""
-    import sys
-
-    from . import checkpoint
-
-    return checkpoint.main(["convert", *(sys.argv[1:] if argv is None else argv)])
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main))
+def _computes(config: LlavaConfig) -> list[Any]:
+    """What decides the numbers and does not show in the tensors' shapes."""
+    text, vision = config.text_config, config.vision_config
+    return [
+        *(getattr(config, key) for key in ("image_token_index", "vision_feature_layer", "projector_hidden_act")),
+        *(getattr(text, key) for key in ("num_attention_heads", "head_dim", "hidden_act", "rms_norm_eps")),
+        text.rope_parameters,
+        *(getattr(vision, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size")),
+    ]

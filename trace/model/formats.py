@@ -117,6 +117,11 @@ def _known(config: Mapping[str, Any], file: Path) -> None:
             found = dict(config.get(part) or {}).get("model_type")
             if found not in expected and found is not None:
                 raise InputError(f"{file}: its {part} is of type {found!r}; expected {expected[0]!r}")
+        chosen = config.get("vision_feature_select_strategy", "default")
+        if chosen != "default":
+            raise InputError(
+                f"{file}: vision_feature_select_strategy is {chosen!r}; 'default' (no class token) is read"
+            )
     elif kind in layout.LLAVA_TYPES or kind in ("clip", "clip_vision_model"):
         return
     else:
@@ -126,15 +131,25 @@ def _known(config: Mapping[str, Any], file: Path) -> None:
         )
 
 
+# Ways to start a LoRA that take its first product out of the base's own weights.
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
+
+
 def _adapter(folder: Path, config: Mapping[str, Any]) -> Found:
     file = folder / "adapter_config.json"
     adapter = _object(file)
     kind = adapter.get("peft_type")
     if kind not in (None, "LORA"):
         raise InputError(f"{file}: peft_type is {kind!r}; LORA is read")
-    for key in ("use_dora", "fan_in_fan_out", "lora_bias"):
+    for key in ("use_dora", "fan_in_fan_out", "lora_bias", "layer_replication", "use_qalora"):
         if adapter.get(key):
             raise InputError(f"{file}: {key} is not read; plain LoRA is")
+    start = str(adapter.get("init_lora_weights")).lower()
+    if start.startswith(_CHANGE_THE_BASE):
+        raise InputError(
+            f"{file}: init_lora_weights is {start!r}, which changes the base too; save the adapter as plain LoRA "
+            "(PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
+        )
     if not isinstance(adapter.get("r"), int) or not isinstance(adapter.get("lora_alpha"), int | float):
         raise InputError(f"{file} has no r and lora_alpha; expected PEFT's configuration of a LoRA")
     if config:
@@ -144,7 +159,7 @@ def _adapter(folder: Path, config: Mapping[str, Any]) -> Found:
         raise InputError(f"{folder} has an adapter_config.json but neither adapter_model.safetensors nor .bin")
     deltas = {name: weight for name, weight in raw.items() if ".lora_" in name}
     whole = {name.replace(".modules_to_save", ""): weight for name, weight in raw.items() if name not in deltas}
-    ours = any(".language_model." in name for name in deltas) or any("multi_modal_projector" in name for name in whole)
+    ours = any(".language_model." in name or "multi_modal_projector" in name for name in raw)
     extra = folder / "non_lora_trainables.bin"
     if extra.is_file():
         whole = {**tensors_of(extra), **whole}
@@ -172,6 +187,7 @@ def _object(file: Path) -> dict[str, Any]:
 # --- names ----------------------------------------------------------------------------------------
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_DOWNLOAD = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
 _FILES = [
     "*.json", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*",
     "non_lora_trainables.bin", "mm_projector.bin",
@@ -181,6 +197,17 @@ _FILES = [
 def is_hub_name(name: str) -> bool:
     """Whether `name` could be a repository on the hub: OWNER/NAME."""
     return _HUB_ID.match(name) is not None
+
+
+def repository(folder: Path) -> str | None:
+    """OWNER/NAME where `folder` is a download in the hub's cache; its own name there is a number of the version."""
+    match = _DOWNLOAD.search(str(folder.resolve()))
+    return None if match is None else f"{match[1]}/{match[2]}"
+
+
+def name_of(folder: Path) -> str:
+    """What people call the model in `folder`: its repository's name, or the folder's own."""
+    return (repository(folder) or folder.resolve().name).rpartition("/")[2]
 
 
 def locate(name: str | Path, what: str, beside: Path | None = None) -> Path:

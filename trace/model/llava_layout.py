@@ -42,6 +42,8 @@ def hub_name(name: str) -> str | None:
     if _DERIVED.search(name):
         return None
     name = name.removeprefix("base_model.model.")
+    if name.startswith("model.model."):  # of a model that was wrapped once more when LLaVA's script saved it
+        name = name.removeprefix("model.")
     for pattern, target in _RULES:
         changed, count = pattern.subn(target, name, count=1)
         if count:

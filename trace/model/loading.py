@@ -15,6 +15,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..command import InputError
 from .assemble import Plan
+from .formats import repository
 from .shards import cast
 from .writing import largest_type
 
@@ -29,18 +30,18 @@ def realise(
     """The model of a plan, in evaluation mode.
 
     Args:
-        dtype: of the weights in memory; "auto" is the type that most of them are stored in.
+        dtype: of the weights in memory; "auto" is the type that most of them have on disk.
         quantize: None, "8bit" or "4bit" (bitsandbytes), for the language model's matrices.
         options: passed on to `from_pretrained`.
     Raises:
-        InputError: the type is unknown, or quantisation cannot be had here.
+        InputError: the type is unknown, or the device or quantisation cannot be had here.
     """
     options = dict(options)
     if dtype == "auto":
-        dtype = largest_type(plan.weights)
-    wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
-    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
-        raise InputError(f"{dtype!r} is no type of weights; float32, bfloat16 and float16 are")
+        dtype = largest_type(plan.weights, stored=True)
+    wanted = usable_type(dtype)
+    if "device_map" not in options:
+        check_device(device)
     if quantize is not None:
         options = {"device_map": {"": device}, **options, "quantization_config": quantization(quantize, wanted)}
     if "device_map" not in options and device != "cpu" and importlib.util.find_spec("accelerate"):
@@ -60,8 +61,26 @@ def realise(
         reason = " ".join(str(error).split())
         raise InputError(f"{quantize} cannot be had on this machine ({device}): {reason}") from None
     model.generation_config = plan.generation
-    model.name_or_path = model.config.name_or_path = str(plan.source)  # an adapter made on it names its base by this
+    # An adapter made on it names its base by this.
+    model.name_or_path = model.config.name_or_path = repository(plan.source) or str(plan.source)
     return model.eval() if quantize is not None or "device_map" in options else model.to(device).eval()
+
+
+def usable_type(dtype: str | torch.dtype) -> torch.dtype:
+    """torch's type of that name. InputError: there is none, or it is none of weights."""
+    wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
+    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+        raise InputError(f"{dtype!r} is no type of weights; float32, bfloat16 and float16 are")
+    return wanted
+
+
+def check_device(device: str) -> None:
+    """InputError when torch has no such device here; asked before 26 GB are read for it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the device {device} cannot be used on this machine: {reason}") from None
 
 
 def _shape_of(weight: Any) -> torch.Tensor:

@@ -61,4 +61,4 @@ def _merged(weight: Weight, down: Weight, up: Weight, scale: float) -> Weight:
 
         return torch.addmm(weight.read().float(), up.read().float(), down.read().float(), alpha=scale)
 
-    return Computed(weight.shape, "float32", weight.where, make)
+    return Computed(weight.shape, "float32", weight.where, make, weight)

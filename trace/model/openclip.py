@@ -24,8 +24,10 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 
 
-def open_clip_tower(name: str, beside: Path | None = None) -> tuple[dict[str, Any], dict[str, Weight]]:
-    """CLIPVisionConfig's arguments and the weights, by the hub's names, of `open_clip:ARCHITECTURE/PRETRAINED`.
+def open_clip_tower(name: str, beside: Path | None = None) -> tuple[dict[str, Any], dict[str, Weight], dict[str, Any]]:
+    """CLIPVisionConfig's arguments, the weights by the hub's names, and CLIP's preprocessor file, of an open_clip name.
+
+    The preprocessor file says a tag's colours; for a file of weights, which has none, it is empty: OpenAI's are taken.
 
     Raises:
         InputError: the name lacks a part, the package is missing, or it is no plain vision transformer.
@@ -36,11 +38,11 @@ def open_clip_tower(name: str, beside: Path | None = None) -> tuple[dict[str, An
             f"{name}: expected open_clip:ARCHITECTURE/PRETRAINED, e.g. open_clip:ViT-L-14-336-quickgelu/openai"
         )
     if pretrained.endswith(SUFFIXES):
-        candidates = [Path(pretrained)] if beside is None else [beside / pretrained, beside.parent / pretrained]
-        file = next((one for one in (*candidates, Path(pretrained)) if one.is_file()), None)
+        places = [Path()] if beside is None else [beside, beside.resolve().parent, Path()]
+        file = next((place / pretrained for place in places if (place / pretrained).is_file()), None)
         if file is None:
             raise InputError(f"{name}: the file {pretrained} does not exist")
-        return map_tower(tensors_of(file), "quickgelu" in architecture, str(file))
+        return *map_tower(tensors_of(file), "quickgelu" in architecture, str(file)), {}
     try:
         import open_clip
     except ImportError as error:
@@ -55,9 +57,11 @@ def open_clip_tower(name: str, beside: Path | None = None) -> tuple[dict[str, An
         model = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32")
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"{name} cannot be had from open_clip: {str(error).splitlines()[0]}") from None
-    quick = "quickgelu" in architecture or bool(open_clip.get_model_config(architecture).get("quick_gelu"))
+    quick = any(type(module).__name__ == "QuickGELU" for module in model.visual.modules())
     weights = {key: Held(tensor, f"{name}: {key}") for key, tensor in model.state_dict().items()}
-    return map_tower(weights, quick or pretrained == "openai", name)
+    colours = getattr(model.visual, "preprocess_cfg", None) or {}
+    pixels = {f"image_{key}": list(colours[key]) for key in ("mean", "std") if key in colours}
+    return *map_tower(weights, quick, name), pixels
 
 
 def map_tower(found: Mapping[str, Weight], quick_gelu: bool, where: str) -> tuple[dict[str, Any], dict[str, Weight]]:
@@ -66,7 +70,8 @@ def map_tower(found: Mapping[str, Weight], quick_gelu: bool, where: str) -> tupl
     Raises:
         InputError: tensors of another architecture (a ResNet, layer scale, attention pooling ...), named.
     """
-    visual = {name.removeprefix("visual."): one for name, one in found.items() if name.startswith("visual.")}
+    bare = {name.removeprefix("module."): one for name, one in found.items()}  # as several processes save it
+    visual = {name.removeprefix("visual."): one for name, one in bare.items() if name.startswith("visual.")}
     visual.pop("proj", None)  # only the features before the projection are used
     if "conv1.weight" not in visual or "class_embedding" not in visual:
         raise InputError(f"{where} holds no vision transformer of open_clip (visual.conv1, visual.class_embedding)")

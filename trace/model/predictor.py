@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import InputError
-from ..files import read_json
 from ..prompts import Rendered, bare_instruction, encode, question_text, render_prompt
 from ..reasoning import Response, parse
 from .confidence import agreement, medoid, point_confidence
@@ -97,13 +96,7 @@ class Predictor:
 
         path = bundled(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or ("float32" if device == "cpu" else _stored_dtype(Path(path)))
-        if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise InputError(f"{dtype!r} is no type of weights; float32, bfloat16 and float16 are")
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        dtype = dtype or ("float32" if device == "cpu" else "auto")
         return cls(load(path, base=base, dtype=dtype, device=device))
 
     def predict(
@@ -279,7 +272,7 @@ class Predictor:
             for sample in range(decoding.samples):
                 rng = np.random.default_rng([decoding.seed, seed, sample]) if decoding.temperature > 0 else None
                 rows.append(Row(number[key], ids, rng, grammar.guide() if grammar is not None else None))
-        generate(self.checkpoint, rows, features, decoding, self._never())
+        generate(self.checkpoint, rows, features, decoding, self.checkpoint.no_text)
         answers = [(row.token_ids, row.logprobs) for row in rows]
         return [answers[start : start + decoding.samples] for start in range(0, len(rows), decoding.samples)]
 
@@ -331,7 +324,7 @@ class Predictor:
             no_repeat_ngram_size=0,
             use_cache=True,
             return_dict_in_generate=False,
-            suppress_tokens=self._never(),
+            suppress_tokens=self.checkpoint.no_text,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
@@ -351,9 +344,6 @@ class Predictor:
         """Rows of the output layer, those that only round it up included."""
         return int(self.checkpoint.model.get_output_embeddings().weight.shape[0])
 
-    def _never(self) -> list[int]:
-        return self.checkpoint.no_text
-
 
 def bundled(path: str | Path) -> str | Path:
     """The folder of the model that ships with the package for the name "nano-base"; any other path as it is."""
@@ -367,12 +357,6 @@ def human_turn(instruction: str, reasoning: bool, template: str | None = None) -
     if template is None:
         return question_text(instruction, reasoning)
     return template.replace(PLACEHOLDER, bare_instruction(instruction))
-
-
-def _stored_dtype(path: Path) -> str:
-    """What the configuration of a checkpoint says about its weights; bfloat16 where it says nothing (adapters)."""
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
 
 
 def plan_batches(prompts: Sequence[str], batch_size: int, images: Sequence[str] | None = None) -> list[list[int]]:

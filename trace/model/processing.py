@@ -17,9 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, normalizers
+from tokenizers import Regex, Tokenizer, normalizers
 from transformers import (
-    AddedToken,
     LlamaTokenizer,
     LlavaProcessor,
     PreTrainedTokenizerBase,
@@ -29,9 +28,14 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 
 from ..command import InputError
 from ..files import read_json, write_json
-from ..prompts import IMAGE_TAG, TEMPLATES
+from ..prompts import IMAGE_ID, IMAGE_TAG, TEMPLATES, Rendered, encode
 
 _PREFIX = "▁"
+# What decides an image's pixels, in transformers' words.
+_PIXEL_SETTINGS = (
+    "do_pad", "do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale",
+    "rescale_factor", "do_normalize", "image_mean", "image_std",
+)  # fmt: skip
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -61,21 +65,26 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer with `<image>` as a token of its own, behind the text's pieces.
+    """The tokenizer with `<image>` as a token of its own, which cuts a text there as the original does.
 
-    It comes back as a plain fast tokenizer: LlamaTokenizer, once saved, is built anew from its vocabulary when it is
-    loaded, and forgets the normalizer.
+    The token comes behind the text's pieces, unless it is there already: then it keeps its id. The tokenizer comes
+    back as a plain fast one: LlamaTokenizer, once saved, is built anew from its vocabulary when it is loaded, and forgets
+    the normalizer.
     """
-    if IMAGE_TAG in tokenizer.get_vocab():
+    if _cuts_as_the_original(tokenizer):
         return tokenizer
-    backend = tokenizer.backend_tokenizer
-    state = json.loads(backend.to_str())
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     scheme = (state["pre_tokenizer"] or {}).get("prepend_scheme")
+    first = scheme == "first"
+    at = tokenizer.get_vocab().get(IMAGE_TAG, len(tokenizer))
+    others = [one for one in state["added_tokens"] if one["content"] != IMAGE_TAG]
+    tag = {"id": at, "content": IMAGE_TAG, "single_word": False, "lstrip": False, "rstrip": False, "special": False}
+    state["added_tokens"] = sorted([*others, tag | {"normalized": first}], key=lambda one: one["id"])
+    backend = Tokenizer.from_str(json.dumps(state))
     if scheme == "always":
         backend.pre_tokenizer = None
         backend.normalizer = normalizers.Sequence([normalizers.Prepend(_PREFIX), normalizers.Replace(" ", _PREFIX)])
-    tokenizer.add_tokens([AddedToken(IMAGE_TAG, special=False, normalized=scheme == "first")])
-    if scheme == "first":
+    if first:
         # \z: the tag alone, which is what the token itself is normalised as, stays what it is.
         behind = normalizers.Replace(Regex(rf"{IMAGE_TAG}(?!{IMAGE_TAG}|\z)"), f"{IMAGE_TAG} ")
         backend.normalizer = normalizers.Sequence([behind, *([backend.normalizer] if backend.normalizer else [])])
@@ -88,6 +97,13 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
         model_input_names=["input_ids", "attention_mask"],  # without it transformers 4 adds token_type_ids
         **{word: getattr(tokenizer, word) for word in words if getattr(tokenizer, word) is not None},
     )
+
+
+def _cuts_as_the_original(tokenizer: PreTrainedTokenizerBase) -> bool:
+    image = tokenizer.get_vocab().get(IMAGE_TAG)
+    text = f"a: {IMAGE_TAG}\nb"
+    apart = [image if one == IMAGE_ID else one for one in encode(tokenizer, Rendered(text, ())).input_ids]
+    return image is not None and tokenizer(text)["input_ids"] == apart
 
 
 def make_processor(
@@ -106,9 +122,18 @@ def make_processor(
     )
 
 
-def load_processor(folder: Path) -> LlavaProcessor:
-    """The processor of a folder in Hugging Face's format, on PIL: torchvision's pixels differ by 0.015."""
-    return LlavaProcessor.from_pretrained(folder, backend="pil")
+def load_processor(folder: Path, patch_size: int) -> LlavaProcessor:
+    """The processor of a folder in Hugging Face's format, on PIL: torchvision's pixels differ by 0.015.
+
+    It makes the pixels that the folder says, and the original's tokens, also where the folder's own tokenizer does not.
+    """
+    # Where trust_remote_code is not said, transformers asks the user.
+    found = LlavaProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    said = found.image_processor.to_dict()
+    pixels = {key: said[key] for key in _PIXEL_SETTINGS if said.get(key) is not None}
+    made = make_processor(with_image_token(found.tokenizer), patch_size, pixels)
+    made.chat_template = found.chat_template or CHAT_TEMPLATE
+    return made
 
 
 def save_processor(processor: LlavaProcessor, folder: Path) -> None:

@@ -6,7 +6,9 @@ something hidden that no loader takes for a model, and the next run sweeps it aw
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -48,7 +50,8 @@ def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
         free = shutil.disk_usage(path.parent).free
         if free < needed:
             raise InputError(f"{path} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")
-        unfinished = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:6]}.unfinished"
+        own = f"{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        unfinished = path.parent / f".{path.name}.{own}.unfinished"
         unfinished.mkdir()
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
@@ -57,14 +60,17 @@ def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
         if path.is_dir():
             path.rmdir()
         os.rename(unfinished, path)
+    except OSError as error:  # a full disk, or somebody else wrote `path` meanwhile
+        raise InputError(f"{path} was not written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _sweep(path: Path) -> None:
-    """Remove what a killed process left of the same folder."""
-    for left in path.parent.glob(f".{path.name}.*-*.unfinished"):
-        pid = left.name.removeprefix(f".{path.name}.").partition("-")[0]
+    """Remove what a killed process of this machine left of the same folder."""
+    mine = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(mine)}*.unfinished"):
+        pid = left.name.removeprefix(mine).partition("-")[0]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             shutil.rmtree(left, ignore_errors=True)
 
@@ -181,8 +187,9 @@ def write_llava(
 
 
 def _tower_name(config: LlavaConfig) -> str:
+    """What `mm_vision_tower` will say: a published tower's name, or a folder's inside the checkpoint."""
     named = str(dict(getattr(config, "llava", None) or {}).get("mm_vision_tower", ""))
-    if named in KNOWN:
+    if named in KNOWN and all(getattr(config.vision_config, key) == value for key, value in KNOWN[named].items()):
         return named
     plain = named and ":" not in named and Path(named).name not in ("", ".", "..")
     return Path(named).name if plain else "vision_tower"

@@ -58,6 +58,11 @@ class Weight:
         return self.read()  # transformers' loader asks for `weight[...]`
 
     @property
+    def stored(self) -> str:
+        """The type on disk of the numbers, also where they are computed in a wider one."""
+        return self.dtype
+
+    @property
     def count(self) -> int:
         return math.prod(self.shape)
 
@@ -148,6 +153,11 @@ class Computed(Weight):
     dtype: str
     where: str
     make: Callable[[], Any]
+    source: Weight | None = None  # whose type on disk it has
+
+    @property
+    def stored(self) -> str:
+        return self.dtype if self.source is None else self.source.stored
 
     def read(self) -> Tensor:
         return self.make()
@@ -180,7 +190,7 @@ def resized(weight: Weight, rows: int) -> Weight:
         weight.read_into(whole[: weight.shape[0]])
         return whole[:rows]
 
-    return Computed((rows, *weight.shape[1:]), weight.dtype, weight.where, make)
+    return Computed((rows, *weight.shape[1:]), weight.dtype, weight.where, make, weight)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -243,8 +253,10 @@ def _safetensors(file: Path) -> dict[str, Weight]:
             raise InputError(f"{file} is cut off or no safetensors file ({size} bytes); get it again")
         try:
             header = json.loads(stream.read(length))
-        except ValueError:
-            raise InputError(f"{file} is no safetensors file: its header is no JSON") from None
+        except (ValueError, RecursionError):
+            header = None
+        if not isinstance(header, dict):
+            raise InputError(f"{file} is no safetensors file: its header is no JSON object")
     found: dict[str, Weight] = {}
     end = 0
     for name, entry in header.items():
@@ -253,14 +265,18 @@ def _safetensors(file: Path) -> dict[str, Weight]:
         try:
             dtype, width = TYPES[entry["dtype"]]
             shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
+            sound = all(isinstance(one, int) and one >= 0 for one in (*shape, start, stop))
         except (KeyError, TypeError, ValueError):
-            raise InputError(f"{file}: {name} is of a kind that is not read: {entry}") from None
-        if stop - start != math.prod(shape) * width or start < 0:
+            sound = False
+        if not sound:
+            raise InputError(f"{file}: {name} is of a kind that is not read: {entry}")
+        if stop - start != math.prod(shape) * width:
             raise InputError(f"{file}: {name} takes {stop - start} bytes, not what its shape {shape} needs")
         found[name] = Stored(file, shape, dtype, 8 + length + start, f"{file}: {name}")
         end = max(end, stop)
     if 8 + length + end != size:
-        raise InputError(f"{file} is cut off: {8 + length + end} bytes are described, {size} are there; get it again")
+        what = "is cut off" if size < 8 + length + end else "has bytes that belong to no tensor"
+        raise InputError(f"{file} {what}: {8 + length + end} bytes are described, {size} are there; get it again")
     return found
 
 
@@ -268,12 +284,7 @@ def _pickled(file: Path) -> dict[str, Weight]:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with open(file, "rb") as stream:
-        zipped = stream.read(2) == b"PK"
-    if zipped and not zipfile.is_zipfile(file):
-        raise InputError(
-            f"{file} is cut off ({file.stat().st_size} bytes): its table at the end is missing; get it again"
-        )
+    zipped = _is_torch_zip(file)
     try:
         if zipped:
             with FakeTensorMode():  # the table alone: names, shapes, and where each tensor lies in the file
@@ -291,6 +302,23 @@ def _pickled(file: Path) -> dict[str, Weight]:
         raise InputError(f"{file} holds a {type(content).__name__}, expected tensors by name")
     content = content.get("state_dict", content) if isinstance(content.get("state_dict"), Mapping) else content
     return {name: _entry(file, name, one, zipped) for name, one in content.items() if isinstance(one, torch.Tensor)}
+
+
+def _is_torch_zip(file: Path) -> bool:
+    """Whether the tensors lie in the file as they are in memory, at places that its table tells."""
+    with open(file, "rb") as stream:
+        if stream.read(2) != b"PK":
+            return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed = [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+    except zipfile.BadZipFile:
+        raise InputError(
+            f"{file} is cut off ({file.stat().st_size} bytes): its table at the end is missing; get it again"
+        ) from None
+    if packed:
+        raise InputError(f"{file} was compressed after torch saved it ({packed[0]}); save it again with torch.save")
+    return True
 
 
 def _entry(file: Path, name: str, tensor: Any, zipped: bool) -> Weight:

@@ -16,8 +16,8 @@ from ..command import InputError
 from ..files import read_json
 from ..images import CLIP_MEAN, CLIP_STD
 from . import llava_layout as layout
-from .formats import Kind, locate, recognise
-from .openclip import PREFIX, open_clip_tower
+from .formats import Kind, locate, recognise, repository
+from .openclip import PREFIX, SUFFIXES, open_clip_tower
 from .presets import CLIP_L_336
 from .shards import Weight
 
@@ -30,10 +30,13 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tower:
-    """`config` are CLIPVisionConfig's arguments, `weights` go by the hub's names, `preprocessor` is CLIP's file."""
+    """`config` are CLIPVisionConfig's arguments, `weights` go by the hub's names, `preprocessor` is CLIP's file.
+
+    `name` may be published: it holds no path of this machine; `source` says where the tower was found here.
+    """
 
     name: str
-    source: str  # where it was found, for people
+    source: str
     config: Mapping[str, Any]
     weights: Mapping[str, Weight]
     preprocessor: Mapping[str, Any]
@@ -43,21 +46,28 @@ def find_tower(name: str | None, beside: Path | None, inside: Mapping[str, Weigh
     """The tower called `name`, with the weights `inside` the checkpoint if there are any.
 
     Args:
-        beside: the checkpoint that names the tower; a relative name is looked for there first.
+        beside: the checkpoint that names the tower, where a relative name is looked for first; None for a name that the
+            user gave.
     Raises:
         InputError: there is no name, nothing is found under it, or it is no CLIP.
     """
     if name is None:
         raise InputError(f"{beside} names no vision tower (mm_vision_tower); give one with --vision-tower")
+    if inside and name in KNOWN:
+        return Tower(name, "inside the checkpoint", KNOWN[name], inside, {})
     if name.startswith(PREFIX):
-        config, weights = open_clip_tower(name, beside)
-        return Tower(name, name, config, inside or weights, {})
+        config, weights, pixels = open_clip_tower(name, beside)
+        spoken = f"{PREFIX}{name.removeprefix(PREFIX).partition('/')[0]}" if name.endswith(SUFFIXES) else name
+        return Tower(spoken, name, config, inside or weights, pixels)
     try:
         folder = locate(name, "the vision tower", beside)
-    except InputError:
-        if inside and name in KNOWN:
-            return Tower(name, "inside the checkpoint", KNOWN[name], inside, {})
-        raise
+    except InputError as error:
+        # A path of the machine where it was trained: the folder still says which published tower it was.
+        known = next((one for one in KNOWN if Path(one).name == Path(name).name), None)
+        if inside and known is not None:
+            return Tower(known, "inside the checkpoint", KNOWN[known], inside, {})
+        hint = "" if beside is None else "; --vision-tower names another"
+        raise InputError(f"{error}{hint}") from None
     found = recognise(folder)
     if found.kind is not Kind.VISION and not (inside and found.config):
         raise InputError(f"{folder} is no vision tower: found {found.kind.value}, expected a CLIP")
@@ -66,7 +76,8 @@ def find_tower(name: str | None, beside: Path | None, inside: Mapping[str, Weigh
     file = folder / "preprocessor_config.json"
     preprocessor = read_json(file) if file.is_file() else {}
     source = f"inside the checkpoint, configured by {folder}" if inside else str(folder)
-    return Tower(name, source, settings, inside or found.part(layout.VISION), preprocessor)
+    spoken = repository(folder) or folder.resolve().name
+    return Tower(spoken, source, settings, inside or found.part(layout.VISION), preprocessor)
 
 
 CLIP_KEYS = (

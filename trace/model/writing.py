@@ -87,11 +87,12 @@ def _write_file(
         os.fsync(file.fileno())
 
 
-def largest_type(weights: Mapping[str, Weight]) -> str:
-    """The type that most of the numbers are stored in."""
+def largest_type(weights: Mapping[str, Weight], stored: bool = False) -> str:
+    """The type that most of the numbers come in, or with `stored` the one that most of them have on disk."""
     totals: dict[str, int] = {}
     for weight in weights.values():
-        totals[weight.dtype] = totals.get(weight.dtype, 0) + weight.count
+        kind = weight.stored if stored else weight.dtype
+        totals[kind] = totals.get(kind, 0) + weight.count
     return max(totals, key=lambda name: totals[name])
 
 
