@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rendering import needs_gl
 
 from trace_vlm.command import InputError
-from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.assets import kinds, load_assets
 from trace_vlm.data.scenes.catalog import make_body
 from trace_vlm.data.scenes.config import SceneConfig, load_config
@@ -66,11 +66,8 @@ def test_a_folder_without_a_list_and_a_broken_mesh(folder: Path) -> None:
         load_assets(str(folder))
 
 
+@needs_gl
 def test_a_mesh_is_drawn_where_its_box_is(folder: Path) -> None:
-    try:
-        generate._require_gl()
-    except InputError as error:
-        pytest.skip(str(error))
     from trace_vlm.data.scenes.camera import Camera
     from trace_vlm.data.scenes.flat import plain_room
     from trace_vlm.data.scenes.world import Studio

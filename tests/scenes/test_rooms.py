@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rendering import MISSING
 
-from trace_vlm.command import InputError
-from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.catalog import CATEGORIES, Body, make_body
 from trace_vlm.data.scenes.config import DIRECTIONS, SceneConfig, WorldConfig
 from trace_vlm.data.scenes.facts import NO, UNSURE, YES, Facts, footprint_gap
@@ -159,19 +158,11 @@ def test_facts_about_a_scene_by_hand() -> None:
 # --- end to end -----------------------------------------------------------------------------------------------------
 
 
-def _no_gl() -> str:
-    try:
-        generate._require_gl()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[Any]]:
     """Three scenes of three views in three shapes, with depth."""
-    if _no_gl():
-        pytest.skip(_no_gl())
+    if MISSING:
+        pytest.skip(MISSING)
     from trace_vlm.data.scenes.scene import Job, make_scene
     from trace_vlm.data.scenes.world import Studio
 

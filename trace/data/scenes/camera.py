@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,13 @@ class Camera:
         pixels: Floats = local[..., :2] / local[..., 2:] * self.focal + np.array([self.width / 2, self.height / 2])
         return pixels
 
+    def rows_of(self, points: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """The least and the largest pixel row that world points [..., k, 3] have, and whether one is behind: [...]."""
+        local = (points - np.array(self.position)) @ self.rotation[:, 1:]
+        behind = (local[..., 1] <= 1e-3).any(-1)
+        rows = local[..., 0] / np.maximum(local[..., 1], 1e-3) * self.focal + self.height / 2
+        return rows.min(-1), rows.max(-1), behind
+
     def ground_points(self, rows: NDArray[np.int64], columns: NDArray[np.int64], z: float = 0.0) -> Floats:
         """Where rays through these pixels' centers meet the height z: world x, y [num_pixels, 2]; NaN where not."""
         across = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
@@ -90,6 +98,7 @@ class Camera:
         return points
 
 
+@lru_cache(maxsize=64)  # a view asks for its own again and again
 def _rotation(azimuth: float, elevation: float, roll: float = 0.0) -> Floats:
     ground = GroundFrame.at(azimuth)
     cos, sin = math.cos(elevation), math.sin(elevation)
@@ -98,7 +107,9 @@ def _rotation(azimuth: float, elevation: float, roll: float = 0.0) -> Floats:
     down = np.cross(forward, right)
     if roll:
         right, down = math.cos(roll) * right + math.sin(roll) * down, math.cos(roll) * down - math.sin(roll) * right
-    return np.stack([right, down, forward], axis=1)
+    rotation = np.stack([right, down, forward], axis=1)
+    rotation.flags.writeable = False
+    return rotation
 
 
 def sample_camera(

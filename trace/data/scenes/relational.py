@@ -69,9 +69,10 @@ def relational_questions(
     `allowed` [4] masks the directions.
     """
     num, slots = layouts.present.shape
-    vectors = directions(azimuths)[:, :, None, None]  # [num, 4, 1, 1, 2]
+    ways = directions(azimuths)
+    vectors = ways[:, :, None, None]  # [num, 4, 1, 1, 2]
     offset = layouts.positions[:, None, :] - layouts.positions[:, :, None]  # [num, reference, object, 2]
-    reach, gap = _measures(layouts, azimuths, offset)
+    reach, gap = _measures(layouts, ways, offset)
     along, across = split(offset[:, None], vectors)  # [num, 4, reference, object]
     yes = in_cone(along, across, reach, config.cone - config.ambiguity)
     unsure = ~yes & ~outside_cone(along, across, config.cone + config.ambiguity)
@@ -98,18 +99,19 @@ def relational_questions(
     return Relational(valid, hits.argmax(-1), far.argmax(-1), nearest)
 
 
-def _measures(layouts: Layouts, azimuths: Floats, offset: Floats) -> tuple[Floats, Floats]:
+def _measures(layouts: Layouts, ways: Floats, offset: Floats) -> tuple[Floats, Floats]:
     """Half extents of two objects together along each direction, and the gap from a reference to an object.
 
-    [num, 4 or 1, reference, object] and [num, reference, object]. The gap ends at the object's enclosing disc.
+    `ways` [num, 4, 2] are the directions. [num, 4 or 1, reference, object] and [num, reference, object]. The gap ends
+    at the object's enclosing disc.
     """
     if not layouts.bodies:
         discs = layouts.radii[:, None, :] + layouts.radii[:, :, None]
         return discs[:, None], np.hypot(offset[..., 0], offset[..., 1]) - discs
-    extents = np.stack([body.extent(directions(azimuths)) for body in layouts.bodies], -1)  # [num, 4, objects]
+    extents = np.stack([body.extent(ways) for body in layouts.bodies], -1)  # [num, 4, objects]
     places = np.array([body.position for body in layouts.bodies])
     gaps = np.stack([body.distance(places) for body in layouts.bodies]) - [body.radius for body in layouts.bodies]
-    return extents[:, :, None, :] + extents[..., None], np.broadcast_to(gaps, (len(azimuths), *gaps.shape))
+    return extents[:, :, None, :] + extents[..., None], np.broadcast_to(gaps, (len(ways), *gaps.shape))
 
 
 def _leads(values: Floats, margin: float) -> Bools:
