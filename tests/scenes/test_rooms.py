@@ -249,12 +249,18 @@ def test_unseen_relations_stay_out_of_training(made: tuple[Path, Any, list[Any]]
 
 
 def test_fast_pictures_are_the_same_pictures() -> None:
-    from trace_vlm.data.scenes.writing import fast_png, png
+    from trace_vlm.data.scenes.packing import fast_png, packed, png
 
     rng = np.random.default_rng(0)
-    for shape in ((37, 21), (37, 21, 3), (1, 5, 3)):
+    for shape in ((37, 21), (37, 21, 3), (1, 5, 3), (64, 9, 3), (65, 9, 3), (200, 9, 3)):
         picture = rng.integers(0, 256, shape).astype(np.uint8)
-        for pack in (png, fast_png):
+        whole = packed(picture)
+        changed = picture.copy()
+        changed[shape[0] // 2 :: 7] = 9
+        for other in (picture, changed):
+            again = packed(other, whole)
+            assert again == packed(other) and (np.asarray(Image.open(io.BytesIO(again.png))) == other).all()
+        for pack in (png, fast_png, lambda array: packed(array).png):
             with Image.open(io.BytesIO(pack(picture))) as image:
                 image.verify()
             assert (np.asarray(Image.open(io.BytesIO(pack(picture)))) == picture).all()

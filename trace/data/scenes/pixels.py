@@ -106,6 +106,6 @@ def _lattice(mask: Bools, rows: Ints, columns: Ints, decimals: int) -> tuple[Flo
     x = np.arange(int(columns.min() * scale / width), int((columns.max() + 1) * scale / width) + 2) / scale
     y = np.arange(int(rows.min() * scale / height), int((rows.max() + 1) * scale / height) + 2) / scale
     across, down = np.floor(x * width).astype(np.int64), np.floor(y * height).astype(np.int64)
-    known = ((down >= 0) & (down < height))[:, None] & ((across >= 0) & (across < width))
-    inside: Bools = known & mask[np.ix_(np.clip(down, 0, height - 1), np.clip(across, 0, width - 1))]
+    inside = mask[np.minimum(down, height - 1)[:, None], np.minimum(across, width - 1)]  # none of them is negative
+    inside[down >= height], inside[:, across >= width] = False, False
     return x, y, inside

@@ -143,7 +143,8 @@ def _group(job: Job, azimuths: Floats, order: Ints, rng: np.random.Generator) ->
 
 def _judge(job: Job, layouts: Layouts, azimuths: Floats) -> Relational:
     """`layouts` are compact: the number of nouns does not grow with the catalog."""
-    allowed = np.array([relation in job.relations["relational"] for relation in DIRECTIONS])
+    names = job.relations["relational"]
+    allowed = np.array([relation in names for relation in DIRECTIONS])
     return relational_questions(layouts, azimuths, int(layouts.categories.max()) + 1, allowed, job.config.relations)
 
 
