@@ -88,13 +88,17 @@ class Camera:
         down = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal
         right, low, ahead = self.rotation.T  # the world's directions of the camera's axes
         points = np.empty((len(rows), 2), order="F")  # x and y are looked at one by one
-        u, v = across[columns], down[rows]
-        drop = u * right[2] + v * low[2] + ahead[2]
+        # A ray's direction is a sum of what its column and what its row adds.
+        drop = (across * right[2])[columns]
+        drop += (down * low[2] + ahead[2])[rows]
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.where(drop < 0, (z - self.position[2]) / drop, np.nan)
         scale[scale < 0] = np.nan
         for axis in (0, 1):
-            points[:, axis] = self.position[axis] + scale * (u * right[axis] + v * low[axis] + ahead[axis])
+            ray = (across * right[axis])[columns]
+            ray += (down * low[axis] + ahead[axis])[rows]
+            ray *= scale
+            np.add(ray, self.position[axis], out=points[:, axis])
         return points
 
 

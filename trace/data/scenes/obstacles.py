@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -41,15 +40,18 @@ class Obstacles:
         low, high = place.center[2] + TOUCH, place.center[2] + height - TOUCH
         reach = self._reach + room
         near = (self._low < high) & (self._high > low)
-        for axis in (0, 1):
-            near &= self._centers[:, axis] + reach >= points[:, axis].min(initial=math.inf)
-            near &= self._centers[:, axis] - reach <= points[:, axis].max(initial=-math.inf)
-        numbers = [number for number in np.flatnonzero(near).tolist() if not self._carries(number, place)]
+        if spans is None and len(points):  # few points: most of the obstacles are far from all of them
+            for axis in (0, 1):
+                near &= self._centers[:, axis] + reach >= points[:, axis].min()
+                near &= self._centers[:, axis] - reach <= points[:, axis].max()
+        numbers = [number for number in near.nonzero()[0].tolist() if not self._carries(number, place)]
         starts, stops = [0] * len(numbers), [len(points)] * len(numbers)
         if spans is not None and numbers:
             starts, stops = (found.tolist() for found in spans(self._centers[numbers], reach[numbers]))
         for number, start, stop in zip(numbers, starts, stops, strict=True):
-            x, y = self._centers[number]
+            if start == stop:
+                continue
+            x, y = self._centers[number].tolist()
             chosen = start + close(points[start:stop], (x, y), reach[number], free[start:stop])
             if len(chosen):
                 free[chosen] = self._distance[number](points[chosen]) >= room
@@ -65,7 +67,9 @@ def close(points: Floats, center: tuple[float, float], reach: float, among: Bool
     """Numbers of the points [n, 2] in the square of half side `reach` around a center."""
     near = np.abs(points[:, 0] - center[0]) <= reach
     near &= np.abs(points[:, 1] - center[1]) <= reach
-    return np.flatnonzero(near if among is None else near & among)
+    if among is not None:
+        near &= among
+    return near.nonzero()[0]
 
 
 def _center(one: Body | Block) -> tuple[float, float]:

@@ -46,7 +46,10 @@ class RelationalCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Relational:
-    """Every relational question of `num` arrangements, as arrays over [num, 4 directions, reference, category]."""
+    """Every relational question of `num` arrangements, as arrays over [num, 4 directions, reference, category].
+
+    What is not `valid` has no target, extreme or nearest candidate: the numbers there mean nothing.
+    """
 
     valid: Bools
     target: Ints
@@ -83,20 +86,22 @@ def relational_questions(
     noun = layouts.categories[:, None, :] == np.arange(num_categories)[:, None]  # [num, category, object]
     candidate = pairs[:, None, :, None, :] & noun[:, None, None]  # [num, 1, reference, category, object]
     hits = yes[:, :, :, None] & candidate
-    far = np.where(candidate, along[:, :, :, None], -np.inf)
-    near = np.where(candidate, gap[:, None, :, None], np.inf)
-    shape = (num, 4, slots, num_categories)
-    nearest = np.broadcast_to(near.argmin(-1), shape)
-    clear = _leads(far, config.extreme_margin) & _leads(-near, config.extreme_margin)
     valid = (
         layouts.unique[:, None, :, None]
         & allowed[None, :, None, None]
         & (candidate.sum(-1) >= 2)
         & (hits.sum(-1) == 1)
         & ~(unsure[:, :, :, None] & candidate).any(-1)
-        & clear
     )
-    return Relational(valid, hits.argmax(-1), far.argmax(-1), nearest)
+    # The rest is worked out for the few that are left.
+    which = row, way, reference, category = valid.nonzero()
+    same = candidate[row, 0, reference, category]
+    far = np.where(same, along[row, way, reference], -np.inf)
+    near = np.where(same, gap[row, reference], np.inf)
+    valid[which] = _leads(far, config.extreme_margin) & _leads(-near, config.extreme_margin)
+    extreme, nearest = np.zeros((2, *valid.shape), np.int64)
+    extreme[which], nearest[which] = far.argmax(-1), near.argmin(-1)
+    return Relational(valid, hits.argmax(-1), extreme, nearest)
 
 
 def _measures(layouts: Layouts, ways: Floats, offset: Floats) -> tuple[Floats, Floats]:

@@ -245,7 +245,7 @@ def _taken(ground: Floats, chosen: Ints) -> Floats:
     """`ground[chosen]` whose columns, which are looked at one by one, lie together in memory."""
     result = np.empty((len(chosen), 2), order="F")
     for axis in (0, 1):
-        np.take(ground[:, axis], chosen, out=result[:, axis])
+        ground[:, axis].take(chosen, out=result[:, axis], mode="clip")  # "raise" would copy once more
     return result
 
 
