@@ -509,6 +509,12 @@ def test_missing_gl_is_one_sentence(tmp_path: Path) -> None:
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in result.stderr
 
 
+def test_an_unknown_gl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "vulkan")
+    with pytest.raises(InputError, match="MUJOCO_GL is 'vulkan'"):
+        generate.main(["--out", str(tmp_path / "out")])
+
+
 def test_views_do_not_depend_on_what_was_rendered_before(folder: Path, tmp_path: Path) -> None:
     name = _a_line(folder, tmp_path)["views"][0]["image"]
     assert (tmp_path / "one" / name).read_bytes() == (folder / name).read_bytes()

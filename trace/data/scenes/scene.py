@@ -110,6 +110,7 @@ def make_scene(job: Job, number: int, studio: Studio) -> dict[str, Any]:
         group = next((_group(job, azimuths, order, rng) for cell, order in wanted[lead] if cell == HARD), None)
         layouts, kept = sample_layouts(BATCH, job.config, rng, group, plan.counts)
         if not len(kept):
+            rejects["the objects do not fit side by side"] += BATCH
             continue
         azimuths = azimuths[kept]
         questions = _judge(job, layouts.compact(), azimuths)
