@@ -90,10 +90,12 @@ def test_above_and_below_are_asked_where_one_surface_has_them(looked: list[Looke
             continue
         points, instances, own = one.lifted(), one.instances, one.meta["support"]
         for surface in one.view["surfaces"]:
-            if surface["name"] == own["surface"]:
+            top, headroom = surface["center"][2], surface["headroom"] or np.inf
+            if surface["name"] in (own["surface"], one.root(one.references[0])):
+                continue
+            if one.meta["removed"]["height"] > headroom:
                 continue
             one.meta["support"] = {"surface": surface["name"]}
-            top = surface["center"][2]
             shows = (instances == surface["instance"]) & (np.abs(points[..., 2] - top) < NEAR)
             places = points[shows][:, :2]
             good = standing(one, places, -SLACK) & related(one, places, -SLACK)
