@@ -97,7 +97,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """The visible pixels of a support and where they lie on it: world x, y [n, 2]."""
+    """The pixels that show a support and where they lie on its plane: world x, y [n, 2].
+
+    Those of its edges are among them; they lie outside of its border, where nothing stands.
+    """
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -128,7 +131,7 @@ class View:
         self.unique = [seen for seen in self.objects if names.count(seen.body.name) == 1]
         self._obstacles = Obstacles(self.bodies, room.fixtures)
         self._found: dict[int, Area] = {}
-        self._shown: dict[int, tuple[Ints, Ints]] = {}
+        self._shown: dict[int, int] = {}
         self._windows: list[tuple[slice, slice] | None] | None = None
 
     def _see(self, slot: int, body: Body, window: tuple[slice, slice] | None) -> SeenObject | None:
@@ -156,31 +159,25 @@ class View:
 
     def area(self, support: int) -> Area:
         if support not in self._found:
-            place = self.supports[support]
-            rows, columns = self._pixels(support)
-            ground = self.camera.ground_points(rows, columns, place.center[2])
-            inside = place.inset(ground) >= 0
-            if not inside.all():
-                rows, columns, ground = rows[inside], columns[inside], _taken(ground, np.flatnonzero(inside))
+            window = self._window(support)
+            rows, columns = np.nonzero(self._areas[window] == support + 1)
+            rows, columns = rows + window[0].start, columns + window[1].start
+            ground = self.camera.ground_points(rows, columns, self.supports[support].center[2])
             self._found[support] = Area(rows, columns, ground)
         return self._found[support]
 
-    def _pixels(self, support: int) -> tuple[Ints, Ints]:
-        """Rows and columns of the pixels that show the support's geom, with its edges."""
-        if support not in self._shown:
-            if self._windows is None:
-                self._windows = find_objects(self._areas)
-            window = self._windows[support] if support < len(self._windows) else None
-            if window is None:
-                self._shown[support] = np.zeros(0, np.int64), np.zeros(0, np.int64)
-            else:
-                rows, columns = np.nonzero(self._areas[window] == support + 1)
-                self._shown[support] = rows + window[0].start, columns + window[1].start
-        return self._shown[support]
+    def _window(self, support: int) -> tuple[slice, slice]:
+        """A part of the picture that holds every pixel that shows the support's geom."""
+        if self._windows is None:
+            self._windows = find_objects(self._areas)
+        window = self._windows[support] if support < len(self._windows) else None
+        return window or (slice(0, 0), slice(0, 0))
 
     def shows(self, support: int) -> int:
         """How many pixels show a support, with its edges."""
-        return len(self._pixels(support)[0])
+        if support not in self._shown:
+            self._shown[support] = np.count_nonzero(self._areas[self._window(support)] == support + 1)
+        return self._shown[support]
 
     def free(self, points: Floats, support: int, radius: float, height: float, spans: Spans | None = None) -> Bools:
         """Whether a disc of `radius` at points [n, 2] stands on a support with room all around and above.
