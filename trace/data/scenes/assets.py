@@ -4,7 +4,7 @@ A folder holds .obj or .stl files and one `assets.yaml` that lists them:
 
     - file: dragon.obj
       name: dragon
-      licence: CC-BY-4.0, Jane Doe
+      licence: CC-BY-4.0, NAME OF THE AUTHOR
       scale: 0.001        # to metres; z is up in the file
 
 Nothing is bundled. A mesh is drawn in one of the scene's colors, like every other object.
