@@ -176,7 +176,7 @@ class View:
     def shows(self, support: int) -> int:
         """How many pixels show a support, with its edges."""
         if support not in self._shown:
-            self._shown[support] = np.count_nonzero(self._areas[self._window(support)] == support + 1)
+            self._shown[support] = int(np.count_nonzero(self._areas[self._window(support)] == support + 1))
         return self._shown[support]
 
     def free(self, points: Floats, support: int, radius: float, height: float, spans: Spans | None = None) -> Bools:
