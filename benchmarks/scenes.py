@@ -1,6 +1,7 @@
 """What generating scenes costs: samples and images a CPU-second, against the bare renderer on the same scenes.
 
     python benchmarks/scenes.py [--scenes 24] [--views 4] [--sizes 336,640x480] [--config configs/scenes/tabletop.yaml]
+    python benchmarks/scenes.py --memory 400      # what a process holds while scenes are made, and while they are merged
 
 The yardstick is MuJoCo's renderer alone: right after a scene was made, the pictures that were kept of it are rendered
 once more (color and segmentation, nothing else, the scene already in place), in the same process and run. The ratio is
@@ -14,6 +15,8 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,8 +26,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from trace_vlm.data.scenes.assemble import assemble
 from trace_vlm.data.scenes.config import load_config
 from trace_vlm.data.scenes.generate import _sizes
+from trace_vlm.data.scenes.parts import Parts
 from trace_vlm.data.scenes.scene import Job, make_scene
 from trace_vlm.data.scenes.world import Studio
 
@@ -98,6 +103,45 @@ def measure(job: Job, scenes: int) -> Result:
     return result
 
 
+def memory(scenes: int) -> None:
+    """Print what a worker holds as it makes scenes, and the peak of a merge of few and of many."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(Path(folder), load_config(None), ((160, 120),), 1, 0, False)
+        for name in ("images", "masks", "instances"):
+            (job.out / name).mkdir()
+        lines = []
+        with Studio.of(job.config, job.sizes) as studio:
+            for number in range(scenes):
+                line = make_scene(job, number, studio)
+                lines = [*lines, line][:SAME]
+                if number + 1 in {scenes // 8, scenes // 4, scenes // 2, scenes}:
+                    print(f"worker, {number + 1} scenes made: {_resident():.0f} MB")
+        for total in (scenes, 10 * scenes):
+            with open(job.out / "parts.jsonl", "w") as file:
+                for number in range(total):
+                    file.write(json.dumps({**lines[number % len(lines)], "scene": number}) + "\n")
+            command = [sys.executable, __file__, "--merge", folder, "--scenes", str(total)]
+            print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
+
+
+SAME = 50  # scenes whose pictures stand for all when a merge is measured
+
+
+def merge(folder: Path, scenes: int) -> None:
+    """Assemble a folder and print the peak of this process, in a process of its own."""
+    job = Job(folder, load_config(None), ((160, 120),), 1, 0, False)
+    parts = Parts(folder, scenes)
+    started = time.process_time()
+    samples = assemble(job, parts)["samples"]
+    # Not getrusage: its peak begins with what the parent held when it made this process.
+    peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+    print(f"merge, {scenes} scenes, {samples} samples: peak {peak:.0f} MB, {time.process_time() - started:.0f} CPU s")
+
+
+def _resident() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=24)
@@ -105,8 +149,14 @@ def main() -> None:
     parser.add_argument("--sizes", default="336,640x480")
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--memory", type=int, default=0, help="scenes to make while looking at the memory")
+    parser.add_argument("--merge", type=Path, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.merge:
+        return merge(args.merge, args.scenes)
     print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    if args.memory:
+        return memory(args.memory)
     for size in _sizes(args.sizes):
         with tempfile.TemporaryDirectory() as folder:
             job = Job(Path(folder), load_config(args.config), (size,), args.views, args.seed, False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rendering import needs_gl
 
 from trace_vlm.command import InputError
 from trace_vlm.data.scenes import generate
@@ -66,11 +68,24 @@ def test_a_folder_without_a_list_and_a_broken_mesh(folder: Path) -> None:
         load_assets(str(folder))
 
 
+@needs_gl
+def test_a_set_states_the_licences_of_its_meshes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = folder / "scenes.yaml"
+    config.write_text(
+        f"world: {{kind: flat}}\nobjects: {{assets: {folder}, categories: [mug, can], max_categories: 3}}\n"
+    )
+    flags = f"--out {folder / 'set'} --scenes 6 --size 64 --config {config}".split()
+    assert generate.main(flags) == 0 and "mesh wedge: CC0" in capsys.readouterr().out
+    views = [json.loads(line) for line in (folder / "set" / "views.jsonl").read_text().splitlines()]
+    assert any(item["category"] == "wedge" for view in views for item in view["objects"])
+    (folder / "wedge.obj").write_text(WEDGE.replace("40", "50"))
+    load_assets.cache_clear()
+    with pytest.raises(InputError, match="another configuration: meshes.wedge.sha256 was"):
+        generate.main(flags)
+
+
+@needs_gl
 def test_a_mesh_is_drawn_where_its_box_is(folder: Path) -> None:
-    try:
-        generate._require_gl()
-    except InputError as error:
-        pytest.skip(str(error))
     from trace_vlm.data.scenes.camera import Camera
     from trace_vlm.data.scenes.flat import plain_room
     from trace_vlm.data.scenes.world import Studio

@@ -12,6 +12,7 @@ import pytest
 from trace_vlm.command import InputError
 from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.config import SceneConfig, as_dict, load_config
+from trace_vlm.data.scenes.limits import LIMITS
 from trace_vlm.data.scenes.pixels import bounding_box, center_on_mask, on_mask, sample_points
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[2]
         ("questions:\n  direct: true\n", "questions.direct must be of type int, not True"),
         ("camera:\n  elevation: [30]\n", "camera.elevation must have 2 values, not 1"),
         ("camera:\n  elevation: 30\n", "camera.elevation must be a list, not 30"),
-        ("camera:\n  elevation: [60, 40]\n", "camera.elevation must be positive and in ascending order"),
+        ("camera:\n  elevation: [60, 40]\n", "camera.elevation must be in ascending order, not [60.0, 40.0]"),
         ("objects:\n  categories: [mug, sofa]\n", "objects.categories has 'sofa'; known: box, ball"),
         ("questions:\n  unseen: [under]\n", "questions.unseen has 'under'; known: left, right"),
         ("objects:\n  region: 0.6\n", "objects.region must be smaller"),
@@ -35,18 +36,22 @@ ROOT = Path(__file__).parents[2]
         ("world:\n  kind: garden\n", "world.kind must be one of flat, room, not 'garden'"),
         ("world:\n  surfaces: [table, bed]\n", "world.surfaces has 'bed'; known: table, counter"),
         ("world:\n  surfaces: [shelf]\n", "world.surfaces needs a table or a counter"),
-        ("world:\n  max_surfaces: 7\n", "world.max_surfaces must not exceed 3"),
-        ("world:\n  stacked: 2\n", "world.stacked must be between 0 and 1, not 2"),
+        ("world:\n  max_surfaces: 7\n", "world.max_surfaces must be within 1 to 3, not 7"),
+        ("world:\n  stacked: 2\n", "world.stacked must be within 0 to 1, not 2"),
         ("camera:\n  roll: [10, -10]\n", "camera.roll must be in ascending order"),
-        ("camera:\n  height: [2, 1]\n", "camera.height must be positive and in ascending order"),
-        ("camera:\n  fovy: [30, 170]\n", "camera.fovy must stay below 100"),
+        ("camera:\n  height: [2, 1]\n", "camera.height must be in ascending order"),
+        ("camera:\n  fovy: [30, 170]\n", "camera.fovy must be within 5 to 100, not [30.0, 170.0]"),
         ("objects:\n  categories: [mug, mug, can]\n", "objects.categories names something twice"),
         ("objects:\n  colors: [blue]\n", "objects.colors has none of the colors of cake: white, pink"),
-        ("objects:\n  max_objects: 20\n", "objects.max_objects must not exceed 12"),
-        ("questions:\n  num_points: 60\n", "questions.num_points must not exceed 50"),
+        ("objects:\n  max_objects: 20\n", "objects.max_objects must be within 1 to 12, not 20"),
+        ("questions:\n  num_points: 60\n", "questions.num_points must be within 1 to 50, not 60"),
         ("questions:\n  wording: poetic\n", "questions.wording must be one of plain, rich"),
         ("questions:\n  part_relations: [middle]\n", "questions.part_relations has 'middle'; known: left part"),
-        ("questions:\n  direct: -1\n", "the counts of questions must not be negative"),
+        ("objects:\n  spacing: .nan\n", "objects.spacing must be within 0 to 0.5, not nan"),
+        ("relations:\n  next_to: 0.3\n", "relations.next_to and next_to_far must be in ascending order, not 0.3, 0.16"),
+        ("relations:\n  cone: 80\n", "relations.cone and ambiguity must stay below 85 degrees together"),
+        ("objects:\n  min_objects: 9\n  max_objects: 8\n", "objects.min_objects and max_objects must be in ascending"),
+        ("questions:\n  direct: -1\n", "questions.direct must be within 0 to 20, not -1"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -62,6 +67,17 @@ def test_every_configuration_loads(path: Path) -> None:
     config = load_config(path)
     assert json.loads(json.dumps(as_dict(config))) == as_dict(config)
     assert path.read_text().startswith("#") and "python -m trace.data.scenes.generate" in path.read_text()
+
+
+def test_every_number_has_limits() -> None:
+    numbers = {
+        f"{section}.{key}"
+        for section, values in as_dict(SceneConfig()).items()
+        for key, value in values.items()
+        if isinstance(value[0] if isinstance(value, list) and value else value, (int, float))
+        if not isinstance(value, bool)
+    }
+    assert numbers == set(LIMITS) and all(low < high for low, high in LIMITS.values())
 
 
 def test_the_defaults_are_the_tabletop_configuration() -> None:

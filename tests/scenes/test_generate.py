@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rendering import needs_gl
 
 from trace_vlm.command import InputError
 from trace_vlm.data.scenes import generate, instructions, merge, shortcuts
@@ -33,15 +34,7 @@ SCENES, VIEWS = 8, 2
 OPPOSITE = {"left": (-1, 0), "right": (1, 0), "front": (0, -1), "behind": (0, 1)}  # (right, forward) of the camera
 
 
-def _no_gl() -> str:
-    try:
-        generate._require_gl()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(_no_gl()), reason=_no_gl() or "renders")
+pytestmark = needs_gl
 
 
 def arguments(out: Path, *more: str, scenes: int = SCENES) -> list[str]:
@@ -514,6 +507,12 @@ def test_missing_gl_is_one_sentence(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in result.stderr
+
+
+def test_an_unknown_gl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "vulkan")
+    with pytest.raises(InputError, match="MUJOCO_GL is 'vulkan'"):
+        generate.main(["--out", str(tmp_path / "out")])
 
 
 def test_views_do_not_depend_on_what_was_rendered_before(folder: Path, tmp_path: Path) -> None:

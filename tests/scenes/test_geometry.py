@@ -9,98 +9,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from PIL import Image
-from scene_geometry import Array, Sight, corners, depth_inside, distance, footprint, gap, half_extent, hits_box
+from rendering import needs_gl
+from scene_geometry import corners, depth_inside, distance, footprint, gap, half_extent, hits_box
+from scene_questions import PARTS, TOLERANCE, Looked, in_corridor, of_kind, related, standing
 
-from trace_vlm.command import InputError
-from trace_vlm.data.scenes import generate
 from trace_vlm.points import parse_points
-from trace_vlm.records import read_json, read_jsonl, read_questions
 
-SCENES, VIEWS, SIZES = 40, 2, "176x132,132,120x160"
 LEAST = 500  # samples that have to be looked at
-TOLERANCE = 2e-4  # metres: positions are written with five decimals, sizes too
 DIRECTIONS = ("left", "right", "front", "behind")
-PARTS = ("left part", "right part", "front part", "back part")
 
-
-def _no_gl() -> str:
-    try:
-        generate._require_gl()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(_no_gl()), reason=_no_gl() or "renders")
-
-
-class Looked:
-    """One question with its view: what the tests below need, read from the files."""
-
-    def __init__(self, folder: Path, question: Any, view: dict[str, Any], config: dict[str, Any]) -> None:
-        self.folder, self.question, self.view = folder, question, view
-        self.meta: dict[str, Any] = question.meta
-        self.relations, self.sight = config["relations"], Sight(view)
-        self.mask = pixels(folder / self.meta["mask"]) > 0
-        self.rows, self.columns = np.nonzero(self.mask)
-        self.objects = {item["instance"]: item for item in [*view["objects"], *view["hidden"]]}
-        self.references = [self.objects[item["instance"]] for item in self.meta["references"]]
-        self.where = f"question {question.question_id}: {question.text[:90]}"
-
-    @property
-    def instances(self) -> Array:
-        return pixels(self.folder / self.view["instances"])
-
-    def surface(self, name: str) -> dict[str, Any]:
-        (found,) = [item for item in self.view["surfaces"] if item["name"] == name]
-        return found
-
-    def root(self, item: dict[str, Any]) -> str:
-        """The surface that carries an object, or what carries it."""
-        while "object" in item["support"]:
-            item = self.objects[item["support"]["object"]]
-        return str(item["support"]["surface"])
-
-    def support(self) -> tuple[dict[str, Any], int, float]:
-        """The area on which the asked object would stand, the value of its pixels, and its headroom."""
-        support = self.meta["support"]
-        if "surface" in support:
-            found = self.surface(support["surface"])
-            return found, found["instance"], found["headroom"] or math.inf
-        item = self.objects[support["object"]]
-        return item["top" if support["area"] == "top" else "interior"], item["instance"], math.inf
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("tabletop") / "bench"
-    flags = f"--scenes {SCENES} --views {VIEWS} --seed 5 --size {SIZES} --benchmark"
-    assert generate.main([*flags.split(), "--out", str(out)]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def looked(folder: Path) -> list[Looked]:
-    config = read_json(folder / "generate.json")["settings"]["config"]
-    views = {view["view"]: view for _, view in read_jsonl(folder / "views.jsonl")}
-    questions = read_questions(folder / "point_questions.jsonl")
-    return [Looked(folder, question, views[question.meta["view"]], config) for question in questions]
-
-
-def pixels(path: Path) -> Array:
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
-def of_kind(looked: list[Looked], *kinds: str) -> Iterator[Looked]:
-    return (one for one in looked if one.meta["kind"] in kinds)
+pytestmark = needs_gl
 
 
 # --- what the set holds ---------------------------------------------------------------------------------------------
@@ -147,70 +68,6 @@ def test_boxes_and_segmentation_agree(looked: list[Looked]) -> None:
 
 
 # --- free space -----------------------------------------------------------------------------------------------------
-
-
-def standing(one: Looked, points: Array, slack: float) -> Array:
-    """Whether the asked object can stand at points [n, 2] of its support; `slack` metres are forgiven."""
-    area, _, headroom = one.support()
-    removed = one.meta["removed"]
-    radius, clearance = removed["radius"], one.relations["clearance"]
-    low = area["center"][2]
-    high = low + removed["height"]
-    assert removed["height"] < headroom
-    fits = depth_inside(points, area) >= radius - slack
-    carrier = one.meta["support"].get("object")
-    for instance, item in one.objects.items():
-        foot = item["position"][2]
-        if instance != carrier and min(high, foot + item["height"]) - max(low, foot) > 1e-3:
-            fits &= gap(points, footprint(item)) - radius >= clearance - slack
-    for item in one.view["fixtures"]:
-        foot, top = (item["center"][2] + sign * item["half_size"][2] for sign in (-1, 1))
-        if min(high, top) - max(low, foot) > 1e-3:
-            fits &= gap(points, item) - radius >= clearance - slack
-    return fits
-
-
-def related(one: Looked, points: Array, slack: float) -> Array:
-    """Whether an object at points [n, 2] of its support has the asked relation."""
-    relation, radius, relations = one.meta["relation"], one.meta["removed"]["radius"], one.relations
-    if relation in PARTS:
-        return in_part(one.surface(one.meta["surface"]), relation, points, one.sight, relations["part"], slack)
-    first = one.references[0]
-    away = gap(points, footprint(first)) - radius
-    if relation == "between":
-        return in_corridor(points, first, one.references[1], relations, slack)
-    if relation == "next to":
-        return away <= relations["next_to"] + slack
-    if relation in ("on", "inside"):
-        area = {"on": "top", "inside": "inside"}[relation]
-        same = one.meta["support"] == {"object": first["instance"], "area": area}
-        return np.full(len(points), same)
-    if relation in ("above", "below"):
-        plane, foot = one.support()[0]["center"][2], first["position"][2]
-        right = plane > foot + first["height"] - 2e-3 if relation == "above" else plane < foot
-        return right & (away + radius <= relations["column"] + slack)
-    way = one.sight.way(relation)
-    offset = points - np.array(first["position"][:2])
-    along, across = offset @ way, np.abs(offset @ [way[1], -way[0]])
-    beyond = along >= half_extent(footprint(first), way) + radius - slack
-    cone = across <= along * math.tan(math.radians(relations["cone"])) + slack
-    return beyond & cone & (away <= relations["region_distance"] + slack)
-
-
-def in_part(area: Any, relation: str, points: Array, sight: Sight, part: float, slack: float) -> Array:
-    way = sight.way(relation.split()[0])
-    along = (points - np.array(area["center"][:2])) @ way
-    return along >= part * half_extent(area, way) - slack
-
-
-def in_corridor(points: Array, first: Any, second: Any, relations: dict[str, Any], slack: float) -> Array:
-    start, end = (np.array(item["position"][:2]) for item in (first, second))
-    length = float(np.linalg.norm(end - start))
-    way = (end - start) / length
-    along, across = (points - start) @ way, np.abs((points - start) @ [way[1], -way[0]])
-    low, high = relations["corridor"]
-    inside = (along >= low * length - slack) & (along <= high * length + slack)
-    return inside & (across <= relations["corridor_half_width"] + slack)
 
 
 def test_every_pixel_of_free_space_is_free_and_has_the_relation(looked: list[Looked]) -> None:

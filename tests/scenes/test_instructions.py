@@ -80,6 +80,15 @@ def test_one_marked_reference_of_two() -> None:
         assert "pot" in text and "green" in text and "red" not in text
 
 
+def test_a_rectangle_with_two_objects_in_it_does_not_stand_for_a_name() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        for marks, crowded in ((("red",), (True,)), (("red", "green"), (False, True))):
+            relation = "left" if len(marks) == 1 else "between"
+            text = word("free", relation, "", NAMES[1 : 1 + len(marks)], rng, "rich", None, marks, crowded)
+            assert NAMES[len(marks)] in text and all(color in text for color in marks), text
+
+
 def test_the_format_sentence_follows_every_instruction_once() -> None:
     for text in asked("free", "left", ("red",), 50):
         whole = question_text(text, reasoning=False)

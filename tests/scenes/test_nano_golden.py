@@ -12,25 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rendering import needs_gl
 
-from trace_vlm.command import InputError
-from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.config import load_config
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((Path(__file__).parent / "nano_golden.json").read_text())
 SEED, VIEWS, SIZE = 5, 2, (128, 128)
 
-
-def _no_gl() -> str:
-    try:
-        generate._require_gl()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(_no_gl()), reason=_no_gl() or "renders")
+pytestmark = needs_gl
 
 
 @pytest.fixture(scope="module", params=sorted(GOLDEN))

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rendering import needs_gl
 
 from trace_vlm.command import InputError
-from trace_vlm.data.scenes import generate, picks, samples, shortcuts, tabletop
+from trace_vlm.data.scenes import picks, samples, shortcuts, tabletop
 from trace_vlm.data.scenes.config import load_config
 from trace_vlm.eval.suites import open_suite
 from trace_vlm.points import Point
@@ -29,14 +30,6 @@ NANO = ROOT / "configs" / "scenes" / "nano.yaml"
 ARCHIVE = ROOT / "data_samples" / "sample_50_cor_data.zip"
 TABLETOP = ROOT / "data_samples" / "tabletop"
 LIMIT = 8 * 2**20
-
-
-def _no_gl() -> str:
-    try:
-        generate._require_gl()
-    except InputError as error:
-        return str(error)
-    return ""
 
 
 def read(archive: Path) -> tuple[list[Sample], dict[str, np.ndarray]]:
@@ -120,7 +113,7 @@ def test_no_training_set_has_a_scene_of_the_benchmark() -> None:
     assert len(first) == 6
 
 
-@pytest.mark.skipif(bool(_no_gl()), reason=_no_gl() or "renders")
+@needs_gl
 def test_the_command_packs_samples(tmp_path: Path) -> None:
     flags = ["--each", "3", "--size", "160x120", "--config", str(NANO), "--work", str(tmp_path / "work")]
     for name in ("a.zip", "b.zip"):
@@ -135,7 +128,7 @@ def test_the_command_packs_samples(tmp_path: Path) -> None:
         samples.main(["--out", str(tmp_path / "c.zip"), "--each", "0"])
 
 
-@pytest.mark.skipif(bool(_no_gl()), reason=_no_gl() or "renders")
+@needs_gl
 def test_a_model_s_answers_go_into_the_samples(tmp_path: Path, nano_folder: Path) -> None:
     flags = ["--each", "1", "--size", "128", "--config", str(NANO), "--baseline-model", str(nano_folder)]
     assert samples.main(["--out", str(tmp_path / "a.zip"), *flags]) == 0

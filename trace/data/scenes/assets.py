@@ -4,7 +4,7 @@ A folder holds .obj or .stl files and one `assets.yaml` that lists them:
 
     - file: dragon.obj
       name: dragon
-      licence: CC-BY-4.0, Jane Doe
+      licence: CC-BY-4.0, NAME OF THE AUTHOR
       scale: 0.001        # to metres; z is up in the file
 
 Nothing is bundled. A mesh is drawn in one of the scene's colors, like every other object.
@@ -12,6 +12,7 @@ Nothing is bundled. A mesh is drawn in one of the scene's colors, like every oth
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -76,6 +77,14 @@ def load_assets(folder: str) -> tuple[Asset, ...]:
         if names.count(name) > 1:
             raise InputError(f"{listing}: the name {name!r} is used twice")
     return tuple(assets)
+
+
+def statement(folder: str) -> dict[str, dict[str, str]]:
+    """What a data set records of the meshes it was made with: by name the licence and the hash of the file."""
+    return {
+        asset.name: {"licence": asset.licence, "sha256": hashlib.sha256(asset.data).hexdigest()}
+        for asset in load_assets(folder)
+    }
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,22 +75,34 @@ class Camera:
         pixels: Floats = local[..., :2] / local[..., 2:] * self.focal + np.array([self.width / 2, self.height / 2])
         return pixels
 
+    def rows_of(self, points: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """The least and the largest pixel row that world points [..., k, 3] have, and whether one is behind: [...]."""
+        local = (points - np.array(self.position)) @ self.rotation[:, 1:]
+        behind = (local[..., 1] <= 1e-3).any(-1)
+        rows = local[..., 0] / np.maximum(local[..., 1], 1e-3) * self.focal + self.height / 2
+        return rows.min(-1), rows.max(-1), behind
+
     def ground_points(self, rows: NDArray[np.int64], columns: NDArray[np.int64], z: float = 0.0) -> Floats:
         """Where rays through these pixels' centers meet the height z: world x, y [num_pixels, 2]; NaN where not."""
         across = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
         down = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal
         right, low, ahead = self.rotation.T  # the world's directions of the camera's axes
         points = np.empty((len(rows), 2), order="F")  # x and y are looked at one by one
-        u, v = across[columns], down[rows]
-        drop = u * right[2] + v * low[2] + ahead[2]
+        # A ray's direction is a sum of what its column and what its row adds.
+        drop = (across * right[2])[columns]
+        drop += (down * low[2] + ahead[2])[rows]
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = np.where(drop < 0, (z - self.position[2]) / drop, np.nan)
         scale[scale < 0] = np.nan
         for axis in (0, 1):
-            points[:, axis] = self.position[axis] + scale * (u * right[axis] + v * low[axis] + ahead[axis])
+            ray = (across * right[axis])[columns]
+            ray += (down * low[axis] + ahead[axis])[rows]
+            ray *= scale
+            np.add(ray, self.position[axis], out=points[:, axis])
         return points
 
 
+@lru_cache(maxsize=64)  # a view asks for its own again and again
 def _rotation(azimuth: float, elevation: float, roll: float = 0.0) -> Floats:
     ground = GroundFrame.at(azimuth)
     cos, sin = math.cos(elevation), math.sin(elevation)
@@ -98,7 +111,9 @@ def _rotation(azimuth: float, elevation: float, roll: float = 0.0) -> Floats:
     down = np.cross(forward, right)
     if roll:
         right, down = math.cos(roll) * right + math.sin(roll) * down, math.cos(roll) * down - math.sin(roll) * right
-    return np.stack([right, down, forward], axis=1)
+    rotation = np.stack([right, down, forward], axis=1)
+    rotation.flags.writeable = False
+    return rotation
 
 
 def sample_camera(

@@ -201,12 +201,14 @@ class Body:
 
     def distance(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """From points [..., 2] to the footprint; negative inside of a disc, 0 inside of a rectangle."""
-        offset = points - np.array(self.position)
+        x, y = points[..., 0] - self.position[0], points[..., 1] - self.position[1]
         if self.half is None:
-            result: NDArray[np.float64] = np.hypot(offset[..., 0], offset[..., 1]) - self.radius
+            result: NDArray[np.float64] = np.hypot(x, y) - self.radius
             return result
-        beyond = np.maximum(np.abs(offset @ self.axes.T) - np.array(self.half), 0)
-        result = np.hypot(beyond[..., 0], beyond[..., 1])
+        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
+        along = np.maximum(np.abs(cos * x + sin * y) - self.half[0], 0)
+        across = np.maximum(np.abs(cos * y - sin * x) - self.half[1], 0)
+        result = np.hypot(along, across)
         return result
 
     def spots(self) -> list[Spot]:

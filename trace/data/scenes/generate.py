@@ -13,6 +13,7 @@ whole folder is left as it is.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .scene import Job
 
 PARTIAL = "generate.partial.json"
+GL = ("egl", "osmesa", "glfw")  # what MuJoCo knows; the last needs a display
 SYSTEM_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 
 
@@ -97,9 +99,10 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 def _settings(args: Any, config: Any) -> dict[str, Any]:
     """Everything the data depends on, as it is recorded in generate.json."""
+    from .assets import statement
     from .config import as_dict
 
-    return {
+    settings = {
         "scenes": args.scenes,
         "views": args.views,
         "seed": args.seed,
@@ -107,6 +110,8 @@ def _settings(args: Any, config: Any) -> dict[str, Any]:
         "benchmark": args.benchmark,
         "config": as_dict(config),
     }
+    meshes = statement(config.objects.assets)
+    return settings | {"meshes": meshes} if meshes else settings
 
 
 def finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -148,6 +153,11 @@ def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str) -> str
 
 def _require_gl() -> None:
     """InputError with the packages to install when no picture can be rendered on this machine."""
+    wanted = os.environ.get("MUJOCO_GL", "egl")
+    if wanted not in GL:
+        raise InputError(
+            f"the environment variable MUJOCO_GL is {wanted!r}; without a display it must be egl or osmesa"
+        )
     try:
         from .config import SceneConfig
         from .world import Studio

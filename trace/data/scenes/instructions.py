@@ -70,6 +70,7 @@ BOX_SUFFIX = (
 def word(
     kind: str, relation: str | None, target: str, references: Sequence[str], rng: np.random.Generator,
     wording: str = "plain", surface: str | None = None, marks: Sequence[str | None] = (),
+    crowded: Sequence[bool] = (),
 ) -> str:  # fmt: skip
     """One phrasing of a question, without the sentence on the answer's format, which `prompts.question_text` adds.
 
@@ -80,12 +81,13 @@ def word(
         wording: "plain" or "rich".
         surface: the surface that a relation without references refers to ("on", "left part"; rich wording).
         marks: for each reference the color of the rectangle that marks it in the picture, or None (rich wording).
+        crowded: for each reference whether its rectangle holds another object as well.
     Raises:
         ValueError: an unknown wording, or marks in the plain one, which has no words for them.
     """
     if wording == "rich":
         free = kind in ("free", "between", "part")
-        return wordings.instruction(relation, free, target, references, rng, surface, marks)
+        return wordings.instruction(relation, free, target, references, rng, surface, marks, crowded)
     if wording != "plain" or any(marks):
         raise ValueError(f"the wording {wording!r} is unknown, or has no words for marks")
     template = TEMPLATES[kind][rng.integers(len(TEMPLATES[kind]))]

@@ -12,6 +12,7 @@ from .gl import mujoco
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
+Segments = NDArray[np.uint8] | NDArray[np.uint16]
 
 MAX_GEOMS = 2000
 
@@ -52,8 +53,12 @@ class Painter:
         """[height, width, 3]"""
         return self._render(data, size, None)
 
-    def geoms(self, data: mujoco.MjData, size: tuple[int, int], depth: bool) -> tuple[Ints, Floats | None]:
-        """The number of the geom at every pixel [height, width], -1 where there is none, and the depth in metres."""
+    def geoms(self, data: mujoco.MjData, size: tuple[int, int], depth: bool) -> tuple[Segments, Ints, Floats | None]:
+        """What every pixel [height, width] shows, as a place in the list of geoms that follows, and depth in metres.
+
+        The list says the number of the geom in the model, -1 for the first: nothing. It is short, so that whoever
+        wants something else of the geoms than their numbers looks that up in the list and not for every pixel.
+        """
         flags = self._scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
         buffer = np.empty((size[1], size[0]), np.float32) if depth else None
@@ -61,12 +66,14 @@ class Painter:
             image = self._render(data, size, buffer)
         finally:
             flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = False
-        segments = image[..., 0] + (image[..., 1].astype(np.int32) << 8)
+        segments: Segments = image[..., 0]
+        if self._scene.ngeom >= 256:
+            segments = segments + (image[..., 1].astype(np.uint16) << 8)
         numbers = np.full(self._scene.ngeom + 1, -1, np.int32)
         for geom in self._scene.geoms[: self._scene.ngeom]:
             if geom.segid != -1:
                 numbers[geom.segid + 1] = geom.objid
-        return numbers[segments], None if buffer is None else self._metres(buffer)
+        return segments, numbers, None if buffer is None else self._metres(buffer)
 
     def _render(
         self, data: mujoco.MjData, size: tuple[int, int], depth: NDArray[np.float32] | None

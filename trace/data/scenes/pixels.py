@@ -45,13 +45,12 @@ def center_on_mask(mask: Bools, decimals: int, rows: Ints, columns: Ints) -> XY 
     for chosen in (near, slice(None)):
         if not len(rows[chosen]):
             continue
-        lattice = _lattice(mask, rows[chosen], columns[chosen], decimals)
-        if len(lattice):
-            distance = (((lattice - middle) * [width, height]) ** 2).sum(1)
-            best = distance.argmin()
-            if chosen is not near or distance[best] <= (WINDOW - 1) ** 2:
-                x, y = lattice[best]
-                return round(float(x), decimals), round(float(y), decimals)
+        x, y, inside = _lattice(mask, rows[chosen], columns[chosen], decimals)
+        distance = ((x - middle[0]) * width) ** 2 + (((y - middle[1]) * height) ** 2)[:, None]
+        distance[~inside] = np.inf
+        row, column = divmod(int(distance.argmin()), len(x))
+        if distance[row, column] < np.inf and (chosen is not near or distance[row, column] <= (WINDOW - 1) ** 2):
+            return round(float(x[column]), decimals), round(float(y[row]), decimals)
     return None
 
 
@@ -63,38 +62,51 @@ def sample_points(
     `border`: at least this many pixels from it, unless the mask is too narrow for that.
     """
     height, width = mask.shape
-    rows, columns = np.nonzero(mask)
-    top, left = rows.min(), columns.min()
+    lines = np.flatnonzero(mask.any(1))
+    top, bottom = int(lines[0]), int(lines[-1]) + 1
+    across = np.flatnonzero(mask[top:bottom].any(0))
+    left, right = int(across[0]), int(across[-1]) + 1
     # A frame of one pixel makes the image's border count as a border of the mask.
-    crop = np.pad(mask[top : rows.max() + 1, left : columns.max() + 1], 1)
+    crop = np.pad(mask[top:bottom, left:right], 1)
     # Steps along the pixels are as good for keeping away from the border, at a fifth of the time.
     distance = distance_transform_cdt(crop, "chessboard") if border else distance_transform_edt(crop)
-    depth = distance[rows - top + 1, columns - left + 1].astype(np.float64)
-    deep = depth > border
-    if border and deep.sum() >= 4 * count:
-        rows, columns, depth = rows[deep], columns[deep], depth[deep]
-        inner = np.zeros_like(mask)
-        inner[rows, columns] = True
-        mask = inner
-    weights = depth**interior
+    if border:
+        deep = distance > border
+        if np.count_nonzero(deep) >= 4 * count:
+            crop, mask = deep, np.zeros_like(mask)
+            mask[top:bottom, left:right] = deep[1:-1, 1:-1]
+    places = np.flatnonzero(crop)
+    weights = distance.ravel()[places].astype(np.float64) ** interior
     draws = (6 if border else 24) * count
-    picks = rng.choice(len(rows), size=draws, p=weights / weights.sum())
-    pixels = np.stack([columns[picks], rows[picks]], 1) + rng.random((draws, 2))
+    rows, columns = np.divmod(places[_weighted(weights, draws, rng)], crop.shape[1])
+    pixels = np.stack([columns + (left - 1), rows + (top - 1)], 1) + rng.random((draws, 2))
     points = np.round(pixels / [width, height], decimals)
     points = points[on_mask(points, mask)]
     distinct = list(dict.fromkeys((float(x), float(y)) for x, y in points))
     if len(distinct) < count:
-        lattice = _lattice(mask, rows, columns, decimals)
+        rows, columns = np.nonzero(mask)
+        x, y, inside = _lattice(mask, rows, columns, decimals)
+        rows, columns = np.nonzero(inside)
+        lattice = np.stack([x[columns], y[rows]], 1)
         rest = [(round(float(x), decimals), round(float(y), decimals)) for x, y in rng.permutation(lattice)]
         distinct = list(dict.fromkeys([*distinct, *rest]))
     return tuple(distinct[:count]) if len(distinct) >= count else None
 
 
-def _lattice(mask: Bools, rows: NDArray[np.int64], columns: NDArray[np.int64], decimals: int) -> Floats:
-    """Every point with `decimals` decimals that lies on the mask: [n, 2]."""
+def _weighted(weights: Floats, draws: int, rng: np.random.Generator) -> Ints:
+    """Numbers drawn with these weights: what `rng.choice` draws, without its checks of every weight."""
+    cumulative = np.cumsum(weights / weights.sum())
+    cumulative /= cumulative[-1]
+    return np.searchsorted(cumulative, rng.random(draws), side="right")
+
+
+def _lattice(mask: Bools, rows: Ints, columns: Ints, decimals: int) -> tuple[Floats, Floats, Bools]:
+    """Every x and every y with `decimals` decimals around some pixels, and which pairs lie on the mask: [y, x]."""
     height, width = mask.shape
     scale = 10**decimals
     x = np.arange(int(columns.min() * scale / width), int((columns.max() + 1) * scale / width) + 2) / scale
     y = np.arange(int(rows.min() * scale / height), int((rows.max() + 1) * scale / height) + 2) / scale
-    grid = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
-    return grid[on_mask(grid, mask)]
+    across, down = np.floor(x * width).astype(np.int64), np.floor(y * height).astype(np.int64)
+    inside = mask[np.minimum(down, height - 1)[:, None], np.minimum(across, width - 1)]  # none of them is negative
+    inside[down >= height], inside[:, across >= width] = False, False
+    return x, y, inside

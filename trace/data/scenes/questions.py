@@ -22,6 +22,8 @@ from .view import Goal, Reject, SeenObject, View
 
 Bools = NDArray[np.bool_]
 
+CROWDED = 0.6  # part of an object's box inside of another's rectangle with which both are in it
+
 
 @dataclass(frozen=True, slots=True)
 class ViewQuestion:
@@ -56,9 +58,21 @@ def asked(view: View, goal: Goal, rng: np.random.Generator, near: Bools | None =
     names = [name_of(view, reference, rng) for reference in goal.references]
     surface = goal.surface.name if goal.surface else None
     instruction = word(
-        goal.kind, goal.relation, _target(view, goal, rng), names, rng, questions.wording, surface, marks
-    )
+        goal.kind, goal.relation, _target(view, goal, rng), names, rng, questions.wording, surface, marks,
+        [_crowded(view, reference) for reference in goal.references] if marks else (),
+    )  # fmt: skip
     return ViewQuestion(goal, instruction, points, guesses(goal, view.objects, rng), marks)
+
+
+def _crowded(view: View, reference: SeenObject) -> bool:
+    """Whether the rectangle around an object holds another one as well, or most of it."""
+    x0, y0, x1, y1 = reference.box
+    for other in view.objects:
+        a0, b0, a1, b1 = other.box
+        shared = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
+        if other is not reference and shared > CROWDED * (a1 - a0) * (b1 - b0):
+            return True
+    return False
 
 
 def _target(view: View, goal: Goal, rng: np.random.Generator) -> str:

@@ -46,7 +46,10 @@ class RelationalCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Relational:
-    """Every relational question of `num` arrangements, as arrays over [num, 4 directions, reference, category]."""
+    """Every relational question of `num` arrangements, as arrays over [num, 4 directions, reference, category].
+
+    What is not `valid` has no target, extreme or nearest candidate: the numbers there mean nothing.
+    """
 
     valid: Bools
     target: Ints
@@ -69,9 +72,10 @@ def relational_questions(
     `allowed` [4] masks the directions.
     """
     num, slots = layouts.present.shape
-    vectors = directions(azimuths)[:, :, None, None]  # [num, 4, 1, 1, 2]
+    ways = directions(azimuths)
+    vectors = ways[:, :, None, None]  # [num, 4, 1, 1, 2]
     offset = layouts.positions[:, None, :] - layouts.positions[:, :, None]  # [num, reference, object, 2]
-    reach, gap = _measures(layouts, azimuths, offset)
+    reach, gap = _measures(layouts, ways, offset)
     along, across = split(offset[:, None], vectors)  # [num, 4, reference, object]
     yes = in_cone(along, across, reach, config.cone - config.ambiguity)
     unsure = ~yes & ~outside_cone(along, across, config.cone + config.ambiguity)
@@ -82,34 +86,37 @@ def relational_questions(
     noun = layouts.categories[:, None, :] == np.arange(num_categories)[:, None]  # [num, category, object]
     candidate = pairs[:, None, :, None, :] & noun[:, None, None]  # [num, 1, reference, category, object]
     hits = yes[:, :, :, None] & candidate
-    far = np.where(candidate, along[:, :, :, None], -np.inf)
-    near = np.where(candidate, gap[:, None, :, None], np.inf)
-    shape = (num, 4, slots, num_categories)
-    nearest = np.broadcast_to(near.argmin(-1), shape)
-    clear = _leads(far, config.extreme_margin) & _leads(-near, config.extreme_margin)
     valid = (
         layouts.unique[:, None, :, None]
         & allowed[None, :, None, None]
         & (candidate.sum(-1) >= 2)
         & (hits.sum(-1) == 1)
         & ~(unsure[:, :, :, None] & candidate).any(-1)
-        & clear
     )
-    return Relational(valid, hits.argmax(-1), far.argmax(-1), nearest)
+    # The rest is worked out for the few that are left.
+    which = row, way, reference, category = valid.nonzero()
+    same = candidate[row, 0, reference, category]
+    far = np.where(same, along[row, way, reference], -np.inf)
+    near = np.where(same, gap[row, reference], np.inf)
+    valid[which] = _leads(far, config.extreme_margin) & _leads(-near, config.extreme_margin)
+    extreme, nearest = np.zeros((2, *valid.shape), np.int64)
+    extreme[which], nearest[which] = far.argmax(-1), near.argmin(-1)
+    return Relational(valid, hits.argmax(-1), extreme, nearest)
 
 
-def _measures(layouts: Layouts, azimuths: Floats, offset: Floats) -> tuple[Floats, Floats]:
+def _measures(layouts: Layouts, ways: Floats, offset: Floats) -> tuple[Floats, Floats]:
     """Half extents of two objects together along each direction, and the gap from a reference to an object.
 
-    [num, 4 or 1, reference, object] and [num, reference, object]. The gap ends at the object's enclosing disc.
+    `ways` [num, 4, 2] are the directions. [num, 4 or 1, reference, object] and [num, reference, object]. The gap ends
+    at the object's enclosing disc.
     """
     if not layouts.bodies:
         discs = layouts.radii[:, None, :] + layouts.radii[:, :, None]
         return discs[:, None], np.hypot(offset[..., 0], offset[..., 1]) - discs
-    extents = np.stack([body.extent(directions(azimuths)) for body in layouts.bodies], -1)  # [num, 4, objects]
+    extents = np.stack([body.extent(ways) for body in layouts.bodies], -1)  # [num, 4, objects]
     places = np.array([body.position for body in layouts.bodies])
     gaps = np.stack([body.distance(places) for body in layouts.bodies]) - [body.radius for body in layouts.bodies]
-    return extents[:, :, None, :] + extents[..., None], np.broadcast_to(gaps, (len(azimuths), *gaps.shape))
+    return extents[:, :, None, :] + extents[..., None], np.broadcast_to(gaps, (len(ways), *gaps.shape))
 
 
 def _leads(values: Floats, margin: float) -> Bools:

@@ -32,8 +32,10 @@ def direction(relation: str, ground: GroundFrame) -> tuple[float, float]:
 
 def directions(azimuths: Floats) -> Floats:
     """[num, 4, 2]: the vectors of DIRECTIONS for cameras at `azimuths` [num]."""
-    frames = [GroundFrame.at(float(azimuth)) for azimuth in azimuths]
-    return np.array([[direction(relation, frame) for relation in DIRECTIONS] for frame in frames])
+    forward = np.array([GroundFrame.at(azimuth).forward for azimuth in azimuths.tolist()])
+    right = np.stack([forward[:, 1], -forward[:, 0]], 1)
+    ways = {"left": -right, "right": right, "front": -forward, "behind": forward}
+    return np.stack([ways[relation] for relation in DIRECTIONS], 1)
 
 
 def split(offset: Floats, vector: Floats) -> tuple[Floats, Floats]:

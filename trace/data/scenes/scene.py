@@ -110,6 +110,7 @@ def make_scene(job: Job, number: int, studio: Studio) -> dict[str, Any]:
         group = next((_group(job, azimuths, order, rng) for cell, order in wanted[lead] if cell == HARD), None)
         layouts, kept = sample_layouts(BATCH, job.config, rng, group, plan.counts)
         if not len(kept):
+            rejects["the objects do not fit side by side"] += BATCH
             continue
         azimuths = azimuths[kept]
         questions = _judge(job, layouts.compact(), azimuths)
@@ -143,7 +144,8 @@ def _group(job: Job, azimuths: Floats, order: Ints, rng: np.random.Generator) ->
 
 def _judge(job: Job, layouts: Layouts, azimuths: Floats) -> Relational:
     """`layouts` are compact: the number of nouns does not grow with the catalog."""
-    allowed = np.array([relation in job.relations["relational"] for relation in DIRECTIONS])
+    names = job.relations["relational"]
+    allowed = np.array([relation in names for relation in DIRECTIONS])
     return relational_questions(layouts, azimuths, int(layouts.categories.max()) + 1, allowed, job.config.relations)
 
 

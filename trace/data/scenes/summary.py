@@ -39,6 +39,8 @@ def report(summary: Mapping[str, Any]) -> str:
     lines.append("drawn again, by reason")
     lines += [f"  {reason:64} {count:8}" for reason, count in summary["rejects"].items()]
     lines += ["point accuracy of shortcuts, percent", table(summary["shortcut_baselines"])]
+    meshes = summary["settings"].get("meshes", {})
+    lines += [f"mesh {name}: {stated['licence']}" for name, stated in meshes.items()]
     timing = summary["timing"]
     if timing and timing["images_per_second"]:
         speed = f"{timing['images_per_second']} images a second, {timing['workers']} worker(s)"

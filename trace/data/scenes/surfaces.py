@@ -30,6 +30,15 @@ def surface_instance(number: int) -> int:
     return FIRST_SURFACE if number == 0 else MORE_SURFACES + number - 1
 
 
+def _turned(points: Floats, center: tuple[float, float, float], yaw: float) -> tuple[Floats, Floats]:
+    """World points [..., 2] in the frame of something at `center` that is turned by `yaw`: x and y, each [...]."""
+    x, y = points[..., 0] - center[0], points[..., 1] - center[1]
+    if not yaw:
+        return x, y
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    return cos * x + sin * y, cos * y - sin * x
+
+
 @dataclass(frozen=True, slots=True)
 class Support:
     """A level area at the height `center[2]` on which objects stand. Metres and radians.
@@ -55,11 +64,7 @@ class Support:
 
     def local(self, points: Floats) -> Floats:
         """World points [..., 2] in the support's own frame."""
-        x, y = points[..., 0] - self.center[0], points[..., 1] - self.center[1]
-        if not self.yaw:
-            return np.stack([x, y], -1)
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        return np.stack([cos * x + sin * y, cos * y - sin * x], -1)
+        return np.stack(_turned(points, self.center, self.yaw), -1)
 
     def world(self, points: Floats) -> Floats:
         result: Floats = points @ self.axes + np.array(self.center[:2])
@@ -67,11 +72,11 @@ class Support:
 
     def inset(self, points: Floats) -> Floats:
         """How far points [..., 2] are inside of the border; negative outside."""
-        local = self.local(points)
+        x, y = _turned(points, self.center, self.yaw)
         if self.disc:
-            result: Floats = self.half[0] - np.hypot(local[..., 0], local[..., 1])
+            result: Floats = self.half[0] - np.hypot(x, y)
             return result
-        return np.minimum(self.half[0] - np.abs(local[..., 0]), self.half[1] - np.abs(local[..., 1]))
+        return np.minimum(self.half[0] - np.abs(x), self.half[1] - np.abs(y))
 
     def extent(self, direction: Floats) -> float:
         """Half extent of the rectangle along a unit vector [2]."""
@@ -102,6 +107,17 @@ class Block:
     shape: str = "box"
     solid: bool = True  # objects collide with it
     glow: bool = False
+
+    @property
+    def reach(self) -> float:
+        """Radius of a disc that holds its outline."""
+        return math.hypot(*self.half[:2])
+
+    def distance(self, points: Floats) -> Floats:
+        """From points [n, 2] to a box's outline, 0 inside of it."""
+        x, y = _turned(points, self.center, self.yaw)
+        result: Floats = np.hypot(np.maximum(np.abs(x) - self.half[0], 0), np.maximum(np.abs(y) - self.half[1], 0))
+        return result
 
 
 @dataclass(frozen=True, slots=True)

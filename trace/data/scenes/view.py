@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +13,13 @@ from scipy.ndimage import find_objects
 from .camera import Camera
 from .catalog import Body
 from .config import SceneConfig
+from .obstacles import Obstacles, Spans, close
 from .pixels import bounding_box, center_on_mask
-from .surfaces import FIRST_OBJECT, Block, Room, Support, object_support
+from .surfaces import FIRST_OBJECT, Room, Support, object_support
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-
-TOUCH = 0.001  # metres: what overlaps the placed object's height by less does not block it
 
 
 class Reject(Exception):
@@ -99,7 +97,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """The visible pixels of a support and where they lie on it: world x, y [n, 2]."""
+    """The pixels that show a support and where they lie on its plane: world x, y [n, 2].
+
+    Those of its edges are among them; they lie outside of its border, where nothing stands.
+    """
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -128,8 +129,9 @@ class View:
             raise Reject("too few objects are visible" if least else "an object is hidden")
         names = [body.name for body in bodies]
         self.unique = [seen for seen in self.objects if names.count(seen.body.name) == 1]
+        self._obstacles = Obstacles(self.bodies, room.fixtures)
         self._found: dict[int, Area] = {}
-        self._shown: dict[int, tuple[Ints, Ints]] = {}
+        self._shown: dict[int, int] = {}
         self._windows: list[tuple[slice, slice] | None] | None = None
 
     def _see(self, slot: int, body: Body, window: tuple[slice, slice] | None) -> SeenObject | None:
@@ -157,51 +159,36 @@ class View:
 
     def area(self, support: int) -> Area:
         if support not in self._found:
-            place = self.supports[support]
-            rows, columns = self._pixels(support)
-            ground = self.camera.ground_points(rows, columns, place.center[2])
-            inside = place.inset(ground) >= 0
-            if not inside.all():
-                rows, columns, ground = rows[inside], columns[inside], np.asfortranarray(ground[inside])
+            window = self._window(support)
+            rows, columns = np.nonzero(self._areas[window] == support + 1)
+            rows, columns = rows + window[0].start, columns + window[1].start
+            ground = self.camera.ground_points(rows, columns, self.supports[support].center[2])
             self._found[support] = Area(rows, columns, ground)
         return self._found[support]
 
-    def _pixels(self, support: int) -> tuple[Ints, Ints]:
-        """Rows and columns of the pixels that show the support's geom, with its edges."""
-        if support not in self._shown:
-            if self._windows is None:
-                self._windows = find_objects(self._areas)
-            window = self._windows[support] if support < len(self._windows) else None
-            if window is None:
-                self._shown[support] = np.zeros(0, np.int64), np.zeros(0, np.int64)
-            else:
-                rows, columns = np.nonzero(self._areas[window] == support + 1)
-                self._shown[support] = rows + window[0].start, columns + window[1].start
-        return self._shown[support]
+    def _window(self, support: int) -> tuple[slice, slice]:
+        """A part of the picture that holds every pixel that shows the support's geom."""
+        if self._windows is None:
+            self._windows = find_objects(self._areas)
+        window = self._windows[support] if support < len(self._windows) else None
+        return window or (slice(0, 0), slice(0, 0))
 
     def shows(self, support: int) -> int:
         """How many pixels show a support, with its edges."""
-        return len(self._pixels(support)[0])
+        if support not in self._shown:
+            self._shown[support] = int(np.count_nonzero(self._areas[self._window(support)] == support + 1))
+        return self._shown[support]
 
-    def free(self, points: Floats, support: int, radius: float, height: float) -> Bools:
-        """Whether a disc of `radius` at points [n, 2] stands on a support with room all around and above."""
+    def free(self, points: Floats, support: int, radius: float, height: float, spans: Spans | None = None) -> Bools:
+        """Whether a disc of `radius` at points [n, 2] stands on a support with room all around and above.
+
+        `spans` is as in `Obstacles.exclude`.
+        """
         place, clearance = self.supports[support], self.config.relations.clearance
-        result: Bools = place.inset(points) >= radius
         if height + clearance > place.headroom:
             return np.zeros(len(points), bool)
-        low, high = place.center[2] + TOUCH, place.center[2] + height - TOUCH
-        for slot, body in enumerate(self.bodies):
-            if slot != place.owner and body.z < high and body.z + body.height > low:
-                near = _close(points, body.position, body.reach + radius + clearance, result)
-                if len(near):
-                    result[near] = body.distance(points[near]) >= radius + clearance
-        for block in self.room.fixtures:
-            inside = block.center[2] - block.half[2] < high and block.center[2] + block.half[2] > low
-            if inside and block.fixture != place.name:
-                reach = math.hypot(*block.half[:2]) + radius + clearance
-                near = _close(points, block.center[:2], reach, result)
-                if len(near):
-                    result[near] = _block_distance(block, points[near]) >= radius + clearance
+        result: Bools = place.inset(points) >= radius
+        self._obstacles.exclude(result, points, place, height, radius + clearance, spans)
         return result
 
     def free_mask(
@@ -213,37 +200,53 @@ class View:
         `window` = (x, y), reach: `related` holds nowhere outside of this square, which saves looking there.
         Reject when they are less than the part `least` of the picture.
         """
-        area = self.area(support)
-        if window is None:
-            chosen = np.flatnonzero(related(area.ground))
-        else:
-            chosen = _close(area.ground, *window)
-            chosen = chosen[related(area.ground[chosen])]
-        chosen = chosen[self.free(area.ground[chosen], support, radius, height)]
+        area, z = self.area(support), self.supports[support].center[2]
+        start, stop = 0, len(area.rows)
+        if window is not None:
+            starts, stops = self._stretch(area.rows, z, np.array([window[0]]), np.array([window[1]]))
+            start, stop = int(starts[0]), int(stops[0])
+        ground = area.ground[start:stop]
+        chosen = np.arange(len(ground)) if window is None else close(ground, *window)
+        chosen = chosen[related(_taken(ground, chosen))]
+        if len(chosen) >= least * self.size:  # fewer can only become fewer
+            rows = area.rows[start + chosen]
+            free = self.free(
+                _taken(ground, chosen), support, radius, height,
+                lambda centers, reach: self._stretch(rows, z, centers, reach),
+            )  # fmt: skip
+            chosen = chosen[free]
         if len(chosen) < least * self.size:
             raise Reject("the free space is too small")
         mask = np.zeros(self.instances.shape, bool)
-        mask[area.rows[chosen], area.columns[chosen]] = True
+        mask[area.rows[start + chosen], area.columns[start + chosen]] = True
         return mask
+
+    def _stretch(self, rows: Ints, z: float, centers: Floats, reach: Floats) -> tuple[Ints, Ints]:
+        """Where among pixels sorted by their `rows` those are that can show squares at the height z: [start, stop).
+
+        The squares have half sides `reach` [k] around `centers` [k, 2]; a row more at each end is for rounding.
+        """
+        corners = np.empty((len(centers), 4, 3))
+        corners[..., :2] = centers[:, None] + reach[:, None, None] * _CORNERS
+        corners[..., 2] = z
+        low, high, behind = self.camera.rows_of(corners)
+        first = np.where(behind, 0, np.floor(low) - 1)
+        last = np.where(behind, self.camera.height, np.ceil(high) + 1)
+        return np.searchsorted(rows, first), np.searchsorted(rows, last, side="right")
+
+
+_CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+
+
+def _taken(ground: Floats, chosen: Ints) -> Floats:
+    """`ground[chosen]` whose columns, which are looked at one by one, lie together in memory."""
+    result = np.empty((len(chosen), 2), order="F")
+    for axis in (0, 1):
+        ground[:, axis].take(chosen, out=result[:, axis], mode="clip")  # "raise" would copy once more
+    return result
 
 
 def supports_of(bodies: Sequence[Body], surfaces: Sequence[Support]) -> list[Support]:
     """The room's surfaces, then the places on and in the objects, in the order of `Studio.segment`'s areas."""
     places = [object_support(body, slot, spot) for slot, body in enumerate(bodies) for spot in body.spots()]
     return [*surfaces, *places]
-
-
-def _close(points: Floats, center: tuple[float, float], reach: float, among: Bools | None = None) -> Ints:
-    """Numbers of the points [n, 2] in the square of half side `reach` around a center."""
-    near = np.abs(points[:, 0] - center[0]) <= reach
-    near &= np.abs(points[:, 1] - center[1]) <= reach
-    return np.flatnonzero(near if among is None else near & among)
-
-
-def _block_distance(block: Block, points: Floats) -> Floats:
-    cos, sin = math.cos(block.yaw), math.sin(block.yaw)
-    offset = points - np.array(block.center[:2])
-    local = np.stack([cos * offset[:, 0] + sin * offset[:, 1], cos * offset[:, 1] - sin * offset[:, 0]], 1)
-    beyond = np.maximum(np.abs(local) - np.array(block.half[:2]), 0)
-    result: Floats = np.hypot(beyond[:, 0], beyond[:, 1])
-    return result

@@ -23,7 +23,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "behind": ("behind {first}", "behind {first} as seen in the picture"),
     "above": ("above {first}", "over {first}"),
     "below": ("below {first}", "underneath {first}"),
-    "next to": ("next to {first}", "beside {first}", "right next to {first}", "directly beside {first}"),
+    "next to": ("next to {first}", "beside {first}", "immediately next to {first}", "directly beside {first}"),
     "on": ("on {first}", "on top of {first}", "upon {first}"),
     ON_SURFACE: ("on the {surface}", "upon the {surface}"),
     "inside": ("inside {first}", "in {first}", "within {first}"),
@@ -101,6 +101,8 @@ MARKED: tuple[str, ...] = (
     "{name} in the {color} rectangle",
 )
 LED = ("the object framed in {color}", "the item with the {color} frame around it")
+# Where the rectangle holds another object as well, the name has to say which one is meant.
+CROWDED = {False: "{name} in the {color} rectangle", True: "{name} framed in {color}"}
 LEADS: dict[int, tuple[str, ...]] = {
     1: (
         "A {first} rectangle has been drawn around one object.",
@@ -118,16 +120,20 @@ LED_SHARE = 0.4  # part of the instructions about marked objects that begin with
 
 def instruction(
     relation: str | None, free: bool, target: str, references: Sequence[str], rng: np.random.Generator,
-    surface: str | None, marks: Sequence[str | None],
+    surface: str | None, marks: Sequence[str | None], crowded: Sequence[bool] = (),
 ) -> str:  # fmt: skip
-    """One instruction. `target` and `references` are names without an article, `marks` a color for each reference."""
+    """One instruction. `target` and `references` are names without an article, `marks` a color for each reference.
+
+    `crowded`: for each reference whether its rectangle holds another object as well.
+    """
     colors = [*marks, None, None][: len(references)]
     drawn = [color for color in colors if color]
     led = bool(drawn) and rng.random() < LED_SHARE
     way = _one(LED if led else MARKED, rng)
+    full = [*crowded, False, False][: len(references)]
     called = [
-        way.format(name=f"the {name}", color=color) if color else f"the {name}"
-        for name, color in zip(references, colors, strict=True)
+        (CROWDED[led] if more else way).format(name=f"the {name}", color=color) if color else f"the {name}"
+        for name, color, more in zip(references, colors, full, strict=True)
     ]
     where = ""
     if relation:

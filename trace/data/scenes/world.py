@@ -128,8 +128,9 @@ class Studio:
         Areas: the number, from 1, of the support whose level area a pixel may show: the room's surfaces, then the
         spots of the bodies in their order.
         """
-        ids, metres = self.painter.geoms(self.data, self._size, depth)
-        return self._labels[ids], self._areas[ids], metres  # -1 (nothing) reads the last entry, which is 0
+        segments, numbers, metres = self.painter.geoms(self.data, self._size, depth)
+        # -1 (nothing) reads the last entry, which is 0.
+        return self._labels[numbers][segments], self._areas[numbers][segments], metres
 
     def color(self) -> NDArray[np.uint8]:
         """[height, width, 3]"""

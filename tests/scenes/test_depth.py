@@ -1,0 +1,103 @@
+"""What a robot needs: depth map, instance map, pose and boxes of a view tell one story, and masks are as they say.
+
+Here nothing is worked out from rays and planes: every pixel is lifted to the point that the depth map says it shows.
+So a mask is checked, pixel by pixel and in both directions, against what is really in sight there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from rendering import needs_gl
+from scene_geometry import Array, axes, depth_inside
+from scene_questions import Looked, of_kind, related, standing
+
+NEAR = 1e-3  # metres: depth is written in whole millimetres
+SLACK = 2e-3  # on a level plane that is looked at from above, that is this much along it
+
+pytestmark = needs_gl
+
+
+def views(looked: list[Looked]) -> list[Looked]:
+    """One question of each view."""
+    return list({one.meta["view"]: one for one in looked}.values())
+
+
+def beyond(points: Array, box: dict[str, Any]) -> Array:
+    """How far points [n, 3] are outside of a turned box; negative inside."""
+    offset = points - np.array(box["center"])
+    local = np.concatenate([offset[:, :2] @ axes(box["yaw"]).T, offset[:, 2:]], 1)
+    return (np.abs(local) - np.array(box["half_size"])).max(1)
+
+
+def test_surfaces_are_where_the_depth_map_shows_them(looked: list[Looked]) -> None:
+    shown = 0
+    for one in views(looked):
+        instances, points = one.instances, one.lifted()
+        for surface in one.view["surfaces"]:
+            seen = points[instances == surface["instance"]]
+            top, inside = surface["center"][2], depth_inside(seen[:, :2], surface)
+            assert seen[:, 2].max(initial=top) < top + NEAR and inside.min(initial=0) > -NEAR, one.where
+            assert (np.abs(seen[inside > 0.01, 2] - top) < NEAR).all(), one.where
+            shown += len(seen) > 0
+    assert shown >= 100
+
+
+def test_objects_are_in_their_boxes_and_nothing_else_is(looked: list[Looked]) -> None:
+    for one in views(looked):
+        instances, points = one.instances, one.lifted()
+        for number, item in one.objects.items():
+            if not (instances == number).any():
+                continue
+            assert beyond(points[instances == number], item["box3d"]).max() < SLACK, (one.where, item["name"])
+            # What else shows inside of the box stands in it, or it stands in that.
+            inside = (beyond(points.reshape(-1, 3), item["box3d"]) < -SLACK).reshape(instances.shape)
+            for other in set(instances[inside].tolist()) - {number}:
+                assert other in one.objects, (one.where, item["name"], other)
+                carried = {item["support"].get("object"), one.objects[other]["support"].get("object")}
+                assert carried & {number, other} or _share(one, number, other), (one.where, item["name"])
+
+
+def _share(one: Looked, first: int, second: int) -> bool:
+    """Whether two objects stand in a third, where their boxes may cross."""
+    supports = [one.objects[number]["support"] for number in (first, second)]
+    return "object" in supports[0] and supports[0] == supports[1]
+
+
+def test_free_masks_are_the_places_in_sight_no_more_no_less(looked: list[Looked]) -> None:
+    asked: Counter[str] = Counter()
+    for one in of_kind(looked, "free", "between", "part"):
+        area, instance, _ = one.support()
+        points = one.lifted()
+        shows = (one.instances == instance) & (np.abs(points[..., 2] - area["center"][2]) < NEAR)
+        assert shows[one.mask].all(), one.where
+        places = points[shows][:, :2]
+        may = standing(one, places, SLACK) & related(one, places, SLACK)
+        must = standing(one, places, -SLACK) & related(one, places, -SLACK)
+        inside = one.mask[shows]
+        assert not (inside & ~may).any(), (one.where, int((inside & ~may).sum()), int(inside.sum()))
+        assert not (must & ~inside).any(), (one.where, int((must & ~inside).sum()), int(inside.sum()))
+        asked[one.meta["relation"]] += 1
+    assert len(asked) == 14 and min(asked.values()) >= 3 and asked["on"] + asked["inside"] >= 20, asked
+
+
+def test_above_and_below_are_asked_where_one_surface_has_them(looked: list[Looked]) -> None:
+    """No other surface in sight has a free place over or under the reference."""
+    for one in of_kind(looked, "free"):
+        if one.meta["relation"] not in ("above", "below"):
+            continue
+        points, instances, own = one.lifted(), one.instances, one.meta["support"]
+        for surface in one.view["surfaces"]:
+            top, headroom = surface["center"][2], surface["headroom"] or np.inf
+            if surface["name"] in (own["surface"], one.root(one.references[0])):
+                continue
+            if one.meta["removed"]["height"] > headroom:
+                continue
+            one.meta["support"] = {"surface": surface["name"]}
+            shows = (instances == surface["instance"]) & (np.abs(points[..., 2] - top) < NEAR)
+            places = points[shows][:, :2]
+            good = standing(one, places, -SLACK) & related(one, places, -SLACK)
+            one.meta["support"] = own
+            assert not good.any(), (one.where, surface["name"], int(good.sum()), int(one.mask.sum()))
