@@ -124,6 +124,28 @@ def test_every_table_has_twelve_phrasings_that_differ():
     assert set(wordings.WHERE) == set(RELATIONS)
 
 
+@pytest.mark.parametrize(
+    "said,names,verb",
+    [
+        ("Locate several points on the mugs.", "mugs", "are"),
+        ("Where are the books next to the lamp?", "lamp", "is"),
+        ("Point to the free space behind the scissors.", "scissors", "are"),
+        ("Point to the pair of scissors.", "pair of scissors", "is"),
+        ("Point to the glass.", "glass", "is"),
+    ],
+)
+def test_verbs_agree_with_what_an_instruction_names(said, names, verb):
+    facts = from_wording(said)
+    other = {"is": "are", "are": "is"}[verb]
+    said = " ".join(wordings.reason(facts, np.random.default_rng(seed), False, 3)["reference"] for seed in range(99))
+    assert f"he {names} {verb} " in said and f"he {names} {other} " not in said
+
+
+def test_the_item_of_an_instruction_is_told_from_the_reference():
+    facts = from_wording("Locate several points on an item left of the item outlined by a red rectangle.")
+    assert facts.target.phrase == "the item that is asked for" and facts.references[0].phrase != facts.target.phrase
+
+
 def test_marked_references_are_called_by_their_rectangle():
     facts = from_meta(FULL[-1].meta)
     steps = wordings.reason(facts, np.random.default_rng(0), False, 2)
@@ -184,6 +206,12 @@ READ = {
         "free_space", "between", ["the blue can", "the green box"]),
     "Where is the mug behind the red ball?": ("object_reference", "behind", ["the red ball"]),
     "Point to the red mug.": ("object_reference", None, ["the red mug"]),
+    "Find a few spots within the space between the two cups.": ("free_space", "between", ["the two cups"]),
+    "Find a few spots within the vacant area on the rightmost side of the white plate.": (
+        "free_space", "right part", ["the white plate"]),
+    "Locate several points on an item that is situated adjacent to the object encased within the red rectangle.": (
+        "object_reference", "next to", ["the object encased in the red rectangle"]),
+    "Where are the books next to the lamp?": ("object_reference", "next to", ["the lamp"]),
 }  # fmt: skip
 
 
@@ -207,6 +235,12 @@ def test_an_instruction_of_the_archive_is_read_and_reasoned_about(said):
         ("Point to the free space left of the object.", "only called"),
         ("Point to free space between the mug.", "names one thing"),
         ("Left of the mug.", "whether an object or free space"),
+        ("Find the area left of the mug.", "whether an object or free space"),
+        ("Put the cup next to the plate.", "whether an object or free space"),
+        (
+            "In the picture there is an object framed in green. Point out some spots on the front part of the object.",
+            "whether an object or free space",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_rejected_with_its_reason(said, reason):
