@@ -12,7 +12,7 @@ from trace_vlm import reasoning
 from trace_vlm.command import InputError, run
 from trace_vlm.data.reasoners import build, rules, wordings
 from trace_vlm.data.reasoners.check import Rejected, Rules, check, read_steps
-from trace_vlm.data.reasoners.facts import PARTS, RELATIONS, from_meta, from_wording
+from trace_vlm.data.reasoners.facts import PARTS, RELATIONS, asks_for_room, from_meta, from_wording
 from trace_vlm.data.reasoners.samples import task_of
 from trace_vlm.data.scenes.instructions import word
 from trace_vlm.prompts import REASONING_SUFFIX, question_text
@@ -248,6 +248,11 @@ def test_what_cannot_be_read_is_rejected_with_its_reason(said, reason):
         from_wording(said)
 
 
+def test_a_place_is_told_from_an_object_by_the_words():
+    assert asks_for_room("Where can the book be put, away from the lamp?") and asks_for_room("Find an empty spot.")
+    assert not asks_for_room("Point to the mug on the table.")
+
+
 def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
     """Independent of the sentences above: hundreds of wordings whose meaning is known."""
     rng, read, wrong = np.random.default_rng(5), 0, []
@@ -309,11 +314,19 @@ def judge(rules=None, instruction="Point to the mug left of the blue ball.", fac
         ({"output": "The mug stands at 20 % of the width."}, "coordinates"),
         ({"target": "It lies around (120, 300) in the picture."}, "coordinates"),
         ({"target": "It lies at x = 3 on the table."}, "coordinates"),
+        ({"target": "It lies around 120, 300 in the picture."}, "coordinates"),
+        ({"target": "It lies around [527, 461] in the picture."}, "coordinates"),
+        ({"target": "The area begins at pixel 120 from the left."}, "coordinates"),
+        ({"target": "It lies at 20 percent of the width."}, "coordinates"),
         ({"reference": "The reference object is the green box."}, "does not name the blue ball"),
         ({"reference": "The reference object is the blue mug."}, "does not name the blue ball"),
         ({"output": "The magenta dots show the mug."}, "drawn or told"),
         ({"output": "The marked places lie on the mug."}, "drawn or told"),
         ({"target": "The area is given by the correct points."}, "drawn or told"),
+        ({"output": "The points shown in the image lie on the mug."}, "drawn or told"),
+        ({"output": "The pink spots lie on the mug."}, "drawn or told"),
+        ({"output": "A highlighted part of the mug is chosen."}, "drawn or told"),
+        ({"output": "The ground truth lies on the mug."}, "drawn or told"),
         ({"subtype": "This is a free space goal."}, "object reference"),
         ({"subtype": "It is."}, "2 words"),
         ({"target": "word " * 91}, "91 words"),
@@ -498,6 +511,7 @@ def test_a_reasoning_file_with_a_mistake_is_named(tmp_path, lines, reason):
         (["--decimals", "0"], "--decimals must be at least 1"),
         (["--concurrency", "0"], "--concurrency must be at least 1"),
         (["--timeout", "0"], "--timeout must be above 0"),
+        (["--processes", "0"], "--processes must be at least 1"),
     ],
 )
 def test_flags_that_cannot_work_are_one_sentence(tmp_path, capsys, flags, said):

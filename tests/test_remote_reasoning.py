@@ -210,14 +210,15 @@ def test_a_wrong_key_ends_with_one_sentence_and_nothing_written(tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "name,count",
+    "name,count,processes",
     [
-        ("openai", 150),
-        pytest.param("openai", 2000, marks=pytest.mark.slow),
-        pytest.param("gemini", 2000, marks=pytest.mark.slow),
+        ("openai", 150, 2),
+        pytest.param("openai", 2000, 1, marks=pytest.mark.slow),
+        pytest.param("openai", 2000, 2, marks=pytest.mark.slow),
+        pytest.param("gemini", 2000, 2, marks=pytest.mark.slow),
     ],
 )
-def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_path, name, count):
+def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_path, name, count, processes):
     concurrency, timeout = 48 if count == 2000 else 8, 20.0
     data_set(tmp_path, count)
     log = tmp_path / "server.jsonl"
@@ -227,7 +228,7 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
     server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         url = server.stdout.readline().strip()
-        flags = ["--concurrency", str(concurrency), "--timeout", str(timeout)]
+        flags = ["--concurrency", str(concurrency), "--timeout", str(timeout), "--processes", str(processes)]
         words = [sys.executable, "-m", "trace_vlm.data.reasoners.build", *command(tmp_path, name, url, *flags)]
         cache = tmp_path / "cor.json.cache.jsonl"
         for share in (0.3, 0.7):
@@ -235,8 +236,14 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
             while not cache.exists() or cache.read_bytes().count(b"\n") < share * count:
                 assert killed.poll() is None, "it ended before it could be killed"
                 time.sleep(0.02)
+            children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
             killed.send_signal(signal.SIGKILL)
             killed.wait()
+            assert len(children) >= (processes if processes > 1 else 0)
+            until = time.monotonic() + 10
+            while running := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+                assert time.monotonic() < until, f"{running} outlive the client"
+                time.sleep(0.05)
             assert not (tmp_path / "cor.json").exists()
         done = subprocess.run(words, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -166,8 +166,11 @@ class JsonlWriter:
             self._file.close()
             raise
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one line. ValueError for NaN and infinity; OSError (a full disk) leaves the file as it was."""
+    def write(self, record: Mapping[str, Any]) -> int:
+        """Append one line; returns the byte at which it begins.
+
+        ValueError for NaN and infinity; OSError (a full disk) leaves the file as it was.
+        """
         line = _encode(record) + b"\n"
         size = os.fstat(self._file.fileno()).st_size
         try:
@@ -175,6 +178,7 @@ class JsonlWriter:
         except BaseException:
             os.ftruncate(self._file.fileno(), size)
             raise
+        return size
 
     def close(self) -> None:
         if not self._file.closed:

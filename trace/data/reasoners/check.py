@@ -20,13 +20,16 @@ FEWEST_WORDS, MOST_WORDS = 3, 90  # of one step
 SUBTYPES = {"object_reference": "object reference", "free_space": "free space"}
 
 _NUMBERS = re.compile(
-    r"(?<![\w.])\d*\.\d+\b|\b\d+(?:\.\d+)? ?(?:%|percent\b|px\b|pixels?\b)|\b[xy] ?[=≈:] ?\d|\(\s*\d+\s*,\s*\d+\s*\)",
+    r"(?<![\w.])\d*\.\d+\b|\b\d+(?:\.\d+)? ?(?:%|percent\b|px\b|pixels?\b)|\b[xy] ?[=≈:] ?\d"
+    r"|\(\s*\d+\s*,\s*\d+\s*\)|\b\d{2,4} ?, ?\d{2,4}\b|\bpixels? \d|\b(?:row|column) \d{2}",
     re.IGNORECASE,
 )
 # What only somebody who saw our drawing or our prompt would write. A word of the instruction is nobody's secret.
 _OURS = re.compile(
     r"\b(?:dot(?:s|ted)?|circle[sd]?|magenta|annotat\w+|overla(?:id|y|ys)|mark(?:s|ed|er|ers|ings?)?|ground[- ]truth|"
     r"(?:given|provided|correct|shown|drawn|highlighted|indicated|labell?ed) (?:answer|points?|coordinates)|"
+    r"(?:points?|spots?|coordinates) (?:shown|drawn|displayed|indicated|provided|plotted)|"
+    r"(?:pink|purple|violet|fuchsia) (?:points?|spots?)|"
     r"the (?:answer|prompt) (?:is|was|says|gives?)|highlight\w*)\b",
     re.IGNORECASE,
 )

@@ -118,7 +118,7 @@ _ROOM = r"(?:space|area|spot|region|room|place|surface|location|zone|position|pa
 _VACANT = re.compile(rf"\b{_EMPTY}(?:,? \w+)? {_ROOM}\b", re.IGNORECASE)
 _PLACING = re.compile(
     r"\b(?:place|put|set)(?: down)? (?:the|an?) (?:object|item)\b|\broom for\b|\bnothing (?:may|must|should|stands)\b"
-    r"|\b(?:set|put|place) something\b|\bsomething has to go\b|\bis to be placed\b"
+    r"|\b(?:set|put|place) something\b|\bsomething has to go\b|\bbe (?:put|placed|set down)\b"
     r"|\b(?:are|be) (?:free|vacant|empty)\b",
     re.IGNORECASE,
 )
@@ -127,7 +127,9 @@ _STANDING = r"that|which|situated|located|positioned|placed|lying|found|resting|
 
 # Wording -> relation. The order decides; whether a side is a part of a surface, what follows tells.
 _SIDES = {"left": "left", "right": "right", "front": "front", "back": "behind", "rear": "behind"}
-_SIDE = r"(?P<side>left|right|front|back|rear)(?P<most>most)?(?:[ -]hand)? (?P<share>part|side|half|portion|area|section)"
+_SIDE = (
+    r"(?P<side>left|right|front|back|rear)(?P<most>most)?(?:[ -]hand)? (?P<share>part|side|half|portion|area|section)"
+)
 _WORDS: tuple[tuple[str, str], ...] = (
     ("between", r"in[ -]between|between|in the middle of"),
     ("part", rf"(?:on|in|at|of|within) the {_SIDE} of"),
@@ -186,7 +188,7 @@ _LONGEST_NAME = 10  # words
 def from_wording(instruction: str) -> Facts:
     """What an instruction says about itself. ValueError when it does not say enough to reason about."""
     text = " ".join(instruction.split())
-    free = _VACANT.search(text) is not None or _PLACING.search(text) is not None
+    free = asks_for_room(text)
     marks = list(dict.fromkeys((match["color"] or match["ink"]).lower() for match in _MARK.finditer(text)))
     read = ((match.start(), _read_relation(text, match, free)) for match in _RELATION.finditer(text))
     found = [(place, *one) for place, one in read if one]
@@ -206,6 +208,11 @@ def from_wording(instruction: str) -> Facts:
     if relation in PARTS:
         return Facts(task, relation, (), target, references[0].phrase.removeprefix("the "))
     return Facts(task, relation, references, target)
+
+
+def asks_for_room(instruction: str) -> bool:
+    """Whether the words of an instruction ask for a place where nothing stands."""
+    return _VACANT.search(instruction) is not None or _PLACING.search(instruction) is not None
 
 
 def _read_relation(text: str, match: re.Match[str], free: bool) -> tuple[str, str] | None:
