@@ -12,8 +12,9 @@ parts, one after the other, in milliseconds of CPU time a sample:
                prompt, cache, check, writing
     crew       handing requests to other processes and answers back
 
-Then the commands, as one runs them, by the clock and by CPU time, all processes of the builder together. With other work
-on the machine only CPU time says anything. Memory is the peak of a process of its own.
+Then the builder without SDK and network, pictures included, and the commands as one runs them, by the clock and by CPU
+time, all processes of the builder together, start and import of the SDKs included. With other work on the machine only
+CPU time says anything. Memory is the peak of a process of its own.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def server() -> Iterator[tuple[str, Callable[[], float]]]:
 
 
 class Inside:
-    """A provider inside the process; its pictures cost nothing."""
+    """A provider that answers where it is asked, without a network. The client thinks that it makes the pictures."""
 
     makes_pictures = True
     model = place = "at-once"
@@ -233,12 +234,20 @@ def run_build(data: Path, out: Path, *flags: str) -> None:
         assert build.main([*common, "--concurrency", str(CONCURRENCY), *flags]) == 0
 
 
-def build_inside(folder: Path, data: Path) -> None:
-    real, remote_build.make_provider = remote_build.make_provider, lambda *_: Inside()
+def inside(*_: Any) -> Inside:
+    return Inside()
+
+
+def build_inside(folder: Path, data: Path, processes: int = 1) -> dict[str, Any]:
+    """The whole command but for SDK and network; its record. One process draws no pictures, the others do."""
+    out = folder / f"inside-{processes}.json"
+    real, remote_build.make_provider = remote_build.make_provider, inside
     try:
-        run_build(data, folder / "inside.json", "--reasoner", "openai", "--processes", "1")
+        run_build(data, out, "--reasoner", "openai", "--processes", str(processes))
     finally:
         remote_build.make_provider = real
+    record: dict[str, Any] = json.loads(out.with_name(out.name + ".run.json").read_text())
+    return record
 
 
 def parts(folder: Path, data: Path, url: str, served: Callable[[], float], count: int) -> dict[str, float]:
@@ -258,7 +267,7 @@ def parts(folder: Path, data: Path, url: str, served: Callable[[], float], count
     found["SDK, gemini"] = each_ms(lambda: sdk_loop(gemini, sent), count) - found["HTTP"]
     found["picture"] = each_ms(lambda: [picture_of(request) for request in requests], count)
     starting = each_ms(lambda: crew_loop(requests[:1]), 1)
-    found["crew"] = each_ms(lambda: crew_loop(requests), count) - starting / count
+    found["crew"] = each_ms(lambda: crew_loop(requests), count) - starting / count - found["picture"]
     found["ours"] = each_ms(lambda: build_inside(folder, data), sum(1 for _ in read_samples(data)))
     return found
 
@@ -290,6 +299,11 @@ def speed(folder: Path, count: int, processes: int) -> None:
         for name, milliseconds in found.items():
             print(f"  {name:14}{milliseconds:8.2f} ms of CPU a sample")
         print(f"{'':24}{'asking, a s':>13}{'all, a second':>15}{'CPU ms a sample':>17}")
+        before, start = cpu(), time.perf_counter()
+        record = build_inside(folder, data, max(2, processes))["remote"]
+        used, whole = (cpu() - before) / count * 1000, count / (time.perf_counter() - start)
+        asking = record["responses"] / record["seconds"]
+        print(f"{f'no SDK, {max(2, processes)} processes':24}{asking:13.0f}{whole:15.0f}{used:17.2f}", flush=True)
         for reasoner in ("openai", "gemini"):
             for number in sorted({1, processes}):
                 asking, whole, used = command(folder, data, url, reasoner, number)

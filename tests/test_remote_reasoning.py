@@ -16,8 +16,9 @@ import pytest
 from api_server import reasoning, serving
 from PIL import Image
 
+from trace_vlm.api_crew import Crew
 from trace_vlm.command import run
-from trace_vlm.data.reasoners import build
+from trace_vlm.data.reasoners import build, remote_build
 from trace_vlm.data.reasoners.check import Rules
 from trace_vlm.data.reasoners.prompt import SYSTEM, VERSION, Writing, asked_again, drawn, request_for
 from trace_vlm.data.reasoners.samples import task_of
@@ -195,6 +196,23 @@ def test_more_samples_later_ask_only_for_the_new_ones(tmp_path, capsys):
         build.main(command(tmp_path, "openai", server.url))
         assert len(server.records) == 10 and len(made(tmp_path)) == 10
     assert "10 samples, 6 requests" in capsys.readouterr().out
+
+
+def test_much_to_ask_is_sent_by_several_processes(tmp_path, monkeypatch):
+    counts, begin = [], Crew.__init__
+
+    def begun(self, make, model, place, count):
+        counts.append(count)
+        begin(self, make, model, place, count)
+
+    monkeypatch.setattr(Crew, "__init__", begun)
+    monkeypatch.setattr(remote_build, "WORTH_PROCESSES", 20)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    with serving(faults={"wrong": 0.2}, seed=1) as server:
+        for count, wanted in ((12, []), (40, [2])):  # 28 of the 40 are still to be asked
+            data_set(tmp_path, count)
+            assert build.main(command(tmp_path, "openai", server.url, "--concurrency", "16")) == 0
+            assert counts == wanted and len(made(tmp_path)) == count
 
 
 def test_a_wrong_key_ends_with_one_sentence_and_nothing_written(tmp_path, capsys):
