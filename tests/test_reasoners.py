@@ -358,6 +358,20 @@ def test_words_of_the_instruction_are_no_secret():
         check({**steps, "output": "The highlighted points are taken."}, said, facts, Rules())
 
 
+def test_an_object_may_be_called_as_the_instruction_calls_it():
+    """The generator knows the mug's color; an instruction that says "the mug" does not need it."""
+    facts = from_meta(PLAIN[0].meta)
+    judge(instruction="Point to the mug.", facts=facts, reference="The reference object is the mug on the table.")
+    with pytest.raises(Rejected, match="does not name the red mug"):
+        judge(instruction="Point to the red mug.", facts=facts, reference="The reference object is the mug there.")
+    marked = from_meta(sample("relational", "left", MUG, [BALL], marks=[(BALL, "red")]).meta)
+    said = "One object is framed in red. Point to the mug left of it."
+    for name in ("the blue ball", "the object framed in red", "the thing in the red frame"):
+        judge(instruction=said, facts=marked, reference=f"The reference object is {name}.")
+    with pytest.raises(Rejected, match="does not name the blue ball in the red rectangle"):
+        judge(instruction=said, facts=marked, reference="The reference object is the red ball.")
+
+
 def test_a_recipe_with_coordinates_wants_them_inside_the_image():
     with pytest.raises(Rejected, match="does not locate"):
         judge(Rules(coordinates=True))

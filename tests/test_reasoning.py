@@ -139,7 +139,9 @@ fragments = st.lists(
 
 
 plain_bodies = st.lists(
-    st.sampled_from(["final", "answer", ":", " - ", " ", "#", "> ", "(", ". ", "mug", "Step", "Target area", "goal subtype"])
+    st.sampled_from(
+        ["final", "answer", ":", " - ", " ", "#", "> ", "(", ". ", "mug", "Step", "Target area", "goal subtype"]
+    )
     | st.sampled_from([*HEADINGS.values(), "the reference object", "Reasoning Process"]),
     max_size=12,
 ).map("".join)

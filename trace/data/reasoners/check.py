@@ -133,10 +133,16 @@ def _check_reference(text: str, instruction: str, facts: Facts | None) -> None:
         if not said & asked:
             raise Rejected("the step reference names nothing that the instruction names")
         return
+    asked = {_stem(word) for word in _WORD.findall(instruction.lower())}
     for thing in facts.anchors:
-        names = [{_stem(word) for word in _WORD.findall(name.lower())} - _ARTICLES for name in thing.names]
-        if not any(name <= said for name in names):
+        if not any(_wanted(name, asked) <= said for name in thing.names):
             raise Rejected(f"the step reference does not name {thing.phrase}, which the instruction names")
+
+
+def _wanted(name: str, asked: set[str]) -> set[str]:
+    """The words of a name that a text has to use: of "white padlock" the last, where "the padlock" is asked for."""
+    words = [_stem(word) for word in _WORD.findall(name.lower()) if word not in _ARTICLES]
+    return set(words) & asked if words and words[-1] in asked else set(words)
 
 
 def _stem(word: str) -> str:

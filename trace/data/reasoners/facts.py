@@ -94,9 +94,7 @@ def _named(item: Mapping[str, Any], marks: Mapping[Any, Any]) -> Thing:
     color = marks.get(item["instance"]) if "instance" in item else None
     if color is None:
         return Thing(f"the {name}", (name,), center=Point(x, y))
-    return Thing(
-        f"the {name} in the {color} rectangle", (name, f"{color} rectangle", f"{color} frame"), center=Point(x, y)
-    )
+    return Thing(f"the {name} in the {color} rectangle", (name, *_by_frame(color)), center=Point(x, y))
 
 
 # --- from the wording of an instruction -------------------------------------------------------------------------------
@@ -272,8 +270,12 @@ def _is_plural(words: str) -> bool:
 
 def _framed(noun: str, color: str) -> Thing:
     """A thing that is known by the rectangle around it."""
-    frames = ("rectangle", "frame", "border", "bounding box", "outline")
-    return Thing(f"the {noun} in the {color} rectangle", tuple(f"{color} {frame}" for frame in frames))
+    return Thing(f"the {noun} in the {color} rectangle", _by_frame(color))
+
+
+def _by_frame(color: str) -> tuple[str, ...]:
+    words = ("rectangle", "frame", "framed", "border", "bounding box", "outline")
+    return tuple(f"{color} {word}" for word in words)
 
 
 def _asked_for(text: str, place: int) -> Thing | None:
