@@ -325,7 +325,7 @@ class Client:
 
     def _keep(self, request: Request, completion: Completion) -> None:
         key = request.key(self.provider.model)
-        place = self._writer.write(
+        place = self._writer.append(
             {
                 "key": key.hex(),
                 "item": request.item,

@@ -169,7 +169,8 @@ def _await_ready(ours: socket.socket) -> None:
     head = ours.recv(_LENGTH.size, socket.MSG_WAITALL)
     if len(head) < _LENGTH.size:
         raise InputError("a process that sends requests did not start; see above, or try --processes 1")
-    _, _, error = pickle.loads(ours.recv(*_LENGTH.unpack(head), socket.MSG_WAITALL))
+    (length,) = _LENGTH.unpack(head)
+    _, _, error = pickle.loads(ours.recv(length, socket.MSG_WAITALL))
     if error is not None:
         raise error
 

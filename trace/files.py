@@ -166,11 +166,12 @@ class JsonlWriter:
             self._file.close()
             raise
 
-    def write(self, record: Mapping[str, Any]) -> int:
-        """Append one line; returns the byte at which it begins.
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one line. ValueError for NaN and infinity; OSError (a full disk) leaves the file as it was."""
+        self.append(record)
 
-        ValueError for NaN and infinity; OSError (a full disk) leaves the file as it was.
-        """
+    def append(self, record: Mapping[str, Any]) -> int:
+        """`write`, and the byte at which the line begins."""
         line = _encode(record) + b"\n"
         size = os.fstat(self._file.fileno()).st_size
         try:
