@@ -1,19 +1,26 @@
-"""What the reasoning builder costs besides the network: samples a second, with answers that come at once, and memory.
+"""What the reasoning builder costs besides the network: samples a second, CPU time by part, and memory.
 
-    python benchmarks/reasoners.py [--samples 1500] [--memory-samples 200000]
+    python benchmarks/reasoners.py [--samples 4000] [--processes 2] [--memory-samples 200000]
 
-Yardstick: a bare loop that posts the same bodies with the HTTP library of both SDKs (httpx2) and reads the answers.
-Then the builder with the openai SDK, with google-genai, and with a provider inside the process (the builder alone:
-reading, drawing marks, checking, cache, writing). The openai SDK's typed `create` is measured against its `post`, which
-the adapter uses. Rates are given a second of wall time and of the client's own CPU time: with other work on the machine
-only the second one says anything. Memory is the peak of a process of its own.
+Answers come at once, from a server in a process of its own, whose CPU time is shown and counted to nobody. First the
+parts, one after the other, in milliseconds of CPU time a sample:
+
+    HTTP       the same bodies posted by the HTTP library of both SDKs (httpx2) in a bare loop, the answers read
+    SDK        what `provider.send` takes over that, for openai and google-genai
+    picture    drawing the marks and JPEG
+    ours       the builder with a provider that answers inside the process and pictures that are there: reading,
+               prompt, cache, check, writing
+    crew       handing requests to other processes and answers back
+
+Then the builder without SDK and network, pictures included, and the commands as one runs them, by the clock and by CPU
+time, all processes of the builder together, start and import of the SDKs included. With other work on the machine only
+CPU time says anything. Memory is the peak of a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import io
 import json
@@ -30,7 +37,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trace_vlm.api import Completion
+from trace_vlm.api import Completion, Picture, picture_of
+from trace_vlm.api_crew import Crew
 from trace_vlm.api_providers import Options, make_provider
 from trace_vlm.data.reasoners import build, remote_build
 from trace_vlm.data.reasoners.check import Rules
@@ -39,7 +47,6 @@ from trace_vlm.data.reasoners.samples import task_of
 from trace_vlm.prompts import question_text
 from trace_vlm.records import Sample, Turn, read_samples, write_samples
 
-ROOT = Path(__file__).resolve().parents[1]
 SIDE, A_PICTURE, CONCURRENCY = 336, 6, 32
 COLORS = ("red", "green", "blue", "yellow")
 STEPS = {
@@ -73,53 +80,106 @@ def make_data(folder: Path, count: int, pictures: int, side: int = SIDE) -> Path
     return folder / "data.json"
 
 
-class AtOnce:
-    """A provider inside the process."""
+def answer_to(text: str) -> str:
+    name = text.partition("Point to the ")[2].partition(".")[0]
+    return json.dumps({key: step.format(name=name) for key, step in STEPS.items()})
 
-    model = place = "at-once"
 
-    async def send(self, request: Any, picture: Any) -> Completion:
-        name = request.text.partition("Point to the ")[2].partition(".")[0]
-        text = json.dumps({key: text.format(name=name) for key, text in STEPS.items()})
-        return Completion(text, "stop", 600, 80)
+# --- a server that answers at once ----------------------------------------------------------------
 
-    async def close(self) -> None: ...
+
+class AtOnce(asyncio.Protocol):
+    """HTTP/1.1 as far as it takes; the body is not read but for the object's name, to leave the machine to the client."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport, self.buffer = transport, bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        head = self.buffer.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        lower = bytes(self.buffer[:head]).lower()
+        length = int(lower.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        if len(self.buffer) < head + 4 + length:
+            return
+        at = self.buffer.find(b"Point to the ", head)
+        text = answer_to(self.buffer[at : at + 60].decode("latin-1"))
+        self.buffer.clear()
+        payload = ENVELOPES[b":generatecontent" in lower[:200]](text)
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload
+        )
+
+
+def _openai(text: str) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 600, "completion_tokens": 80, "total_tokens": 680}
+    record = {"id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return json.dumps(record | {"usage": usage}).encode()
+
+
+def _gemini(text: str) -> bytes:
+    candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
+    usage = {"promptTokenCount": 600, "candidatesTokenCount": 80, "totalTokenCount": 680}
+    return json.dumps({"candidates": [candidate], "usageMetadata": usage, "modelVersion": "m"}).encode()
+
+
+ENVELOPES: dict[bool, Callable[[str], bytes]] = {False: _openai, True: _gemini}
+
+
+def serve() -> None:
+    async def run() -> None:
+        listening = await asyncio.get_running_loop().create_server(AtOnce, "127.0.0.1", 0)
+        print(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", flush=True)
+        await listening.serve_forever()
+
+    asyncio.run(run())
 
 
 @contextlib.contextmanager
-def server() -> Iterator[str]:
-    command = [sys.executable, str(ROOT / "tests/api_server.py")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def server() -> Iterator[tuple[str, Callable[[], float]]]:
+    """(its address, CPU seconds it has used so far)"""
+    process = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+
+    def used() -> float:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), used
     finally:
         process.terminate()
         process.wait()
 
 
-def measured(work: Callable[[], object], count: int) -> tuple[float, float]:
-    """`count` over wall seconds, and over CPU seconds of this process."""
-    wall, cpu = time.perf_counter(), time.process_time()
+# --- the parts ------------------------------------------------------------------------------------
+
+
+class Inside:
+    """A provider that answers where it is asked, without a network. The client thinks that it makes the pictures."""
+
+    makes_pictures = True
+    model = place = "at-once"
+
+    async def send(self, request: Any, picture: Any) -> Completion:
+        return Completion(answer_to(request.text), "stop", 600, 80)
+
+    async def close(self) -> None: ...
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of those it has ended."""
+    mine, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return mine.ru_utime + mine.ru_stime + ended.ru_utime + ended.ru_stime
+
+
+def each_ms(work: Callable[[], object], count: int) -> float:
+    """Milliseconds of CPU time for one of `count`."""
+    before = cpu()
     work()
-    return count / (time.perf_counter() - wall), count / (time.process_time() - cpu)
-
-
-def run_build(data: Path, out: Path, *flags: str) -> None:
-    common = ["--data", str(data), "--image-folder", str(data.parent), "--out", str(out)]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        assert build.main([*common, "--concurrency", str(CONCURRENCY), *flags]) == 0
-
-
-def builder(folder: Path, data: Path, reasoner: str, url: str | None) -> None:
-    flags = ["--reasoner", reasoner, "--model", "gpt-4o"]
-    if url is not None:
-        return run_build(data, folder / f"{reasoner}.json", *flags, "--base-url", url)
-    real, remote_build.make_provider = remote_build.make_provider, lambda *_: AtOnce()
-    try:
-        run_build(data, folder / "at_once.json", *flags)
-    finally:
-        remote_build.make_provider = real
+    return (cpu() - before) / count * 1000
 
 
 def in_workers(one: Callable[[Any], Awaitable[object]], items: list[Any]) -> None:
@@ -148,51 +208,108 @@ def bare_loop(url: str, bodies: list[bytes]) -> None:
     in_workers(one, bodies)
 
 
-def typed_create(url: str, bodies: list[bytes]) -> None:
-    import openai
-
-    client = openai.AsyncOpenAI(api_key="none", base_url=f"{url}/v1", max_retries=0)
-
-    async def one(body: bytes) -> None:
-        answer = await client.chat.completions.create(**json.loads(body))
-        assert answer.choices[0].message.content
-
-    in_workers(one, bodies)
-
-
-def post(url: str, requests: list[Any]) -> None:
-    provider = make_provider("openai", "gpt-4o", f"{url}/v1", Options(), CONCURRENCY)
-
-    async def one(request: tuple[Any, Any]) -> None:
+def sdk_loop(provider: Any, requests: list[tuple[Any, Picture]]) -> None:
+    async def one(request: tuple[Any, Picture]) -> None:
         assert (await provider.send(*request)).text
 
     in_workers(one, requests)
 
 
-def speed(folder: Path, count: int) -> None:
-    data = make_data(folder, count, count // A_PICTURE)
+def crew_loop(requests: list[Any]) -> None:
+    async def everything() -> None:
+        async def work() -> None:
+            for request in waiting:
+                assert (await crew.send(request, None)).text
+
+        await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+        await crew.close()
+
+    crew, waiting = Crew(Inside, "m", "here", 1), iter(requests)
+    asyncio.run(everything())
+
+
+def run_build(data: Path, out: Path, *flags: str) -> None:
+    common = ["--data", str(data), "--image-folder", str(data.parent), "--out", str(out), "--model", "gpt-4o"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert build.main([*common, "--concurrency", str(CONCURRENCY), *flags]) == 0
+
+
+def inside(*_: Any) -> Inside:
+    return Inside()
+
+
+def build_inside(folder: Path, data: Path, processes: int = 1) -> dict[str, Any]:
+    """The whole command but for SDK and network; its record. One process draws no pictures, the others do."""
+    out = folder / f"inside-{processes}.json"
+    real, remote_build.make_provider = remote_build.make_provider, inside
+    try:
+        run_build(data, out, "--reasoner", "openai", "--processes", str(processes))
+    finally:
+        remote_build.make_provider = real
+    record: dict[str, Any] = json.loads(out.with_name(out.name + ".run.json").read_text())
+    return record
+
+
+def parts(folder: Path, data: Path, url: str, served: Callable[[], float], count: int) -> dict[str, float]:
     writing = Writing(folder, "benchmark", Rules())
-    requests = [request_for(task_of(sample), writing) for sample in read_samples(data)]
-    pictures = [request.picture() for request in requests[:64] if request.picture]
-    sent = [(request, pictures[number % 64]) for number, request in enumerate(requests)]
-    maker = make_provider("openai", "gpt-4o", "http://localhost", Options(), 1)
-    bodies = [json.dumps(maker._body(*one)).encode() for one in sent]
-    size = len(base64.b64encode(pictures[0].data)) // 1000
-    print(f"{count} samples, pictures of {SIDE} x {SIDE} ({size} kB as sent), {CONCURRENCY} at a time")
-    with server() as url:
-        bare_loop(url, bodies[:100])
-        yardstick = measured(lambda: bare_loop(url, bodies), count)
-        rows = {
-            "httpx2, bare loop (yardstick)": yardstick,
-            "openai SDK, post": measured(lambda: post(url, sent), count),
-            "openai SDK, typed create": measured(lambda: typed_create(url, bodies), count),
-            "builder, openai": measured(lambda: builder(folder, data, "openai", f"{url}/v1"), count),
-            "builder, gemini": measured(lambda: builder(folder, data, "gemini", url), count),
-            "builder, answers in the process": measured(lambda: builder(folder, data, "openai", None), count),
-        }
-    print(f"{'':34}{'a second':>10}{'a CPU second':>14}{'CPU against yardstick':>23}")
-    for name, (wall, cpu) in rows.items():
-        print(f"{name:34}{wall:10.0f}{cpu:14.0f}{yardstick[1] / cpu:22.2f}x")
+    requests = [request_for(task_of(sample), writing) for sample in read_samples(data)][:count]
+    pictures = [picture_of(request) for request in requests[:60]]
+    sent = [(request, pictures[number % 60]) for number, request in enumerate(requests)]
+    openai = make_provider("openai", "m", f"{url}/v1", Options(), CONCURRENCY)
+    gemini = make_provider("gemini", "m", url, Options(), CONCURRENCY)
+    bodies = [json.dumps(openai._body(*one)).encode() for one in sent]
+    print(f"{count} samples a part; pictures of {SIDE} x {SIDE}, requests of {len(bodies[0]) // 1000} kB")
+    bare_loop(url, bodies[:100])
+    before = served()
+    found = {"HTTP": each_ms(lambda: bare_loop(url, bodies), count)}
+    found["(the server)"] = (served() - before) / count * 1000
+    found["SDK, openai"] = each_ms(lambda: sdk_loop(openai, sent), count) - found["HTTP"]
+    found["SDK, gemini"] = each_ms(lambda: sdk_loop(gemini, sent), count) - found["HTTP"]
+    found["picture"] = each_ms(lambda: [picture_of(request) for request in requests], count)
+    starting = each_ms(lambda: crew_loop(requests[:1]), 1)
+    found["crew"] = each_ms(lambda: crew_loop(requests), count) - starting / count - found["picture"]
+    found["ours"] = each_ms(lambda: build_inside(folder, data), sum(1 for _ in read_samples(data)))
+    return found
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def command(folder: Path, data: Path, url: str, reasoner: str, processes: int) -> tuple[float, float, float]:
+    """(samples a second while asking, of the whole command, CPU milliseconds a sample of the whole command)"""
+    out = folder / f"{reasoner}-{processes}.json"
+    address = url if reasoner == "gemini" else f"{url}/v1"
+    words = ["-m", "trace_vlm.data.reasoners.build", "--data", data, "--image-folder", data.parent, "--out", out]
+    words += ["--reasoner", reasoner, "--model", "m", "--base-url", address, "--processes", processes]
+    count = sum(1 for _ in read_samples(data))
+    before, start = cpu(), time.perf_counter()
+    subprocess.run(
+        [sys.executable, *map(str, words), "--concurrency", str(CONCURRENCY)], check=True, capture_output=True
+    )
+    seconds, used = time.perf_counter() - start, cpu() - before
+    record = json.loads(out.with_name(out.name + ".run.json").read_text())
+    assert record["written"] == count and record["rejected"] == 0
+    return record["remote"]["responses"] / record["remote"]["seconds"], count / seconds, used / count * 1000
+
+
+def speed(folder: Path, count: int, processes: int) -> None:
+    data = make_data(folder, count, count // A_PICTURE)
+    with server() as (url, served):
+        found = parts(folder, data, url, served, min(count, 1500))
+        for name, milliseconds in found.items():
+            print(f"  {name:14}{milliseconds:8.2f} ms of CPU a sample")
+        print(f"{'':24}{'asking, a s':>13}{'all, a second':>15}{'CPU ms a sample':>17}")
+        before, start = cpu(), time.perf_counter()
+        record = build_inside(folder, data, max(2, processes))["remote"]
+        used, whole = (cpu() - before) / count * 1000, count / (time.perf_counter() - start)
+        asking = record["responses"] / record["seconds"]
+        print(f"{f'no SDK, {max(2, processes)} processes':24}{asking:13.0f}{whole:15.0f}{used:17.2f}", flush=True)
+        for reasoner in ("openai", "gemini"):
+            for number in sorted({1, processes}):
+                asking, whole, used = command(folder, data, url, reasoner, number)
+                name = f"{reasoner}, {number} process" + "es" * (number > 1)
+                print(f"{name:24}{asking:13.0f}{whole:15.0f}{used:17.2f}", flush=True)
+    print(f"a bare loop of the HTTP library alone: {1000 / found['HTTP']:.0f} a CPU second; {os.cpu_count()} cores")
 
 
 def memory(folder: Path, count: int) -> None:
@@ -202,26 +319,31 @@ def memory(folder: Path, count: int) -> None:
     """
     data = make_data(folder, count, 100, side=48)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    builder(folder, data, "openai", None)
-    remote = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    build_inside(folder, data)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = data.stat().st_size / 2**20
-    print(f"{count} samples ({size:.0f} MB of JSON): peak {remote:.0f} MB, {before:.0f} MB before the build")
+    print(f"{count} samples ({size:.0f} MB of JSON): peak {peak:.0f} MB, {before:.0f} MB before the build")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=1500)
+    parser.add_argument("--samples", type=int, default=4000)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--memory-samples", type=int, default=200_000, help="0: leave memory out")
     parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.serve:
+        return serve()
     os.environ.update(GEMINI_API_KEY="none", OPENAI_API_KEY="none")
     with tempfile.TemporaryDirectory() as folder:
         if args.only_memory:
             return memory(Path(folder), args.memory_samples)
-        speed(Path(folder), args.samples)
+        if args.samples:
+            speed(Path(folder), args.samples, args.processes)
     if args.memory_samples:
-        command = [sys.executable, __file__, "--only-memory", "--memory-samples", str(args.memory_samples)]
-        subprocess.run(command, check=True)
+        words = [sys.executable, __file__, "--only-memory", "--memory-samples", str(args.memory_samples)]
+        subprocess.run(words, check=True)
 
 
 if __name__ == "__main__":

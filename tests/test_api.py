@@ -359,6 +359,7 @@ def test_the_shipped_prices_can_be_read():
 def test_time_is_the_slower_of_both_limits():
     assert api_cost.hours(3600, 10, 10.0, None) == pytest.approx(1.0)
     assert api_cost.hours(3600, 10, 10.0, 30) == pytest.approx(2.0)
+    assert api_cost.hours(3, 32, 36.0, None) == pytest.approx(0.01), "no answer comes sooner than one takes"
 
 
 # --- lookup ------------------------------------------------------------------------------------

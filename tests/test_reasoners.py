@@ -12,7 +12,7 @@ from trace_vlm import reasoning
 from trace_vlm.command import InputError, run
 from trace_vlm.data.reasoners import build, rules, wordings
 from trace_vlm.data.reasoners.check import Rejected, Rules, check, read_steps
-from trace_vlm.data.reasoners.facts import PARTS, RELATIONS, from_meta, from_wording
+from trace_vlm.data.reasoners.facts import PARTS, RELATIONS, asks_for_room, from_meta, from_wording
 from trace_vlm.data.reasoners.samples import task_of
 from trace_vlm.data.scenes.instructions import word
 from trace_vlm.prompts import REASONING_SUFFIX, question_text
@@ -124,6 +124,28 @@ def test_every_table_has_twelve_phrasings_that_differ():
     assert set(wordings.WHERE) == set(RELATIONS)
 
 
+@pytest.mark.parametrize(
+    "said,names,verb",
+    [
+        ("Locate several points on the mugs.", "mugs", "are"),
+        ("Where are the books next to the lamp?", "lamp", "is"),
+        ("Point to the free space behind the scissors.", "scissors", "are"),
+        ("Point to the pair of scissors.", "pair of scissors", "is"),
+        ("Point to the glass.", "glass", "is"),
+    ],
+)
+def test_verbs_agree_with_what_an_instruction_names(said, names, verb):
+    facts = from_wording(said)
+    other = {"is": "are", "are": "is"}[verb]
+    said = " ".join(wordings.reason(facts, np.random.default_rng(seed), False, 3)["reference"] for seed in range(99))
+    assert f"he {names} {verb} " in said and f"he {names} {other} " not in said
+
+
+def test_the_item_of_an_instruction_is_told_from_the_reference():
+    facts = from_wording("Locate several points on an item left of the item outlined by a red rectangle.")
+    assert facts.target.phrase == "the item that is asked for" and facts.references[0].phrase != facts.target.phrase
+
+
 def test_marked_references_are_called_by_their_rectangle():
     facts = from_meta(FULL[-1].meta)
     steps = wordings.reason(facts, np.random.default_rng(0), False, 2)
@@ -184,6 +206,12 @@ READ = {
         "free_space", "between", ["the blue can", "the green box"]),
     "Where is the mug behind the red ball?": ("object_reference", "behind", ["the red ball"]),
     "Point to the red mug.": ("object_reference", None, ["the red mug"]),
+    "Find a few spots within the space between the two cups.": ("free_space", "between", ["the two cups"]),
+    "Find a few spots within the vacant area on the rightmost side of the white plate.": (
+        "free_space", "right part", ["the white plate"]),
+    "Locate several points on an item that is situated adjacent to the object encased within the red rectangle.": (
+        "object_reference", "next to", ["the object encased in the red rectangle"]),
+    "Where are the books next to the lamp?": ("object_reference", "next to", ["the lamp"]),
 }  # fmt: skip
 
 
@@ -207,11 +235,22 @@ def test_an_instruction_of_the_archive_is_read_and_reasoned_about(said):
         ("Point to the free space left of the object.", "only called"),
         ("Point to free space between the mug.", "names one thing"),
         ("Left of the mug.", "whether an object or free space"),
+        ("Find the area left of the mug.", "whether an object or free space"),
+        ("Put the cup next to the plate.", "whether an object or free space"),
+        (
+            "In the picture there is an object framed in green. Point out some spots on the front part of the object.",
+            "whether an object or free space",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_rejected_with_its_reason(said, reason):
     with pytest.raises(ValueError, match=reason):
         from_wording(said)
+
+
+def test_a_place_is_told_from_an_object_by_the_words():
+    assert asks_for_room("Where can the book be put, away from the lamp?") and asks_for_room("Find an empty spot.")
+    assert not asks_for_room("Point to the mug on the table.")
 
 
 def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
@@ -275,11 +314,19 @@ def judge(rules=None, instruction="Point to the mug left of the blue ball.", fac
         ({"output": "The mug stands at 20 % of the width."}, "coordinates"),
         ({"target": "It lies around (120, 300) in the picture."}, "coordinates"),
         ({"target": "It lies at x = 3 on the table."}, "coordinates"),
+        ({"target": "It lies around 120, 300 in the picture."}, "coordinates"),
+        ({"target": "It lies around [527, 461] in the picture."}, "coordinates"),
+        ({"target": "The area begins at pixel 120 from the left."}, "coordinates"),
+        ({"target": "It lies at 20 percent of the width."}, "coordinates"),
         ({"reference": "The reference object is the green box."}, "does not name the blue ball"),
         ({"reference": "The reference object is the blue mug."}, "does not name the blue ball"),
         ({"output": "The magenta dots show the mug."}, "drawn or told"),
         ({"output": "The marked places lie on the mug."}, "drawn or told"),
         ({"target": "The area is given by the correct points."}, "drawn or told"),
+        ({"output": "The points shown in the image lie on the mug."}, "drawn or told"),
+        ({"output": "The pink spots lie on the mug."}, "drawn or told"),
+        ({"output": "A highlighted part of the mug is chosen."}, "drawn or told"),
+        ({"output": "The ground truth lies on the mug."}, "drawn or told"),
         ({"subtype": "This is a free space goal."}, "object reference"),
         ({"subtype": "It is."}, "2 words"),
         ({"target": "word " * 91}, "91 words"),
@@ -309,6 +356,20 @@ def test_words_of_the_instruction_are_no_secret():
     check(steps, said, facts, Rules())
     with pytest.raises(Rejected, match="drawn or told"):
         check({**steps, "output": "The highlighted points are taken."}, said, facts, Rules())
+
+
+def test_an_object_may_be_called_as_the_instruction_calls_it():
+    """The generator knows the mug's color; an instruction that says "the mug" does not need it."""
+    facts = from_meta(PLAIN[0].meta)
+    judge(instruction="Point to the mug.", facts=facts, reference="The reference object is the mug on the table.")
+    with pytest.raises(Rejected, match="does not name the red mug"):
+        judge(instruction="Point to the red mug.", facts=facts, reference="The reference object is the mug there.")
+    marked = from_meta(sample("relational", "left", MUG, [BALL], marks=[(BALL, "red")]).meta)
+    said = "One object is framed in red. Point to the mug left of it."
+    for name in ("the blue ball", "the object framed in red", "the thing in the red frame"):
+        judge(instruction=said, facts=marked, reference=f"The reference object is {name}.")
+    with pytest.raises(Rejected, match="does not name the blue ball in the red rectangle"):
+        judge(instruction=said, facts=marked, reference="The reference object is the red ball.")
 
 
 def test_a_recipe_with_coordinates_wants_them_inside_the_image():
@@ -464,6 +525,7 @@ def test_a_reasoning_file_with_a_mistake_is_named(tmp_path, lines, reason):
         (["--decimals", "0"], "--decimals must be at least 1"),
         (["--concurrency", "0"], "--concurrency must be at least 1"),
         (["--timeout", "0"], "--timeout must be above 0"),
+        (["--processes", "0"], "--processes must be at least 1"),
     ],
 )
 def test_flags_that_cannot_work_are_one_sentence(tmp_path, capsys, flags, said):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from timing import assert_linear
 
 from trace_vlm.points import Box, Point
-from trace_vlm.reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS, Response, parse, render
+from trace_vlm.reasoning import _PLAIN, FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS, Response, parse, render
 
 STEPS_EXAMPLE = {
     "reference": "the red mug at (0.300, 0.400)",
@@ -136,6 +136,24 @@ fragments = st.lists(
     | st.text(max_size=8),
     max_size=30,
 ).map("".join)
+
+
+plain_bodies = st.lists(
+    st.sampled_from(
+        ["final", "answer", ":", " - ", " ", "#", "> ", "(", ". ", "mug", "Step", "Target area", "goal subtype"]
+    )
+    | st.sampled_from([*HEADINGS.values(), "the reference object", "Reasoning Process"]),
+    max_size=12,
+).map("".join)
+
+
+@given(plain_bodies, plain_bodies)
+def test_a_body_that_is_plainly_no_heading_is_none(first: str, second: str) -> None:
+    """What `render` does not look at closely would have passed the close look."""
+    bodies = {"reference": first, "subtype": second}
+    assume(all(_PLAIN.fullmatch(body) for body in bodies.values()))
+    response = parse(render(bodies, POINTS))
+    assert keys(response) == ["reference", "subtype"] and response.points == POINTS
 
 
 @given(st.text() | fragments)

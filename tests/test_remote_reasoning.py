@@ -16,8 +16,9 @@ import pytest
 from api_server import reasoning, serving
 from PIL import Image
 
+from trace_vlm.api_crew import Crew
 from trace_vlm.command import run
-from trace_vlm.data.reasoners import build
+from trace_vlm.data.reasoners import build, remote_build
 from trace_vlm.data.reasoners.check import Rules
 from trace_vlm.data.reasoners.prompt import SYSTEM, VERSION, Writing, asked_again, drawn, request_for
 from trace_vlm.data.reasoners.samples import task_of
@@ -197,6 +198,23 @@ def test_more_samples_later_ask_only_for_the_new_ones(tmp_path, capsys):
     assert "10 samples, 6 requests" in capsys.readouterr().out
 
 
+def test_much_to_ask_is_sent_by_several_processes(tmp_path, monkeypatch):
+    counts, begin = [], Crew.__init__
+
+    def begun(self, make, model, place, count):
+        counts.append(count)
+        begin(self, make, model, place, count)
+
+    monkeypatch.setattr(Crew, "__init__", begun)
+    monkeypatch.setattr(remote_build, "WORTH_PROCESSES", 20)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    with serving(faults={"wrong": 0.2}, seed=1) as server:
+        for count, wanted in ((12, []), (40, [2])):  # 28 of the 40 are still to be asked
+            data_set(tmp_path, count)
+            assert build.main(command(tmp_path, "openai", server.url, "--concurrency", "16")) == 0
+            assert counts == wanted and len(made(tmp_path)) == count
+
+
 def test_a_wrong_key_ends_with_one_sentence_and_nothing_written(tmp_path, capsys):
     data_set(tmp_path, 5)
     with serving(key="another") as server:
@@ -210,14 +228,15 @@ def test_a_wrong_key_ends_with_one_sentence_and_nothing_written(tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "name,count",
+    "name,count,processes",
     [
-        ("openai", 150),
-        pytest.param("openai", 2000, marks=pytest.mark.slow),
-        pytest.param("gemini", 2000, marks=pytest.mark.slow),
+        ("openai", 150, 2),
+        pytest.param("openai", 2000, 1, marks=pytest.mark.slow),
+        pytest.param("openai", 2000, 2, marks=pytest.mark.slow),
+        pytest.param("gemini", 2000, 2, marks=pytest.mark.slow),
     ],
 )
-def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_path, name, count):
+def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_path, name, count, processes):
     concurrency, timeout = 48 if count == 2000 else 8, 20.0
     data_set(tmp_path, count)
     log = tmp_path / "server.jsonl"
@@ -227,7 +246,7 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
     server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         url = server.stdout.readline().strip()
-        flags = ["--concurrency", str(concurrency), "--timeout", str(timeout)]
+        flags = ["--concurrency", str(concurrency), "--timeout", str(timeout), "--processes", str(processes)]
         words = [sys.executable, "-m", "trace_vlm.data.reasoners.build", *command(tmp_path, name, url, *flags)]
         cache = tmp_path / "cor.json.cache.jsonl"
         for share in (0.3, 0.7):
@@ -235,8 +254,14 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
             while not cache.exists() or cache.read_bytes().count(b"\n") < share * count:
                 assert killed.poll() is None, "it ended before it could be killed"
                 time.sleep(0.02)
+            children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
             killed.send_signal(signal.SIGKILL)
             killed.wait()
+            assert len(children) >= (processes if processes > 1 else 0)
+            until = time.monotonic() + 10
+            while running := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+                assert time.monotonic() < until, f"{running} outlive the client"
+                time.sleep(0.05)
             assert not (tmp_path / "cor.json").exists()
         done = subprocess.run(words, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]

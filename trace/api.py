@@ -50,11 +50,15 @@ class Request:
     picture_name: str = ""
     schema: Mapping[str, Any] | None = None  # JSON schema of the answer, where structured output is wanted
     attempt: int = 1
+    _keys: dict[str, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)  # by model
 
     def key(self, model: str) -> bytes:
         """What the response is stored under. A changed text or picture is another request."""
-        content = key_of(self.system, self.text, self.picture_name, self.schema).hex()
-        return key_of(self.version, model, self.item, self.attempt, content)
+        key = self._keys.get(model)
+        if key is None:
+            content = key_of(self.system, self.text, self.picture_name, self.schema).hex()
+            key = self._keys[model] = key_of(self.version, model, self.item, self.attempt, content)
+        return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,10 @@ class Refused(Exception):
 
 
 class Provider(Protocol):
-    """A remote model. Raises Transient, Refused, or InputError when no request at all can succeed (a wrong key)."""
+    """A remote model. Raises Transient, Refused, or InputError when no request at all can succeed (a wrong key).
+
+    One that has `makes_pictures` set makes `request.picture` itself and is given none (`api_crew.Crew`).
+    """
 
     model: str
     place: str  # where it is, for messages
@@ -105,6 +112,14 @@ class Provider(Protocol):
     async def send(self, request: Request, picture: Picture | None) -> Completion: ...
 
     async def close(self) -> None: ...
+
+
+def picture_of(request: Request) -> Picture | None:
+    """The picture of a request, which takes milliseconds to make; Refused when it cannot be made."""
+    try:
+        return request.picture() if request.picture else None
+    except InputError as error:
+        raise Refused(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,11 +268,9 @@ class Client:
         if known is not None:
             self.figures.cached += 1
             return Reply(request, known, cached=True)
+        here = request.picture is not None and not getattr(self.provider, "makes_pictures", False)
         try:
-            picture = await asyncio.to_thread(request.picture) if request.picture else None
-        except InputError as error:  # an image that cannot be read
-            return self._failed(request, str(error), count=False)
-        try:
+            picture = await asyncio.to_thread(picture_of, request) if here else None
             completion = await self._with_retries(request, picture)
         except Refused as error:
             return self._failed(request, str(error), count=False)
@@ -268,9 +281,22 @@ class Client:
         return Reply(request, completion, cached=False)
 
     async def _with_retries(self, request: Request, picture: Picture | None) -> Completion:
+        try:
+            return await self._try(request, picture)
+        except Transient as error:
+            return await self._again(request, picture, error)
+
+    async def _again(self, request: Request, picture: Picture | None, first: Transient) -> Completion:
+        """All tries but the first, whose failure is `first`: tenacity's machinery costs more than most successes."""
         import tenacity
 
+        failed: list[Transient] = [first]
         backoff = tenacity.wait_random_exponential(self.limits.first_wait, self.limits.longest_wait)
+
+        async def tried() -> Completion:
+            if failed:
+                raise failed.pop()
+            return await self._try(request, picture)
 
         def wait(state: Any) -> float:
             """Exponential with full jitter, and never sooner than the provider asks for."""
@@ -284,7 +310,7 @@ class Client:
             wait=wait,
             reraise=True,
         )
-        completion: Completion = await retrying(self._try, request, picture)
+        completion: Completion = await retrying(tried)
         return completion
 
     async def _try(self, request: Request, picture: Picture | None) -> Completion:
@@ -298,9 +324,8 @@ class Client:
             raise Transient("no whole answer in time") from None
 
     def _keep(self, request: Request, completion: Completion) -> None:
-        place = self._cache.path.stat().st_size
         key = request.key(self.provider.model)
-        self._writer.write(
+        place = self._writer.append(
             {
                 "key": key.hex(),
                 "item": request.item,

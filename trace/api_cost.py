@@ -72,8 +72,8 @@ def image_tokens(provider: str, width: int, height: int) -> int:
 
 
 def hours(requests: float, concurrency: int, seconds_each: float, requests_per_minute: float | None) -> float:
-    """How long `requests` take, by the slower of the two limits."""
+    """How long `requests` take, by the slower of the two limits; one answer's time is the least."""
     a_second = concurrency / seconds_each
     if requests_per_minute is not None:
         a_second = min(a_second, requests_per_minute / 60)
-    return requests / a_second / 3600
+    return max(requests / a_second, seconds_each if requests else 0.0) / 3600

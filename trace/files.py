@@ -168,6 +168,10 @@ class JsonlWriter:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one line. ValueError for NaN and infinity; OSError (a full disk) leaves the file as it was."""
+        self.append(record)
+
+    def append(self, record: Mapping[str, Any]) -> int:
+        """`write`, and the byte at which the line begins."""
         line = _encode(record) + b"\n"
         size = os.fstat(self._file.fileno()).st_size
         try:
@@ -175,6 +179,7 @@ class JsonlWriter:
         except BaseException:
             os.ftruncate(self._file.fileno(), size)
             raise
+        return size
 
     def close(self) -> None:
         if not self._file.closed:

@@ -69,10 +69,11 @@ def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: in
     for key in steps:
         _check_key(key)
     lines = [PREAMBLE] if steps else []
+    plain = all(_PLAIN.fullmatch(text) for text in steps.values())
     for number, key in enumerate((key for key in STEPS if key in steps), start=1):
         lines.append(f"{number}. **{HEADINGS[key]}:** {steps[key].strip()}".rstrip())
     text = "\n".join([*lines, "", FINAL_ANSWER] if steps else [FINAL_ANSWER])
-    if len(_find_headings(text)) != len(lines) + 1:
+    if not plain and len(_find_headings(text)) != len(lines) + 1:
         raise ValueError("the text of a step holds a heading of the template, which would begin another step")
     return f"{text}\n{format_points(points, decimals)}"
 
@@ -132,6 +133,9 @@ _WORDS = re.compile(
     )(?![^\W_])""",
     re.VERBOSE | re.IGNORECASE,
 )
+# Within a line nothing is a heading but these two words, or what has a number or asterisks before it: most sentences are
+# told to hold none by this alone.
+_PLAIN = re.compile(rf"(?:(?!final{_SPACE}answer)[^\r\n\d*_])*+", re.IGNORECASE)
 _WITH_VERB = re.compile(_VERB, re.IGNORECASE)
 # What may stand before the words: blanks, bullets, asterisks, a number; and how much of the text is looked at for it.
 _DECORATION = re.compile(

@@ -131,6 +131,7 @@ def _validate(args: Namespace) -> None:
         ("limit", 1),
         ("decimals", 1),
         ("concurrency", 1),
+        ("processes", 1),
         ("tries", 1),
         ("ask_again", 0),
         ("max_side", 32),
@@ -181,6 +182,9 @@ def _parser() -> Parser:
         "--dry-run", action="store_true", help="only say what it would take; needs no key and no network"
     )
     remote.add_argument("--concurrency", type=int, default=32, help="requests at a time")
+    remote.add_argument(
+        "--processes", type=int, help="that draw and send (default: the cores, when there is much to ask, else 1)"
+    )
     remote.add_argument("--requests-per-minute", type=float, help="at most so many")
     remote.add_argument("--tokens-per-minute", type=float, help="at most so many, of input")
     remote.add_argument("--timeout", type=float, default=120.0, help="seconds for one try")

@@ -20,13 +20,16 @@ FEWEST_WORDS, MOST_WORDS = 3, 90  # of one step
 SUBTYPES = {"object_reference": "object reference", "free_space": "free space"}
 
 _NUMBERS = re.compile(
-    r"(?<![\w.])\d*\.\d+\b|\b\d+(?:\.\d+)? ?(?:%|percent\b|px\b|pixels?\b)|\b[xy] ?[=≈:] ?\d|\(\s*\d+\s*,\s*\d+\s*\)",
+    r"(?<![\w.])\d*\.\d+\b|\b\d+(?:\.\d+)? ?(?:%|percent\b|px\b|pixels?\b)|\b[xy] ?[=≈:] ?\d"
+    r"|\(\s*\d+\s*,\s*\d+\s*\)|\b\d{2,4} ?, ?\d{2,4}\b|\bpixels? \d|\b(?:row|column) \d{2}",
     re.IGNORECASE,
 )
 # What only somebody who saw our drawing or our prompt would write. A word of the instruction is nobody's secret.
 _OURS = re.compile(
     r"\b(?:dot(?:s|ted)?|circle[sd]?|magenta|annotat\w+|overla(?:id|y|ys)|mark(?:s|ed|er|ers|ings?)?|ground[- ]truth|"
     r"(?:given|provided|correct|shown|drawn|highlighted|indicated|labell?ed) (?:answer|points?|coordinates)|"
+    r"(?:points?|spots?|coordinates) (?:shown|drawn|displayed|indicated|provided|plotted)|"
+    r"(?:pink|purple|violet|fuchsia) (?:points?|spots?)|"
     r"the (?:answer|prompt) (?:is|was|says|gives?)|highlight\w*)\b",
     re.IGNORECASE,
 )
@@ -130,10 +133,16 @@ def _check_reference(text: str, instruction: str, facts: Facts | None) -> None:
         if not said & asked:
             raise Rejected("the step reference names nothing that the instruction names")
         return
+    asked = {_stem(word) for word in _WORD.findall(instruction.lower())}
     for thing in facts.anchors:
-        names = [{_stem(word) for word in _WORD.findall(name.lower())} - _ARTICLES for name in thing.names]
-        if not any(name <= said for name in names):
+        if not any(_wanted(name, asked) <= said for name in thing.names):
             raise Rejected(f"the step reference does not name {thing.phrase}, which the instruction names")
+
+
+def _wanted(name: str, asked: set[str]) -> set[str]:
+    """The words of a name that a text has to use: of "white padlock" the last, where "the padlock" is asked for."""
+    words = [_stem(word) for word in _WORD.findall(name.lower()) if word not in _ARTICLES]
+    return set(words) & asked if words and words[-1] in asked else set(words)
 
 
 def _stem(word: str) -> str:

@@ -94,9 +94,7 @@ def _named(item: Mapping[str, Any], marks: Mapping[Any, Any]) -> Thing:
     color = marks.get(item["instance"]) if "instance" in item else None
     if color is None:
         return Thing(f"the {name}", (name,), center=Point(x, y))
-    return Thing(
-        f"the {name} in the {color} rectangle", (name, f"{color} rectangle", f"{color} frame"), center=Point(x, y)
-    )
+    return Thing(f"the {name} in the {color} rectangle", (name, *_by_frame(color)), center=Point(x, y))
 
 
 # --- from the wording of an instruction -------------------------------------------------------------------------------
@@ -118,7 +116,7 @@ _ROOM = r"(?:space|area|spot|region|room|place|surface|location|zone|position|pa
 _VACANT = re.compile(rf"\b{_EMPTY}(?:,? \w+)? {_ROOM}\b", re.IGNORECASE)
 _PLACING = re.compile(
     r"\b(?:place|put|set)(?: down)? (?:the|an?) (?:object|item)\b|\broom for\b|\bnothing (?:may|must|should|stands)\b"
-    r"|\b(?:set|put|place) something\b|\bsomething has to go\b|\bis to be placed\b"
+    r"|\b(?:set|put|place) something\b|\bsomething has to go\b|\bbe (?:put|placed|set down)\b"
     r"|\b(?:are|be) (?:free|vacant|empty)\b",
     re.IGNORECASE,
 )
@@ -127,7 +125,9 @@ _STANDING = r"that|which|situated|located|positioned|placed|lying|found|resting|
 
 # Wording -> relation. The order decides; whether a side is a part of a surface, what follows tells.
 _SIDES = {"left": "left", "right": "right", "front": "front", "back": "behind", "rear": "behind"}
-_SIDE = r"(?P<side>left|right|front|back|rear)(?:[ -]hand)? (?P<share>part|side|half|portion|area|section)"
+_SIDE = (
+    r"(?P<side>left|right|front|back|rear)(?P<most>most)?(?:[ -]hand)? (?P<share>part|side|half|portion|area|section)"
+)
 _WORDS: tuple[tuple[str, str], ...] = (
     ("between", r"in[ -]between|between|in the middle of"),
     ("part", rf"(?:on|in|at|of|within) the {_SIDE} of"),
@@ -159,11 +159,15 @@ _IS_THE_TARGET = re.compile(
 )
 _END = r"(?:left|right|front|back|rear)"
 _ASKED_FOR = re.compile(
-    r"\b(?:the|an?) (?P<noun>(?!few|several|some|points?|spots?|places?)"
+    r"\b(?:the|an?) (?P<noun>(?!few|several|some|points?|spots?|places?|image|picture|photo|scene)"
     rf"(?:(?!{_STANDING})\w+ ){{0,3}}?(?!{_STANDING})\w+) "
     rf"(?:{_STANDING}|is|{'|'.join(words for _, words in _WORDS if '?P<' not in words)}|(?:on|in|at) the {_END})\b",
     re.IGNORECASE,
 )
+# Such a noun is no object; and of "put the cup next to the plate" the points may be on the cup or beside the plate.
+_NO_OBJECT = re.compile(r"\b(?:area|spot|region|place|surface|location|zone|position|patch)s?$", re.IGNORECASE)
+_GAP = re.compile(r"\b(?:space|room|gap)s?$", re.IGNORECASE)
+_MOVING = re.compile(r"\b(?:put|place|move|set|bring|drop) (?:the|an?|this|that|my|your) ", re.IGNORECASE)
 # "points on the mug", "points that lie on it": the mug is asked for, not a place related to it.
 _POINTS = re.compile(r"(?:points?|spots?|places?|pixels?)(?: (?:that |to )?(?:lie|fall|are))? $", re.IGNORECASE)
 # "in the bowl" may be inside it, or speak of a part of it.
@@ -182,24 +186,31 @@ _LONGEST_NAME = 10  # words
 def from_wording(instruction: str) -> Facts:
     """What an instruction says about itself. ValueError when it does not say enough to reason about."""
     text = " ".join(instruction.split())
-    free = _VACANT.search(text) is not None or _PLACING.search(text) is not None
+    free = asks_for_room(text)
     marks = list(dict.fromkeys((match["color"] or match["ink"]).lower() for match in _MARK.finditer(text)))
-    found = [one for one in (_read_relation(text, match, free) for match in _RELATION.finditer(text)) if one]
+    read = ((match.start(), _read_relation(text, match, free)) for match in _RELATION.finditer(text))
+    found = [(place, *one) for place, one in read if one]
     if not found:
         return _direct(text, free, marks)
-    if _UNREAD.search(found[-1][1]) or re.search(r"\bon one side and\b", text, re.IGNORECASE):
+    place, relation, phrase = found[-1]  # what stands before it introduces the picture
+    if _UNREAD.search(phrase) or re.search(r"\bon one side and\b", text, re.IGNORECASE):
         raise ValueError("the instruction has a relation that cannot be read")
-    relation, phrase = found[-1]  # what stands before it introduces the picture
     first, both, second = phrase.partition(" and ") if relation == "between" else (phrase, "", "")
     names = [first, second] if both else [phrase]
-    references = tuple(_thing(name, marks[place:] or marks) for place, name in enumerate(names))
+    references = tuple(_thing(name, marks[number:] or marks) for number, name in enumerate(names))
     if relation == "between" and len(references) == 1 and not references[0].plural:
         raise ValueError("the instruction says between, but names one thing")
-    target = None if free else _asked_for(text)
+    target = None if free else _asked_for(text, place)
+    free = target is None
     task: Task = "free_space" if free else "object_reference"
     if relation in PARTS:
         return Facts(task, relation, (), target, references[0].phrase.removeprefix("the "))
     return Facts(task, relation, references, target)
+
+
+def asks_for_room(instruction: str) -> bool:
+    """Whether the words of an instruction ask for a place where nothing stands."""
+    return _VACANT.search(instruction) is not None or _PLACING.search(instruction) is not None
 
 
 def _read_relation(text: str, match: re.Match[str], free: bool) -> tuple[str, str] | None:
@@ -215,7 +226,8 @@ def _read_relation(text: str, match: re.Match[str], free: bool) -> tuple[str, st
         return None
     if relation == "part":
         side = match["side"].lower()
-        is_part = match["share"].lower() in ("part", "half", "portion", "section") or _SURFACE_NOUNS.search(whole)
+        named = match["share"].lower() in ("part", "half", "portion", "section") or match["most"]
+        is_part = named or _SURFACE_NOUNS.search(whole)
         relation = f"{'back' if side == 'rear' else side} part" if is_part else _SIDES[side]
     return relation, whole
 
@@ -231,7 +243,7 @@ def _thing(phrase: str, marks: list[str]) -> Thing:
         words = re.sub(r" (?:in|inside|within|with|by|of|framed|outlined) (?:the |an? )?$", "", words[: own.start()])
         words = re.sub(r" (?:in|inside|within|with) (?:the|an?)$", "", words.strip())
         return _framed(words or "object", marks[0])
-    plural = re.match(r"(?:the )?(?:two|both)\b", phrase, re.IGNORECASE) is not None
+    plural = re.match(r"(?:the )?(?:two|both)\b", phrase, re.IGNORECASE) is not None or _is_plural(words)
     generic = re.fullmatch(_NOUN, words, re.IGNORECASE) is not None
     if not generic and not _MARKED.search(words):
         return Thing(f"the {words}", (words,), plural)
@@ -246,19 +258,40 @@ def _thing(phrase: str, marks: list[str]) -> Thing:
     return _framed(noun, marks[0])
 
 
+_HEAD = re.compile(r"^(?P<head>.*?\w)(?= (?:of|in|on|with|from|by|for|at|near|behind|under)\b|$)", re.IGNORECASE)
+_PLURAL = re.compile(r"(?<![sui])s$", re.IGNORECASE)  # mugs; not glass, cactus, tennis
+
+
+def _is_plural(words: str) -> bool:
+    """Whether a name is of several things, by the last word of its head: "mugs on the left", not "pair of mugs"."""
+    head = _HEAD.match(words)
+    return head is not None and _PLURAL.search(head["head"]) is not None
+
+
 def _framed(noun: str, color: str) -> Thing:
     """A thing that is known by the rectangle around it."""
-    frames = ("rectangle", "frame", "border", "bounding box", "outline")
-    return Thing(f"the {noun} in the {color} rectangle", tuple(f"{color} {frame}" for frame in frames))
+    return Thing(f"the {noun} in the {color} rectangle", _by_frame(color))
 
 
-def _asked_for(text: str) -> Thing:
-    """The noun that an object reference asks for."""
-    found = list(_ASKED_FOR.finditer(text))
-    if not found:
+def _by_frame(color: str) -> tuple[str, ...]:
+    words = ("rectangle", "frame", "framed", "border", "bounding box", "outline")
+    return tuple(f"{color} {word}" for word in words)
+
+
+def _asked_for(text: str, place: int) -> Thing | None:
+    """The noun before the relation at `place`, which an object reference asks for; None when it is a space.
+
+    ValueError when it may be either.
+    """
+    found = [match["noun"].lower() for match in _ASKED_FOR.finditer(text) if match.start() < place]
+    if not found or _NO_OBJECT.search(found[-1]) or _MOVING.search(text):
         raise ValueError("the instruction does not say whether an object or free space is asked for")
-    noun = found[-1]["noun"].lower()
-    return Thing(f"the {noun}", (noun,))
+    noun = found[-1]
+    if _GAP.search(noun):
+        return None
+    if re.fullmatch(_NOUN, noun):
+        return Thing(f"the {noun} that is asked for", (noun,))
+    return Thing(f"the {noun}", (noun,), _is_plural(noun))
 
 
 def _direct(text: str, free: bool, marks: list[str]) -> Facts:

@@ -7,7 +7,7 @@ is asked anew: change it with the wording (a test holds the two together).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...api import Picture, Request
 from ...images import open_image
-from ...points import Box, Point, format_points
+from ...points import Box, Point
 from ...reasoning import STEPS
 from .check import SUBTYPES, Rules
-from .samples import Task, check_decimals
+from .samples import Task, answer_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,14 +80,13 @@ def request_for(task: Task, writing: Writing) -> Request:
     image = task.sample.image
     if image is None:
         raise ValueError("the sample has no image")
-    check_decimals(task, writing.decimals)
     text = _TASK.format(
         instruction=task.instruction,
-        points=format_points(task.points, writing.decimals),
+        points=answer_text(task, writing.decimals),
         subtype=f'; here it is "{SUBTYPES[task.facts.task]}"' if task.facts else "",
         coordinates=_COORDINATES if writing.rules.coordinates else _NO_COORDINATES,
     )
-    picture = _picture(writing.image_folder / image, task.points, writing.max_side)
+    picture = Drawing(writing.image_folder / image, task.points, writing.max_side)
     return Request(task.sample.id, writing.version, text, SYSTEM, picture, image, SCHEMA)
 
 
@@ -97,15 +96,20 @@ def asked_again(first: Request, reasons: Sequence[str]) -> Request:
     return replace(first, text=first.text + _AGAIN.format(reasons=listed), attempt=len(reasons) + 1)
 
 
-def _picture(path: Path, points: tuple[Point | Box, ...], max_side: int) -> Callable[[], Picture]:
-    def make() -> Picture:
-        with _LOCKS[hash(path) % len(_LOCKS)]:  # threads that want one image wait for the first to read it
-            image = _opened(path, max_side)
-        buffer = io.BytesIO()
-        drawn(image.copy(), points).save(buffer, "JPEG", quality=90)
-        return Picture(buffer.getvalue())
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """The image with the answer drawn in, made when it is called: in a thread, or in another process."""
 
-    return make
+    path: Path
+    points: tuple[Point | Box, ...]
+    max_side: int
+
+    def __call__(self) -> Picture:
+        with _LOCKS[hash(self.path) % len(_LOCKS)]:  # threads that want one image wait for the first to read it
+            image = _opened(self.path, self.max_side)
+        buffer = io.BytesIO()
+        drawn(image.copy(), self.points).save(buffer, "JPEG", quality=90)
+        return Picture(buffer.getvalue())
 
 
 _LOCKS = tuple(Lock() for _ in range(16))

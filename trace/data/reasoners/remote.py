@@ -27,7 +27,16 @@ class Conversations:
     known: Callable[[Request], Completion | None]
     writing: Writing
     ask_again: int  # how often a sample is asked again after a text that was rejected
-    _accepted: set[bytes] = field(default_factory=set)  # keys of texts that passed, so that none is checked twice
+    _accepted: dict[str, int] = field(default_factory=dict)  # sample -> the attempt that passed: none is checked twice
+
+    def accepts(self, request: Request, completion: Completion, task: Task) -> bool:
+        """Whether a response may be kept; one that may is not judged again by `state`."""
+        try:
+            judged(completion, task, self.writing)
+        except Rejected:
+            return False
+        self._accepted[request.item] = request.attempt
+        return True
 
     def state(self, task: Task) -> dict[str, str] | Rejected | Request:
         """The accepted steps; or why there are none and will be none; or what to ask next."""
@@ -40,10 +49,11 @@ class Conversations:
             completion = self.known(request)
             if completion is None:
                 return request
-            key = request.key("")
             try:
-                steps = read_steps(completion.text) if key in self._accepted else judged(completion, task, self.writing)
-                self._accepted.add(key)
+                if self._accepted.get(request.item) == request.attempt:
+                    return read_steps(completion.text)
+                steps = judged(completion, task, self.writing)
+                self._accepted[request.item] = request.attempt
                 return steps
             except Rejected as error:
                 reasons.append(str(error))
@@ -133,5 +143,8 @@ class Asking:
                 yield state
 
     def _next(self, request: Request, completion: Completion) -> Request | None:
-        state = self.conversations.state(self._open[request.item])
+        task = self._open[request.item]
+        if self.conversations.accepts(request, completion, task):
+            return None
+        state = self.conversations.state(task)
         return state if isinstance(state, Request) else None

@@ -7,13 +7,15 @@ in the order of the data from the cache of responses.
 from __future__ import annotations
 
 import asyncio
+import os
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...api import Client, Figures, Limits, Request, cached_key, read_cached
+from ...api import Client, Figures, Limits, Provider, Request, cached_key, read_cached
 from ...api_cost import PRICES, Price, dollars, hours, price_of
 from ...api_providers import Options, make_provider
 from ...lookup import Lookup
@@ -24,6 +26,7 @@ from .remote import EXPECTED_TOKENS, Asking, Conversations, Plan, planned
 from .samples import Rejects, Task, tasks_of
 
 Samples = Callable[[], Iterable[Sample]]
+WORTH_PROCESSES = 1000  # requests
 
 
 def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, Any] | None:
@@ -47,7 +50,7 @@ def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, A
         print(_estimate(args, plan, price))
         _show(args, plan)
         return None
-    provider = make_provider(args.reasoner, args.model, args.base_url, options, args.concurrency)
+    make = partial(make_provider, args.reasoner, args.model, args.base_url, options, args.concurrency)
     limits = Limits(
         args.concurrency,
         args.requests_per_minute,
@@ -56,13 +59,13 @@ def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, A
         args.tries,
         args.first_wait,
     )
-    with Client(provider, cache, limits) as client:
+    with Client(make(), cache, limits) as client:
         conversations = Conversations(client.cached, writing, args.ask_again)
         plan = _plan(args, samples, conversations)
         print(_estimate(args, plan, price), flush=True)
         asking = Asking(conversations)
         if plan.requests:
-            asyncio.run(_ask(asking, samples, client, plan))
+            asyncio.run(_ask(asking, samples, client, plan, _senders(args, client.provider, make, plan.requests)))
             print(_report(client.figures, price))
 
         def steps_of(task: Task) -> Mapping[str, str]:
@@ -75,6 +78,19 @@ def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, A
 
         figures = {"prompt": writing.version, "remote": client.figures.as_json(), "price": price and asdict(price)}
         return write_all(args, tasks_of(samples(), rejects.add), steps_of, rejects, figures)
+
+
+def _senders(args: Namespace, provider: Provider, make: Callable[[], Provider], requests: int) -> Provider:
+    """Who sends: this process, or, where it pays (each takes a second to start), several."""
+    count = args.processes
+    if count is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = min(cores, args.concurrency // 8) if requests >= WORTH_PROCESSES else 1
+    if count <= 1:
+        return provider
+    from ...api_crew import Crew
+
+    return Crew(make, provider.model, provider.place, count)
 
 
 def _version(args: Namespace, options: Options) -> str:
@@ -93,9 +109,11 @@ def _plan(args: Namespace, samples: Samples, conversations: Conversations) -> Pl
         return planned(bar, conversations, args.reasoner)
 
 
-async def _ask(asking: Asking, samples: Samples, client: Client, plan: Plan) -> None:
+async def _ask(asking: Asking, samples: Samples, client: Client, plan: Plan, senders: Provider) -> None:
     from tqdm import tqdm
 
+    used = {client.provider, senders}
+    client.provider = senders
     try:
         with tqdm(total=plan.requests, desc="asking", unit=" samples", smoothing=0.02) as bar:
 
@@ -106,7 +124,8 @@ async def _ask(asking: Asking, samples: Samples, client: Client, plan: Plan) -> 
 
             await asking.run(tasks_of(samples(), lambda *_: None), client, settled)
     finally:
-        await client.provider.close()
+        for provider in used:
+            await provider.close()
 
 
 def _estimate(args: Namespace, plan: Plan, price: Price | None) -> str:

@@ -39,10 +39,12 @@ def task_of(sample: Sample) -> Task:
     return Task(sample, bare_instruction(question.text), tuple(points), facts)
 
 
-def check_decimals(task: Task, decimals: int) -> None:
-    """ValueError when writing the answer with so many decimals would change it."""
-    if parse_points(format_points(task.points, decimals)) != list(task.points):
+def answer_text(task: Task, decimals: int) -> str:
+    """The answer as it is written; ValueError when so many decimals would change it."""
+    text = format_points(task.points, decimals)
+    if parse_points(text) != list(task.points):
         raise ValueError(f"the answer has more than {decimals} decimals")
+    return text
 
 
 def with_steps(task: Task, steps: Mapping[str, str], decimals: int) -> Sample:
@@ -51,7 +53,7 @@ def with_steps(task: Task, steps: Mapping[str, str], decimals: int) -> Sample:
     ValueError when the answer cannot be written with so many decimals.
     """
     sample = task.sample
-    check_decimals(task, decimals)
+    answer_text(task, decimals)
     text = render(steps, task.points, decimals)
     asked = f"{IMAGE_TAG}\n{question_text(sample.conversations[0].text, reasoning=True)}"
     return Sample(sample.id, sample.image, (Turn("human", asked), Turn("gpt", text)), sample.meta)

@@ -2,8 +2,8 @@
 
 Everything is a table; a sentence states facts only, so each is true wherever its situation holds. `{refs}` are the
 reference objects ("the red mug and the green box"), `{where}` the relation with them ("between the red mug and the
-green box"), `{what}` what an object reference asks for, `{surface}` a surface. With coordinates the references carry
-their places, and `{at}` is the target's, written before what is concluded from it.
+green box"), `{what}` what an object reference asks for, with `{object}` and `{is}` in its number, `{surface}` a surface.
+With coordinates the references carry their places, and `{at}` is the target's, written before what is concluded from it.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ MANY = (
     "What the instruction uses for orientation are {refs}.",
 )
 ITSELF = (
-    "The object in question is {refs}.",
-    "The instruction names {refs} itself.",
-    "The reference object is {refs}, which is asked for directly.",
-    "What has to be found is {refs}.",
-    "{Refs} is the object that the instruction asks for.",
-    "No other object is needed for orientation: {refs} is named directly.",
+    "The {object} in question {is} {refs}.",
+    "The instruction names {refs} directly.",
+    "The reference {object} {is} {refs}, which {is} asked for directly.",
+    "What has to be found {is} {refs}.",
+    "{Refs} {is} the {object} that the instruction asks for.",
+    "No other object is needed for orientation: {refs} {is} named directly.",
     "The instruction is about {refs}.",
-    "The object to look for is {refs}.",
-    "{Refs} is both the reference object and the target.",
+    "The {object} to look for {is} {refs}.",
+    "{Refs} {is} both the reference and the target.",
     "The wording singles out {refs}.",
-    "I look for {refs}, the object that is named.",
-    "The thing to identify is {refs}.",
+    "I look for {refs}, the {object} that {is} named.",
+    "The {object} to identify {is} {refs}.",
     "The request is for {refs} and for nothing else.",
 )
 SURFACE = (
@@ -81,29 +81,29 @@ TARGET_ITSELF = (
     "The target area is the visible part of {what}.",
     "The target area is the surface of {what}.",
     "Every visible spot of {what} belongs to the target area.",
-    "The region that counts is {what} as far as it can be seen.",
-    "The target area covers {what} and ends at its outline.",
+    "The region that counts is the visible extent of {what}.",
+    "The target area covers {what} and nothing beyond the outline.",
     "Only what can be seen of {what} is the target area.",
     "The area to point at is bounded by the outline of {what}.",
-    "The target region is {what}, without what surrounds it.",
+    "The target region is {what}, without the surroundings.",
     "All of the visible surface of {what} may be pointed at.",
-    "The target area is where {what} appears in the image.",
+    "The target area is where {what} can be seen.",
     "The outline of {what} encloses the target area.",
     "The area that answers the request is the body of {what}.",
 )
 TARGET_OBJECT = (
     "The target area lies {where}{at}: it is {what}.",
-    "What lies {where}{at} is {what}.",
-    "Looking {where}{at}, one finds {what}; it is the target area.",
-    "The place to look is {where}{at}, and there is {what}.",
+    "What lies {where}{at} {is} {what}.",
+    "Looking {where}{at}, one finds {what}, the target.",
+    "The place to look is {where}{at}, and there {is} {what}.",
     "The target is found {where}{at}: {what}.",
-    "The region {where}{at} holds {what}, which is the target area.",
+    "The region {where}{at} holds {what}, the target.",
     "Going from there, the target lies {where}{at}; it is {what}.",
-    "The object that is asked for is located {where}{at}: {what}.",
-    "The relation leads {where}{at}, to {what}.",
+    "What is asked for is located {where}{at}: {what}.",
+    "The relation names what lies {where}{at}: {what}.",
     "The target area is what lies {where}{at}, that is, {what}.",
     "Seen from the camera, the target is {where}{at}: {what}.",
-    "The search goes on {where}{at}, where {what} is; its visible part is the target area.",
+    "The search goes on {where}{at} and ends at {what}, whose visible part is the target area.",
 )
 TARGET_FREE = (
     "The target area is the free part of the scene {where}.",
@@ -115,7 +115,7 @@ TARGET_FREE = (
     "The place to look is {where}, as far as it is free.",
     "Only the vacant space {where} belongs to the target area.",
     "The relation leads to the open area {where}.",
-    "The target region extends {where} and leaves out what is occupied.",
+    "The target region lies {where} and leaves out what is occupied.",
     "Seen from the camera, the target area is {where}.",
     "The area that answers the request is the unused space {where}.",
 )
@@ -129,7 +129,7 @@ TARGET_FREE_ON = (
     "The place to look is the {surface} {where}, as far as it is free.",
     "Only vacant space of the {surface} {where} belongs to the target area.",
     "The relation leads to the open area of the {surface} {where}.",
-    "The target region is bounded by the {surface} and extends {where}.",
+    "The target region is the part of the {surface} {where} that nothing covers.",
     "Seen from the camera, the target area is the {surface} {where}.",
     "The area that answers the request is the unused part of the {surface} {where}.",
 )
@@ -169,9 +169,9 @@ OUTPUT_OBJECT = (
     "All points are placed on the visible surface of {what}.",
     "Several points inside the outline of {what} are given.",
     "The answer consists of points on {what}.",
-    "I choose points that fall on {what} and not beside it.",
+    "I choose points that fall on {what} and nowhere else.",
     "The points are kept within {what}.",
-    "Spots on {what} are selected, away from its edge.",
+    "Spots on {what} are selected, all of them in plain view.",
     "The output is a set of points on {what}.",
     "Each point is put on a visible spot of {what}.",
     "For the answer, points on {what} are picked.",
@@ -184,7 +184,7 @@ OUTPUT_FREE = (
     "Several unoccupied spots {where} are given.",
     "The answer consists of points {where} at which nothing stands.",
     "I choose points {where} that no object covers.",
-    "The points are kept {where}, clear of every object.",
+    "The points are kept {where}, where nothing stands.",
     "Spots {where} that are vacant are selected.",
     "The output is a set of free points {where}.",
     "Each point is put on an empty spot {where}.",
@@ -194,10 +194,10 @@ OUTPUT_FREE = (
 WHERE = {
     "left": ("to the left of {refs}", "left of {refs}"),
     "right": ("to the right of {refs}", "right of {refs}"),
-    "front": ("in front of {refs}", "before {refs}, towards the camera"),
-    "behind": ("behind {refs}", "beyond {refs}, away from the camera"),
-    "above": ("above {refs}", "higher up than {refs}"),
-    "below": ("below {refs}", "underneath {refs}"),
+    "front": ("in front of {refs}", "on the near side of {refs}"),
+    "behind": ("behind {refs}", "on the far side of {refs}"),
+    "above": ("above {refs}", "in the space above {refs}"),
+    "below": ("below {refs}", "in the space below {refs}"),
     "next to": ("next to {refs}", "beside {refs}", "close to {refs}"),
     "on": ("on {refs}", "on top of {refs}"),
     "inside": ("inside {refs}", "within {refs}"),
@@ -234,6 +234,8 @@ def reason(facts: Facts, rng: np.random.Generator, coordinates: bool, decimals: 
     many = len(anchors) > 1 or anchors[0].plural
     words = {"refs": named, "Refs": named[0].upper() + named[1:], "surface": facts.surface or ""}
     words["what"] = target.phrase if target else ""
+    several = target is not None and target.plural
+    words |= {"object": "objects", "is": "are"} if several else {"object": "object", "is": "is"}
     words["at"] = f" at {_place(target, decimals)}" if coordinates and target and facts.relation else ""
     words["where"] = pick(WHERE[facts.relation]).format(refs=plain) if facts.relation else ""
     first: tuple[str, ...]

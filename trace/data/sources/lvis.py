@@ -151,5 +151,5 @@ def _file_name(item: dict[str, Any]) -> str:
 
 
 def _plain(name: str) -> str:
-    """`cup_(drinking)` and `alarm_clock` as one says them."""
+    """`alarm_clock` with a space; brackets stay, for they tell `bow_(weapon)` from `bow_(decorative_ribbons)`."""
     return name.replace("_", " ").strip()

@@ -14,6 +14,7 @@ from ...points import Box
 from ...prompts import IMAGE_TAG, bare_instruction
 from ...reasoning import FINAL_ANSWER, Response, parse
 from ...records import Sample
+from ..reasoners.facts import asks_for_room
 from .problems import MISSING, POINTS
 
 OBJECT_REFERENCE, FREE_SPACE, DETECTION, VQA, TEXT = "object_reference", "free_space", "detection", "vqa", "text"
@@ -34,9 +35,6 @@ _KINDS = MappingProxyType(
 # An answer that is nothing but coordinates. RefCOCO's single box in LLaVA's mix, `[0.1, 0.2, ...]`, is none: it belongs
 # to the visual questions it came with, and to their frame.
 _COORDINATES = re.compile(r"\s*\[?\s*\(")
-_SPACE_WORDS = re.compile(
-    r"\b(?:free|vacant|empty|unoccupied|open|clear)\b.{0,40}\b(?:space|area|spot|region|place)s?\b"
-)
 
 
 def conversation_problem(sample: Sample) -> str | None:
@@ -112,8 +110,7 @@ def part_of(sample: Sample) -> str:
         return VQA
     if isinstance(points[0], Box):
         return DETECTION
-    asked = bare_instruction(sample.conversations[0].text).lower()
-    return FREE_SPACE if _SPACE_WORDS.search(asked) else OBJECT_REFERENCE
+    return FREE_SPACE if asks_for_room(bare_instruction(sample.conversations[0].text)) else OBJECT_REFERENCE
 
 
 def reasoned(sample: Sample) -> Response | None:

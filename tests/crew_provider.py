@@ -1,0 +1,37 @@
+"""A provider for the processes of a crew: they are spawned, and import what they run by its name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+from trace_vlm.api import Completion, Picture, Refused, Request, Transient
+from trace_vlm.command import InputError
+
+
+class Here:
+    """Runs in a process of the crew: says who it is, or does what the question says."""
+
+    model, place = "m", "here"
+
+    async def send(self, request: Request, picture: Picture | None) -> Completion:
+        if request.text == "transient" and request.attempt == 1:
+            raise Transient("HTTP 429", wait=0.5)
+        if request.text == "refused":
+            raise Refused("refused with HTTP 400: too large")
+        if request.text == "input":
+            raise InputError("the key is wrong")
+        if request.text == "defect":
+            raise ZeroDivisionError("a defect")
+        if request.text == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request.text == "slow":
+            await asyncio.sleep(1000)
+        return Completion(f"{os.getpid()} {len(picture.data) if picture else 0}", "stop", 1, 1)
+
+    async def close(self) -> None: ...
+
+
+def make_wrong() -> Here:
+    raise InputError("no key here")
