@@ -6,6 +6,7 @@ import os
 import socket
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -69,8 +70,7 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
         warmup_steps=config.warmup_ratio,
         max_grad_norm=config.max_grad_norm,
         bf16=config.precision == "bf16",
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        **_checkpointing(config),
         deepspeed=config.deepspeed,
         ddp_find_unused_parameters=config.modes.vision == "full",  # a tower's last layer is never read
         dataloader_num_workers=config.dataloader_workers,
@@ -89,3 +89,11 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # without a launcher it would scatter our batches over all GPUs
     return arguments
+
+
+def _checkpointing(config: TrainConfig) -> dict[str, Any]:
+    """By the newer of the two names that transformers 5 has for it, where it has both."""
+    known = TrainingArguments.__dataclass_fields__
+    name = next(one for one in ("activation_checkpointing", "gradient_checkpointing") if one in known)
+    options = {"use_reentrant": False} if config.gradient_checkpointing else None
+    return {name: config.gradient_checkpointing, f"{name}_kwargs": options}

@@ -79,7 +79,7 @@ def _ready_to_generate(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
     whole = checkpoint.model
     model = whole.get_base_model() if hasattr(whole, "peft_config") else whole
     before = (model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation)
-    model.set_attn_implementation({"text_config": "sdpa", "vision_config": before[1]})
+    model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})  # of float32 weights too
     model.eval()
     try:
         with torch.random.fork_rng(_gpu(model.device)), torch.no_grad():
