@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .api_cost import PRICES, Price, dollars, hours, price_of
 from .command import InputError
+
+if TYPE_CHECKING:
+    from .api_cost import Price
 
 _AT_LEAST = {"concurrency": 1, "tries": 1, "max_side": 32}
 _ABOVE_0 = ("requests_per_minute", "tokens_per_minute", "timeout", "first_wait", "seconds_per_answer")
@@ -50,6 +52,8 @@ def check_remote(arguments: Namespace) -> None:
 
 def asked_price(arguments: Namespace) -> Price | None:
     """The price of the model that is asked; None where none is known."""
+    from .api_cost import PRICES, price_of
+
     listed = arguments.prices or (PRICES if PRICES.is_file() else None)
     return price_of(arguments.model, listed, (arguments.price_in, arguments.price_out))
 
@@ -60,8 +64,11 @@ def estimate(arguments: Namespace, requests: int, tokens_in: float, tokens_each:
     Args:
         tokens_each: of an answer, hidden thoughts left out.
     """
+    from .api_cost import PRICES, dollars, hours
+
     tokens_out = requests * tokens_each
     took = hours(requests, arguments.concurrency, arguments.seconds_per_answer, arguments.requests_per_minute)
+    took = max(took, min(requests, 1) * arguments.seconds_per_answer / 3600)  # fewer requests than go at a time
     at_most = f", at most {arguments.requests_per_minute:g} a minute" if arguments.requests_per_minute else ""
     if price is None:
         cost = f"unknown for {arguments.model}: give --price-in and --price-out, or a line in {PRICES}"
@@ -88,6 +95,8 @@ def report(figures: Any, price: Price | None) -> str:
     lines += [f"  tried again  {count} times: {reason}" for reason, count in figures.retries.most_common()]
     lines += [f"  failed       {count} times: {reason}" for reason, count in figures.failures.most_common(10)]
     if price is not None:
+        from .api_cost import dollars
+
         lines.append(f"  price    ${dollars(price, figures.tokens_in, figures.tokens_out):,.2f} at {_rates(price)}")
     return "\n".join(lines)
 

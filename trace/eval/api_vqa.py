@@ -21,7 +21,6 @@ if not __package__:  # run by its path: the relative imports below need the inst
     runpy.run_module("trace_vlm.eval.api_vqa", run_name="__main__", alter_sys=True)
 
 import argparse
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -168,6 +167,8 @@ def _settings(job: Job) -> dict[str, Any]:
 
 def _answer_file(job: Job) -> int:
     """Ask what was not answered yet and write the file, in the order of the questions; returns how many are missing."""
+    import asyncio
+
     from ..api import Client, Limits
     from ..api_providers import Options, make_provider
 

@@ -12,11 +12,10 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..api import Completion, Picture, Request
-from ..api_cost import image_tokens, text_tokens
 from ..command import InputError
 from ..conventions import Convention, sent_size
 from ..files import sha256
@@ -26,6 +25,9 @@ from ..prompts import REASONING_SUFFIX, bare_instruction, question_text
 from ..reasoning import FINAL_ANSWER
 from ..records import Answer, Question
 from .suites import Suite, key
+
+if TYPE_CHECKING:
+    from ..api import Completion, Picture, Request
 
 WORDING = "vqa-1"  # stands for every word below: part of the cache's key, so that changed wording is asked anew
 EXPECTED_TOKENS = {False: 60, True: 250}  # of an answer, for the estimate: points at once, or after reasoning
@@ -69,6 +71,8 @@ class Asking:
         return sent_size(self.suite.image_size(question), self.max_side, self.convention)
 
     def request(self, question: Question) -> Request:
+        from ..api import Request
+
         path, sent = self.suite.image_path(question), self.sent(question)
         name = f"{question.image} {sha256(path)[:16]} {sent[0]}x{sent[1]}"
         item = f"{key(question.question_id)} run {self.run} seed {self.seed}"
@@ -98,10 +102,14 @@ class Asking:
 
     def tokens(self, question: Question, provider: str) -> int:
         """Of the request, roughly."""
+        from ..api_cost import image_tokens, text_tokens
+
         return text_tokens(self.text(question)) + image_tokens(provider, *self.sent(question))
 
 
 def _picture(path: Path, size: tuple[int, int]) -> Callable[[], Picture]:
+    from ..api import Picture
+
     def make() -> Picture:
         picture = open_image(path)  # also says that the file is whole
         with Image.open(path) as image:
