@@ -51,7 +51,9 @@ def main() -> int:
     parser.add_argument("--questions", type=int, help="for the batched ways; 32 on a CPU, 96 on a GPU")
     parser.add_argument("--loop-questions", type=int, default=4, help="for the loop, whose rate is steady")
     parser.add_argument("--batch-size", type=int, default=None, help="as many as fit by default")
-    parser.add_argument("--per-image", type=int, default=4, help="questions about an image, for the shared way")
+    parser.add_argument(
+        "--per-image", type=int, default=4, help="questions about an image, for the shared ways; 1: leave them out"
+    )
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument(
         "--bandwidth", type=float, default=3.35e12, help="of the GPU's memory, bytes a second (H100 SXM)"
@@ -106,8 +108,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     batched, seconds = ours("batched", images)
     found = {"loop": loop_seconds, "batched": seconds}
     constrained, found["constrained"] = ours("constrained", images, constrain=True)
-    _, found["shared"] = ours("shared", shared)
-    few, found["shared constrained"] = ours("shared constrained", shared, constrain=True)
+    few: list[Any] = []
+    if arguments.per_image > 1:
+        _, found["shared"] = ours("shared", shared)
+        few, found["shared constrained"] = ours("shared constrained", shared, constrain=True)
 
     def as_long(answers: list[Any]) -> float:
         """What the loop needs for as many tokens as these answers have."""
@@ -115,9 +119,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         return first + (loop_seconds - first) * (tokens - 1) / (new_tokens - 1)
 
     equal = [same_tokens(one.token_ids, ids) for one, ids in zip(batched, alone, strict=False)]
-    ratios = {name: loop_seconds / found[name] for name in ("batched", "shared")}
+    ratios = {name: loop_seconds / found[name] for name in ("batched", "shared") if name in found}
     ratios["constrained"] = as_long(constrained) / found["constrained"]
-    ratios["shared constrained"] = as_long(few) / found["shared constrained"]
+    if few:
+        ratios["shared constrained"] = as_long(few) / found["shared constrained"]
     targets = TARGETS[device.type]
     result = {
         "preset": arguments.preset,

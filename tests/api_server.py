@@ -5,7 +5,7 @@
 It prints its address, then serves until it is stopped. What becomes of every request is a line of the log: `digest` of
 what was asked, `fault`, and `completed`, whether a whole answer was handed to the connection. In tests: `serving(...)`.
 
-Faults, each with its share of the requests: 429 (with Retry-After), 500, `slow` (no answer until the client leaves),
+Faults, each with its share of the requests: 400, 429 (with Retry-After), 500, `slow` (no answer until the client leaves),
 `cut` (half of the answer, then the connection is closed), `malformed` (200, but no JSON) and `wrong` (a whole answer
 whose text is not in the wanted format; it counts as completed).
 """
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FAULTS = ("429", "500", "slow", "cut", "malformed", "wrong")
+FAULTS = ("400", "429", "500", "slow", "cut", "malformed", "wrong")
 SORRY = "I am sorry, but I cannot help with that."
 PHRASES = {
     200: "OK",
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
         if fault == "slow":
             await self.gone.wait()
             return server.record(asked, fault, False)
-        if fault in ("429", "500"):
+        if fault in ("400", "429", "500"):
             server.record(asked, fault, False)
             return self.send(int(fault), _error(int(fault), "try again"), {"Retry-After": "0.01"})
         text = SORRY if fault == "wrong" else server.answer(asked)

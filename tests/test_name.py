@@ -50,7 +50,7 @@ def test_a_module_runs_from_anywhere_under_the_installed_name(module: str, tmp_p
     assert python("-m", f"trace_vlm.{module}", "--help", cwd=tmp_path).startswith("usage:")
 
 
-@pytest.mark.parametrize("script", ["trace/eval/model_vqa.py", "trace/eval/summarize_vqa.py"])
+@pytest.mark.parametrize("script", ["trace/eval/model_vqa.py", "trace/eval/api_vqa.py", "trace/eval/summarize_vqa.py"])
 @pytest.mark.parametrize("from_root", [True, False], ids=["root", "elsewhere"])
 def test_the_published_commands_run_by_path(script: str, from_root: bool, tmp_path: Path) -> None:
     asked = python(ROOT / script if not from_root else script, "--help", cwd=ROOT if from_root else tmp_path)

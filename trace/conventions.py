@@ -189,7 +189,7 @@ def sent_size(size: Size, most: int, convention: Convention) -> Size:
         raise InputError(f"a picture of {size[0]} x {size[1]} pixels is too long and narrow for {convention.name}")
     scale = min(scale, (QWEN_MOST / (size[0] * size[1])) ** 0.5)
     scale = max(scale, (QWEN_LEAST / (size[0] * size[1])) ** 0.5)
-    width, height = (max(1, round(side * scale / QWEN_SIDE)) for side in size)
+    width, height = (min(most // QWEN_SIDE, max(1, round(side * scale / QWEN_SIDE))) for side in size)
     while width * height > QWEN_MOST // QWEN_SIDE**2:  # both were rounded up
         width, height = (width - 1, height) if width > height else (width, height - 1)
     while width * height < QWEN_LEAST // QWEN_SIDE**2:
@@ -201,13 +201,13 @@ def read(text: str, size: Size, how: Convention, sent: Size | None = None) -> Re
     """What a text in a convention says: the steps as in any other, the points as fractions of the original image.
 
     Args:
-        size: of the original image, in which the project's own models may count pixels.
-        sent: of the picture as the model saw it; needed where the convention counts its pixels.
+        size: of the original image.
+        sent: of the picture as the model saw it, if it was another; needed where the convention counts its pixels.
     Raises:
         ValueError: pixels of a picture whose size is not given.
     """
     if how.name == "unit":
-        return parse(text, size)
+        return parse(text, sent or size)
     if how.scale is None and sent is None:
         raise ValueError(f"{how.name} counts pixels of the picture as sent: its size is needed")
     width, height = (how.scale, how.scale) if how.scale is not None else sent or (1, 1)

@@ -5,7 +5,8 @@
     QUESTION.png          the figure, of those that were drawn
     failures.png          how the answers came out, counted
 
-Records hold texts and outlines; points and steps are always derived from the raw text.
+Records hold texts and outlines; points and steps are derived from the raw text. Of a model that counts in another way
+(`conventions`) the points that were read are kept beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,9 @@ from .canvas import save
 from .command import InputError
 from .files import read_json, replacing, write_json
 from .marks import mask_outline
+from .points import Box, Point
 from .prompts import bare_instruction
+from .reasoning import Response, parse
 from .records import Question, QuestionId
 
 if TYPE_CHECKING:
@@ -64,6 +67,14 @@ class ModelAnswer:
     accuracy: float | None  # 0 to 1; None without ground truth
     outcome: str | None = None  # "right", or its failure class; None without ground truth
     confidence: float | None = None
+    items: tuple[tuple[float, ...], ...] | None = None  # points and boxes, where the text counts in another way
+
+    def response(self, size: tuple[int, int]) -> Response:
+        """What the answer says about an image of this (width, height)."""
+        found = parse(self.text, size)
+        if self.items is None:
+            return found
+        return replace(found, points=tuple(Point(*item) if len(item) == 2 else Box(*item) for item in self.items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +133,23 @@ def write_compared(
         f"{stem}.png" if drawn else None,
         outline(mask),
         tuple(
-            ModelAnswer(panel.label, panel.response.text, panel.accuracy, panel.outcome, panel.confidence)
+            ModelAnswer(
+                panel.label,
+                panel.response.text,
+                panel.accuracy,
+                panel.outcome,
+                panel.confidence,
+                _items(panel.response, image.size),
+            )
             for panel in panels
         ),
     )
+
+
+def _items(response: Response, size: tuple[int, int]) -> tuple[tuple[float, ...], ...] | None:
+    if parse(response.text, size).points == response.points:
+        return None
+    return tuple(astuple(item) for item in response.points)
 
 
 def write_comparisons(folder: Path, gallery: ComparisonGallery) -> None:

@@ -93,7 +93,7 @@ def _question(item: Compared | Attended, image: Path, budget: int) -> dict[str, 
 def _compared(folder: Path, item: Compared, budget: int) -> dict[str, Any]:
     found = _question(item, folder / item.image, budget)
     for answer in item.answers:
-        response = parse(answer.text, item.size)
+        response = answer.response(item.size)
         found["answers"].append(
             {**written(response), "accuracy": answer.accuracy, "outcome": answer.outcome or "",
              "confidence": answer.confidence}

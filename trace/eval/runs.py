@@ -11,7 +11,6 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,8 @@ def fingerprint(path: str | Path) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what decides a model's numbers."""
+    from importlib import metadata  # a tenth of a second, which no --help has to wait for
+
     found = {"python": platform.python_version()}
     for name in ("trace-vlm", "torch", "transformers", "tokenizers", "llguidance", "numpy", "pillow"):
         try:

@@ -1,0 +1,343 @@
+"""Remote models on a benchmark: asked and read in their own conventions, killed, continued, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import Asked, one_point, serving
+from PIL import Image
+
+from trace_vlm.command import run
+from trace_vlm.comparing import compare, write_question
+from trace_vlm.conventions import CONVENTIONS
+from trace_vlm.eval import api_vqa, summarize_vqa
+from trace_vlm.eval.grading import read_answer_file
+from trace_vlm.eval.suites import open_suite, run_file
+from trace_vlm.galleries import ComparisonGallery, read_comparisons, write_comparisons
+from trace_vlm.points import Box, Point
+from trace_vlm.prompts import question_text
+
+pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")
+pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
+
+SERVER = Path(__file__).parents[1] / "api_server.py"
+X, Y = 0.25, 0.8  # in the region, which is the left half; the other way round it is not
+FORMS: dict[str, Callable[[int, int], str]] = {
+    "unit": lambda width, height: f"[({X}, {Y})]",
+    "gemini": lambda width, height: f'```json\n[{{"point": [{1000 * Y:.0f}, {1000 * X:.0f}], "label": "mug"}}]\n```',
+    "molmo": lambda width, height: f'<point x="{100 * X:.1f}" y="{100 * Y:.1f}" alt="mug">mug</point>',
+    "molmo2": lambda width, height: f'<points coords="1 1 {1000 * X:.0f} {1000 * Y:.0f}">mug</points>',
+    "qwen2.5-vl": lambda width, height: f'[{{"point_2d": [{X * width:.0f}, {Y * height:.0f}], "label": "mug"}}]',
+    "qwen3-vl": lambda width, height: f'<think>(3, 4)?</think>[{{"point_2d": [{1000 * X:.0f}, {1000 * Y:.0f}]}}]',
+    "robobrain2": lambda width, height: f"[({X * width:.0f}, {Y * height:.0f})]",
+}
+# What a converted 13B of ours answers when vLLM serves it: the Chain of Reasoning, then its points.
+COR = """\
+**Reasoning Process:**
+1. **Identify the reference object:** The reference object is the red mug at (0.9, 0.9).
+2. **Define the target area:** The left half of the picture.
+3. **Determine the goal's subtype:** This is an object reference.
+4. **Generate the output:** Two points are spread over the area.
+
+**Final Answer:**
+[(0.250, 0.800), (0.301, 0.512)]"""
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+
+
+def in_form(name: str) -> Callable[[Asked], str]:
+    """A model that sees the picture as it was sent, and points rightly in its own convention."""
+
+    def answer(asked: Asked) -> str:
+        return FORMS[name](*picture(asked).size)
+
+    return answer
+
+
+def picture(asked: Asked) -> Image.Image:
+    return Image.open(io.BytesIO(asked.images[0]))
+
+
+def words(folder: Path, answers: Path, url: str, *more: str, provider: str = "openai", model: str = "m") -> list[str]:
+    address = url if provider == "gemini" else f"{url}/v1"
+    return ["--provider", provider, "--model", model, "--base-url", address, "--first-wait", "0.01", "--tries", "15",
+            "--image-folder", str(folder / "images"), "--question-file", str(folder / "point_questions.jsonl"),
+            "--answer-file", str(answers), *more]  # fmt: skip
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def accuracy(answers: Path) -> float:
+    assert summarize_vqa.main(["--answer", str(answers), "--resamples", "20"]) == 0
+    summary = json.loads((answers.parent / "summary.json").read_text())
+    return float(summary["models"][0]["accuracy"][0]["mean"])
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_every_model_is_asked_and_read_in_its_own_convention(name: str, benchmark_folder: Path, tmp_path: Path) -> None:
+    provider = "gemini" if name == "gemini" else "openai"
+    answers = tmp_path / "out" / "m.jsonl"
+    with serving(answer=in_form(name), keep=True) as server:
+        assert api_vqa.main(words(benchmark_folder, answers, server.url, "--convention", name, provider=provider)) == 0
+        asked = server.asked
+    assert accuracy(answers) == 1.0
+    assert len(asked) == 6 and all(one.provider == provider for one in asked)
+    assert all(CONVENTIONS[name].points in one.text for one in asked)
+    found = lines(answers)
+    assert [line["question_id"] for line in found] == list(range(3, 9))
+    by_text = {one.text: FORMS[name](*picture(one).size) for one in asked}
+    assert all(line["text"] == by_text[line["prompt"]] for line in found), "the reply as it came"
+    assert json.loads(run_file(answers).read_text())["settings"]["convention"] == name
+    if CONVENTIONS[name].scale is None:  # nothing is left for a server of the Qwen2.5-VL family to resize
+        assert {side % 28 for one in asked for side in picture(one).size} == {0}
+        assert all(line["metadata"]["sent"] == [*picture(one).size]
+                   for line in found for one in asked if one.text == line["prompt"])  # fmt: skip
+
+
+def test_the_convention_follows_from_the_models_name(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    from trace_vlm.conventions import convention_of
+
+    names = {"gpt-4o": "unit", "allenai/Molmo-7B-D-0924": "molmo", "Molmo2-8B": "molmo2", "trace-13b": "unit",
+             "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2.5-vl", "qwen3_vl_8b": "qwen3-vl", "BAAI/RoboBrain2.0-7B": "robobrain2",
+             "gemini-2.5-flash": "gemini", "models/gemini-robotics-er-1.5": "gemini"}  # fmt: skip
+    assert {model: convention_of(model).name for model in names} == names
+
+
+def test_pictures_and_the_report_see_what_was_read(benchmark_folder: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "m.jsonl"
+    with serving(answer=in_form("gemini")) as server:
+        assert api_vqa.main(words(benchmark_folder, answers, server.url, provider="gemini", model="gemini-9")) == 0
+    suite = open_suite(benchmark_folder)
+    comparison = compare(suite, {"gemini": answers})
+    assert comparison.overall[0].accuracy == 1.0
+    (tmp_path / "page").mkdir()
+    item = write_question(tmp_path / "page", comparison, suite.questions[0], drawn=False)
+    write_comparisons(tmp_path / "page", ComparisonGallery(comparison.overall, (item,)))
+    (read,) = read_comparisons(tmp_path / "page").items
+    assert read.answers[0].response(read.size).points == (Point(X, Y),)
+    assert '"point": [800, 250]' in read.answers[0].text
+
+
+def test_a_box_is_asked_for_and_all_of_its_pixels_count(benchmark_folder: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "m.jsonl"
+    box = '[{"box_2d": [0, 0, 1000, 750], "label": "left"}]'  # the region and half of the other side
+    with serving(answer=lambda asked: box, keep=True) as server:
+        flags = words(benchmark_folder, answers, server.url, "--box", provider="gemini", model="gemini-9")
+        assert api_vqa.main(flags) == 0
+        assert all("box_2d" in one.text and '"point"' not in one.text for one in server.asked)
+    suite = open_suite(benchmark_folder)
+    assert read_answer_file(answers, "m", suite).responses["3"].points == (Box(0.0, 0.0, 0.75, 1.0),)
+    assert 0.6 < accuracy(answers) < 0.7
+
+
+def test_our_own_model_behind_a_server_is_asked_to_the_letter(benchmark_folder: Path, tmp_path: Path) -> None:
+    """As `model_vqa` asks it, so that a converted checkpoint under vLLM or SGLang answers the prompt it was trained on."""
+    answers = tmp_path / "trace.jsonl"
+    with serving(answer=lambda asked: COR, keep=True) as server:
+        flags = words(benchmark_folder, answers, server.url, "--reasoning", provider="vllm", model="trace-13b")
+        assert api_vqa.main(flags) == 0
+        asked = {one.text for one in server.asked}
+    suite = open_suite(benchmark_folder)
+    assert asked == {question_text(question.text, True) for question in suite.questions}
+    response = read_answer_file(answers, "trace", suite).responses["5"]
+    assert [step.key for step in response.steps] == ["reference", "target", "subtype", "output"]
+    assert response.points == (Point(0.25, 0.8), Point(0.301, 0.512))
+    assert accuracy(answers) == 1.0
+
+
+def test_the_picture_is_sent_as_its_file_is_unless_something_has_to_change(
+    benchmark_folder: Path, tmp_path: Path
+) -> None:
+    images = benchmark_folder / "images"
+    turned = Image.open(images / "wide.png").convert("RGB")
+    exif = Image.Exif()
+    exif[274] = 6  # "turn me"; the masks lie over the picture as stored
+    turned.save(images / "wide.png", exif=exif)
+    with serving(keep=True, answer=one_point) as server:
+        assert api_vqa.main(words(benchmark_folder, tmp_path / "a.jsonl", server.url, "--max-side", "45")) == 0
+        sent = {one.text.split(" number ")[1][:1]: one.images[0] for one in server.asked}
+    assert sent["5"] == (images / "square.png").read_bytes()
+    assert Image.open(io.BytesIO(sent["4"])).size == (30, 45)  # tall.png is 33 x 50
+    wide = Image.open(io.BytesIO(sent["3"]))
+    assert wide.size == (45, 30) and not wide.getexif()
+
+
+def test_several_runs_and_what_they_cost(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    answers = tmp_path / "m.jsonl"
+    with serving(answer=one_point, keep=True) as server:
+        flags = [
+            *words(benchmark_folder, answers, server.url, "--protocol", "paper", "--seed", "5"),
+            "--price-in",
+            "2.5",
+        ]
+        assert api_vqa.main([*flags, "--price-out", "10"]) == 0
+        assert Counter(one.body["seed"] for one in server.asked) == {5: 6, 6: 6, 7: 6}
+        assert {one.body["temperature"] for one in server.asked} == {0.2}
+        asked = len(server.asked)
+        assert api_vqa.main([*flags, "--price-out", "10"]) == 0
+        assert len(server.asked) == asked, "what is known is not asked again"
+    assert [line["run"] for number in (1, 2, 3) for line in lines(tmp_path / f"m-{number}.jsonl")] == [1] * 6 + [
+        2
+    ] * 6 + [3] * 6
+    told = capsys.readouterr().out
+    record = json.loads(run_file(tmp_path / "m-1.jsonl").read_text())
+    tokens_in = sum(line["metadata"]["tokens_in"] for line in lines(tmp_path / "m-1.jsonl"))
+    assert record["price"]["input"] == 2.5 and f"{tokens_in:,} in" in told and "$" in told
+
+
+def test_killed_and_started_again_nothing_is_asked_twice(benchmark_folder: Path, tmp_path: Path) -> None:
+    count = 120
+    question_file = benchmark_folder / "point_questions.jsonl"
+    some = [json.loads(line) for line in question_file.read_text().splitlines()]
+    many = [{**some[n % 6], "question_id": 1000 + n, "text": f"Point to mug {n}."} for n in range(count)]
+    question_file.write_text("".join(json.dumps(line) + "\n" for line in many))
+    answers, log = tmp_path / "out" / "m.jsonl", tmp_path / "server.jsonl"
+    faults = "429=0.05,500=0.05,cut=0.05,malformed=0.05,wrong=0.1"
+    serve = [
+        sys.executable,
+        str(SERVER),
+        "--log",
+        str(log),
+        "--faults",
+        faults,
+        "--answer",
+        "points",
+        "--delay",
+        "0.05",
+    ]
+    server = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        command = [sys.executable, "-m", "trace_vlm.eval.api_vqa",
+                   *words(benchmark_folder, answers, url, "--concurrency", "4")]  # fmt: skip
+        cache = answers.with_suffix(".cache.jsonl")
+        killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not cache.exists() or cache.read_bytes().count(b"\n") < count // 3:
+            assert killed.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+        assert not answers.exists(), "no half of an answer file"
+        with open(cache, "ab") as torn:
+            torn.write(b'{"key": "00')  # as a crash of the system leaves it
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+    finally:
+        server.terminate()
+        server.wait()
+    assert [line["question_id"] for line in lines(answers)] == [1000 + n for n in range(count)]
+    assert json.loads(run_file(answers).read_text())["finished"]
+    records = lines(log)
+    assert {record["fault"] for record in records} >= {"none", "429", "500", "cut", "malformed", "wrong"}
+    completed = Counter(record["digest"] for record in records if record["completed"])
+    assert sum(times - 1 for times in completed.values()) <= 4, "at most what was in flight when it was killed"
+    sorry = [line for line in lines(answers) if "sorry" in line["text"]]
+    assert sorry, "an answer without a point is an answer"
+
+
+def test_what_was_not_answered_is_said_and_asked_again(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    answers = tmp_path / "m.jsonl"
+    with serving(answer=one_point, faults={"400": 0.5}, seed=3) as server:
+        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--concurrency", "1")) == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        part = lines(answers)
+        assert 0 < len(part) < 6 and f"{6 - len(part)} questions got no answer" in told and "HTTP 400" in told
+        assert json.loads(run_file(answers).read_text())["finished"] is None
+        server.faults = {}
+        assert run(api_vqa.main, words(benchmark_folder, answers, server.url)) == 0
+    assert lines(answers)[:0] == [] and len(lines(answers)) == 6
+    assert json.loads(run_file(answers).read_text())["finished"]
+
+
+def test_a_server_that_refuses_everything_is_not_asked_everything(
+    benchmark_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    question_file = benchmark_folder / "point_questions.jsonl"
+    some = [json.loads(line) for line in question_file.read_text().splitlines()]
+    many = [{**some[n % 6], "question_id": n} for n in range(60)]
+    question_file.write_text("".join(json.dumps(line) + "\n" for line in many))
+    with serving(faults={"400": 1.0}, keep=True) as server:
+        assert run(api_vqa.main, words(benchmark_folder, tmp_path / "a.jsonl", server.url, "--concurrency", "2")) == 2
+        assert len(server.asked) < 15
+    assert "none of 8 requests was answered: refused with HTTP 400" in capsys.readouterr().err
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_other_settings_do_not_continue_a_file(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    answers = tmp_path / "m.jsonl"
+    with serving(answer=one_point, keep=True) as server:
+        assert run(api_vqa.main, words(benchmark_folder, answers, server.url)) == 0
+        before = answers.read_bytes()
+        for change in (["--reasoning"], ["--convention", "gemini"], ["--temperature", "1"]):
+            assert run(api_vqa.main, words(benchmark_folder, answers, server.url, *change)) == 2
+            assert "was begun with" in capsys.readouterr().err
+        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, model="another")) == 2
+        assert answers.read_bytes() == before and len(server.asked) == 6
+        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--reasoning", "--overwrite")) == 0
+        assert len(server.asked) == 12
+
+
+def test_a_dry_run_needs_no_key_and_writes_nothing(
+    benchmark_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    flags = words(benchmark_folder, tmp_path / "out" / "m.jsonl", "http://127.0.0.1:9", "--dry-run", model="gpt-4o")
+    assert run(api_vqa.main, flags) == 0
+    told = capsys.readouterr().out
+    assert "6 questions, 6 requests" in told and "roughly $" in told and "Point to the red mug number 3." in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_writes_another_way_is_noticed(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    with serving(answer=lambda asked: "[(250.5, 800.5), (100.5, 200.5)]") as server:
+        assert run(api_vqa.main, words(benchmark_folder, tmp_path / "m.jsonl", server.url)) == 0
+    assert "12 of 12 points lie outside the image" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--provider", "vllm"], "--base-url"),
+        (["--provider", "openai", "--concurrency", "0"], "--concurrency must be at least 1"),
+        (["--provider", "openai", "--convention", "molmo", "--box"], "no boxes"),
+        (["--provider", "openai", "--runs", "3"], "all the same"),
+        (["--provider", "openai", "--price-in", "3"], "--price-out"),
+        (["--provider", "openai", "--timeout", "nan"], "--timeout must be above 0"),
+    ],
+)
+def test_what_is_refused(flags: list[str], told: str, benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    common = ["--model", "m", "--data-dir", str(benchmark_folder), "--answer-file", str(tmp_path / "m.jsonl")]
+    assert run(api_vqa.main, [*common, *flags]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_a_broken_record_of_a_convention_is_named(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: Any
+) -> None:
+    for metadata in (
+        {"convention": "klingon"},
+        {"convention": "robobrain2"},
+        {"convention": "qwen2.5-vl", "sent": [0, 3]},
+    ):
+        path = write_answers({3: "[(1, 2)]"}, metadata=metadata)
+        assert run(summarize_vqa.main, ["--answer", str(path), "--data-dir", str(benchmark_folder)]) == 2
+        assert "question 3" in capsys.readouterr().err

@@ -1,0 +1,294 @@
+"""A remote model answers the questions of a benchmark: GPT-4o, Gemini, or whatever a vLLM or SGLang server serves.
+
+    python -m trace.eval.api_vqa --provider openai --model gpt-4o --data-dir where2place --answer-file out/gpt-4o.jsonl
+    python -m trace.eval.api_vqa --provider gemini --model gemini-2.5-flash --question-file D/point_questions.jsonl \\
+        --image-folder D/images --answer-file out/gemini.jsonl --dry-run
+    python -m trace.eval.api_vqa --provider vllm --base-url http://localhost:8000/v1 --model trace-13b --reasoning \\
+        --data-dir where2place --answer-file out/trace.jsonl
+
+Each model is asked, and read, in its own convention of coordinates (--convention; by its name if not given). Keys come
+from OPENAI_API_KEY and GEMINI_API_KEY. Every response is kept in ANSWERS.cache.jsonl as soon as it is whole: killed at
+any moment, the same command goes on, and nothing is asked or paid for twice. The answers are like those of `model_vqa`.
+"""
+
+from __future__ import annotations
+
+if not __package__:  # run by its path: the relative imports below need the installed name
+    import runpy
+    import sys
+
+    del sys.path[0]  # this file's folder, whose modules must not be found under bare names
+    runpy.run_module("trace_vlm.eval.api_vqa", run_name="__main__", alter_sys=True)
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report
+from ..command import InputError, Parser, output_folder, run
+from ..conventions import CONVENTIONS, convention, convention_of, read
+from ..files import sha256, write_json, write_jsonl
+from ..model.predict import prompt_template
+from ..points import Box
+from ..records import Question
+from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
+from .remote import EXPECTED_TOKENS, Asking
+from .runs import done_before, numbered
+from .suites import Suite, key, run_file
+
+PROTOCOLS = {"openai": "openai", "gemini": "gemini", "vllm": "openai", "sglang": "openai"}  # by provider
+OWN_SERVERS = ("vllm", "sglang")
+ALL_REFUSED = 8  # requests, before it is taken for certain that none will be answered
+
+
+@dataclass(slots=True)
+class Job:
+    """One file of answers, and what has come of it so far."""
+
+    arguments: argparse.Namespace
+    suite: Suite
+    asking: Asking
+    path: Path
+    tally: Tally
+    failures: dict[str, str] = field(default_factory=dict)  # question key -> reason
+    cut: int = 0
+    outside: int = 0
+    points: int = 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = checked(_parser(), argv)
+    _check(arguments)
+    template, suite = prompt_template(arguments), asked_questions(arguments)
+    how = convention(arguments.convention) if arguments.convention else convention_of(arguments.model)
+    print(f"{arguments.model} is asked and read in the convention {how.name}: {how.summary}")
+    for question in suite.questions:
+        suite.image_path(question)  # a missing image shows now, not after an hour
+    jobs = []
+    for number in range(1, arguments.runs + 1):
+        seed = None if arguments.seed is None else arguments.seed + number - 1
+        at = number if arguments.runs > 1 else 0
+        asking = Asking(suite, how, arguments.box, arguments.reasoning, template, arguments.max_side,
+                        _options(arguments), at, seed)  # fmt: skip
+        jobs.append(
+            Job(arguments, suite, asking, numbered(arguments.answer_file, number, arguments.runs), Tally(suite))
+        )
+    if arguments.dry_run:
+        _dry_run(jobs)
+        return 0
+    output_folder(arguments.answer_file.parent)
+    if arguments.overwrite:
+        for path in (_cache(arguments), *(file for job in jobs for file in (job.path, run_file(job.path)))):
+            path.unlink(missing_ok=True)
+    unanswered = sum(_answer_file(job) for job in jobs)
+    return _finish(jobs, unanswered)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="api_vqa", description="A remote model answers the questions of a benchmark.")
+    parser.add_argument("--provider", choices=PROTOCOLS, required=True, help="vllm and sglang need --base-url")
+    parser.add_argument("--model", required=True, help="the provider's name of the model")
+    add_question_flags(parser)
+    parser.add_argument(
+        "--convention", choices=CONVENTIONS, help="how the model writes coordinates (default: by its name)"
+    )
+    parser.add_argument("--box", action="store_true", help="ask for a box instead of points; all of its pixels count")
+    parser.add_argument(
+        "--reasoning", action=argparse.BooleanOptionalAction, default=False, help="ask for reasoning before the points"
+    )
+    parser.add_argument(
+        "--prompt-template", type=Path, metavar="FILE", help="the whole text of a question, with {instruction} in it"
+    )
+    parser.add_argument(
+        "--temperature", type=_temperature, default=0.0, help="0 is greedy; `default` leaves it to the provider"
+    )
+    parser.add_argument("--seed", type=int, help="sent along, where the provider knows seeds; run i gets seed + i - 1")
+    add_remote_flags(parser.add_argument_group("the server"))
+    return parser
+
+
+def _temperature(text: str) -> float | None:
+    if text == "default":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a temperature from 0 to 2 nor `default`")
+    return value
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    check_remote(arguments)
+    if arguments.provider in OWN_SERVERS and not arguments.base_url:
+        raise InputError(f"where does {arguments.provider} listen? give --base-url, such as http://localhost:8000/v1")
+    if arguments.prompt_template is not None and (arguments.reasoning or arguments.box):
+        raise InputError("--prompt-template is the whole text of a question: leave out --reasoning and --box")
+
+
+def _options(arguments: argparse.Namespace) -> str:
+    """What shapes an answer beside text, picture and model; part of the cache's key."""
+    wanted = {"temperature": arguments.temperature, "limit": arguments.max_output_tokens}
+    wanted["thinking"] = arguments.thinking_budget
+    return " ".join(f"{name}={value}" for name, value in wanted.items() if value is not None)
+
+
+def _cache(arguments: argparse.Namespace) -> Path:
+    """One for all runs."""
+    return Path(arguments.cache or arguments.answer_file.with_suffix(".cache.jsonl"))
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """What decides the answers. A file of answers is only continued under the same ones."""
+    arguments, asking = job.arguments, job.asking
+    return {
+        "provider": arguments.provider,
+        "model": arguments.model,
+        "question_sha256": sha256(job.suite.question_file),
+        "convention": asking.convention.name,
+        "box": asking.box,
+        "reasoning": asking.reasoning,
+        "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
+        "num_questions": arguments.num_questions,
+        "max_side": asking.max_side,
+        "options": asking.options,
+        "run": asking.run,
+        "seed": asking.seed,
+    }
+
+
+# --- one file of answers -------------------------------------------------------------------------------------------
+
+
+def _answer_file(job: Job) -> int:
+    """Ask what was not answered yet and write the file, in the order of the questions; returns how many are missing."""
+    import asyncio
+
+    from ..api import Client, Limits
+    from ..api_providers import Options, make_provider
+
+    arguments, questions = job.arguments, job.suite.questions
+    settings = _settings(job)
+    done_before(job.path, settings, questions)
+    record = begun("api_vqa", job.path, job.suite, arguments, settings, continued=True)
+    options = Options(arguments.temperature, arguments.max_output_tokens, job.asking.seed, arguments.thinking_budget)
+    protocol = PROTOCOLS[arguments.provider]
+    provider = make_provider(protocol, arguments.model, arguments.base_url, options, arguments.concurrency)
+    limits = Limits(
+        arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute, arguments.timeout,
+        arguments.tries, arguments.first_wait,
+    )  # fmt: skip
+    price = asked_price(arguments)
+    with Client(provider, _cache(arguments), limits) as client:
+        requests = [job.asking.request(question) for question in questions]
+        missing = sum(client.cached(request) is None for request in requests)
+        if missing:
+            print(_planned(job, questions, missing))
+        asyncio.run(_ask(job, client, requests))
+        if missing:
+            print(report(client.figures, price))
+        known = [client.cached(request) for request in requests]
+        answers = [
+            job.asking.answer(question, completion, arguments.model).as_json()
+            for question, completion in zip(questions, known, strict=True)
+            if completion is not None
+        ]
+    if answers:
+        write_jsonl(job.path, answers)
+    record["seconds"] = round(record["seconds"] + client.figures.seconds, 3)
+    record["remote"], record["price"] = client.figures.as_json(), price and asdict(price)
+    if len(answers) == len(questions):
+        record = ended(record, len(answers))
+    write_json(run_file(job.path), record)
+    return len(questions) - len(answers)
+
+
+async def _ask(job: Job, client: Any, requests: Sequence[Any]) -> None:
+    from tqdm import tqdm
+
+    from ..api import Reply
+
+    questions = {request.item: question for request, question in zip(requests, job.suite.questions, strict=True)}
+    replies, started = 0, time.monotonic()
+    try:
+        with tqdm(total=len(requests), unit="question", dynamic_ncols=True) as bar:
+            async for result in client.ask(requests):
+                question = questions[result.request.item]
+                if isinstance(result, Reply):
+                    replies += 1
+                    _count(job, question, result.completion)
+                else:
+                    job.failures[key(question.question_id)] = result.reason
+                    if not replies and len(job.failures) >= ALL_REFUSED:
+                        raise InputError(f"none of {len(job.failures)} requests was answered: {result.reason}")
+                bar.update()
+                rate = 60 * client.figures.responses / (time.monotonic() - started)
+                bar.set_postfix_str(f"{rate:.0f} questions/min, {job.tally.describe()}", refresh=False)
+    finally:
+        await client.provider.close()
+
+
+def _count(job: Job, question: Question, completion: Any) -> None:
+    asking = job.asking
+    response = read(completion.text, job.suite.image_size(question), asking.convention, asking.sent(question))
+    job.tally.add(question, response)
+    job.cut += completion.finish in ("length", "max_tokens")
+    centers = [item.center if isinstance(item, Box) else item for item in response.points]
+    job.points += len(centers)
+    job.outside += sum(not center.inside for center in centers)
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+def _planned(job: Job, questions: Sequence[Question], requests: int) -> str:
+    arguments = job.arguments
+    protocol = PROTOCOLS[arguments.provider]
+    tokens = sum(job.asking.tokens(question, protocol) for question in questions) / len(questions) * requests
+    each = EXPECTED_TOKENS[job.asking.reasoning]
+    head = f"{len(questions)} questions, {requests} requests to {arguments.provider} {arguments.model}"
+    return f"{head}\n{estimate(arguments, requests, tokens, each, asked_price(arguments))}"
+
+
+def _dry_run(jobs: Sequence[Job]) -> None:
+    """What it would take, and the first request as it would be sent; nothing is written."""
+    from ..api import cached_key, read_cached
+    from ..lookup import Lookup
+
+    with Lookup(_cache(jobs[0].arguments), cached_key) as lookup:
+        for job in jobs:
+            requests = [job.asking.request(question) for question in job.suite.questions]
+            missing = sum(read_cached(lookup, request, job.arguments.model) is None for request in requests)
+            print(_planned(job, job.suite.questions, missing))
+    first = jobs[0].suite.questions[0]
+    width, height = jobs[0].asking.sent(first)
+    print(f"\nthe first request, with {first.image} in {width} x {height} pixels:\n{jobs[0].asking.text(first)}")
+
+
+def _finish(jobs: Sequence[Job], unanswered: int) -> int:
+    for job in jobs:
+        print(f"{job.path}: {job.tally.answers} answers, {job.tally.describe()}")
+        if job.cut:
+            print(f"  {job.cut} answers were cut at the limit of output tokens: give more --max-output-tokens")
+        if job.outside * 2 > job.points:
+            print(
+                f"  {job.outside} of {job.points} points lie outside the image: does {job.arguments.model} write "
+                f"coordinates as {job.asking.convention.name} does? --convention names another way"
+            )
+    if unanswered:
+        reasons = Counter(reason for job in jobs for reason in job.failures.values())
+        why = "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
+        raise InputError(
+            f"{unanswered} questions got no answer ({why}); what was answered is in {jobs[0].arguments.answer_file} "
+            "and its cache: the same command asks for the rest"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
