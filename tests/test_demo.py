@@ -17,6 +17,8 @@ from trace_vlm import demo
 from trace_vlm.command import InputError, run
 from trace_vlm.demo_session import Models, Options, Told, as_record, ask, model_paths
 from trace_vlm.images import open_image
+from trace_vlm.model import predictor
+from trace_vlm.model.predictor import shipped
 from trace_vlm.points import Point
 from trace_vlm.reasoning import render
 
@@ -77,7 +79,18 @@ def test_models_have_names_and_the_bundled_one_is_first(tmp_path: Path) -> None:
     for name in ("a", "b/a"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     found = model_paths([f"trace={tmp_path / 'a'}", str(tmp_path / "a"), str(tmp_path / "b/a")])
-    assert list(found) == ["nano-base", "trace", "a", str(tmp_path / "b/a")]
+    assert list(found) == [*shipped(), "trace", "a", str(tmp_path / "b/a")]
+
+
+def test_the_model_that_reasons_answers_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "ASSETS", tmp_path)
+    (tmp_path / "nano-base").mkdir()
+    assert predictor.default_model() == tmp_path / "nano-base" and list(model_paths([])) == ["nano-base"]
+    (tmp_path / "nano").mkdir()
+    assert predictor.default_model() == tmp_path / "nano" and list(model_paths([])) == ["nano", "nano-base"]
+    assert predictor.bundled("nano") == tmp_path / "nano" and predictor.bundled("other") == "other"
+    monkeypatch.chdir(tmp_path)  # a folder of that name where one stands is meant
+    assert predictor.bundled("nano") == "nano" and predictor.default_model() == tmp_path / "nano"
 
 
 def test_the_samples_that_ship_can_be_asked_about() -> None:

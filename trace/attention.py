@@ -11,7 +11,7 @@ Tensor names carry their axes: B batch, H heads, Q query positions, K key positi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -35,7 +35,12 @@ class Recorder(Protocol):
     ) -> None: ...
 
 
+class _Ended(Exception):
+    """Leaves a forward pass of which nothing more is wanted."""
+
+
 _active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+_last: ContextVar[int | None] = ContextVar("last layer", default=None)
 _bias: ContextVar[tuple[float, Tensor] | None] = ContextVar("image bias", default=None)
 
 
@@ -56,6 +61,8 @@ def _recording_attention(
         recorder.observe(
             module.layer_idx, query, repeat_kv(key, module.num_key_value_groups), attention_mask, kwargs["scaling"]
         )
+        if module.layer_idx == _last.get():
+            raise _Ended
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -94,14 +101,20 @@ def image_bias(model: nn.Module, bias: float, image_BK: Tensor) -> Iterator[None
 
 
 @contextmanager
-def recording(model: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Run `model`'s language layers so that `recorder` sees them; the attention implementation is put back after."""
-    token = _active.set(recorder)
+def recording(model: nn.Module, recorder: Recorder, only: bool = False) -> Iterator[None]:
+    """Run `model`'s language layers so that `recorder` sees them; the attention implementation is put back after.
+
+    Args:
+        only: nothing but the recorder's rows is wanted: the forward pass, and the block with it, ends in the last layer
+            that it records, before that layer's output, the layers above and the head are computed.
+    """
+    tokens = _active.set(recorder), _last.set(max(recorder.layers) if only else None)
     try:
-        with _implementation(model):
+        with _implementation(model), suppress(_Ended):
             yield
     finally:
-        _active.reset(token)
+        _active.reset(tokens[0])
+        _last.reset(tokens[1])
 
 
 @contextmanager
