@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from trace_vlm.images import open_image
 from trace_vlm.model import predictor
 from trace_vlm.model.predictor import shipped
 from trace_vlm.points import Point
-from trace_vlm.reasoning import render
+from trace_vlm.reasoning import HEADINGS, render
 
 STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}
 TEXT = render(STEPS, [Point(0.25, 0.5), Point(1.4, 0.5)])
@@ -91,6 +92,18 @@ def test_the_model_that_reasons_answers_where_none_is_named(tmp_path: Path, monk
     assert predictor.bundled("nano") == tmp_path / "nano" and predictor.bundled("other") == "other"
     monkeypatch.chdir(tmp_path)  # a folder of that name where one stands is meant
     assert predictor.bundled("nano") == "nano" and predictor.default_model() == tmp_path / "nano"
+
+
+def test_an_answer_is_written_step_by_step_and_nothing_in_it_is_markup() -> None:
+    evil = "<script>alert(1)</script>"
+    text = render({**STEPS, "target": evil}, [Point(0.25, 0.5)])
+    page = demo.written(text, (100, 60), "subtype")
+    places = [page.index(f"<b>{number}. {escape(words)}") for number, words in enumerate(HEADINGS.values(), 1)]
+    assert places == sorted(places)
+    assert "5. Final answer" in page and "<script" not in page and "&lt;script&gt;" in page
+    assert [part.split("'")[0] for part in page.split("data-step='")[1:] if "accent-soft" in part] == ["subtype"]
+    for plain in (evil, text[:30] + evil):  # without steps, and cut off while it comes
+        assert "<script" not in demo.written(plain, (100, 60))
 
 
 def test_the_samples_that_ship_can_be_asked_about() -> None:
