@@ -273,8 +273,9 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
     response = parse(text, size)
     parts = [(step.key, HEADINGS[step.key], step.text) for step in response.steps]
     raw = f"<pre style='white-space: pre-wrap; overflow-wrap: anywhere; margin: 0'>{escape(text)}</pre>"
+    below = "<div style='height: 1.4em'></div>"  # the component's label lies over its corner
     if not parts:
-        return raw
+        return below + raw
     if response.answer_span is not None:
         parts.append((ANSWER, "Final answer", answer_text(response)))
     found = []
@@ -285,7 +286,7 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
             f"<b>{number}. {escape(heading)}</b><br><span style='overflow-wrap: anywhere'>{escape(body)}</span></div>"
         )
     summary = "<summary style='cursor: pointer'>The model's text</summary>"
-    return "".join(found) + f"<details style='margin: 8px 0 0 10px'>{summary}{raw}</details>"
+    return below + "".join(found) + f"<details style='margin: 8px 0 0 10px'>{summary}{raw}</details>"
 
 
 def _shown(image: Any, points: Any = (), heat: Any = None, top: float = 0.0, labels: Sequence[str] = ()) -> Any:
