@@ -213,7 +213,8 @@ def _conclude(folder: Path, checkpoint: Checkpoint | None, suite: Suite, argumen
     print("\n".join(describe(write_summary(folder))))
     from trace_vlm.report import write_page
 
-    print(write_page(folder / "report.html", f"Attention of {Path(arguments.model_path).resolve().name}", attention=folder))
+    title = f"Attention of {Path(arguments.model_path).resolve().name}"
+    print(write_page(folder / "report.html", title, attention=folder))
 
 
 if __name__ == "__main__":
