@@ -118,6 +118,23 @@ def test_a_pass_longer_than_what_is_held_at_a_time_is_the_same(nano: Any, monkey
     assert np.abs(whole.attention - parts.attention).max() < 1e-6
 
 
+def test_a_pass_ends_where_nothing_more_is_wanted(nano: Any) -> None:
+    """The layers above the last recorded one are not run, and of that one nothing but its queries and keys."""
+    layers = nano.model.model.language_model.layers
+    finished: list[int] = []
+    hooks = [layer.register_forward_hook(lambda *_, place=place: finished.append(place))
+             for place, layer in enumerate(layers)]  # fmt: skip
+    try:
+        early = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((0, 1), dtype="float32"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert finished == [0]
+    whole = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((0, 1, 3), dtype="float32"))
+    assert np.array_equal(early.attention, whole.attention[:2])
+    assert nano.model.config.text_config._attn_implementation == "sdpa"
+
+
 def test_a_layer_that_is_not_there_and_an_empty_answer_are_refused(nano: Any) -> None:
     with pytest.raises(InputError, match="no layer 4"):
         while_generating(nano, PICTURE, PROMPT, Capture((4,)))

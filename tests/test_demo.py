@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from trace_vlm import demo
 from trace_vlm.command import InputError, run
 from trace_vlm.demo_session import Models, Options, Told, as_record, ask, model_paths
 from trace_vlm.images import open_image
+from trace_vlm.model import predictor
+from trace_vlm.model.predictor import shipped
 from trace_vlm.points import Point
-from trace_vlm.reasoning import render
+from trace_vlm.reasoning import HEADINGS, render
 
 STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}
 TEXT = render(STEPS, [Point(0.25, 0.5), Point(1.4, 0.5)])
@@ -77,7 +80,30 @@ def test_models_have_names_and_the_bundled_one_is_first(tmp_path: Path) -> None:
     for name in ("a", "b/a"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     found = model_paths([f"trace={tmp_path / 'a'}", str(tmp_path / "a"), str(tmp_path / "b/a")])
-    assert list(found) == ["nano-base", "trace", "a", str(tmp_path / "b/a")]
+    assert list(found) == [*shipped(), "trace", "a", str(tmp_path / "b/a")]
+
+
+def test_the_model_that_reasons_answers_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "ASSETS", tmp_path)
+    (tmp_path / "nano-base").mkdir()
+    assert predictor.default_model() == tmp_path / "nano-base" and list(model_paths([])) == ["nano-base"]
+    (tmp_path / "nano").mkdir()
+    assert predictor.default_model() == tmp_path / "nano" and list(model_paths([])) == ["nano", "nano-base"]
+    assert predictor.bundled("nano") == tmp_path / "nano" and predictor.bundled("other") == "other"
+    monkeypatch.chdir(tmp_path)  # a folder of that name where one stands is meant
+    assert predictor.bundled("nano") == "nano" and predictor.default_model() == tmp_path / "nano"
+
+
+def test_an_answer_is_written_step_by_step_and_nothing_in_it_is_markup() -> None:
+    evil = "<script>alert(1)</script>"
+    text = render({**STEPS, "target": evil}, [Point(0.25, 0.5)])
+    page = demo.written(text, (100, 60), "subtype")
+    places = [page.index(f"<b>{number}. {escape(words)}") for number, words in enumerate(HEADINGS.values(), 1)]
+    assert places == sorted(places)
+    assert "5. Final answer" in page and "<script" not in page and "&lt;script&gt;" in page
+    assert [part.split("'")[0] for part in page.split("data-step='")[1:] if "accent-soft" in part] == ["subtype"]
+    for plain in (evil, text[:30] + evil):  # without steps, and cut off while it comes
+        assert "<script" not in demo.written(plain, (100, 60))
 
 
 def test_the_samples_that_ship_can_be_asked_about() -> None:

@@ -215,6 +215,15 @@ def test_a_strip_says_what_is_missing_and_nothing_overlaps(size: tuple[int, int]
     assert inside.count("step missing") == 1
 
 
+def test_labels_of_points_at_one_place_stand_below_one_another() -> None:
+    items = [Point(0.5, 0.5), Point(0.1, 0.1), Point(0.505, 0.5), Box(0.4, 0.4, 0.6, 0.6)]
+    labels = [f"{number}: 50%" for number in range(1, 5)]
+    (axes,) = plots.overlay(grey((60, 40)), items, labels=labels).axes
+    assert sorted(text.get_text() for text in axes.texts) == ["1: 50%\n3: 50%\n4: 50%", "2: 50%"]
+    (axes,) = plots.overlay(grey((60, 40)), items[:1] * 9, labels=labels * 3).axes
+    assert [text.get_text() for text in axes.texts] == ["1: 50%\n2: 50%\n3: 50%\nand 6 more"]
+
+
 def test_the_scale_of_a_strip_is_that_of_its_hottest_step() -> None:
     assert plots.shared_top(steps((8, 8))) == pytest.approx(0.05)
     assert plots.shared_top(steps((8, 8), missing=[3, 4])) == pytest.approx(0.03)

@@ -11,7 +11,7 @@ Tensor names carry their axes: B batch, H heads, Q query positions, K key positi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -35,7 +35,12 @@ class Recorder(Protocol):
     ) -> None: ...
 
 
+class _Ended(Exception):
+    """Leaves a forward pass of which nothing more is wanted."""
+
+
 _active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+_last: ContextVar[int | None] = ContextVar("last layer", default=None)
 _bias: ContextVar[tuple[float, Tensor] | None] = ContextVar("image bias", default=None)
 
 
@@ -56,6 +61,8 @@ def _recording_attention(
         recorder.observe(
             module.layer_idx, query, repeat_kv(key, module.num_key_value_groups), attention_mask, kwargs["scaling"]
         )
+        if module.layer_idx == _last.get():
+            raise _Ended
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -94,14 +101,20 @@ def image_bias(model: nn.Module, bias: float, image_BK: Tensor) -> Iterator[None
 
 
 @contextmanager
-def recording(model: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Run `model`'s language layers so that `recorder` sees them; the attention implementation is put back after."""
-    token = _active.set(recorder)
+def recording(model: nn.Module, recorder: Recorder, only: bool = False) -> Iterator[None]:
+    """Run `model`'s language layers so that `recorder` sees them; the attention implementation is put back after.
+
+    Args:
+        only: nothing but the recorder's rows is wanted: the forward pass, and the block with it, ends in the last layer
+            that it records, before that layer's output, the layers above and the head are computed.
+    """
+    tokens = _active.set(recorder), _last.set(max(recorder.layers) if only else None)
     try:
-        with _implementation(model):
+        with _implementation(model), suppress(_Ended):
             yield
     finally:
-        _active.reset(token)
+        _active.reset(tokens[0])
+        _last.reset(tokens[1])
 
 
 @contextmanager
@@ -158,21 +171,25 @@ class ImageRecorder:
         if layer not in self._begun:
             self._begun.add(layer)
             first = (query_BHQD.shape[2] if self._answer_start is None else self._answer_start) - 1
-        for start in range(first, query_BHQD.shape[2], ROWS):
-            self._keep(layer, self._softmax(query_BHQD, key_BHKD, mask, scaling, start))
+        query_HQD, key_HDK = query_BHQD[0, :, first:], key_BHKD[0].float().transpose(-1, -2)
+        for rows_HND in query_HQD.split(ROWS, dim=1):
+            scores_HNK = (rows_HND.float() * scaling) @ key_HDK
+            self._keep(layer, self._softmax(scores_HNK, mask, first, query_BHQD.shape[2]))
+            first += rows_HND.shape[1]
 
-    def _softmax(self, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scaling: float, start: int) -> Tensor:
-        """The attention `[heads, rows, patches]` of up to ROWS rows from `start` on."""
-        query_HND = query_BHQD[0, :, start : start + ROWS].float()
-        scores_HNK = (query_HND @ key_BHKD[0].float().transpose(-1, -2)).mul_(scaling)
+    def _softmax(self, scores_HNK: Tensor, mask: Tensor | None, first: int, queries: int) -> Tensor:
+        """The attention `[heads, rows, patches]` of the rows from `first` on, of so many queries; it uses up `scores`."""
         rows, keys = scores_HNK.shape[1:]
-        if rows > 1 or start + rows < query_BHQD.shape[2]:  # a newest row sees every key
-            ahead = keys - query_BHQD.shape[2] + start
-            later = torch.ones(rows, keys, dtype=torch.bool, device=scores_HNK.device).triu_(ahead + 1)
-            scores_HNK.masked_fill_(later, -torch.inf)
+        ahead = keys - queries + first + 1  # what the first of the rows may see
+        if ahead < keys:
+            scores_HNK[..., ahead:].masked_fill_(
+                torch.ones(rows, keys - ahead, dtype=torch.bool, device=scores_HNK.device).triu_(), -torch.inf
+            )
         if mask is not None:
-            part = mask[0, :, start : start + rows, :keys]
-            scores_HNK = scores_HNK.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else scores_HNK + part
+            part = mask[0, :, first : first + rows, :keys]
+            scores_HNK = (
+                scores_HNK.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else scores_HNK.add_(part)
+            )
         return scores_HNK.softmax(-1)[..., self._columns]
 
     def _keep(self, layer: int, attention_HNP: Tensor) -> None:

@@ -29,8 +29,8 @@ MEASURES: Mapping[str, str] = {
     "share": "attention on the image",
     "entropy": "entropy over the image (1: even)",
     "area": "image tokens holding half (0.5: even)",
-    "target": "of it on the target",
-    "reference": "of it on the named object",
+    "target": "image attention on the target",
+    "reference": "image attention on the named object",
     "distance": "peak to predicted points",
 }
 DECIMALS = 5  # of a stored value

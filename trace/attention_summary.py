@@ -225,25 +225,21 @@ def verdicts(values: Mapping[str, Values], images: Sequence[str], rng: np.random
     steps = [place for place in range(len(KEYS)) if place != last]
     little = _interval(share[:, last] - 0.5 * share[:, steps].mean(axis=1), images, rng)
     enough = [_enough(one, images) for one in (*diffuse, closer, little)]
+    few = f"; at least {LEAST_IMAGES} images decide, these are {len(set(images))}"
+    halves = "; ".join(
+        f"{key}: half of it on {_text(one)} of the tokens" for key, one in zip(FIRST, diffuse, strict=True)
+    )
+    parts = [
+        ("diffuse in the first two steps", all(enough[:2]), lambda: _diffuse(diffuse),
+         f"{halves} (limit {DIFFUSE}, even attention 0.5)"),
+        ("concentrated at the goal subtype", enough[2], lambda: _below_zero(closer),
+         f"tokens that hold half of it, subtype minus the first two: {_text(closer)}"),
+        ("little visual attention at the end", enough[3], lambda: _below_zero(little),
+         f"share on the image, final answer minus half of the steps' mean: {_text(little)}"),
+    ]  # fmt: skip
     return [
-        Verdict(
-            "diffuse in the first two steps",
-            _diffuse(diffuse) if all(enough[:2]) else "undecided",
-            "; ".join(
-                f"{key}: half of it on {_text(one)} of the tokens" for key, one in zip(FIRST, diffuse, strict=True)
-            )
-            + f" (limit {DIFFUSE}, even attention 0.5)",
-        ),  # fmt: skip
-        Verdict(
-            "concentrated at the goal subtype",
-            _below_zero(closer) if enough[2] else "undecided",
-            f"tokens that hold half of it, subtype minus the first two: {_text(closer)}",
-        ),
-        Verdict(
-            "little visual attention at the end",
-            _below_zero(little) if enough[3] else "undecided",
-            f"share on the image, final answer minus half of the steps' mean: {_text(little)}",
-        ),
+        Verdict(part, rule() if decidable else "undecided", why + ("" if len(set(images)) >= LEAST_IMAGES else few))
+        for part, decidable, rule, why in parts
     ]
 
 

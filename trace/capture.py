@@ -3,7 +3,7 @@
 Three decisions live here: which layers and heads are kept, how they are reduced, and which row belongs to a token.
 Row t of an answer is where its token t is *fed in* (`fed`); under `predict` it is the row before, the one that chose
 token t. Generation never feeds in the last token, so it is fed in once more afterwards. A saved answer is read in one
-teacher-forced pass over prompt and answer, by the same recorder: no second softmax, nothing quadratic kept.
+teacher-forced pass over prompt and answer, by the same recorder; the pass ends in the last layer that is recorded.
 
     captured = while_generating(checkpoint, image, render_prompt(question_text("Find the mug.", True)))
     captured.attention      # [layers, tokens, patches]
@@ -138,7 +138,7 @@ def teacher_forced(
     recorder = _recorder(checkpoint, inputs["input_ids"], capture, start, len(token_ids) + 1)
     answer = torch.tensor([list(token_ids)], device=model.device)
     both = torch.cat([inputs["input_ids"], answer], dim=1)
-    with recording(model, recorder), torch.inference_mode():
+    with recording(model, recorder, only=True), torch.inference_mode():
         model.model(input_ids=both, pixel_values=inputs["pixel_values"], use_cache=False)
     return _captured(list(token_ids), recorder, start, True, capture)
 

@@ -13,12 +13,16 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .command import InputError, Parser, run
+from .milestones import ANSWER, MILESTONES
+from .plots import answer_text
+from .reasoning import HEADINGS, parse
 
 if TYPE_CHECKING:
     from .demo_session import Models, Told
@@ -128,13 +132,12 @@ def build(models: Models) -> Any:
                 instruction = gr.Textbox(
                     label="Instruction", lines=2, placeholder="Point to ...", elem_id="instruction"
                 )
-                with gr.Row():
+                asked = gr.Button("Ask", variant="primary", elem_id="ask")
+                with gr.Group():
                     reasoning = gr.Checkbox(True, label="Reason before pointing")
                     points = gr.Slider(0, 20, 0, step=1, label="Number of points", info="0: as the model likes")
-                with gr.Row():
                     temperature = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature", info="0: greedy")
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-                asked = gr.Button("Ask", variant="primary", elem_id="ask")
                 samples = json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
                 gr.Examples([[str(SAMPLES / one["image"]), one["instruction"]] for one in samples],
                             [picture, instruction], label="Samples", cache_examples=False)  # fmt: skip
@@ -147,8 +150,8 @@ def build(models: Models) -> Any:
                 yield from _answer(gr, models, path, *given)
 
             gr.on([asked.click, instruction.submit], answer, [*inputs, side["model"]], outputs, show_progress="hidden")
-            side["step"].change(_at_step, [side["state"], side["step"]], [side["shown"], side["words"]],
-                                show_progress="hidden")  # fmt: skip
+            side["step"].change(_at_step, [side["state"], side["step"]],
+                                [side["shown"], side["words"], side["text"]], show_progress="hidden")  # fmt: skip
     return app
 
 
@@ -181,7 +184,8 @@ def _side(gr: Any, names: Sequence[str], number: int) -> dict[str, Any]:
                                   info="0: the image; 1 to 5: where the model looked during each step",
                                   interactive=True)  # fmt: skip
         found["words"] = gr.Textbox(label="This step", lines=2, interactive=False, elem_id=f"words-{number}")
-        found["text"] = gr.Textbox(label="Reasoning and answer", lines=10, interactive=False, elem_id=f"text-{number}")
+        found["text"] = gr.HTML(label="Reasoning and answer", show_label=True, container=True, padding=True,
+                                elem_id=f"text-{number}")  # fmt: skip
         found["table"] = gr.Dataframe(headers=["x", "y", "pixel", "confidence"], interactive=False, label="Points",
                                       elem_id=f"points-{number}")  # fmt: skip
         found["download"] = gr.DownloadButton("Download JSON", interactive=False, elem_id=f"download-{number}")
@@ -209,7 +213,7 @@ def _answer(
         yield None, "", _shown(image), 0, "", [], gr.DownloadButton(interactive=False)
         for found in ask(models.get(name), name, image, instruction, options):
             if isinstance(found, str):
-                yield keep, found, keep, keep, keep, keep, keep
+                yield keep, written(found, image.size), keep, keep, keep, keep, keep
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from None
     assert isinstance(found, Told)
@@ -220,23 +224,30 @@ def _answer(
         for one in record["points"]
     ]  # fmt: skip
     state = {"told": found, "path": path}
-    picture, words = _at_step(state, 0)
+    picture, words, text = _at_step(state, 0)
     with tempfile.TemporaryDirectory(prefix="trace-demo-") as folder:  # gradio keeps a copy while the page is open
         file = Path(folder) / "answer.json"
         file.write_text(json.dumps(record, indent=2), encoding="utf-8")
         download = gr.DownloadButton(value=str(file), interactive=True)
-        yield state, found.prediction.text, picture, 0, words, rows, download
+        yield state, text, picture, 0, words, rows, download
 
 
-def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str]:
-    """The picture and the words for a place of the slider."""
+def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
+    """The picture, a line about it and the answer's text for a place of the slider."""
     if state is None:
-        return None, ""
+        return None, "", ""
+    told: Told = state["told"]
+    picture, words = _looked(told, state["path"], int(step))
+    key = list(MILESTONES)[int(step) - 1] if step >= 1 else None
+    return picture, words, written(told.prediction.text, told.size, key)
+
+
+def _looked(told: Told, path: str, step: int) -> tuple[Any, str]:
+    """The picture with its points, or with the attention of a step (from 1), and a line about it."""
     from .images import open_image, unpad_map
     from .plots import shared_top
 
-    told: Told = state["told"]
-    image, steps = open_image(state["path"]), told.maps.steps(told.size)
+    image, steps = open_image(path), told.maps.steps(told.size)
     points = told.prediction.response.points
     labels = [f"{number}: {sure:.0%}" for number, sure in enumerate(told.prediction.point_confidence, 1)]
     if step < 1:
@@ -247,11 +258,35 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str]:
         heat = unpad_map(rows.reshape(side, side), told.size)
         words = f"This answer has no steps. Attention over all of it: {rows.sum():.1%} of it on the image."
         return _shown(image, points, heat, float(heat.max())), words
-    one = steps[int(step) - 1]
+    one = steps[step - 1]
     if one.heat is None:
         return _shown(image, points), f"{one.title}: missing from this answer."
-    words = f"{one.title} ({one.share:.1%} of attention on the image): {one.text}"
+    words = f"{one.title}: {one.share:.1%} of attention on the image"
     return _shown(image, points, one.heat, shared_top(steps)), words
+
+
+def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
+    """An answer as HTML, whole or as far as it has come: its steps below their headings, the `shown` one marked.
+
+    What the model wrote is escaped. The raw text stands below the steps, folded.
+    """
+    response = parse(text, size)
+    parts = [(step.key, HEADINGS[step.key], step.text) for step in response.steps]
+    raw = f"<pre style='white-space: pre-wrap; overflow-wrap: anywhere; margin: 0'>{escape(text)}</pre>"
+    below = "<div style='height: 1.4em'></div>"  # the component's label lies over its corner
+    if not parts:
+        return below + raw
+    if response.answer_span is not None:
+        parts.append((ANSWER, "Final answer", answer_text(response)))
+    found = []
+    for number, (key, heading, body) in enumerate(parts, 1):
+        mark = "background: var(--color-accent-soft); border-color: var(--color-accent)" if key == shown else ""
+        found.append(
+            f"<div data-step='{key}' style='padding: 4px 10px; border-left: 3px solid transparent; {mark}'>"
+            f"<b>{number}. {escape(heading)}</b><br><span style='overflow-wrap: anywhere'>{escape(body)}</span></div>"
+        )
+    summary = "<summary style='cursor: pointer'>The model's text</summary>"
+    return below + "".join(found) + f"<details style='margin: 8px 0 0 10px'>{summary}{raw}</details>"
 
 
 def _shown(image: Any, points: Any = (), heat: Any = None, top: float = 0.0, labels: Sequence[str] = ()) -> Any:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .model.checkpoint import Checkpoint
     from .model.predictor import Prediction
 
-BUNDLED = "nano-base"
 MOST_PIXELS = 50_000_000
 
 
@@ -79,8 +78,10 @@ class Models:
 
 
 def model_paths(given: list[str]) -> dict[str, str]:
-    """Names for the models of the command line, `NAME=FOLDER` or `FOLDER`; the bundled one comes first."""
-    paths = {BUNDLED: BUNDLED}
+    """Names for the models of the command line, `NAME=FOLDER` or `FOLDER`; those that ship come first."""
+    from .model.predictor import shipped
+
+    paths = {name: str(folder) for name, folder in shipped().items()}
     for one in given:
         name, equals, folder = one.partition("=")
         if not equals or not Path(folder).is_dir():

@@ -330,14 +330,29 @@ def overlay(
     axes = page.axes(0, 0, page.width, page.height)
     size = draw_image(axes, rgb(image) if heat is None else blend(image, heat, top))
     draw_answer(axes, points, size, dot=8.5)
-    for item, label in zip(points, labels, strict=False):
-        place = item if isinstance(item, Point) else item.center
-        x, y = np.clip((place.x, place.y), 0.02, 0.98) * size
+    centers = [item if isinstance(item, Point) else item.center for item in points]
+    places = [np.clip((center.x, center.y), 0.02, 0.98) * size for center in centers]
+    for (x, y), words in _gathered(places, labels, 14 / scale):
         right = x > 0.8 * size[0]
-        axes.annotate(label, (x, y), (-9 if right else 9, 0), textcoords="offset points", va="center",
+        axes.annotate("\n".join(words), (x, y), (-9 if right else 9, 0), textcoords="offset points", va="center",
                       ha="right" if right else "left", fontsize=9, color="white", fontweight="bold", parse_math=False,
                       path_effects=[withStroke(linewidth=2.6, foreground=INK)])  # fmt: skip
     return page.figure
+
+
+def _gathered(
+    places: Sequence[np.ndarray], labels: Sequence[str], reach: float, most: int = 4
+) -> list[tuple[np.ndarray, list[str]]]:
+    """Labels that would cover one another stand in lines at the first of their places, at most `most` of them."""
+    groups: list[tuple[np.ndarray, list[str]]] = []
+    for place, label in zip(places, labels, strict=False):
+        near = next((words for other, words in groups if np.hypot(*(other - place)) < reach), None)
+        if near is None:
+            groups.append((place, [label]))
+        else:
+            near.append(label)
+    return [(place, words if len(words) <= most else [*words[: most - 1], f"and {len(words) - most + 1} more"])
+            for place, words in groups]  # fmt: skip
 
 
 # --- training ------------------------------------------------------------------------------------------------------

@@ -67,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
+    from trace_vlm.model.predictor import default_model
+
     parser = Parser(description="Attention to the image during each step of the reasoning.")
-    parser.add_argument("--model-path", required=True, help="folder of the model")
+    parser.add_argument("--model-path", default=default_model(), help="folder of the model, or one that ships")
     parser.add_argument("--model-base", help="the model that an adapter belongs to")
     parser.add_argument("--dataset-dir", "--data-dir", type=Path, required=True, help="folder with images/ and masks/")
     parser.add_argument("--question-file", help="a path, or a name in the folder; point_questions.jsonl if absent")
@@ -109,9 +111,10 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides a record: it is only skipped under the same ones."""
     from trace_vlm.eval.runs import fingerprint
     from trace_vlm.files import sha256
+    from trace_vlm.model.predictor import bundled
 
     return {
-        "model": fingerprint(arguments.model_path),
+        "model": fingerprint(bundled(arguments.model_path)),
         "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
         "layers": arguments.layers,
         "reduce": arguments.reduce,
@@ -210,7 +213,8 @@ def _conclude(folder: Path, checkpoint: Checkpoint | None, suite: Suite, argumen
     print("\n".join(describe(write_summary(folder))))
     from trace_vlm.report import write_page
 
-    print(write_page(folder / "report.html", f"Attention of {arguments.model_path}", attention=folder))
+    title = f"Attention of {Path(arguments.model_path).resolve().name}"
+    print(write_page(folder / "report.html", title, attention=folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo in Chromium: it answers, its slider changes the picture, and it asks nobody but this machine."""
+"""The demo in Chromium: it answers, its slider changes the picture, it asks nobody else, and no answer acts on it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from forced_answers import encoded, saying
 
+from trace_vlm.milestones import MILESTONES
 from trace_vlm.points import Point
 from trace_vlm.reasoning import render
 
 pytestmark = pytest.mark.slow  # gradio takes its time to start
 
-STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}
+EVIL = "<img src=x onerror=\"document.title = 'harmed'\"><script>document.title = 'harmed'</script>"
+STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": f"Free space. {EVIL}", "output": "One point."}
 TEXT = render(STEPS, [Point(0.25, 0.5)])
 
 
@@ -60,19 +62,27 @@ def test_a_question_is_answered_and_the_slider_shows_each_step(page: Any, tmp_pa
     page.locator("table tr.tr-body").first.click()
     wait(page, "document.querySelector('#instruction textarea').value.length > 5")
     page.locator("#ask").click()
-    wait(page, "document.querySelector('#text-0 textarea').value.includes('Final Answer')")
+    wait(page, "document.querySelector('#text-0').innerText.includes('5. Final answer')")
     wait(page, "document.querySelector('#words-0 textarea').value.length > 5")
-    assert page.locator("#text-0 textarea").input_value() == TEXT
+    told = page.locator("#text-0").inner_text()
+    assert all(text in told for text in STEPS.values()) and "[(0.250, 0.500)]" in told
+    page.locator("#text-0 summary").click()
+    assert page.locator("#text-0 pre").inner_text() == TEXT
     assert "0.250" in page.locator("#points-0").inner_text() and "%" in page.locator("#points-0").inner_text()
     shown = []
     for step in (0, 2, 3):
         page.locator("#step-0 input[type=number]").fill(str(step))
         page.locator("#step-0 input[type=number]").press("Enter")
         if step:
-            wait(page, f"document.querySelector('#words-0 textarea').value.includes({[*STEPS.values()][step - 1]!r})")
+            title = [*MILESTONES.values()][step - 1]
+            wait(page, f"document.querySelector('#words-0 textarea').value.includes({title!r})")
         page.wait_for_timeout(300)
         shown.append(page.locator("#shown-0 img").get_attribute("src"))
+        marked = "return [...document.querySelectorAll('#text-0 [data-step]')].filter(one => one.style.background)"
+        keys = page.evaluate(f"() => {{ {marked}.map(one => one.dataset.step) }}")
+        assert keys == ([[*STEPS][step - 1]] if step else [])
     assert len(set(shown)) == 3
+    assert page.title() == "TRACE"
     with page.expect_download() as download:
         page.locator("#download-0").click()
     download.value.save_as(tmp_path / "answer.json")

@@ -3,7 +3,7 @@
     trace-vlm predict table.png "Find free space left of the mug." --num-points 3 --overlay answer.png
     trace-vlm predict table.png "Point to the mug." --model M --depth D.png --intrinsics K.json --json
 
-Without --model the small model that ships with the package answers; it knows its own synthetic tables only.
+Without --model a small model that ships with the package answers; it knows its own synthetic tables only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..prompts import TEMPLATES, template
 from .confidence import centers
 from .decoding import Decoding
 from .lifting import ALIGNMENTS, UNITS, Lifted, lift, read_depth, read_extrinsics, read_intrinsics
-from .predictor import PLACEHOLDER, Prediction, Predictor
+from .predictor import PLACEHOLDER, Prediction, Predictor, default_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,7 +104,9 @@ def _parser() -> Parser:
     parser = Parser(prog="trace-vlm predict", description="Ask a model to point at something in one image.")
     parser.add_argument("image", type=Path)
     parser.add_argument("instruction", help="what to point at, in words")
-    parser.add_argument("--model", "--model-path", default="nano-base", help="folder of the model")
+    parser.add_argument(
+        "--model", "--model-path", default=default_model(), help="folder of the model, or one that ships"
+    )
     parser.add_argument("--model-base", help="the model that an adapter belongs to")
     parser.add_argument(
         "--reasoning", action=argparse.BooleanOptionalAction, default=True, help="reason before pointing"

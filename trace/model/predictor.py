@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .constrain import Grammar
 
-__all__ = ["Decoding", "Prediction", "Predictor", "bundled", "human_turn", "main", "plan_batches"]
+__all__ = ["Decoding", "Prediction", "Predictor", "bundled", "default_model", "human_turn", "main", "plan_batches",
+           "shipped"]  # fmt: skip
 
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+BUNDLED = ("nano", "nano-base")  # may ship with the package: one that reasons, and the one it was trained from
 READERS = 4  # threads that decode images while the model generates
 BATCH_LIMITS = {"cpu": 32, "cuda": 256}  # beyond these a batch gains nothing
 FREE_SHARE = 0.85  # of the free memory that a batch may take
@@ -81,7 +84,7 @@ class Predictor:
     def load(
         cls, path: str | Path, base: str | Path | None = None, device: str | None = None, dtype: str | None = None
     ) -> Predictor:
-        """Load a checkpoint in any format that is known, or the model that ships with the package ("nano-base").
+        """Load a checkpoint in any format that is known, or a model that ships with the package (BUNDLED).
 
         Args:
             base: the model that an adapter at `path` belongs to.
@@ -345,11 +348,19 @@ class Predictor:
         return int(self.checkpoint.model.get_output_embeddings().weight.shape[0])
 
 
+def shipped() -> dict[str, Path]:
+    """The models that ship with the package: name -> folder; the one that answers where none is named comes first."""
+    return {name: ASSETS / name for name in BUNDLED if (ASSETS / name).is_dir()}
+
+
 def bundled(path: str | Path) -> str | Path:
-    """The folder of the model that ships with the package for the name "nano-base"; any other path as it is."""
-    if str(path) != "nano-base" or Path(path).exists():
-        return path
-    return Path(__file__).resolve().parents[1] / "assets" / "nano-base"
+    """The folder of a model that ships with the package, for its name; any other path as it is."""
+    return path if Path(path).exists() else shipped().get(str(path), path)
+
+
+def default_model() -> Path:
+    """The folder of the model that answers where none is named."""
+    return next(iter(shipped().values()))
 
 
 def human_turn(instruction: str, reasoning: bool, template: str | None = None) -> str:
