@@ -262,7 +262,7 @@ class Predictor:
             for sample in range(decoding.samples):
                 rng = np.random.default_rng([decoding.seed, seed, sample]) if decoding.temperature > 0 else None
                 rows.append(Row(number[key], ids, rng, grammar.guide() if grammar is not None else None))
-        generate(self.checkpoint, rows, features, decoding, self._never())
+        generate(self.checkpoint, rows, features, decoding, self.checkpoint.no_text)
         answers = [(row.token_ids, row.logprobs) for row in rows]
         return [answers[start : start + decoding.samples] for start in range(0, len(rows), decoding.samples)]
 

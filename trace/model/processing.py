@@ -58,6 +58,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             )
         else:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # what transformers makes of an empty tokenizer.model
+        raise InputError(
+            f"the tokenizer in {folder} holds no pieces of text: the file is empty or cut off; get it again"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
     return with_image_token(tokenizer)
