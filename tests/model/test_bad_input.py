@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,65 @@ def half_projector(zoo):
     weights = torch.load(file, weights_only=True)
     torch.save({name: one for name, one in weights.items() if ".2." not in name}, file)
     return "projector_only", "base", r"it lacks multi_modal_projector\.linear_2\.bias, .*linear_2\.weight"
+
+
+def empty_tokenizer(zoo):
+    (zoo / "full" / "tokenizer.model").write_bytes(b"")
+    return "full", None, r"the tokenizer in .*full holds no pieces of text"
+
+
+def empty_bin(zoo):
+    (zoo / "projector_only" / "mm_projector.bin").write_bytes(b"")
+    return "projector_only", "base", r"mm_projector\.bin cannot be read as weights: it is empty or cut off"
+
+
+def sparse_bin(zoo):
+    torch.save(
+        {"model.mm_projector.0.weight": torch.ones(3, 3).to_sparse()}, zoo / "projector_only" / "mm_projector.bin"
+    )
+    return "projector_only", "base", r"mm_projector\.0\.weight is a float32 tensor, laid out as torch\.sparse_coo"
+
+
+def packed_bin(zoo):
+    file = zoo / "projector_only" / "mm_projector.bin"
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return "projector_only", "base", r"mm_projector\.bin was compressed after torch saved it"
+
+
+def negative_shape(zoo):
+    file = zoo / "full" / "model-00001-of-00002.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    name = next(one for one in header if one != "__metadata__")
+    header[name]["shape"] = [-1, -1]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    return "full", None, r"00001-of-00002\.safetensors: .* is of a kind that is not read"
+
+
+def setting_of_another_kind(zoo):
+    edit(zoo / "full" / "config.json", rms_norm_eps="small")
+    return "full", None, r"full/config\.json cannot be used: .*rms_norm_eps"
+
+
+def no_heads(zoo):
+    edit(zoo / "full" / "config.json", num_attention_heads=0)
+    return "full", None, r"full/config\.json: num_attention_heads is 0; expected the configuration of a Llama"
+
+
+def settings_that_are_no_object(zoo):
+    (zoo / "full" / "tokenizer_config.json").write_text("[]")
+    return "full", None, r"tokenizer_config\.json must hold a JSON object"
+
+
+def an_adapter_that_changed_its_base(zoo):
+    edit(zoo / "lora" / "adapter_config.json", init_lora_weights="pissa_niter_4")
+    return "lora", "base", r"adapter_config\.json: init_lora_weights is 'pissa_niter_4', which changes the base too"
 
 
 def no_base(zoo):

@@ -16,12 +16,11 @@ from typing import Any
 from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
 from ..command import InputError
-from ..files import read_json
 from ..prompts import IMAGE_TAG
 from . import llava_layout as layout
 from .build import VOCABULARY_MULTIPLE, expected_tensors, llava_configuration, random_projector
 from .cards import Card, card_of
-from .formats import Found, Kind, is_hub_name, locate, name_of, recognise
+from .formats import Found, Kind, is_hub_name, locate, name_of, read_object, recognise, understood
 from .lora import merged_weights
 from .processing import load_processor, load_tokenizer, make_processor
 from .shards import Computed, Held, Weight, resized
@@ -43,6 +42,11 @@ class Plan:
     tower: Tower | None = None
     base: Path | None = None
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that the configuration asks for. InputError: it describes no model."""
+        with understood(f"the configuration of {self.source}"):
+            return expected_tensors(self.config)
+
     def gaps(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[str], list[str]]:
         """The names of tensors that are missing and of those that are unexpected."""
         return sorted(set(shapes) - set(self.weights)), sorted(set(self.weights) - set(shapes))
@@ -62,7 +66,7 @@ def plan(path: str | Path, base: str | Path | None = None, vision_tower: str | N
 
 def finished(found: Plan) -> Plan:
     """`found` itself; InputError when something is missing from it or does not belong."""
-    shapes = expected_tensors(found.config)
+    shapes = found.shapes()
     for name, shape in shapes.items():
         weight = found.weights.get(name)
         if weight is not None and weight.shape != shape:
@@ -121,11 +125,9 @@ def _base(found: Found, base: str | Path | None) -> Path:
 def _standard(found: Found, vision_tower: str | None) -> Plan:
     if vision_tower is not None:
         raise InputError(f"{found.folder} is a {found.kind.value} with its own vision tower; it takes no other")
-    try:
+    with understood(found.folder):
         config = LlavaConfig.from_pretrained(found.folder)
         processor = load_processor(found.folder, config.vision_config.patch_size)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{found.folder} cannot be loaded: {str(error).splitlines()[0]}") from None
     weights = dict(found.weights)
     if _HEAD not in weights and (config.tie_word_embeddings or config.text_config.tie_word_embeddings):
         weights[_HEAD] = weights[_EMBEDDING]
@@ -154,7 +156,7 @@ def _adapted(found: Found, base: str | Path | None, vision_tower: str | None) ->
     """A PEFT adapter over a whole model in either format, or over the parts that a training run put together."""
     file = found.folder / PARTS_FILE
     if base is None and file.is_file():
-        parts = read_json(file)
+        parts = read_object(file)
         made = composed(**(parts if vision_tower is None else {**parts, "vision": vision_tower}))
     else:
         made = planned(_base(found, base), None, vision_tower)
@@ -194,9 +196,11 @@ def _original(found: Found, under: Found | None, vision_tower: str | None, pad: 
     tokenizer = load_tokenizer(whole.folder)
     rows, weights = _language_weights(found, whole, bool(text.get("tie_word_embeddings")), len(tokenizer))
     weights |= {**linear_projector(projector), **tower.weights}
-    vision = CLIPVisionConfig(**tower.config)
     text |= {"vocab_size": weights[_EMBEDDING].shape[0], "tie_word_embeddings": False}
-    config = llava_configuration(LlamaConfig(**text), vision, tokenizer.convert_tokens_to_ids(IMAGE_TAG))
+    with understood(f"the configuration of {tower.source}"):
+        vision = CLIPVisionConfig(**tower.config)
+    with understood(sized.folder / "config.json"):
+        config = llava_configuration(LlamaConfig(**text), vision, tokenizer.convert_tokens_to_ids(IMAGE_TAG))
     config.vision_feature_layer = llava.get("mm_vision_select_layer", -2)
     if layout.projector_type(projector) == "linear":
         config.projector_hidden_act = "linear"
@@ -204,8 +208,9 @@ def _original(found: Found, under: Found | None, vision_tower: str | None, pad: 
     if vision_tower is not None:
         config.llava["mm_vision_tower"] = tower.name
     padded = llava.get("image_aspect_ratio") == "pad" if pad is None else pad
-    pixels = pixel_settings(tower.preprocessor, vision.image_size, padded)
-    processor = make_processor(tokenizer, vision.patch_size, pixels)
+    with understood(f"the preprocessor of {tower.source}"):
+        pixels = pixel_settings(tower.preprocessor, vision.image_size, padded)
+        processor = make_processor(tokenizer, vision.patch_size, pixels)
     generation = generation_config(whole.folder, tokenizer, config)
     parts = [f"language model: {name_of(whole.folder)}", f"vision tower: {tower.name}"]
     parts += [f"{found.kind.value}: {name_of(found.folder)}"] if under else []
@@ -319,7 +324,8 @@ def generation_config(folder: Path, tokenizer: Any, config: LlavaConfig) -> Gene
     stay only where sampling is on. Rows of the output embedding that no piece of text owns have the logit 0.
     """
     file = folder / "generation_config.json"
-    return _valid(read_json(file) if file.is_file() else {}, tokenizer, config)
+    with understood(file):
+        return _valid(read_object(file) if file.is_file() else {}, tokenizer, config)
 
 
 def generation_config_of(model: Any, tokenizer: Any) -> GenerationConfig:

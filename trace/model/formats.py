@@ -14,11 +14,14 @@ The kinds, and what each needs besides itself:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
 
 from ..command import InputError
 from ..files import read_json
@@ -59,7 +62,7 @@ def recognise(folder: Path) -> Found:
     """
     if not folder.is_dir():
         raise InputError(f"the model {folder} is no folder")
-    config = _object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder, config)
     projector = folder / "mm_projector.bin"
@@ -114,7 +117,10 @@ def _known(config: Mapping[str, Any], file: Path) -> None:
     kind = config.get("model_type")
     if kind == "llava" and "text_config" in config:
         for part, expected in (("text_config", ("llama",)), ("vision_config", ("clip_vision_model",))):
-            found = dict(config.get(part) or {}).get("model_type")
+            said = config.get(part) or {}
+            if not isinstance(said, dict):
+                raise InputError(f"{file}: its {part} is {said!r}; expected an object")
+            found = said.get("model_type")
             if found not in expected and found is not None:
                 raise InputError(f"{file}: its {part} is of type {found!r}; expected {expected[0]!r}")
         chosen = config.get("vision_feature_select_strategy", "default")
@@ -137,7 +143,7 @@ _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")
 
 def _adapter(folder: Path, config: Mapping[str, Any]) -> Found:
     file = folder / "adapter_config.json"
-    adapter = _object(file)
+    adapter = read_object(file)
     kind = adapter.get("peft_type")
     if kind not in (None, "LORA"):
         raise InputError(f"{file}: peft_type is {kind!r}; LORA is read")
@@ -152,6 +158,9 @@ def _adapter(folder: Path, config: Mapping[str, Any]) -> Found:
         )
     if not isinstance(adapter.get("r"), int) or not isinstance(adapter.get("lora_alpha"), int | float):
         raise InputError(f"{file} has no r and lora_alpha; expected PEFT's configuration of a LoRA")
+    patterns = adapter.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(isinstance(alpha, int | float) for alpha in patterns.values()):
+        raise InputError(f"{file}: alpha_pattern is {patterns!r}; expected an alpha for each pattern of names")
     if config:
         _known(config, folder / "config.json")
     raw = weights_in(folder, ("adapter_model",))
@@ -177,11 +186,24 @@ def _adapter(folder: Path, config: Mapping[str, Any]) -> Found:
     return Found(folder, Kind.PEFT if ours else Kind.LLAVA_LORA, config, weights, adapter, deltas)
 
 
-def _object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file. InputError: it is absent, broken, or holds something else."""
     found = read_json(file)
     if not isinstance(found, dict):
         raise InputError(f"{file} must hold a JSON object")
     return found
+
+
+@contextmanager
+def understood(source: Path | str) -> Iterator[None]:
+    """What transformers does not accept in the files of `source`, as one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{source} cannot be used: {reason or type(error).__name__}") from None
 
 
 # --- names ----------------------------------------------------------------------------------------

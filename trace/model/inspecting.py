@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..command import InputError
-from ..files import read_json
 from . import llava_layout as layout
-from .formats import Found, Kind, locate, recognise
+from .formats import Found, Kind, locate, read_object, recognise
 from .shards import Weight
 
 
@@ -34,13 +33,12 @@ def describe(path: str | Path, base: str | Path | None = None, vision_tower: str
 
 def _completeness(path: str | Path, base: str | Path | None, vision_tower: str | None) -> dict[str, str]:
     from .assemble import planned
-    from .build import expected_tensors
 
     try:
         made = planned(path, base, vision_tower)
     except InputError as error:
         return {"missing": str(error)}
-    shapes = expected_tensors(made.config)
+    shapes = made.shapes()
     missing, unexpected = made.gaps(shapes)
     wrong = [
         f"{made.weights[name].where} is {made.weights[name].shape}, expected {shape}"
@@ -101,7 +99,7 @@ def _parts(found: Found) -> dict[str, str]:
         lines["images"] = f"image_aspect_ratio {config['image_aspect_ratio']}"
     file = found.folder / "tokenizer_config.json"
     if file.is_file() and (found.folder / "tokenizer.model").is_file() and found.kind is not Kind.HF:
-        lines["legacy"] = str(read_json(file).get("legacy", "not said: true")).lower()
+        lines["legacy"] = str(read_object(file).get("legacy", "not said: true")).lower()
     return lines
 
 

@@ -93,8 +93,9 @@ def llama_settings(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
         names = ", ".join(LLAVA_TYPES)
         raise InputError(f"{file} describes a {kind!r} model; expected a Llama language model (model_type {names})")
     for key in REQUIRED:
-        if not isinstance(config.get(key), int):
-            raise InputError(f"{file} has no {key}; expected the configuration of a Llama language model")
+        value = config.get(key)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{file}: {key} is {value!r}; expected the configuration of a Llama language model")
     settings = {key: config[key] for key in LLAMA_KEYS if config.get(key) is not None}
     pad = settings.get("pad_token_id")
     if not isinstance(pad, int) or not 0 <= pad < config["vocab_size"]:

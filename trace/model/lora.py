@@ -35,7 +35,9 @@ def merged_weights(base: Mapping[str, Weight], found: Found) -> dict[str, Weight
         if target is None or target not in base:
             raise InputError(f"wrong base: it has no tensor for {one.where}")
         weight, down, up = base[target], pair["A"], pair["B"]
-        if weight.shape != (up.shape[0], down.shape[1]) or up.shape[1] != down.shape[0]:
+        if len(down.shape) != 2 or len(up.shape) != 2 or not down.shape[0] or up.shape[1] != down.shape[0]:
+            raise InputError(f"{one.where}: lora_A {down.shape} and lora_B {up.shape} of {module} make no product")
+        if weight.shape != (up.shape[0], down.shape[1]):
             raise InputError(
                 f"wrong base: {weight.where} has the shape {weight.shape}, the adapter's {one.where} is made for "
                 f"{(up.shape[0], down.shape[1])}"
@@ -49,10 +51,17 @@ def _scale(adapter: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / r, by the module's own alpha where `alpha_pattern` gives one."""
     alpha = float(adapter["lora_alpha"])
     for pattern, value in (adapter.get("alpha_pattern") or {}).items():
-        if re.match(rf"(?:.*\.)?(?:{pattern})$", module):
+        if _matches(pattern, module):
             alpha = float(value)
             break
     return alpha / (rank**0.5 if adapter.get("use_rslora") else rank)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    try:
+        return re.match(rf"(?:.*\.)?(?:{pattern})$", module) is not None
+    except re.error:
+        raise InputError(f"alpha_pattern of the adapter: {pattern!r} is no pattern of names") from None
 
 
 def _merged(weight: Weight, down: Weight, up: Weight, scale: float) -> Weight:

@@ -29,6 +29,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from ..command import InputError
 from ..files import read_json, write_json
 from ..prompts import IMAGE_ID, IMAGE_TAG, TEMPLATES, Rendered, encode
+from .formats import read_object, understood
 
 _PREFIX = "▁"
 # What decides an image's pixels, in transformers' words.
@@ -49,16 +50,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     model, whole, config = (folder / name for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"))
     if not model.is_file() and not whole.is_file():
         raise InputError(f"{folder} holds no tokenizer: expected tokenizer.model or tokenizer.json")
-    settings = read_json(config) if config.is_file() else {}
-    try:
+    settings = read_object(config) if config.is_file() else {}
+    with understood(f"the tokenizer in {folder}"):
         if model.is_file():
             tokenizer = LlamaTokenizer.from_pretrained(
                 folder, legacy=settings.get("legacy", True) is not False, add_bos_token=True
             )
         else:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # what transformers makes of an empty tokenizer.model
+        raise InputError(
+            f"the tokenizer in {folder} holds no pieces of text: the file is empty or cut off; get it again"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
     return with_image_token(tokenizer)

@@ -297,11 +297,16 @@ def _pickled(file: Path) -> dict[str, Weight]:
             f"({_culprit(str(error))}). Get the weights as safetensors from a source that you trust"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{file} cannot be read as weights: {str(error).splitlines()[0]}") from None
+        reason = " ".join(str(error).split())[:200] or "it is empty or cut off; get it again"
+        raise InputError(f"{file} cannot be read as weights: {reason}") from None
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__}, expected tensors by name")
     content = content.get("state_dict", content) if isinstance(content.get("state_dict"), Mapping) else content
-    return {name: _entry(file, name, one, zipped) for name, one in content.items() if isinstance(one, torch.Tensor)}
+    return {
+        name: _entry(file, name, one, zipped)
+        for name, one in content.items()
+        if isinstance(name, str) and isinstance(one, torch.Tensor)
+    }
 
 
 def _is_torch_zip(file: Path) -> bool:
@@ -323,6 +328,8 @@ def _is_torch_zip(file: Path) -> bool:
 
 def _entry(file: Path, name: str, tensor: Any, zipped: bool) -> Weight:
     where, shape, dtype = f"{file}: {name}", tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    if dtype not in CODES or str(tensor.layout) != "torch.strided":
+        raise InputError(f"{where} is a {dtype} tensor, laid out as {tensor.layout}; dense plain numbers are read")
     if not zipped:
         return Held(tensor, where)
     width, start = CODES[dtype][1], tensor.untyped_storage()._checkpoint_offset

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..command import InputError
-from ..files import read_json
 from ..images import CLIP_MEAN, CLIP_STD
 from . import llava_layout as layout
-from .formats import Kind, locate, recognise, repository
+from .formats import Kind, locate, read_object, recognise, repository
 from .openclip import PREFIX, SUFFIXES, open_clip_tower
 from .presets import CLIP_L_336
 from .shards import Weight
@@ -71,10 +70,12 @@ def find_tower(name: str | None, beside: Path | None, inside: Mapping[str, Weigh
     found = recognise(folder)
     if found.kind is not Kind.VISION and not (inside and found.config):
         raise InputError(f"{folder} is no vision tower: found {found.kind.value}, expected a CLIP")
-    config = dict(found.config.get("vision_config") or found.config)
+    config = found.config.get("vision_config") or found.config
+    if not isinstance(config, Mapping):
+        raise InputError(f"{folder / 'config.json'}: vision_config is {config!r}; expected an object")
     settings = {key: config[key] for key in CLIP_KEYS if key in config}
     file = folder / "preprocessor_config.json"
-    preprocessor = read_json(file) if file.is_file() else {}
+    preprocessor = read_object(file) if file.is_file() else {}
     source = f"inside the checkpoint, configured by {folder}" if inside else str(folder)
     spoken = repository(folder) or folder.resolve().name
     return Tower(spoken, source, settings, inside or found.part(layout.VISION), preprocessor)
