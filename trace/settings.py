@@ -87,7 +87,12 @@ def _value(hint: Any, value: Any, source: str, name: str) -> Any:
         except ValueError:
             pass
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{source}: {name} must be of type {hint.__name__}, not {value!r}")
+        advice = (
+            "; YAML takes a bare on, off, yes or no for one of these: put it in quotes"
+            if value in (True, False)
+            else ""
+        )
+    raise InputError(f"{source}: {name} must be of type {hint.__name__}, not {value!r}{advice if hint is str else ''}")
     return value
 
 
