@@ -87,7 +87,12 @@ def _value(hint: Any, value: Any, source: str, name: str) -> Any:
         except ValueError:
             pass
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise InputError(f"{source}: {name} must be of type {hint.__name__}, not {value!r}")
+        quote = (
+            "; YAML reads a bare on, off, yes or no so: put it in quotes"
+            if hint is str and value in (True, False)
+            else ""
+        )
+        raise InputError(f"{source}: {name} must be of type {hint.__name__}, not {value!r}{quote}")
     return value
 
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
         ("questions: 3\n", "questions must hold `key: value` lines, not 3"),
         ("questions:\n  direct: many\n", "questions.direct must be of type int, not 'many'"),
         ("questions:\n  direct: true\n", "questions.direct must be of type int, not True"),
+        ("questions:\n  free_relations: [on]\n", "must be of type str, not True; YAML reads a bare on"),
         ("camera:\n  elevation: [30]\n", "camera.elevation must have 2 values, not 1"),
         ("camera:\n  elevation: 30\n", "camera.elevation must be a list, not 30"),
         ("camera:\n  elevation: [60, 40]\n", "camera.elevation must be in ascending order, not [60.0, 40.0]"),
