@@ -126,7 +126,7 @@ def test_every_pair_resumes_bit_for_bit_and_on_another_number_of_processes(
     assert losses(cut.folder) == losses(whole.folder)
     assert same(weights(whole.folder), weights(cut.folder))
     if "lora" in trained:
-        assert convert.main([str(cut.folder), str(tmp_path / "merged")]) == 0
+        assert trace_vlm(["convert", str(cut.folder), str(tmp_path / "merged")]) == 0
         assert same(weights(cut.folder), weights(tmp_path / "merged"))
     alone = Run(settings(scenes, tiny_folder, other, zero, precision, trained), processes=1)
     alone.to_its_end()
