@@ -38,6 +38,7 @@ from .milestones import MILESTONES
 SUMMARY = "summary.json"
 RESAMPLES = 2000
 LEAST_IMAGES = 10
+UNDECIDED = "undecided"
 DIFFUSE = 0.25
 STRANGERS = 8  # answers about other images whose maps are laid over an image
 SHUFFLED = ("target", "reference", "distance")  # measures that need the image
@@ -230,17 +231,15 @@ def verdicts(values: Mapping[str, Values], images: Sequence[str], rng: np.random
         f"{key}: half of it on {_text(one)} of the tokens" for key, one in zip(FIRST, diffuse, strict=True)
     )
     parts = [
-        ("diffuse in the first two steps", all(enough[:2]), lambda: _diffuse(diffuse),
+        ("diffuse in the first two steps", _diffuse(diffuse) if all(enough[:2]) else UNDECIDED,
          f"{halves} (limit {DIFFUSE}, even attention 0.5)"),
-        ("concentrated at the goal subtype", enough[2], lambda: _below_zero(closer),
+        ("concentrated at the goal subtype", _below_zero(closer) if enough[2] else UNDECIDED,
          f"tokens that hold half of it, subtype minus the first two: {_text(closer)}"),
-        ("little visual attention at the end", enough[3], lambda: _below_zero(little),
+        ("little visual attention at the end", _below_zero(little) if enough[3] else UNDECIDED,
          f"share on the image, final answer minus half of the steps' mean: {_text(little)}"),
     ]  # fmt: skip
-    return [
-        Verdict(part, rule() if decidable else "undecided", why + ("" if len(set(images)) >= LEAST_IMAGES else few))
-        for part, decidable, rule, why in parts
-    ]
+    decidable = len(set(images)) >= LEAST_IMAGES
+    return [Verdict(part, verdict, why if decidable else why + few) for part, verdict, why in parts]
 
 
 def _enough(one: Interval | None, images: Sequence[str]) -> bool:
@@ -254,12 +253,12 @@ def _diffuse(intervals: Sequence[Interval | None]) -> str:
     highs = [one.high for one in intervals if one is not None and one.high is not None]
     if all(low > DIFFUSE for low in lows):
         return "holds"
-    return "fails" if any(high < DIFFUSE for high in highs) else "undecided"
+    return "fails" if any(high < DIFFUSE for high in highs) else UNDECIDED
 
 
 def _below_zero(one: Interval | None) -> str:
     assert one is not None and one.low is not None and one.high is not None
-    return "holds" if one.high < 0 else "fails" if one.low > 0 else "undecided"
+    return "holds" if one.high < 0 else "fails" if one.low > 0 else UNDECIDED
 
 
 def _text(one: Interval | None) -> str:

@@ -20,9 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .command import InputError, Parser, run
-from .milestones import ANSWER, MILESTONES
-from .plots import answer_text
-from .reasoning import HEADINGS, parse
 
 if TYPE_CHECKING:
     from .demo_session import Models, Told
@@ -236,6 +233,8 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
     """The picture, a line about it and the answer's text for a place of the slider."""
     if state is None:
         return None, "", ""
+    from .milestones import MILESTONES
+
     told: Told = state["told"]
     picture, words = _looked(told, state["path"], int(step))
     key = list(MILESTONES)[int(step) - 1] if step >= 1 else None
@@ -270,6 +269,10 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
 
     What the model wrote is escaped. The raw text stands below the steps, folded.
     """
+    from .milestones import ANSWER
+    from .plots import answer_text
+    from .reasoning import HEADINGS, parse
+
     response = parse(text, size)
     parts = [(step.key, HEADINGS[step.key], step.text) for step in response.steps]
     raw = f"<pre style='white-space: pre-wrap; overflow-wrap: anywhere; margin: 0'>{escape(text)}</pre>"

@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from trace_vlm.attention_records import read_failures, whole, write_attention_index
     from trace_vlm.eval.suites import open_suite
+    from trace_vlm.model.predictor import default_model
 
+    arguments.model_path = arguments.model_path or str(default_model())
     if (arguments.answer_file is not None) != (arguments.method == "teacher-forced"):
         raise InputError("--method teacher-forced reads saved answers: it goes with --answer-file, and only it does")
     suite = open_suite(arguments.dataset_dir, arguments.question_file)
@@ -67,10 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    from trace_vlm.model.predictor import default_model
-
     parser = Parser(description="Attention to the image during each step of the reasoning.")
-    parser.add_argument("--model-path", default=default_model(), help="folder of the model, or one that ships")
+    parser.add_argument("--model-path", help="folder of the model; one that ships with the package if absent")
     parser.add_argument("--model-base", help="the model that an adapter belongs to")
     parser.add_argument("--dataset-dir", "--data-dir", type=Path, required=True, help="folder with images/ and masks/")
     parser.add_argument("--question-file", help="a path, or a name in the folder; point_questions.jsonl if absent")
