@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...api_words import add_remote_flags, check_remote
 from ...command import InputError, Parser, existing_file, existing_folder, run
 from .local import with_reasoning
 
@@ -127,22 +128,11 @@ def _wording(args: Namespace) -> str:
 
 def _validate(args: Namespace) -> None:
     existing_file(args.data, "the training file")
-    for name, least in (
-        ("limit", 1),
-        ("decimals", 1),
-        ("concurrency", 1),
-        ("processes", 1),
-        ("tries", 1),
-        ("ask_again", 0),
-        ("max_side", 32),
-    ):
+    for name, least in (("limit", 1), ("decimals", 1), ("processes", 1), ("ask_again", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    for name in ("requests_per_minute", "tokens_per_minute", "timeout", "first_wait", "seconds_per_answer"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    check_remote(args)
     if args.out.resolve() == args.data.resolve():
         raise InputError(f"--out {args.out} is the training file itself; give another name")
     if args.reasoner == "file" and args.reasoning is None:
@@ -177,34 +167,13 @@ def _parser() -> Parser:
     )
     remote = parser.add_argument_group("gemini and openai (the key comes from GEMINI_API_KEY or OPENAI_API_KEY)")
     remote.add_argument("--model", help="the provider's name of the model")
-    remote.add_argument("--base-url", help="another server that speaks the protocol, such as http://localhost:8000/v1")
-    remote.add_argument(
-        "--dry-run", action="store_true", help="only say what it would take; needs no key and no network"
-    )
-    remote.add_argument("--concurrency", type=int, default=32, help="requests at a time")
+    add_remote_flags(remote)
     remote.add_argument(
         "--processes", type=int, help="that draw and send (default: the cores, when there is much to ask, else 1)"
     )
-    remote.add_argument("--requests-per-minute", type=float, help="at most so many")
-    remote.add_argument("--tokens-per-minute", type=float, help="at most so many, of input")
-    remote.add_argument("--timeout", type=float, default=120.0, help="seconds for one try")
-    remote.add_argument("--tries", type=int, default=8, help="of one request, when the network or the server fails")
-    remote.add_argument(
-        "--first-wait", type=float, default=1.0, help="seconds before the second try; each wait doubles"
-    )
     remote.add_argument("--ask-again", type=int, default=3, help="how often, after a text that is rejected")
     remote.add_argument("--temperature", type=float, help="default: the provider's")
-    remote.add_argument("--max-output-tokens", type=int, help="default: the provider's")
-    remote.add_argument("--thinking-budget", type=int, help="tokens of hidden thought (Gemini; 0: none where possible)")
     remote.add_argument("--no-structured-output", action="store_true", help="for servers without JSON schemas")
-    remote.add_argument(
-        "--max-side", type=int, default=1024, help="pictures are sent with at most so many pixels a side"
-    )
-    remote.add_argument("--cache", type=Path, help="file of responses (default: OUT.cache.jsonl)")
-    remote.add_argument("--prices", type=Path, help="YAML of prices (default: configs/api/prices.yaml if it is there)")
-    remote.add_argument("--price-in", type=float, help="dollars for a million tokens of input")
-    remote.add_argument("--price-out", type=float, help="dollars for a million tokens of output")
-    remote.add_argument("--seconds-per-answer", type=float, default=5.0, help="what the time estimate assumes")
     return parser
 
 

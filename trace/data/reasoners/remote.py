@@ -82,10 +82,6 @@ class Plan:
     tokens_in: int = 0
     first: Request | None = None
 
-    @property
-    def tokens_out(self) -> int:
-        return self.requests * EXPECTED_TOKENS
-
 
 def planned(tasks: Iterable[Task], conversations: Conversations, provider: str) -> Plan:
     """Count what is still to be asked. Images are opened for their size only; one that cannot be read costs nothing."""

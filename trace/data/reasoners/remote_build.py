@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...api import Client, Figures, Limits, Provider, Request, cached_key, read_cached
-from ...api_cost import PRICES, Price, dollars, hours, price_of
+from ...api import Client, Limits, Provider, Request, cached_key, read_cached
+from ...api_cost import Price
 from ...api_providers import Options, make_provider
+from ...api_words import asked_price, estimate, report
 from ...lookup import Lookup
 from ...records import Sample
 from .check import Rejected, Rules
@@ -40,8 +41,7 @@ def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, A
         structured=not args.no_structured_output,
     )
     writing = Writing(args.image_folder, _version(args, options), Rules(args.coordinates), args.decimals, args.max_side)
-    prices = args.prices or (PRICES if PRICES.is_file() else None)
-    price = price_of(args.model, prices, (args.price_in, args.price_out))
+    price = asked_price(args)
     cache = args.cache or args.out.with_name(args.out.name + ".cache.jsonl")
     if args.dry_run:
         with Lookup(cache, cached_key) as lookup:
@@ -66,7 +66,7 @@ def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, A
         asking = Asking(conversations)
         if plan.requests:
             asyncio.run(_ask(asking, samples, client, plan, _senders(args, client.provider, make, plan.requests)))
-            print(_report(client.figures, price))
+            print(report(client.figures, price))
 
         def steps_of(task: Task) -> Mapping[str, str]:
             state = conversations.state(task)
@@ -131,51 +131,8 @@ async def _ask(asking: Asking, samples: Samples, client: Client, plan: Plan, sen
 def _estimate(args: Namespace, plan: Plan, price: Price | None) -> str:
     if not plan.requests:
         return f"{plan.samples} samples, all of them asked already: nothing to ask"
-    tokens_out = plan.tokens_out
-    took = hours(plan.requests, args.concurrency, args.seconds_per_answer, args.requests_per_minute)
-    each = f"{EXPECTED_TOKENS} an answer, without hidden thoughts"
-    lines = [
-        f"{plan.samples} samples, {plan.requests} requests to {args.reasoner} {args.model}, and what is asked again",
-        f"  tokens, roughly   {plan.tokens_in:,} in, {tokens_out:,} out ({each})",
-        f"  time, roughly     {_time(took)} with {args.concurrency} at a time, {args.seconds_per_answer:g} s an answer",
-    ]
-    if args.requests_per_minute:
-        lines[-1] += f", at most {args.requests_per_minute:g} a minute"
-    if price is None:
-        lines.append(
-            f"  price             unknown for {args.model}: give --price-in and --price-out, or a line in {PRICES}"
-        )
-    else:
-        cost = dollars(price, plan.tokens_in, tokens_out)
-        lines.append(f"  price, roughly    ${cost:,.2f} at {_rates(price)}")
-    return "\n".join(lines)
-
-
-def _report(figures: Figures, price: Price | None) -> str:
-    speed = figures.responses / figures.seconds if figures.seconds else 0.0
-    took = f"{_time(figures.seconds / 3600)} ({speed:.1f} a second)"
-    lines = [
-        f"{figures.responses} responses to {figures.requests} requests in {took}",
-        f"  tokens            {figures.tokens_in:,} in, {figures.tokens_out:,} out, as the provider counts them",
-    ]
-    lines += [f"  tried again       {count} times: {reason}" for reason, count in figures.retries.most_common()]
-    lines += [f"  failed            {count} times: {reason}" for reason, count in figures.failures.most_common(10)]
-    if price is not None:
-        lines.append(
-            f"  price             ${dollars(price, figures.tokens_in, figures.tokens_out):,.2f} at {_rates(price)}"
-        )
-    return "\n".join(lines)
-
-
-def _rates(price: Price) -> str:
-    return f"${price.input:g} in, ${price.output:g} out a million (as of {price.as_of}: check it)"
-
-
-def _time(hours_taken: float) -> str:
-    if hours_taken >= 1:
-        return f"{hours_taken:.1f} h"
-    minutes = hours_taken * 60
-    return f"{minutes:.0f} min" if minutes >= 2 else f"{minutes * 60:.1f} s"
+    asked = f"{plan.samples} samples, {plan.requests} requests to {args.reasoner} {args.model}, and what is asked again"
+    return asked + "\n" + estimate(args, plan.requests, plan.tokens_in, EXPECTED_TOKENS, price)
 
 
 def _show(args: Namespace, plan: Plan) -> None:
