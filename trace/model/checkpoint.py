@@ -121,8 +121,14 @@ def load(
         options: passed on to `from_pretrained` (attn_implementation, device_map, ...).
     Raises:
         InputError: the folder is no model, incomplete, broken, or of a kind that is not read; the message says what was
-            found and what was expected.
+            found and what was expected. Or the type or the device is not to be had here.
     """
+    from .loading import check_device, usable_type
+
+    if "device_map" not in options:
+        check_device(device)
+    if dtype != "auto":
+        usable_type(dtype)
     if str(path) in PRESETS and not Path(path).exists():
         return from_preset(str(path), device=device, dtype=dtype, **options)
     from .assemble import plan
@@ -151,13 +157,12 @@ def from_preset(name: str, device: str = "cpu", dtype: Any = "float32", seed: in
         return compose(**sources, seed=seed, dtype=dtype, device=device, **options)
     from . import build
     from .cards import card_of
-    from .loading import check_device, usable_type
+    from .loading import usable_type
 
     tokenizer = build.nano_tokenizer()
     model = build.build(PRESETS[name], tokenizer, seed=seed)
     processor = build.processor(tokenizer, model.config.vision_config)
     kind = usable_type("float32" if dtype == "auto" else dtype)
-    check_device(device)
     return Checkpoint(model.to(device, kind).eval(), processor, name, name, card_of(name, None, ["random weights"]))
 
 
