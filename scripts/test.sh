@@ -8,5 +8,6 @@ set -- # --help and -h are pytest's
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 "${SETUP[@]}" --dev
+# A process a core, whole files each, since what a file prepares is shared in it.
 # -P: the root of the repository stays off sys.path, so that the tests meet the installed name only.
-exec "$PY" -P -m pytest -q ${SCRIPT_ARGUMENTS[@]+"${SCRIPT_ARGUMENTS[@]}"}
+exec "$PY" -P -m pytest -q -n auto --maxprocesses 4 --dist loadfile ${SCRIPT_ARGUMENTS[@]+"${SCRIPT_ARGUMENTS[@]}"}
