@@ -5,13 +5,13 @@
 #
 # --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour).
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
-# size of the job (3000 scenes, 750 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
+# size of the job (2800 scenes, 700 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 SCRATCH=0
 [[ ${1:-} != --from-scratch ]] || { SCRATCH=1; shift; }
 (($# <= 1)) && [[ ${1:-} != -* ]] || die "$SCRIPT takes --from-scratch and one folder, where the results go; --help explains"
-SCENES=${SCENES:-3000} STEPS=${STEPS:-750}
+SCENES=${SCENES:-2800} STEPS=${STEPS:-700}
 read -r VISION_STEPS PROJECTOR_STEPS POINTING_STEPS <<<"${SCRATCH_STEPS:-2600 2600 5000}"
 
 OUT=${1:+$(absolute "$1")}
