@@ -4,24 +4,27 @@
     python benchmarks/train_gpu.py --tiny --out train_gpu.json    a CPU with a tiny model: tests the script
 
 Random weights at the real dimensions, 336-pixel images, lengths as instruction data has them (log-uniform text behind
-an image of 576 tokens). Each case is a fresh process with a time limit: 7B LoRA, 13B LoRA, 7B full fine-tuning.
+an image of 576 tokens). The cases of a model and way of learning share a process with a time limit, so that what
+`compile: true` made for one serves the next: 7B full fine-tuning, 7B LoRA, 13B LoRA.
 
-LoRA runs in DeepSpeed's ZeRO-2 engine, as its recipe does, with float32 copies of what learns; beside its peak memory
-stands what `trace.train.memory` predicts. Adam's float32 states of a full 7B take more than one GPU's memory, so that
-case steps with plain SGD and says so; time and MFU of forward and backward are the same. MFU counts useful operations
-(`trace.train.arithmetic`) against the maker's dense bf16 peak; what gradient checkpointing computes a second time is
-not counted. A case that does not fit says so.
+LoRA steps with torch's AdamW, or where `engine` says so in DeepSpeed's ZeRO-2, as its recipe does, with float32 copies
+of what learns. Adam's float32 states of a full 7B take more than one GPU's memory, so that case steps with plain SGD
+and says so; time and MFU of forward and backward are the same. Beside the peak memory stands what `trace.train.memory`
+predicts. MFU counts useful operations (`trace.train.arithmetic`) against the maker's dense bf16 peak; what gradient
+checkpointing computes a second time is not counted. A case that does not fit says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
+import gc
+import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,20 +41,28 @@ class Case:
     attention: str
     recompute: bool = True  # gradient checkpointing
     line: int = 8192  # tokens of a packed forward pass
+    compiled: bool = False  # compile: true
+    engine: str = "torch"  # what steps: torch's optimizer, or zero2
+
+    @property
+    def group(self) -> tuple[str, str]:
+        return self.model, self.llm
 
 
 CASES = [
-    Case("trace-7b", "lora", "padded", "sdpa"),
-    Case("trace-7b", "lora", "packed", "varlen"),
-    Case("trace-7b", "lora", "packed", "sdpa"),
-    Case("trace-7b", "lora", "packed", "varlen", recompute=False, line=4096),
-    Case("trace-13b", "lora", "padded", "sdpa"),
-    Case("trace-13b", "lora", "packed", "varlen"),
-    Case("trace-7b", "full", "padded", "sdpa"),
-    Case("trace-7b", "full", "packed", "varlen"),
+    Case("trace-7b", "full", "packed", "varlen", recompute=False, compiled=True),
+    Case("trace-7b", "full", "padded", "sdpa", compiled=True),
+    Case("trace-7b", "full", "packed", "varlen", compiled=True),
+    Case("trace-7b", "full", "packed", "sdpa", compiled=True),
+    Case("trace-7b", "lora", "packed", "varlen", recompute=False, compiled=True),
+    Case("trace-7b", "lora", "packed", "varlen", recompute=False, compiled=True, engine="zero2"),
+    Case("trace-7b", "lora", "packed", "varlen", compiled=True, engine="zero2"),
+    Case("trace-7b", "lora", "padded", "sdpa", compiled=True, engine="zero2"),
+    Case("trace-13b", "lora", "packed", "varlen", engine="zero2"),
+    Case("trace-13b", "lora", "padded", "sdpa", engine="zero2"),
 ]
-LIMIT = 75.0  # seconds of one case
-TIMED = 12.0  # seconds of its steps, after the first
+LIMITS = {("trace-7b", "full"): 150.0, ("trace-7b", "lora"): 230.0, ("trace-13b", "lora"): 110.0}  # seconds
+TIMED = 7.0  # seconds of a case's steps, after the first
 ROWS, MICRO_BATCH, SHORTEST, LONGEST = 32, 8, 32, 1024
 RANK = 128
 
@@ -111,7 +122,7 @@ def configuration(case: Case, tiny: bool) -> Any:
     return TrainConfig(
         case.model, ["none"], "none", trainable=Trainable(llm=case.llm), lora=Lora(r=4 if tiny else RANK) if lora else
         None, gradient_checkpointing=case.recompute, packing=case.layout == "packed", pack_tokens=case.line,
-        micro_batch_size=MICRO_BATCH, deepspeed="zero2" if lora else None,
+        micro_batch_size=MICRO_BATCH, deepspeed="zero2" if case.engine == "zero2" else None, compile=case.compiled,
     )  # fmt: skip
 
 
@@ -132,126 +143,191 @@ def bins_of(case: Case, lengths: Any, tiny: bool) -> list[list[int]]:
         passes += 1
 
 
-def stepper(model: Any, case: Case, device: Any) -> tuple[Callable[[Any, bool], None], Callable[[], None], str]:
-    """(backward of a loss, the step's last one or not; step; the optimizer's name).
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """What computes, differentiates and steps; `backward` is told whether the step's last loss is meant."""
 
-    DeepSpeed's engine for LoRA, plain SGD for a full fine-tune.
-    """
+    forward: Callable[..., Any]
+    backward: Callable[[Any, bool], None]
+    step: Callable[[], None]
+    optimizer: str
+
+
+def torch_engine(model: Any, llm: str, on_gpu: bool) -> Engine:
+    """Plain SGD for a full fine-tune, AdamW for LoRA."""
     import torch
 
     learning = [one for one in model.parameters() if one.requires_grad]
-    if case.llm == "full" or importlib.util.find_spec("deepspeed") is None or device.type != "cuda":
-        kind = torch.optim.SGD if case.llm == "full" else torch.optim.AdamW
-        optimizer = kind(learning, lr=1e-5)
+    optimizer: Any = torch.optim.SGD(learning, lr=1e-6)
+    if llm == "lora":
+        optimizer = torch.optim.AdamW(learning, lr=1e-6, fused=on_gpu or None)
 
-        def step() -> None:
-            optimizer.step()
-            optimizer.zero_grad()
+    def step() -> None:
+        optimizer.step()
+        optimizer.zero_grad()
 
-        return (lambda loss, last: loss.backward()), step, kind.__name__
+    return Engine(model, lambda loss, last: loss.backward(), step, type(optimizer).__name__)
+
+
+def zero2_engine(model: Any, llm: str, on_gpu: bool) -> Engine:
+    """DeepSpeed's ZeRO-2 with AdamW."""
+    import torch
+
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    os.environ |= alone if on_gpu else alone | {"DS_ACCELERATOR": "cpu"}
     import deepspeed
 
-    os.environ |= {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29511",
-    }
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # for inference; it would be compiled first
+    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
     settings = json.loads((ROOT / "configs/deepspeed/zero2.json").read_text())
     settings |= {"bf16": {"enabled": True}, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
     settings |= {"train_batch_size": 1, "gradient_clipping": 1.0}
     settings["zero_optimization"]["reduce_bucket_size"] = model.config.text_config.hidden_size**2
-    optimizer = torch.optim.AdamW(learning, lr=1e-5)
+    learning = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-6, fused=on_gpu or None)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
 
     def backward(loss: Any, last: bool) -> None:
         engine.set_gradient_accumulation_boundary(last)
         engine.backward(loss)
 
-    return backward, engine.step, "AdamW in ZeRO-2"
+    return Engine(engine, backward, engine.step, "AdamW in ZeRO-2")
 
 
-def run_case(case: Case, tiny: bool) -> dict[str, Any]:
-    import numpy as np
+ENGINES = {"torch": torch_engine, "zero2": zero2_engine}
+
+
+def run_group(cases: list[Case], tiny: bool, written: Path) -> None:
+    """Measure cases that share a model; each result is a line of `written` as soon as it is there."""
     import torch
-    from torch.nn import functional
 
-    from trace_vlm.data.collate import Collator
-    from trace_vlm.train import packed
-    from trace_vlm.train.arithmetic import Work, dimensions, training_flops
+    from trace_vlm.train.compiled import compile_layers
     from trace_vlm.train.parts import choose
-    from trace_vlm.train.tally import peak_flops, peak_memory
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config, is_packed = configuration(case, tiny), case.layout == "packed"
-    model = choose(model_of(case.model, tiny, device), config).to(device)
+    model = choose(model_of(cases[0].model, tiny, device), configuration(cases[0], tiny)).to(device)
+    model.train()
+    rows = rows_of(model, ROWS)
+    if cases[0].compiled:
+        compile_layers(model)
+    engine, kind = None, None
+    for case in cases:
+        if case.engine != kind:
+            engine = None  # gives the other's memory back
+            gc.collect()
+            engine, kind = ENGINES[case.engine](model, case.llm, device.type == "cuda"), case.engine
+        assert engine is not None
+        try:
+            found = run_case(case, tiny, model, rows, engine)
+        except torch.OutOfMemoryError as error:
+            found = {"failed": " ".join(str(error).split())}
+            model.zero_grad()
+        with written.open("a") as file:
+            file.write(json.dumps(found, default=float) + "\n")
+
+
+def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], engine: Engine) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    from trace_vlm.train import packed
+    from trace_vlm.train.arithmetic import Work, dimensions, training_flops
+    from trace_vlm.train.tally import peak_flops, peak_memory
+
+    device, config, is_packed = model.device, configuration(case, tiny), case.layout == "packed"
     if case.recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_disable()
     model.set_attn_implementation(
         {"text_config": packed.IMPLEMENTATION if is_packed else "sdpa", "vision_config": "sdpa"}
     )
-    if case.attention == "sdpa":
-        packed.uses_varlen = lambda tensor: False
-    rows = rows_of(model, ROWS)
     lengths = np.array([len(row["input_ids"]) for row in rows], np.int32)
     bins = bins_of(case, lengths, tiny)
-    collate = Collator(0, packed=is_packed)
     size = dimensions(model.config.text_config.to_dict(), model.config.vision_config.to_dict(), case.model)
     learned = sum(int((row["labels"] != -100).sum()) for row in rows)
     work = Work(float(lengths.sum()), float((lengths.astype(float) ** 2).sum()), learned, ROWS)
-    model.train()
-    backward, step, optimizer = stepper(model, case, device)
-
-    def one_step() -> float:
-        started = time.perf_counter()
-        for line in bins:
-            batch = collate([rows[row] for row in line])
-            batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
-            names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
-            call = {key: batch[key] for key in names if key in batch}
-            if is_packed:
-                call["line"] = packed.Line(tuple(batch["row_ends"]), None, device)
-            columns = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
-            logits = model(**call, logits_to_keep=columns, use_cache=False).logits.float().flatten(0, 1)
-            wanted = batch["labels"][:, columns + 1].flatten()
-            log_probs = logits.log_softmax(-1)  # as LanguageTrainer.compute_loss
-            loss = functional.nll_loss(log_probs, wanted, ignore_index=-100, reduction="sum") / learned
-            backward(loss, line is bins[-1])
-            del logits, log_probs, loss
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    one_step()  # warms up, and makes the optimizer's states
-    deadline, times = time.monotonic() + TIMED, []
-    while not times or (time.monotonic() < deadline and len(times) < 5):
-        times.append(one_step())
-    spent = sorted(times)[len(times) // 2]
-    peak = peak_flops(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    usual = packed.uses_varlen
+    packed.uses_varlen = (lambda tensor: False) if case.attention == "sdpa" else usual
+    try:
+        times = timed(lambda: one_step(model.device, is_packed, bins, rows, engine, learned), device)
+    finally:
+        packed.uses_varlen = usual
+    spent = sorted(times[1:])[(len(times) - 1) // 2]
     widest = max(int(lengths[line].max()) for line in bins)
     columns = max(labelled(rows, line) for line in bins)
-    planned = plan(
-        config, size, optimizer, lengths.mean() if is_packed else widest, learned / ROWS if is_packed else columns / 2
-    )
+    longest = max(int(lengths[line].sum()) for line in bins)
+    if is_packed:
+        planned = plan(config, size, engine.optimizer, lengths.mean(), learned / ROWS, longest)
+    else:
+        planned = plan(config, size, engine.optimizer, widest, columns / 2)
+    peak = peak_flops(device)
+    useful = training_flops(size, work, config.modes, config.rank)
     return {
         "tokens_per_second": lengths.sum() / spent,
         "samples_per_second": ROWS / spent,
-        "mfu": training_flops(size, work, config.modes) / spent / peak if peak else None,
+        "mfu": useful / spent / peak if peak else None,
         "peak_memory_gib": peak_memory(device) / 2**30,
         "planned_gib": {name: value / 2**30 for name, value in planned.items()},
         "padding_share": 0.0
         if is_packed
         else 1 - lengths.sum() / sum(int(lengths[line].max()) * len(line) for line in bins),
         "longest_row": widest,
+        "longest_line": longest,
         "learned_a_row": learned / ROWS,
         "labelled_columns": columns,
         "tokens_a_row": lengths.sum() / ROWS,
-        "optimizer": optimizer,
-        "steps": len(times),
+        "passes": len(bins),
+        "optimizer": engine.optimizer,
+        "steps": len(times) - 1,
         "seconds_a_step": spent,
+        "seconds_of_the_first": times[0],
     }
+
+
+def timed(step: Callable[[], None], device: Any) -> list[float]:
+    """Seconds of a first step, which compiles and makes the optimizer's states, and of those after it."""
+    import torch
+
+    times: list[float] = []
+    while len(times) < 2 or (sum(times[1:]) < TIMED and len(times) < 5):
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def one_step(
+    device: Any, is_packed: bool, bins: list[list[int]], rows: list[dict[str, Any]], engine: Engine, learned: int
+) -> None:
+    """Forward and backward of all lines or micro-batches, and a step."""
+    import torch
+    from torch.nn import functional
+
+    from trace_vlm.data.collate import Collator
+    from trace_vlm.train import packed
+
+    collate = Collator(0, packed=is_packed)
+    for line in bins:
+        batch = collate([rows[row] for row in line])
+        batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
+        names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
+        call = {key: batch[key] for key in names if key in batch}
+        if is_packed:
+            call["line"] = packed.Line(tuple(batch["row_ends"]), None, device)
+        columns = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
+        logits = engine.forward(**call, logits_to_keep=columns, use_cache=False).logits.float().flatten(0, 1)
+        wanted = batch["labels"][:, columns + 1].flatten()
+        log_probs = logits.log_softmax(-1)  # as LanguageTrainer.compute_loss
+        loss = functional.nll_loss(log_probs, wanted, ignore_index=-100, reduction="sum") / learned
+        engine.backward(loss, line is bins[-1])
+        del logits, log_probs, loss
+    engine.step()
 
 
 def labelled(rows: list[dict[str, Any]], line: list[int]) -> int:
@@ -265,20 +341,23 @@ def labelled(rows: list[dict[str, Any]], line: list[int]) -> int:
     return int(seen.sum())
 
 
-def plan(config: Any, size: Any, optimizer: str, length: float, learned: float) -> dict[str, float]:
+def plan(
+    config: Any, size: Any, optimizer: str, length: float, learned: float, line: int | None = None
+) -> dict[str, float]:
     """What the plan predicts for this case, bytes by part; without DeepSpeed there are no float32 copies.
 
     Args:
         length: of a row, the longest where rows are padded.
         learned: tokens of a row that carry a label; half the labelled columns where rows are padded.
+        line: tokens of the longest packed forward pass.
     """
     from trace_vlm.train.arithmetic import trained_params
     from trace_vlm.train.memory import Setting, memory
 
+    config = dataclasses.replace(config, pack_tokens=line or config.pack_tokens)
     found = memory(config, size, Setting("ZeRO-2", 2), 1, round(length), config.micro_batch_size, learned)
     if "ZeRO" not in optimizer:
-        rank = config.lora.r if config.lora else 0
-        one = 2 * trained_params(size, config.modes, rank)  # in bfloat16
+        one = 2 * trained_params(size, config.modes, config.rank)  # in bfloat16
         states = 2 * one if optimizer == "AdamW" else 0.0
         found = dataclasses.replace(found, optimizer=states, gradients=one, step=0.0, buffers=0.0)
     return {**dataclasses.asdict(found), "total": found.total}
@@ -289,10 +368,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("train_gpu.json"))
     parser.add_argument("--tiny", action="store_true", help="tiny dimensions, to test this script without a GPU")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of cases, from 0")
-    parser.add_argument("--case", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--group", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.case is not None:
-        print("RESULT " + json.dumps(run_case(CASES[args.case], args.tiny), default=float))
+    chosen = [case for number, case in enumerate(CASES) if args.only is None or number in args.only]
+    if args.group is not None:
+        run_group(chosen, args.tiny, args.group)
         return
     import torch
 
@@ -300,24 +380,33 @@ def main() -> None:
         raise SystemExit("error: no CUDA device here; --tiny tests the script on a CPU")
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     results: list[dict[str, Any]] = []
-    for number, case in enumerate(CASES):
-        if args.only and number not in args.only:
-            continue
-        told: dict[str, Any] = dataclasses.asdict(case)
-        command = [sys.executable, __file__, "--case", str(number), *(["--tiny"] if args.tiny else [])]
-        started = time.monotonic()
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=None if args.tiny else LIMIT)
-            found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-            lines = done.stderr.strip().splitlines()
-            told |= json.loads(found[0][7:]) if found else {"failed": lines[-1] if lines else str(done.returncode)}
-        except subprocess.TimeoutExpired:
-            told["failed"] = f"not done within {LIMIT:g} s"
-        told["seconds_in_all"] = round(time.monotonic() - started, 1)
-        results.append(told)
-        print(json.dumps(told), flush=True)
+    for _, group in itertools.groupby(chosen, key=lambda case: case.group):
+        results += measured(list(group), args.tiny)
         written = {"machine": machine, "torch": torch.__version__, "tiny": args.tiny, "cases": results}
         args.out.write_text(json.dumps({**written, "ratios": ratios(results)}, indent=2) + "\n")
+
+
+def measured(cases: list[Case], tiny: bool) -> list[dict[str, Any]]:
+    """The group's results from a process of its own; a case that it did not get to says why."""
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "results.jsonl"
+        numbers = [str(CASES.index(case)) for case in cases]
+        command = [sys.executable, __file__, "--group", str(written), "--only", *numbers]
+        started, limit = time.monotonic(), None if tiny else LIMITS[cases[0].group]
+        try:
+            done = subprocess.run(
+                [*command, *(["--tiny"] if tiny else [])], stderr=subprocess.PIPE, text=True, timeout=limit
+            )
+            why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        except subprocess.TimeoutExpired:
+            why = f"not done within {limit:g} s for the group"
+        found = [json.loads(line) for line in written.read_text().splitlines()] if written.exists() else []
+    results = []
+    for case, told in itertools.zip_longest(cases, found, fillvalue=None):
+        results.append({**dataclasses.asdict(case), **(told or {"failed": why})})
+        print(json.dumps(results[-1]), flush=True)
+    print(f"{cases[0].model} {cases[0].llm}: {time.monotonic() - started:.0f} s in all", flush=True)
+    return results
 
 
 def ratios(results: list[dict[str, Any]]) -> dict[str, float]:

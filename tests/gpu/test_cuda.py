@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -138,7 +139,10 @@ def _train(scenes: Path, out: Path, *changes: str) -> dict[str, object]:
         f"output_dir={out}", "max_steps=6", "save_steps=3", "logging_steps=1", "share_image=1", "report_to=[]",
         "global_batch_size=16", "micro_batch_size=8", "dataloader_workers=2", *changes,
     ]  # fmt: skip
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "TRACE_CACHE": str(out.parent)}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TRACE_CACHE": str(out.parent)}
     if any(change.startswith("deepspeed") for change in changes):
         environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -161,6 +165,14 @@ def test_packed_bfloat16_training_follows_padded(scenes, tmp_path):
     packed = _train(scenes, tmp_path / "packed", *PLAIN, "packing=true", "pack_tokens=1024", "max_length=512")
     for step, loss in padded.items():
         assert packed[step] == pytest.approx(loss, abs=0.03)
+
+
+def test_compiled_bfloat16_training_follows_uncompiled(scenes, tmp_path):
+    packing = ("packing=true", "pack_tokens=1024", "max_length=512")
+    plain = _train(scenes, tmp_path / "plain", *PLAIN, *packing)
+    compiled = _train(scenes, tmp_path / "compiled", *PLAIN, *packing, "compile=true")
+    for step, loss in plain.items():
+        assert compiled[step] == pytest.approx(loss, abs=0.03)
 
 
 @pytest.mark.parametrize("zero", [2, 3])

@@ -93,6 +93,21 @@ def test_zero2_full_in_fp32_survives_kill_9_of_one_process(scenes, tiny_folder, 
     assert json.loads((cut.folder / "run.json").read_text())["finished"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_compiled_layers_learn_the_same_under_deepspeed(scenes, tiny_folder, tmp_path, zero):
+    trained = LORA | {"lora": {**LORA["lora"], "dropout": 0.0}}
+    found = []
+    for compiled in (False, True):
+        folder = tmp_path / f"compiled_{compiled}"
+        run = Run(settings(scenes, tiny_folder, folder, zero, "fp32", trained, compile=compiled))
+        run.to_its_end()
+        found.append(losses(folder))
+        assert load(folder).model is not None
+    for step, (loss, norm) in found[0].items():
+        assert found[1][step] == (pytest.approx(loss, abs=1e-5), pytest.approx(norm, rel=1e-4))
+
+
 MATRIX = list(product((2, 3), ("fp32", "bf16"), (FULL, LORA)))
 
 

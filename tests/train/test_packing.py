@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,6 +68,17 @@ def test_packed_and_padded_steps_have_the_same_loss_and_gradients(scenes, mixed,
         assert torch.allclose(gradient, found[name], atol=1e-5), name
     seen = [sorted(row for ids in trainer._step_ids for row in ids) for trainer in (plain, line)]
     assert seen[0] == seen[1]  # the same samples in the same step
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_have_the_same_loss_and_gradients(scenes, mixed, tiny_folder, tmp_path):
+    plain, wanted, _ = one_step(scenes, mixed, tiny_folder, tmp_path / "plain", packing=True)
+    compiled, found, trainer = one_step(scenes, mixed, tiny_folder, tmp_path / "compiled", packing=True, compile=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert plain == pytest.approx(compiled, abs=1e-5)
+    assert set(wanted) == set(found)  # names stay, so what is saved is loaded by anybody
+    for name, gradient in wanted.items():
+        assert torch.allclose(gradient, found[name], atol=1e-5), name
 
 
 def test_a_line_under_autocast_computes_in_half_precision():

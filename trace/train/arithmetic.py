@@ -117,12 +117,13 @@ def forward_flops(size: Dimensions, work: Work) -> tuple[float, float]:
     return matrices + attention + head + projector, work.images * (size.vision_layers * layer + stem)
 
 
-def training_flops(size: Dimensions, work: Work, modes: Trainable) -> float:
+def training_flops(size: Dimensions, work: Work, modes: Trainable, rank: int = 0) -> float:
     """Useful operations of a forward and a backward pass.
 
     A backward pass costs one forward for the gradients that flow through and one for those of the weights. Frozen
-    matrices need the first only, and a frozen tower in front of everything needs neither.
+    matrices need the first only, and a frozen tower in front of everything needs neither. Adapters of `rank` need both.
     """
     llm, vision = forward_flops(size, work)
     through = 2.0 if modes.llm != "full" else 3.0
-    return through * llm + (3.0 if modes.vision == "full" else 1.0) * vision
+    adapters = 3.0 * 2 * size.lora_params(rank) * work.tokens if modes.llm == "lora" else 0.0
+    return through * llm + adapters + (3.0 if modes.vision == "full" else 1.0) * vision

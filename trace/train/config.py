@@ -105,6 +105,7 @@ class TrainConfig:
     share_image: int = 1  # samples of one image in a row
     precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = True
+    compile: bool = False  # the insides of every layer by torch.compile: fewer and fused kernels, made for a minute
     deepspeed: str | None = None
     attention: Literal["auto", "flash_attention_2", "sdpa", "eager"] = "auto"
     group_by_length: bool = True  # rows of like length in one forward pass; the rows of a step stay what they are
@@ -148,6 +149,11 @@ class TrainConfig:
         """The parts that learn, fully or by adapters."""
         return tuple(part for part in PARTS if getattr(self.modes, part) != "frozen")
 
+    @property
+    def rank(self) -> int:
+        """Of the adapters, 0 without."""
+        return self.lora.r if self.lora is not None else 0
+
     def rate(self, part: str) -> float:
         """The learning rate of a part."""
         own: float | None = getattr(self.learning_rates, part)
@@ -169,6 +175,9 @@ class TrainConfig:
             raise InputError("grounding_loss: does not go with packing; set packing to false")
         if self.grounding_loss is not None and self.gradient_checkpointing:
             raise InputError("grounding_loss: does not go with gradient_checkpointing; set that to false")
+        if self.compile and (self.grounding_loss is not None or self.objective == "vision"):
+            other = "the vision objective" if self.objective == "vision" else "grounding_loss"
+            raise InputError(f"compile: does not go with {other}; set it to false")
         if self.optimizer == "muon" and self.deepspeed is not None:
             raise InputError("optimizer: muon does not go with deepspeed, which shards matrices; take adamw")
         if self.objective == "vision" and self.deepspeed is not None:

@@ -19,6 +19,7 @@ from ..eval.metrics import score
 from ..eval.suites import Suite, open_suite
 from ..model.checkpoint import Checkpoint
 from ..model.predictor import Predictor
+from .compiled import uncompiled
 from .config import TrainConfig
 
 
@@ -84,7 +85,7 @@ def _ready_to_generate(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
     model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})  # of float32 weights too
     model.eval()
     try:
-        with torch.random.fork_rng(_gpu(model.device)), torch.no_grad():
+        with torch.random.fork_rng(_gpu(model.device)), torch.no_grad(), uncompiled():
             yield Checkpoint(model, checkpoint.processor, checkpoint.name, checkpoint.path)
     finally:
         model.train()

@@ -37,6 +37,10 @@ def prepare(config: TrainConfig, arguments: Arguments, folder: Path, stop: StopS
     check_generation_config(checkpoint.model)  # rather now than after days, when the model is to be saved
     checkpoint.model = choose(checkpoint.model, config)
     tell(summary(checkpoint.model, config))
+    if config.compile:
+        from .compiled import compile_layers
+
+        tell(f"compile: {compile_layers(checkpoint.model)} parts of layers, when they are first run")
     dataset = RowDataset(
         config.data,
         config.image_folder,

@@ -53,8 +53,7 @@ def memory(
     learned: float,
 ) -> Memory:
     """Of a run with `micro_batch` rows of `length` tokens a forward pass, `learned` of which carry a label."""
-    rank = config.lora.r if config.lora is not None else 0
-    total, trained = total_params(size, config.modes, rank), trained_params(size, config.modes, rank)
+    total, trained = total_params(size, config.modes, config.rank), trained_params(size, config.modes, config.rank)
     half = config.precision == "bf16"
     wide = 2 if half and setting.stage else 4  # without DeepSpeed bf16 is autocast over float32 weights
     shards = processes if setting.stage else 1
@@ -82,17 +81,7 @@ def _activations(config: TrainConfig, size: Dimensions, length: int, rows: int, 
     tokens = config.pack_tokens if config.packing else rows * length
     images = tokens / length
     narrow = 2 if config.precision == "bf16" else 4
-    kv = size.hidden * size.kv_heads // size.heads
-    # Kept by a layer: two normed inputs and their float32 copies, queries, keys, values and their rotated copies, the
-    # attention's output, two sums of the residual stream; gate, up, activation and product of the MLP.
-    layer = tokens * (narrow * (6 * size.hidden + 4 * kv + 4 * size.mlp) + 4 * 2 * size.hidden)
-    if config.modes.llm == "lora":
-        # Frozen matrices keep no inputs (8 normed or rotated copies less), but each of the seven adapters keeps its own,
-        # behind dropout with dropout's mask of a byte, and what its first matrix makes of it.
-        assert config.lora is not None
-        inputs = 6 * size.hidden + size.mlp
-        layer = tokens * (narrow * (2 * size.hidden + 2 * kv + 3 * size.mlp) + 4 * 2 * size.hidden)
-        layer += tokens * (narrow * (inputs + 7 * config.lora.r) + (inputs if config.lora.dropout else 0))
+    layer = tokens * _kept_by_a_layer(config, size, narrow)
     working = tokens * narrow * (2 * size.mlp + 2 * size.hidden)  # gradients on their way
     kept = tokens * narrow * size.hidden * size.layers + layer if config.gradient_checkpointing else layer * size.layers
     labelled = images * learned if config.packing else rows * min(length, 2 * learned)  # padded rows share columns
@@ -102,6 +91,24 @@ def _activations(config: TrainConfig, size: Dimensions, length: int, rows: int, 
     if config.modes.vision == "full" and not config.gradient_checkpointing:
         tower *= size.vision_layers
     return kept + max(working, head) + tower
+
+
+def _kept_by_a_layer(config: TrainConfig, size: Dimensions, narrow: int) -> float:
+    """Bytes a token that a layer's forward pass keeps for its backward pass."""
+    hidden, mlp, kv = size.hidden, size.mlp, size.hidden * size.kv_heads // size.heads
+    inputs = 6 * hidden + mlp  # of the seven matrices
+    # With adapters each of the seven keeps its own input behind dropout, dropout's mask of a byte, and what its first
+    # matrix makes of it; the frozen matrices keep none.
+    adapters = narrow * (inputs + 7 * config.rank) + (inputs if config.lora and config.lora.dropout else 0)
+    if config.compile:
+        # Two sums of the residual stream, rotated queries and keys, values, the attention's output, gate and up; the
+        # norms and the activation are computed again in the backward pass's own kernels.
+        layer = narrow * (4 * hidden + 2 * kv + 2 * mlp)
+        return layer + (adapters if config.modes.llm == "lora" else narrow * (2 * hidden + mlp))  # inputs, some shared
+    # Also the float32 copies of two norms, queries and keys before they are rotated, activation and product of the MLP.
+    if config.modes.llm == "lora":
+        return narrow * (2 * hidden + 2 * kv + 3 * mlp) + 4 * 2 * hidden + adapters
+    return narrow * (6 * hidden + 4 * kv + 4 * mlp) + 4 * 2 * hidden
 
 
 def largest_micro_batch(

@@ -57,6 +57,7 @@ class Line:
         return [branch_visibility(piece) if int(piece.max()) > 1 else None for piece in pieces]
 
 
+@torch.compiler.disable  # a line is no tensor, and its kernel stands alone anyway
 def packed_attention(
     module: nn.Module,
     query_BHTD: Tensor,

@@ -140,8 +140,7 @@ class Plan:
 
 def make_plan(config: TrainConfig, machine: Machine, data: Data) -> Plan:
     name, size = model_dimensions(config)
-    rank = config.lora.r if config.lora is not None else 0
-    trained, total = trained_params(size, config.modes, rank), total_params(size, config.modes, rank)
+    trained, total = trained_params(size, config.modes, config.rank), total_params(size, config.modes, config.rank)
     length = min(config.max_length, round(data.length(size)))
     rows = []
     for setting in SETTINGS:
@@ -159,7 +158,9 @@ def make_plan(config: TrainConfig, machine: Machine, data: Data) -> Plan:
         samples * data.length(size), samples * data.length(size) ** 2, samples * data.learned_tokens,
         samples * data.with_image,
     )  # fmt: skip
-    useful = training_flops(size, work, config.modes)  # as utilisation counts: without what is computed twice
+    useful = training_flops(
+        size, work, config.modes, config.rank
+    )  # as utilisation counts: without what is computed twice
     hours = useful / (machine.processes * machine.peak_tflops * 1e12 * machine.mfu) / 3600
     dollars = None if machine.price is None else hours * machine.processes * machine.price
     return Plan(

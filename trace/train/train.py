@@ -28,7 +28,7 @@ from .watch import PREEMPTED, StopSignal, TrainingStopped
 
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
 MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
-MAY_CHANGE |= {"save_total_limit", "report_to", "evaluation"}
+MAY_CHANGE |= {"save_total_limit", "report_to", "evaluation", "compile"}
 
 
 def train(config: TrainConfig) -> Path | None:

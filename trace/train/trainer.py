@@ -237,7 +237,7 @@ class LanguageTrainer(SteadyTrainer):
             tokens=tokens,
             capacity=labels_BT.numel(),
             broken=new,
-            flops=training_flops(self._size, work, self.config.modes),
+            flops=training_flops(self._size, work, self.config.modes, self.config.rank),
         )
 
     def close_step(self, grad_norm: Tensor | float | None) -> bool:
