@@ -18,6 +18,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,8 @@ def _work() -> float:
 
 def alone(work: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
     """The result of `work` in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # which may start its own loader worker
+        return pool.submit(work, *arguments).result()
 
 
 def main() -> None:

@@ -354,7 +354,8 @@ def plan(
     from trace_vlm.train.arithmetic import trained_params
     from trace_vlm.train.memory import Setting, memory
 
-    config = dataclasses.replace(config, pack_tokens=line or config.pack_tokens)
+    if line is not None:
+        config = dataclasses.replace(config, pack_tokens=line, max_length=min(line, config.max_length))
     found = memory(config, size, Setting("ZeRO-2", 2), 1, round(length), config.micro_batch_size, learned)
     if "ZeRO" not in optimizer:
         one = 2 * trained_params(size, config.modes, config.rank)  # in bfloat16
