@@ -4,8 +4,9 @@
 
 Writes a JSON of `--converted` samples in RoboPoint's form and converts it (peak memory, samples a CPU second). Its Arrow
 file is then repeated to `--samples`, and a fresh process opens it as training does: all rows, their lengths, the order of an
-epoch packed for 8 processes, 20,000 samples read in random order. What it holds for itself (USS: no shared pages) beyond
-the imports is the cost, its own loader worker's too. RoboPoint's JSON of that size, read whole by `json`, is the yardstick.
+epoch packed for 8 processes, 20,000 samples read in random order. What it holds for itself (anonymous memory) beyond the
+imports is the cost; what its loader worker adds is measured too. RoboPoint's JSON of that size, read whole by `json`,
+is the yardstick.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import resource
 import tempfile
 import time
@@ -43,9 +45,10 @@ def write_samples(path: Path, count: int) -> None:
 
 
 def own_mib() -> float:
-    import psutil
-
-    return psutil.Process().memory_full_info().uss / 2**20
+    """Anonymous memory. Pages of the mapped file are the page cache's, shared by all who map it, and given back."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def convert(path: Path) -> dict[str, float]:
@@ -113,9 +116,10 @@ def _keep(data: Any) -> None:
 
 
 def _work() -> float:
+    before = own_mib()  # of the process it was forked from
     for index in np.random.default_rng(os.getpid()).permutation(len(_kept[0]))[:20000]:
         _kept[0].record(int(index))
-    return own_mib()
+    return own_mib() - before
 
 
 def alone(work: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:

@@ -80,7 +80,7 @@ answer no_cor --no-reasoning
 answer cor --reasoning
 step "attention at each step of the reasoning"
 "$PY" visualization/attention_map.py --model-path "$OUT/train/cor" --dataset-dir "$OUT/bench" --output-dir "$OUT/attention" \
-  --start-idx 0 --end-idx 12 --resume
+  --end-idx 84 --every 7 --resume  # 12 questions of all kinds about 12 images, which have six each
 step "waiting for the longer fine-tuning without reasoning (its log: $OUT/train_no_cor_time.log)"
 wait "$TIME" || die "fine-tuning without reasoning failed; see $OUT/train_no_cor_time.log"
 

@@ -357,6 +357,13 @@ def test_one_bad_image_does_not_end_the_run(
     assert len(attention_records.read_attention(folder)) == 3
 
 
+def test_every_other_question_is_asked(bench: Path, tmp_path: Path, asked: list[int]) -> None:
+    folder = tmp_path / "out"
+    assert attention(bench, folder, "--every", 2, "--layers", -1) == 0
+    assert [record.question_id for record in attention_records.read_attention(folder)] == [0, "left/2"]
+    assert attention(bench, folder, "--every", 0) == 2
+
+
 @pytest.mark.parametrize("words", [["--start-idx", 3], ["--start-idx", -1], ["--start-idx", 2, "--end-idx", 2]])
 def test_a_range_without_questions_is_refused(
     bench: Path, tmp_path: Path, words: list[object], capsys: pytest.CaptureFixture[str]

@@ -44,10 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"--start-idx {arguments.start_idx} to --end-idx {arguments.end_idx} is no part of the "
             f"{len(suite.questions)} questions in {suite.question_file}"
         )
+    if arguments.every < 1:
+        raise InputError(f"--every {arguments.every}: every first question is every one; give 1 or more")
     answers = _answers(arguments.answer_file, suite)
     folder = output_folder(arguments.output_dir)
     settings = _settings(arguments)
-    asked = [(place, suite.questions[place]) for place in range(arguments.start_idx, end)]
+    asked = [(place, suite.questions[place]) for place in range(arguments.start_idx, end, arguments.every)]
     wanted = [
         (place, question)
         for place, question in asked
@@ -77,6 +79,7 @@ def _parser() -> Parser:
     parser.add_argument("--output-dir", "--output", type=Path, required=True)
     parser.add_argument("--start-idx", type=int, default=0, help="first question, counted from 0")
     parser.add_argument("--end-idx", type=int, help="one past the last question; all if absent")
+    parser.add_argument("--every", type=int, default=1, help="every such question only: other images, sooner a verdict")
     parser.add_argument("--resume", action="store_true", help="skip questions whose files are whole; retry failures")
     parser.add_argument("--layers", type=int, nargs="+", help="decoder layers to average; the last three if absent")
     parser.add_argument("--reduce", choices=("mean", "max"), default="mean", help="over the heads of a layer")

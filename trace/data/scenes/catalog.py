@@ -215,7 +215,7 @@ class Body:
         """Where other objects can stand on it or in it."""
         found = []
         for part in self.parts:
-            if part.role:
+            if part.role in ("top", "interior"):
                 x, y, z = part.offset
                 disc = part.shape == "cylinder"
                 height = part.size[1] if disc else part.size[2]

@@ -12,6 +12,7 @@ Ints = NDArray[np.int64]
 XY = tuple[float, float]
 
 WINDOW = 6  # pixels
+_CHESSBOARD = np.ones((3, 3), np.int32)  # steps to any of the eight neighbours
 
 
 def on_mask(points: Floats, mask: Bools) -> Bools:
@@ -20,7 +21,8 @@ def on_mask(points: Floats, mask: Bools) -> Bools:
     columns = np.floor(points[:, 0] * width).astype(np.int64)
     rows = np.floor(points[:, 1] * height).astype(np.int64)
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    result: Bools = inside & mask[np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+    result: Bools = np.zeros(len(points), bool)
+    result[inside] = mask[rows[inside], columns[inside]]
     return result
 
 
@@ -67,9 +69,10 @@ def sample_points(
     across = np.flatnonzero(mask[top:bottom].any(0))
     left, right = int(across[0]), int(across[-1]) + 1
     # A frame of one pixel makes the image's border count as a border of the mask.
-    crop = np.pad(mask[top:bottom, left:right], 1)
+    crop = np.zeros((bottom - top + 2, right - left + 2), bool)
+    crop[1:-1, 1:-1] = mask[top:bottom, left:right]
     # Steps along the pixels are as good for keeping away from the border, at a fifth of the time.
-    distance = distance_transform_cdt(crop, "chessboard") if border else distance_transform_edt(crop)
+    distance = distance_transform_cdt(crop, _CHESSBOARD) if border else distance_transform_edt(crop)
     if border:
         deep = distance > border
         if np.count_nonzero(deep) >= 4 * count:
@@ -82,7 +85,7 @@ def sample_points(
     pixels = np.stack([columns + (left - 1), rows + (top - 1)], 1) + rng.random((draws, 2))
     points = np.round(pixels / [width, height], decimals)
     points = points[on_mask(points, mask)]
-    distinct = list(dict.fromkeys((float(x), float(y)) for x, y in points))
+    distinct = list(dict.fromkeys(map(tuple, points.tolist())))
     if len(distinct) < count:
         rows, columns = np.nonzero(mask)
         x, y, inside = _lattice(mask, rows, columns, decimals)

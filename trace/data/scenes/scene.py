@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -234,11 +235,16 @@ def _take(
 
 def _order(job: Job, kind: str, number: int) -> list[str]:
     """The wanted relation of a question (balanced in blocks), then the others in a random order."""
-    relations = job.relations[kind]
-    block, place = divmod(number, len(relations))
+    block, place = divmod(number, len(job.relations[kind]))
     own, rest = STREAMS[kind]
-    order = np.random.default_rng(np.random.SeedSequence(job.seed, spawn_key=(job.split, own, block))).permutation(
-        relations
-    )
+    order = _shuffled(tuple(job.relations[kind]), job.seed, (job.split, own, block))
     others = np.random.default_rng(np.random.SeedSequence(job.seed, spawn_key=(job.split, rest, number)))
-    return [str(order[place]), *(str(other) for other in others.permutation(np.delete(order, place)))]
+    return [order[place], *others.permutation([*order[:place], *order[place + 1 :]]).tolist()]
+
+
+@lru_cache(maxsize=64)  # a block is asked for by several questions
+def _shuffled(relations: tuple[str, ...], seed: int, stream: tuple[int, ...]) -> list[str]:
+    order: list[str] = (
+        np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream)).permutation(relations).tolist()
+    )
+    return order

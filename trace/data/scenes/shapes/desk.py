@@ -45,9 +45,9 @@ def book(s: float, c: RGB) -> list[Part]:
         box(w - 1.0, d - 0.9, h - 0.7, (0.1, 0, 0.35), PAPER),
         box(0.4, d, h, (-w / 2, 0, 0), c),
         box(w, d, 0.35, (0, 0, h - 0.35), c, role="top"),
-        box(0.1, d * 0.5, 0.02, (w / 2 - 3, 0, h), PAPER),
-        box(w * 0.55, 0.8, 0.02, (0, d * 0.25, h), PAPER),
-        box(w * 0.4, 0.8, 0.02, (0, d * 0.17, h), PAPER),
+        box(0.1, d * 0.5, 0.02, (w / 2 - 3, 0, h), PAPER, role="print"),
+        box(w * 0.55, 0.8, 0.02, (0, d * 0.25, h), PAPER, role="print"),
+        box(w * 0.4, 0.8, 0.02, (0, d * 0.17, h), PAPER, role="print"),
     ]
 
 

@@ -36,7 +36,7 @@ class Part:
 
     `profile` belongs to the shape "lathe": (radius, height) from the bottom of the axis along the outside to the top
     (and down the inside of something hollow), turned around z and scaled by `size`. `role` "top" or "interior" marks
-    the flat part on which other objects can stand.
+    the flat part on which other objects can stand, "print" what is painted on the "top" before it.
     """
 
     shape: str  # "box", "cylinder", "sphere", "capsule", "ellipsoid", "cone" or "lathe"
