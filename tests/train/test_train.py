@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -294,7 +296,8 @@ def test_twenty_steps_of_the_nano_model_follow_the_recorded_curve(scenes, tmp_pa
         assert found == pytest.approx(values, rel=1e-3), name  # other processors round differently, and it adds up
 
 
-def test_a_benchmark_is_answered_while_training_goes_on(scenes, tiny_folder, tmp_path):
+@pytest.fixture
+def bench(scenes, tmp_path):
     bench = tmp_path / "bench"
     (bench / "images").mkdir(parents=True)
     (bench / "masks").mkdir()
@@ -302,6 +305,10 @@ def test_a_benchmark_is_answered_while_training_goes_on(scenes, tiny_folder, tmp
     shutil.copy(picture, bench / "images/a.png")
     Image.new("L", (128, 128), 255).save(bench / "masks/7.png")
     (bench / "point_questions.jsonl").write_text(json.dumps({"question_id": 7, "image": "a.png", "text": "Where?"}))
+    return bench
+
+
+def test_a_benchmark_is_answered_while_training_goes_on(scenes, tiny_folder, bench, tmp_path):
     evaluation = {"benchmark": str(bench), "steps": 2, "questions": 1, "reasoning": False, "max_new_tokens": 8}
     common = {"grounding_loss": None, "optimizer": "adamw", "max_steps": 3, "share_image": 1, "global_batch_size": 8}
     common |= {"packing": True, "pack_tokens": 512, "max_length": 128}
@@ -313,3 +320,15 @@ def test_a_benchmark_is_answered_while_training_goes_on(scenes, tiny_folder, tmp
     assert sorted(path.name for path in (asked / "evaluation").iterdir()) == ["0000002_7.png", "0000003_7.png"]
     one, two = load(asked).model.state_dict(), load(plain).model.state_dict()
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())  # asking changes nothing
+
+
+def test_a_run_with_loader_workers_and_evaluation_ends_by_itself(scenes, tiny_folder, bench, tmp_path):
+    """Workers do not hear SIGTERM, by which multiprocessing ends them; the evaluation holds on to the Trainer."""
+    evaluation = {"benchmark": str(bench), "steps": 2, "questions": 1, "reasoning": False, "max_new_tokens": 8}
+    changes = {"grounding_loss": None, "optimizer": "adamw", "max_steps": 2, "dataloader_workers": 2}
+    found = settings(scenes, tmp_path / "run", model=tiny_folder, evaluation=evaluation, **changes)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(found))
+    command = [sys.executable, "-m", "trace_vlm.train.train", "--config", str(tmp_path / "run.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "run/run.json").read_text())["finished"]

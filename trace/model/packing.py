@@ -88,9 +88,14 @@ class Packing:
             ends.append(total)
         return ends
 
+    @property
+    def from_the_start(self) -> bool:
+        """Whether all of it is new: a new token then sees itself and those before it, which needs no mask."""
+        return not any(self.starts) and self.longest > 1
+
     def mask(self, device: Any) -> Tensor | None:
-        """What each new token may see, `[S, 1, L, T]`; None where all of them see all there is."""
-        if self.longest == 1 and len(set(self.starts)) == 1:
+        """What each new token may see, `[S, 1, L, T]`; None where all of them see all there is, or `from_the_start`."""
+        if self.from_the_start or (self.longest == 1 and len(set(self.starts)) == 1):
             return None
         last_SL = torch.tensor(self.starts, device=device)[:, None] + torch.arange(self.longest, device=device)
         mask: Tensor = torch.arange(self.columns, device=device) <= last_SL[:, None, :, None]
@@ -136,8 +141,9 @@ class PackedCache:
                 len(packing.slots), query_HND.shape[0], packing.longest, query_HND.shape[2]
             )
             query_SHLD[packing.slot_N, :, packing.offset_N] = query_NHD
+        mask = self._masked(query_SHLD)
         found_SHLD = torch.nn.functional.scaled_dot_product_attention(
-            query_SHLD, *seen, attn_mask=self._masked(query_SHLD), scale=scaling
+            query_SHLD, *seen, attn_mask=mask, is_causal=mask is None and packing.from_the_start, scale=scaling
         )
         return found_SHLD[packing.slot_N, :, packing.offset_N]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import os
 import shutil
 import signal
 import sys
@@ -162,6 +165,8 @@ class LanguageTrainer(SteadyTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This process's batches; not handed to accelerate, which would share them out a second time."""
         workers = self.args.dataloader_num_workers
+        if workers > 0:
+            atexit.register(_let_workers_go)
         return DataLoader(
             self.train_dataset,
             batch_sampler=self._batches,
@@ -281,6 +286,17 @@ class LanguageTrainer(SteadyTrainer):
 def _leave_signals_to_the_parent(worker: int) -> None:
     """A preemption's SIGTERM reaches every process of a job; a worker that dies of it would fail the last step."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, lambda *_: os._exit(0))
+
+
+def _let_workers_go() -> None:
+    """End what still loads when this process ends, however it does.
+
+    multiprocessing ends its children by SIGTERM, which ours do not hear, and would wait for them for ever.
+    """
+    for child in multiprocessing.active_children():
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGUSR2)
 
 
 def _finite(value: float) -> bool:
