@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .constrain import Guide
     from .packing import PackedCache
 
-PASS_TOKENS = {"cpu": 2048, "cuda": 16384}  # of prompts in one pass: bounds the memory of the layers' inputs
+PASS_TOKENS = {"cpu": 1280, "cuda": 16384}  # of prompts in one pass: bounds the memory of the layers' inputs
 
 Aggregate = Literal["first", "medoid"]
 
