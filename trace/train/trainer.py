@@ -229,7 +229,7 @@ class LanguageTrainer(SteadyTrainer):
             inputs["line"] = Line(tuple(ends), branch, labels_BT.device)
         dataset = self.train_dataset
         self._step_ids.append(dataset.names(rows))
-        new = self._watch.broken(broken, dataset.names(list(broken))) if broken else 0
+        new = self._watch.broken(broken, dataset.names)
         pixels = inputs.get("pixel_values")
         work = Work(
             tokens=tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,20 @@ class Watch:
         }
         self._seen_broken: set[int] = set()
 
-    def broken(self, reasons: dict[int, str], ids: Sequence[str]) -> int:
-        """Note rows whose picture cannot be read; returns how many of them are new."""
+    def broken(self, reasons: dict[int, str], names: Callable[[list[int]], list[str]]) -> int:
+        """Note rows whose picture cannot be read; returns how many samples (`names` of a row) are new among them."""
         new = {row: reason for row, reason in reasons.items() if row not in self._seen_broken}
-        if new:
-            self._seen_broken |= set(new)
-            with JsonlWriter(self._folder / f"broken_images.{self._process}.jsonl") as log:
-                for (row, reason), name in zip(reasons.items(), ids, strict=True):
-                    if row in new:
-                        print(f"sample {name}: {reason}; nothing is learned from it", flush=True)
-                        log.write({"id": name, "reason": reason})
-        return len(new)
+        if not new:
+            return 0
+        self._seen_broken |= set(new)
+        count = 0
+        with JsonlWriter(self._folder / f"broken_images.{self._process}.jsonl") as log:
+            for row, reason in new.items():
+                for name in names([row]):
+                    print(f"sample {name}: {reason}; nothing is learned from it", flush=True)
+                    log.write({"id": name, "reason": reason})
+                    count += 1
+        return count
 
     def check_broken(self, broken: float, samples: float) -> None:
         if broken > FEW_BROKEN and broken > MOST_BROKEN * samples:
