@@ -83,3 +83,15 @@ def test_broken_images_are_named(tmp_path):
     broken.write_bytes((ORIGINAL / "images" / "wide.png").read_bytes()[:300])
     with pytest.raises(InputError, match=r"broken\.png cannot be read"):
         open_image(broken)
+
+
+def test_sixteen_bits_are_scaled_and_damage_is_one_sentence(tmp_path):
+    grey = np.arange(0, 250, dtype=np.uint16).reshape(10, 25)
+    Image.fromarray(grey * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(np.asarray(open_image(tmp_path / "deep.png"))[..., 1], grey)
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "whole.png")
+    content = bytearray((tmp_path / "whole.png").read_bytes())
+    content[37:41] = b"\x00\x01\x02\x03"  # the type of the chunk behind the header: a SyntaxError of PIL
+    (tmp_path / "damaged.png").write_bytes(bytes(content))
+    with pytest.raises(InputError, match=r"damaged\.png cannot be read"):
+        open_image(tmp_path / "damaged.png")

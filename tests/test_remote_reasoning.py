@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ def test_the_prompt_s_wording_and_its_version_change_together():
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
     assert (VERSION, digest) == ("cor-1", "89f10ed9267e2b0c"), "new wording: change VERSION, then this line"
     assert request_for(task_of(one(7)), writing).system == SYSTEM
+
+
+@pytest.mark.parametrize("name", ["/etc/picture.png", "../picture.png"])
+def test_a_picture_outside_of_the_folder_is_not_sent(name):
+    sample = replace(one(7), image=name)
+    with pytest.raises(ValueError, match="leaves the image folder"):
+        request_for(task_of(sample), Writing(Path("."), VERSION, Rules()))
 
 
 def test_the_writer_is_told_the_instruction_the_answer_and_why_it_is_asked_again():

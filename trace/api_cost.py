@@ -62,6 +62,7 @@ def image_tokens(provider: str, width: int, height: int) -> int:
     ones count by a media resolution setting). OpenAI: GPT-4o's tiles, 85 + 170 for each 512 x 512 after scaling to
     2048, then to 768 on the short side; other models and servers count differently.
     """
+    width, height = max(1, width), max(1, height)
     if provider == "gemini":
         if width <= 384 and height <= 384:
             return 258

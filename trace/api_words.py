@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,11 @@ def check_remote(arguments: Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    temperature = getattr(arguments, "temperature", None)
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise InputError(f"--temperature must be at least 0, not {temperature}")
+    if arguments.max_output_tokens is not None and arguments.max_output_tokens < 1:
+        raise InputError(f"--max-output-tokens must be at least 1, not {arguments.max_output_tokens}")
 
 
 def asked_price(arguments: Namespace) -> Price | None:

@@ -8,6 +8,7 @@ traceback. This module imports nothing heavy: `--help` of every command stays be
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -42,6 +43,9 @@ def _with_dashes(word: str) -> str:
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's `main(argv)`; return its exit code: 0, 2 for a mistake in the input, 130 for Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # data may hold what no terminal can show
     try:
         return main(argv) or 0
     except InputError as error:

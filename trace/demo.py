@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .command import InputError, Parser, run
+from .images import BROKEN_IMAGE
 
 if TYPE_CHECKING:
     from .demo_session import Models, Told
@@ -160,11 +161,10 @@ def _tell_broken_files(gr: Any, picture: Any) -> None:
     read = picture.preprocess
 
     def preprocess(payload: Any) -> Any:
-        from PIL import Image, UnidentifiedImageError
 
         try:
             return read(payload)
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        except BROKEN_IMAGE as error:
             raise gr.Error(f"This file is no image that can be read: {error}", print_exception=False) from None
 
     picture.preprocess = preprocess

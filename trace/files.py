@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Any
 
@@ -132,7 +132,11 @@ def write_json_list(path: str | Path, records: Iterable[Mapping[str, Any]]) -> N
     with replacing(path) as temporary, open(temporary, "wb") as file:
         separator = b"[\n"
         for record in records:
-            file.write(separator + _encode(record))
+            try:
+                line = _encode(record)
+            except ValueError as error:
+                raise InputError(f"record {record.get('id')!r} cannot be written as JSON: {error}") from None
+            file.write(separator + line)
             separator = b",\n"
         file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
@@ -348,3 +352,9 @@ def json_kind(value: Any) -> str:
     """What a JSON value is, in the words of an error message."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def leaves(name: str) -> bool:
+    """Whether a name from a data file points outside the folder that it is relative to (or may, on another system)."""
+    pure = PurePosixPath(name.replace("\\", "/"))
+    return not pure.parts or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0] or "\0" in name

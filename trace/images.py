@@ -91,6 +91,10 @@ def patch_coverage(mask: NDArray[np.bool_], patches: int) -> NDArray[np.float32]
     return np.asarray(Image.fromarray(whole).resize((patches, patches), Image.Resampling.BOX), dtype=np.float32)
 
 
+# What PIL raises for a file that is no image, is cut off, or is damaged: by format it is any of these.
+BROKEN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
 def open_image(path: str | Path) -> Image.Image:
     """An image as RGB, read whole.
 
@@ -99,8 +103,10 @@ def open_image(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I"):  # PIL would clip its 16 bits to 8: everything but black becomes white
+                return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
     except FileNotFoundError:
         raise InputError(f"the image {path} does not exist") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         raise InputError(f"the image {path} cannot be read: {error}") from None

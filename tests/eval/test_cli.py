@@ -161,6 +161,11 @@ def test_what_model_vqa_refuses(benchmark_folder: Path, tiny_model: Path, tmp_pa
         model_vqa.main(arguments(benchmark_folder, tiny_model, answers, "--conv-mode", "chatty"))
     with pytest.raises(InputError, match="cannot be written"):
         model_vqa.main(arguments(benchmark_folder, tiny_model, benchmark_folder / "point_questions.jsonl" / "m.jsonl"))
+    questions = benchmark_folder / "point_questions.jsonl"
+    with pytest.raises(InputError, match="is the question file, which answers would replace"):
+        model_vqa.main(arguments(benchmark_folder, tiny_model, questions, "--overwrite"))
+    with pytest.raises(InputError, match="'plain' is an image and its caption"):
+        model_vqa.main(arguments(benchmark_folder, tiny_model, answers, "--conv-mode", "plain"))
     (benchmark_folder / "images" / "tall.png").unlink()
     with pytest.raises(InputError, match=r"tall.png of question 4 does not exist"):
         model_vqa.main(arguments(benchmark_folder, tiny_model, answers))

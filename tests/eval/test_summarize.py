@@ -256,3 +256,21 @@ def test_confidence_of_other_lengths_is_left_out(benchmark_folder: Path, write_a
     path = write_answers(dict.fromkeys(IDS, LEFT), metadata={"point_confidence": [0.9, 0.8]})
     (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
     assert model["calibration"] is None
+
+
+def test_files_of_one_name_are_told_apart_and_one_file_counts_once(
+    benchmark_folder: Path, write_answers: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_answers(dict.fromkeys(IDS, LEFT))
+    copies = [tmp_path / model / "bench" / path.name for model in "ab"]
+    for copy in copies:
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(path.read_bytes())
+    summary = summary_of("--answer", *copies, "--data-dir", benchmark_folder, "--output", tmp_path / "out")
+    assert [one["label"] for one in summary["models"]] == [f"{model}/bench/{path.stem}" for model in "ab"]
+    words = ["--answer", str(path), str(path), "--data-dir", str(benchmark_folder)]
+    with pytest.raises(InputError, match="is given twice"):
+        main(words)
+    for mistake in (["--resamples", "0"], ["--seed", "-1"]):
+        with pytest.raises(InputError, match=mistake[0]):
+            main(["--answer", str(path), "--data-dir", str(benchmark_folder), *mistake])

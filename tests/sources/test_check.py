@@ -189,3 +189,14 @@ def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
 def test_decoded_size_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
     assert "cannot identify" in str(decoded_size(tmp_path / "a.jpg"))
+
+
+def test_an_image_that_a_malformed_record_shows_first_is_decoded_for_the_others(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    hand.picture(tmp_path / "cut.jpg", (64, 48))
+    whole = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) - 200])
+    records = [{"id": "bad", "image": "cut.jpg", "conversations": "none"}, hand.pointing("second", "cut.jpg")]
+    data = hand.write(tmp_path / "data.json", records)
+    words = ["check", "--data", data, "--image-folder", tmp_path, "--workers", 1, "--report", tmp_path / "report.jsonl"]
+    assert run(main, [str(word) for word in words]) == 1
+    assert "2 samples, 2 with problems" in " ".join(capsys.readouterr().out.split())

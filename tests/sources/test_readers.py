@@ -8,6 +8,7 @@ from textwrap import dedent
 
 import pytest
 import sources_by_hand as hand
+from PIL import Image
 from shell import ROOT
 
 from trace_vlm.command import InputError, run
@@ -302,3 +303,46 @@ def test_images_are_found_where_names_carry_the_folder(tmp_path: Path) -> None:
         images = Images(tmp_path / folder)
         assert images.find("a.png") == tmp_path / "set/images/a.png" == images.find("images/a.png")
         assert images.find("set/../set/images/a.png") is None
+
+
+def converted(*words: object) -> int:
+    return run(main, ["convert", *map(str, words)])
+
+
+def test_images_found_in_images_are_named_so_that_training_finds_them(tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    hand.picture(folder / "images/region_ref/1.png", (32, 24))
+    data = hand.write(folder / "data.json", [hand.pointing("a", "region_ref/1.png")])
+    assert converted("--kind", "llava", "--path", data, "--out", tmp_path / "out.json") == 0
+    (sample,) = read_samples(tmp_path / "out.json")
+    assert sample.image == "images/region_ref/1.png" and (folder / sample.image).is_file()
+
+
+def test_what_is_written_is_not_read_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hand.write(tmp_path / "data.json", [hand.record("text", None, "Hello", "Hi")])
+    words = ("--kind", "llava", "--path", tmp_path, "--out", tmp_path / "out.json")
+    assert converted(*words) == 0 and converted(*words) == 2
+    assert "lies among the files that are read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [".", "a" * 300 + ".png", "\ud800.png", "../x.png"])
+def test_a_strange_image_name_is_a_problem_and_no_traceback(name: str, tmp_path: Path) -> None:
+    data = hand.write(tmp_path / "data.json", [hand.pointing("a", name), hand.record("text", None, "Hello", "Hi")])
+    assert converted("--kind", "llava", "--path", data, "--out", tmp_path / "out.json") == 0
+    assert [sample.id for sample in read_samples(tmp_path / "out.json")] == ["text"]
+
+
+def test_a_conversation_without_a_question_is_left_out(tmp_path: Path) -> None:
+    only = {"id": "only", "conversations": [{"from": "gpt", "value": "I begin."}]}
+    data = hand.write(tmp_path / "data.json", [only, hand.record("text", None, "Hello", "Hi")])
+    assert converted("--kind", "llava_mix", "--path", data, "--out", tmp_path / "out.json") == 0
+    assert [sample.id for sample in read_samples(tmp_path / "out.json")] == ["text"]
+
+
+def test_pixels_of_a_picture_that_is_stored_turned_are_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "phone.jpg", exif=exif)
+    (tmp_path / "points.csv").write_text("image,instruction,x_px,y_px\nphone.jpg,Point.,10,20\n")
+    samples, problems = read("points", tmp_path / "points.csv")
+    assert not samples and "stored turned (EXIF orientation 6)" in " ".join(problems.table())

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ..command import InputError
-from ..files import read_json, replacing, write_json
+from ..files import leaves, read_json, replacing, write_json
 from ..records import Sample, read_samples
 from .cards import card_text
 from .licences import UNKNOWN
-from .sources.sound import leaves, part_of
+from .sources.sound import part_of
 
 WITH_IMAGES, WITHOUT_IMAGES = 500, 20_000  # samples in a shard, which is held in memory
 ROWS = 100  # in a row group with images: what a reader has to hold

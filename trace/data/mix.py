@@ -28,9 +28,11 @@ from ..files import write_json_list
 from ..records import Sample
 from .licences import licences_of
 from .picking import Pick, choose, without_reasoning
-from .sources.kinds import KINDS, Opened, Source, number_of, open_source, sound_samples
+from .sources.kinds import KINDS, Opened, Source, not_read, number_of, open_source, sound_samples
 from .sources.problems import POINTS, ProblemLog, Problems
 from .sources.sound import PARTS, Images, late_problem, part_of, points_problem
+
+LARGEST_SCALE = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FILES = ("mask", "instances")  # what `meta` names beside the image, relative to the same folder
@@ -85,8 +87,11 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"{path}: sources is empty")
     if not 0 <= recipe.cor_share <= 100:
         raise InputError(f"{path}: cor_share is a percentage from 0 to 100, not {recipe.cor_share}")
-    if not recipe.scale > 0 or recipe.seed < 0:
-        raise InputError(f"{path}: scale must be above 0 and seed at least 0, not {recipe.scale} and {recipe.seed}")
+    if not 0 < recipe.scale <= LARGEST_SCALE or recipe.seed < 0:
+        raise InputError(
+            f"{path}: scale must be above 0, at most {LARGEST_SCALE}, and seed at least 0, "
+            f"not {recipe.scale} and {recipe.seed}"
+        )
     used: dict[tuple[str, str, str], str] = {}
     for entry in recipe.sources:
         where = f"{path}: source {entry.name!r}"
@@ -150,6 +155,10 @@ class Mixer:
 
     def write(self, out: Path, held_out: Path | None, share: float) -> dict[Path, int]:
         """Choose, then write `out` and, with about `share` of the images, `held_out`; the samples of each."""
+        for group in self._groups:
+            for written in (out, held_out):
+                if written is not None:
+                    not_read(written, group.opened.files)
         from tqdm import tqdm
 
         chosen = [self._choose(group) for group in self._groups]

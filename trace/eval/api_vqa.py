@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     output_folder(arguments.answer_file.parent)
     if arguments.overwrite:
-        for path in (_cache(arguments), *(file for job in jobs for file in (job.path, run_file(job.path)))):
+        own = [_cache(arguments)] if arguments.cache is None else []  # one that was named may serve other answers too
+        for path in (*own, *(file for job in jobs for file in (job.path, run_file(job.path)))):
             path.unlink(missing_ok=True)
     unanswered = sum(_answer_file(job) for job in jobs)
     return _finish(jobs, unanswered)

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..command import InputError
+from ..images import BROKEN_IMAGE
 from ..points import Box, Point
 from ..records import Question
 from .metrics import Mask, score
@@ -118,7 +119,7 @@ def _instances(question: Question, root: Path, shape: tuple[int, int]) -> NDArra
     try:
         with Image.open(path) as image:
             found = np.asarray(image, np.int64)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         raise InputError(
             f"the image of instances {path} of question {question.question_id} is broken: {error}"
         ) from None

@@ -62,6 +62,8 @@ def asked_questions(arguments: argparse.Namespace) -> Suite:
     if arguments.data_dir is None and arguments.question_file is None:
         raise InputError("which questions? give --question-file and --image-folder, or a benchmark with --data-dir")
     suite = open_suite(arguments.data_dir, arguments.question_file, arguments.image_folder)
+    if arguments.answer_file.resolve() == suite.question_file.resolve():
+        raise InputError(f"--answer-file {arguments.answer_file} is the question file, which answers would replace")
     return suite.first(arguments.num_questions)
 
 

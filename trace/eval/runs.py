@@ -17,7 +17,7 @@ from typing import Any
 from ..command import InputError
 from ..files import read_json, replacing, write_json
 from ..records import Question, answered, read_answers
-from .suites import key, run_file
+from .suites import key, read_run, run_file, settings_of
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
 
@@ -67,7 +67,7 @@ def done_before(path: Path, settings: Mapping[str, Any], questions: Sequence[Que
     if not done:
         return set()
     record = run_file(path)
-    begun = read_json(record).get("settings", {}) if record.is_file() else None
+    begun = settings_of(read_run(path)) if record.is_file() else None
     if begun is None:
         raise InputError(
             f"{path} holds answers, but no {record.name} says how they were made: give another --answer-file, "

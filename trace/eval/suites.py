@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..command import InputError, existing_file, existing_folder
 from ..files import read_json
+from ..images import BROKEN_IMAGE
 from ..records import Answer, Question, read_questions
 from .metrics import Mask, Values
 
@@ -66,7 +67,7 @@ class Suite:
         try:
             with Image.open(path) as image:
                 return image.size
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        except BROKEN_IMAGE as error:
             raise InputError(f"the image {path} of question {question.question_id} cannot be read: {error}") from None
 
     def grey_mask(self, question: Question) -> NDArray[np.uint8]:
@@ -157,6 +158,8 @@ def open_suite(
     if not masks.is_dir() and image_folder is not None:
         masks = images.parent / "masks"
     found = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / DESCRIPTION} holds no JSON object with the benchmark's name and note")
     name, note = str(found.get("name") or ""), str(found.get("note") or "")
     return Suite(file, images, masks, questions, _find_masks(masks, questions), name, note)
 
@@ -192,7 +195,7 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             return np.array(image.convert("L"), np.uint8)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         raise InputError(f"the mask {path} cannot be read: {error}") from None
 
 
@@ -241,4 +244,13 @@ def read_run(answers: str | Path) -> dict[str, Any]:
     record = read_json(path) if path.is_file() else {}
     if not isinstance(record, dict):
         raise InputError(f"{path} is not the record of a run: it holds no JSON object")
+    for name in ("data_dir", "data_dir_from_here", "image_folder", "question_file"):
+        if not isinstance(record.get(name, ""), str):
+            raise InputError(f"{path} is not the record of a run: {name!r} is no text")
     return record
+
+
+def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a run's record, {} where there are none."""
+    settings = record.get("settings")
+    return settings if isinstance(settings, dict) else {}

@@ -31,7 +31,7 @@ from .calibration import calibration, draw
 from .failures import CLASSES
 from .grading import Graded, Grades, grade, groups, read_answer_file
 from .metrics import RESAMPLES, Difference, difference, interval
-from .suites import Suite, open_suite, read_run
+from .suites import Suite, open_suite, read_run, settings_of
 from .tables import as_csv, as_markdown, as_text, sentences, tables
 
 __all__ = ["as_csv", "as_markdown", "as_text", "main", "sentences", "summarize", "tables"]
@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--resamples", type=int, default=RESAMPLES)
     arguments = parser.parse_args(argv)
+    if arguments.resamples < 1 or arguments.seed < 0:
+        raise InputError(f"--resamples {arguments.resamples} must be at least 1 and --seed {arguments.seed} at least 0")
     files = [_files(path) for path in arguments.answer]
+    _check_once([path for group in files for path in group])
     labels = _labels(arguments.answer, arguments.labels)
     arguments.answer = [path for group in files for path in group]
     suite = _find_suite(arguments)
@@ -95,11 +98,21 @@ def _files(path: Path) -> list[Path]:
     return sorted(runs, key=lambda one: int(one.stem[len(path.stem) + 1 :]))
 
 
+def _check_once(paths: Sequence[Path]) -> None:
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise InputError(f"{path} is given twice: its answers would count as two runs")
+        seen.add(path.resolve())
+
+
 def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     if labels is None:
         labels = [path.stem for path in paths]
-        if len(set(labels)) < len(labels):
-            labels = [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
+        whole, shown = [path.resolve().with_suffix("") for path in paths], 1
+        while len(set(labels)) < len(labels):  # as many of the folders above as tell them apart
+            shown += 1
+            labels = ["/".join(path.parts[-shown:]) for path in whole]
     if len(labels) != len(paths):
         raise InputError(f"{len(labels)} labels for {len(paths)} answer files: give one each")
     return list(labels)
@@ -125,7 +138,7 @@ def _find_suite(arguments: argparse.Namespace) -> Suite:
 
 def _first(suite: Suite, arguments: argparse.Namespace) -> Suite:
     """The questions to score: those asked for, or as many as the run that wrote the answers was asked for."""
-    asked = [read_run(path).get("settings", {}).get("num_questions") for path in arguments.answer]
+    asked: list[Any] = [settings_of(read_run(path)).get("num_questions") for path in arguments.answer]
     count = arguments.num_questions
     if count is None and all(asked):
         count = max(asked)
@@ -281,7 +294,7 @@ def _warnings(runs: Sequence[Grades], suite: Suite) -> list[str]:
         if one.unanswered:
             count = len(suite.questions)
             found.append(f"{one.unanswered} of {count} questions are not answered{where} and count as 0")
-        asked = one.run.record.get("settings", {}).get("question_sha256")
+        asked = settings_of(one.run.record).get("question_sha256")
         if asked and asked != sha256(suite.question_file):
             found.append(f"{suite.question_file} is not the file that was answered{where}, or was changed since")
     return found

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .constrain import Guide
     from .packing import PackedCache
 
+MOST_BEAMS = 64  # each takes the memory of an answer
 PASS_TOKENS = {"cpu": 1280, "cuda": 16384}  # of prompts in one pass: bounds the memory of the layers' inputs
 
 Aggregate = Literal["first", "medoid"]
@@ -56,8 +57,8 @@ class Decoding:
             raise InputError(f"the temperature has to be 0 (greedy) or above, not {self.temperature}")
         if not (0 < self.top_p <= 1):
             raise InputError(f"top-p has to lie above 0 and be at most 1, not {self.top_p}")
-        if self.num_beams < 1 or self.max_new_tokens < 1:
-            raise InputError("the numbers of beams and of new tokens have to be at least 1")
+        if not 1 <= self.num_beams <= MOST_BEAMS or self.max_new_tokens < 1:
+            raise InputError(f"there are 1 to {MOST_BEAMS} beams, and at least 1 new token")
         if not (0 <= self.seed < 2**63):
             raise InputError(f"the seed has to lie between 0 and 2**63, not {self.seed}")
         if not math.isfinite(self.image_attention_bias):

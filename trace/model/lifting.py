@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..command import InputError, existing_file
 from ..files import read_json
+from ..images import BROKEN_IMAGE
 from ..points import Point
 
 UNITS = {"mm": 0.001, "m": 1.0}
@@ -64,9 +65,9 @@ def read_depth(path: str | Path, unit: str, alignment: str, size: tuple[int, int
         else:
             with Image.open(path) as image:
                 raw = np.asarray(image)
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except BROKEN_IMAGE as error:
         raise InputError(f"the depth image {path} cannot be read: {error}") from None
-    if raw.ndim != 2 or raw.dtype.kind not in "uif":
+    if raw.ndim != 2 or not raw.size or raw.dtype.kind not in "uif":
         raise InputError(f"{path} is no depth image: one number a pixel was expected, it has the shape {raw.shape}")
     if raw.dtype == np.uint8:
         raise InputError(f"{path} holds 8-bit values, which is a picture of depth; give the 16-bit or float values")

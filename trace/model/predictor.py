@@ -160,6 +160,10 @@ class Predictor:
         """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} images for {len(instructions)} instructions")
+        if style == "plain":
+            raise InputError(
+                "the conversation template 'plain' is an image and its caption: it has no place for a question"
+            )
         decoding = decoding or Decoding()
         prompts = [render_prompt(human_turn(text, reasoning, template), style) for text in instructions]
         keys = [str(image) if isinstance(image, str | Path) else f"object {id(image)}" for image in images]

@@ -15,6 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ...api import Picture, Request
+from ...files import leaves
 from ...images import open_image
 from ...points import Box, Point
 from ...reasoning import STEPS
@@ -80,6 +81,8 @@ def request_for(task: Task, writing: Writing) -> Request:
     image = task.sample.image
     if image is None:
         raise ValueError("the sample has no image")
+    if leaves(image):
+        raise ValueError(f"the name {image!r} leaves the image folder; no such picture is sent")
     text = _TASK.format(
         instruction=task.instruction,
         points=answer_text(task, writing.decimals),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...api import Client, Completion, Failure, Request
 from ...api_cost import image_tokens, text_tokens
+from ...images import BROKEN_IMAGE
 from .check import Rejected, check, read_steps
 from .prompt import Writing, asked_again, request_for
 from .samples import Task
@@ -104,12 +105,12 @@ def planned(tasks: Iterable[Task], conversations: Conversations, provider: str) 
 
 
 def _tokens(path: Path, provider: str, max_side: int) -> int:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:  # its header only
             size = image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+    except BROKEN_IMAGE:
         return 0
     scale = min(1.0, max_side / max(size))
     return image_tokens(provider, round(size[0] * scale), round(size[1] * scale))

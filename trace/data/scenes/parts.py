@@ -122,5 +122,7 @@ def _whole(line: bytes) -> Scene | None:
         scene = json.loads(line)
     except ValueError:
         return None
-    whole = line.endswith(b"\n") and isinstance(scene, dict) and isinstance(scene.get("scene"), int)
-    return scene if whole else None
+    if not line.endswith(b"\n") or not isinstance(scene, dict) or not {"views", "samples", "rejects"} <= set(scene):
+        return None
+    number = scene.get("scene")
+    return scene if isinstance(number, int) and number >= 0 else None

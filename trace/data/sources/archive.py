@@ -6,11 +6,11 @@ import os
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 
 from ...command import InputError, existing_file
-from ...files import read_json, sha256, write_json
-from .sound import leaves
+from ...files import leaves, read_json, sha256, write_json
 
 MAX_FILES = 200_000
 MAX_BYTES = 32 << 30
@@ -43,7 +43,7 @@ def unpack(path: Path, folder: Path) -> Path:
                 _extract(archive, entry, temporary)
         write_json(temporary / MARK, mark)
         os.replace(temporary, folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{path} is no zip that can be read: {error}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be unpacked to {folder}: {error.strerror or error}") from None

@@ -19,6 +19,7 @@ from typing import Any
 
 from ...command import InputError
 from ...files import JsonlWriter, read_jsonl
+from ...images import BROKEN_IMAGE
 from ...points import Box
 from ...reasoning import parse
 from ...records import Sample
@@ -234,8 +235,21 @@ def look(chunk: Iterable[_Task], images: Images) -> Findings:
         if sample is not None:
             found.parts[part_of(sample)] += 1
             refused += _problems(sample, task, images, found)
+        elif task.decode:
+            refused += _undecoded(task, images, found)
         found.problems += [(task.place, problem) for problem in refused]
     return found
+
+
+def _undecoded(task: _Task, images: Images, found: Findings) -> Iterator[Problem]:
+    """The image of a record that is no sample: it is decoded for all that show it, and this one shows it first."""
+    name = task.record["image"]
+    path = images.find(name)
+    decoded = None if path is None else decoded_size(path)
+    if isinstance(decoded, str):
+        yield Problem(str(task.record.get("id", f"#{task.place}")), BROKEN, f"{name}: {decoded}")
+    elif decoded is not None:
+        found.sizes[f"{decoded[0]}x{decoded[1]}"] += 1
 
 
 class _Into(Problems):
@@ -275,7 +289,7 @@ def _problems(sample: Sample, task: _Task, images: Images, found: Findings) -> I
 
 def decoded_size(path: Path) -> tuple[int, int] | str:
     """(width, height) of an image that decodes to its end, or what is wrong with it."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
@@ -284,23 +298,23 @@ def decoded_size(path: Path) -> tuple[int, int] | str:
             image.draft(None, (size[0] // 8, size[1] // 8))
             image.load()
             return size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         return str(error) or type(error).__name__
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+    except BROKEN_IMAGE:
         return None  # told where it was decoded
 
 
 def _mask_problem(sample: Sample, name: str, size: tuple[int, int] | None, images: Images) -> str | None:
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     path = images.find(name)
     if path is None:
@@ -308,7 +322,7 @@ def _mask_problem(sample: Sample, name: str, size: tuple[int, int] | None, image
     try:
         with Image.open(path) as picture:
             mask = np.asarray(picture.convert("L")) > 127
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         return f"{name}: {error}"
     height, width = mask.shape
     if size is not None and (width, height) != size:

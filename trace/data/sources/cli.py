@@ -6,13 +6,14 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from ...command import InputError, Parser, existing_file, existing_folder
 from ...records import Sample, write_samples
 from .check import Summary, check, decoded_size
-from .kinds import KINDS, Source, open_source, raw_records, sound_samples
+from .kinds import KINDS, Source, not_read, open_source, raw_records, sound_samples
 from .problems import BROKEN, POINTS, RECORD, Problem, ProblemLog, Problems
 from .sound import Images, late_problem, part_of, points_problem
 
@@ -146,6 +147,7 @@ def _convert(args: argparse.Namespace) -> int:
 
     source = Source(args.kind, args.path, args.image_folder, args.max_turns, args.seed, args.unpack_to)
     opened = open_source(source)
+    not_read(args.out, opened.files)
     parts: Counter[str] = Counter()
     with ProblemLog(args.out.with_name(args.out.name + ".problems.jsonl")) as log:
         problems = Problems(args.strict, log)
@@ -185,9 +187,17 @@ def _looked_at(samples: Iterator[Sample], images: Images, problems: Problems, ho
                 size = decoded_size(path) if path is not None else None
                 found = (BROKEN, f"{sample.image}: {size}") if isinstance(size, str) else None
         if found is None:
-            yield sample
+            yield _placed(sample, images)
         else:
             problems.report(Problem(sample.id, *found))
+
+
+def _placed(sample: Sample, images: Images) -> Sample:
+    """The sample with its image named relative to the folder, where it was found in the folder's `images/`."""
+    path = None if sample.image is None else images.find(sample.image)
+    if path is None or path == images.folder / str(sample.image) or not path.is_relative_to(images.folder):
+        return sample
+    return replace(sample, image=path.relative_to(images.folder).as_posix())
 
 
 def _download(args: argparse.Namespace) -> int:

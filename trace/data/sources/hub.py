@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from ...command import InputError, output_folder
 from ...files import replacing
+from ...images import BROKEN_IMAGE
 from .problems import BROKEN, Problem
 
 SPLIT = "train"
@@ -106,12 +107,12 @@ def _record(row: Mapping[str, Any], number: int, image_folder: Path) -> dict[str
 
 def _store(content: bytes, folder: Path) -> str | None:
     """Write the picture under the hash of its bytes, so that samples of one picture share a file; None: no picture."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content)) as image:
             suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(image.format or "", f".{(image.format or 'img').lower()}")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+    except BROKEN_IMAGE:
         return None
     name = f"{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
     path = folder / name

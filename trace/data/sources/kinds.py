@@ -17,7 +17,7 @@ A mix reads every kind but `hub`, which is converted first.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -175,6 +175,14 @@ def _open_llava(source: Source) -> Opened:
     files = (path,) if path.is_file() else data_files(path)
     folder = source.image_folder or files[0].parent
     return Opened(files, folder, lambda: (pair for file in files for pair in raw_records(file)))
+
+
+def not_read(out: Path, files: Sequence[Path]) -> None:
+    """InputError when what is to be written would be read as well: everything would be there twice."""
+    if out.exists() and any(out.resolve() == path.resolve() for path in files):
+        raise InputError(
+            f"{out} is to be written, but lies among the files that are read; remove it or write elsewhere"
+        )
 
 
 def data_files(folder: Path) -> tuple[Path, ...]:

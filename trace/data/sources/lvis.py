@@ -10,6 +10,7 @@ The 1.1 GB of `lvis_v1_train.json` are streamed: what is kept is 24 bytes an ann
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,13 +127,17 @@ def _read(path: Path) -> tuple[dict[int, str], dict[int, _Image], _Annotations]:
                 names[int(item["id"])] = _plain(item["name"])
             elif key == "images":
                 unfinished = frozenset(item.get("not_exhaustive_category_ids", ()))
+                if not (item["width"] >= 1 and item["height"] >= 1):
+                    raise ValueError(f"image {item['id']} is {item['width']} x {item['height']} pixels")
                 images[int(item["id"])] = _Image(_file_name(item), int(item["width"]), int(item["height"]), unfinished)
             elif key == "annotations":
                 x, y, width, height = map(float, item["bbox"])
+                if not (math.isfinite(x + y) and 0 <= width < math.inf and 0 <= height < math.inf):
+                    raise ValueError(f"a box is {item['bbox']}")
                 boxes.images.append(int(item["image_id"]))
                 boxes.categories.append(int(item["category_id"]))
                 boxes.boxes.extend((x, y, width, height))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise InputError(f"{path}: an item of {key!r} is not as LVIS v1 writes it: {reason}") from None
     missing = [

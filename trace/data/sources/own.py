@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from ...command import InputError
 from ...files import read_jsonl
+from ...images import BROKEN_IMAGE
 from ...points import Point, format_points
 from ...prompts import IMAGE_TAG, question_text
 from ...records import Sample, Turn
@@ -101,7 +102,7 @@ def _sample(identifier: str, row: Mapping[str, Any], where: str, images: Images)
     given = "points_px" if "points_px" in row else "points"
     try:
         pairs = [(float(x), float(y)) for x, y in row.get(given) or ()]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Problem(
             identifier, POINTS, f'{where}: "{given}" must be pairs of numbers [[x, y], ...], not {row[given]!r}'
         )
@@ -130,6 +131,14 @@ def _size(identifier: str, name: str, images: Images) -> tuple[int, int] | Probl
         return Problem(identifier, MISSING, images.problem(name) or name)
     try:
         with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+            if turned != 1:
+                return Problem(
+                    identifier,
+                    POINTS,
+                    f"{path} is stored turned (EXIF orientation {turned}), so what a "
+                    "pixel is depends on the reader; store it upright first",
+                )
             return image.size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except BROKEN_IMAGE as error:
         return Problem(identifier, BROKEN, f"{path}: {error}")

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 
+from ...files import leaves
 from ...points import Box
 from ...prompts import IMAGE_TAG, bare_instruction
 from ...reasoning import FINAL_ANSWER, Response, parse
@@ -40,6 +41,8 @@ _COORDINATES = re.compile(r"\s*\[?\s*\(")
 def conversation_problem(sample: Sample) -> str | None:
     """What keeps these turns from being trained on, None when nothing does."""
     turns = sample.conversations
+    if not turns:
+        return "it has no turns"
     for number, turn in enumerate(turns, start=1):
         expected = "human" if number % 2 else "gpt"
         if turn.speaker != expected:
@@ -134,15 +137,12 @@ class Images:
         """The file, None when there is none. A name that leaves the folder is never followed."""
         if leaves(name):
             return None
-        return next((path for root in self._roots if (path := root / name).is_file()), None)
+        try:
+            return next((path for root in self._roots if (path := root / name).is_file()), None)
+        except (OSError, ValueError):  # longer than a name can be, or no name at all
+            return None
 
     def problem(self, name: str) -> str | None:
         if leaves(name):
             return f"the name {name!r} leaves the image folder"
         return None if self.find(name) else f"{name} is not in {self.folder}"
-
-
-def leaves(name: str) -> bool:
-    """Whether a name from a data file points outside the folder that it is relative to (or may, on another system)."""
-    pure = PurePosixPath(name.replace("\\", "/"))
-    return not name or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0] or "\0" in name
