@@ -79,6 +79,21 @@ def test_lvis_asks_as_many_categories_as_wanted_and_the_seed_decides(tmp_path: P
     assert len(wordings) > 4
 
 
+def test_lvis_does_not_ask_for_a_category_of_which_a_box_lies_outside(tmp_path: Path) -> None:
+    path = hand.lvis(tmp_path)
+    content = json.loads(path.read_text())
+    before = len(read("lvis", path)[0])
+    for annotation in content["annotations"]:
+        if annotation["image_id"] == content["images"][0]["id"]:
+            annotation["bbox"] = [5000, 5000, 20, 20]
+    path.write_text(json.dumps(content))
+    assert len(read("lvis", path)[0]) == before - 1
+    content["images"][0]["width"] = 0
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="not as LVIS v1 writes it: image .* is 0 x"):
+        read("lvis", path)
+
+
 def test_a_generated_folder_and_its_captions_are_told_apart(tmp_path: Path) -> None:
     hand.picture(tmp_path / "images/0.png")
     hand.write(tmp_path / "data.json", [hand.pointing("0", "images/0.png", kind="free")])

@@ -109,6 +109,8 @@ def _asset(row: object, folder: Path, where: str) -> Asset:
     for color in entry.colors:
         if color not in COLORS:
             raise InputError(f"{where}: colors has {color!r}; known: {', '.join(COLORS)}")
+    if not entry.name.strip() or not entry.scale > 0:
+        raise InputError(f"{where} ({entry.file}): name is what questions call it, and scale is above 0")
     path = folder / entry.file
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

@@ -95,7 +95,10 @@ def _sample(
     asked = [
         category
         for category, found in groups.items()
-        if category in names and category not in image.unfinished and len(found) <= MAX_BOXES
+        if category in names
+        and category not in image.unfinished
+        and len(found) <= MAX_BOXES
+        and _all_show(found, image)
     ]
     turns: list[Turn] = []
     for category in rng.permutation(asked)[:max_turns].tolist():
@@ -107,6 +110,11 @@ def _sample(
             Turn("gpt", format_points(boxes)),
         ]
     return Sample(f"lvis/{number}", image.file, tuple(turns), {"kind": "detection"}) if turns else None
+
+
+def _all_show(boxes: np.ndarray, image: _Image) -> bool:
+    """Whether every box has some area in the image: a list that leaves one out would be wrong."""
+    return all(box.x0 < box.x1 and box.y0 < box.y1 for box in (_box(found, image) for found in boxes))
 
 
 def _box(found: np.ndarray, image: _Image) -> Box:

@@ -50,7 +50,8 @@ def read_points(path: Path, images: Images) -> Iterator[tuple[str, Sample | Prob
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path)
     for number, (line, row) in enumerate(rows, start=1):
         where = f"{path}, line {line}"
-        identifier = str(row.get("id") or f"{path.stem}/{number}")
+        given = row.get("id")
+        identifier = f"{path.stem}/{number}" if given in (None, "") else str(given)
         yield where, _sample(identifier, row, where, images)
 
 
