@@ -269,6 +269,10 @@ def test_files_of_one_name_are_told_apart_and_one_file_counts_once(
     summary = summary_of("--answer", *copies, "--data-dir", benchmark_folder, "--output", tmp_path / "out")
     assert [one["label"] for one in summary["models"]] == [f"{model}/bench/{path.stem}" for model in "ab"]
     words = ["--answer", str(path), str(path), "--data-dir", str(benchmark_folder)]
+    copies[1] = copies[0].with_suffix(".json")
+    copies[1].write_bytes(path.read_bytes())
+    summary = summary_of("--answer", *copies, "--data-dir", benchmark_folder, "--output", tmp_path / "out")
+    assert [one["label"] for one in summary["models"]] == [f"bench/{copy.name}" for copy in copies]
     with pytest.raises(InputError, match="is given twice"):
         main(words)
     for mistake in (["--resamples", "0"], ["--seed", "-1"]):

@@ -110,6 +110,8 @@ def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     if labels is None:
         labels = [path.stem for path in paths]
         whole, shown = [path.resolve().with_suffix("") for path in paths], 1
+        if len(set(whole)) < len(whole):  # of one name but for the suffix
+            whole = [path.resolve() for path in paths]
         while len(set(labels)) < len(labels):  # as many of the folders above as tell them apart
             shown += 1
             labels = ["/".join(path.parts[-shown:]) for path in whole]
