@@ -60,8 +60,9 @@ CASES = [
     Case("trace-7b", "lora", "padded", "sdpa", compiled=True, engine="zero2"),
     Case("trace-13b", "lora", "packed", "varlen", engine="zero2"),
     Case("trace-13b", "lora", "padded", "sdpa", engine="zero2"),
+    Case("trace-13b", "lora", "packed", "varlen", recompute=False, line=4096, compiled=True, engine="zero2"),
 ]
-LIMITS = {("trace-7b", "full"): 150.0, ("trace-7b", "lora"): 230.0, ("trace-13b", "lora"): 110.0}  # seconds
+LIMITS = {("trace-7b", "full"): 150.0, ("trace-7b", "lora"): 230.0, ("trace-13b", "lora"): 160.0}  # seconds
 TIMED = 7.0  # seconds of a case's steps, after the first
 ROWS, MICRO_BATCH, SHORTEST, LONGEST = 32, 8, 32, 1024
 RANK = 128
@@ -208,10 +209,11 @@ def run_group(cases: list[Case], tiny: bool, written: Path) -> None:
     model = choose(model_of(cases[0].model, tiny, device), configuration(cases[0], tiny)).to(device)
     model.train()
     rows = rows_of(model, ROWS)
-    if cases[0].compiled:
-        compile_layers(model)
-    engine, kind = None, None
+    engine, kind, compiled = None, None, False
     for case in cases:
+        if case.compiled and not compiled:
+            compile_layers(model)
+            compiled = True
         if case.engine != kind:
             engine = None  # gives the other's memory back
             gc.collect()
