@@ -21,6 +21,7 @@ puts on a batch (--bandwidth, in bytes a second). What is being measured is said
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import re
@@ -112,44 +113,73 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.per_image > 1:
         _, found["shared"] = ours("shared", shared)
         few, found["shared constrained"] = ours("shared constrained", shared, constrain=True)
+    measured = Measured(found, first, alone, batched, constrained, few)
+    result = described(arguments, checkpoint, len(images), min(batch, len(images)), measured)
+    if device.type == "cuda":
+        _, prompt = ours("batched, its first token", images[:batch], 1)
+        result |= bandwidth(arguments, predictor, min(batch, len(images)), texts, seconds, prompt)
+    return result | {"minutes": round(say.elapsed / 60, 2)}
 
-    def as_long(answers: list[Any]) -> float:
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Seconds a question of each way, those until the loop's first token, and the answers that are looked at."""
+
+    seconds: dict[str, float]
+    first: float
+    alone: list[list[int]]
+    batched: list[Any]
+    constrained: list[Any]
+    few: list[Any]  # constrained, with several questions about an image
+
+    def loop_as_long(self, answers: list[Any], new_tokens: int) -> float:
         """What the loop needs for as many tokens as these answers have."""
         tokens = sum(len(one.token_ids) for one in answers) / len(answers)
-        return first + (loop_seconds - first) * (tokens - 1) / (new_tokens - 1)
+        return self.first + (self.seconds["loop"] - self.first) * (tokens - 1) / (new_tokens - 1)
 
-    equal = [same_tokens(one.token_ids, ids) for one, ids in zip(batched, alone, strict=False)]
-    ratios = {name: loop_seconds / found[name] for name in ("batched", "shared") if name in found}
-    ratios["constrained"] = as_long(constrained) / found["constrained"]
-    if few:
-        ratios["shared constrained"] = as_long(few) / found["shared constrained"]
-    targets = TARGETS[device.type]
-    result = {
+    def ratios(self, new_tokens: int) -> dict[str, float]:
+        """How many times the loop's speed; a constrained way against a loop that makes as many tokens."""
+        found = {
+            name: self.seconds["loop"] / self.seconds[name] for name in ("batched", "shared") if name in self.seconds
+        }
+        for name, answers in (("constrained", self.constrained), ("shared constrained", self.few)):
+            if answers:
+                found[name] = self.loop_as_long(answers, new_tokens) / self.seconds[name]
+        return found
+
+
+def described(
+    arguments: argparse.Namespace, checkpoint: Any, count: int, batch: int, measured: Measured
+) -> dict[str, Any]:
+    """What is written: on what it ran, the times, the ratios against their targets, and whether tokens are the same."""
+    import torch
+
+    device = checkpoint.model.device
+    equal = [same_tokens(one.token_ids, ids) for one, ids in zip(measured.batched, measured.alone, strict=False)]
+    ratios, targets = measured.ratios(arguments.new_tokens), TARGETS[device.type]
+    constrained = measured.constrained
+    return {
         "preset": arguments.preset,
         "parameters": sum(one.numel() for one in checkpoint.model.parameters()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "dtype": str(checkpoint.model.dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "questions": len(images),
-        "new_tokens": new_tokens,
-        "batch_size": min(batch, len(images)),
-        "seconds_a_question": {name: round(value, 4) for name, value in found.items()},
-        "questions_a_second": {name: round(1 / value, 4) for name, value in found.items()},
+        "questions": count,
+        "new_tokens": arguments.new_tokens,
+        "batch_size": batch,
+        "seconds_a_question": {name: round(value, 4) for name, value in measured.seconds.items()},
+        "questions_a_second": {name: round(1 / value, 4) for name, value in measured.seconds.items()},
         "ratio_to_loop": {name: round(value, 2) for name, value in ratios.items()},
         "targets": targets,
         "reached": {name: ratios[name] >= target for name, target in targets.items()},
-        "tokens_equal": sum(share == 1 for share in equal) / count,
-        "tokens_equal_before_the_first_difference": round(sum(equal) / count, 4),
+        "tokens_equal": sum(share == 1 for share in equal) / len(measured.alone),
+        "tokens_equal_before_the_first_difference": round(sum(equal) / len(measured.alone), 4),
         "questions_an_image": {"shared": arguments.per_image, "others": 1},
-        "seconds_to_the_loops_first_token": round(first, 4),
+        "seconds_to_the_loops_first_token": round(measured.first, 4),
         "constrained_tokens": round(sum(len(one.token_ids) for one in constrained) / len(constrained), 1),
         "parsable": sum(one.response.parsable for one in constrained) / len(constrained),
     }
-    if device.type == "cuda":
-        _, prompt = ours("batched, its first token", images[:batch], 1)
-        result |= bandwidth(arguments, predictor, min(batch, len(images)), texts, seconds, prompt)
-    return result | {"minutes": round(say.elapsed / 60, 2)}
 
 
 class Steps:

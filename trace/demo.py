@@ -161,7 +161,6 @@ def _tell_broken_files(gr: Any, picture: Any) -> None:
     read = picture.preprocess
 
     def preprocess(payload: Any) -> Any:
-
         try:
             return read(payload)
         except BROKEN_IMAGE as error:

@@ -78,8 +78,10 @@ def prompt_template(arguments: argparse.Namespace) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     decoding, wording = decoding_of(arguments), prompt_template(arguments)
-    if not arguments.instruction.isprintable() and any("\ud800" <= one <= "\udfff" for one in arguments.instruction):
-        raise InputError("the instruction is no text in UTF-8")
+    try:
+        arguments.instruction.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("the instruction is no text in UTF-8") from None
     image = open_image(arguments.image)  # before the model: a mistake shows at once
     lifting = _lifting(arguments, image.size)
     if arguments.overlay is not None:

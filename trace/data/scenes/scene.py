@@ -243,8 +243,6 @@ def _order(job: Job, kind: str, number: int) -> list[str]:
 
 
 @lru_cache(maxsize=64)  # a block is asked for by several questions
-def _shuffled(relations: tuple[str, ...], seed: int, stream: tuple[int, ...]) -> list[str]:
-    order: list[str] = (
-        np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream)).permutation(relations).tolist()
-    )
-    return order
+def _shuffled(relations: tuple[str, ...], seed: int, stream: tuple[int, ...]) -> tuple[str, ...]:
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
+    return tuple(rng.permutation(relations).tolist())

@@ -18,7 +18,7 @@ from .camera import Camera
 from .catalog import CATEGORIES, Body
 from .config import SceneConfig
 from .gl import mujoco
-from .painter import Painter, Segments
+from .painter import Painter
 from .shapes.lathe import LATHE_FACES, lathe_arrays, unit_lathe
 from .shapes.parts import X_UP, Part
 from .surfaces import FIRST_OBJECT, Block, Room
@@ -130,7 +130,7 @@ class Studio:
         """
         segments, numbers, metres = self.painter.geoms(self.data, self._size, depth)
         # -1 (nothing) reads the last entry, which is 0.
-        return _looked_up(self._labels[numbers], segments), _looked_up(self._areas[numbers], segments), metres
+        return self._labels[numbers][segments], self._areas[numbers][segments], metres
 
     def color(self) -> NDArray[np.uint8]:
         """[height, width, 3]"""
@@ -236,15 +236,6 @@ class Studio:
             start = self.model.tex_adr[texture]
             data = np.repeat((255 * np.clip(pixels, 0, 1)).astype(np.uint8)[..., None], 3, -1).ravel()
             self.model.tex_data[start : start + data.size] = data
-
-
-def _looked_up(table: NDArray[np.uint8], segments: Segments) -> NDArray[np.uint8]:
-    """`table[segments]`, for as many entries as a byte can name at a tenth of the time."""
-    if segments.dtype != np.uint8:
-        return table[segments]
-    whole = np.zeros(256, np.uint8)
-    whole[: len(table)] = table[:256]
-    return np.frombuffer(bytearray(segments.tobytes().translate(whole.tobytes())), np.uint8).reshape(segments.shape)
 
 
 def _about_z(angle: float) -> Floats:

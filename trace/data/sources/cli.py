@@ -187,7 +187,7 @@ def _looked_at(samples: Iterator[Sample], images: Images, problems: Problems, ho
                 size = decoded_size(path) if path is not None else None
                 found = (BROKEN, f"{sample.image}: {size}") if isinstance(size, str) else None
         if found is None:
-            yield _placed(sample, images)
+            yield sample if how == "ignore" else _placed(sample, images)
         else:
             problems.report(Problem(sample.id, *found))
 
