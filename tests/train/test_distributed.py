@@ -108,6 +108,22 @@ def test_compiled_layers_learn_the_same_under_deepspeed(scenes, tiny_folder, tmp
         assert found[1][step] == (pytest.approx(loss, abs=1e-5), pytest.approx(norm, rel=1e-4))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_compiled_layers_with_shared_dropout_resume_bit_for_bit(scenes, tiny_folder, tmp_path, zero):
+    trained = LORA | {"lora": {**LORA["lora"], "shared_dropout": True}}
+    whole = Run(settings(scenes, tiny_folder, tmp_path / "whole", zero, "bf16", trained, compile=True))
+    whole.to_its_end()
+    cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", zero, "bf16", trained, compile=True))
+    started = cut.start().when(saved(cut, 2))
+    for process in started.processes:
+        process.kill()
+    started.wait()
+    cut.to_its_end()
+    assert losses(cut.folder) == losses(whole.folder)
+    assert same(weights(whole.folder), weights(cut.folder))
+
+
 MATRIX = list(product((2, 3), ("fp32", "bf16"), (FULL, LORA)))
 
 

@@ -39,6 +39,7 @@ class Lora:
     r: int = 128
     alpha: int = 256
     dropout: float = 0.05
+    shared_dropout: bool = False  # one mask for the matrices of one input, not one each: `trace.train.dropout`
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,8 @@ class TrainConfig:
             _positive(self.lora, "alpha", "lora.")
             if not 0 <= self.lora.dropout < 1:
                 raise InputError(f"lora.dropout: {self.lora.dropout} is not from 0 to below 1")
+            if self.lora.shared_dropout and not self.lora.dropout:
+                raise InputError("lora.shared_dropout: there is no dropout to share; set lora.dropout above 0")
         if self.evaluation is not None:
             for name in ("steps", "questions", "max_new_tokens"):
                 _positive(self.evaluation, name, "evaluation.")

@@ -96,10 +96,14 @@ def _activations(config: TrainConfig, size: Dimensions, length: int, rows: int, 
 def _kept_by_a_layer(config: TrainConfig, size: Dimensions, narrow: int) -> float:
     """Bytes a token that a layer's forward pass keeps for its backward pass."""
     hidden, mlp, kv = size.hidden, size.mlp, size.hidden * size.kv_heads // size.heads
-    inputs = 6 * hidden + mlp  # of the seven matrices
-    # With adapters each of the seven keeps its own input behind dropout, dropout's mask of a byte, and what its first
-    # matrix makes of it; the frozen matrices keep none.
-    adapters = narrow * (inputs + 7 * config.rank) + (inputs if config.lora and config.lora.dropout else 0)
+    # Of the adapters' seven inputs each is kept by itself behind dropout, with dropout's mask of a byte (where it is
+    # shared: one of queries, keys and values, one of gate and up); or without dropout as it is, the attention's output
+    # counted below. What the first matrices make of them comes on top; the frozen matrices keep none.
+    if config.lora is not None and config.lora.dropout:
+        inputs = (3 if config.lora.shared_dropout else 6) * hidden + mlp
+        adapters = narrow * (inputs + 7 * config.rank) + inputs
+    else:
+        adapters = narrow * (2 * hidden + mlp + 7 * config.rank)
     if config.compile:
         # Two sums of the residual stream, rotated queries and keys, values, the attention's output, gate and up; the
         # norms and the activation are computed again in the backward pass's own kernels.

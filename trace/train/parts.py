@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .config import PARTS, Trainable, TrainConfig
+from .dropout import share_dropout
 from .optimizer import MuonWithAdamW
 
 PART_PREFIXES = {"vision": ("model.vision_tower.",), "projector": ("model.multi_modal_projector.",)}
@@ -53,7 +54,7 @@ def _with_lora(model: Any, config: TrainConfig) -> Any:
         folder = Path(config.model)
         model.name_or_path = str(folder.resolve()) if folder.exists() else config.model
     saved = [SAVED_MODULES[part] for part in ("projector", "vision") if getattr(config.modes, part) == "full"]
-    return get_peft_model(
+    adapted = get_peft_model(
         model,
         LoraConfig(
             r=config.lora.r,
@@ -65,6 +66,9 @@ def _with_lora(model: Any, config: TrainConfig) -> Any:
         ),
         autocast_adapter_dtype=False,  # ZeRO-3 wants one type: the base's; the optimizer's copy is float32 anyway
     )
+    if config.lora.shared_dropout:
+        share_dropout(adapted)
+    return adapted
 
 
 def _elements(parameter: nn.Parameter) -> int:
