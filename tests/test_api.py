@@ -321,6 +321,11 @@ def test_the_rate_limit_holds_in_a_run(tmp_path):
     assert figures.seconds > 0.45
 
 
+def test_a_limit_below_one_request_stops_instead_of_waiting(tmp_path):
+    with pytest.raises(InputError, match="tokens_per_minute: 1 is less than one request takes"):
+        ask(Scripted(lambda request: done()), tmp_path / "cache.jsonl", requests(2), Limits(tokens_per_minute=1))
+
+
 # --- tokens and money ------------------------------------------------------------------------------------
 
 

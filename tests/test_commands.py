@@ -15,6 +15,7 @@ import pytest
 
 from trace_vlm.cli import COMMANDS
 from trace_vlm.cli import main as trace_vlm_main
+from trace_vlm.command import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "matplotlib", "mujoco", "datasets", "accelerate", "peft", "scipy.stats"}
@@ -92,6 +93,13 @@ def test_a_sub_command_gets_its_arguments_and_its_name(tmp_path: Path) -> None:
 def test_a_mistyped_sub_command_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert trace_vlm_main(["sumarize"]) == 2
     assert capsys.readouterr().err == "error: trace-vlm has no command 'sumarize': did you mean summarize?\n"
+
+
+@pytest.mark.parametrize("number", ["-1e9", "-1E-3", "-.5", "-2.", "-1.5e+2", "-3"])
+def test_a_negative_number_needs_no_equals_sign(number: str) -> None:
+    parser = Parser()
+    parser.add_argument("--bias", type=float)
+    assert parser.parse_args(["--bias", number]).bias == float(number)
 
 
 def test_without_a_sub_command_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

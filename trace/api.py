@@ -315,6 +315,12 @@ class Client:
 
     async def _try(self, request: Request, picture: Picture | None) -> Completion:
         if self._buckets:
+            tokens, rate = _rough_tokens(request), self.limits.tokens_per_minute
+            if rate is not None and tokens > rate:
+                raise InputError(
+                    f"tokens_per_minute: {rate:g} is less than one request takes, about {tokens:g}, "
+                    "which would wait for minutes each; allow more"
+                )
             await asyncio.sleep(max(bucket.take(unit(request)) for bucket, unit in self._buckets))
         self.figures.requests += 1
         try:

@@ -41,7 +41,9 @@ def key_from_environment(provider: str, needed: bool = True) -> str:
         if key := os.environ.get(name):
             return key
     if needed:
-        raise InputError(f"the environment variable {KEYS[provider][0]} is not set; put your {provider} API key there")
+        raise InputError(
+            f"the environment variable {KEYS[provider][0]} is not set; put an API key for {provider} there"
+        )
     return "none"  # a server of one's own asks for no key, but the SDK wants a value
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message names it, says what was expected and what to do."""
 
 
+NEGATIVE_NUMBER = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that accepts `--image-folder` and `--image_folder` alike and never guesses a prefix."""
 
@@ -28,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(*args, **kwargs)
+        self._negative_number_matcher = NEGATIVE_NUMBER  # argparse's own takes -1e9 for a flag
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)

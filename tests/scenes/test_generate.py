@@ -483,6 +483,9 @@ def test_shortcuts_of_any_set_by_a_command(
     (tmp_path / "data.json").write_text('[{"id": "7", "conversations": [{"from": "human", "value": "Hi"}]}]')
     with pytest.raises(InputError, match="data.json, 7: meta lacks 'task'"):
         shortcuts.main(["--data", str(tmp_path)])
+    (tmp_path / "data.json").write_text("[]")
+    with pytest.raises(InputError, match="holds no questions"):
+        shortcuts.main(["--data", str(tmp_path)])
 
 
 def test_masks_of_several_sizes_give_one_shift(tmp_path: Path) -> None:

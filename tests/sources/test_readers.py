@@ -170,6 +170,23 @@ def test_a_csv_without_the_columns_says_which(tmp_path: Path) -> None:
         read("points", tmp_path)
 
 
+def test_lines_of_a_csv_with_different_masks_are_no_sample(tmp_path: Path) -> None:
+    hand.picture(tmp_path / "a.png")
+    (tmp_path / "points.csv").write_text(
+        "image,instruction,x,y,mask\na.png,Point.,0.5,0.5,left.png\na.png,Point.,0.6,0.5,\na.png,Point.,0.7,0.5,right.png\n"
+        "a.png,Point there.,0.5,0.5,left.png\na.png,Point there.,0.5,0.5,left.png\n"
+    )
+    samples, problems = read("points", tmp_path)
+    assert [sample.meta["mask"] for sample in samples] == ["left.png"]
+    assert "the mask is left.png, but right.png in line 4" in problems.examples["record"][0].detail
+
+
+def test_a_csv_that_is_not_utf8_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_bytes(b"image,instruction,x,y\na.png,Point.,0.5,0.5\na.png,Caf\xe9.,0.5,0.5\n")
+    with pytest.raises(InputError, match=r"points\.csv, line 3 is not UTF-8; save the file as UTF-8"):
+        read("points", tmp_path)
+
+
 def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     text = (ROOT / "docs/data.md").read_text()
     section = text.split("## Your own points", 1)[1]

@@ -214,6 +214,8 @@ def measure(folder: Path) -> dict[str, Any]:
         points = {**meta["shortcuts"], "near_reference": shifted_reference(meta, shifts)}
         score.add({**meta, "shortcuts": points})
         count += 1
+    if not count:
+        raise InputError(f"{folder} holds no questions, so there is nothing to guess")
     return {
         "questions": count,
         "kinds": score.result(),

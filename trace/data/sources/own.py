@@ -48,20 +48,24 @@ def points_file(path: Path) -> Path:
 def read_points(path: Path, images: Images) -> Iterator[tuple[str, Sample | Problem]]:
     """(where, sample) in the file's order, an id being `FILE/NUMBER` unless it is given."""
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _jsonl_rows(path)
-    for number, (line, row) in enumerate(rows, start=1):
+    for number, (line, row, contradiction) in enumerate(rows, start=1):
         where = f"{path}, line {line}"
         given = row.get("id")
         identifier = f"{path.stem}/{number}" if given in (None, "") else str(given)
-        yield where, _sample(identifier, row, where, images)
+        if contradiction is not None:
+            yield where, Problem(identifier, RECORD, f"{where}: {contradiction}")
+        else:
+            yield where, _sample(identifier, row, where, images)
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    yield from read_jsonl(path)
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], None]]:
+    for line, row in read_jsonl(path):
+        yield line, row, None
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """One row a sample: its points gathered from all lines of the same image, instruction and id."""
-    gathered: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+    """One row a sample, its points from all lines of the same image, instruction and id, and what contradicts it."""
+    gathered: dict[tuple[str, ...], tuple[int, dict[str, Any], str | None]] = {}
     line = 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -74,13 +78,38 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if not any(row.values()):
                     continue
                 key = (row.get("image", ""), row.get("instruction", ""), row.get("id", ""))
-                points = gathered.setdefault(key, (line, {**row, f"points{unit}": []}))[1][f"points{unit}"]
-                points.append([row.get(f"x{unit}"), row.get(f"y{unit}")])
-    except (csv.Error, UnicodeDecodeError) as error:
+                first, sample, contradiction = gathered.get(key) or (line, {**row, f"points{unit}": []}, None)
+                sample[f"points{unit}"].append([row.get(f"x{unit}"), row.get(f"y{unit}")])
+                gathered[key] = first, sample, contradiction or _contradiction(sample, row, line)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, line {_undecodable(path)} is not UTF-8; save the file as UTF-8") from None
+    except csv.Error as error:
         raise InputError(f"{path}, line {line} cannot be read as CSV: {error}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     yield from gathered.values()
+
+
+def _contradiction(sample: Mapping[str, Any], row: Mapping[str, str], line: int) -> str | None:
+    """Why a further line cannot belong to the sample: its points lie in another region."""
+    mask = row.get("mask")
+    if not mask or mask == sample.get("mask"):
+        return None
+    return (
+        f"the mask is {sample.get('mask') or 'empty'}, but {mask} in line {line} of the same image and instruction; "
+        "give all lines of a sample one mask, or two samples an id each"
+    )
+
+
+def _undecodable(path: Path) -> int:
+    """The first line that is not UTF-8: the reader itself is a block ahead of what it gives."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _unit(columns: list[str], path: Path) -> str:
