@@ -1,12 +1,22 @@
 # How the training scripts start, on one node or several; sourced by them after common.sh.
 #
-# One node: the deepspeed launcher. Several, whichever of these is there:
-#   HOSTFILE=FILE        DeepSpeed's hostfile; start once, on one node that reaches the others by ssh
+# One node: the deepspeed launcher, on the GPUs that CUDA_VISIBLE_DEVICES lists, or all. Several nodes, whichever of these
+# is there:
+#   HOSTFILE=FILE        DeepSpeed's hostfile, all of its nodes; start once, on one node that reaches the others by ssh
 #   a SLURM allocation   start once in the batch script, or with srun, one task a node
 #   MASTER_ADDR, NODE_RANK [MASTER_PORT]   torchrun; start on every node
 # Everything else in the environment (NCCL_*, CUDA_VISIBLE_DEVICES, ...) passes through.
 
-count_gpus() { nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true; }
+count_gpus() {
+  local listed
+  listed=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+  if ((listed > 0)) && [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    listed=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '[^ ]' || true)
+  fi
+  echo "$listed"
+}
+
+count_hosts() { grep -cE '^[[:space:]]*[^#[:space:]]' "$1" || true; }
 
 whole_number() { [[ -z $2 || $2 =~ ^[1-9][0-9]*$ ]] || die "$SCRIPT: $1 is $2; expected a whole number above 0"; }
 
@@ -33,15 +43,20 @@ launch_training() {
   data=${given[0]:-} out=${given[1]:-} size=${given[2]:-} batch=${given[3]:-} accumulate=${given[4]:-}
   rate=${given[5]:-} epochs=${given[6]:-} gpus=${given[7]:-${GPUS:-}} nodes=${given[8]:-} save=${given[9]:-}
   here=$(count_gpus)
-  ((here > 0)) || die "$SCRIPT trains on NVIDIA GPUs and nvidia-smi lists none here; without a GPU, bash scripts/quickstart.sh trains the nano model, and bash scripts/$SCRIPT --plan says what this run would take."
+  ((here > 0)) || die "$SCRIPT trains on NVIDIA GPUs and ${CUDA_VISIBLE_DEVICES+CUDA_VISIBLE_DEVICES or }nvidia-smi lists none here; without a GPU, bash scripts/quickstart.sh trains the nano model, and bash scripts/$SCRIPT --plan says what this run would take."
   need_environment --gpu
   whole_number BATCH_PER_GPU "$batch"
   whole_number GRAD_ACC_STEPS "$accumulate"
   whole_number NUM_GPUS "$gpus"
   whole_number NUM_NODES "$nodes"
   whole_number SAVE_FREQ "$save"
+  if [[ -n ${HOSTFILE:-} ]]; then
+    [[ -f $(absolute "$HOSTFILE") ]] || die "$SCRIPT: the hostfile $HOSTFILE does not exist"
+    nodes=${nodes:-$(count_hosts "$(absolute "$HOSTFILE")")}
+  fi
   gpus=${gpus:-$here}
   nodes=${nodes:-${SLURM_JOB_NUM_NODES:-${NNODES:-1}}}
+  ((nodes > 1 || gpus <= here)) || die "$SCRIPT: NUM_GPUS is $gpus, but there are $here here"
 
   [[ -z $data ]] || set+=("data=$(absolute "$data")")
   [[ -z $images ]] || set+=("image_folder=$(absolute "$images")")
@@ -78,10 +93,14 @@ start() {
   shift 2
   torchrun+=(--nnodes "$nodes" --nproc-per-node "$gpus")
   if [[ -n ${HOSTFILE:-} ]]; then
-    [[ -f $(absolute "$HOSTFILE") ]] || die "$SCRIPT: the hostfile $HOSTFILE does not exist"
     deepspeed_launch --hostfile "$(absolute "$HOSTFILE")" --num_nodes "$nodes" --num_gpus "$gpus" --module "$@"
   elif ((nodes == 1)); then
-    deepspeed_launch --num_gpus "$gpus" ${MASTER_PORT:+--master_port "$MASTER_PORT"} --module "$@"
+    local which=(--num_gpus "$gpus")
+    if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then # which DeepSpeed heeds only where nothing else says how many
+      CUDA_VISIBLE_DEVICES=$(cut -d, -f "1-$gpus" <<<"$CUDA_VISIBLE_DEVICES")
+      which=()
+    fi
+    deepspeed_launch ${which[@]+"${which[@]}"} ${MASTER_PORT:+--master_port "$MASTER_PORT"} --module "$@"
   elif [[ -n ${SLURM_JOB_NODELIST:-} ]]; then
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
     head=${head%%$'\n'*}

@@ -163,6 +163,26 @@ def test_the_size_of_a_projector_that_starts_from_nothing_is_only_the_llms(clust
     assert words[words.index("--set") + 1 :] == ["model.llm=lmsys/vicuna-7b-v1.5"]
 
 
+@pytest.mark.parametrize(("asked", "taken"), [({}, "2,3"), ({"GPUS": "1"}, "2"), ({"GPUS": "3"}, None)])
+def test_the_visible_gpus_are_the_ones_that_train(cluster: Path, asked: dict[str, str], taken: str | None) -> None:
+    """DeepSpeed heeds CUDA_VISIBLE_DEVICES on one node, unless it is told a number of GPUs."""
+    executable(cluster.parent / "venv/bin/deepspeed", 'echo "visible: $CUDA_VISIBLE_DEVICES"')
+    done = bash(
+        "scripts/train_7b_lora.sh", "a.json", "imgs", "out", cwd=cluster.parent, path=cluster,
+        TRACE_VENV=str(cluster.parent / "venv"), CUDA_VISIBLE_DEVICES="2,3", **asked,
+    )  # fmt: skip
+    if taken is None:
+        assert "NUM_GPUS is 3, but there are 2 here" in one_sentence(done)
+        return
+    assert done.stdout.splitlines()[-1] == f"visible: {taken}" and "--num_gpus" not in done.stdout
+
+
+def test_a_hostfile_s_nodes_are_all_taken(cluster: Path) -> None:
+    (cluster.parent / "hosts").write_text("# both\nnode7 slots=4\n\nnode8 slots=4\n")
+    words = launched(cluster, "train_7b_lora.sh", "a.json", "imgs", "out", HOSTFILE="hosts")
+    assert words[4:8] == ["--num_nodes", "2", "--num_gpus", "4"]
+
+
 def test_several_nodes_start_from_a_hostfile(cluster: Path) -> None:
     hostfile = cluster.parent / "hosts"
     hostfile.write_text("node7 slots=4\nnode8 slots=4\n")
