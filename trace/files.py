@@ -226,6 +226,31 @@ class JsonlWriter:
             _write_all(self._file, b"\n")
 
 
+@contextmanager
+def locked(path: Path, busy: str | None = None) -> Iterator[bool]:
+    """Hold a lock file, which the system drops when its holder dies; whether it is held.
+
+    Where a file system has no locks, False, and all go on as if alone. Children of this process do not hold it.
+
+    Args:
+        busy: what an InputError says when another process has it; None waits for that.
+    """
+    try:
+        file = open(path, "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise _not_written(path, error) from None
+    with file:
+        held = sys.platform != "win32"
+        try:
+            if held:
+                fcntl.lockf(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except (BlockingIOError, PermissionError):
+            raise InputError(busy) from None
+        except OSError:
+            held = False
+        yield held
+
+
 # --- the small parts --------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import subprocess
 import sys
 
@@ -11,10 +13,12 @@ import torch
 from scenes_by_hand import draw_views
 
 from trace_vlm.command import InputError
+from trace_vlm.data import arrow
 from trace_vlm.data.arrow import KINDS, TASKS, open_records
 from trace_vlm.data.dataset import Collator, RowDataset
 from trace_vlm.data.scenes import captions
 from trace_vlm.prompts import IGNORE, template
+from trace_vlm.records import read_samples
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +207,51 @@ def test_data_is_converted_once_for_its_content(scenes, nano, tmp_path, monkeypa
     with pytest.raises(InputError):
         open_records(path, nano.tokenizer, template("vicuna_v1"))
     assert not list((tmp_path / "cache").glob(".*.tmp*"))
+
+
+def test_what_a_kill_or_a_full_disk_left_in_the_cache_is_made_again(scenes, nano, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "data.json"
+    path.write_text((scenes / "captions.json").read_text())
+    first = open_records(path, nano.tokenizer, template("vicuna_v1"))
+    whole = first.path.read_bytes()
+    left = tmp_path / "cache" / f".{first.path.stem}.77.tmp.arrow"
+    left.write_bytes(b"half")
+    first.path.write_bytes(whole[: len(whole) // 2])
+    for note in (tmp_path / "cache").glob("*.json"):
+        note.write_text("")
+    again = open_records(path, nano.tokenizer, template("vicuna_v1"))
+    assert again.path.read_bytes() == whole and not left.exists()
+
+
+def test_a_process_that_is_killed_while_it_tokenises_ends_the_conversion(scenes, nano):
+    samples = list(read_samples(scenes / "captions.json"))[:4]
+    encoded = arrow._encoded_by(2, itertools.repeat(samples), nano.tokenizer, template("vicuna_v1"))
+    assert next(encoded).num_rows == 4
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(InputError, match="a process that tokenises the data was killed"):
+        for _ in encoded:
+            pass
+
+
+@pytest.mark.parametrize("share_image", [1, 2])
+def test_an_image_that_comes_with_a_later_question_moves_no_label(scenes, nano, tmp_path, share_image):
+    samples = json.loads((scenes / "captions.json").read_text())[:2]
+    for sample in samples:
+        later = sample["conversations"]
+        sample["image"] = samples[0]["image"]
+        sample["conversations"] = [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "It is 4."}, *later]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(samples))
+    rows = RowDataset([path], scenes, nano, share_image=share_image)
+    assert len(rows) == 2  # the answer before the image is each sample's own
+    for row, sample in enumerate(samples):
+        item = rows[row]
+        answers = [turn["value"] + "</s>" for turn in sample["conversations"][1::2]]
+        assert nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE]) == " ".join(answers)
+        assert int((item["labels"] == nano.image_token_id).sum()) == 0
+        assert torch.equal(item["kinds"] >= 0, item["labels"] != IGNORE)
 
 
 MEMORY = """

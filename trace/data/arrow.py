@@ -12,9 +12,12 @@ import hashlib
 import multiprocessing
 import os
 import re
-import sys
+import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,13 +29,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..command import InputError, output_folder
-from ..files import read_json, replacing, sha256, write_json
+from ..files import locked, read_json, replacing, sha256, write_json
 from ..prompts import IGNORE, IMAGE_ID, Encoded, Rendered, Template, encode, render
 from ..reasoning import parse
 from ..records import Sample, read_samples
-
-if sys.platform != "win32":
-    import fcntl
 
 FORMAT = 1  # raised when what is written changes
 ROWS = 512  # records a batch of the file: what is parsed to reach one of them
@@ -147,13 +147,23 @@ def open_records(path: str | Path, tokenizer: Any, style: Template) -> Records:
     """
     path = Path(path)
     cache = output_folder(cache_folder())
-    with _locked(cache / "converting.lock"):
+    with locked(cache / "converting.lock") as alone:
         name = hashlib.sha256("|".join([str(FORMAT), _content(path, cache), _voice(tokenizer, style)]).encode())
         target = cache / f"{name.hexdigest()[:32]}.arrow"
-        if not target.is_file():
+        if not _is_whole(target):
+            for left in cache.glob(".*.tmp.arrow") if alone else ():  # by a conversion that was killed
+                left.unlink(missing_ok=True)
             with replacing(target) as temporary:
                 _convert(path, temporary, tokenizer, style)
     return Records(target)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        Records(path)
+    except (OSError, pa.ArrowInvalid):  # not there, or cut off, by a full disk perhaps
+        return False
+    return True
 
 
 def _voice(tokenizer: Any, style: Template) -> str:
@@ -167,8 +177,10 @@ def _content(path: Path, cache: Path) -> str:
     stat = path.stat()
     seen = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     note = cache / f"{hashlib.sha256(seen.encode()).hexdigest()[:32]}.json"
-    if note.is_file():
+    try:
         return str(read_json(note)["sha256"])
+    except (InputError, KeyError, TypeError):  # not there, or broken
+        pass
     found = sha256(path)
     write_json(note, {"file": str(path.resolve()), "sha256": found})
     return found
@@ -179,12 +191,12 @@ def _convert(path: Path, target: Path, tokenizer: Any, style: Template) -> None:
     parallel = workers > 1 and path.stat().st_size > PARALLEL_ABOVE
     chunks = _chunks(read_samples(path))
     with ExitStack() as stack:
-        if parallel:  # spawned, not forked: this process may hold a GPU by now
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers, _begin, (tokenizer, style)))
-            batches: Iterator[Any] = pool.imap(_encode_chunk, chunks)
+        if parallel:
+            batches = _encoded_by(workers, chunks, tokenizer, style)
+            stack.callback(batches.close)
         else:
             _begin(tokenizer, style)
-            batches = map(_encode_chunk, chunks)
+            batches = (_encode_chunk(chunk) for chunk in chunks)
         file = stack.enter_context(pa.OSFile(str(target), "wb"))
         writer = stack.enter_context(pa.ipc.new_file(file, SCHEMA))
         bar = stack.enter_context(tqdm(desc=f"tokenise {path.name}", unit=" samples", leave=False))
@@ -193,6 +205,26 @@ def _convert(path: Path, target: Path, tokenizer: Any, style: Template) -> None:
                 raise InputError(f"{path}, {batch}")
             writer.write_batch(batch)
             bar.update(batch.num_rows)
+
+
+def _encoded_by(workers: int, chunks: Iterator[list[Sample]], tokenizer: Any, style: Template) -> Iterator[Any]:
+    """Every chunk encoded, in order, by processes of their own; two chunks a process are under way."""
+    context = multiprocessing.get_context("spawn")  # not forked: this process may hold a GPU by now
+    pool = ProcessPoolExecutor(workers, context, _begin_elsewhere, (tokenizer, style))
+    under_way: deque[Future[Any]] = deque()
+    try:
+        for chunk in chunks:
+            under_way.append(pool.submit(_encode_chunk, chunk))
+            if len(under_way) > 2 * workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    except BrokenProcessPool:
+        raise InputError(
+            "a process that tokenises the data was killed, for want of memory perhaps; the same command begins again"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _chunks(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
@@ -205,6 +237,11 @@ _worker: dict[str, Any] = {}  # what a converting process needs for each chunk
 
 def _begin(tokenizer: Any, style: Template) -> None:
     _worker.update(tokenizer=tokenizer, style=style)
+
+
+def _begin_elsewhere(tokenizer: Any, style: Template) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
+    _begin(tokenizer, style)
 
 
 def _encode_chunk(samples: Sequence[Sample]) -> Any:
@@ -272,15 +309,3 @@ def _guides(encoded: Encoded, text: str) -> Iterator[tuple[float, float, float, 
         ]
         if inside:
             yield inside[0], inside[-1] + 1, float(match[1]), float(match[2])
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the system drops when its holder dies; on a file system without locks, go on as if alone."""
-    with open(path, "w") as file:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
-                pass
-        yield

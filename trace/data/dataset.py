@@ -39,7 +39,10 @@ TooLong = Literal["drop", "cut"]
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One encoded sample behind its image (a text-only sample has everything here); tokens are counted from there."""
+    """One encoded sample behind its image (a text-only sample has everything here).
+
+    Tokens are counted from there; an answer before the image (which came with a later question) has negative numbers.
+    """
 
     ids: NDArray[np.int32]
     learned: NDArray[np.int32]
@@ -120,7 +123,7 @@ class RowDataset(Dataset[dict[str, Any]]):
     def _last_fitting(self, record: Record) -> int:
         """Ids up to the end of the last answer that fits, 0 when not even the first one does."""
         room = self._max_length - (record.image is not None) * (self._image_tokens - 1)
-        ends = [int(end) for end in _answer_ends(record.learned) if end <= room]
+        ends = [int(end) for end in _answer_ends(record.learned) if record.start < end <= room]
         return ends[-1] if ends else 0
 
     def _shared(self, kept: NDArray[np.int64], share_image: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -128,7 +131,8 @@ class RowDataset(Dataset[dict[str, Any]]):
         for index in kept:
             record = self.record(int(index))
             instances = record.instances if self.grounding else None
-            alone = index if record.image is None else -1
+            early = bool(record.learned[0, 0] < record.start)  # an answer before the image would be learned once for all
+            alone = index if record.image is None or early else -1
             prefix = record.ids[: record.start].tobytes()
             groups.setdefault((record.image, instances, prefix, alone), []).append(int(index))
         rows = [group[at : at + share_image] for group in groups.values() for at in range(0, len(group), share_image)]
@@ -206,11 +210,17 @@ class RowDataset(Dataset[dict[str, Any]]):
         branch_of = np.repeat(np.arange(len(parts) + 1), [len(prefix), *map(len, parts)])
         guided: list[tuple[int, NDArray[np.float64]]] = []
         at = len(prefix)
+
+        def origin(first: float, branch_at: int) -> int:
+            """Where tokens are counted from: what comes before the image (first < 0) is not moved by its tokens."""
+            return branch_at if first >= 0 else len(row.prefix)
+
         for branch in row.branches:
             for first, last, kind in branch.learned:
-                labels[at + first : at + last] = ids[at + first : at + last]
-                kinds[at + first : at + last] = branch.task * len(KINDS) + kind
-            guided += [(at, guide) for guide in branch.guides]
+                learned = slice(origin(first, at) + first, origin(first, at) + last)
+                labels[learned] = ids[learned]
+                kinds[learned] = branch.task * len(KINDS) + kind
+            guided += [(origin(guide[0], at), guide) for guide in branch.guides]
             at += len(branch.ids)
         item: dict[str, Any] = {
             "row": index,
