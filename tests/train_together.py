@@ -110,8 +110,18 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
 
 
 def _spoil(sabotage: str) -> None:
-    """`fail AT` raises when a row is fetched for the AT-th time."""
+    """`fail AT` raises when a row is fetched for the AT-th time, `early` before the processes meet."""
+    from trace_vlm.command import InputError
     from trace_vlm.data.dataset import RowDataset
+    from trace_vlm.train import train
+
+    if sabotage == "early":
+
+        def refused(*_: Any) -> None:
+            raise InputError("image_folder: is not on this node")
+
+        train._check_inputs = refused
+        return
 
     fetch, calls = RowDataset.__getitem__, [0]
     at = int(sabotage.removeprefix("fail "))

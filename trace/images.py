@@ -103,6 +103,8 @@ def open_image(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            if image.mode == "F":  # in which range, nobody says; PIL would clip it to 0 to 255 and make 0 to 1 black
+                raise InputError(f"the image {path} has floating-point pixels; store it with 8 bits a channel")
             if image.mode.startswith("I"):  # PIL would clip its 16 bits to 8: everything but black becomes white
                 return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")

@@ -89,7 +89,7 @@ def _value(hint: Any, value: Any, source: str, name: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         quote = (
             "; YAML reads a bare on, off, yes or no so: put it in quotes"
-            if hint is str and value in (True, False)
+            if hint is str and isinstance(value, bool)
             else ""
         )
         raise InputError(f"{source}: {name} must be of type {hint.__name__}, not {value!r}{quote}")

@@ -93,6 +93,13 @@ def test_zero2_full_in_fp32_survives_kill_9_of_one_process(scenes, tiny_folder, 
     assert json.loads((cut.folder / "run.json").read_text())["finished"]
 
 
+def test_a_process_that_fails_before_all_have_met_takes_the_others_down(scenes, tiny_folder, tmp_path):
+    run = Run(settings(scenes, tiny_folder, tmp_path / "run", 2, "bf16", LORA), sabotage="early")
+    ended = run.start().wait()
+    assert ended.codes == [1, 2] and ended.seconds < 60
+    assert "image_folder: is not on this node" in ended.logs[1] and "another process failed" in ended.logs[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [2, 3])
 def test_compiled_layers_learn_the_same_under_deepspeed(scenes, tiny_folder, tmp_path, zero):

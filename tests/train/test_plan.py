@@ -116,6 +116,13 @@ def test_packing_costs_by_its_budget():
     ("arguments", "said"),
     [
         (["--gpus", "0"], "--gpus: 0 is not positive"),
+        (["--samples", "0"], "--samples: 0 is not positive"),
+        (["--samples", "10"], "global_batch_size: 128 is more than the 10 samples"),
+        (["--gpu-memory", "nan"], "--gpu-memory: nan is not positive"),
+        (["--mfu", "40"], "--mfu: 40.0 is not from 0 to 1"),
+        (["--with-image", "7"], "--with-image: 7.0 is not from 0 to 1"),
+        (["--price", "-3"], "--price: -3.0 is not positive"),
+        (["--gpus", "512", "--set", "packing=true"], "global_batch_size: 128 rows are fewer than 512 GPUs"),
         (["--gpus", "7"], "global_batch_size: 128 is no multiple"),
         (["--set", "model=nowhere"], "neither a folder with config.json nor a known name"),
         (["--set", "modell=x"], "unknown key modell"),

@@ -19,7 +19,7 @@ from trace_vlm.cli import main as trace_vlm
 from trace_vlm.command import InputError
 from trace_vlm.model.checkpoint import load
 from trace_vlm.settings import typed
-from trace_vlm.train import language
+from trace_vlm.train import checkpoints, language
 from trace_vlm.train.config import TrainConfig, load_config
 from trace_vlm.train.optimizer import MuonWithAdamW
 from trace_vlm.train.parts import choose, learning, make_optimizer, part_of, summary
@@ -73,12 +73,23 @@ def test_every_configuration_loads_and_opens_with_its_command(path):
         ("evaluation={benchmark: b, steps: 0}", "evaluation.steps: 0 is not positive"),
         ("packing=true", "grounding_loss: does not go with packing"),
         ("deepspeed=a.json", "muon does not go with deepspeed"),
+        ("learning_rates.projector=1e-4", "learning_rates: do not go with optimizer: muon"),
+        ("learning_rate=.nan", "learning_rate: nan is not positive"),
+        ("weight_decay=.nan", "weight_decay: nan is negative"),
+        ("muon_learning_rate=-1", "muon_learning_rate: -1.0 is not positive"),
+        ("seed=-1", "seed: -1 is negative"),
+        ("data=[1, 2]", r"data must be of type str, not 1$"),
         ("optimizer", "expected key=value"),
     ],
 )
 def test_a_wrong_setting_is_named(override, said):
     with pytest.raises(InputError, match=said):
         load_config(CONFIGS / "train_nano.yaml", ["data=a.json", "output_dir=o", override])
+
+
+def test_a_rate_of_a_part_is_positive():
+    with pytest.raises(InputError, match=r"learning_rates\.projector: -0.0001 is not positive"):
+        load_config(CONFIGS / "train_7b_lora.yaml", ["learning_rates.projector=-1e-4"])
 
 
 def test_overrides_reach_into_sections():
@@ -175,6 +186,92 @@ def test_a_finished_run_is_not_repeated_and_another_configuration_is_refused(sce
         train(config(scenes, tmp_path / "run", max_steps=1, learning_rate=0.5))
 
 
+def test_a_folder_with_something_else_in_it_is_left_alone(scenes, nano_folder, tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "checkpoints").mkdir(parents=True)
+    (mine / "checkpoints" / "weights.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"output_dir: .*mine holds checkpoints and no run\.json"):
+        train(config(scenes, mine))
+    assert (mine / "checkpoints" / "weights.bin").read_bytes() == b"mine"
+    base = tmp_path / "base"
+    shutil.copytree(nano_folder, base)
+    before = (base / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match=r"output_dir: .*base holds"):
+        train(config(scenes, base, model=base))
+    assert (base / "model.safetensors").read_bytes() == before
+    with pytest.raises(InputError, match="output_dir: is empty"):
+        train(config(scenes, ""))
+
+
+def test_data_that_changed_since_the_run_began_are_noticed(scenes, tiny_folder, tmp_path):
+    data = tmp_path / "data.json"
+    data.write_text((scenes / "captions.json").read_text())
+    changes = {"model": tiny_folder, "data": [str(data)], "max_steps": 1, "grounding_loss": None}
+    train(config(scenes, tmp_path / "run", **changes))
+    data.write_text(json.dumps(json.loads(data.read_text())[::-1]))
+    with pytest.raises(InputError, match=r"data: .*data\.json is not what it was when the run in .*run began"):
+        train(config(scenes, tmp_path / "run", **changes))
+
+
+HOLD = "import sys; from pathlib import Path; from trace_vlm.files import locked\n"
+HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+
+
+def test_one_run_at_a_time_has_the_folder(scenes, tiny_folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="output_dir: another run is at work in"):
+            train(config(scenes, tmp_path / "run", model=tiny_folder, max_steps=1, grounding_loss=None))
+        other.kill()
+    assert train(config(scenes, tmp_path / "run", model=tiny_folder, max_steps=1, grounding_loss=None)) is not None
+
+
+def test_a_run_that_shall_not_resume_leaves_nothing_of_the_old_one(scenes, tiny_folder, tmp_path):
+    changes = {"model": tiny_folder, "max_steps": 1, "grounding_loss": None, "resume": "never"}
+    folder = train(config(scenes, tmp_path / "run", **changes))
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"finished": False}))
+    old = folder / "checkpoints" / "checkpoint-1"
+    old.mkdir(parents=True)
+    (old / "world.json").write_text("{}")
+    seen = []
+    saving = LanguageTrainer._save_checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageTrainer, "_save_checkpoint", lambda *a: (seen.append(old.exists()), saving(*a))[1])
+        train(config(scenes, tmp_path / "run", **changes))
+    assert seen == [False]
+
+
+def test_what_a_mean_over_forward_passes_depends_on_may_not_change(scenes, tiny_folder, tmp_path):
+    changes = {"model": tiny_folder, "max_steps": 1, "grounding_loss": None}
+    train(config(scenes, tmp_path / "step", **changes))
+    train(config(scenes, tmp_path / "step", **changes, micro_batch_size=2))
+    train(config(scenes, tmp_path / "mean", **changes, loss_norm="microbatch"))
+    with pytest.raises(InputError, match="micro_batch_size: 4, now 2"):
+        train(config(scenes, tmp_path / "mean", **changes, loss_norm="microbatch", micro_batch_size=2))
+
+
+def test_a_part_of_an_epoch_has_the_trainers_number_of_steps(scenes, tmp_path):
+    longer = config(scenes, tmp_path, max_steps=-1, epochs=1.5, global_batch_size=4)
+    assert (longer.steps(13), longer.steps(16), longer.steps(2)) == (5, 6, 1)  # 1.5 x 3 is 4.5, begun steps count
+
+
+def test_a_full_disk_is_one_sentence(scenes, tiny_folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:858] . unexpected pos 448 vs 342")
+
+    room = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("transformers.Trainer._save_checkpoint", full)
+    changes = {"model": tiny_folder, "max_steps": 1, "grounding_loss": None}
+    with pytest.raises(RuntimeError, match="enforce fail"):  # there is room: something else is wrong
+        train(config(scenes, tmp_path / "room", **changes))
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: room._replace(free=4096))
+    with pytest.raises(InputError, match=r"output_dir: the disk of .*full is full, .*continues from the last save"):
+        train(config(scenes, tmp_path / "full", **changes))
+
+
 def test_a_killed_run_continues_to_the_same_weights(scenes, tmp_path):
     whole = train(config(scenes, tmp_path / "whole", max_steps=8))
     killed = Run(settings(scenes, tmp_path / "killed", max_steps=8), processes=1)
@@ -234,6 +331,14 @@ def test_missing_inputs_stop_a_run_before_it_starts(scenes, tmp_path):
         train(config(scenes, tmp_path / "file"))
     with pytest.raises(InputError, match="grounding_loss.layer: 9 is none of the model's 0 to 3"):
         train(config(scenes, tmp_path / "c", grounding_loss={"layer": 9}))
+    with pytest.raises(InputError, match="data: is empty"):
+        train(config(scenes, tmp_path / "f", data=[]))
+    with pytest.raises(InputError, match="template: unknown conversation template 'foo'"):
+        train(config(scenes, tmp_path / "g", template="foo"))
+    with pytest.raises(InputError, match=r"evaluation\.benchmark: the folder /nope does not exist"):
+        train(config(scenes, tmp_path / "h", evaluation={"benchmark": "/nope"}))
+    with pytest.raises(InputError, match="model: the folder /nope does not exist"):
+        train(config(scenes, tmp_path / "i", model="/nope"))
     with pytest.raises(InputError, match="report_to: wandb is not installed; pip install wandb"):
         train(config(scenes, tmp_path / "d", report_to=["wandb"]))
     with pytest.raises(InputError, match="attention: flash_attention_2 needs a GPU"):
@@ -263,7 +368,7 @@ def test_a_model_from_its_parts_loads_in_the_type_it_trains_in(monkeypatch, nano
 def test_both_optimizers_step_save_and_follow_one_schedule():
     torch.manual_seed(0)
     matrix, vector = torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(3))
-    optimizer = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02)
+    optimizer = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02, 0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
 
     def step():
@@ -275,7 +380,7 @@ def test_both_optimizers_step_save_and_follow_one_schedule():
     step()
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.05]
     state = json.dumps(optimizer.state_dict(), default=lambda value: value.tolist())
-    again = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02)
+    again = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02, 0.05)
     again.load_state_dict(optimizer.state_dict())
     assert json.dumps(again.state_dict(), default=lambda value: value.tolist()) == state
     assert [group["lr"] for group in again.param_groups] == [0.01, 0.05]

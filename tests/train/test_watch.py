@@ -16,7 +16,7 @@ from trace_vlm.train import tally as tallying
 from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.tally import Tally
 from trace_vlm.train.train import train
-from trace_vlm.train.watch import REMEMBERED, StopSignal, TrainingStopped, Watch, broken_ids
+from trace_vlm.train.watch import REMEMBERED, Preempted, StopSignal, TrainingStopped, Watch, broken_ids
 
 
 def config(scenes, model, out, **changes):
@@ -92,9 +92,15 @@ def test_a_run_with_too_many_broken_pictures_stops(scenes, tiny_folder, tmp_path
 
 def test_a_signal_is_a_wish_until_the_step_ends():
     with StopSignal() as stop:
+        stop.after_a_step = True
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wanted
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_before_the_first_step_ends_the_run():
+    with pytest.raises(Preempted, match="before the first step"), StopSignal():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_losses_are_told_apart_by_kind_and_task():

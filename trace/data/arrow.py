@@ -14,10 +14,10 @@ import os
 import re
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -192,8 +192,7 @@ def _convert(path: Path, target: Path, tokenizer: Any, style: Template) -> None:
     chunks = _chunks(read_samples(path))
     with ExitStack() as stack:
         if parallel:
-            batches = _encoded_by(workers, chunks, tokenizer, style)
-            stack.callback(batches.close)
+            batches: Iterator[Any] = stack.enter_context(closing(_encoded_by(workers, chunks, tokenizer, style)))
         else:
             _begin(tokenizer, style)
             batches = (_encode_chunk(chunk) for chunk in chunks)
@@ -207,7 +206,9 @@ def _convert(path: Path, target: Path, tokenizer: Any, style: Template) -> None:
             bar.update(batch.num_rows)
 
 
-def _encoded_by(workers: int, chunks: Iterator[list[Sample]], tokenizer: Any, style: Template) -> Iterator[Any]:
+def _encoded_by(
+    workers: int, chunks: Iterator[list[Sample]], tokenizer: Any, style: Template
+) -> Generator[Any, None, None]:
     """Every chunk encoded, in order, by processes of their own; two chunks a process are under way."""
     context = multiprocessing.get_context("spawn")  # not forked: this process may hold a GPU by now
     pool = ProcessPoolExecutor(workers, context, _begin_elsewhere, (tokenizer, style))

@@ -131,7 +131,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         for index in kept:
             record = self.record(int(index))
             instances = record.instances if self.grounding else None
-            early = bool(record.learned[0, 0] < record.start)  # an answer before the image would be learned once for all
+            early = bool(record.learned[0, 0] < record.start)  # an answer before the image, which is its own
             alone = index if record.image is None or early else -1
             prefix = record.ids[: record.start].tobytes()
             groups.setdefault((record.image, instances, prefix, alone), []).append(int(index))

@@ -82,6 +82,8 @@ def dimensions(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -
         )
     except KeyError as error:
         raise InputError(f"{where} lacks {error}; a configuration of a LLaVA model was expected") from None
+    except (TypeError, ZeroDivisionError):
+        raise InputError(f"{where} has a dimension that is no number; a LLaVA model's was expected") from None
 
 
 def trained_params(size: Dimensions, modes: Trainable, rank: int) -> int:

@@ -9,6 +9,7 @@ DeepSpeed's states are pickles, and reading a pickle can run anything: resume on
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ..files import read_json, write_json
 
 UNFINISHED = ".unfinished"
 WORLD = "world.json"
+NO_ROOM = 4 << 20  # bytes
 
 
 def note_world(checkpoint: Path, processes: int) -> None:
@@ -33,6 +35,20 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; what a kill left half written lies elsewhere and is not looked at."""
     found = [path for path in folder.glob("checkpoint-*") if (path / WORLD).is_file()]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """What writes inside fails in as many ways as it uses libraries; an InputError where the disk has no room."""
+    try:
+        yield
+    except Exception as error:
+        if shutil.disk_usage(folder).free > NO_ROOM:
+            raise
+        raise InputError(
+            f"output_dir: the disk of {folder} is full, the model could not be written ({' '.join(str(error).split())}); "
+            "make room, and the same command continues from the last save"
+        ) from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,8 @@ class TrainConfig:
     learning_rate: float = 2e-5
     learning_rates: LearningRates = field(default_factory=LearningRates)
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices by Muon, everything else by AdamW
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: float = 0.02  # of the matrices, whatever `learning_rate` is
+    muon_weight_decay: float = 0.05
     weight_decay: float = 0.0
     lr_schedule: Schedule = "cosine"
     warmup_ratio: float = 0.03
@@ -179,6 +181,11 @@ class TrainConfig:
         if self.compile and (self.grounding_loss is not None or self.objective == "vision"):
             other = "the vision objective" if self.objective == "vision" else "grounding_loss"
             raise InputError(f"compile: does not go with {other}; set it to false")
+        if self.optimizer == "muon" and self.learning_rates != LearningRates():
+            raise InputError(
+                "learning_rates: do not go with optimizer: muon, whose matrices all learn at muon_learning_rate; "
+                "take adamw, or leave them out"
+            )
         if self.optimizer == "muon" and self.deepspeed is not None:
             raise InputError("optimizer: muon does not go with deepspeed, which shards matrices; take adamw")
         if self.objective == "vision" and self.deepspeed is not None:
@@ -194,10 +201,13 @@ class TrainConfig:
             "logging_steps",
         ):
             _positive(self, name)
-        for name in ("save_total_limit", "epochs", "learning_rate"):
+        for name in ("save_total_limit", "epochs", "learning_rate", "muon_learning_rate"):
             _positive(self, name)
-        for name in ("weight_decay", "max_grad_norm", "dataloader_workers"):
-            if getattr(self, name) < 0:
+        for name in PARTS:
+            if getattr(self.learning_rates, name) is not None:
+                _positive(self.learning_rates, name, "learning_rates.")
+        for name in ("weight_decay", "muon_weight_decay", "max_grad_norm", "dataloader_workers", "seed"):
+            if not getattr(self, name) >= 0:
                 raise InputError(f"{name}: {getattr(self, name)} is negative")
         if self.max_steps == 0 or self.max_steps < -1:
             raise InputError(f"max_steps: {self.max_steps} is neither positive nor -1, which goes by epochs")
@@ -226,6 +236,12 @@ class TrainConfig:
                 f"{self.micro_batch_size}"
             )
 
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of a run over `rows`; what is left of an epoch behind its last whole step is not learned."""
+        if self.max_steps > 0:
+            return self.max_steps
+        return max(1, math.ceil(self.epochs * (rows // self.global_batch_size)))  # as the Trainer counts
+
     def accumulation(self, processes: int) -> int:
         """Padded forward passes a step of one process; InputError when the batch does not divide."""
         rows = self.micro_batch_size * processes
@@ -243,7 +259,7 @@ class TrainConfig:
 
 
 def _positive(section: Any, name: str, prefix: str = "") -> None:
-    if getattr(section, name) <= 0:
+    if not 0 < getattr(section, name) < math.inf:  # nor is .nan
         raise InputError(f"{prefix}{name}: {getattr(section, name)} is not positive")
 
 

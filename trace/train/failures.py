@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 
 from ..command import InputError
-from .watch import TrainingStopped
+from ..files import read_json
+from .watch import PREEMPTED, Preempted, TrainingStopped
 
 NOTE = "failure.json"
 LOOK_EVERY = 2.0  # seconds
@@ -33,14 +34,11 @@ class FailTogether:
         self._over = threading.Event()
 
     def __enter__(self) -> FailTogether:
-        if self._processes > 1 and self._process == 0:
-            self._note.unlink(missing_ok=True)
-        return self
-
-    def watch(self) -> None:
-        """Look for the note from now on; call it when the processes have met once, so that an old note is gone."""
         if self._processes > 1:
+            if self._process == 0 and not self._is_new():
+                self._note.unlink(missing_ok=True)
             threading.Thread(target=self._look, daemon=True).start()
+        return self
 
     def _look(self) -> None:
         while not self._over.wait(LOOK_EVERY):
@@ -48,9 +46,10 @@ class FailTogether:
                 self._leave()
 
     def _is_new(self) -> bool:
+        """Whether the note is of these processes: written since this one began, and where they meet."""
         try:
-            return self._note.stat().st_mtime > STARTED - LOOK_EVERY
-        except FileNotFoundError:
+            return self._note.stat().st_mtime > STARTED and read_json(self._note).get("meeting") == _meeting()
+        except (FileNotFoundError, InputError):  # or not written to its end yet
             return False
 
     def _leave(self) -> None:
@@ -63,13 +62,14 @@ class FailTogether:
         self._over.set()
         if error is None or self._processes == 1:
             return
-        told = isinstance(error, InputError | TrainingStopped)
+        told = isinstance(error, InputError | TrainingStopped | Preempted)
         text = f"error: {error}\n" if told else "".join(traceback.format_exception(error))
         if not self._write_note(text):
             self._leave()
         where = f"process {self._process} of {self._processes} on {socket.gethostname()}"
         print(f"{where} failed:\n{text}", end="", file=sys.stderr, flush=True)
-        os._exit(2 if isinstance(error, InputError) else 1)  # no tidying up, which would wait for the others
+        code = PREEMPTED if isinstance(error, Preempted) else 2 if isinstance(error, InputError) else 1
+        os._exit(code)  # no tidying up, which would wait for the others
 
     def _write_note(self, text: str) -> bool:
         """Whether this process is the first to fail."""
@@ -77,7 +77,13 @@ class FailTogether:
             self._note.unlink(missing_ok=True)
         try:
             with open(self._note, "x", encoding="utf-8") as file:
-                json.dump({"process": self._process, "host": socket.gethostname(), "error": text}, file)
+                said = {"process": self._process, "host": socket.gethostname(), "meeting": _meeting(), "error": text}
+                json.dump(said, file)
         except FileExistsError:
             return False
         return True
+
+
+def _meeting() -> str:
+    """Where the processes of one job meet: another job that was started in the same folder has another port."""
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

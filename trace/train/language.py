@@ -105,9 +105,6 @@ def _order(config: TrainConfig, dataset: RowDataset, processes: int, image_token
     if len(dataset) < config.global_batch_size:
         raise InputError(f"global_batch_size: {config.global_batch_size} is more than the {len(dataset)} rows")
     layout = "packed" if config.packing else "by_length" if config.group_by_length else "in_order"
-    steps = config.max_steps
-    if steps < 0:
-        steps = max(1, int(config.epochs * (len(dataset) // config.global_batch_size)))
     return Order(
         dataset.lengths,
         config.global_batch_size,
@@ -115,7 +112,7 @@ def _order(config: TrainConfig, dataset: RowDataset, processes: int, image_token
         layout,
         config.micro_batch_size,
         processes,
-        steps,
+        config.steps(len(dataset)),
         config.pack_tokens,
         image_tokens if dataset.has_images and not dataset.row_has_image.all() else 0,
     )

@@ -64,11 +64,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         matrices: Iterable[nn.Parameter],
         others: Iterable[dict[str, Any]],
         muon_learning_rate: float,
-        muon_weight_decay: float = 0.05,
+        muon_weight_decay: float,
     ) -> None:
         muon = Muon(list(matrices), lr=muon_learning_rate, weight_decay=muon_weight_decay)
         adamw = torch.optim.AdamW(list(others), betas=(0.9, 0.98))
-        super().__init__(muon.param_groups + adamw.param_groups, {})
+        super().__init__(muon.param_groups + adamw.param_groups, {"lr": adamw.defaults["lr"]})
         self._parts = (muon, adamw)
         self._share_groups()
 

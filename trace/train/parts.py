@@ -90,7 +90,8 @@ def summary(model: nn.Module, config: TrainConfig) -> str:
         mode = getattr(config.modes, part)
         rate = "" if mode == "frozen" else f" ({count / 1e6:.2f} M at {config.rate(part):g})"
         told.append(f"{part} {mode}{rate}")
-    return f"learns: {', '.join(told)}; {sum(chosen.values()) / 1e6:.2f} of {total / 1e6:.2f} M parameters"
+    muon = f", matrices at {config.muon_learning_rate:g} by Muon" if config.optimizer == "muon" else ""
+    return f"learns: {', '.join(told)}{muon}; {sum(chosen.values()) / 1e6:.2f} of {total / 1e6:.2f} M parameters"
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -106,7 +107,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         # On a GPU the fused step needs no temporary copies, and the same kernel exists for states kept on the CPU.
         return torch.optim.AdamW(rest, betas=(0.9, 0.999), eps=1e-8, fused=torch.cuda.is_available() or None)
     matrices = [parameter for name, parameter in chosen if name in by_muon]
-    return MuonWithAdamW(matrices, rest, config.muon_learning_rate)
+    return MuonWithAdamW(matrices, rest, config.muon_learning_rate, config.muon_weight_decay)
 
 
 def _groups(chosen: list[tuple[str, nn.Parameter]], config: TrainConfig) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ is assumed (`--mfu`), which is printed with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,8 +98,11 @@ def read_data(config: TrainConfig, samples: int | None, text_tokens: float, lear
     files = [Path(path) for path in config.data]
     if samples is None and files and all(path.is_file() for path in files):
         return _counted(files)
-    source = "given" if samples is not None else f"assumed: RoboPoint's {ROBOPOINT_SAMPLES:,}"
-    return Data(samples or ROBOPOINT_SAMPLES, text_tokens, learned, images, source)
+    if samples is not None:
+        return Data(samples, text_tokens, learned, images, "given")
+    missing = next((f"; {path} is not there" for path in files if not path.is_file()), "")
+    source = f"assumed: RoboPoint's {ROBOPOINT_SAMPLES:,}{missing}"
+    return Data(ROBOPOINT_SAMPLES, text_tokens, learned, images, source)
 
 
 def _counted(files: Sequence[Path]) -> Data:
@@ -150,9 +154,9 @@ def make_plan(config: TrainConfig, machine: Machine, data: Data) -> Plan:
             largest = largest_micro_batch(*asking, data.learned_tokens, machine.memory_gb * 1e9)
             found = memory(*asking, config.micro_batch_size, data.learned_tokens)
             rows.append((setting, checkpointing, found, largest))
-    steps = config.max_steps
-    if steps < 0:
-        steps = max(1, int(config.epochs * (data.samples // config.global_batch_size)))
+    if data.samples < config.global_batch_size:
+        raise InputError(f"global_batch_size: {config.global_batch_size} is more than the {data.samples} samples")
+    steps = config.steps(data.samples)
     samples = steps * config.global_batch_size
     work = Work(
         samples * data.length(size), samples * data.length(size) ** 2, samples * data.learned_tokens,
@@ -177,13 +181,18 @@ def _checkpoint_bytes(config: TrainConfig, total: int, trained: int) -> int:
     written = total if config.modes.llm != "lora" else trained
     if config.deepspeed is None:
         return 4 * written + 8 * trained
-    stage = read_json(existing_file(config.deepspeed, "deepspeed: the configuration"))["zero_optimization"]["stage"]
+    settings = read_json(existing_file(config.deepspeed, "deepspeed: the configuration"))
+    try:
+        stage = settings["zero_optimization"]["stage"]
+    except (KeyError, TypeError):
+        raise InputError(f"deepspeed: {config.deepspeed} names no zero_optimization.stage") from None
     wide, copies = 2 if config.precision == "bf16" else 4, 1 if stage == 3 else 2
     return copies * wide * written + 12 * trained
 
 
 def table(plan: Plan, config: TrainConfig, machine: Machine, data: Data) -> str:
     where = f"{machine.nodes} x {machine.gpus}" if machine.nodes > 1 else str(machine.gpus)
+    shared, kept = config.share_image > 1, config.save_total_limit
     lines = [
         f"model        {plan.name}: {plan.total / 1e9:.3f} B parameters, {plan.trained / 1e9:.3f} B learn",
         f"machine      {where} GPUs of {machine.memory_gb:g} GB, {machine.peak_tflops:g} TFLOP/s each",
@@ -193,7 +202,8 @@ def table(plan: Plan, config: TrainConfig, machine: Machine, data: Data) -> str:
         f"time         {plan.hours:.1f} h at an assumed {machine.mfu:.0%} of peak"
         + ("" if plan.dollars is None else f", {plan.dollars:,.0f} dollars at {machine.price:g} a GPU-hour"),
         f"disk         {plan.checkpoint / GIB:.2f} GiB a checkpoint, "
-        f"{plan.checkpoint * (config.save_total_limit + 1) / GIB:.2f} GiB while {config.save_total_limit} are kept",
+        f"{plan.checkpoint * (kept + 1) / GIB:.2f} GiB with a new one beside the last {kept}",
+        *([f"rows         counted as samples; share_image {config.share_image} makes them fewer and longer"] * shared),
         "",
         f"GiB of one GPU, {_batch(config)} (one GPU without sharding: measured; shards and buffers: unvalidated)",
         f"{'':<30}{'recompute':>10}{'weights':>9}{'gradients':>10}{'optimizer':>10}{'activations':>12}"
@@ -229,13 +239,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--learned", type=float, default=60.0, help="of which are learned, where they are not counted")
     parser.add_argument("--with-image", type=float, default=1.0, help="share of samples with an image, not counted")
     args = parser.parse_args(argv)
-    for name in ("gpus", "nodes", "gpu_memory", "peak", "mfu"):
-        if getattr(args, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')}: {getattr(args, name)} is not positive")
+    for name in ("gpus", "nodes", "gpu_memory", "peak", "mfu", "price", "samples", "tokens", "learned"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"--{name.replace('_', '-')}: {value} is not positive")
+    for name, largest in (("mfu", 1.0), ("with_image", 1.0), ("learned", args.tokens)):
+        if not 0 <= getattr(args, name) <= largest:
+            raise InputError(f"--{name.replace('_', '-')}: {getattr(args, name)} is not from 0 to {largest:g}")
     config = load_config(existing_file(args.config, "the configuration"), args.set)
     machine = Machine(args.gpus, args.nodes, args.gpu_memory, args.peak, args.mfu, args.price)
     if not config.packing:
         config.accumulation(machine.processes)
+    elif config.global_batch_size < machine.processes:
+        raise InputError(f"global_batch_size: {config.global_batch_size} rows are fewer than {machine.processes} GPUs")
     data = read_data(config, args.samples, args.tokens, args.learned, args.with_image)
     plan = make_plan(config, machine, data)
     print(table(plan, config, machine, data))

@@ -14,39 +14,50 @@ import dataclasses
 import importlib.util
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ..command import InputError, Parser, existing_file, existing_folder, output_folder, run
+from ..files import locked
 from ..records import read_json, sha256, write_json
 from .config import TrainConfig, load_config
 from .failures import FailTogether
-from .watch import PREEMPTED, StopSignal, TrainingStopped
+from .watch import PREEMPTED, Preempted, StopSignal, TrainingStopped
 
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
 MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
 MAY_CHANGE |= {"save_total_limit", "report_to", "evaluation", "compile"}
+COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++")  # torch.compile's, for its kernels or their launchers
+# What a run that has not begun to learn may have left in its folder, and what launchers write there.
+LEFT = ("failure.json", "trainable.json", "tensorboard", "wandb", "*.jsonl", ".*", "*.log", "*.out", "*.err")
 
 
 def train(config: TrainConfig) -> Path | None:
     """Run a configuration to its end; returns the folder of the trained model, None when SIGTERM ended it before."""
+    if not config.output_dir:
+        raise InputError("output_dir: is empty; give the run a folder of its own")
     folder = output_folder(config.output_dir)
     process, processes = int(os.environ.get("RANK", "0")), world_size()
-    with FailTogether(folder, process, processes) as together, StopSignal() as stop:
+    busy = f"output_dir: another run is at work in {folder}; wait for it, stop it, or choose another folder"
+    alone = locked(folder / ".lock", busy) if process == 0 else nullcontext()
+    with alone, FailTogether(folder, process, processes), StopSignal() as stop:
         record = _open_record(config, folder, process)
         if record.get("finished"):
             print(f"{folder} is finished; nothing to do")
+            if process == 0:  # of a run that was killed between its last two lines
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return folder
         _check_inputs(config, processes)
-        return _run(config, folder, record, together, stop)
+        return _run(config, folder, record, stop)
 
 
-def _run(
-    config: TrainConfig, folder: Path, record: dict[str, Any], together: FailTogether, stop: StopSignal
-) -> Path | None:
+def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSignal) -> Path | None:
     if config.objective == "vision":
         from .vision import prepare
     else:
@@ -56,16 +67,18 @@ def _run(
     from .recording import Clock, finish
 
     begin(config)
-    together.watch()
     prepared = prepare(config, lambda passes: training_arguments(config, folder, passes), folder, stop)
     trainer = prepared.trainer
     if trainer.is_world_process_zero():
         write_json(folder / "run.json", record)
+        if config.resume == "never":
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     last = last_checkpoint(folder / "checkpoints") if config.resume == "auto" else None
     if last is not None and trainer.is_world_process_zero():
         print(f"continues from {last}")
     started = time.monotonic()
     trainer.add_callback(Clock(folder))
+    stop.after_a_step = True
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     if prepared.preempted:
         if trainer.is_world_process_zero():
@@ -77,23 +90,45 @@ def _run(
 
 
 def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, Any]:
-    """The run's record; InputError when the folder holds a run of another configuration."""
+    """The run's record; InputError when the folder holds a run of another configuration, of other data, or no run."""
     wanted = dataclasses.asdict(config)
     path = folder / "run.json"
+    hashes = _hashes(config) if process == 0 else {}
     if not path.is_file():
-        hashes = _hashes(config) if process == 0 else {}
+        strange = sorted(one.name for one in folder.iterdir() if not any(fnmatch(one.name, name) for name in LEFT))
+        if strange and not path.is_file():  # another process may have begun in between
+            raise InputError(
+                f"output_dir: {folder} holds {strange[0]} and no run.json of a run, and training would write over what "
+                "is there; choose a folder that is new or empty"
+            )
         return {"config": wanted, "versions": versions(), "data_sha256": hashes, "finished": False}
     found = read_json(path)
     for key, value in wanted.items():
-        if key not in MAY_CHANGE and found.get("config", {}).get(key) != value:
+        if key not in _may_change(config) and found.get("config", {}).get(key) != value:
             raise InputError(
                 f"{folder} holds a run with {key}: {found.get('config', {}).get(key)!r}, now {value!r}; "
                 "choose another output_dir or remove the folder"
             )
-    return dict(found)
+    for name, digest in hashes.items():
+        if found.get("data_sha256", {}).get(name, digest) != digest:
+            raise InputError(
+                f"data: {name} is not what it was when the run in {folder} began; choose another output_dir or remove "
+                "the folder"
+            )
+    return {**found, "config": wanted}
+
+
+def _may_change(config: TrainConfig) -> set[str]:
+    """MAY_CHANGE, less what decides which rows are averaged together where a mean over forward passes is learned."""
+    means = config.loss_norm == "microbatch" or config.grounding_loss is not None
+    return MAY_CHANGE - ({"micro_batch_size", "pack_tokens"} if means else set())
 
 
 def _check_inputs(config: TrainConfig, processes: int) -> None:
+    from ..prompts import template
+
+    if not config.data:
+        raise InputError("data: is empty; name the files to learn from")
     for path in config.data:
         if config.objective == "vision":
             existing_folder(path, "data: the folder of scenes")
@@ -101,6 +136,16 @@ def _check_inputs(config: TrainConfig, processes: int) -> None:
             existing_file(path, "data: the file")
     if config.objective == "language":
         existing_folder(config.image_folder, "image_folder:")
+        try:
+            template(config.template)
+        except InputError as error:
+            raise InputError(f"template: {error}") from None
+    if isinstance(config.model, str) and config.model.startswith(("/", "./", "../")):
+        existing_folder(config.model, "model: the folder")
+    if config.evaluation is not None:
+        existing_folder(config.evaluation.benchmark, "evaluation.benchmark: the folder")
+    if config.compile and not any(map(shutil.which, COMPILERS)):
+        raise InputError("compile: needs a C++ compiler, such as g++, and finds none; install one or set it to false")
     if config.deepspeed is not None:
         existing_file(config.deepspeed, "deepspeed: the configuration")
     for name in config.report_to:
@@ -141,6 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         folder = train(load_config(args.config, args.set))
+    except Preempted as error:
+        print(error)
+        return PREEMPTED
     except TrainingStopped as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ from ..data.sampling import ProcessBatches
 from ..model.checkpoint import Checkpoint, save
 from ..prompts import IGNORE
 from .arithmetic import Work, dimensions, training_flops
-from .checkpoints import UNFINISHED, note_world, universal
+from .checkpoints import UNFINISHED, full_disk_told, note_world, universal
 from .config import TrainConfig
 from .packed import Line
 from .parts import make_optimizer
@@ -43,7 +43,8 @@ class Prepared:
 
     def save(self, folder: Path) -> None:
         """Write the trained model; all processes take part, since each may hold a share of it."""
-        self.trainer.save_model(str(folder))
+        with full_disk_told(folder.parent):
+            self.trainer.save_model(str(folder))
 
     @property
     def preempted(self) -> bool:
@@ -107,7 +108,8 @@ class SteadyTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(written.parent, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
+        with full_disk_told(Path(self.args.output_dir).parent):
+            super()._save_checkpoint(model, trial)
         if self.args.should_save:
             note_world(written, self.args.world_size)
         self.accelerator.wait_for_everyone()

@@ -23,11 +23,16 @@ class TrainingStopped(RuntimeError):
     """A run that cannot go on; the message says why, and where the evidence lies. Told without a traceback."""
 
 
+class Preempted(BaseException):
+    """SIGTERM before the first step: there is nothing to save, and nothing to wait for."""
+
+
 class StopSignal:
-    """SIGTERM becomes a wish that the next step grants: save, then end."""
+    """SIGTERM becomes a wish that the next step grants: save, then end. Before there are steps it ends the run."""
 
     def __init__(self) -> None:
         self.wanted = False
+        self.after_a_step = False  # whether steps are made by now
 
     def __enter__(self) -> StopSignal:
         self._before = signal.signal(signal.SIGTERM, self._note)
@@ -38,6 +43,8 @@ class StopSignal:
 
     def _note(self, *_: object) -> None:
         self.wanted = True
+        if not self.after_a_step:
+            raise Preempted("stopped by SIGTERM before the first step; the same command begins again")
 
 
 class Watch:
