@@ -15,7 +15,7 @@ import pytest
 from markupsafe import escape
 from report_by_hand import COR, EVIL, INSTRUCTION, make_run, picture
 
-from trace_vlm import galleries, report, report_items
+from trace_vlm import galleries, report, report_items, report_parts
 from trace_vlm.command import InputError, run
 from trace_vlm.eval import summarize_vqa
 from trace_vlm.files import read_json, write_json
@@ -136,6 +136,22 @@ def test_a_question_has_its_answers_its_attention_and_what_is_wrong(page: str) -
     assert grid.tolist() == [255, *[85] * 15]  # 0.03 is the top of the scale
     assert attention["steps"][2]["numbers"][0] == pytest.approx(0.18)
     assert attention["crop"] == pytest.approx([0, 1 / 6, 1, 2 / 3])  # 60 x 40 in its square
+
+
+def test_a_model_has_one_color_on_the_page(whole_run: Path, tmp_path: Path) -> None:
+    summary = read_json(whole_run / "summary.json")
+    summary["models"].reverse()  # no_cor first, while the training's arms are in the order of their names
+    write_json(tmp_path / "summary.json", summary)
+    for part in ("train", "comparison"):
+        (tmp_path / part).symlink_to(whole_run / part)
+    page = report.render(report.Parts(tmp_path, tmp_path / "comparison"), "colors")
+    keys = re.findall(r'<i style="background: (#\w+)"></i>([^<]*)</span>', page)
+    color_of = {name: color for color, name in keys}
+    assert color_of["cor"] == color_of[str(escape(f"CoR {EVIL}"))] != color_of["no_cor"] == color_of["no CoR"]
+    shown = dict(zip(data_of(page)["labels"], data_of(page)["colors"], strict=True))
+    assert not {shown["plain"], shown["box"]} & set(color_of.values())
+    labels = ["reasoning", "no CoR"]
+    assert report_parts.colors(tmp_path / "summary.json", labels, ["cor"])["no CoR"] == color_of["no CoR"]
 
 
 @pytest.mark.parametrize("limit", [60_000, 9_000, 3_000])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-COLORS = ("#1f5fbf", "#d9720f", "#2e8b57", "#8e44ad", "#7f7f7f")  # one a curve or model
+COLORS = ("#1f5fbf", "#d9720f", "#2e8b57", "#8e44ad", "#7f7f7f", "#0f8b8d")  # one a curve or model
 MARGIN, GUTTER = 24, 22
 RIGHT = "right"  # the outcome of an answer that did not fail
 

@@ -85,17 +85,23 @@ def render(parts: Parts, title: str) -> str:
     Raises:
         InputError: none of the parts is there, or one of them is broken.
     """
+    from . import plots
     from . import report_charts as charts
     from . import report_history as history
     from .report_items import explorer, success
-    from .report_parts import WIDTH, accuracy, heat_gradient
+    from .report_parts import WIDTH, accuracy, colors, heat_gradient
 
     whole = parts.run
     explored = explorer(parts.comparison, parts.attention)
     attention = charts.attention_charts(parts.attention) if parts.attention else None
+    color_of = colors(
+        whole / "summary.json" if whole else None,
+        explored.labels if explored else (),
+        [arm.name for arm in history.arms_of(whole / "train")] if whole else (),
+    )
     sections: dict[str, Any] = {
         "summary": accuracy(whole / "summary.json") if whole else None,
-        "training": history.training(whole / "train") if whole else None,
+        "training": history.training(whole / "train", color_of) if whole else None,
         "data": history.data(whole / "data", parts.samples) if whole else None,
         "records": history.records(whole) if whole else (),
     }
@@ -116,11 +122,20 @@ def render(parts: Parts, title: str) -> str:
             style=(ASSETS / STYLE).read_text(encoding="utf-8"),
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            data_items=_embedded({**explored.data, "heat": heat_gradient(COLORS)}) if explored else None,
+            data_items=_embedded(
+                {
+                    **explored.data,
+                    "heat": heat_gradient(COLORS),
+                    "colors": [color_of[label] for label in explored.labels],
+                }
+            )
+            if explored
+            else None,
             labels=explored.labels if explored else [],
             questions=len(explored.questions) if explored else 0,
             stacks=_stacks(explored, parts.comparison, success) if explored else [],
             attention=attention,
+            attention_color=color_of.get(attention.model, plots.COLORS[0]) if attention else None,
             effects=charts.effects(parts.attention) if parts.attention else [],
             panel=(charts.WIDE, charts.HIGH),
             curve=history.CURVE,

@@ -59,9 +59,14 @@ CURVE = (420, 200)  # width and height of a panel's plot
 DRAWN = 400  # points of a curve: more than its pixels would only make the page larger
 
 
-def training(folder: Path) -> Training | None:
-    """Curves of all arms whose logs are there, and what one compares between them."""
-    arms = sorted(path.parent for path in folder.glob("*/run.json"))
+def arms_of(folder: Path) -> list[Path]:
+    """The folders of the training runs."""
+    return sorted(path.parent for path in folder.glob("*/run.json"))
+
+
+def training(folder: Path, colors: Mapping[str, str]) -> Training | None:
+    """Curves of all arms whose logs are there, and what one compares between them; `colors` by the arms' names."""
+    arms = arms_of(folder)
     if not arms:
         return None
     logs = {
@@ -69,14 +74,16 @@ def training(folder: Path) -> Training | None:
         for arm in arms
         if (arm / "log.jsonl").is_file()
     }
-    panels = [panel for name in QUANTITIES if (panel := _curves(logs, name)) is not None]
+    panels = [panel for name in QUANTITIES if (panel := _curves(logs, name, colors)) is not None]
     facts = {arm.name: _facts(_read_record(arm / "run.json")) for arm in arms}
     columns = dict.fromkeys(name for row in facts.values() for name in row)
     rows = [[name, *(row.get(column, "-") for column in columns)] for name, row in facts.items()]
     return Training(panels, [["run", *columns], *rows])
 
 
-def _curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], quantity: str) -> CurvePanel | None:
+def _curves(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]], quantity: str, colors: Mapping[str, str]
+) -> CurvePanel | None:
     """One quantity of all runs that logged it, under a linear scale from 0."""
     found = {
         name: np.asarray([(line["step"], line[quantity]) for line in lines if quantity in line], dtype=float)
@@ -88,9 +95,9 @@ def _curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], quantity: str) -> C
     last = max(float(pairs[:, 0].max()) for pairs in found.values()) or 1.0
     top = max(float(np.quantile(pairs[:, 1], 0.995)) for pairs in found.values()) or 1.0
     curves = [
-        Curve(name, color, _polyline(pairs[:, 0], pairs[:, 1], last, top),
+        Curve(name, colors[name], _polyline(pairs[:, 0], pairs[:, 1], last, top),
               _polyline(pairs[:, 0], plots.smooth(pairs[:, 1]), last, top))
-        for (name, pairs), color in zip(found.items(), plots.cycle(len(found)), strict=True)
+        for name, pairs in found.items()
     ]  # fmt: skip
     ticks = [(round(CURVE[1] * (1 - part), 1), f"{part * top:.2g}") for part in (0, 0.5, 1)]
     return CurvePanel(quantity.replace("_", " "), curves, ticks, f"{last:,.0f}")

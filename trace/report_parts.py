@@ -118,6 +118,23 @@ class Accuracy:
     models: Sequence[Bar]  # each model over all questions
 
 
+def colors(summary: Path | None, labels: Sequence[str], arms: Sequence[str]) -> dict[str, str]:
+    """One colour a model, by each name that a page has for it: its label, and the folder of its training.
+
+    An arm is the model whose answers file bears its name. The order is the summary's; what only the comparison
+    (`labels`) or the training (`arms`) knows follows.
+    """
+    found = read_json(summary, "the summary") if summary is not None and summary.is_file() else {"models": []}
+    try:
+        known = [(Path(model["answers"]).stem, str(model["label"])) for model in found["models"]]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{summary} is not a summary of trace.eval.summarize_vqa ({error!r}); write it anew") from None
+    label_of = dict(known)
+    models = list(dict.fromkeys([*(label for _, label in known), *labels, *(label_of.get(arm, arm) for arm in arms)]))
+    of_model = dict(zip(models, plots.cycle(len(models)), strict=True))
+    return of_model | {arm: of_model[label_of.get(arm, arm)] for arm in arms}
+
+
 CHARTED = ("all", "category", "kind")  # the finer groups are in the table
 
 

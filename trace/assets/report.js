@@ -3,7 +3,6 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("items").textContent);
-  const COLORS = ["#1f5fbf", "#d9720f", "#2e8b57", "#8e44ad", "#7f7f7f"];
   const PAGE = 30;
   const SVG = "http://www.w3.org/2000/svg";
   const heat = data.heat.map((color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
@@ -27,7 +26,7 @@
     return element;
   }
   const percent = (value) => (value === null ? "" : `${Math.round(100 * value)}%`);
-  const color = (index) => COLORS[index % COLORS.length];
+  const color = (index) => data.colors[index];
 
   // --- pictures ---------------------------------------------------------------------------------------------------
 
