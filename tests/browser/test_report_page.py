@@ -70,7 +70,7 @@ def instructions(page: Any) -> list[str]:
     return [text.removeprefix("Point at thing ") for text in page.locator(".tile > p").all_inner_texts()]
 
 
-@pytest.mark.parametrize("width", [1300, 700])
+@pytest.mark.parametrize("width", [1300, 700, 390])
 def test_the_page_shows_what_was_written_and_nothing_acts(browser: Any, run_page: Path, width: int) -> None:
     found = Opened(browser, run_page, width)
     page = found.page
@@ -99,6 +99,7 @@ def test_a_text_that_got_into_the_page_as_markup_would_still_not_run(browser: An
 
 def test_questions_are_filtered_and_sorted(opened: Any) -> None:
     assert instructions(opened) == ["0.", "1.", "2."]
+    assert not opened.locator("#more").is_visible()  # all of them are shown
     opened.get_by_label("category").select_option("unseen")
     assert instructions(opened) == ["1."] and "1 of 3 questions" in opened.locator("#filters").inner_text()
     opened.get_by_label("category").select_option("all")
