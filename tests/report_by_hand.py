@@ -24,6 +24,7 @@ from trace_vlm.records import Question
 EVIL = "<script>document.title = 'harmed'; fetch('https://example.org')</script><img src=x onerror=alert(1)>'\"&amp;"
 STEPS = {"reference": f"The red mug. {EVIL}", "target": "Left of it.", "subtype": "Free space.", "output": "Points."}
 COR = render(STEPS, [Point(0.2, 0.5), Point(1.4, 0.5)])
+RATES = {"optimizer": "muon", "learning_rate": 0.0015, "muon_learning_rate": 0.005}
 INSTRUCTION = "Point left of the <b>mug</b> & the $x$."
 
 
@@ -61,7 +62,9 @@ def make_run(folder: Path) -> Path:
                    "settings": {"seed": 77}, "versions": {"torch": "2.13.0"}})  # fmt: skip
         train = folder / "train" / arm
         write_jsonl(train / "log.jsonl", [{"step": step, "loss": 1 / (1 + step)} for step in range(20)])
-        write_json(train / "run.json", {"config": {"seed": 4242, "model": EVIL}, "steps": 1234, "finished": True})
+        write_json(
+            train / "run.json", {"config": {"seed": 4242, "model": EVIL, **RATES}, "steps": 1234, "finished": True}
+        )
     words = [
         "--answer",
         *(str(folder / f"answers/{arm}.jsonl") for arm in ("cor", "no_cor")),

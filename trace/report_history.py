@@ -118,7 +118,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         "seconds": record.get("seconds"),
         "CPU seconds": record.get("cpu_seconds"),
         "samples a step": config.get("global_batch_size"),
-        "learning rate": config.get("learning_rate"),
+        "learning rate": _learning_rate(config),
         "grounding loss": f"weight {grounding['weight']}" if isinstance(grounding, dict) else "off",
         "starts from": config.get("model"),
         "seed": config.get("seed"),
@@ -129,6 +129,14 @@ def _facts(record: Mapping[str, Any]) -> dict[str, str]:
         for name, value in wanted.items()
         if value is not None
     }
+
+
+def _learning_rate(config: Mapping[str, Any]) -> Any:
+    """Under Muon there are two: its own for matrices, and that of everything else."""
+    rate = config.get("learning_rate")
+    if config.get("optimizer") != "muon":
+        return rate
+    return f"{config.get('muon_learning_rate')} (matrices, Muon), {rate} (the rest, AdamW)"
 
 
 # --- training data -------------------------------------------------------------------------------------------------
