@@ -55,7 +55,7 @@ if ((SCRATCH)); then
 fi
 
 step "fine-tuning with reasoning (its log: $OUT/train_cor.log) and, beside it, without"
-train cor cor.json "$STEPS" >"$OUT/train_cor.log" 2>&1 &
+train cor cor.json "$STEPS" >>"$OUT/train_cor.log" 2>&1 &
 COR=$!
 train no_cor data.json "$STEPS"
 
@@ -71,7 +71,7 @@ else:
     print(round(no_cor["steps"] * (cor["cpu_seconds"] / cor["step"]) / (no_cor["cpu_seconds"] / no_cor["steps"])))
 PYTHON
 )
-(train no_cor_time data.json "$LONGER" && answer no_cor_time --no-reasoning) >"$OUT/train_no_cor_time.log" 2>&1 &
+(train no_cor_time data.json "$LONGER" && answer no_cor_time --no-reasoning) >>"$OUT/train_no_cor_time.log" 2>&1 &
 TIME=$!
 wait "$COR" || die "fine-tuning with reasoning failed; see $OUT/train_cor.log"
 
@@ -85,10 +85,11 @@ step "waiting for the longer fine-tuning without reasoning (its log: $OUT/train_
 wait "$TIME" || die "fine-tuning without reasoning failed; see $OUT/train_no_cor_time.log"
 
 step "accuracy"
-module eval.summarize_vqa --answer "$OUT"/answers/{no_cor,cor,no_cor_time}.jsonl --data-dir "$OUT/bench" --output "$OUT" \
-  --labels "no reasoning" "reasoning" "no reasoning, equal time"
+LABELS=(reasoning "no reasoning" "no reasoning, equal time") # the first one is what the others are compared with
+module eval.summarize_vqa --answer "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl --labels "${LABELS[@]}" \
+  --data-dir "$OUT/bench" --output "$OUT"
 step "pictures and the page"
 "$PY" visualization/visualize_results.py --answer-files "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl \
-  --labels reasoning "no reasoning" "no reasoning, equal time" --sort disagree --data-dir "$OUT/bench" --output "$OUT/comparison" --num 16
+  --labels "${LABELS[@]}" --sort disagree --data-dir "$OUT/bench" --output "$OUT/comparison" --num 16
 module report --run "$OUT" --title "Pointing with and without reasoning"
 printf '\nopen %s\n' "$OUT/report.html"
