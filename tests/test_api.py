@@ -146,7 +146,7 @@ def test_without_the_extra_one_sentence_names_it(name, module):
         "except InputError as error: print(error)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install 'trace-vlm[reason]'" in told and told.count("\n") == 1
+    assert "--extras reason in a clone, or pip install 'trace-vlm[reason]'" in told and told.count("\n") == 1
 
 
 def test_a_server_that_is_not_there_is_reported_once_and_stops_the_run(tmp_path):

@@ -23,8 +23,6 @@ from .command import InputError
 from .files import JsonlWriter
 from .lookup import Lookup, key_of
 
-INSTALL = "pip install 'trace-vlm[reason]'"
-
 
 @dataclass(frozen=True, slots=True)
 class Picture:

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .api import INSTALL, Completion, Picture, Refused, Request, Transient
-from .command import InputError
+from .api import Completion, Picture, Refused, Request, Transient
+from .command import InputError, how_to_install
 
 KEYS = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
 
@@ -56,7 +56,7 @@ def make_provider(name: str, model: str, base_url: str | None, options: Options,
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("google", "openai", "tenacity", "httpx2"):
             raise
-        raise InputError(f"asking {name} needs {error.name}; install it with: {INSTALL}") from None
+        raise InputError(f"asking {name} needs {error.name}; install it with: {how_to_install('reason')}") from None
 
 
 class Gemini:

@@ -22,6 +22,11 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message names it, says what was expected and what to do."""
 
 
+def how_to_install(extra: str) -> str:
+    """The end of a message about a package that is missing; pip alone does not keep to the tested versions."""
+    return f"bash environment_setup.sh --extras {extra} in a clone, or pip install 'trace-vlm[{extra}]'"
+
+
 NEGATIVE_NUMBER = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
 

@@ -4,7 +4,7 @@
     trace-vlm demo --model trace=output/trace-13b --model robopoint=checkpoints/robopoint
 
 Everything happens on this machine: the page is served on 127.0.0.1 alone, it may load nothing from elsewhere (a content
-security policy says so to the browser), and no usage numbers are sent. Needs `pip install 'trace-vlm[demo]'`.
+security policy says so to the browser), and no usage numbers are sent. Needs the extra `demo`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .command import InputError, Parser, run
+from .command import InputError, Parser, how_to_install, run
 from .images import BROKEN_IMAGE
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def launch(models: Models, port: int, browser: bool = False, wait: bool = True) 
         import gradio as gr
         from starlette.middleware import Middleware
     except ModuleNotFoundError as error:
-        raise InputError(f"the demo needs gradio ({error}): pip install 'trace-vlm[demo]'") from None
+        raise InputError(f"the demo needs gradio ({error}): {how_to_install('demo')}") from None
     app = build(models)
     local = ["system-ui", "sans-serif"]  # gradio's own themes load their fonts from the network
     try:

@@ -142,5 +142,8 @@ def test_what_is_no_plain_transformer_is_refused(tmp_path):
 
 def test_a_tag_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(InputError, match=r"needs the package open_clip_torch: pip install 'trace-vlm\[openclip\]'"):
+    with pytest.raises(
+        InputError,
+        match=r"needs the package open_clip_torch: .*--extras openclip in a clone, or pip install 'trace-vlm\[openclip\]'",
+    ):
         open_clip_tower("open_clip:ViT-L-14-336-quickgelu/openai")

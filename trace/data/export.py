@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError
+from ..command import InputError, how_to_install
 from ..files import leaves, read_json, replacing, write_json
 from ..records import Sample, read_samples
 from .cards import card_text
@@ -44,7 +44,7 @@ def export(folder: Path, train: Path, held_out: Path | None, image_root: Path, f
         InputError: an unknown licence, an image that cannot be read, or a folder that is something else.
     """
     if importlib.util.find_spec("datasets") is None:  # pyarrow comes with it
-        raise InputError("--parquet needs datasets; install it with: pip install 'trace-vlm[train]'")
+        raise InputError(f"--parquet needs datasets; install it with: {how_to_install('train')}")
     refuse_unknown({one["name"]: one["licences"] for one in facts["sources"]})
     if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is no earlier export; name another folder")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..command import InputError, existing_file, existing_folder
+from ..command import InputError, existing_file, existing_folder, how_to_install
 from ..files import read_json, write_json
 from ..records import Question, write_questions
 from .suites import DESCRIPTION, INSIDE, QUESTION_FILE
@@ -48,7 +48,7 @@ def _parquet_rows(paths: Sequence[Path]) -> Iterator[Saved]:
     try:
         pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")  # neither has types
     except ModuleNotFoundError:
-        raise InputError("reading parquet needs pyarrow: pip install 'trace-vlm[train]'") from None
+        raise InputError(f"reading parquet needs pyarrow: {how_to_install('train')}") from None
     number = 0
     for path in paths:
         try:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..command import InputError
+from ..command import InputError, how_to_install
 from ..reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _guidance_tokenizer(tokenizer: Any, vocabulary: int) -> Any:
     try:
         from llguidance.hf import from_tokenizer
     except ModuleNotFoundError:
-        raise InputError("a given form of answers needs llguidance: pip install 'trace-vlm[constrain]'") from None
+        raise InputError(f"a given form of answers needs llguidance: {how_to_install('constrain')}") from None
     return from_tokenizer(tokenizer, n_vocab=vocabulary)
 
 

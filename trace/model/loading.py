@@ -13,7 +13,7 @@ import torch
 from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..command import InputError
+from ..command import InputError, how_to_install
 from .assemble import Plan
 from .formats import repository
 from .shards import cast
@@ -93,7 +93,7 @@ def quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
         raise InputError(f"quantize is {quantize!r}; {' and '.join(QUANTIZED)} are known")
     for package in ("bitsandbytes", "accelerate"):
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"{quantize} needs the package {package}: pip install 'trace-vlm[quantize]'")
+            raise InputError(f"{quantize} needs the package {package}: {how_to_install('quantize')}")
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_PLAIN_PARTS)
     return BitsAndBytesConfig(

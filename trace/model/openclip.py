@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError
+from ..command import InputError, how_to_install
 from .llava_layout import VISION
 from .shards import Computed, Held, Weight, tensors_of
 
@@ -47,7 +47,7 @@ def open_clip_tower(name: str, beside: Path | None = None) -> tuple[dict[str, An
         import open_clip
     except ImportError as error:
         raise InputError(
-            f"{name} needs the package open_clip_torch: pip install 'trace-vlm[openclip]' ({error}); or give a file"
+            f"{name} needs the package open_clip_torch: {how_to_install('openclip')} ({error}); or give a file"
         ) from None
     except RuntimeError as error:  # torchvision's compiled operators, built for another torch
         raise InputError(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...command import InputError, Parser, output_folder, run
+from ...command import InputError, Parser, how_to_install, output_folder, run
 
 if TYPE_CHECKING:
     from .parts import Parts, Shard
@@ -166,7 +166,7 @@ def _require_gl() -> None:
     except ModuleNotFoundError as error:
         if error.name != "mujoco":
             raise
-        raise InputError("generating scenes needs MuJoCo; install it with: pip install 'trace-vlm[scenes]'") from None
+        raise InputError(f"generating scenes needs MuJoCo; install it with: {how_to_install('scenes')}") from None
     except (ImportError, AttributeError, RuntimeError, OSError):
         # PyOpenGL reports a missing library in any of these ways, depending on which library is missing.
         raise InputError(
