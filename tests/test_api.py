@@ -149,6 +149,15 @@ def test_without_the_extra_one_sentence_names_it(name, module):
     assert "--extras reason in a clone, or pip install 'trace-vlm[reason]'" in told and told.count("\n") == 1
 
 
+@pytest.mark.parametrize("tries", [1, 3])
+def test_only_what_was_asked_again_counts_as_tried_again(tries, tmp_path):
+    limits = Limits(concurrency=2, tries=tries, first_wait=0.001, longest_wait=0.002)
+    with serving(answer=one_point, faults={"500": 1.0}, seed=0) as server:
+        results, figures = ask(remote("openai", server), tmp_path / "cache.jsonl", requests(3), limits)
+    assert not any(isinstance(result, Reply) for result in results)
+    assert figures.requests == 3 * tries and figures.retries.total() == 3 * (tries - 1)
+
+
 def test_a_server_that_is_not_there_is_reported_once_and_stops_the_run(tmp_path):
     provider = make_provider("openai", "m", "http://127.0.0.1:9/v1", Options(), 4)
     limits = Limits(concurrency=4, tries=2, first_wait=0.001, longest_wait=0.002, give_up=5)

@@ -298,14 +298,16 @@ class Client:
 
         def wait(state: Any) -> float:
             """Exponential with full jitter, and never sooner than the provider asks for."""
-            error = state.outcome.exception()
-            self.figures.retries[str(error)] += 1
-            return max(backoff(state), error.wait or 0.0)
+            return max(backoff(state), state.outcome.exception().wait or 0.0)
+
+        def count(state: Any) -> None:
+            self.figures.retries[str(state.outcome.exception())] += 1
 
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(Transient),
             stop=tenacity.stop_after_attempt(self.limits.tries),
             wait=wait,
+            before_sleep=count,  # not after the last try
             reraise=True,
         )
         completion: Completion = await retrying(tried)
