@@ -282,7 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .convert import convert
 
     made = convert(args.source, args.target, args.base, args.dtype, args.vision_tower, getattr(args, "to", "hf"))
-    print(f"wrote {args.target} (from {made.kind.value}), read it back: every tensor is the same")
+    same = f"the source's, as {args.dtype}" if args.dtype else "the same"
+    print(f"wrote {args.target} (from {made.kind.value}), read it back: every tensor is {same}")
     return 0
 
 
