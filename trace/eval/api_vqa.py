@@ -247,12 +247,14 @@ def _count(job: Job, question: Question, completion: Any) -> None:
 # --- what is said ---------------------------------------------------------------------------------------------------
 
 
-def _planned(job: Job, questions: Sequence[Question], requests: int) -> str:
+def _planned(job: Job, questions: Sequence[Question], requests: int, runs: int = 1) -> str:
+    """What `requests` will take; they ask each question once in a run."""
     arguments = job.arguments
     protocol = PROTOCOLS[arguments.provider]
     tokens = sum(job.asking.tokens(question, protocol) for question in questions) / len(questions) * requests
     each = EXPECTED_TOKENS[job.asking.reasoning]
-    head = f"{len(questions)} questions, {requests} requests to {arguments.provider} {arguments.model}"
+    of_runs = f" in {runs} runs" if runs > 1 else ""
+    head = f"{len(questions)} questions{of_runs}, {requests} requests to {arguments.provider} {arguments.model}"
     return f"{head}\n{estimate(arguments, requests, tokens, each, asked_price(arguments))}"
 
 
@@ -262,10 +264,12 @@ def _dry_run(jobs: Sequence[Job]) -> None:
     from ..lookup import Lookup
 
     with Lookup(_cache(jobs[0].arguments), cached_key) as lookup:
-        for job in jobs:
-            requests = [job.asking.request(question) for question in job.suite.questions]
-            missing = sum(read_cached(lookup, request, job.arguments.model) is None for request in requests)
-            print(_planned(job, job.suite.questions, missing))
+        missing = sum(
+            read_cached(lookup, job.asking.request(question), job.arguments.model) is None
+            for job in jobs
+            for question in job.suite.questions
+        )
+    print(_planned(jobs[0], jobs[0].suite.questions, missing, len(jobs)))
     first = jobs[0].suite.questions[0]
     width, height = jobs[0].asking.sent(first)
     print(f"\nthe first request, with {first.image} in {width} x {height} pixels:\n{jobs[0].asking.text(first)}")
