@@ -76,11 +76,13 @@ def test_mistakes_are_told_in_words(nano: Any, tmp_path: Path, capsys: pytest.Ca
     assert run(demo.main, ["--port", "0"]) == 2
 
 
-def test_models_have_names_and_the_bundled_one_is_first(tmp_path: Path) -> None:
+def test_models_have_names_and_those_that_were_named_come_first(tmp_path: Path) -> None:
     for name in ("a", "b/a"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     found = model_paths([f"trace={tmp_path / 'a'}", str(tmp_path / "a"), str(tmp_path / "b/a")])
-    assert list(found) == [*shipped(), "trace", "a", str(tmp_path / "b/a")]
+    assert list(found) == ["trace", "a", str(tmp_path / "b/a"), *shipped()]
+    with pytest.raises(InputError, match=r"the model none/such is no folder"):
+        model_paths(["trace=none/such"])
 
 
 def test_the_model_that_reasons_answers_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,8 @@ def launch(models: Models, port: int, browser: bool = False, wait: bool = True) 
             server_port=port,
             share=False,
             inbrowser=browser,
-            prevent_thread_lock=not wait,
-            quiet=not wait,
+            prevent_thread_lock=True,
+            quiet=True,  # its own words advise a public link
             max_file_size=UPLOAD_LIMIT,
             allowed_paths=[str(SAMPLES)],
             footer_links=[],
@@ -94,6 +94,9 @@ def launch(models: Models, port: int, browser: bool = False, wait: bool = True) 
         )
     except OSError as error:
         raise InputError(f"port {port} cannot be used ({error}); give another with --port") from None
+    if wait:
+        print(f"open http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+        app.block_thread()
     return app
 
 

@@ -78,20 +78,21 @@ class Models:
 
 
 def model_paths(given: list[str]) -> dict[str, str]:
-    """Names for the models of the command line, `NAME=FOLDER` or `FOLDER`; those that ship come first."""
+    """Names for the models of the command line, `NAME=FOLDER` or `FOLDER`, in their order; those that ship follow."""
     from .model.predictor import shipped
 
-    paths = {name: str(folder) for name, folder in shipped().items()}
+    ships = {name: str(folder) for name, folder in shipped().items()}
+    paths: dict[str, str] = {}
     for one in given:
         name, equals, folder = one.partition("=")
-        if not equals or not Path(folder).is_dir():
+        if not equals or (Path(one).is_dir() and not Path(folder).is_dir()):
             name, folder = Path(one).resolve().name, one
         if not Path(folder).is_dir():
             raise InputError(f"the model {folder} is no folder")
-        if name in paths and paths[name] != folder:
+        if (ships | paths).get(name, folder) != folder:
             name = folder
         paths[name] = folder
-    return paths
+    return paths | {name: folder for name, folder in ships.items() if name not in paths}
 
 
 _generating = threading.Lock()  # the recording function is registered once: one answer at a time
