@@ -125,8 +125,9 @@ def test_steps_in_another_order_or_left_out(tokenizer: Any, order: Sequence[str]
     assert set(found) == {*order, ANSWER}
 
 
-def test_a_plain_answer_has_no_milestones(tokenizer: Any) -> None:
-    assert found_texts(tokenizer, "[(0.1, 0.2)]") == {}
+def test_all_of_a_plain_answer_is_the_final_answer(tokenizer: Any) -> None:
+    assert found_texts(tokenizer, "[(0.1, 0.2)]") == {ANSWER: "[(0.1, 0.2)]"}
+    assert found_texts(tokenizer, "I see no mug.") == {}
 
 
 def test_no_token_belongs_to_two_milestones(tokenizer: Any) -> None:

@@ -253,7 +253,7 @@ def _looked(told: Told, path: str, step: int) -> tuple[Any, str]:
     labels = [f"{number}: {sure:.0%}" for number, sure in enumerate(told.prediction.point_confidence, 1)]
     if step < 1:
         return _shown(image, points, labels=labels), "The image with the points and how sure the model is of each."
-    if all(one.heat is None for one in steps):  # an answer without steps: the whole of it is what there is
+    if not told.maps.response.steps:  # the whole of the answer is what there is, wherever the slider stands
         rows = told.maps.captured.attention.astype(np.float32).mean(axis=(0, 1))
         side = told.maps.maps.shape[-1]
         heat = unpad_map(rows.reshape(side, side), told.size)

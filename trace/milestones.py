@@ -145,11 +145,14 @@ def milestone_spans(response: Response, characters: Sequence[Span]) -> dict[str,
     """Each milestone's tokens, from its characters in the answer; a milestone that the answer lacks has no entry.
 
     A token belongs to the one milestone that holds most of its visible characters, the earlier one if two hold as
-    many (a token of blanks: all of its characters). `characters` are the tokens' spans in `response.text`.
+    many (a token of blanks: all of its characters). Of an answer that is points and no steps all tokens belong to the
+    final answer. `characters` are the tokens' spans in `response.text`.
     """
     wanted = {step.key: step.span for step in reversed(response.steps)}  # of two steps with one key, the first
     if response.answer_span is not None:
         wanted[ANSWER] = response.answer_span
+    elif not wanted and response.points:  # nothing but points: the whole text is the answer
+        wanted[ANSWER] = (0, len(response.text))
     in_order = sorted(wanted.items(), key=lambda item: item[1])
     tokens: dict[str, list[int]] = {}
     for index, span in enumerate(characters):
