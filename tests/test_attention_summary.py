@@ -107,6 +107,14 @@ def test_the_verdict_follows_from_the_intervals(shares: Any, areas: Any, expecte
     assert verdicts(shares, areas) == expected
 
 
+def test_what_was_not_measured_is_said_in_a_whole_sentence() -> None:
+    records = [record(number, EVEN, (None, 0.3, 0.3, 0.3, 0.3)) for number in range(12)]
+    diffuse = summary.summarise(records, [(np.full((5, 4, 4), 0.02, np.float32), NOWHERE)] * 12).verdicts[0]
+    assert diffuse.verdict == "undecided" and diffuse.why.startswith(
+        "reference: not measured; target: half of it on 0.3"
+    )
+
+
 def test_few_images_decide_nothing() -> None:
     assert verdicts(FALLING, FINDING, images=9) == ["undecided"] * 3
 
@@ -123,6 +131,11 @@ def test_paired_tests_find_what_differs_and_are_corrected_for_their_number() -> 
     assert pairs["reference", "subtype"].p < 0.02 < pairs["reference", "target"].p  # type: ignore[operator]
     assert pairs["output", "answer"].p == 1.0
     assert all(one.p is not None and one.p <= 1 for one in pairs.values())
+    told = summary.describe(found)
+    (row,) = (line.split() for line in told if line.startswith("reference - subtype"))
+    assert sum(line.partition(" - ")[0] in MILESTONES for line in told) == 10
+    one = pairs["reference", "subtype"]
+    assert f"{one.mean:+.3f}" in row and f"{one.p:.2g})" in row
 
 
 def test_the_shuffled_control_tells_looking_from_habit() -> None:

@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -228,7 +229,8 @@ def verdicts(values: Mapping[str, Values], images: Sequence[str], rng: np.random
     enough = [_enough(one, images) for one in (*diffuse, closer, little)]
     few = f"; at least {LEAST_IMAGES} images decide, these are {len(set(images))}"
     halves = "; ".join(
-        f"{key}: half of it on {_text(one)} of the tokens" for key, one in zip(FIRST, diffuse, strict=True)
+        f"{key}: not measured" if one is None else f"{key}: half of it on {_text(one)} of the tokens"
+        for key, one in zip(FIRST, diffuse, strict=True)
     )
     parts = [
         ("diffuse in the first two steps", _diffuse(diffuse) if all(enough[:2]) else UNDECIDED,
@@ -267,6 +269,26 @@ def _text(one: Interval | None) -> str:
     return f"{one.mean:.3f}" + ("" if one.low is None else f" [{one.low:.3f}, {one.high:.3f}]")
 
 
+def pair_rows(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+    """A header, then a row for every two steps: of each measure the mean of first minus second, and its p.
+
+    `pairs` as `summary.json` has them. A measure without pairs has no column.
+    """
+    names = [name for name in MEASURES if pairs.get(name)]
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        for one in pairs[name]:
+            p = "" if one["p"] is None else f" (p {one['p']:.2g})"
+            cells.setdefault((one["first"], one["second"]), {})[name] = f"{one['mean']:+.3f}{p}"
+    rows = [[f"{first} - {second}", *(row.get(name, "-") for name in names)] for (first, second), row in cells.items()]
+    return [["", *names], *rows] if rows else []
+
+
+PAIRS_TITLE = (
+    "Each step minus each later one, paired by answer; p of permutation tests over images, after Holm's correction"
+)
+
+
 def describe(summary: Summary) -> list[str]:
     """The summary for a terminal."""
     lines = [f"{summary.questions} answers about {summary.images} images, {summary.model}; 95 % intervals over images"]
@@ -281,6 +303,9 @@ def describe(summary: Summary) -> list[str]:
             if any(value is not None for value in of.get(name, ())):
                 cells = ["-" if value is None else f"{value:.3f}" for value in of[name]]
                 lines.append(f"{'  ' + control:38}" + "".join(f"{cell:>24}" for cell in cells))
+    if rows := pair_rows(asdict(summary)["pairs"]):
+        lines += ["", PAIRS_TITLE]
+        lines += [f"{row[0]:22}" + "".join(f"{cell:>20}" for cell in row[1:]) for row in rows]
     lines += ["", "the published finding, on this model and these images:"]
     lines += [f"  {one.part}: {one.verdict} ({one.why})" for one in summary.verdicts]
     return lines

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .attention_numbers import MEASURES
-from .attention_summary import SUMMARY
+from .attention_summary import PAIRS_TITLE, SUMMARY, pair_rows
 from .command import InputError
 from .files import read_json
 from .intervene import read_effects
@@ -98,6 +98,8 @@ class AttentionCharts:
     verdicts: Sequence[Mapping[str, str]]
     missing: Sequence[str]
     steps: Sequence[tuple[float, str]]
+    pairs_title: str
+    pairs: Sequence[Sequence[str]]  # a header, then a row for every two steps
 
 
 def attention_charts(folder: Path) -> AttentionCharts | None:
@@ -110,7 +112,8 @@ def attention_charts(folder: Path) -> AttentionCharts | None:
         panels = [one for name in MEASURES if (one := _panel(found, name)) is not None]
         missing = [f"{MILESTONES[key]} in {count}" for key, count in found["missing"].items() if count]
         return AttentionCharts(found["model"], found["questions"], found["images"], panels, found["verdicts"], missing,
-                               [(_x(place), SHORT[key]) for place, key in enumerate(MILESTONES)])  # fmt: skip
+                               [(_x(place), SHORT[key]) for place, key in enumerate(MILESTONES)],
+                               PAIRS_TITLE, pair_rows(found["pairs"]))  # fmt: skip
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is not a summary of attention ({error!r}); write it anew") from None
 
