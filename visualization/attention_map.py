@@ -1,7 +1,7 @@
 """Where a model looks while it reasons: attention over the image for each of the five milestones.
 
     python visualization/attention_map.py --model-path M --dataset-dir datasets/where2place --output-dir OUT \\
-        --start-idx 0 --end-idx 25 --resume
+        --end-idx 84 --every 7 --resume
 
 Each question is answered once, greedily; attention is read out while the answer is generated, or, with
 `--method teacher-forced --answer-file A.jsonl`, from answers that were saved. For every milestone that the answer
