@@ -14,8 +14,9 @@ from ...records import replacing
 from .shortcuts import load_mask
 
 TILE = 300  # the longer side of a picture
-MARGIN, LINE, LINES = 6, 17, 4
-CAPTION = LINES * LINE + MARGIN
+LINE, LINES = 17, 4
+CAPTION = LINES * LINE + 5  # above the picture; short ones stand at its bottom, near their own picture
+GAP = 16  # to the next picture
 COLUMNS = 5
 OUTLINE, POINT, REFERENCE = (0, 255, 255), (255, 0, 0), (255, 255, 255)
 
@@ -25,10 +26,10 @@ def contact_sheet(folder: Path, samples: Sequence[Mapping[str, Any]], path: Path
     tiles = [_tile(folder, sample) for sample in samples]
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     heights = [max(tile.height for tile in row) for row in rows]
-    sheet = Image.new("RGB", (COLUMNS * TILE, sum(heights)), (255, 255, 255))
+    sheet = Image.new("RGB", (COLUMNS * (TILE + GAP) + GAP, sum(heights) + GAP), (255, 255, 255))
     for index, row in enumerate(rows):
         for column, tile in enumerate(row):
-            sheet.paste(tile, (column * TILE, sum(heights[:index])))
+            sheet.paste(tile, (GAP + column * (TILE + GAP), sum(heights[:index])))
     with replacing(path) as temporary:
         sheet.save(temporary, "PNG")
 
@@ -55,15 +56,16 @@ def _tile(folder: Path, sample: Mapping[str, Any]) -> Image.Image:
     for x, y in meta["points"]:
         draw.circle((x * size[0], y * size[1] + CAPTION), 4, fill=POINT, outline=(255, 255, 255))
     font = ImageFont.load_default(14)
-    for number, line in enumerate(_lines(sample["instruction"], draw, font)[:LINES]):
-        draw.text((MARGIN, 3 + number * LINE), line, (0, 0, 0), font)
+    lines = _lines(sample["instruction"], draw, font)[:LINES]
+    for above, line in enumerate(reversed(lines), 1):
+        draw.text((0, CAPTION - 4 - above * LINE), line, (0, 0, 0), font)
     return tile
 
 
 def _lines(text: str, draw: ImageDraw.ImageDraw, font: Any) -> list[str]:
     lines, line = [], ""
     for word in text.split():
-        if line and draw.textlength(f"{line} {word}", font) > TILE - 2 * MARGIN:
+        if line and draw.textlength(f"{line} {word}", font) > TILE:
             lines.append(line)
             line = word
         else:
