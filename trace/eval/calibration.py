@@ -78,7 +78,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     from ..canvas import DPI, Page, save
     from ..plots import COLORS
 
-    page = Page(900, 430)
+    page = Page(900, 425 + 14 * len(found))  # the legends stand below, where no curve is
     left, right = page.axes(70, 40, 350, 330), page.axes(520, 40, 350, 330)
     left.plot([0, 1], [0, 1], color="#9aa4b0", linewidth=1, linestyle="--")
     for place, (label, one) in enumerate(found.items()):
@@ -101,5 +101,5 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axes.tick_params(labelsize=8)
         axes.grid(color="#e6e9ed", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=7, frameon=False, loc="upper left")
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.13))
     save(page.figure, path, scale=150 / DPI)
