@@ -1,6 +1,6 @@
 """Several models' answers to the same questions, scored question by question and put in an order worth looking at.
 
-How an answer came out is "right", when most of its points lie in the target, or the class of its failure.
+How an answer came out is "right", when at least half of its points lie in the target, or the class of its failure.
 """
 
 from __future__ import annotations

@@ -152,7 +152,10 @@ def _stacks(explored: Any, comparison: Path | None, success: Any) -> list[Any]:
     if comparison is None or not explored.labels:
         return []
     counted = [(score.label, score.outcomes) for score in read_comparisons(comparison).scores if score.outcomes]
-    found = [stack("Success rates", success(explored)), stack("How the answers came out", counted)]
+    found = [
+        stack("Success rates", success(explored)),
+        stack("How the answers came out (right: at least half of the points in the target)", counted),
+    ]
     return [one for one in found if one is not None]
 
 

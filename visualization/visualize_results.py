@@ -92,6 +92,8 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
         known = "no ground truth" if score.accuracy is None else f"{score.accuracy:.1%}"
         told = ", ".join(f"{name} {number}" for name, number in score.outcomes)
         print(f"{score.label}: {known} of {score.questions} questions" + (f" ({told})" if told else ""))
+    if comparison.outcomes:
+        print("right: at least half of the answer's points lie in the target")
     print(f"{min(count, len(items))} pictures in {folder}")
     print(write_page(folder / "report.html", f"Answers of {', '.join(answers)}", comparison=folder))
 
