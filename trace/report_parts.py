@@ -103,7 +103,7 @@ class Row:
     name: str
     questions: int
     bars: tuple[Bar, ...]
-    guess: float | None  # the best baseline of this group, percent
+    guess: float | None  # the best guess or simple rule of this group, percent
     guess_name: str
 
 

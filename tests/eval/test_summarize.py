@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from trace_vlm.command import InputError
-from trace_vlm.eval.summarize_vqa import main
+from trace_vlm.eval.summarize_vqa import as_text, main, sentences
 from trace_vlm.files import write_json, write_jsonl
 
 LEFT, RIGHT = "[(0.25, 0.5)]", "[(0.75, 0.5)]"  # inside and outside the region of every question
@@ -58,14 +58,30 @@ def test_points_of_the_reasoning_do_not_count(benchmark_folder: Path, write_answ
 
 def test_baselines(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
     path = write_answers({3: LEFT, 4: LEFT, 5: LEFT, 6: RIGHT, 7: RIGHT, 8: RIGHT})
-    baselines = summary_of("--answer", path, "--data-dir", benchmark_folder)["baselines"]
+    summary = summary_of("--answer", path, "--data-dir", benchmark_folder)
+    baselines = summary["baselines"]
     found = {name: (groups[0]["mean"], groups[0]["questions"]) for name, groups in baselines.items()}
     assert found["shortcut: left edge"] == (1.0, 6)
     assert found["shortcut: midpoint"] == (0.0, 1)  # stored for one question only
+    text = as_text(summary)
+    assert "What guesses and simple rules reach" in text and "solves a part" not in text
     assert found["image centre"] == (0.0, 6)  # the region is the left half without the middle column
     assert found["uniform points"][0] == pytest.approx(np.mean([30 / 61, 16 / 33, 18 / 37]))
     # free: 3 and 5 right, 7 wrong, each about another image: every question sees the two others' answers
     assert found["other images"][0] == pytest.approx(np.mean([0.5, 0.5, 1.0, 0.0, 0.5, 0.5]))
+
+
+def test_rules_are_told_apart_from_guesses(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    folder = benchmark_folder
+    questions = [json.loads(line) for line in (folder / "point_questions.jsonl").read_text().splitlines()]
+    for one in questions:
+        one["meta"]["shortcuts"] |= {"uniform": [0.1, 0.1], "center": [0.5, 0.5], "image_nearest_on_side": [0.1, 0.5]}
+    write_jsonl(folder / "point_questions.jsonl", questions)
+    summary = summary_of("--answer", write_answers(dict.fromkeys(IDS, LEFT)), "--data-dir", folder)
+    names = set(summary["baselines"])
+    assert {"uniform points", "image centre", "shortcut: image nearest on side"} <= names
+    assert not {"shortcut: uniform", "shortcut: center"} & names
+    assert any("solves a part of the task" in told for told in sentences(summary))
 
 
 def test_other_images_leaves_out_the_questions_own_image(tmp_path: Path) -> None:
@@ -97,7 +113,7 @@ def test_two_models_are_compared_on_the_same_questions(
     assert second["difference"]["mean"] == pytest.approx(5 / 6) and second["difference"]["low"] > 0
     assert second["difference"]["p_value"] == pytest.approx(0.25) and not second["difference"]["clear"]
     text = capsys.readouterr().out
-    assert "B minus A: +83.3 points" in text and "p = 0.25: no difference is shown" in text
+    assert "B minus A: +83.3 points" in text and "p = 0.25: no difference is shown, since the test" in text
 
 
 def test_robopoint_compatibility(

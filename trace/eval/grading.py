@@ -1,8 +1,8 @@
 """Answers against masks: every number that a summary is made of, question by question.
 
-Models are graded side by side, so that a mask is read once, and beside them what guessing reaches on the same masks:
-uniform points, the image's centre, the model's own answers about other images, and the shortcuts that a benchmark
-stores with its questions (`meta["shortcuts"]`: one point each, or null where a shortcut does not apply).
+Models are graded side by side, so that a mask is read once, and beside them what guesses and simple rules reach on the
+same masks: uniform points, the image's centre, the model's own answers about other images, and the shortcuts that a
+benchmark stores with its questions (`meta["shortcuts"]`: one point each, or null where a shortcut does not apply).
 """
 
 from __future__ import annotations
@@ -198,9 +198,12 @@ def _kind(question: Question) -> Any:
 
 
 def shortcut_names(questions: Sequence[Question]) -> dict[str, str]:
-    """The shortcuts that any question stores: what a table calls them, and their key in `meta["shortcuts"]`."""
+    """The shortcuts that any question stores: what a table calls them, and their key in `meta["shortcuts"]`.
+
+    Without those that every benchmark has: uniform points and the image's centre.
+    """
     found = {name: None for question in questions for name in question.meta.get("shortcuts") or {}}
-    return {f"shortcut: {name.replace('_', ' ')}": name for name in found}
+    return {f"shortcut: {name.replace('_', ' ')}": name for name in found if name not in ("uniform", "center")}
 
 
 def _shortcut(question: Question, name: str) -> Point | None:

@@ -10,6 +10,12 @@ from .failures import CLASSES
 from .metrics import REFERENCE_SIZE
 from .published import COLUMNS, TABLE, columns_of
 
+ON_SIDE = "shortcut: image nearest on side"
+RULES = (
+    "shortcut: extreme leaves out the reference and shortcut: nearest the direction, so each is right in half of the "
+    f"relational questions by construction. {ON_SIDE} takes the nearest object of the asked noun on the asked side, in "
+    "the picture: it is no guess, but solves a part of the task. All of them are told where the objects are."
+)
 NAMES = {"unseen": "unseen (hard)"}  # Where2Place's hard part: relations that training does not hold
 
 
@@ -37,7 +43,7 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     return [
         ("Accuracy: points inside the region, in percent", overview),
         ("By part of the benchmark", by_group),
-        ("What guessing reaches", guessing),
+        ("What guesses and simple rules reach", guessing),
         ("Where the rest went, in percent of the questions", _failures(models)),
         *([("Confidence", _confidence(models))] if any(one["calibration"] for one in models) else []),
         *([("Beside the papers' tables (their numbers as published)", _paper(summary))] if summary["paper"] else []),
@@ -107,6 +113,8 @@ def sentences(summary: dict[str, Any]) -> list[str]:
         if one["robopoint"]:
             found.append(_as_published(one))
         found.extend(f"{one['label']}: {warning}." for warning in one["warnings"])
+    if any(entry["mean"] is not None for entry in summary["baselines"].get(ON_SIDE, ())):
+        found.append(RULES)
     return found
 
 
@@ -114,7 +122,12 @@ def _compared(label: str, found: dict[str, Any]) -> str:
     gap = f"{label} minus {found['to']}: {100 * found['mean']:+.1f} points"
     if found["low"] is None:
         return f"{gap}; one image is too little for an interval."
-    verdict = f"{label} is {'better' if found['mean'] > 0 else 'worse'}" if found["clear"] else "no difference is shown"
+    if found["clear"]:
+        verdict = f"{label} is {'better' if found['mean'] > 0 else 'worse'}"
+    elif found["low"] > 0 or found["high"] < 0:
+        verdict = "no difference is shown, since the test does not confirm what the interval says"
+    else:
+        verdict = "no difference is shown"
     return (
         f"{gap}, 95 % interval {100 * found['low']:+.1f} to {100 * found['high']:+.1f}, "
         f"permutation test p = {found['p_value']:.2g}: {verdict}."

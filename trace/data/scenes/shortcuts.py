@@ -1,8 +1,11 @@
-"""How far one gets without looking: the shortcut baselines of a data set, on its own ground-truth masks.
+"""How far guesses and simple rules get: the shortcut baselines of a data set, on its own ground-truth masks.
 
     python -m trace.data.scenes.shortcuts --data DATA [--json baselines.json]
 
-For any generated set, training or benchmark. A result on the questions means something only beside these. Each is one
+For any generated set, training or benchmark. A result on the questions means something only beside these. The rules are
+told where the objects are; each but one leaves a part of the question out. The extreme object (no reference) and the
+nearest one (no direction) are right in half of the relational questions by construction. `image_nearest_on_side`, the
+nearest one on the asked side in the picture, leaves nothing out: it is a partial solution of the task. Each is one
 point a question, taken from the sample's `meta.shortcuts`; the fixed shift from the reference is fitted on the set
 itself (for each relation the shift that hits most masks; without a reference, the fixed place), so it is the best that
 such a rule can do.
