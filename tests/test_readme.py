@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ def commands() -> list[str]:
 
 def test_every_command_of_the_readme_is_one_of_the_repository() -> None:
     for command in commands():
-        words = shlex.split(command)
+        words = [word for word in shlex.split(command) if not word.startswith("OMP_NUM_THREADS=")]
         assert words[0] in ("python", "trace-vlm"), command
         if words[:2] == ["python", "-m"]:
             assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file() or (ROOT / words[2].replace(".", "/")).is_dir()
@@ -41,3 +42,6 @@ def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path) -> N
         assert "Traceback" not in done.stderr, command
     assert (tmp_path / "output/comparison/report.html").stat().st_size > 10_000
     assert (tmp_path / "output/attention/report.html").stat().st_size > 10_000
+    summary = json.loads((tmp_path / "output/attention/summary.json").read_text(encoding="utf-8"))
+    assert not any(summary["missing"].values()), "the README's pictures of attention show steps"
+    assert "undecided" not in {one["verdict"] for one in summary["verdicts"]}
