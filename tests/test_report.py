@@ -111,7 +111,7 @@ def test_every_given_number_is_on_the_page(page: str, whole_run: Path) -> None:
     assert f"95 % interval {low:.1f} to {high:.1f}" in text
     # of attention, training, data and records
     for wanted in ["over 1 answers about 1 images", "undecided", "Steps missing from answers: Define target area in 1",
-                   "0.005 (matrices, Muon), 0.0015 (the rest, AdamW)",
+                   "0.005 matrices, 0.0015 the rest",
                    "1,234", "4242", "5,678", "seed 77", "torch 2.13.0", "mujoco 4.0.0", "model_vqa --model-path",
                    "--reasoning"]:  # fmt: skip
         assert wanted in text, wanted

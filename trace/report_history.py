@@ -136,7 +136,7 @@ def _learning_rate(config: Mapping[str, Any]) -> Any:
     rate = config.get("learning_rate")
     if config.get("optimizer") != "muon":
         return rate
-    return f"{config.get('muon_learning_rate')} (matrices, Muon), {rate} (the rest, AdamW)"
+    return f"{config.get('muon_learning_rate')} matrices, {rate} the rest"
 
 
 # --- training data -------------------------------------------------------------------------------------------------
