@@ -226,6 +226,7 @@ def test_one_run_at_a_time_has_the_folder(scenes, tiny_folder, tmp_path):
             train(config(scenes, tmp_path / "run", model=tiny_folder, max_steps=1, grounding_loss=None))
         other.kill()
     assert train(config(scenes, tmp_path / "run", model=tiny_folder, max_steps=1, grounding_loss=None)) is not None
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_run_that_shall_not_resume_leaves_nothing_of_the_old_one(scenes, tiny_folder, tmp_path):

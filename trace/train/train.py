@@ -54,7 +54,10 @@ def train(config: TrainConfig) -> Path | None:
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return folder
         _check_inputs(config, processes)
-        return _run(config, folder, record, stop)
+        trained = _run(config, folder, record, stop)
+        if trained is not None and process == 0:
+            (folder / ".lock").unlink(missing_ok=True)  # a finished run is not begun again
+        return trained
 
 
 def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSignal) -> Path | None:
