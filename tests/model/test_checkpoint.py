@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AddedToken, AutoProcessor, LlamaTokenizer
 
 from trace_vlm.command import InputError
+from trace_vlm.files import read_json, write_json
 from trace_vlm.model import build
 from trace_vlm.model.checkpoint import compose, load, save
+from trace_vlm.model.convert import convert
 from trace_vlm.model.presets import PRESETS
-from trace_vlm.prompts import question_text, render_prompt
+from trace_vlm.prompts import Rendered, encode, question_text, render_prompt
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 128, 3), dtype=np.uint8))
 QUESTION = question_text("Point to the red mug.", reasoning=True)
@@ -42,8 +46,6 @@ def test_half_precision_on_disk_is_read_in_float32(nano, tmp_path):
 
 def test_the_processor_alone_makes_the_same_inputs(nano, nano_folder):
     """In a process without this package: test_plain_transformers.py."""
-    from transformers import AutoProcessor
-
     processor = AutoProcessor.from_pretrained(nano_folder)
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     text = processor.apply_chat_template(messages)
@@ -137,3 +139,51 @@ def test_a_projector_that_does_not_fit_is_named(parts):
     torch.save({"model.somewhere": torch.zeros(1)}, file)
     with pytest.raises(InputError, match="its tensors are called model.somewhere"):
         compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))
+
+
+OLD_TEMPLATE = (  # what earlier versions of this package wrote beside a tokenizer without the normalizer
+    "{{ 'A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user\\'s questions. ' }}{% for message in messages %}{% set ns = namespace(image='', "
+    "text='') %}{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set ns.image = '<image> \\n' %}"
+    "{% else %}{% set ns.text = ns.text + part['text'] %}{% endif %}{% endfor %}{{ 'USER: ' + ns.image + ns.text + "
+    "' ASSISTANT:' }}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def old_llama(recorded, tmp_path_factory):
+    """A folder with a Llama tokenizer and the old chat template."""
+    folder = tmp_path_factory.mktemp("old") / "llama"
+    convert(recorded.folder / "full", folder)
+    (folder / "chat_template.jinja").write_text(OLD_TEMPLATE)
+    tokenizer = LlamaTokenizer.from_pretrained(recorded.folder / "full", legacy=False, add_bos_token=True)
+    tokenizer.add_tokens([AddedToken("<image>", special=False, normalized=True)])
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["bundled", "converted", "saved"])
+@pytest.mark.parametrize("name", ["nano", "nano-base", "llama", "old nano"])
+def test_chat_template_and_raw_prompt_give_the_ids_of_training(name, how, old_llama, tmp_path):
+    bundled = Path(build.__file__).parents[1] / "assets"
+    source = old_llama if name == "llama" else bundled / name.removeprefix("old ")
+    if name == "old nano":
+        shutil.copytree(source, tmp_path / "old")
+        source = tmp_path / "old"
+        state = read_json(source / "tokenizer.json")
+        write_json(source / "tokenizer.json", {**state, "normalizer": None})
+        (source / "chat_template.jinja").write_text(OLD_TEMPLATE)
+    loaded, folder = load(source), source
+    if how == "bundled" and name not in ("nano", "nano-base"):
+        pytest.skip("what lies there is what earlier versions wrote")
+    if how == "converted":
+        convert(source, folder := tmp_path / "made")
+    if how == "saved":
+        save(loaded, folder := tmp_path / "made")
+    question = "Find free space left of the mug."
+    text = render_prompt(question)
+    expected = loaded.expand(encode(loaded.tokenizer, Rendered(text, ())).input_ids)
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+    for asked in (text, processor.apply_chat_template([turn])):
+        assert processor(images=PICTURE, text=asked, return_tensors="pt")["input_ids"][0].tolist() == expected

@@ -135,8 +135,15 @@ def load_processor(folder: Path, patch_size: int) -> LlavaProcessor:
     said = found.image_processor.to_dict()
     pixels = {key: said[key] for key in _PIXEL_SETTINGS if said.get(key) is not None}
     made = make_processor(with_image_token(found.tokenizer), patch_size, pixels)
-    made.chat_template = found.chat_template or CHAT_TEMPLATE
+    made.chat_template = _without_blank(found.chat_template) if found.chat_template else CHAT_TEMPLATE
     return made
+
+
+def _without_blank(written: Any) -> Any:
+    """A chat template (or several, by name) that writes no space behind the image: the tokenizer here adds its own."""
+    if isinstance(written, dict):
+        return {name: _without_blank(one) for name, one in written.items()}
+    return written.replace(f"{IMAGE_TAG} \\n", f"{IMAGE_TAG}\\n").replace(f"{IMAGE_TAG} \n", f"{IMAGE_TAG}\n")
 
 
 def save_processor(processor: LlavaProcessor, folder: Path) -> None:
