@@ -119,6 +119,17 @@ def test_few_images_decide_nothing() -> None:
     assert verdicts(FALLING, FINDING, images=9) == ["undecided"] * 3
 
 
+def test_only_images_whose_answers_have_the_step_count() -> None:
+    """Twenty images, but the goal subtype was measured on two of them, in six answers each."""
+    records = [record(n, FALLING, (0.4, 0.4, None, 0.3, 0.3)) for n in range(20)]
+    for place in range(12):
+        records.append(replace(record(20 + place, FALLING, FINDING), source=f"{place % 2}.png"))
+    maps = [(np.full((5, 4, 4), 0.02, np.float32), NOWHERE)] * len(records)
+    diffuse, closer, little = summary.summarise(records, maps).verdicts
+    assert (diffuse.verdict, closer.verdict, little.verdict) == ("holds", "undecided", "holds")
+    assert closer.why.endswith("; few images: 2 of 10") and "few images" not in diffuse.why + little.why
+
+
 def test_paired_tests_find_what_differs_and_are_corrected_for_their_number() -> None:
     rng = np.random.default_rng(0)
     records = [

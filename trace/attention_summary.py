@@ -13,9 +13,9 @@ subtype is determined, and little of it goes to the image at the end. Each part 
     little        the final answer gives the image less than half of what the four steps give it on average, paired.
                   Holds when the interval of (final answer - half of the steps) lies below 0, fails when above.
 
-Anything else, and fewer than ten images, is undecided. Two controls stand beside the numbers: attention spread evenly,
-and a shuffled-image control, the maps of other images' answers laid over this image's regions: where the two agree,
-attention says nothing about the image.
+Anything else is undecided, and so is a part whose steps were measured on fewer than ten images. Two controls stand
+beside the numbers: attention spread evenly, and a shuffled-image control, the maps of other images' answers laid over
+this image's regions: where the two agree, attention says nothing about the image.
 """
 
 from __future__ import annotations
@@ -222,32 +222,35 @@ def verdicts(values: Mapping[str, Values], images: Sequence[str], rng: np.random
     area, share = values["area"], values["share"]
     first = [KEYS.index(key) for key in FIRST]
     subtype, last = KEYS.index("subtype"), KEYS.index(LAST)
-    diffuse = [_interval(area[:, place], images, rng) for place in first]
-    closer = _interval(area[:, subtype] - area[:, first].mean(axis=1), images, rng)
+    gap = area[:, subtype] - area[:, first].mean(axis=1)
     steps = [place for place in range(len(KEYS)) if place != last]
-    little = _interval(share[:, last] - 0.5 * share[:, steps].mean(axis=1), images, rng)
-    enough = [_enough(one, images) for one in (*diffuse, closer, little)]
-    few = f"; at least {LEAST_IMAGES} images decide, these are {len(set(images))}"
+    drop = share[:, last] - 0.5 * share[:, steps].mean(axis=1)
+    diffuse = [_interval(area[:, place], images, rng) for place in first]
+    closer, little = (_interval(column, images, rng) for column in (gap, drop))
     halves = "; ".join(
         f"{key}: not measured" if one is None else f"{key}: half of it on {_text(one)} of the tokens"
         for key, one in zip(FIRST, diffuse, strict=True)
     )
+    seen = [min(_images(area[:, place], images) for place in first), _images(gap, images), _images(drop, images)]
     parts = [
-        ("diffuse in the first two steps", _diffuse(diffuse) if all(enough[:2]) else UNDECIDED,
+        ("diffuse in the first two steps", lambda: _diffuse(diffuse),
          f"{halves} (limit {DIFFUSE}, even attention 0.5)"),
-        ("concentrated at the goal subtype", _below_zero(closer) if enough[2] else UNDECIDED,
+        ("concentrated at the goal subtype", lambda: _below_zero(closer),
          f"tokens that hold half of it, subtype minus the first two: {_text(closer)}"),
-        ("little visual attention at the end", _below_zero(little) if enough[3] else UNDECIDED,
+        ("little visual attention at the end", lambda: _below_zero(little),
          f"share on the image, final answer minus half of the steps' mean: {_text(little)}"),
     ]  # fmt: skip
-    decidable = len(set(images)) >= LEAST_IMAGES
-    return [Verdict(part, verdict, why if decidable else why + few) for part, verdict, why in parts]
+    return [
+        Verdict(part, decide(), why)
+        if count >= LEAST_IMAGES
+        else Verdict(part, UNDECIDED, f"{why}; few images: {count} of {LEAST_IMAGES}")
+        for (part, decide, why), count in zip(parts, seen, strict=True)
+    ]
 
 
-def _enough(one: Interval | None, images: Sequence[str]) -> bool:
-    return (
-        one is not None and one.low is not None and one.questions >= LEAST_IMAGES and len(set(images)) >= LEAST_IMAGES
-    )
+def _images(column: Values, images: Sequence[str]) -> int:
+    """How many images a quantity was measured on."""
+    return len({image for image, value in zip(images, column.tolist(), strict=True) if not np.isnan(value)})
 
 
 def _diffuse(intervals: Sequence[Interval | None]) -> str:
