@@ -16,10 +16,10 @@ import pytest
 from forced_answers import encoded, saying
 from PIL import Image
 
-from trace_vlm import attention_records, canvas, comparing, galleries, intervene
+from trace_vlm import attention_records, attention_summary, canvas, comparing, galleries, intervene
 from trace_vlm.command import InputError, run
 from trace_vlm.eval.suites import open_suite
-from trace_vlm.files import read_json, write_jsonl
+from trace_vlm.files import read_json, write_json, write_jsonl
 from trace_vlm.points import Point
 from trace_vlm.prompts import POINTS_SUFFIX
 from trace_vlm.reasoning import render
@@ -312,10 +312,31 @@ def test_resume_skips_what_is_whole_and_only_that(
     assert attention(bench, folder, "--resume") == 0
     assert len(asked) == 4 and (folder / "1_3_subtype.png").is_file()
     assert [record.question_id for record in attention_records.read_attention(folder)] == list(IDS)
-    assert attention(bench, folder, "--resume", "--layers", 0, "--end-idx", 1) == 0
-    assert len(asked) == 5  # other layers are another result
     assert attention(bench, folder, "--end-idx", 1) == 0
-    assert len(asked) == 6  # without --resume all is drawn anew
+    assert len(asked) == 5  # without --resume all is drawn anew
+    assert attention(bench, folder, "--resume", "--layers", 0) == 0
+    assert len(asked) == 8  # other layers are another result
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--layers", 0], "layers (None and [0])"), (["--reduce", "max"], "reduce (mean and max)"),
+     (["--row", "predict"], "row (fed and predict)")],
+)  # fmt: skip
+def test_records_of_different_settings_are_not_summarised_as_one(
+    bench: Path, tmp_path: Path, asked: list[int], words: list[object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    assert attention(bench, folder, "--end-idx", 1) == 0
+    assert attention(bench, folder, "--start-idx", 1, *words) == 2
+    error = capsys.readouterr().err
+    assert len(asked) == 1 and said in error and "its own --output-dir" in error
+    assert attention(bench, folder, "--start-idx", 1, "--scaling", "each") == 0  # of the pictures only
+    path = folder / "1.json"
+    record = read_json(path)
+    write_json(path, {**record, "settings": {**record["settings"], "model": "sha256:another"}})
+    with pytest.raises(InputError, match="differ in model"):
+        attention_summary.write_summary(folder)
 
 
 def test_a_missing_step_is_reported_and_has_no_picture(

@@ -12,7 +12,7 @@ A record is written after its pictures and arrays, so that a question that has o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 FAILURES = "failures.json"
 MEAN = "mean"  # of the layers: what is drawn
+DECIDE = ("model", "model_base", "layers", "reduce", "row", "answers", "max_new_tokens", "conv_mode")  # the numbers
 Numbers = Mapping[str, Sequence[float | None]]  # measure -> one value a milestone
 
 
@@ -252,10 +253,29 @@ def read_failures(folder: Path) -> dict[str, str]:
 
 def write_attention_index(folder: Path) -> None:
     """The index of every record in the folder, also of earlier runs."""
+    write_json(folder / INDEX, {"records": [name for _, name, _ in sorted(_every(folder), key=lambda one: one[:2])]})
+
+
+def _every(folder: Path) -> list[tuple[int, str, Attended]]:
     own = {INDEX, FAILURES, "summary.json", "interventions.json"}
-    records = sorted((record.order, path.name) for path in folder.glob("*.json") if path.name not in own
-                     for record in [_attended(path)])  # fmt: skip
-    write_json(folder / INDEX, {"records": [name for _, name in records]})
+    paths = [path for path in folder.glob("*.json") if path.name not in own]
+    return [(record.order, path.name, record) for path in paths for record in [_attended(path)]]
+
+
+def refuse_other_settings(folder: Path, settings: Mapping[str, Any], drawn: Collection[QuestionId]) -> None:
+    """InputError where records that stay beside those of the questions `drawn` were made under other settings."""
+    alike(folder, [*(one.settings for _, _, one in _every(folder) if one.question_id not in drawn), settings])
+
+
+def alike(folder: Path, settings: Sequence[Mapping[str, Any]]) -> None:
+    """InputError where the settings of records differ in what decides the numbers: they cannot be summarised as one."""
+    for name in DECIDE:
+        found = list(dict.fromkeys(f"{one.get(name)}"[:20] for one in settings))
+        if len(found) > 1:
+            raise InputError(
+                f"the records of attention in {folder} differ in {name} ({' and '.join(found)}), and their numbers "
+                "are summarised as one: give each setting its own --output-dir"
+            )
 
 
 # --- reading -------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .attention_numbers import MEASURES, Regions, measure
-from .attention_records import MEAN, Attended, read_attention, read_maps
+from .attention_records import MEAN, Attended, alike, read_attention, read_maps
 from .command import InputError, Parser, existing_folder, run
 from .eval.metrics import Interval, difference, interval
 from .files import write_json
@@ -101,10 +101,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_summary(folder: Path, seed: int = 0) -> Summary:
-    """Summarise the records of a folder into its summary.json. InputError: there are none, or one is broken."""
+    """Summarise the records of a folder into its summary.json.
+
+    Raises:
+        InputError: there are none, one is broken, or they were made under different settings.
+    """
     records = read_attention(folder)
     if not records:
         raise InputError(f"{folder} holds no record of attention; visualization/attention_map.py writes them")
+    alike(folder, [record.settings for record in records])
     summary = summarise(records, [read_maps(folder, record) for record in records], seed)
     write_json(folder / SUMMARY, asdict(summary))
     return summary

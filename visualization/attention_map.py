@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
 
-    from trace_vlm.attention_records import read_failures, whole, write_attention_index
+    from trace_vlm.attention_records import read_failures, refuse_other_settings, whole, write_attention_index
     from trace_vlm.eval.suites import open_suite
     from trace_vlm.model.predictor import default_model
 
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for place, question in asked
         if not (arguments.resume and whole(folder, question.question_id, settings))
     ]
+    refuse_other_settings(folder, settings, [question.question_id for _, question in wanted])
     if len(wanted) < len(asked):
         print(f"{len(asked) - len(wanted)} of {len(asked)} questions are whole already")
     failures = read_failures(folder)
