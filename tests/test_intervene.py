@@ -60,6 +60,27 @@ def test_without_knowing_the_scene_a_place_is_mirrored() -> None:
     assert every["reference", "place"].text.endswith("at (0.80, 0.50).")
 
 
+@pytest.mark.parametrize("x", ["0.51", "0.50", "0.47", "0.53"])
+@pytest.mark.parametrize("things", [(), (Thing("red mug", Point(0.5, 0.5)), Thing("blue bowl", Point(0.5, 0.52)))])
+def test_an_edited_place_lies_clearly_elsewhere(x: str, things: Any) -> None:
+    text = TEXT.replace("(0.20, 0.50)", f"({x}, 0.50)")
+    every = found(text, things)
+    edit = every["reference", "place"]
+    assert edit.shift is not None and abs(edit.shift[0]) >= 0.1 and edit.text in edit.prefix
+    assert f"({x}, 0.50)" not in edit.text
+    assert ("reference", "object") not in every  # the bowl stands where the mug does
+
+
+@pytest.mark.parametrize(("share", "follows"), [(1.0, True), (0.6, True), (0.4, False), (-1.0, False)])
+@pytest.mark.parametrize("shift", [(0.04, 0.0), (0.0, 0.05), (0.3, 0.1)])
+def test_following_an_exact_edit_is_half_of_its_way_however_short(
+    shift: tuple[float, float], share: float, follows: bool
+) -> None:
+    edit = Edit("reference", "place", "", "", shift, True)
+    answer = f"[({0.4 + share * shift[0]:.3f}, {0.4 + share * shift[1]:.3f})]"
+    assert intervene._result(edit, answer, Point(0.4, 0.4), (100, 100)).follows is follows
+
+
 @pytest.mark.parametrize(
     ("kind", "answer", "follows"),
     [

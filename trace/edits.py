@@ -7,6 +7,7 @@ them (`views.jsonl` of a generated one); directions and places are found in any 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _GOALS = {
     "object reference": "free space",
     "free space": "object reference",
 }
+LEAST = 0.1  # an edited place lies at least so far away, in units of the image's width and height: no noise of decoding
 _TUPLE = re.compile(r"\(\s*\d*\.\d+\s*,\s*\d*\.\d+\s*\)")
 
 
@@ -87,7 +89,8 @@ def _changed(
     text: str, things: Sequence[Thing], rng: np.random.Generator
 ) -> Iterator[tuple[str, str, Shift | None, bool]]:
     named = _mentioned(text, things)
-    others = [thing for thing in things if named is None or thing.name != named.name]
+    others = [thing for thing in things
+              if named is None or (thing.name != named.name and _far(named.center, thing.center))]  # fmt: skip
     other = others[int(rng.integers(len(others)))] if others else None
     place = _TUPLE.search(text)
     at = _point(place[0]) if place is not None else None
@@ -97,7 +100,7 @@ def _changed(
             changed = changed.replace(place[0], _written(other.center, place[0]), 1)
         yield "object", changed, _between(named.center, other.center), True
     if place is not None and at is not None:
-        away = other.center if other is not None else Point(1 - at.x, at.y)
+        away = other.center if other is not None and _far(at, other.center) else _mirrored(at)
         yield "place", text.replace(place[0], _written(away, place[0]), 1), _between(at, away), True
     for phrase, (opposite, shift) in _DIRECTIONS.items():
         if re.search(rf"\b{phrase}\b", text, re.IGNORECASE):
@@ -114,6 +117,16 @@ def _mentioned(text: str, things: Sequence[Thing]) -> Thing | None:
     found = [(text.index(thing.name), -len(thing.name), place) for place, thing in enumerate(things)
              if re.search(rf"\b{re.escape(thing.name)}\b", text)]  # fmt: skip
     return things[min(found)[2]] if found else None
+
+
+def _far(first: Point, second: Point) -> bool:
+    return math.dist((first.x, first.y), (second.x, second.y)) >= LEAST
+
+
+def _mirrored(at: Point) -> Point:
+    """The other side of the image; from its middle, which would stay, half of the width away."""
+    other = Point(1 - at.x, at.y)
+    return other if _far(at, other) else Point(at.x + 0.5 if at.x < 0.5 else at.x - 0.5, at.y)
 
 
 def _point(written: str) -> Point | None:

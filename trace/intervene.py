@@ -156,8 +156,7 @@ def _result(edit: Edit, text: str, before: Point, size: tuple[int, int]) -> Resu
     if edit.shift is not None and edit.kind != "control":
         shift = _in_side(edit.shift, size) if edit.exact else edit.shift
         along = sum(a * b for a, b in zip(in_side, shift, strict=True))
-        length = math.hypot(*shift)
-        follows = along > HALF * length**2 if edit.exact and length > NEAR else along > NEAR
+        follows = along > (HALF * math.hypot(*shift) ** 2 if edit.exact else NEAR)
     return Result(edit.step, edit.kind, edit.text, text, moved, math.hypot(*in_side), follows)
 
 
