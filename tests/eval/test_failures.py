@@ -13,6 +13,7 @@ from PIL import Image
 
 from trace_vlm.command import InputError
 from trace_vlm.eval.failures import Judge, distance
+from trace_vlm.eval.metrics import score
 from trace_vlm.points import Box, Point
 from trace_vlm.records import Question
 
@@ -76,6 +77,28 @@ def test_shares_and_score_are_the_whole(root: Path) -> None:
     assert judge(root).shares([inside]) == {} and judge(root).shares([]) == {"unparsable": 1.0}
     half = judge(root).shares([Box(0.25, 0.375, 0.55, 0.625)])  # its centre is inside, most of its pixels are not
     assert sum(half.values()) == pytest.approx(0.5)
+
+
+def test_a_box_is_judged_by_what_of_it_lies_outside(root: Path) -> None:
+    """The region is an object, number 9, and the box frames it with a margin: its centre hits."""
+    instances = np.full((40, 80), 1, np.uint8)
+    instances[15:25, 20:32] = 9
+    Image.fromarray(instances).save(root / "instances" / "a.png")
+    framing = Box(19 / 80, 14 / 40, 33 / 80, 26 / 40)
+    missed = 1 - 120 / 168
+    assert judge(root, {"instances": "instances/a.png"}).shares([framing]) == {"elsewhere": pytest.approx(missed)}
+    instances[14, 19:33] = 7  # another object along the upper edge
+    Image.fromarray(instances).save(root / "instances" / "a.png")
+    found = judge(root, {"instances": "instances/a.png"}).shares([framing])
+    assert found == {"on another object": pytest.approx(14 / 168), "elsewhere": pytest.approx(34 / 168)}
+    over = judge(root).shares([Box(-0.125, 15 / 40, 32 / 80, 25 / 40)])  # ten of its 42 columns lie beyond the edge
+    assert over["outside the image"] == pytest.approx(10 / 42) and sum(over.values()) == pytest.approx(30 / 42)
+
+
+def test_a_box_and_a_point_weigh_what_they_weigh_in_the_score(root: Path) -> None:
+    items = [Box(0.25, 0.375, 0.4, 0.625), Point(0.9, 0.5)]  # all of the region, and a point that misses
+    assert judge(root).shares(items) == {"wrong direction": pytest.approx(1 / 121)}
+    assert 1 - score(items, MASK) == pytest.approx(1 / 121)
 
 
 @given(st.floats(-0.5, 1.5), st.floats(-0.5, 1.5))

@@ -57,11 +57,15 @@ def _point_hits(point: Point, mask: Mask) -> bool:
 
 def _box_hits(box: Box, mask: Mask) -> tuple[int, int]:
     """Pixels of `box` inside the region, and all of its pixels (at least one)."""
-    height, width = mask.shape
-    left, right = _pixel_range(box.x0, box.x1, width)
-    top, bottom = _pixel_range(box.y0, box.y1, height)
+    left, top, right, bottom = box_pixels(box, mask.shape)
     inside = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     return int(inside.sum()), (right - left) * (bottom - top)
+
+
+def box_pixels(box: Box, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a box's pixels in an image [height, width], right and bottom one past the last."""
+    (left, right), (top, bottom) = _pixel_range(box.x0, box.x1, shape[1]), _pixel_range(box.y0, box.y1, shape[0])
+    return left, top, right, bottom
 
 
 def _pixel_range(low: float, high: float, side: int) -> tuple[int, int]:
