@@ -238,18 +238,18 @@ def verdicts(values: Mapping[str, Values], images: Sequence[str], rng: np.random
     )
     seen = [min(_images(area[:, place], images) for place in first), _images(gap, images), _images(drop, images)]
     parts = [
-        ("diffuse in the first two steps", lambda: _diffuse(diffuse),
+        ("diffuse in the first two steps", _diffuse(diffuse),
          f"{halves} (limit {DIFFUSE}, even attention 0.5)"),
-        ("concentrated at the goal subtype", lambda: _below_zero(closer),
+        ("concentrated at the goal subtype", _below_zero(closer),
          f"tokens that hold half of it, subtype minus the first two: {_text(closer)}"),
-        ("little visual attention at the end", lambda: _below_zero(little),
+        ("little visual attention at the end", _below_zero(little),
          f"share on the image, final answer minus half of the steps' mean: {_text(little)}"),
     ]  # fmt: skip
     return [
-        Verdict(part, decide(), why)
+        Verdict(part, verdict, why)
         if count >= LEAST_IMAGES
         else Verdict(part, UNDECIDED, f"{why}; few images: {count} of {LEAST_IMAGES}")
-        for (part, decide, why), count in zip(parts, seen, strict=True)
+        for (part, verdict, why), count in zip(parts, seen, strict=True)
     ]
 
 
@@ -261,13 +261,14 @@ def _images(column: Values, images: Sequence[str]) -> int:
 def _diffuse(intervals: Sequence[Interval | None]) -> str:
     lows = [one.low for one in intervals if one is not None and one.low is not None]
     highs = [one.high for one in intervals if one is not None and one.high is not None]
-    if all(low > DIFFUSE for low in lows):
+    if len(lows) == len(intervals) and all(low > DIFFUSE for low in lows):
         return "holds"
     return "fails" if any(high < DIFFUSE for high in highs) else UNDECIDED
 
 
 def _below_zero(one: Interval | None) -> str:
-    assert one is not None and one.low is not None and one.high is not None
+    if one is None or one.low is None or one.high is None:
+        return UNDECIDED
     return "holds" if one.high < 0 else "fails" if one.low > 0 else UNDECIDED
 
 
