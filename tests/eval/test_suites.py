@@ -68,6 +68,23 @@ def test_masks_are_binarised(tmp_path: Path) -> None:
     assert mask.dtype == bool and mask[0].tolist() == [False, False, False, True, True, True]
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0, 256, 32767, 32768, 40000, 65535], np.uint16),
+        ([0, 256, 32767, 32768, 40000, 65535], np.int32),
+        ([0, 0.1, 0.49, 0.51, 0.8, 1], np.float32),
+        ([0, 100, 127, 128, 200, 255], np.uint16),  # eight bits in a file of sixteen
+        ([0, 100, 127, 128, 200, 255], np.float32),
+    ],
+)
+def test_masks_of_more_bits_are_cut_at_half_of_their_range(tmp_path: Path, values: list[float], kind: type) -> None:
+    folder = folder_with(tmp_path, [(0, "a.png")], {"0.png": 5})
+    Image.fromarray(np.array([values] * 4, kind)).save(folder / "masks" / "0.png", format="TIFF")
+    suite = open_suite(folder)
+    assert suite.mask(suite.questions[0])[0].tolist() == [False, False, False, True, True, True]
+
+
 def test_published_command_names_the_images_folder(benchmark_folder: Path) -> None:
     assert open_suite(benchmark_folder / "images").question_file == benchmark_folder / "point_questions.jsonl"
 

@@ -2,7 +2,8 @@
 
 Everything that has to find the image or the mask of a question asks a `Suite`, which pairs by `question_id` and
 never by line number. A mask is named after its question (`masks/7.png`, `masks/07.jpg`) or, where the folder names
-no mask after a question, after the question's image. Masks are binarised (> 127): published ones are grey JPEGs.
+no mask after a question, after the question's image. Masks are binarised (> 127): published ones are grey JPEGs, and
+those of 16 bits are cut at half of their range too.
 
 A benchmark is also found by its name (`catalog`), and a parquet file is unpacked into such a folder when it is first
 asked for. This module also says where the record of a run lies: beside the answers, one file each.
@@ -194,9 +195,18 @@ def _rank(suffix: str) -> int:
 def _read_grey(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # convert("L") would clip: everything but black becomes white
+                return _eight_bits(np.nan_to_num(np.asarray(image, np.float64)), image.mode == "F")
             return np.array(image.convert("L"), np.uint8)
     except BROKEN_IMAGE as error:
         raise InputError(f"the mask {path} cannot be read: {error}") from None
+
+
+def _eight_bits(values: Values, fractions: bool) -> NDArray[np.uint8]:
+    """Grey values of 16 bits, or from 0 to 1, as 8 bits; those that only use 8 bits anyway are taken as they are."""
+    largest = values.max(initial=0)
+    white = 1 if fractions and largest <= 1 else 255 if largest <= 255 else 65535
+    return np.rint(values.clip(0, white) / white * 255).astype(np.uint8)
 
 
 def pair(answers: Iterable[Answer], suite: Suite, source: Path) -> dict[str, Answer]:
