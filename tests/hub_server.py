@@ -19,6 +19,7 @@ class _Handler(BaseHTTPRequestHandler):
     kind: str
     folders: Mapping[str, Path]
     log: list[str]
+    cut: str  # the file in the middle of which the connection ends
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -55,6 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(tree).encode(), body)
         elif name in names:
             content = (folder / name).read_bytes()
+            if name == self.cut:
+                self.close_connection = True
             self._send(200, content, body, etag=hashlib.sha1(content).hexdigest())
         else:
             self._send(404, b"{}", body, code="EntryNotFound")
@@ -69,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", code)
         self.end_headers()
         if body:
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) // 2] if self.close_connection else content)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -77,16 +80,17 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub(
-    repository: str, folder: Path, kind: str = "datasets", others: Mapping[str, Path] | None = None
+    repository: str, folder: Path, kind: str = "datasets", others: Mapping[str, Path] | None = None, cut: str = ""
 ) -> Iterator[tuple[str, list[str]]]:
     """(address, log) of a server that holds one repository, and `others` of the same kind: the files of their folders.
 
     Args:
         kind: "datasets" or "models".
+        cut: a file that is never sent further than to its half.
     """
     log: list[str] = []
     folders = {repository: folder, **(others or {})}
-    handler = type("Handler", (_Handler,), {"kind": kind, "folders": folders, "log": log})
+    handler = type("Handler", (_Handler,), {"kind": kind, "folders": folders, "log": log, "cut": cut})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

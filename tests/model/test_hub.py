@@ -45,6 +45,16 @@ def test_an_adapter_its_base_and_the_tower_come_from_the_hub(recorded, converted
     assert gone.returncode == 2 and "cannot be had from the hub" in gone.stderr and "Traceback" not in gone.stderr
 
 
+def test_a_connection_that_ends_inside_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "config.json").write_text("{}")
+    (tmp_path / "served" / "model.safetensors").write_bytes(b"x" * 4096)
+    with hub("lab/cut", tmp_path / "served", "models", cut="model.safetensors") as (address, _):
+        done = command(address, tmp_path / "home", "checkpoint", "inspect", "lab/cut")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "the model lab/cut is no folder, and cannot be had from the hub" in done.stderr
+
+
 def test_a_download_is_called_by_its_repository_and_a_folder_by_its_own_name(tmp_path):
     download = tmp_path / "hub" / "models--lab--a-model" / "snapshots" / COMMIT
     download.mkdir(parents=True)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -254,12 +254,15 @@ def locate(name: str | Path, what: str, beside: Path | None = None) -> Path:
 
 def _download(name: str, what: str) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
+    # Its bases: OSError, and the error of whichever HTTP library this version of huggingface_hub is built on.
+    network = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*_FILES, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):  # many repositories hold both: one is enough
             folder = Path(snapshot_download(name, allow_patterns=["*.bin"]))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, *network) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{what} {name} is no folder, and cannot be had from the hub: {reason}") from None
     return folder
