@@ -41,6 +41,21 @@ def words(figure: Figure) -> str:
     return " ".join(text.get_text() for text in figure.texts)
 
 
+def test_every_model_has_its_own_look_and_label_in_the_picture_of_outcomes() -> None:
+    models = {f"model {index}": {"right": 3, "unparsable": index} for index in range(13)}
+    figure = plots.outcome_counts(models)
+    figure.canvas.draw()
+    labels = {text.get_text(): text.get_window_extent() for text in figure.texts}
+    assert set(models) <= set(labels)
+    for name in models:
+        box = labels[name]
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+    for one, other in combinations([labels[name] for name in models], 2):
+        assert not one.overlaps(other)
+    bars = figure.axes[0].patches[: len(models)]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == len(models)
+
+
 # --- marks ----------------------------------------------------------------------------------------------------------
 
 

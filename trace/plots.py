@@ -7,6 +7,7 @@ share one colour scale, so that a diffuse step and a concentrated one can be tol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 COLORS = ("#1f5fbf", "#d9720f", "#2e8b57", "#8e44ad", "#7f7f7f", "#0f8b8d")  # one a curve or model
+HATCHES = ("", "////", "....", "xxxx")  # after every round of the colours
 MARGIN, GUTTER = 24, 22
+LEGEND = 3  # labels in a row
 RIGHT = "right"  # the outcome of an answer that did not fail
 
 
@@ -172,7 +175,8 @@ def outcome_counts(models: Mapping[str, Mapping[str, int]]) -> Figure:
     """How the answers of each model came out: a bar an outcome and model, with its count. `models`: label -> counts."""
     names = list(dict.fromkeys(name for counts in models.values() for name in counts))
     line, group = 17, 17 * len(models) + 16
-    page = Page(860, 70 + group * len(names) + 34)
+    foot = 48 + group * len(names) + 28
+    page = Page(860, foot + 20 * math.ceil(len(models) / LEGEND) + 8)
     page.write(MARGIN, 16, 800, [Block("How the answers came out", 12.5, bold=True)])
     axes = page.axes(230, 48, 590, group * len(names))
     axes.set_xlim(0, max([count for counts in models.values() for count in counts.values()] or [1]) * 1.12)
@@ -182,16 +186,22 @@ def outcome_counts(models: Mapping[str, Mapping[str, int]]) -> Figure:
                   fontsize=9, color=INK, parse_math=False)  # fmt: skip
         for index, ((_, counts), color) in enumerate(zip(models.items(), cycle(len(models)), strict=True)):
             y, count = place * group + 8 + (index + 0.5) * line, counts.get(name, 0)
-            axes.barh(y, count, height=line - 4, color=color)
+            axes.barh(y, count, height=line - 4, color=color, hatch=_hatch(index), edgecolor="white", linewidth=0)
             axes.text(count, y, f" {count}", va="center", fontsize=8.5, color=FADED)
     axes.set_yticks([])
     axes.set_xticks([])
     axes.spines[:].set_visible(False)
-    x = MARGIN
-    for label, color in zip(models, cycle(len(models)), strict=True):
-        page.write(x, page.height - 28, 260, [Block(label, 9, bold=True, color=color, max_lines=1)])
-        x += 270
+    for index, (label, color) in enumerate(zip(models, cycle(len(models)), strict=True)):
+        x, y = MARGIN + 270 * (index % LEGEND), foot + 20 * (index // LEGEND)
+        swatch = page.axes(x, y + 1, 22, 13)
+        swatch.set_axis_off()
+        swatch.barh(0, 1, color=color, hatch=_hatch(index), edgecolor="white", linewidth=0)
+        page.write(x + 28, y, 232, [Block(label, 9, bold=True, color=color, max_lines=1)])
     return page.figure
+
+
+def _hatch(index: int) -> str:
+    return HATCHES[index // len(COLORS) % len(HATCHES)]
 
 
 # --- attention of each milestone -----------------------------------------------------------------------------------
