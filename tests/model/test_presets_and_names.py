@@ -220,7 +220,9 @@ def test_sampling_settings_without_sampling_do_not_reach_the_end_of_a_training(r
 @pytest.mark.parametrize("quantize", ["8bit", "4bit"])
 def test_quantised_loading_or_a_sentence(recorded, quantize, monkeypatch):
     if importlib.util.find_spec("bitsandbytes") is None:
-        with pytest.raises(InputError, match=rf"{quantize} needs the package bitsandbytes: bash environment_setup.sh --extras quantize"):
+        with pytest.raises(
+            InputError, match=rf"{quantize} needs the package bitsandbytes: bash environment_setup.sh --extras quantize"
+        ):
             load(recorded.folder / "full", quantize=quantize)
         return
     model = load(recorded.folder / "full", quantize=quantize).model
