@@ -274,6 +274,15 @@ def test_confidence_of_other_lengths_is_left_out(benchmark_folder: Path, write_a
     assert model["calibration"] is None
 
 
+@pytest.mark.parametrize("value", [-0.5, 1.5])
+def test_confidence_out_of_range_is_named(
+    benchmark_folder: Path, write_answers: Callable[..., Path], value: float
+) -> None:
+    path = write_answers({3: LEFT}, metadata={"point_confidence": [value]})
+    with pytest.raises(InputError, match=rf"answers.jsonl, question 3: point_confidence holds {value}; .* from 0 to 1"):
+        main(["--answer", str(path), "--data-dir", str(benchmark_folder)])
+
+
 def test_files_of_one_name_are_told_apart_and_one_file_counts_once(
     benchmark_folder: Path, write_answers: Callable[..., Path], tmp_path: Path
 ) -> None:

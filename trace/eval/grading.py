@@ -87,7 +87,7 @@ def read_answer_file(path: Path, label: str, suite: Suite) -> Run:
         responses={name: response_of(answer, sizes[name], path) for name, answer in answers.items()},
         tokens={name: count for name, answer in answers.items() if (count := _tokens(answer))},
         record=read_run(path),
-        confidence={name: found for name, answer in answers.items() if (found := _confidence(answer))},
+        confidence={name: found for name, answer in answers.items() if (found := _confidence(answer, path))},
     )
 
 
@@ -102,12 +102,21 @@ def _tokens(answer: Answer) -> int:
     return len(answer.token_ids) or (counted if isinstance(counted, int) else 0)
 
 
-def _confidence(answer: Answer) -> tuple[float, ...]:
-    """The confidence of each point, as `model_vqa` writes it; () in files of other programs."""
+def _confidence(answer: Answer, source: Path) -> tuple[float, ...]:
+    """The confidence of each point, as `model_vqa` writes it; () in files of other programs.
+
+    Raises:
+        InputError: one does not lie from 0 to 1.
+    """
     found = answer.metadata.get("point_confidence")
     if not isinstance(found, list) or not all(isinstance(one, int | float) for one in found):
         return ()
-    return tuple(float(one) for one in found)
+    wrong = [one for one in found if not 0 <= one <= 1 + 1e-6]  # a probability as 32 bits round it
+    if wrong:
+        raise InputError(
+            f"{source}, question {answer.question_id}: point_confidence holds {wrong[0]}; a confidence lies from 0 to 1"
+        )
+    return tuple(min(1.0, float(one)) for one in found)
 
 
 def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint: bool = False) -> Graded:
