@@ -55,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if arguments.num < 1:
         raise InputError(f"--num has to be at least 1, not {arguments.num}")
+    if arguments.where2place_h_count is not None and arguments.where2place_h_count < 1:
+        raise InputError(f"--where2place-h-count has to be at least 1, not {arguments.where2place_h_count}")
+    if arguments.where2place_h and arguments.category not in (None, HARD):
+        raise InputError(f"--where2place-h is --category {HARD}: leave out one, it or --category {arguments.category}")
 
     answers = dict(zip(labels, arguments.answer_files, strict=True))
     hard = arguments.where2place_h or arguments.category == HARD
