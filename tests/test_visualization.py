@@ -180,6 +180,12 @@ def test_mistakes_are_one_sentence(
         (["--answer-files", tmp_path / "none.jsonl"], "does not exist"),
         (["--answer-files", *two, "--labels", "one"], "as many different --labels"),
         (["--answer-files", two[0], "--num", "0"], "--num has to be at least 1"),
+        (
+            ["--answer-files", two[0], "--where2place-h-count", "-3"],
+            "--where2place-h-count has to be at least 1, not -3",
+        ),
+        (["--answer-files", two[0], "--create-both", "--where2place-h-count", "0"], "has to be at least 1, not 0"),
+        (["--answer-files", two[0], "--category", "seen", "--where2place-h"], "leave out one"),
     ]:
         assert visualize(*words, "--data-dir", bench, "--output", tmp_path / "out") == 2
         assert said in capsys.readouterr().err
@@ -383,6 +389,21 @@ def test_every_other_question_is_asked(bench: Path, tmp_path: Path, asked: list[
     assert attention(bench, folder, "--every", 2, "--layers", -1) == 0
     assert [record.question_id for record in attention_records.read_attention(folder)] == [0, "left/2"]
     assert attention(bench, folder, "--every", 0) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--max-new-tokens", 0], "--max-new-tokens"),
+        (["--conv-mode", "zzz"], "'zzz'"),
+        (["--conv-mode", "plain"], "plain"),
+    ],
+)
+def test_a_mistake_of_the_command_is_said_before_the_model_is_loaded(
+    bench: Path, tmp_path: Path, words: list[object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attention(bench, tmp_path / "out", "--model-path", tmp_path / "no model", *words) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("words", [["--start-idx", 3], ["--start-idx", -1], ["--start-idx", 2, "--end-idx", 2]])

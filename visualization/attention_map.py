@@ -33,10 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trace_vlm.attention_records import read_failures, refuse_other_settings, whole, write_attention_index
     from trace_vlm.eval.suites import open_suite
     from trace_vlm.model.predictor import default_model
+    from trace_vlm.prompts import template
 
     arguments.model_path = arguments.model_path or str(default_model())
     if (arguments.answer_file is not None) != (arguments.method == "teacher-forced"):
         raise InputError("--method teacher-forced reads saved answers: it goes with --answer-file, and only it does")
+    if arguments.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens has to be at least 1, not {arguments.max_new_tokens}")
+    if template(arguments.conv_mode).name == "plain":
+        raise InputError("the conversation template 'plain' has no place for a question")
     suite = open_suite(arguments.dataset_dir, arguments.question_file)
     end = len(suite.questions) if arguments.end_idx is None else min(arguments.end_idx, len(suite.questions))
     if not 0 <= arguments.start_idx < end:
