@@ -267,6 +267,18 @@ def test_what_was_not_answered_is_said_and_asked_again(benchmark_folder: Path, t
     assert json.loads(run_file(answers).read_text())["finished"]
 
 
+def test_of_several_runs_the_files_that_hold_the_answers_are_named(
+    benchmark_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    answers = tmp_path / "m.jsonl"
+    with serving(answer=one_point, faults={"400": 0.5}, seed=3) as server:
+        flags = ("--concurrency", "1", "--runs", "2", "--temperature", "0.5")
+        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, *flags)) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"is in {tmp_path / 'm-1.jsonl'}, {tmp_path / 'm-2.jsonl'} and the cache" in told
+    assert (tmp_path / "m-1.jsonl").is_file() and not answers.exists()
+
+
 def test_a_server_that_refuses_everything_is_not_asked_everything(
     benchmark_folder: Path, tmp_path: Path, capsys: Any
 ) -> None:

@@ -289,8 +289,8 @@ def _finish(jobs: Sequence[Job], unanswered: int) -> int:
         reasons = Counter(reason for job in jobs for reason in job.failures.values())
         why = "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
         raise InputError(
-            f"{unanswered} questions got no answer ({why}); what was answered is in {jobs[0].arguments.answer_file} "
-            "and its cache: the same command asks for the rest"
+            f"{unanswered} questions got no answer ({why}); what was answered is in "
+            f"{', '.join(str(job.path) for job in jobs)} and the cache: the same command asks for the rest"
         )
     return 0
 
