@@ -28,6 +28,15 @@ def pictures(benchmark_folder: Path) -> list[Path]:
     return sorted((benchmark_folder / "images").iterdir())
 
 
+def test_a_prompt_longer_than_the_model_is_one_sentence(tiny_checkpoint: Any, pictures: list[Path]) -> None:
+    predictor = Predictor(tiny_checkpoint)
+    said = r"a prompt of [\d,]+ tokens, .* is too long for tiny, which knows 1,024 positions"
+    with pytest.raises(InputError, match=said):
+        predictor.predict(pictures[:1], ["Point to the mug. " * 1000], max_new_tokens=2)
+    with pytest.raises(InputError, match=said):
+        predictor.predict(pictures[:1], ["Point to the mug. " * 1000], max_new_tokens=2, num_beams=2)
+
+
 def plain_greedy(checkpoint: Any, image: Path, prompt: str, steps: int) -> list[int]:
     """One forward pass over everything for each token: no cache, no padding, no batch."""
     import torch

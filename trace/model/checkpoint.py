@@ -87,11 +87,22 @@ class Checkpoint:
         image = [self.image_token_id] * self.patches**2
         return [token for one in ids for token in (image if one == IMAGE_ID else (one,))]
 
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The ids of an open prompt, the image's tokens among them. InputError: more than the model has positions for."""
+        ids = self.expand(encode(self.tokenizer, Rendered(prompt, ())).input_ids)
+        most = self.model.config.text_config.max_position_embeddings
+        if len(ids) > most:
+            raise InputError(
+                f"a prompt of {len(ids):,} tokens, its image's among them, is too long for {self.name}, which knows "
+                f"{most:,} positions: ask in fewer words"
+            )
+        return ids
+
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, Tensor]:
         """A left-padded batch for `generate`, on the model's device: one image and one open prompt a row."""
         import torch
 
-        rows = [self.expand(encode(self.tokenizer, Rendered(prompt, ())).input_ids) for prompt in prompts]
+        rows = [self.prompt_ids(prompt) for prompt in prompts]
         longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
         batch = {
             "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import InputError
-from ..prompts import Rendered, bare_instruction, encode, question_text, render_prompt
+from ..prompts import bare_instruction, question_text, render_prompt
 from ..reasoning import Response, parse
 from .confidence import agreement, medoid, point_confidence
 from .decoding import PASS_TOKENS, Decoding, Row, generate
@@ -203,8 +203,7 @@ class Predictor:
 
     def prompt_tokens(self, prompt: str) -> int:
         """The image's among them, in the conversation's frame."""
-        ids = encode(self.checkpoint.tokenizer, Rendered(prompt, ())).input_ids
-        return len(self.checkpoint.expand(ids)) + FRAME
+        return len(self.checkpoint.prompt_ids(prompt)) + FRAME
 
     def _fitting(
         self, pictures: dict[str, Any], rows: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
@@ -275,7 +274,7 @@ class Predictor:
         number = {name: place for place, name in enumerate(names)}
         rows: list[Row] = []
         for key, prompt, seed in asked:
-            ids = self.checkpoint.expand(encode(self.checkpoint.tokenizer, Rendered(prompt, ())).input_ids)
+            ids = self.checkpoint.prompt_ids(prompt)
             for sample in range(decoding.samples):
                 rng = np.random.default_rng([decoding.seed, seed, sample]) if decoding.temperature > 0 else None
                 rows.append(Row(number[key], ids, rng, grammar.guide() if grammar is not None else None))
