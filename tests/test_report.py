@@ -19,6 +19,7 @@ from trace_vlm import galleries, report, report_items, report_parts
 from trace_vlm.command import InputError, run
 from trace_vlm.eval import summarize_vqa
 from trace_vlm.files import read_json, write_json
+from trace_vlm.points import Box, Point
 from trace_vlm.prompts import POINTS_SUFFIX
 from trace_vlm.report_items import small_jpeg
 
@@ -239,3 +240,10 @@ def test_a_lost_picture_is_named(whole_run: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "comparison/index.json", read_json(whole_run / "comparison/index.json"))
     with pytest.raises(InputError, match=r"images/.*\.jpg does not exist"):
         report.render(report.Parts(tmp_path, tmp_path / "comparison"), "title")
+
+
+def test_a_box_beyond_the_image_is_drawn_as_it_was_written() -> None:
+    found = report_parts.marks((60, 40), (), [Box(0.5, 0.5, 1.5, 0.8), Point(1.5, 0.5)])
+    (box,) = found.boxes
+    assert box[0] == report_parts.WIDTH / 2 and box[2] == report_parts.WIDTH
+    assert found.dots[0][0] == report_parts.WIDTH and not found.dots[0][2]

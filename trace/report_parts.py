@@ -51,7 +51,7 @@ class Marks:
 
 
 def marks(size: tuple[int, int], region: Outline, items: Sequence[Point | Box]) -> Marks:
-    """Truth and prediction over an image of `size` (width, height); points outside are put on its edge."""
+    """Truth and prediction over an image of `size` (width, height); points outside are put on its edge, boxes are not."""
     height = WIDTH * size[1] / size[0]
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -62,8 +62,8 @@ def marks(size: tuple[int, int], region: Outline, items: Sequence[Point | Box]) 
     boxes = []
     for item in items:
         if isinstance(item, Box):
-            (x0, y0), (x1, y1) = place(item.x0, item.y0), place(item.x1, item.y1)
-            boxes.append((x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)))
+            sides = item.x0 * WIDTH, item.y0 * height, (item.x1 - item.x0) * WIDTH, (item.y1 - item.y0) * height
+            boxes.append((round(sides[0], 1), round(sides[1], 1), round(sides[2], 1), round(sides[3], 1)))
     return Marks(round(height, 1), path, dots, tuple(boxes))
 
 

@@ -146,3 +146,25 @@ def test_heat_lies_where_the_model_looked(browser: Any, run_page: Path) -> None:
     opacity = np.array(alpha).reshape(size[1], size[0])
     assert opacity[0, 0] > 1.5 * opacity[-1, -1] > 0  # the hot cell is the square's top left one
     found.page.close()
+
+
+def test_a_new_address_opens_its_question_whatever_the_filters_hide(opened: Any) -> None:
+    opened.evaluate("location.hash = '#q=0'")
+    opened.wait_for_function("document.querySelector('#panel h3')?.textContent === 'Point at thing 0.'")
+    opened.keyboard.press("Escape")
+    opened.locator("#filters input").fill("thing 2")
+    opened.evaluate("location.hash = '#q=1'")
+    opened.wait_for_function("document.querySelector('#panel h3')?.textContent === 'Point at thing 1.'")
+
+
+def test_a_box_that_leaves_the_image_stays_open_at_its_edge(browser: Any, tmp_path: Path) -> None:
+    panels = [Panel("box", parse("(0.5, 0.5, 1.5, 0.8)"))]
+    compared = galleries.write_compared(tmp_path, Question(7, "0.png", "Point."), picture(0), None, panels)
+    galleries.write_comparisons(tmp_path, galleries.ComparisonGallery((galleries.Score("box", 1, None),), (compared,)))
+    report.write_page(tmp_path / "report.html", "Boxes", comparison=tmp_path)
+    page = Opened(browser, tmp_path / "report.html").page
+    box = page.locator(".tile rect.box")
+    assert (box.get_attribute("x"), box.get_attribute("width")) == ("200", "400")  # its right side lies beyond 400
+    cut = "box => getComputedStyle(box.parentNode).overflow + ' ' + box.parentNode.getAttribute('width')"
+    assert box.evaluate(cut) == "hidden 400"
+    page.close()

@@ -43,12 +43,14 @@
       return `M${corners.join(" L")} Z`;
     }).join(" ");
     if (path) drawn.push(svg("path", { class: "rim", d: path }), svg("path", { class: "truth", d: path }));
+    const frame = svg("svg", { width: WIDTH, height });  // an inner svg cuts off what of a box lies beyond the image
+    drawn.push(frame);
     for (const [items, fill] of answers) {
       for (const item of items) {
         if (item.length === 4) {
-          const at = { x: clamp(item[0]) * WIDTH, y: clamp(item[1]) * height };
-          const box = { ...at, width: clamp(item[2]) * WIDTH - at.x, height: clamp(item[3]) * height - at.y };
-          drawn.push(svg("rect", { class: "boxrim", ...box }), svg("rect", { class: "box", ...box, ...(fill && { style: `stroke: ${fill}` }) }));
+          const at = { x: item[0] * WIDTH, y: item[1] * height };
+          const box = { ...at, width: item[2] * WIDTH - at.x, height: item[3] * height - at.y };
+          frame.append(svg("rect", { class: "boxrim", ...box }), svg("rect", { class: "box", ...box, ...(fill && { style: `stroke: ${fill}` }) }));
         } else {
           const inside = item[0] >= 0 && item[0] <= 1 && item[1] >= 0 && item[1] <= 1;
           const style = fill ? { style: inside ? `fill: ${fill}` : `stroke: ${fill}` } : {};
@@ -221,7 +223,16 @@
   }
   byId("more").onclick = more;
   update();
-  const asked = location.hash.startsWith("#q=") ? decodeURIComponent(location.hash.slice(3)) : null;
-  const place = data.questions.findIndex((question) => question.id === asked);
-  if (place >= 0) show(place);
+  function follow() {
+    const asked = location.hash.startsWith("#q=") ? decodeURIComponent(location.hash.slice(3)) : null;
+    const is = (question) => question.id === asked;
+    if (!shown.some(is) && data.questions.some(is)) {  // the filters hide it
+      search.value = "";
+      for (const select of Object.values(choices)) select.selectedIndex = 0;
+      update();
+    }
+    show(shown.findIndex(is));
+  }
+  window.addEventListener("hashchange", follow);
+  follow();
 })();
