@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -110,14 +111,17 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
 
 
 def _spoil(sabotage: str) -> None:
-    """`fail AT` raises when a row is fetched for the AT-th time, `early` before the processes meet."""
+    """`fail AT` raises when a row is fetched for the AT-th time, `early` before the processes meet, `preempted`
+    gets SIGTERM there."""
     from trace_vlm.command import InputError
     from trace_vlm.data.dataset import RowDataset
     from trace_vlm.train import train
 
-    if sabotage == "early":
+    if sabotage in ("early", "preempted"):
 
         def refused(*_: Any) -> None:
+            if sabotage == "preempted":
+                os.kill(os.getpid(), signal.SIGTERM)
             raise InputError("image_folder: is not on this node")
 
         train._check_inputs = refused

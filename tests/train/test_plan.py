@@ -123,6 +123,7 @@ def test_packing_costs_by_its_budget():
         (["--with-image", "7"], "--with-image: 7.0 is not from 0 to 1"),
         (["--price", "-3"], "--price: -3.0 is not positive"),
         (["--gpus", "512", "--set", "packing=true"], "global_batch_size: 128 rows are fewer than 512 GPUs"),
+        (["--tokens", "50", "--learned", "60"], "--learned: 60.0 is not from 0 to 50"),
         (["--gpus", "7"], "global_batch_size: 128 is no multiple"),
         (["--set", "model=nowhere"], "neither a folder with config.json nor a known name"),
         (["--set", "modell=x"], "unknown key modell"),

@@ -79,6 +79,11 @@ def _saved(folder):
         return [name.removeprefix("base_model.model.model.") for name in file.keys()]  # noqa: SIM118
 
 
+def test_sigterm_before_the_first_step_ends_all_with_its_code(scenes, tiny_folder, tmp_path):
+    ended = Run(settings(scenes, tiny_folder, tmp_path / "run"), sabotage="preempted").start().wait()
+    assert ended.codes == [143, 143] and "stopped by SIGTERM before the first step" in ended.logs[1]
+
+
 def test_a_process_that_fails_takes_the_others_down_with_its_own_error_first(scenes, tiny_folder, tmp_path):
     run = Run(settings(scenes, tiny_folder, tmp_path / "run"), sabotage="fail 9")
     ended = run.start().wait()

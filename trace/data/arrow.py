@@ -150,20 +150,21 @@ def open_records(path: str | Path, tokenizer: Any, style: Template) -> Records:
     with locked(cache / "converting.lock") as alone:
         name = hashlib.sha256("|".join([str(FORMAT), _content(path, cache), _voice(tokenizer, style)]).encode())
         target = cache / f"{name.hexdigest()[:32]}.arrow"
-        if not _is_whole(target):
+        found = _whole(target)
+        if found is None:
             for left in cache.glob(".*.tmp.arrow") if alone else ():  # by a conversion that was killed
                 left.unlink(missing_ok=True)
             with replacing(target) as temporary:
                 _convert(path, temporary, tokenizer, style)
-    return Records(target)
+            found = Records(target)
+    return found
 
 
-def _is_whole(path: Path) -> bool:
+def _whole(path: Path) -> Records | None:
     try:
-        Records(path)
+        return Records(path)
     except (OSError, pa.ArrowInvalid):  # not there, or cut off, by a full disk perhaps
-        return False
-    return True
+        return None
 
 
 def _voice(tokenizer: Any, style: Template) -> str:

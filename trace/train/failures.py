@@ -54,7 +54,11 @@ class FailTogether:
 
     def _leave(self) -> None:
         print(f"process {self._process} ends: another process failed, see {self._note}", file=sys.stderr, flush=True)
-        os._exit(1)
+        try:
+            code = read_json(self._note)["code"]
+        except (InputError, KeyError):  # not written to its end yet
+            code = 1
+        os._exit(PREEMPTED if code == PREEMPTED else 1)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -64,21 +68,21 @@ class FailTogether:
             return
         told = isinstance(error, InputError | TrainingStopped | Preempted)
         text = f"error: {error}\n" if told else "".join(traceback.format_exception(error))
-        if not self._write_note(text):
+        code = PREEMPTED if isinstance(error, Preempted) else 2 if isinstance(error, InputError) else 1
+        if not self._write_note(text, code):
             self._leave()
         where = f"process {self._process} of {self._processes} on {socket.gethostname()}"
         print(f"{where} failed:\n{text}", end="", file=sys.stderr, flush=True)
-        code = PREEMPTED if isinstance(error, Preempted) else 2 if isinstance(error, InputError) else 1
         os._exit(code)  # no tidying up, which would wait for the others
 
-    def _write_note(self, text: str) -> bool:
+    def _write_note(self, text: str, code: int) -> bool:
         """Whether this process is the first to fail."""
         if not self._is_new():
             self._note.unlink(missing_ok=True)
         try:
             with open(self._note, "x", encoding="utf-8") as file:
-                said = {"process": self._process, "host": socket.gethostname(), "meeting": _meeting(), "error": text}
-                json.dump(said, file)
+                said = {"process": self._process, "host": socket.gethostname(), "meeting": _meeting()}
+                json.dump(said | {"code": code, "error": text}, file)
         except FileExistsError:
             return False
         return True

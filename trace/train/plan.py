@@ -236,9 +236,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--price", type=float, help="dollars of one GPU for an hour")
     parser.add_argument("--samples", type=int, help="instead of counting those of the data files")
     parser.add_argument("--tokens", type=float, default=150.0, help="text tokens a sample, where they are not counted")
-    parser.add_argument("--learned", type=float, default=60.0, help="of which are learned, where they are not counted")
+    parser.add_argument(
+        "--learned", type=float, help="of which are learned, where they are not counted: 60, or all of less"
+    )
     parser.add_argument("--with-image", type=float, default=1.0, help="share of samples with an image, not counted")
     args = parser.parse_args(argv)
+    args.learned = min(60.0, args.tokens) if args.learned is None else args.learned
     for name in ("gpus", "nodes", "gpu_memory", "peak", "mfu", "price", "samples", "tokens", "learned"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
