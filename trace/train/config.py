@@ -207,8 +207,8 @@ class TrainConfig:
             if getattr(self.learning_rates, name) is not None:
                 _positive(self.learning_rates, name, "learning_rates.")
         for name in ("weight_decay", "muon_weight_decay", "max_grad_norm", "dataloader_workers", "seed"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name}: {getattr(self, name)} is negative")
+            if not 0 <= getattr(self, name) < math.inf:  # nor is .nan
+                raise InputError(f"{name}: {getattr(self, name)} is neither 0 nor a positive number")
         if self.max_steps == 0 or self.max_steps < -1:
             raise InputError(f"max_steps: {self.max_steps} is neither positive nor -1, which goes by epochs")
         if not 0 <= self.warmup_ratio < 1:
