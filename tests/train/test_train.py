@@ -367,6 +367,48 @@ def test_a_model_from_its_parts_loads_in_the_type_it_trains_in(monkeypatch, nano
     assert asked == [{**parts, "attn_implementation": "sdpa", "dtype": "bfloat16" if half else "float32"}]
 
 
+@pytest.mark.parametrize(
+    ("loads", "changes", "said"),
+    [
+        (True, {}, "attention: flash_attention_2"),
+        (False, {}, "attention: sdpa"),  # installed, but of another build
+        (True, {"precision": "fp32"}, "attention: sdpa"),
+        (True, {"share_image": 2}, "attention: sdpa"),
+        (True, {"attention": "sdpa"}, "attention: sdpa"),
+    ],
+)
+def test_flash_attention_is_taken_when_it_loads_and_the_log_says_what_is(monkeypatch, loads, changes, said):
+    """On a machine that says it has a GPU and flash-attn; its kernels themselves need the real ones."""
+    taken, told = [], []
+
+    class Model:
+        def set_attn_implementation(self, chosen):
+            taken.append(chosen)
+
+    def fake_load(config, name):
+        if name == language.FLASH and not loads:
+            raise ImportError("flash_attn: undefined symbol")
+        return type("Loaded", (), {"model": Model()})()
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(language.importlib.util, "find_spec", lambda name: name == "flash_attn")
+    monkeypatch.setattr(language, "_load", fake_load)
+    found = {"model": "m", "data": "d", "output_dir": "o", "precision": "bf16"} | changes
+    language.load_for_training(typed(TrainConfig, found, "test"), told.append)
+    assert told == [said] and set(taken[0].values()) == {said.removeprefix("attention: ")}
+
+
+def test_flash_attention_that_does_not_load_is_an_error_where_it_was_asked_for(monkeypatch):
+    def refuse(config, name):
+        raise ImportError("flash_attn: undefined symbol")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(language, "_load", refuse)
+    found = {"model": "m", "data": "d", "output_dir": "o", "attention": language.FLASH}
+    with pytest.raises(InputError, match="attention: flash_attention_2 cannot be used here: .*undefined symbol"):
+        language.load_for_training(typed(TrainConfig, found, "test"))
+
+
 def test_both_optimizers_step_save_and_follow_one_schedule():
     torch.manual_seed(0)
     matrix, vector = torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(3))
