@@ -22,6 +22,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message names it, says what was expected and what to do."""
 
 
+class Incomplete(RuntimeError):
+    """A part of the work could not be done, and everything else was. The message names the part and what to do."""
+
+
 def how_to_install(extra: str) -> str:
     """The end of a message about a package that is missing; pip alone does not keep to the tested versions."""
     return f"bash environment_setup.sh --extras {extra} in a clone, or pip install 'trace-vlm[{extra}]'"
@@ -52,7 +56,8 @@ def _with_dashes(word: str) -> str:
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main(argv)`; return its exit code: 0, 2 for a mistake in the input, 130 for Ctrl-C."""
+    """Run a command's `main(argv)`; return its exit code: 0, 1 if the work is incomplete, 2 for a mistake
+    in the input, 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # data may hold what no terminal can show
@@ -61,6 +66,9 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Incomplete as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader (head, less) left: nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

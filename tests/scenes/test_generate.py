@@ -13,16 +13,18 @@ import subprocess
 import sys
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from parallel_workers import HOW, renderer_that_ends
 from PIL import Image
 from rendering import needs_gl
 
-from trace_vlm.command import InputError
-from trace_vlm.data.scenes import generate, instructions, merge, shortcuts
+from trace_vlm.command import InputError, run
+from trace_vlm.data.scenes import generate, instructions, merge, pool, shortcuts
 from trace_vlm.data.scenes.parts import Parts, pictures_whole
 from trace_vlm.points import parse_points
 from trace_vlm.prompts import POINTS_SUFFIX, bare_instruction
@@ -105,6 +107,31 @@ def test_a_killed_run_continues(folder: Path, tmp_path: Path) -> None:
     generate.main(arguments(out))
     assert read_json(out / "generate.json")["timing"]["scenes_rendered"] == SCENES - done
     assert contents(out) == contents(folder)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_worker_that_dies_changes_nothing(how: str, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(pool, "_renderer", partial(renderer_that_ends, how, 3, 1, tmp_path / "count"))
+    assert generate.main(arguments(out, "--workers", "2")) == 0
+    assert (tmp_path / "count").stat().st_size == 2 and contents(out) == contents(folder)
+
+
+def test_a_scene_that_ends_every_worker_is_named_and_all_others_are_done(
+    folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(pool, "_renderer", partial(renderer_that_ends, "SEGV", 3, 99, tmp_path / "count"))
+    assert run(generate.main, arguments(out)) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == (
+        f"error: 1 of {SCENES} scenes could not be made: scene 3: its worker process ended 3 times, the last time by "
+        f"{HOW['SEGV']}. All others are done; the same command tries again what is missing"
+    )
+    assert (out / "parts.jsonl").read_bytes().count(b"\n") == SCENES - 1 and not (out / "data.json").exists()
+    monkeypatch.undo()
+    assert generate.main(arguments(out)) == 0
+    assert read_json(out / "generate.json")["timing"]["scenes_rendered"] == 1 and contents(out) == contents(folder)
 
 
 def test_shards_merge_to_the_same_bytes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

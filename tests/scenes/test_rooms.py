@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import io
 import json
 import math
 import tracemalloc
@@ -268,21 +267,3 @@ def test_unseen_relations_stay_out_of_training(made: tuple[Path, Any, list[Any]]
     hidden = set(CONFIG.questions.unseen)
     assert not any(hidden & set(names) for names in training.relations.values())
     assert hidden - {"between"} <= {name for names in job.relations.values() for name in names}
-
-
-def test_fast_pictures_are_the_same_pictures() -> None:
-    from trace_vlm.data.scenes.packing import fast_png, packed, png
-
-    rng = np.random.default_rng(0)
-    for shape in ((37, 21), (37, 21, 3), (1, 5, 3), (64, 9, 3), (65, 9, 3), (200, 9, 3)):
-        picture = rng.integers(0, 256, shape).astype(np.uint8)
-        whole = packed(picture)
-        changed = picture.copy()
-        changed[shape[0] // 2 :: 7] = 9
-        for other in (picture, changed):
-            again = packed(other, whole)
-            assert again.png == packed(other).png and (np.asarray(Image.open(io.BytesIO(again.png))) == other).all()
-        for pack in (png, fast_png, lambda array: packed(array).png):
-            with Image.open(io.BytesIO(pack(picture))) as image:
-                image.verify()
-            assert (np.asarray(Image.open(io.BytesIO(pack(picture)))) == picture).all()

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sources_by_hand as hand
+from parallel_workers import HOW, ends_at
 from PIL import Image
 
 from trace_vlm.command import run
+from trace_vlm.data.sources import check
 from trace_vlm.data.sources.check import decoded_size
 from trace_vlm.data.sources.cli import main
 from trace_vlm.records import read_samples
@@ -200,3 +203,19 @@ def test_an_image_that_a_malformed_record_shows_first_is_decoded_for_the_others(
     words = ["check", "--data", data, "--image-folder", tmp_path, "--workers", 1, "--report", tmp_path / "report.jsonl"]
     assert run(main, [str(word) for word in words]) == 1
     assert "2 samples, 2 with problems" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_picture_that_ends_every_worker_is_named_and_all_others_are_looked_at(
+    how, tmp_path, monkeypatch, capsys
+) -> None:  # type: ignore[no-untyped-def]
+    names = [f"{number}.jpg" for number in range(70)]
+    for name in names:
+        hand.picture(tmp_path / name, (64, 48))
+    data = hand.write(tmp_path / "data.json", [hand.pointing(name, name) for name in names])
+    monkeypatch.setattr(check, "_looker", partial(ends_at, how, "7.jpg"))
+    words = ["check", "--data", str(data), "--workers", "2", "--report", str(tmp_path / "report.jsonl")]
+    assert run(main, words) == 1
+    told = capsys.readouterr().out
+    assert "70 samples, 1 with problems" in told
+    assert f"7.jpg: its worker process ended 3 times, the last time by {HOW[how]}" in told

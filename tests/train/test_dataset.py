@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
+from parallel_workers import HOW, always_end
 from scenes_by_hand import draw_views
 
 from trace_vlm.command import InputError
@@ -19,6 +21,7 @@ from trace_vlm.data.dataset import Collator, RowDataset
 from trace_vlm.data.scenes import captions
 from trace_vlm.prompts import IGNORE, template
 from trace_vlm.records import read_samples
+from trace_vlm.utils.parallel import WorkerDied
 
 
 @pytest.fixture(scope="module")
@@ -224,15 +227,28 @@ def test_what_a_kill_or_a_full_disk_left_in_the_cache_is_made_again(scenes, nano
     assert again.path.read_bytes() == whole and not left.exists()
 
 
-def test_a_process_that_is_killed_while_it_tokenises_ends_the_conversion(scenes, nano):
-    samples = list(read_samples(scenes / "captions.json"))[:4]
-    encoded = arrow._encoded_by(2, itertools.repeat(samples), nano.tokenizer, template("vicuna_v1"))
-    assert next(encoded).num_rows == 4
+def test_a_process_that_is_killed_while_it_tokenises_is_replaced(scenes, nano, tmp_path, monkeypatch):
+    monkeypatch.setattr(arrow, "ROWS", 4)
+    path = scenes / "captions.json"
+    alone = [
+        arrow._encode_chunk(nano.tokenizer, template("vicuna_v1"), chunk) for chunk in arrow._chunks(read_samples(path))
+    ]
+    encoded = arrow._encoded_by(2, path, nano.tokenizer, template("vicuna_v1"))
+    first = next(encoded)
     for child in multiprocessing.active_children():
         child.kill()
-    with pytest.raises(InputError, match="a process that tokenises the data was killed"):
-        for _ in encoded:
-            pass
+    assert [first, *encoded] == alone and len(alone) > 4
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_samples_that_end_every_process_which_tokenises_them_are_named(scenes, nano, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(arrow, "ROWS", 4)
+    monkeypatch.setattr(arrow, "_encode_chunk", partial(always_end, how))
+    encoded = arrow._encoded_by(2, scenes / "captions.json", nano.tokenizer, template("vicuna_v1"))
+    with pytest.raises(
+        WorkerDied, match="captions.json, samples 0 to 3 could not be tokenised: .*" + re.escape(HOW[how])
+    ):
+        list(encoded)
 
 
 @pytest.mark.parametrize("share_image", [1, 2])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -469,6 +471,20 @@ def test_a_benchmark_is_answered_while_training_goes_on(scenes, tiny_folder, ben
     assert sorted(path.name for path in (asked / "evaluation").iterdir()) == ["0000002_7.png", "0000003_7.png"]
     one, two = load(asked).model.state_dict(), load(plain).model.state_dict()
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())  # asking changes nothing
+
+
+def test_a_loading_process_that_is_killed_is_named_and_the_same_command_continues(scenes, tiny_folder, tmp_path):
+    changes = {"grounding_loss": None, "optimizer": "adamw", "max_steps": 60, "save_steps": 2, "dataloader_workers": 1}
+    loading = Run(settings(scenes, tmp_path / "run", model=tiny_folder, **changes), processes=1)
+    started = loading.start().when(lambda: (loading.folder / "checkpoints/checkpoint-2").is_dir())
+    pid = started.processes[0].pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    ended = started.wait()
+    assert ended.codes == [1] and "Traceback" not in ended.logs[0]
+    assert re.search(r"error: DataLoader worker .*; the same command continues from the last checkpoint", ended.logs[0])
+    loading.to_its_end()
+    assert json.loads((loading.folder / "run.json").read_text())["finished"]
 
 
 def test_a_run_with_loader_workers_and_evaluation_ends_by_itself(scenes, tiny_folder, bench, tmp_path):

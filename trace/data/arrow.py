@@ -9,16 +9,12 @@ an unchanged one never. `TRACE_CACHE` moves the folder (default ~/.cache/trace-v
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import re
-import signal
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +29,7 @@ from ..files import locked, read_json, replacing, sha256, write_json
 from ..prompts import IGNORE, IMAGE_ID, Encoded, Rendered, Template, encode, render
 from ..reasoning import parse
 from ..records import Sample, read_samples
+from ..utils.parallel import Pool, WorkerDied
 
 FORMAT = 1  # raised when what is written changes
 ROWS = 512  # records a batch of the file: what is parsed to reach one of them
@@ -190,13 +187,11 @@ def _content(path: Path, cache: Path) -> str:
 def _convert(path: Path, target: Path, tokenizer: Any, style: Template) -> None:
     workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
     parallel = workers > 1 and path.stat().st_size > PARALLEL_ABOVE
-    chunks = _chunks(read_samples(path))
     with ExitStack() as stack:
         if parallel:
-            batches: Iterator[Any] = stack.enter_context(closing(_encoded_by(workers, chunks, tokenizer, style)))
+            batches: Iterator[Any] = stack.enter_context(closing(_encoded_by(workers, path, tokenizer, style)))
         else:
-            _begin(tokenizer, style)
-            batches = (_encode_chunk(chunk) for chunk in chunks)
+            batches = (_encode_chunk(tokenizer, style, chunk) for chunk in _chunks(read_samples(path)))
         file = stack.enter_context(pa.OSFile(str(target), "wb"))
         writer = stack.enter_context(pa.ipc.new_file(file, SCHEMA))
         bar = stack.enter_context(tqdm(desc=f"tokenise {path.name}", unit=" samples", leave=False))
@@ -207,26 +202,17 @@ def _convert(path: Path, target: Path, tokenizer: Any, style: Template) -> None:
             bar.update(batch.num_rows)
 
 
-def _encoded_by(
-    workers: int, chunks: Iterator[list[Sample]], tokenizer: Any, style: Template
-) -> Generator[Any, None, None]:
-    """Every chunk encoded, in order, by processes of their own; two chunks a process are under way."""
-    context = multiprocessing.get_context("spawn")  # not forked: this process may hold a GPU by now
-    pool = ProcessPoolExecutor(workers, context, _begin_elsewhere, (tokenizer, style))
-    under_way: deque[Future[Any]] = deque()
-    try:
-        for chunk in chunks:
-            under_way.append(pool.submit(_encode_chunk, chunk))
-            if len(under_way) > 2 * workers:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    except BrokenProcessPool:
-        raise InputError(
-            "a process that tokenises the data was killed, for want of memory perhaps; the same command begins again"
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+def _encoded_by(workers: int, path: Path, tokenizer: Any, style: Template) -> Generator[Any, None, None]:
+    """Every chunk of a file encoded, in order, by processes of their own."""
+    with Pool(workers, partial, _encode_chunk, tokenizer, style) as pool:
+        first = 0
+        for chunk, batch in pool.in_order(_chunks(read_samples(path))):
+            try:
+                yield batch.result()
+            except WorkerDied as error:
+                last = first + len(chunk) - 1
+                raise WorkerDied(f"{path}, samples {first} to {last} could not be tokenised: {error}") from None
+            first += len(chunk)
 
 
 def _chunks(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
@@ -234,24 +220,12 @@ def _chunks(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
         yield chunk
 
 
-_worker: dict[str, Any] = {}  # what a converting process needs for each chunk
-
-
-def _begin(tokenizer: Any, style: Template) -> None:
-    _worker.update(tokenizer=tokenizer, style=style)
-
-
-def _begin_elsewhere(tokenizer: Any, style: Template) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer
-    _begin(tokenizer, style)
-
-
-def _encode_chunk(samples: Sequence[Sample]) -> Any:
+def _encode_chunk(tokenizer: Any, style: Template, samples: Sequence[Sample]) -> Any:
     """A record batch, or what is wrong with the first sample that cannot be used."""
     rows = []
     for sample in samples:
         try:
-            rows.append(_row(sample, _worker["tokenizer"], _worker["style"]))
+            rows.append(_row(sample, tokenizer, style))
         except InputError as error:
             return f"sample {sample.id}: {error}"
     return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)

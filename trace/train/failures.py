@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from ..command import InputError
+from ..command import Incomplete, InputError
 from ..files import read_json
 from .watch import PREEMPTED, Preempted, TrainingStopped
 
@@ -66,7 +66,7 @@ class FailTogether:
         self._over.set()
         if error is None or self._processes == 1:
             return
-        told = isinstance(error, InputError | TrainingStopped | Preempted)
+        told = isinstance(error, InputError | Incomplete | TrainingStopped | Preempted)
         text = f"error: {error}\n" if told else "".join(traceback.format_exception(error))
         code = PREEMPTED if isinstance(error, Preempted) else 2 if isinstance(error, InputError) else 1
         if not self._write_note(text, code):

@@ -23,7 +23,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError, Parser, existing_file, existing_folder, output_folder, run
+from ..command import Incomplete, InputError, Parser, existing_file, existing_folder, output_folder, run
 from ..files import locked
 from ..records import read_json, sha256, write_json
 from .config import TrainConfig, load_config
@@ -82,7 +82,12 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
     started = time.monotonic()
     trainer.add_callback(Clock(folder))
     stop.after_a_step = True
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise Incomplete(f"{str(error).rstrip('. ')}; the same command continues from the last checkpoint") from None
     if prepared.preempted:
         if trainer.is_world_process_zero():
             step = trainer.state.global_step

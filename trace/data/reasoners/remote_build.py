@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...api import Client, Limits, Provider, Request, cached_key, read_cached
 from ...api_cost import Price
 from ...api_providers import Options, make_provider
 from ...api_words import asked_price, estimate, report
+from ...command import Incomplete
 from ...lookup import Lookup
 from ...records import Sample
 from .check import Rejected, Rules
@@ -64,8 +66,10 @@ def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, A
         plan = _plan(args, samples, conversations)
         print(_estimate(args, plan, price), flush=True)
         asking = Asking(conversations)
+        senders: Provider = client.provider
         if plan.requests:
-            asyncio.run(_ask(asking, samples, client, plan, _senders(args, client.provider, make, plan.requests)))
+            senders = _senders(args, client.provider, make, plan.requests)
+            asyncio.run(_ask(asking, samples, client, plan, senders))
             print(report(client.figures, price))
 
         def steps_of(task: Task) -> Mapping[str, str]:
@@ -77,7 +81,15 @@ def build(args: Namespace, samples: Samples, rejects: Rejects) -> Mapping[str, A
             return state
 
         figures = {"prompt": writing.version, "remote": client.figures.as_json(), "price": price and asdict(price)}
-        return write_all(args, tasks_of(samples(), rejects.add), steps_of, rejects, figures)
+        summary = write_all(args, tasks_of(samples(), rejects.add), steps_of, rejects, figures)
+    given_up = getattr(senders, "given_up", {})
+    if given_up:
+        raise Incomplete(
+            f"{args.out} lacks {len(given_up)} samples whose requests ended the process that sent them: "
+            + "; ".join(f"{name}: {reason}" for name, reason in islice(given_up.items(), 5))
+            + ". All others are written; the same command asks again"
+        )
+    return summary
 
 
 def _senders(args: Namespace, provider: Provider, make: Callable[[], Provider], requests: int) -> Provider:

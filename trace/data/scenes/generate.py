@@ -16,10 +16,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...command import InputError, Parser, how_to_install, output_folder, run
+from ...command import Incomplete, InputError, Parser, how_to_install, output_folder, run
 
 if TYPE_CHECKING:
     from .parts import Parts, Shard
@@ -189,7 +190,14 @@ def _render(job: Job, scenes: int, shard: Shard, workers: int, settings: dict[st
     with JsonlWriter(shard.file(job.out)) as writer:
         todo = Parts(job.out, scenes).unfinished(mine)
         started = time.perf_counter()
-        run_scenes(job, todo, workers, writer.write, total=len(mine))
+        failed = run_scenes(job, todo, workers, writer.write, total=len(mine))
+    if failed:
+        raise Incomplete(
+            f"{len(failed)} of {len(mine)} scenes could not be made: "
+            + "; ".join(f"scene {number}: {reason}" for number, reason in islice(failed.items(), 5))
+            + (", ..." if len(failed) > 5 else "")
+            + ". All others are done; the same command tries again what is missing"
+        )
     seconds = time.perf_counter() - started
     return {
         "scenes_rendered": len(todo),

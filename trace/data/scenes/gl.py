@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("LP_NUM_THREADS", "1")  # one thread a process: the workers are the parallelism
+# Mesa's software renderer works in the calling thread: the workers are the parallelism, and its own threads are one
+# suspect less when a worker dies.
+os.environ.setdefault("LP_NUM_THREADS", "0")
 
 import mujoco
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .camera import Camera
 from .catalog import Body
-from .packing import fast_png, packed, png
 from .questions import ViewQuestion
 from .rectangles import draw_marks
 from .surfaces import FIRST_OBJECT, Room, Support
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from .scene import Job
 
 Floats = NDArray[np.float64]
+COMPRESSION = {"fast": 1, "small": 3}  # zlib's level, by `camera.packing`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +42,27 @@ def write_scene(
 ) -> dict[str, Any]:
     """Render the pictures and write every file; returns the scene's line."""
     views, samples = [], []
-    small = job.config.camera.packing == "small"
-    pack = png if small else fast_png
+    level = COMPRESSION[job.config.camera.packing]
     per_view = sum(job.counts.values())
     for index, shot in enumerate(shots):
         name = f"{number:06d}_{index}"
         studio.look(shot.camera)
         picture = studio.color()
-        whole = None if small else packed(picture)
-        _save(job.out / "images" / f"{name}.png", whole.png if whole else png(picture))
-        _save(job.out / "instances" / f"{name}.png", pack(shot.view.instances))
+        _save(job.out / "images" / f"{name}.png", picture, level)
+        _save(job.out / "instances" / f"{name}.png", shot.view.instances, level)
         if shot.depth is not None:
             millimetres = np.clip(np.round(1000 * shot.depth), 0, 65535).astype(np.uint16)
-            _save(job.out / "depth" / f"{name}.png", png(millimetres))
+            _save(job.out / "depth" / f"{name}.png", millimetres, level)
         views.append(_view(job, number, name, bodies, room, shot))
         for place, question in enumerate(shot.questions):
             running = (number * job.views + index) * per_view + place
             identifier: int | str = running if job.benchmark else f"{name}_{place}"
-            _save(job.out / "masks" / f"{identifier}.png", pack(question.goal.mask.astype(np.uint8) * 255))
+            _save(job.out / "masks" / f"{identifier}.png", question.goal.mask.astype(np.uint8) * 255, level)
             meta = _meta(name, identifier, question, shot.view)
             if question.marks:
                 meta["image"] = f"images/{name}_q{place}.png"
                 boxes = [reference.box for reference in question.goal.references]
-                marked = draw_marks(picture, boxes, question.marks)
-                _save(job.out / meta["image"], packed(marked, whole).png if whole else png(marked))
+                _save(job.out / meta["image"], draw_marks(picture, boxes, question.marks), level)
             samples.append({"id": identifier, "instruction": question.instruction, "meta": meta})
     return {"scene": number, "views": views, "samples": samples, "rejects": dict(rejects)}
 
@@ -213,16 +210,9 @@ def _surface_of(question: ViewQuestion, view: View) -> str:
     return place.name if place.owner is None else view.root(view.bodies[place.owner]).name
 
 
-def _save(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    name = str(path)
-    folder, base = os.path.split(name)
-    temporary = f"{folder}/.{base}.tmp"
-    try:
-        file = open(temporary, "wb")
-    except FileNotFoundError:  # the first of its folder
-        path.parent.mkdir(exist_ok=True)
-        file = open(temporary, "wb")
-    with file:
-        file.write(data)
-    os.replace(temporary, name)
+def _save(path: Path, picture: NDArray[Any], level: int) -> None:
+    """Write a picture as PNG, complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(picture).save(temporary, "PNG", compress_level=level)
+    temporary.replace(path)

@@ -7,13 +7,11 @@ byte of it all the same. The report is written as the check goes, so that a kill
 from __future__ import annotations
 
 import math
-import multiprocessing
 import re
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,12 @@ from ...images import BROKEN_IMAGE
 from ...points import Box
 from ...reasoning import parse
 from ...records import Sample
+from ...utils.parallel import Pool, WorkerDied
 from .kinds import UniqueIds, as_sample, number_of, raw_records
 from .problems import BROKEN, CONVERSATION, DUPLICATE, MASK, MISSING, POINTS, Problem, Problems
 from .sound import Images, conversation_problem, part_of, points_problem
 
 CHUNK = 64  # samples handed to a process at a time
-AHEAD = 8  # chunks waiting for each process
 _DECIMALS = re.compile(r"\.(\d+)")
 
 
@@ -40,6 +38,12 @@ class Findings:
     parts: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)  # "WIDTHxHEIGHT" of the images that opened
     masks: int = 0
+
+    def add(self, others: Findings) -> None:
+        self.problems += others.problems
+        self.parts.update(others.parts)
+        self.sizes.update(others.sizes)
+        self.masks += others.masks
 
     def as_json(self) -> dict[str, Any]:
         problems = [{"sample": place, **asdict(problem)} for place, problem in self.problems]
@@ -176,52 +180,42 @@ def _chunks(data: Path) -> Iterator[tuple[int, list[_Task]]]:
 def _run(
     chunks: Iterable[tuple[int, list[_Task]]], done: Mapping[int, Findings], folder: Path, workers: int
 ) -> Iterator[tuple[int, Findings]]:
-    """The findings of every chunk, in order, with a progress bar."""
+    """The findings of every chunk, in order, with a progress bar; those that are `done` are the first ones."""
     from tqdm import tqdm
 
-    context = multiprocessing.get_context("spawn")
+    yield from done.items()
+    rest = (chunk for number, chunk in chunks if number not in done)
     with (
-        tqdm(desc="check", unit=" samples", mininterval=0.5) as bar,
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(folder,)) as pool,
+        tqdm(desc="check", unit=" samples", mininterval=0.5, initial=CHUNK * len(done)) as bar,
+        Pool(workers, _looker, folder) as pool,
     ):
-        waiting: deque[tuple[int, int, Future[Findings] | Findings]] = deque()
+        for number, (chunk, result) in enumerate(pool.in_order(rest), len(done)):
+            try:
+                findings = result.result()
+            except WorkerDied:
+                findings = _one_by_one(chunk, pool)
+            bar.update(len(chunk))
+            yield number, findings
 
-        def first() -> tuple[int, Findings]:
-            number, size, result = waiting.popleft()
-            findings = result if isinstance(result, Findings) else result.result()
-            bar.update(size)
-            return number, findings
 
+def _one_by_one(chunk: list[_Task], pool: Pool) -> Findings:
+    """The findings of a chunk that no worker survived: which of its samples ends the workers."""
+    found = Findings()
+    for task, result in pool.in_order([task] for task in chunk):
         try:
-            for number, chunk in chunks:
-                result = done[number] if number in done else pool.submit(_look, chunk)
-                waiting.append((number, len(chunk), result))
-                if len(waiting) >= workers * AHEAD:
-                    yield first()
-            while waiting:
-                yield first()
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker was killed (too little memory?); the same command continues, with fewer --workers"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            found.add(result.result())
+        except WorkerDied as error:
+            (dead,) = task
+            sample = as_sample(dead.record, dead.where, dead.place, _Into([]))
+            if sample is not None:
+                found.parts[part_of(sample)] += 1
+            name = str(dead.record.get("id", f"#{dead.place}"))
+            found.problems.append((dead.place, Problem(name, BROKEN, f"{dead.record.get('image')}: {error}")))
+    return found
 
 
-_images: Images | None = None
-
-
-def _start(folder: Path) -> None:
-    import signal
-
-    global _images
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
-    _images = Images(folder)
-
-
-def _look(chunk: list[_Task]) -> Findings:
-    assert _images is not None
-    return look(chunk, _images)
+def _looker(folder: Path) -> Callable[[list[_Task]], Findings]:
+    return partial(look, images=Images(folder))
 
 
 # --- one sample -----------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""How the project touches the world; nothing here knows what a point or a model is."""
