@@ -193,7 +193,7 @@ def _head(summary: dict[str, Any]) -> str:
     note = f" ({benchmark['note']})" if benchmark["note"] else ""
     return (
         f"{benchmark['folder']}{note}: {benchmark['questions']} questions about {benchmark['images']} images; "
-        "in brackets 95 % bootstrap intervals over images"
+        "in brackets 95 % intervals over images (bootstrap; exact binomial where all images score alike)"
     )
 
 
