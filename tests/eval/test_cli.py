@@ -56,7 +56,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(benchmark_folder: Path, tiny_mode
     assert f"{question_file}, line 3" in done.stderr
 
 
-def test_answers_and_their_record(benchmark_folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_answers_and_their_record(
+    benchmark_folder: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     answers = tmp_path / "tiny.jsonl"
     assert model_vqa.main(arguments(benchmark_folder, tiny_model, answers)) == 0
     lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
@@ -64,6 +66,9 @@ def test_answers_and_their_record(benchmark_folder: Path, tiny_model: Path, tmp_
     assert all(len(line["token_ids"]) <= 5 and line["model_id"] == "tiny" for line in lines)
     assert all("number" in line["prompt"] and "Reason step by step" in line["prompt"] for line in lines)
     assert len({line["answer_id"] for line in lines}) == 6
+    assert {line["metadata"]["finish"] for line in lines} == {"length"}
+    told = capsys.readouterr().out
+    assert "6 answers were cut at 5 new tokens" in told
     record = json.loads(run_file(answers).read_text(encoding="utf-8"))
     assert record["settings"]["model"].startswith("sha256:") and record["finished"] and record["answers"] == 6
     assert {"python", "torch", "transformers"} <= set(record["versions"])

@@ -34,7 +34,7 @@ from ..conventions import CONVENTIONS, convention, convention_of, read
 from ..files import sha256, write_json, write_jsonl
 from ..model.predict import prompt_template
 from ..points import Box
-from ..records import Question
+from ..records import FINISHED_AT_LIMIT, Question
 from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
 from .remote import EXPECTED_TOKENS, Asking
 from .runs import done_before, numbered
@@ -238,7 +238,7 @@ def _count(job: Job, question: Question, completion: Any) -> None:
     asking = job.asking
     response = read(completion.text, job.suite.image_size(question), asking.convention, asking.sent(question))
     job.tally.add(question, response)
-    job.cut += completion.finish in ("length", "max_tokens")
+    job.cut += completion.finish in FINISHED_AT_LIMIT
     centers = [item.center if isinstance(item, Box) else item for item in response.points]
     job.points += len(centers)
     job.outside += sum(not center.inside for center in centers)

@@ -33,7 +33,7 @@ from ..model.decoding import Decoding
 from ..model.predict import add_decoding_flags, decoding_of, prompt_template
 from ..model.predictor import Prediction, Predictor, bundled, human_turn
 from ..prompts import render_prompt
-from ..records import Answer, Question, read_answers
+from ..records import FINISHED_AT_LIMIT, Answer, Question, read_answers
 from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
 from .runs import done_before, fingerprint, merge, numbered, part_of, sort_answers, torchrun
 from .suites import Suite, key, run_file
@@ -146,6 +146,9 @@ def _answer_file(job: Job, predictor: Predictor | None) -> Predictor | None:
     if not tally.answers:  # nothing was left to do: say how the whole file did
         tally.read(path, questions)
     print(f"{path}: {len(questions)} answers, {tally.describe()}")
+    cut = sum(answer.cut for answer in read_answers(path))
+    if cut:
+        print(f"  {cut} answers were cut at {job.decoding.max_new_tokens} new tokens: give more --max-new-tokens")
     return predictor
 
 
@@ -262,7 +265,10 @@ def _check_alone(job: Job, predictor: Predictor) -> dict[str, int] | None:
 def _answer(job: Job, question: Question, prediction: Prediction, predictor: Predictor) -> Answer:
     model, arguments = predictor.checkpoint.name, job.arguments
     made_of = f"{model} {question.question_id} {job.decoding} {arguments.reasoning} {job.run}"
-    metadata: dict[str, Any] = {"point_confidence": [round(value, 6) for value in prediction.point_confidence]}
+    metadata: dict[str, Any] = {
+        "point_confidence": [round(value, 6) for value in prediction.point_confidence],
+        "finish": FINISHED_AT_LIMIT[0] if prediction.cut else "stop",
+    }
     if prediction.samples:
         metadata["samples"] = list(prediction.samples)
     return Answer(

@@ -184,7 +184,8 @@ def describe(prediction: Prediction, size: tuple[int, int], lifted: Sequence[Lif
         if lifted is not None:
             lines.append(f"    {_in_space(lifted[place])}")
     if not prediction.response.parsable:
-        lines.append("no point could be read from this answer")
+        cut = "no point could be read: the answer was cut at --max-new-tokens"
+        lines.append(cut if prediction.cut else "no point could be read from this answer")
     return "\n".join([*lines, f"{len(prediction.token_ids)} tokens in {prediction.seconds:.2f} s"])
 
 

@@ -60,6 +60,7 @@ class Prediction:
 
     `point_confidence` holds one value in [0, 1] a point: the probability of its tokens, or, of several `samples`
     (all texts that were drawn), the share of the others that agree. `confidence` is their mean; None without points.
+    `cut` says that the answer reached its last token before it ended.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Prediction:
     seconds: float
     point_confidence: tuple[float, ...] = ()
     samples: tuple[str, ...] = ()
+    cut: bool = False
 
 
 class Predictor:
@@ -260,7 +262,8 @@ class Predictor:
             points = point_confidence(self.checkpoint.tokenizer, ids, logprobs, responses[chosen])
         mean = sum(points) / len(points) if points else None
         samples = tuple(texts) if len(texts) > 1 else ()
-        return Prediction(texts[chosen], tuple(ids), responses[chosen], prompt, mean, seconds, points, samples)
+        cut = len(ids) >= decoding.max_new_tokens and not decoding.constrained  # a grammar ends every answer in time
+        return Prediction(texts[chosen], tuple(ids), responses[chosen], prompt, mean, seconds, points, samples, cut)
 
     def _by_rows(
         self, pictures: dict[str, Any], asked: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
