@@ -37,7 +37,7 @@ from ..points import Box
 from ..records import FINISHED_AT_LIMIT, Question
 from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
 from .remote import EXPECTED_TOKENS, Asking
-from .runs import done_before, numbered
+from .runs import done_before, numbered, pictures
 from .suites import Suite, key, run_file
 
 PROTOCOLS = {"openai": "openai", "gemini": "gemini", "vllm": "openai", "sglang": "openai"}  # by provider
@@ -156,6 +156,7 @@ def _settings(job: Job) -> dict[str, Any]:
         "reasoning": asking.reasoning,
         "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
         "num_questions": arguments.num_questions,
+        "images": pictures(job.suite),
         "max_side": asking.max_side,
         "options": asking.options,
         "run": asking.run,

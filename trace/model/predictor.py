@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .constrain import Grammar
 
-__all__ = ["Decoding", "Prediction", "Predictor", "bundled", "default_model", "human_turn", "main", "plan_batches",
-           "shipped"]  # fmt: skip
+__all__ = ["Decoding", "Prediction", "Predictor", "bundled", "default_model", "human_turn", "main", "placement",
+           "plan_batches", "shipped"]  # fmt: skip
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 BUNDLED = ("nano", "nano-base")  # may ship with the package: one that reasons, and the one it was trained from
@@ -74,6 +74,14 @@ class Prediction:
     cut: bool = False
 
 
+def placement(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
+    """Where a model is loaded, and as what: see `Predictor.load`."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return device, dtype or ("float32" if device == "cpu" else "auto")
+
+
 class Predictor:
     """A loaded model that answers questions about images."""
 
@@ -95,14 +103,10 @@ class Predictor:
         Raises:
             InputError: the path is no model, or the device or type is not to be had.
         """
-        import torch
-
         from .checkpoint import load
 
-        path = bundled(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or ("float32" if device == "cpu" else "auto")
-        return cls(load(path, base=base, dtype=dtype, device=device))
+        device, dtype = placement(device, dtype)
+        return cls(load(bundled(path), base=base, dtype=dtype, device=device))
 
     def predict(
         self,
