@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report
+from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report, server_of
 from ..command import InputError, Parser, output_folder, run
 from ..conventions import CONVENTIONS, convention, convention_of, read
 from ..files import sha256, write_json, write_jsonl
@@ -63,17 +63,20 @@ class Job:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = checked(_parser(), argv)
     _check(arguments)
+    from ..api import forget
+
     template, suite = prompt_template(arguments), asked_questions(arguments)
     how = convention(arguments.convention) if arguments.convention else convention_of(arguments.model)
     print(f"{arguments.model} is asked and read in the convention {how.name}: {how.summary}")
     for question in suite.questions:
         suite.image_path(question)  # a missing image shows now, not after an hour
+    server = server_of(PROTOCOLS[arguments.provider], arguments.base_url)
     jobs = []
     for number in range(1, arguments.runs + 1):
         seed = None if arguments.seed is None else arguments.seed + number - 1
         at = number if arguments.runs > 1 else 0
         asking = Asking(suite, how, arguments.box, arguments.reasoning, template, arguments.max_side,
-                        _options(arguments), at, seed)  # fmt: skip
+                        _options(arguments), server, at, seed)  # fmt: skip
         jobs.append(
             Job(arguments, suite, asking, numbered(arguments.answer_file, number, arguments.runs), Tally(suite))
         )
@@ -82,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     output_folder(arguments.answer_file.parent)
     if arguments.overwrite:
-        own = [_cache(arguments)] if arguments.cache is None else []  # one that was named may serve other answers too
+        own = [_cache(arguments)] if arguments.cache is None else []
+        if arguments.cache is not None:  # it may serve other answers too
+            asked = {job.asking.request(one).key(arguments.model) for job in jobs for one in suite.questions}
+            forget(arguments.cache, asked)
         for path in (*own, *(file for job in jobs for file in (job.path, run_file(job.path)))):
             path.unlink(missing_ok=True)
     unanswered = sum(_answer_file(job) for job in jobs)
@@ -133,7 +139,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> str:
-    """What shapes an answer beside text, picture and model; part of the cache's key."""
+    """What shapes an answer beside text, picture, model and server; part of the cache's key."""
     wanted = {"temperature": arguments.temperature, "limit": arguments.max_output_tokens}
     wanted["thinking"] = arguments.thinking_budget
     return " ".join(f"{name}={value}" for name, value in wanted.items() if value is not None)
@@ -150,6 +156,7 @@ def _settings(job: Job) -> dict[str, Any]:
     return {
         "provider": arguments.provider,
         "model": arguments.model,
+        "server": asking.server or "the provider's own",
         "question_sha256": sha256(job.suite.question_file),
         "convention": asking.convention.name,
         "box": asking.box,
@@ -266,7 +273,7 @@ def _dry_run(jobs: Sequence[Job]) -> None:
 
     with Lookup(_cache(jobs[0].arguments), cached_key) as lookup:
         missing = sum(
-            read_cached(lookup, job.asking.request(question), job.arguments.model) is None
+            job.arguments.overwrite or read_cached(lookup, job.asking.request(question), job.arguments.model) is None
             for job in jobs
             for question in job.suite.questions
         )
