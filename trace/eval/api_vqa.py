@@ -63,8 +63,6 @@ class Job:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = checked(_parser(), argv)
     _check(arguments)
-    from ..api import forget
-
     template, suite = prompt_template(arguments), asked_questions(arguments)
     how = convention(arguments.convention) if arguments.convention else convention_of(arguments.model)
     print(f"{arguments.model} is asked and read in the convention {how.name}: {how.summary}")
@@ -85,14 +83,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     output_folder(arguments.answer_file.parent)
     if arguments.overwrite:
-        own = [_cache(arguments)] if arguments.cache is None else []
-        if arguments.cache is not None:  # it may serve other answers too
-            asked = {job.asking.request(one).key(arguments.model) for job in jobs for one in suite.questions}
-            forget(arguments.cache, asked)
-        for path in (*own, *(file for job in jobs for file in (job.path, run_file(job.path)))):
-            path.unlink(missing_ok=True)
+        _forget(jobs)
     unanswered = sum(_answer_file(job) for job in jobs)
     return _finish(jobs, unanswered)
+
+
+def _forget(jobs: Sequence[Job]) -> None:
+    """Remove the answers, and the responses that they were made of."""
+    from ..api import forget
+
+    named = jobs[0].arguments.cache
+    if named is None:
+        _cache(jobs[0].arguments).unlink(missing_ok=True)
+    else:  # it may serve other answers too
+        asked = (
+            job.asking.request(question).key(job.arguments.model) for job in jobs for question in job.suite.questions
+        )
+        forget(named, set(asked))
+    for job in jobs:
+        job.path.unlink(missing_ok=True)
+        run_file(job.path).unlink(missing_ok=True)
 
 
 def _parser() -> Parser:
