@@ -346,6 +346,9 @@ def test_resume_skips_what_is_whole_and_only_that(
     assert len(asked) == 5  # without --resume all is drawn anew
     assert attention(bench, folder, "--resume", "--layers", 0) == 0
     assert len(asked) == 8  # other layers are another result
+    capsys.readouterr()
+    assert attention(bench, folder, "--resume", "--layers", 0, "--end-idx", 1, "--dtype", "bfloat16") == 2
+    assert "differ in dtype (float32 and bfloat16)" in capsys.readouterr().err and len(asked) == 8
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,6 +303,11 @@ def test_other_settings_do_not_continue_a_file(benchmark_folder: Path, tmp_path:
             assert run(api_vqa.main, words(benchmark_folder, answers, server.url, *change)) == 2
             assert "was begun with" in capsys.readouterr().err
         assert run(api_vqa.main, words(benchmark_folder, answers, server.url, model="another")) == 2
+        others = tmp_path / "others"
+        shutil.copytree(benchmark_folder / "images", others)
+        Image.open(others / "wide.png").rotate(180).save(others / "wide.png")
+        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--image-folder", str(others))) == 2
+        assert "was begun with images sha256:" in capsys.readouterr().err
         assert answers.read_bytes() == before and len(server.asked) == 6
         assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--reasoning", "--overwrite")) == 0
         assert len(server.asked) == 12

@@ -15,6 +15,7 @@ from PIL import Image
 from trace_vlm.command import InputError
 from trace_vlm.eval import model_vqa, summarize_vqa
 from trace_vlm.eval.suites import run_file
+from trace_vlm.model.checkpoint import load, save, type_in_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--max-new-tokens", "5", "--batch-size", "2"]
@@ -154,6 +155,16 @@ def test_other_pictures_or_another_type_do_not_continue_a_run(
         "pictures that are not asked about do not count"
     )
     assert answers.read_bytes() == before
+
+
+def test_the_type_in_memory_is_known_before_a_model_is_loaded(tiny_checkpoint: Any, tmp_path: Path) -> None:
+    save(tiny_checkpoint, tmp_path / "half", dtype="bfloat16")
+    asked = (("auto", "bfloat16"), ("float32", "float32"), ("half", "float16"))
+    assert all(type_in_memory(tmp_path / "half", None, dtype) == name for dtype, name in asked)
+    assert all(str(load(tmp_path / "half", dtype=dtype).model.dtype) == f"torch.{name}" for dtype, name in asked)
+    assert type_in_memory("nano", None, "auto") == "float32"  # the preset: random weights
+    with pytest.raises(InputError, match="'int8' is no type of weights"):
+        type_in_memory(tmp_path / "half", None, "int8")
 
 
 def test_a_record_that_does_not_name_a_setting_is_not_trusted(
