@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +87,8 @@ def _yaml(text: str, path: Path) -> Any:
 
 
 def _xml(text: str, path: Path) -> dict[str, Any]:
+    from xml.etree import ElementTree
+
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
@@ -95,7 +96,7 @@ def _xml(text: str, path: Path) -> dict[str, Any]:
     return {child.tag: _xml_value(child) for child in root}
 
 
-def _xml_value(element: ElementTree.Element) -> Any:
+def _xml_value(element: Any) -> Any:
     data = element.findtext("data")
     if data is not None:
         return data.split()
