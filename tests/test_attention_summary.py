@@ -121,7 +121,8 @@ def test_few_images_decide_nothing() -> None:
 
 def test_only_images_whose_answers_have_the_step_count() -> None:
     """Twenty images, but the goal subtype was measured on two of them, in six answers each."""
-    records = [record(n, FALLING, (0.4, 0.4, None, 0.3, 0.3)) for n in range(20)]
+    shares = [tuple(value + 0.001 * n for value in FALLING) for n in range(20)]  # all alike would say little
+    records = [record(n, shares[n], (0.4, 0.4, None, 0.3, 0.3)) for n in range(20)]
     for place in range(12):
         records.append(replace(record(20 + place, FALLING, FINDING), source=f"{place % 2}.png"))
     maps = [(np.full((5, 4, 4), 0.02, np.float32), NOWHERE)] * len(records)

@@ -206,6 +206,27 @@ def test_more_samples_later_ask_only_for_the_new_ones(tmp_path, capsys):
     assert "10 samples, 6 requests" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_another_server_is_asked_anew(tmp_path, monkeypatch, by):
+    """The same name at another address is another model; its texts are not those that were paid for."""
+    data_set(tmp_path, 3)
+
+    def words(url, *flags):
+        found = command(tmp_path, "openai", url, *flags)
+        if by == "environment":
+            place = found.index("--base-url")
+            monkeypatch.setenv("OPENAI_BASE_URL", found[place + 1])
+            del found[place : place + 2]
+        return found
+
+    with serving(keep=True) as first, serving(keep=True) as second:
+        assert run(build.main, words(first.url)) == run(build.main, words(first.url)) == 0
+        assert (len(first.asked), len(second.asked)) == (3, 0)
+        assert run(build.main, words(second.url)) == 0
+        assert (len(first.asked), len(second.asked)) == (3, 3)
+    assert f"server={second.url}/v1" in json.loads((tmp_path / "cor.json.run.json").read_text())["prompt"]
+
+
 def test_much_to_ask_is_sent_by_several_processes(tmp_path, monkeypatch):
     counts, begin = [], Crew.__init__
 

@@ -173,6 +173,30 @@ def test_questions_are_filtered_by_how_an_answer_failed(
     assert "these occur: outside the image, right, unparsable" in capsys.readouterr().err
 
 
+def test_answers_that_were_cut_are_called_cut(bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the text, in the index that the report reads, and so in failures.png, which draws what the index counts."""
+    file = tmp_path / "a.jsonl"
+    write_jsonl(file, [
+        {"question_id": number, "text": "1. **Identify the", "metadata": {"finish": finish}}
+        for number, finish in zip(IDS, ("length", "stop", "length"), strict=True)
+    ])  # fmt: skip
+    assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "out") == 0
+    assert "cut 2, unparsable 1" in capsys.readouterr().out
+    gallery = galleries.read_comparisons(tmp_path / "out")
+    assert gallery.scores[0].outcomes == (("cut", 2), ("unparsable", 1))
+    assert [item.answers[0].outcome for item in gallery.items] == ["cut", "unparsable", "cut"]
+    assert '"outcome":"cut"' in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_answers_of_several_runs_are_compared_one_run_at_a_time(
+    bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.jsonl"
+    write_jsonl(file, [{"question_id": number, "text": IN, "run": run} for run in (1, 2) for number in IDS])
+    assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "out") == 2
+    assert "holds the answers of 2 runs (1, 2)" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_sentence(
     bench: Path, two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,6 +346,9 @@ def test_resume_skips_what_is_whole_and_only_that(
     assert len(asked) == 5  # without --resume all is drawn anew
     assert attention(bench, folder, "--resume", "--layers", 0) == 0
     assert len(asked) == 8  # other layers are another result
+    capsys.readouterr()
+    assert attention(bench, folder, "--resume", "--layers", 0, "--end-idx", 1, "--dtype", "bfloat16") == 2
+    assert "differ in dtype (float32 and bfloat16)" in capsys.readouterr().err and len(asked) == 8
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from .command import InputError
-from .files import JsonlWriter
+from .files import JsonlWriter, read_jsonl, write_jsonl
 from .lookup import Lookup, key_of
 
 
@@ -36,8 +36,9 @@ class Picture:
 class Request:
     """One question to a model. `item`, `version`, the model and `attempt` name it in the cache.
 
-    `version` stands for the prompt's wording and whatever else shapes the answer. The picture is made when it is
-    needed, in a thread; `picture_name` stands for its content where cached responses are looked up.
+    `version` stands for the prompt's wording and whatever else shapes the answer, a server that is not the provider's
+    included. The picture is made when it is needed, in a thread; `picture_name` stands for its content where cached
+    responses are looked up.
     """
 
     item: str
@@ -373,6 +374,17 @@ def read_cached(cache: Lookup, request: Request, model: str) -> Completion | Non
     if record is None:
         return None
     return Completion(record["text"], record["finish"], record["tokens_in"], record["tokens_out"])
+
+
+def forget(cache: Path, keys: Collection[bytes]) -> None:
+    """Take the responses under `keys` out of a cache, so that they are asked for anew; the others stay."""
+    if not cache.is_file():
+        return
+    with JsonlWriter(cache):  # nobody else writes it, and its last line is whole
+        lines = read_jsonl(cache)
+        write_jsonl(
+            cache, (record for line, record in lines if cached_key(record, f"{cache}, line {line}") not in keys)
+        )
 
 
 def cached_key(record: Mapping[str, Any], where: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from .command import InputError
 if TYPE_CHECKING:
     from .api_cost import Price
 
+_ADDRESS = {"openai": "OPENAI_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL"}  # where the SDKs look, by protocol
 _AT_LEAST = {"concurrency": 1, "tries": 1, "max_side": 32}
 _ABOVE_0 = ("requests_per_minute", "tokens_per_minute", "timeout", "first_wait", "seconds_per_answer")
 
@@ -54,6 +56,12 @@ def check_remote(arguments: Namespace) -> None:
         raise InputError(f"--temperature must be at least 0, not {temperature}")
     if arguments.max_output_tokens is not None and arguments.max_output_tokens < 1:
         raise InputError(f"--max-output-tokens must be at least 1, not {arguments.max_output_tokens}")
+
+
+def server_of(protocol: str, base_url: str | None) -> str | None:
+    """The address that is asked, which belongs to a model's name in a cache; None for the provider's own."""
+    found = base_url or os.environ.get(_ADDRESS[protocol])
+    return found.rstrip("/") if found else None
 
 
 def asked_price(arguments: Namespace) -> Price | None:

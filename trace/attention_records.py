@@ -41,7 +41,17 @@ if TYPE_CHECKING:
 
 FAILURES = "failures.json"
 MEAN = "mean"  # of the layers: what is drawn
-DECIDE = ("model", "model_base", "layers", "reduce", "row", "answers", "max_new_tokens", "conv_mode")  # the numbers
+DECIDE = (
+    "model",
+    "model_base",
+    "dtype",
+    "layers",
+    "reduce",
+    "row",
+    "answers",
+    "max_new_tokens",
+    "conv_mode",
+)  # the numbers
 Numbers = Mapping[str, Sequence[float | None]]  # measure -> one value a milestone
 
 

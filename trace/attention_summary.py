@@ -39,6 +39,7 @@ from .milestones import MILESTONES
 SUMMARY = "summary.json"
 RESAMPLES = 2000
 LEAST_IMAGES = 10
+MEASURE, GAP = (0.0, 1.0), (-1.0, 1.0)  # between which a measure, and a difference of two, can lie
 UNDECIDED = "undecided"
 DIFFUSE = 0.25
 STRANGERS = 8  # answers about other images whose maps are laid over an image
@@ -141,7 +142,7 @@ def summarise(
         uniform={name: _means(_values([record.uniform for record in records], name)) for name in MEASURES},
         shuffled={name: _means(array) for name, array in shuffled.items()},
         against_shuffled={
-            name: _intervals(values[MEAN][name] - array, images, rng) for name, array in shuffled.items()
+            name: _intervals(values[MEAN][name] - array, images, rng, GAP) for name, array in shuffled.items()
         },
         pairs={name: _pairs(values[MEAN][name], images, rng) for name in MEASURES},
         verdicts=verdicts(values[MEAN], images, rng),
@@ -162,16 +163,20 @@ def _known(column: Values) -> Values:
     return found
 
 
-def _intervals(values: Values, images: Sequence[str], rng: np.random.Generator) -> list[Interval | None]:
-    return [_interval(column, images, rng) for column in values.T]
+def _intervals(
+    values: Values, images: Sequence[str], rng: np.random.Generator, bounds: tuple[float, float] = MEASURE
+) -> list[Interval | None]:
+    return [_interval(column, images, rng, bounds) for column in values.T]
 
 
-def _interval(column: Values, images: Sequence[str], rng: np.random.Generator) -> Interval | None:
+def _interval(
+    column: Values, images: Sequence[str], rng: np.random.Generator, bounds: tuple[float, float] = MEASURE
+) -> Interval | None:
     known = ~np.isnan(column)
     if not known.any():
         return None
     of = [image for image, is_known in zip(images, known.tolist(), strict=True) if is_known]
-    return interval(column[known], of, rng, RESAMPLES)
+    return interval(column[known], of, rng, RESAMPLES, bounds=bounds)
 
 
 def _shuffled(
@@ -231,7 +236,7 @@ def verdicts(values: Mapping[str, Values], images: Sequence[str], rng: np.random
     steps = [place for place in range(len(KEYS)) if place != last]
     drop = share[:, last] - 0.5 * share[:, steps].mean(axis=1)
     diffuse = [_interval(area[:, place], images, rng) for place in first]
-    closer, little = (_interval(column, images, rng) for column in (gap, drop))
+    closer, little = (_interval(column, images, rng, GAP) for column in (gap, drop))
     halves = "; ".join(
         f"{key}: not measured" if one is None else f"{key}: half of it on {_text(one)} of the tokens"
         for key, one in zip(FIRST, diffuse, strict=True)

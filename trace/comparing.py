@@ -65,7 +65,8 @@ def compare(suite: Suite, answers: Mapping[str, Path], category: str | None = No
             scores[name] = tuple(score(run.responses[name].points, mask) for run in runs)
             judge = Judge(question, mask, suite.question_file.parent)
             outcomes[name] = tuple(
-                outcome(judge, run.responses[name], value) for run, value in zip(runs, scores[name], strict=True)
+                outcome(judge, run.responses[name], value, name in run.cut)
+                for run, value in zip(runs, scores[name], strict=True)
             )
     overall = tuple(
         Score(
@@ -79,11 +80,14 @@ def compare(suite: Suite, answers: Mapping[str, Path], category: str | None = No
     return Comparison(suite, runs, questions, scores, outcomes, overall)
 
 
-def outcome(judge: Judge, response: Response, value: float) -> str:
-    """How an answer with the score `value` came out: "right", or where most of its other points went."""
+def outcome(judge: Judge, response: Response, value: float, cut: bool) -> str:
+    """How an answer with the score `value` came out: "right", or where most of its other points went.
+
+    `cut`: it ended at the limit of tokens.
+    """
     if value >= MOSTLY:
         return RIGHT
-    shares = judge.shares(response.points)
+    shares = judge.shares(response.points, cut)
     return max(shares, key=lambda name: shares[name])
 
 

@@ -27,6 +27,7 @@ from .files import (
 )
 
 __all__ = [
+    "FINISHED_AT_LIMIT",
     "Answer",
     "JsonlWriter",
     "Question",
@@ -51,6 +52,7 @@ __all__ = [
 ]
 
 Speaker = Literal["human", "gpt"]
+FINISHED_AT_LIMIT = ("length", "max_tokens")  # how servers and `model_vqa` say that an answer reached its last token
 QuestionId = int | str
 
 
@@ -146,6 +148,11 @@ class Answer:
     run: int = 0
     token_ids: tuple[int, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ended at the limit of tokens and not by itself; False where that was not recorded."""
+        return self.metadata.get("finish") in FINISHED_AT_LIMIT
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -112,7 +112,7 @@ def _parser() -> Parser:
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--conv-mode", default="vicuna_v1", help="conversation template")
     parser.add_argument("--device", help="as torch names it; a GPU if there is one")
-    parser.add_argument("--dtype", help="of the weights; float32 on a CPU, bfloat16 on a GPU")
+    parser.add_argument("--dtype", help="of the weights; float32 on a CPU, as stored on a GPU")
     return parser
 
 
@@ -120,11 +120,14 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides a record: it is only skipped under the same ones."""
     from trace_vlm.eval.runs import fingerprint
     from trace_vlm.files import sha256
-    from trace_vlm.model.predictor import bundled
+    from trace_vlm.model.checkpoint import type_in_memory
+    from trace_vlm.model.predictor import bundled, placement
 
+    model, dtype = bundled(arguments.model_path), placement(arguments.device, arguments.dtype)[1]
     return {
-        "model": fingerprint(bundled(arguments.model_path)),
+        "model": fingerprint(model),
         "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
+        "dtype": type_in_memory(model, arguments.model_base, dtype),
         "layers": arguments.layers,
         "reduce": arguments.reduce,
         "heads": arguments.heads,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,9 +303,56 @@ def test_other_settings_do_not_continue_a_file(benchmark_folder: Path, tmp_path:
             assert run(api_vqa.main, words(benchmark_folder, answers, server.url, *change)) == 2
             assert "was begun with" in capsys.readouterr().err
         assert run(api_vqa.main, words(benchmark_folder, answers, server.url, model="another")) == 2
+        others = tmp_path / "others"
+        shutil.copytree(benchmark_folder / "images", others)
+        Image.open(others / "wide.png").rotate(180).save(others / "wide.png")
+        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--image-folder", str(others))) == 2
+        assert "was begun with images sha256:" in capsys.readouterr().err
         assert answers.read_bytes() == before and len(server.asked) == 6
         assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--reasoning", "--overwrite")) == 0
         assert len(server.asked) == 12
+
+
+def test_another_server_does_not_continue_a_file_nor_answer_from_its_cache(
+    benchmark_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """The same name at another address is another model."""
+    answers, cache = tmp_path / "m.jsonl", ["--cache", str(tmp_path / "shared.jsonl")]
+    right, wrong = f"[({X}, {Y})]", "[(0.9, 0.5)]"
+    with serving(answer=lambda _: right, keep=True) as first, serving(answer=lambda _: wrong, keep=True) as second:
+        assert run(api_vqa.main, words(benchmark_folder, answers, first.url, *cache)) == 0
+        same = words(benchmark_folder, answers, first.url, *cache)
+        assert run(api_vqa.main, [f"{word}/" if word.endswith("/v1") else word for word in same]) == 0
+        assert run(api_vqa.main, words(benchmark_folder, answers, second.url, *cache)) == 2
+        assert f"was begun with server {first.url}/v1, not {second.url}/v1" in capsys.readouterr().err
+        other = tmp_path / "other.jsonl"
+        assert run(api_vqa.main, words(benchmark_folder, other, second.url, *cache)) == 0
+        assert (len(first.asked), len(second.asked)) == (6, 6)
+        assert run(api_vqa.main, words(benchmark_folder, answers, second.url, *cache, "--overwrite")) == 0
+    assert {line["text"] for line in lines(answers)} == {wrong} == {line["text"] for line in lines(other)}
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_name_that_is_served_with_new_weights_is_asked_anew_with_overwrite(
+    named: bool, benchmark_folder: Path, tmp_path: Path
+) -> None:
+    """Also where a cache was named, which may hold the answers of others: theirs stay."""
+    answers, cache = tmp_path / "m.jsonl", ["--cache", str(tmp_path / "shared.jsonl")] if named else []
+    with serving(answer=lambda _: "[(0.1, 0.1)]", keep=True) as server:
+        flags = words(benchmark_folder, answers, server.url, *cache)
+        others = words(benchmark_folder, tmp_path / "n.jsonl", server.url, *cache, model="n")
+        assert run(api_vqa.main, others) == run(api_vqa.main, flags) == 0
+        assert len(server.asked) == 12
+        server.answer = lambda _: "[(0.2, 0.2)]"
+        assert run(api_vqa.main, flags) == 0
+        assert len(server.asked) == 12 and {line["text"] for line in lines(answers)} == {"[(0.1, 0.1)]"}
+        server.faults = {"400": 0.5}
+        assert run(api_vqa.main, [*flags, "--overwrite", "--concurrency", "1"]) == 2
+        server.faults = {}
+        assert run(api_vqa.main, flags) == 0
+        assert {line["text"] for line in lines(answers)} == {"[(0.2, 0.2)]"}, "no old answer where a request failed"
+        asked = len(server.asked)
+        assert run(api_vqa.main, others) == 0 and len(server.asked) == asked
 
 
 def test_a_dry_run_needs_no_key_and_writes_nothing(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from trace_vlm.command import InputError
 from trace_vlm.eval import model_vqa, summarize_vqa
 from trace_vlm.eval.suites import run_file
+from trace_vlm.model.checkpoint import load, save, type_in_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--max-new-tokens", "5", "--batch-size", "2"]
@@ -56,7 +59,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(benchmark_folder: Path, tiny_mode
     assert f"{question_file}, line 3" in done.stderr
 
 
-def test_answers_and_their_record(benchmark_folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_answers_and_their_record(
+    benchmark_folder: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     answers = tmp_path / "tiny.jsonl"
     assert model_vqa.main(arguments(benchmark_folder, tiny_model, answers)) == 0
     lines = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
@@ -64,6 +69,9 @@ def test_answers_and_their_record(benchmark_folder: Path, tiny_model: Path, tmp_
     assert all(len(line["token_ids"]) <= 5 and line["model_id"] == "tiny" for line in lines)
     assert all("number" in line["prompt"] and "Reason step by step" in line["prompt"] for line in lines)
     assert len({line["answer_id"] for line in lines}) == 6
+    assert {line["metadata"]["finish"] for line in lines} == {"length"}
+    told = capsys.readouterr().out
+    assert "6 answers were cut at 5 new tokens" in told
     record = json.loads(run_file(answers).read_text(encoding="utf-8"))
     assert record["settings"]["model"].startswith("sha256:") and record["finished"] and record["answers"] == 6
     assert {"python", "torch", "transformers"} <= set(record["versions"])
@@ -122,9 +130,68 @@ def test_a_run_is_only_continued_under_its_own_settings(
         model_vqa.main(arguments(benchmark_folder, tiny_model, answers))
 
 
-def test_other_weights_under_the_same_name_are_noticed(tiny_model: Path, tmp_path: Path) -> None:
-    import shutil
+def test_other_pictures_or_another_type_do_not_continue_a_run(
+    benchmark_folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Half a file about other pictures, or in another type, would be one accuracy of two things."""
+    answers = tmp_path / "m.jsonl"
+    words = arguments(benchmark_folder, tiny_model, answers)
+    assert model_vqa.main(words) == 0
+    before = answers.read_bytes()
+    answers.write_bytes(b"".join(before.splitlines(keepends=True)[:2]))  # as after a kill
+    assert json.loads(run_file(answers).read_text())["settings"]["dtype"] == "float32"
+    with pytest.raises(InputError, match=r"was begun with dtype float32, not bfloat16"):
+        model_vqa.main([*words, "--dtype", "bfloat16"])
+    others = tmp_path / "others"
+    shutil.copytree(benchmark_folder / "images", others)
+    assert model_vqa.main([*words, "--image-folder", str(others), "--dtype", "auto"]) == 0, "the same, elsewhere"
+    assert answers.read_bytes() == before
+    Image.open(others / "wide.png").rotate(180).save(others / "wide.png")
+    with pytest.raises(InputError, match=r"was begun with images sha256:.*, not sha256:.*--overwrite"):
+        model_vqa.main([*words, "--image-folder", str(others)])
+    (others / "unasked.png").write_bytes(b"")
+    shutil.copy(benchmark_folder / "images" / "wide.png", others)
+    assert model_vqa.main([*words, "--image-folder", str(others)]) == 0, (
+        "pictures that are not asked about do not count"
+    )
+    assert answers.read_bytes() == before
 
+
+def test_the_type_in_memory_is_known_before_a_model_is_loaded(tiny_checkpoint: Any, tmp_path: Path) -> None:
+    save(tiny_checkpoint, tmp_path / "half", dtype="bfloat16")
+    asked = (("auto", "bfloat16"), ("float32", "float32"), ("half", "float16"))
+    assert all(type_in_memory(tmp_path / "half", None, dtype) == name for dtype, name in asked)
+    assert all(str(load(tmp_path / "half", dtype=dtype).model.dtype) == f"torch.{name}" for dtype, name in asked)
+    assert type_in_memory("nano", None, "auto") == "float32"  # the preset: random weights
+    with pytest.raises(InputError, match="'int8' is no type of weights"):
+        type_in_memory(tmp_path / "half", None, "int8")
+
+
+def test_a_record_that_does_not_name_a_setting_is_not_trusted(
+    benchmark_folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Such records were written before pictures and type were kept."""
+    answers = tmp_path / "m.jsonl"
+    words = arguments(benchmark_folder, tiny_model, answers)
+    assert model_vqa.main(words) == 0
+    record = json.loads(run_file(answers).read_text())
+    del record["settings"]["images"]
+    run_file(answers).write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"m.run.json does not say with which images .* was begun: .*--overwrite"):
+        model_vqa.main(words)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
+def test_what_stands_between_weights_and_answers_belongs_to_the_model(
+    name: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    (copy / name).write_text((copy / name).read_text() + "\n")
+    assert model_vqa.fingerprint(copy) != model_vqa.fingerprint(tiny_model)
+
+
+def test_other_weights_under_the_same_name_are_noticed(tiny_model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
     assert model_vqa.fingerprint(copy) == model_vqa.fingerprint(tiny_model)

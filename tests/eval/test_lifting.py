@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from trace_vlm.command import InputError
-from trace_vlm.model.lifting import Camera, lift, read_depth, read_extrinsics, read_intrinsics
+from trace_vlm.model.cameras import Camera, read_extrinsics, read_intrinsics
+from trace_vlm.model.lifting import lift, read_depth
 from trace_vlm.model.predict import main
 from trace_vlm.points import Point
 
@@ -69,6 +70,181 @@ def test_depth_that_does_not_fit_is_refused(tmp_path: Path, name: str, array: np
     np.save(path, array) if name.endswith("npy") else Image.fromarray(array).save(path)
     with pytest.raises(InputError, match=message):
         read_depth(path, "mm", "registered", SIZE)
+
+
+def test_a_depth_image_says_its_unit_by_its_type(tmp_path: Path) -> None:
+    """Float values are metres, integers millimetres, as cameras and simulators write them; --depth-unit wins."""
+    metres = np.full((48, 64), 1.25, np.float32)
+    millimetres = np.full((48, 64), 1250, np.uint16)
+    Image.fromarray(metres).save(tmp_path / "f.tiff")
+    Image.fromarray(millimetres).save(tmp_path / "i.png")
+    Image.fromarray(millimetres.astype(np.int32)).save(tmp_path / "i.tiff")
+    for name, values in (
+        ("f32", metres), ("f16", metres.astype(np.float16)), ("f64", metres.astype(np.float64)), ("u16", millimetres),
+        ("i64", millimetres.astype(np.int64)),
+    ):  # fmt: skip
+        np.save(tmp_path / f"{name}.npy", values)
+    for path in sorted(tmp_path.iterdir()):
+        assert read_depth(path, None, "registered", SIZE)[3, 3] == 1.25, path
+    np.save(tmp_path / "mm.npy", metres * 1000)
+    assert read_depth(tmp_path / "mm.npy", "mm", "registered", SIZE)[3, 3] == 1.25
+    np.save(tmp_path / "m.npy", np.full((48, 64), 2, np.uint8).astype(np.uint16))
+    assert read_depth(tmp_path / "m.npy", "m", "registered", SIZE)[3, 3] == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "unit", "message"),
+    [
+        (1.25, np.float32, "mm", r"0\.00125 m .*read as mm.*--depth-unit m "),
+        (900, np.float32, None, r"900 m .*read as m.*--depth-unit mm "),
+        (3, np.uint16, None, r"0\.003 m .*read as mm.*--depth-unit m "),
+        (900, np.uint16, "m", r"900 m .*read as m"),
+    ],
+)
+def test_distances_that_no_camera_measures_are_refused(
+    value: float, kind: type, unit: str | None, message: str, tmp_path: Path
+) -> None:
+    depth = np.full((48, 64), value, kind)
+    depth[:10] = 0  # no depth there
+    np.save(tmp_path / "d.npy", depth)
+    with pytest.raises(InputError, match=message):
+        read_depth(tmp_path / "d.npy", unit, "registered", SIZE)
+
+
+def test_single_impossible_pixels_are_no_depth(tmp_path: Path) -> None:
+    depth = np.full((48, 64), 1.5, np.float32)
+    depth[0, 0], depth[1, 0], depth[2, 0] = 1e10, 0.001, 99.0  # background of a renderer, dust on the lens
+    np.save(tmp_path / "d.npy", depth)
+    found = read_depth(tmp_path / "d.npy", None, "registered", SIZE)
+    assert np.isnan(found[0, 0]) and np.isnan(found[1, 0]) and found[2, 0] == 99.0
+    np.save(tmp_path / "none.npy", np.zeros((48, 64), np.float32))
+    assert np.isnan(read_depth(tmp_path / "none.npy", None, "registered", SIZE)).all()
+
+
+K9 = [50.0, 0, 31.5, 0, 60.0, 23.5, 0, 0, 1]
+P12 = [50.0, 0, 31.5, 0, 0, 60.0, 23.5, 0, 0, 0, 1, 0]
+ROS_YAML = """\
+image_width: 64
+image_height: 48
+camera_name: head
+camera_matrix:
+  rows: 3
+  cols: 3
+  data: [50., 0., 31.5, 0., 60., 23.5, 0., 0., 1.]
+distortion_model: plumb_bob
+projection_matrix:
+  rows: 3
+  cols: 4
+  data: [50., 0., 31.5, 0., 0., 60., 23.5, 0., 0., 0., 1., 0.]
+"""
+ROS_ECHO = """\
+header:
+  frame_id: head
+height: 48
+width: 64
+k: [50.0, 0.0, 31.5, 0.0, 60.0, 23.5, 0.0, 0.0, 1.0]
+---
+"""
+OPENCV_YAML = """\
+%YAML:1.0
+---
+image_width: 64
+image_height: 48
+camera_matrix: !!opencv-matrix
+   rows: 3
+   cols: 3
+   dt: d
+   data: [ 50., 0., 31.5, 0.,
+       60., 23.5, 0., 0., 1. ]
+"""
+OPENCV_XML = """\
+<?xml version="1.0"?>
+<opencv_storage>
+<image_width>64</image_width>
+<image_height>48</image_height>
+<camera_matrix type_id="opencv-matrix">
+  <rows>3</rows>
+  <cols>3</cols>
+  <dt>d</dt>
+  <data>
+    50. 0. 31.5 0. 60. 23.5 0. 0. 1.</data></camera_matrix>
+</opencv_storage>
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ros.json", json.dumps({"width": 64, "height": 48, "k": K9, "p": P12, "d": [0.0] * 5})),
+        ("ros1.json", json.dumps({"K": K9, "P": P12})),
+        ("projection.json", json.dumps({"p": P12})),
+        ("nested.json", json.dumps({"P": [P12[:4], P12[4:8], P12[8:]]})),
+        ("realsense.json", json.dumps({"width": 64, "height": 48, "fx": 50, "fy": 60, "ppx": 31.5, "ppy": 23.5,
+                                       "model": "distortion.brown_conrady", "coeffs": [0, 0, 0, 0, 0]})),
+        ("opencv.json", json.dumps({"camera_matrix": [K9[:3], K9[3:6], K9[6:]]})),
+        ("storage.json", json.dumps({"camera_matrix": {"type_id": "opencv-matrix", "rows": 3, "cols": 3, "dt": "d",
+                                                       "data": K9}})),
+        ("ros.yaml", ROS_YAML),
+        ("echo.yml", ROS_ECHO),
+        ("opencv.yml", OPENCV_YAML),
+        ("opencv.xml", OPENCV_XML),
+    ],
+)  # fmt: skip
+def test_camera_files_of_ros_realsense_and_opencv(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert read_intrinsics(path, SIZE) == CAMERA
+    assert capsys.readouterr().err == ""
+    if "64" in text:
+        with pytest.raises(InputError, match=rf"{name} belongs to images of width 64, this one has 128"):
+            read_intrinsics(path, (128, 96))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"fx": 0.9, "fy": 1.2, "cx": 0.5, "cy": 0.5}, r"fx 0.9.*64 x 48.*pixels.*times the width and height"),
+        ({"fx": 9, "fy": 9, "cx": 31.5, "cy": 23.5}, "fx 9"),
+        ({"fx": 50, "fy": 1e5, "cx": 31.5, "cy": 23.5}, "fy 100000"),
+        ({"fx": 50, "fy": 50, "cx": 64, "cy": 23.5}, r"principal point \(64, 23.5\) lies outside the 64 x 48"),
+        ({"fx": 50, "fy": 50, "cx": 31.5, "cy": -1}, r"principal point \(31.5, -1\) lies outside"),
+        ({"k": [0] * 9}, r"\[\[fx, 0, cx\]"),  # as ROS writes a camera that was not calibrated
+        ({"P": [50, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 0, 1]}, r"\[\[fx, 0, cx\]"),
+    ],
+)
+def test_intrinsics_that_no_camera_has_are_refused(value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        read_intrinsics(write(tmp_path / "k.json", value), SIZE)
+
+
+def test_what_may_be_wrong_with_a_camera_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Intrinsics of the doubled resolution, a distortion that is not corrected, and a rectified camera beside the raw."""
+    assert read_intrinsics(write(tmp_path / "a.json", {"fx": 100, "fy": 100, "cx": 62, "cy": 46}), SIZE).cx == 62
+    assert "far from the centre of the 64 x 48 image: are they those of another resolution?" in capsys.readouterr().err
+    assert read_intrinsics(write(tmp_path / "b.json", {"k": K9, "d": [-0.1, 0.02, 0, 0, 0]}), SIZE) == CAMERA
+    assert "distortion, which is not corrected" in capsys.readouterr().err
+    other = [45.0, *P12[1:]]
+    assert read_intrinsics(write(tmp_path / "c.json", {"K": K9, "P": other}), SIZE) == CAMERA
+    assert "K is taken, P differs: for a rectified image leave out K" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "camera_matrix: [1, 2", r"a.yaml.*YAML"),
+        ("a.yaml", "!!python/object:os.system {}", r"a.yaml.*YAML"),
+        ("a.yaml", "", "holds no intrinsics"),
+        ("a.xml", "<a><b></a>", r"a.xml.*XML"),
+        ("a.json", "{", r"a.json"),
+        ("a.txt", "50 60", "a.txt"),
+    ],
+)
+def test_broken_camera_files_are_named(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_intrinsics(tmp_path / name, SIZE)
 
 
 def test_intrinsics_in_their_forms(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from scipy import stats
 
 from trace_vlm.eval.metrics import difference, interval, robopoint_score, score
 from trace_vlm.points import Box, Point, parse_points
@@ -96,18 +97,50 @@ def test_interval_of_one_image_has_no_ends() -> None:
     assert difference([0.0], [1.0], ["a"], np.random.default_rng(0)).p_value is None
 
 
+@pytest.mark.parametrize(("right", "images"), [(3, 3), (0, 3), (100, 100), (0, 100)])
+def test_answers_that_are_all_alike_have_the_exact_binomial_interval(right: int, images: int) -> None:
+    """3 of 3 right: resampling images says 100 to 100, which would hold for the whole world."""
+    values = [1.0] * right + [0.0] * (images - right)
+    found = interval(values, range(images), np.random.default_rng(0))
+    exact = stats.binomtest(right, images).proportion_ci(0.95, "exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    tenfold = interval(np.repeat(values, 10), np.repeat(np.arange(images), 10).tolist(), np.random.default_rng(0))
+    assert (tenfold.low, tenfold.high) == (found.low, found.high), "images are counted, not questions"
+
+
+def test_no_interval_has_zero_width() -> None:
+    """Images that are alike on the mean, to rounding: at most a share of the others may be otherwise, however much."""
+    share = 1 - 0.025 ** (1 / 4)
+    for values in ([0.3] * 4, [0.1 + 0.2, 0.3, 0.3, 0.3]):
+        found = interval(values, range(4), np.random.default_rng(0))
+        assert (found.low, found.high) == pytest.approx((0.3 * (1 - share), 0.3 + 0.7 * share))
+    share = 1 - 0.025 ** (1 / 2)
+    mixed = interval([0.0, 1.0, 1.0, 0.0], ["a", "a", "b", "b"], np.random.default_rng(0))
+    assert (mixed.low, mixed.high) == pytest.approx((0.5 - 0.5 * share, 0.5 + 0.5 * share))
+
+
+def test_two_models_that_answer_alike_are_not_shown_to_be_equal() -> None:
+    found = difference([1.0, 0.0, 1.0], [1.0, 0.0, 1.0], range(3), np.random.default_rng(0))
+    share = 1 - 0.025 ** (1 / 3)
+    assert (found.interval.low, found.interval.high) == pytest.approx((-share, share)) and not found.clear
+    for images, clear in ((3, False), (10, True)):  # one always right, the other never
+        found = difference([1.0] * images, [0.0] * images, range(images), np.random.default_rng(0))
+        assert found.interval.low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / images))) and found.clear == clear
+
+
 def test_interval_needs_an_image_for_each_value() -> None:
     with pytest.raises(ValueError, match="2 values for 1 images"):
         interval([0.0, 1.0], ["a"], np.random.default_rng(0))
 
 
 def test_difference_is_paired() -> None:
-    """A small but constant advantage is clear although the scores themselves vary widely."""
+    """A small but steady advantage is clear although the scores themselves vary widely."""
     rng = np.random.default_rng(0)
     base = rng.random(60)
     images = [index // 2 for index in range(60)]
-    better = difference(base + 0.02, base, images, np.random.default_rng(0), resamples=2000)
-    assert better.interval.mean == pytest.approx(0.02) and better.clear and better.p_value < 0.01
+    steady = base + rng.normal(0.02, 0.005, 60)
+    better = difference(steady, base, images, np.random.default_rng(0), resamples=2000)
+    assert better.interval.mean == pytest.approx(0.02, abs=0.002) and better.clear and better.p_value < 0.01
     noise = difference(base, rng.permutation(base), images, np.random.default_rng(0), resamples=2000)
     assert not noise.clear and noise.p_value > 0.05
 

@@ -92,6 +92,7 @@ def test_the_end_token_ends_an_answer_and_padding_is_no_part_of_it(tiny_checkpoi
     for old, new in zip(before, after, strict=True):
         place = old.token_ids.index(end) if end in old.token_ids else len(old.token_ids)
         assert new.token_ids == old.token_ids[:place]
+        assert old.cut and new.cut == (end not in old.token_ids)
 
 
 def test_ids_beyond_the_vocabulary_are_never_generated(tiny_checkpoint: Any, pictures: list[Path]) -> None:
@@ -365,4 +366,6 @@ def test_what_predict_says_about_points() -> None:
     assert record["boxes"][0]["pixels"] == pytest.approx([40, 20, 80, 60])
     assert "pixel (50.0, 50.0) of 200 x 100" in describe(prediction, (200, 100))
     empty = dataclasses.replace(prediction, response=parse("no"), text="no")
-    assert "no point could be read" in describe(empty, (200, 100))
+    assert "no point could be read from this answer\n" in describe(empty, (200, 100))
+    cut = dataclasses.replace(empty, cut=True)
+    assert "no point could be read: the answer was cut at --max-new-tokens" in describe(cut, (200, 100))

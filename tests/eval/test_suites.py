@@ -125,6 +125,19 @@ def test_answers_are_paired_by_question_id(benchmark_folder: Path, write_answers
     assert {name: answer.text for name, answer in found.items()} == {"8": "(0.1, 0.1)", "3": "(0.2, 0.2)"}
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    ["point to the RED mug number 3.", "  Point to\n the red  mug number 3. ", "<image>\nPOINT TO THE RED MUG NUMBER 3. "
+     "YOUR ANSWER SHOULD BE FORMATTED AS A LIST."],
+)  # fmt: skip
+def test_a_prompt_in_other_case_or_spacing_asks_the_same(
+    prompt: str, benchmark_folder: Path, write_answers: Callable[..., Path]
+) -> None:
+    suite = open_suite(benchmark_folder)
+    path = write_answers({3: "(0.1, 0.1)"}, prompt=prompt)
+    assert pair(read_answers(path), suite, path)["3"].text == "(0.1, 0.1)"
+
+
 def test_answers_to_other_questions_are_refused(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
     suite = open_suite(benchmark_folder)
     path = write_answers({99: "(0.1, 0.1)"})

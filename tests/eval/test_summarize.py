@@ -216,6 +216,82 @@ def test_runs_of_a_model_give_mean_and_deviation(
         main(["--answer", str(tmp_path / "none.jsonl"), "--data-dir", str(benchmark_folder)])
 
 
+def test_several_runs_in_one_file_are_runs_of_one_model(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.jsonl"
+    texts = [
+        {"question_id": number, "run": run, "text": LEFT if place < share else RIGHT}
+        for run, share in ((1, 2), (2, 4), (3, 6))
+        for place, number in enumerate(IDS)
+    ]
+    write_jsonl(path, texts)
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    assert model["runs"] == 3 and accuracy(model) == pytest.approx(4 / 6) and model["files"] == [str(path)]
+    assert model["accuracy"][0]["std"] == pytest.approx(np.std([2 / 6, 4 / 6, 1], ddof=1))
+    assert "m: 3 runs, 66.7 +- 33.3 (mean and sample deviation)" in capsys.readouterr().out
+    write_jsonl(path, texts[:-1])  # the last question of the third run
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    assert model["warnings"] == ["1 of 6 questions are not answered in m.jsonl, run 3, and count as 0"]
+
+
+def test_a_single_run_beside_several_of_its_name_is_asked_about(
+    benchmark_folder: Path, write_answers: Callable[..., Path]
+) -> None:
+    """As after one run to m.jsonl and then the paper's protocol: m.jsonl alone would be the old run, silently."""
+    single = write_answers(dict.fromkeys(IDS, LEFT), "m.jsonl", run=0)
+    for run in (1, 2, 10):
+        write_answers(dict.fromkeys(IDS, RIGHT), f"m-{run}.jsonl", run=run)
+    asked = ["--answer", single, "--data-dir", benchmark_folder]
+    with pytest.raises(InputError, match=r"m.jsonl is one run, and m-1.jsonl, m-2.jsonl, m-10.jsonl .*--runs single"):
+        main([str(word) for word in asked])
+    (model,) = summary_of(*asked, "--runs", "single")["models"]
+    assert (model["runs"], accuracy(model)) == (1, 1.0)
+    (model,) = summary_of(*asked, "--runs", "numbered")["models"]
+    assert (model["runs"], accuracy(model)) == (3, 0.0)
+    single.unlink()
+    (model,) = summary_of(*asked)["models"]
+    assert (model["runs"], accuracy(model)) == (3, 0.0)
+    with pytest.raises(InputError, match=r"m.jsonl does not exist"):
+        main([*map(str, asked), "--runs", "single"])
+
+
+def test_another_model_whose_name_ends_in_a_number_is_no_run(
+    benchmark_folder: Path, write_answers: Callable[..., Path]
+) -> None:
+    gpt = write_answers(dict.fromkeys(IDS, LEFT), "gpt.jsonl")
+    write_answers(dict.fromkeys(IDS, RIGHT), "gpt-4.jsonl")
+    (model,) = summary_of("--answer", gpt, "--data-dir", benchmark_folder)["models"]
+    assert (model["runs"], accuracy(model)) == (1, 1.0)
+
+
+@pytest.mark.parametrize("finish", ["length", "max_tokens"])
+def test_answers_that_were_cut_are_called_cut(
+    finish: str, benchmark_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.jsonl"
+    texts = {3: "1. **Identify the ref", 4: "no idea", 5: LEFT, 6: "[(0.25, 0.5), (0.2", 7: RIGHT, 8: "<think>Where"}
+    write_jsonl(path, [
+        {"question_id": number, "text": text, "metadata": {"finish": "stop" if number == 4 else finish}}
+        for number, text in texts.items()
+    ])  # fmt: skip
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    assert (model["cut"], model["unparsable"], model["unanswered"]) == (2, 1, 0)
+    assert model["parsable"] == pytest.approx(3 / 6)
+    shares = {name: value for name, value in model["failures"].items() if value}
+    assert shares == {
+        "cut": pytest.approx(2 / 6),
+        "unparsable": pytest.approx(1 / 6),
+        "elsewhere": pytest.approx(1 / 6),
+    }
+    told = capsys.readouterr().out
+    assert (
+        "answers that were cut before a point (2; allow more tokens)" in told and "answers without a point (1)" in told
+    )
+    row = next(line.split() for line in told.splitlines() if line.startswith("m "))
+    assert row[-3] == "3", "the overview counts them as failed"
+
+
 def test_accuracy_and_failures_are_the_whole(
     benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,16 +28,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report
+from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report, server_of
 from ..command import InputError, Parser, output_folder, run
 from ..conventions import CONVENTIONS, convention, convention_of, read
 from ..files import sha256, write_json, write_jsonl
 from ..model.predict import prompt_template
 from ..points import Box
-from ..records import Question
+from ..records import FINISHED_AT_LIMIT, Question
 from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
 from .remote import EXPECTED_TOKENS, Asking
-from .runs import done_before, numbered
+from .runs import done_before, numbered, pictures
 from .suites import Suite, key, run_file
 
 PROTOCOLS = {"openai": "openai", "gemini": "gemini", "vllm": "openai", "sglang": "openai"}  # by provider
@@ -68,12 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{arguments.model} is asked and read in the convention {how.name}: {how.summary}")
     for question in suite.questions:
         suite.image_path(question)  # a missing image shows now, not after an hour
+    server = server_of(PROTOCOLS[arguments.provider], arguments.base_url)
     jobs = []
     for number in range(1, arguments.runs + 1):
         seed = None if arguments.seed is None else arguments.seed + number - 1
         at = number if arguments.runs > 1 else 0
         asking = Asking(suite, how, arguments.box, arguments.reasoning, template, arguments.max_side,
-                        _options(arguments), at, seed)  # fmt: skip
+                        _options(arguments), server, at, seed)  # fmt: skip
         jobs.append(
             Job(arguments, suite, asking, numbered(arguments.answer_file, number, arguments.runs), Tally(suite))
         )
@@ -82,11 +83,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     output_folder(arguments.answer_file.parent)
     if arguments.overwrite:
-        own = [_cache(arguments)] if arguments.cache is None else []  # one that was named may serve other answers too
-        for path in (*own, *(file for job in jobs for file in (job.path, run_file(job.path)))):
-            path.unlink(missing_ok=True)
+        _forget(jobs)
     unanswered = sum(_answer_file(job) for job in jobs)
     return _finish(jobs, unanswered)
+
+
+def _forget(jobs: Sequence[Job]) -> None:
+    """Remove the answers, and the responses that they were made of."""
+    from ..api import forget
+
+    named = jobs[0].arguments.cache
+    if named is None:
+        _cache(jobs[0].arguments).unlink(missing_ok=True)
+    else:  # it may serve other answers too
+        asked = (
+            job.asking.request(question).key(job.arguments.model) for job in jobs for question in job.suite.questions
+        )
+        forget(named, set(asked))
+    for job in jobs:
+        job.path.unlink(missing_ok=True)
+        run_file(job.path).unlink(missing_ok=True)
 
 
 def _parser() -> Parser:
@@ -133,7 +149,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> str:
-    """What shapes an answer beside text, picture and model; part of the cache's key."""
+    """What shapes an answer beside text, picture, model and server; part of the cache's key."""
     wanted = {"temperature": arguments.temperature, "limit": arguments.max_output_tokens}
     wanted["thinking"] = arguments.thinking_budget
     return " ".join(f"{name}={value}" for name, value in wanted.items() if value is not None)
@@ -150,12 +166,14 @@ def _settings(job: Job) -> dict[str, Any]:
     return {
         "provider": arguments.provider,
         "model": arguments.model,
+        "server": asking.server or "the provider's own",
         "question_sha256": sha256(job.suite.question_file),
         "convention": asking.convention.name,
         "box": asking.box,
         "reasoning": asking.reasoning,
         "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
         "num_questions": arguments.num_questions,
+        "images": pictures(job.suite),
         "max_side": asking.max_side,
         "options": asking.options,
         "run": asking.run,
@@ -238,7 +256,7 @@ def _count(job: Job, question: Question, completion: Any) -> None:
     asking = job.asking
     response = read(completion.text, job.suite.image_size(question), asking.convention, asking.sent(question))
     job.tally.add(question, response)
-    job.cut += completion.finish in ("length", "max_tokens")
+    job.cut += completion.finish in FINISHED_AT_LIMIT
     centers = [item.center if isinstance(item, Box) else item for item in response.points]
     job.points += len(centers)
     job.outside += sum(not center.inside for center in centers)
@@ -265,7 +283,7 @@ def _dry_run(jobs: Sequence[Job]) -> None:
 
     with Lookup(_cache(jobs[0].arguments), cached_key) as lookup:
         missing = sum(
-            read_cached(lookup, job.asking.request(question), job.arguments.model) is None
+            job.arguments.overwrite or read_cached(lookup, job.asking.request(question), job.arguments.model) is None
             for job in jobs
             for question in job.suite.questions
         )

@@ -1,7 +1,8 @@
 """What went wrong with an answer: every point that misses gets a class, as far as the benchmark tells.
 
 Shares are of questions: an answer with four points of which one misses gives a quarter to that point's class, so that
-the classes and the accuracy of a model add up to 1. Of a box every pixel outside the region has its own class. What a
+the classes and the accuracy of a model add up to 1. Of a box every pixel outside the region has its own class. An answer
+without a point is "cut" where it ended at the limit of tokens, otherwise "unparsable". What a
 class needs is taken from the question's `meta` as the scene generator writes it: `references` (with `instance`, `box`,
 `center`), `instances` (an image of object numbers) and `relation`. Where that is missing, a miss is "elsewhere".
 """
@@ -25,6 +26,7 @@ from ..records import Question
 from .metrics import Mask, Values, box_pixels, score, weight
 
 UNANSWERED = "not answered"
+CUT = "cut"
 UNPARSABLE = "unparsable"
 OUTSIDE = "outside the image"
 ON_REFERENCE = "on the reference object"
@@ -33,7 +35,7 @@ TOO_FAR = "right side but too far"
 BESIDE = "right side but beside the region"
 WRONG_WAY = "wrong direction"
 ELSEWHERE = "elsewhere"
-CLASSES = (UNANSWERED, UNPARSABLE, OUTSIDE, ON_REFERENCE, ON_OBJECT, TOO_FAR, BESIDE, WRONG_WAY, ELSEWHERE)
+CLASSES = (UNANSWERED, CUT, UNPARSABLE, OUTSIDE, ON_REFERENCE, ON_OBJECT, TOO_FAR, BESIDE, WRONG_WAY, ELSEWHERE)
 DIRECTIONS = ("left", "right", "in front", "front", "behind", "above", "below")
 OBJECTS = np.arange(2, 200)  # values of objects in an image of instances; 0 is the background, the others are surfaces
 SAME_WAY = math.cos(math.radians(60))  # seen from the reference, a point less than this off the region's direction
@@ -48,24 +50,33 @@ class Judge:
         self.references = [one for one in _sequence(question.meta.get("references")) if isinstance(one, Mapping)]
         self.instances = _instances(question, root, mask.shape)
 
-    def shares(self, points: Sequence[Point | Box]) -> dict[str, float]:
-        """Class -> share of the answer; with the score they add up to 1."""
+    def shares(self, points: Sequence[Point | Box], cut: bool = False) -> dict[str, float]:
+        """Class -> share of the answer; with the score they add up to 1. `cut`: it ended at the limit of tokens."""
         if not points:
-            return {UNPARSABLE: 1.0}
+            return {CUT if cut else UNPARSABLE: 1.0}
+        total = weight(points, self.mask)
+        missing = [item for item in points if isinstance(item, Point) and not score([item], self.mask)]
+        classes = dict(zip(missing, self.of(missing), strict=True))
         found: dict[str, float] = {}
         for item in points:
-            for name, missed in self._missed(item).items():
-                found[name] = found.get(name, 0.0) + missed / weight(points, self.mask)
+            if isinstance(item, Box):
+                missed = self._missed(item)
+            else:
+                missed = {classes[item]: 1.0} if item in classes else {}
+            for name, amount in missed.items():
+                found[name] = found.get(name, 0.0) + amount / total
         return found
 
-    def of(self, point: Point) -> str:
-        """The class of a point that misses."""
-        return self._classes(np.array([point.x]), np.array([point.y]))[0] if point.inside else OUTSIDE
+    def of(self, points: Sequence[Point]) -> list[str]:
+        """The classes of points that miss."""
+        inside = [point for point in points if point.inside]
+        if not inside:
+            return [OUTSIDE] * len(points)
+        classes = iter(self._classes(np.array([one.x for one in inside]), np.array([one.y for one in inside])))
+        return [next(classes) if point.inside else OUTSIDE for point in points]
 
-    def _missed(self, item: Point | Box) -> dict[str, float]:
-        """Class -> how much of an item misses: 1 for a point, pixels for a box."""
-        if isinstance(item, Point):
-            return {} if score([item], self.mask) else {self.of(item): 1.0}
+    def _missed(self, item: Box) -> dict[str, float]:
+        """Class -> how many pixels of a box miss."""
         height, width = self.mask.shape
         left, top, right, bottom = box_pixels(item, (height, width))
         first = np.array([max(top, 0), max(left, 0)])
@@ -140,13 +151,33 @@ def _instances(question: Question, root: Path, shape: tuple[int, int]) -> NDArra
     return found if found.shape == shape else None
 
 
-def distance(point: Point, region: NDArray[np.int64], shape: tuple[int, int]) -> float:
-    """Pixels from a point to the nearest pixel of a region, 0 inside it.
+class Distances:
+    """Distances in pixels to the nearest pixel of a region, 0 inside it.
 
-    Args:
-        region: `[pixels, 2]`, rows and columns inside.
-        shape: (height, width) of the mask.
+    For every pixel the nearest columns of the region in its row are found once, to the left and to the right, as a
+    distance transform begins; a point then looks at one pixel a row, however large the region is.
     """
-    y, x = point.y * shape[0], point.x * shape[1]
-    gaps = np.maximum(np.maximum(region - [y, x], [y, x] - region - 1.0), 0.0)
-    return float(np.hypot(gaps[:, 0], gaps[:, 1]).min())
+
+    def __init__(self, mask: Mask) -> None:
+        """`mask` `[height, width]` has at least one pixel."""
+        self.shape = mask.shape
+        self.rows = np.flatnonzero(mask.any(axis=1))
+        region, columns = mask[self.rows], np.arange(mask.shape[1], dtype=np.float32)
+        self.left = np.maximum.accumulate(np.where(region, columns, -np.inf), axis=1)
+        self.right = np.minimum.accumulate(np.where(region, columns, np.inf)[:, ::-1], axis=1)[:, ::-1]
+
+    def of(self, points: Sequence[Point]) -> list[float]:
+        """The distance of each point."""
+        return [self._of(point.x * self.shape[1], point.y * self.shape[0]) for point in points]
+
+    def _of(self, x: float, y: float) -> float:
+        column = int(min(max(x, 0.0), self.shape[1] - 1.0))
+        across = np.minimum(_gap(self.left[:, column], x), _gap(self.right[:, column], x))
+        return float(np.hypot(across, _gap(self.rows, y)).min())
+
+
+def _gap(pixels: NDArray[Any], place: float) -> Values:
+    """How far `place` lies from pixels of size 1 that begin at `pixels`, along one axis."""
+    first = pixels.astype(np.float64)
+    gap: Values = np.maximum(np.maximum(first - place, place - first - 1.0), 0.0)
+    return gap

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..command import InputError
 from ..conventions import read_recorded
 from ..points import Point
 from ..reasoning import Response
 from ..records import Answer, Question, read_answers
-from .failures import UNANSWERED, Judge, distance
+from .failures import UNANSWERED, Distances, Judge
 from .metrics import Mask, robopoint_score, score, weight
 from .suites import Suite, fractions, key, pair, read_run
 
@@ -38,6 +37,13 @@ class Run:
     tokens: Mapping[str, int]
     record: Mapping[str, Any]  # of the run that wrote the file, {} for answers from elsewhere
     confidence: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of each point, where it is known
+    cut: frozenset[str] = frozenset()  # keys of the questions whose answer ended at the limit of tokens
+    number: int | None = None  # of the run, where its file holds several
+
+    @property
+    def source(self) -> str:
+        """The file's name, with the run where it holds several."""
+        return self.path.name if self.number is None else f"{self.path.name}, run {self.number},"
 
 
 @dataclass(slots=True)
@@ -63,7 +69,8 @@ class Grades:
     shuffled: list[float | None] = field(default_factory=list)
     robopoint: list[float | None] = field(default_factory=list)
     unanswered: int = 0
-    unparsable: int = 0
+    cut: int = 0  # without a point because they ended at the limit of tokens
+    unparsable: int = 0  # without a point though they ended by themselves
     outside: int = 0  # answers all of whose points lie outside the image
 
 
@@ -76,9 +83,27 @@ class Graded:
     baselines: Mapping[str, Sequence[float | None]]
 
 
+def read_runs(path: Path, label: str, suite: Suite) -> list[Run]:
+    """Read and parse an answer file: one run, or several that its answers tell apart by `run`.
+
+    Raises:
+        InputError: it is broken, or belongs to another benchmark.
+    """
+    answers = read_answers(path)
+    numbers = sorted({answer.run for answer in answers})
+    if len(numbers) < 2:
+        return [_run(answers, path, label, suite, None)]
+    by_run = [[answer for answer in answers if answer.run == number] for number in numbers]
+    return [_run(some, path, label, suite, number) for some, number in zip(by_run, numbers, strict=True)]
+
+
 def read_answer_file(path: Path, label: str, suite: Suite) -> Run:
-    """Read and parse an answer file. InputError: it is broken, or belongs to another benchmark."""
-    answers = pair(read_answers(path), suite, path)
+    """Read and parse an answer file of one run. InputError as `read_runs`, and where it holds several."""
+    return _run(read_answers(path), path, label, suite, None)
+
+
+def _run(found: Sequence[Answer], path: Path, label: str, suite: Suite, number: int | None) -> Run:
+    answers = pair(found, suite, path)
     sizes = {key(question.question_id): suite.image_size(question) for question in suite.questions
              if key(question.question_id) in answers}  # fmt: skip
     return Run(
@@ -87,7 +112,9 @@ def read_answer_file(path: Path, label: str, suite: Suite) -> Run:
         responses={name: response_of(answer, sizes[name], path) for name, answer in answers.items()},
         tokens={name: count for name, answer in answers.items() if (count := _tokens(answer))},
         record=read_run(path),
-        confidence={name: found for name, answer in answers.items() if (found := _confidence(answer, path))},
+        confidence={name: sure for name, answer in answers.items() if (sure := _confidence(answer, path))},
+        cut=frozenset(name for name, answer in answers.items() if answer.cut),
+        number=number,
     )
 
 
@@ -135,11 +162,12 @@ def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint
     for question, others in zip(suite.questions, strangers, strict=True):
         mask = suite.mask(question)
         grey = fractions(suite.grey_mask(question)) if robopoint else None
-        judge, region = Judge(question, mask, suite.question_file.parent), np.argwhere(mask)
+        judge, distances = Judge(question, mask, suite.question_file.parent), Distances(mask)
         for one in grades:
             response = one.run.responses.get(key(question.question_id))
-            _grade(one, response, mask)
-            _locate(one, response, judge, region)
+            cut = key(question.question_id) in one.run.cut
+            _grade(one, response, mask, cut)
+            _locate(one, response, judge, distances, cut)
             _sure(one, response, one.run.confidence.get(key(question.question_id), ()), mask)
             known = [found for name in others if (found := one.run.responses.get(name)) is not None]
             one.shuffled.append(_mean([score(other.points, mask) for other in known]))
@@ -153,7 +181,7 @@ def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint
     return Graded(suite, grades, baselines)
 
 
-def _grade(grades: Grades, response: Response | None, mask: Mask) -> None:
+def _grade(grades: Grades, response: Response | None, mask: Mask, cut: bool) -> None:
     points = response.points if response is not None else ()
     grades.scores.append(score(points, mask))
     grades.first.append(score(points[:1], mask))
@@ -161,19 +189,19 @@ def _grade(grades: Grades, response: Response | None, mask: Mask) -> None:
     if response is None:
         grades.unanswered += 1
     elif not points:
-        grades.unparsable += 1
+        grades.cut += cut
+        grades.unparsable += not cut
     elif not any((item if isinstance(item, Point) else item.center).inside for item in points):
         grades.outside += 1
 
 
-def _locate(grades: Grades, response: Response | None, judge: Judge, region: NDArray[np.int64]) -> None:
+def _locate(grades: Grades, response: Response | None, judge: Judge, distances: Distances, cut: bool) -> None:
     """Where the points lie that miss."""
     points = response.points if response is not None else ()
-    shape = judge.mask.shape
-    gaps = [distance(item if isinstance(item, Point) else item.center, region, shape) for item in points]
+    gaps = distances.of([item if isinstance(item, Point) else item.center for item in points])
     grades.distances.append(_mean(gaps))
     grades.weights.append(weight(points, judge.mask))
-    grades.failures.append({UNANSWERED: 1.0} if response is None else judge.shares(points))
+    grades.failures.append({UNANSWERED: 1.0} if response is None else judge.shares(points, cut))
 
 
 def _sure(grades: Grades, response: Response | None, confidence: Sequence[float], mask: Mask) -> None:

@@ -3,7 +3,8 @@
 One decision, in one place: an answer scores the fraction of its points that lie inside the ground-truth region, a
 box counting as all of its pixels; an answer without a point scores 0 and stays in the mean. The mean is over
 questions (macro), as RoboPoint publishes it. Questions about one image are not independent, so intervals resample
-images, and comparisons of two models pair the questions they share.
+images, and comparisons of two models pair the questions they share. Where all images are alike (3 of 3 right) there is
+nothing to resample, and the exact binomial bound takes its place.
 
 `robopoint_score` keeps the behaviour of the reference's own script, for numbers that have to be comparable with
 published ones. Nothing here needs torch.
@@ -26,6 +27,7 @@ Values = NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+ALIKE = 1e-9  # means of images that differ by no more are equal but for rounding
 REFERENCE_SIZE = (640, 480)  # the image size that the reference assumes for every image
 
 
@@ -82,7 +84,7 @@ def _pixel(value: float, side: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over questions with its bootstrap interval; `low` and `high` are None where one image is all there is."""
+    """A mean over questions with its 95 % interval; `low` and `high` are None where one image is all there is."""
 
     mean: float
     low: float | None
@@ -96,9 +98,12 @@ def interval(
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Interval:
     """Mean of `values` `[questions]` and its percentile bootstrap interval, resampling images, not questions.
 
+    Args:
+        bounds: the smallest and the largest value that is possible; used where all images have the same mean.
     Raises:
         ValueError: no values, or not one image a value.
     """
@@ -106,6 +111,9 @@ def interval(
     mean = float(sums.sum() / counts.sum())
     if len(sums) < 2 or resamples < 1:
         return Interval(mean, None, None, int(counts.sum()))
+    if np.ptp(sums / counts) <= ALIKE:
+        low, high = _all_alike(mean, len(sums), level, bounds)
+        return Interval(mean, low, high, int(counts.sum()))
     means = np.empty(resamples)
     chunk = max(1, 2_000_000 // len(sums))  # bounds the memory of the draws
     for start in range(0, resamples, chunk):
@@ -114,6 +122,16 @@ def interval(
         means[start : start + size] = (draws @ sums) / (draws @ counts)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), int(counts.sum()))
+
+
+def _all_alike(mean: float, images: int, level: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """The interval of a mean that all of `images` have.
+
+    By the exact binomial (Clopper-Pearson) bound at most the share `other` of the images that were not asked can be
+    otherwise; the mean moves most when all of these have the smallest, or the largest, value.
+    """
+    other = 1 - ((1 - level) / 2) ** (1 / images)
+    return mean - other * (mean - min(mean, bounds[0])), mean + other * (max(mean, bounds[1]) - mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +162,7 @@ def difference(
     The permutation test exchanges the two models' answers to all questions about an image at once.
     """
     first, second = np.asarray(values, float), np.asarray(others, float)
-    gap = interval(first - second, images, rng, resamples)
+    gap = interval(first - second, images, rng, resamples, bounds=(-1.0, 1.0))
     if gap.low is None:
         return Difference(gap, None)
     from scipy import stats  # half a second to import: not for callers that only score

@@ -29,13 +29,14 @@ from typing import Any
 
 from ..command import InputError, Parser, output_folder, run
 from ..files import JsonlWriter, sha256, write_json
+from ..model.checkpoint import type_in_memory
 from ..model.decoding import Decoding
 from ..model.predict import add_decoding_flags, decoding_of, prompt_template
-from ..model.predictor import Prediction, Predictor, bundled, human_turn
+from ..model.predictor import Prediction, Predictor, bundled, human_turn, placement
 from ..prompts import render_prompt
-from ..records import Answer, Question, read_answers
+from ..records import FINISHED_AT_LIMIT, Answer, Question, read_answers
 from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
-from .runs import done_before, fingerprint, merge, numbered, part_of, sort_answers, torchrun
+from .runs import done_before, fingerprint, merge, numbered, part_of, pictures, sort_answers, torchrun
 from .suites import Suite, key, run_file
 
 ALONE = 8  # answers that are repeated at batch 1 to say how many of a half-precision run depend on the batch
@@ -54,6 +55,9 @@ class Job:
     path: Path
     run: int  # from 1; 0 where there is one run only
     chunk: tuple[int, int]
+    device: str
+    dtype: str  # of the weights in memory
+    pictures: str  # a hash of what is asked about
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,13 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for question in questions:
         suite.image_path(question)  # a missing image shows now, not after an hour
     output_folder(arguments.answer_file.parent)
+    device, dtype = _placement(arguments)
+    shown = pictures(suite)
     predictor: Predictor | None = None
     for number in range(1, arguments.runs + 1):
         whole = numbered(arguments.answer_file, number, arguments.runs)
         path = part_of(whole, chunk, chunks) if together and chunks > 1 else whole
         seeded = replace(decoding, seed=decoding.seed + number - 1)
         at = number if arguments.runs > 1 else 0
-        job = Job(arguments, seeded, template, suite, start, questions, path, at, (chunk, chunks))
+        job = Job(arguments, seeded, template, suite, start, questions, path, at, (chunk, chunks), device, dtype, shown)
         predictor = _answer_file(job, predictor)
         if together and chunks > 1 and merge(whole, chunks, suite.questions):
             print(f"{whole}: the answers of all {chunks} parts")
@@ -146,6 +152,9 @@ def _answer_file(job: Job, predictor: Predictor | None) -> Predictor | None:
     if not tally.answers:  # nothing was left to do: say how the whole file did
         tally.read(path, questions)
     print(f"{path}: {len(questions)} answers, {tally.describe()}")
+    cut = sum(answer.cut for answer in read_answers(path))
+    if cut:
+        print(f"  {cut} answers were cut at {job.decoding.max_new_tokens} new tokens: give more --max-new-tokens")
     return predictor
 
 
@@ -155,11 +164,13 @@ def _settings(job: Job) -> dict[str, Any]:
     return {
         "model": fingerprint(bundled(arguments.model_path)),
         "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
+        "dtype": job.dtype,
         "question_sha256": sha256(job.suite.question_file),
         "reasoning": arguments.reasoning,
         "conv_mode": arguments.conv_mode,
         "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
         "num_questions": arguments.num_questions,
+        "images": job.pictures,
         "chunk": list(job.chunk),
         **asdict(job.decoding),
         "run": job.run,
@@ -180,8 +191,7 @@ def _ask(
         before = float(record["seconds"])
         if len(done) < len(questions):
             predictor = predictor or _load(job)
-            model = predictor.checkpoint.model
-            record["device"], record["dtype"] = str(model.device), str(model.dtype).removeprefix("torch.")
+            record["device"] = str(predictor.checkpoint.model.device)
             record["batch_size"] = _batch(job, predictor)
             places = {index for index, question in enumerate(questions) if key(question.question_id) in done}
             batches = predictor.stream(*_inputs(job), job.decoding, **_options(job, record["batch_size"]), done=places)
@@ -201,14 +211,19 @@ def _ask(
     return predictor
 
 
-def _load(job: Job) -> Predictor:
-    arguments, shared = job.arguments, torchrun()
-    device = arguments.device
+def _placement(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The device and the type of the weights in memory; both are known before the model is loaded."""
+    device, shared = arguments.device, torchrun()
     if device is None and shared is not None:
         import torch
 
         device = f"cuda:{shared[2] % torch.cuda.device_count()}" if torch.cuda.is_available() else None
-    return Predictor.load(arguments.model_path, arguments.model_base, device, arguments.dtype)
+    device, dtype = placement(device, arguments.dtype)
+    return device, type_in_memory(bundled(arguments.model_path), arguments.model_base, dtype)
+
+
+def _load(job: Job) -> Predictor:
+    return Predictor.load(job.arguments.model_path, job.arguments.model_base, job.device, job.dtype)
 
 
 def _batch(job: Job, predictor: Predictor) -> int:
@@ -262,7 +277,10 @@ def _check_alone(job: Job, predictor: Predictor) -> dict[str, int] | None:
 def _answer(job: Job, question: Question, prediction: Prediction, predictor: Predictor) -> Answer:
     model, arguments = predictor.checkpoint.name, job.arguments
     made_of = f"{model} {question.question_id} {job.decoding} {arguments.reasoning} {job.run}"
-    metadata: dict[str, Any] = {"point_confidence": [round(value, 6) for value in prediction.point_confidence]}
+    metadata: dict[str, Any] = {
+        "point_confidence": [round(value, 6) for value in prediction.point_confidence],
+        "finish": FINISHED_AT_LIMIT[0] if prediction.cut else "stop",
+    }
     if prediction.samples:
         metadata["samples"] = list(prediction.samples)
     return Answer(

@@ -40,7 +40,7 @@ _ORIENTATION = 274  # the EXIF tag; a server may turn such a picture, while mask
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How the questions of one run are asked. `options` stands for all that shapes an answer beside the text."""
+    """How the questions of one run are asked. `options` stands for all that shapes an answer beside text and server."""
 
     suite: Suite
     convention: Convention
@@ -49,6 +49,7 @@ class Asking:
     template: str | None
     max_side: int
     options: str
+    server: str | None  # its address; None for the provider's own
     run: int = 0
     seed: int | None = None
 
@@ -76,7 +77,8 @@ class Asking:
         path, sent = self.suite.image_path(question), self.sent(question)
         name = f"{question.image} {sha256(path)[:16]} {sent[0]}x{sent[1]}"
         item = f"{key(question.question_id)} run {self.run} seed {self.seed}"
-        return Request(item, f"{WORDING} {self.options}", self.text(question), "", _picture(path, sent), name)
+        version = f"{WORDING} {self.options}" + (f" server={self.server}" if self.server else "")
+        return Request(item, version, self.text(question), "", _picture(path, sent), name)
 
     def answer(self, question: Question, completion: Completion, model: str) -> Answer:
         """The reply as a record like any other; why it ended, if not by itself, stands in the metadata."""

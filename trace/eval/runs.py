@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from ..command import InputError
-from ..files import read_json, replacing, write_json
+from ..files import read_json, replacing, sha256, write_json
 from ..records import Question, answered, read_answers
-from .suites import key, read_run, run_file, settings_of
+from .suites import Suite, key, read_run, run_file, settings_of
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
+PROCESSING = ("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json",
+              "added_tokens.json")  # fmt: skip
 
 
 def fingerprint(path: str | Path) -> str:
-    """A hash that changes with a model: of its configuration, and of both ends of every file of weights.
+    """A hash that changes with a model: of its configuration and processor, and of both ends of every file of weights.
 
     Reading 26 GB to name a model would take longer than answering with it; training changes all of the weights, so
     a megabyte from each end tells two checkpoints apart. A name that is no folder stands for itself.
@@ -32,13 +34,22 @@ def fingerprint(path: str | Path) -> str:
     if not folder.is_dir():
         return str(path)
     digest = hashlib.sha256()
-    for file in sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)}):
+    for file in sorted({file for pattern in (*WEIGHTS, *PROCESSING) for file in folder.glob(pattern)}):
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
         with open(file, "rb") as stream:
             digest.update(stream.read(1 << 20))
             stream.seek(max(0, size - (1 << 20)))
             digest.update(stream.read())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def pictures(suite: Suite) -> str:
+    """A hash of the pictures that are asked about, wherever they lie. InputError: one is missing."""
+    found = {question.image: suite.image_path(question) for question in suite.questions}
+    digest = hashlib.sha256()
+    for name, path in sorted(found.items()):
+        digest.update(f"{name} {sha256(path)} ".encode("utf-8", "surrogatepass"))
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -74,9 +85,14 @@ def done_before(path: Path, settings: Mapping[str, Any], questions: Sequence[Que
             "or --overwrite to begin again"
         )
     for name, value in settings.items():
-        if begun.get(name) != value:
+        if name not in begun:
             raise InputError(
-                f"{path} was begun with {name} {_short(begun.get(name))}, not {_short(value)}: use the same settings, "
+                f"{record} does not say with which {name} {path.name} was begun: give another --answer-file, or "
+                "--overwrite to begin again"
+            )
+        if begun[name] != value:
+            raise InputError(
+                f"{path} was begun with {name} {_short(begun[name])}, not {_short(value)}: use the same settings, "
                 "another --answer-file, or --overwrite to begin again"
             )
     strange = done - {key(question.question_id) for question in questions}

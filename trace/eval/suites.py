@@ -12,6 +12,7 @@ asked for. This module also says where the record of a run lies: beside the answ
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from .metrics import Mask, Values
 DESCRIPTION = "suite.json"  # what is to be said about a folder: its name, how its questions were chosen
 QUESTION_FILE = "point_questions.jsonl"
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the first one found is taken
+_FIXED = re.compile("your answer should be formatted", re.IGNORECASE)
 INSIDE = 127  # a grey value above this lies inside the region
 
 
@@ -210,12 +212,19 @@ def _eight_bits(values: Values, fractions: bool) -> NDArray[np.uint8]:
 
 
 def pair(answers: Iterable[Answer], suite: Suite, source: Path) -> dict[str, Answer]:
-    """Answers by question key.
+    """The answers of one run by question key.
 
     Raises:
         InputError: an answer to a question that the suite does not have, two answers to one question, or an answer
-            whose prompt asks something else: the file belongs to another benchmark.
+            whose prompt asks something else (case and spacing aside): the file belongs to another benchmark.
     """
+    answers = list(answers)
+    runs = sorted({answer.run for answer in answers})
+    if len(runs) > 1:
+        raise InputError(
+            f"{source} holds the answers of {len(runs)} runs ({', '.join(map(str, runs))}), and only one can be shown: "
+            "write the lines of one run into a file of their own"
+        )
     questions = {key(question.question_id): question for question in suite.questions}
     paired: dict[str, Answer] = {}
     for answer in answers:
@@ -229,7 +238,7 @@ def pair(answers: Iterable[Answer], suite: Suite, source: Path) -> dict[str, Ans
         if name in paired:
             raise InputError(f"{source} answers question {answer.question_id} twice: keep one of the two lines")
         asked, expected = _core(answer.prompt), _core(question.text)
-        if asked and expected not in asked:
+        if asked and expected.casefold() not in asked.casefold():
             raise InputError(
                 f"{source} answers {asked!r} as question {answer.question_id}, but in {suite.question_file} that "
                 f"question is {expected!r}: these answers belong to another benchmark"
@@ -240,7 +249,7 @@ def pair(answers: Iterable[Answer], suite: Suite, source: Path) -> dict[str, Ans
 
 def _core(text: str) -> str:
     """The instruction of a question without the fixed sentences, which differ between kinds of answers."""
-    return " ".join(text.replace("<image>", " ").partition("Your answer should be formatted")[0].split())
+    return " ".join(_FIXED.split(text.replace("<image>", " "))[0].split())
 
 
 def run_file(answers: str | Path) -> Path:

@@ -5,7 +5,8 @@
 Prints tables and writes summary.json, summary.md and summary.csv, and calibration.png where confidences are known.
 Every question of the benchmark counts, failures as 0. Intervals are 95 % bootstrap intervals that resample images;
 each model is compared with the first one on the same questions. Several runs of a model (out/m-1.jsonl, out/m-2.jsonl
-..., all meant by out/m.jsonl; or any files under one label) give their mean and standard deviation.
+..., all meant by out/m.jsonl; any files under one label; or one file whose answers differ in `run`) give their mean and
+standard deviation.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from ..command import InputError, Parser, existing_file, output_folder, run
-from ..files import replacing, sha256, write_json
+from ..files import read_jsonl, replacing, sha256, write_json
 from .calibration import calibration, draw
 from .failures import CLASSES
-from .grading import Graded, Grades, grade, groups, read_answer_file
+from .grading import Graded, Grades, grade, groups, read_runs
 from .metrics import RESAMPLES, Difference, difference, interval
 from .suites import Suite, open_suite, read_run, settings_of
 from .tables import as_csv, as_markdown, as_text, sentences, tables
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--labels", nargs="+", help="names for the tables, the same one for runs of one model; "
                         "by default those of the files")  # fmt: skip
+    parser.add_argument("--runs", choices=["single", "numbered"], help="which files m.jsonl means where m-1.jsonl, "
+                        "m-2.jsonl ... are there too: itself, or those runs")  # fmt: skip
     parser.add_argument("--data-dir", help="the benchmark, by name or folder; by default the one that the run's "
                         "record names")  # fmt: skip
     parser.add_argument("--question-file", help="by default point_questions.jsonl, or what the run's record names")
@@ -61,13 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.resamples < 1 or arguments.seed < 0:
         raise InputError(f"--resamples {arguments.resamples} must be at least 1 and --seed {arguments.seed} at least 0")
-    files = [_files(path) for path in arguments.answer]
+    files = [_files(path, arguments.runs) for path in arguments.answer]
     _check_once([path for group in files for path in group])
     labels = _labels(arguments.answer, arguments.labels)
     arguments.answer = [path for group in files for path in group]
     suite = _find_suite(arguments)
     folder = output_folder(arguments.output or arguments.answer[0].parent)
-    runs = [read_answer_file(path, label, suite) for group, label in zip(files, labels, strict=True) for path in group]
+    runs = [one for group, label in zip(files, labels, strict=True) for path in group
+            for one in read_runs(path, label, suite)]  # fmt: skip
     rng = np.random.default_rng(arguments.seed)
     graded = grade(_first(suite, arguments), runs, rng, robopoint=arguments.compat == "robopoint")
     summary = summarize(graded, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
@@ -86,16 +90,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _files(path: Path) -> list[Path]:
-    """A file of answers, or the files of the runs that `model_vqa --runs` wrote under its name."""
-    if path.exists():
-        return [existing_file(path, "the answer file")]
-    runs = [
-        one for one in path.parent.glob(f"{path.stem}-*{path.suffix}") if one.stem[len(path.stem) + 1 :].isdecimal()
-    ]
-    if not runs:
-        existing_file(path, "the answer file")
-    return sorted(runs, key=lambda one: int(one.stem[len(path.stem) + 1 :]))
+def _files(path: Path, which: str | None) -> list[Path]:
+    """A file of answers, or the files of the runs that `model_vqa --runs` wrote under its name.
+
+    InputError: both are there, and `which` ("single" or "numbered") does not say what is meant.
+    """
+    numbers = {one: one.stem[len(path.stem) + 1 :] for one in path.parent.glob(f"{path.stem}-*{path.suffix}")}
+    runs = sorted((one for one, text in numbers.items() if text.isdecimal()), key=lambda one: int(numbers[one]))
+    if path.exists():  # then another model's file, gpt-4.jsonl beside gpt.jsonl, is none of its runs
+        runs = [one for one in runs if _holds_run(one, int(numbers[one]))]
+    if path.exists() and runs and which is None:
+        raise InputError(
+            f"{path} is one run, and {', '.join(one.name for one in runs)} beside it are numbered runs of the same "
+            "name: say which are meant with --runs single or --runs numbered"
+        )
+    if runs and (which == "numbered" or (which is None and not path.exists())):
+        return runs
+    return [existing_file(path, "the answer file")]
+
+
+def _holds_run(path: Path, number: int) -> bool:
+    """Whether the answers of a file say that they are those of run `number`."""
+    return next((record.get("run") == number for _, record in read_jsonl(path, half_line_ends=True)), False)
 
 
 def _check_once(paths: Sequence[Path]) -> None:
@@ -194,22 +210,23 @@ def _model(
         others = _mean_of([one.scores for one in first])
         compared = _difference(difference(scores, others, images, rng, resamples), first[0].run.label)
     per_run = len(runs)
-    unanswered, unparsable, outside = (
-        sum(getattr(one, name) for one in runs) / per_run for name in ("unanswered", "unparsable", "outside")
+    unanswered, cut, unparsable, outside = (
+        sum(getattr(one, name) for one in runs) / per_run for name in ("unanswered", "cut", "unparsable", "outside")
     )
     gaps = [gap for one in runs for gap in one.distances if gap is not None]
     return {
         "label": runs[0].run.label,
         "answers": str(runs[0].run.path),
-        "files": [str(one.run.path) for one in runs],
+        "files": list(dict.fromkeys(str(one.run.path) for one in runs)),
         "runs": per_run,
         "run": {name: runs[0].run.record.get(name) for name in ("settings", "versions", "seconds")},
         "accuracy": _by_group([one.scores for one in runs], images, parts, seed, resamples),
         "difference": compared,
         "first_point": float(np.mean(_mean_of([one.first for one in runs]))),
         "micro": float(np.mean([_micro(one) for one in runs])),
-        "parsable": 1 - (unparsable + unanswered) / total,
+        "parsable": 1 - (unparsable + cut + unanswered) / total,
         "unanswered": _whole(unanswered),
+        "cut": _whole(cut),
         "unparsable": _whole(unparsable),
         "outside": _whole(outside),
         "failures": {
@@ -292,7 +309,7 @@ def _reference(runs: Sequence[Grades]) -> dict[str, Any]:
 def _warnings(runs: Sequence[Grades], suite: Suite) -> list[str]:
     found = []
     for one in runs:
-        where = f" in {one.run.path.name}" if len(runs) > 1 else ""
+        where = f" in {one.run.source}" if len(runs) > 1 else ""
         if one.unanswered:
             count = len(suite.questions)
             found.append(f"{one.unanswered} of {count} questions are not answered{where} and count as 0")

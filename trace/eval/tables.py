@@ -24,7 +24,7 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     models, baselines = summary["models"], summary["baselines"]
     overview = [["model", "accuracy", "micro", "first point", "parsable", "failed", "points", "tokens"]]
     for one in models:
-        failed = f"{one['unanswered'] + one['unparsable'] + one['outside']:g}"
+        failed = f"{one['unanswered'] + one['cut'] + one['unparsable'] + one['outside']:g}"
         tokens = "-" if one["mean_tokens"] is None else f"{one['mean_tokens']:.0f}"
         numbers = [_percent(one["micro"]), _percent(one["first_point"])]
         numbers += [_percent(one["parsable"]), failed, f"{one['mean_points']:.1f}"]
@@ -105,6 +105,11 @@ def sentences(summary: dict[str, Any]) -> list[str]:
         if one["difference"]:
             found.append(_compared(one["label"], one["difference"]))
     for one in summary["models"]:
+        if one["cut"]:
+            found.append(
+                f"{one['label']}: counted as 0 are answers that were cut before a point ({one['cut']:g}; allow more "
+                "tokens)."
+            )
         if one["unparsable"] or one["outside"]:
             found.append(
                 f"{one['label']}: counted as 0 are answers without a point ({one['unparsable']:g}) and with points "
@@ -193,7 +198,7 @@ def _head(summary: dict[str, Any]) -> str:
     note = f" ({benchmark['note']})" if benchmark["note"] else ""
     return (
         f"{benchmark['folder']}{note}: {benchmark['questions']} questions about {benchmark['images']} images; "
-        "in brackets 95 % bootstrap intervals over images"
+        "in brackets 95 % intervals over images (bootstrap; exact binomial where all images score alike)"
     )
 
 

@@ -149,6 +149,24 @@ def load(
     return _realised(made, name_of(made.source), str(path), dtype, device, quantize, options)
 
 
+def type_in_memory(path: str | Path, base: str | Path | None = None, dtype: str = "float32") -> str:
+    """The name of the weights' type under which `load` would hold this model; reads no weights. InputError as `load`."""
+    from .loading import usable_type
+    from .writing import largest_type
+
+    if dtype != "auto":
+        return str(usable_type(dtype)).removeprefix("torch.")
+    from .assemble import composed, plan
+    from .presets import preset
+
+    if str(path) not in PRESETS or Path(path).exists():
+        return largest_type(plan(path, base).weights, stored=True)
+    sources = preset(str(path)).sources
+    if "model" in sources:
+        return type_in_memory(sources["model"], None, dtype)
+    return largest_type(composed(**sources, seed=0).weights, stored=True) if sources else "float32"
+
+
 def _realised(
     made: Plan, name: str, path: str, dtype: Any, device: str, quantize: str | None, options: dict[str, Any]
 ) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""From points in an image to points in space: depth, the camera's intrinsics, and its place at the robot.
+"""From points in an image to points in space, by depth and a camera (`cameras`).
 
 Points are lifted to the camera's frame (x right, y down, z forward, metres) with the pinhole model, and on to the
 robot's base with a 4 x 4 matrix. A coordinate of 0 is the image's left edge, so the centre of the first pixel is at
@@ -17,24 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..command import InputError, existing_file
-from ..files import read_json
 from ..images import BROKEN_IMAGE
 from ..points import Point
+from .cameras import Camera, Floats
 
 UNITS = {"mm": 0.001, "m": 1.0}
+NEAR, FAR = 0.01, 100.0  # metres; what lies nearer or farther is no measurement
 ALIGNMENTS = ("registered", "scaled")
 WINDOW = 5  # pixels along a side of the window whose median depth is taken
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Camera:
-    """Focal lengths and principal point in pixels of the colour image."""
-
-    fx: float
-    fy: float
-    cx: float
-    cy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +37,17 @@ class Lifted:
     reason: str = ""
 
 
-def read_depth(path: str | Path, unit: str, alignment: str, size: tuple[int, int]) -> Floats:
+def read_depth(path: str | Path, unit: str | None, alignment: str, size: tuple[int, int]) -> Floats:
     """Depth in metres `[height, width]`, NaN where there is none, in the pixels of a colour image of `size`.
 
     Args:
         path: a 16-bit or floating-point image, or an array in .npy.
-        unit: of the stored values, a key of `UNITS`.
+        unit: of the stored values, a key of `UNITS`; by default metres for floats and millimetres for integers.
         alignment: "registered" (a pixel of the one is that pixel of the other) or "scaled" (the same view at another
             resolution: the nearest pixel is taken).
     Raises:
-        InputError: the file is missing, no depth image, or does not fit the colour image.
+        InputError: the file is missing, no depth image, does not fit the colour image, or most of its distances lie
+            outside of what is measured (`NEAR` to `FAR`). Single ones outside of it count as missing.
     """
     path = existing_file(path, "the depth image")
     try:
@@ -66,13 +57,12 @@ def read_depth(path: str | Path, unit: str, alignment: str, size: tuple[int, int
             with Image.open(path) as image:
                 raw = np.asarray(image)
     except BROKEN_IMAGE as error:
-        raise InputError(f"the depth image {path} cannot be read: {error}") from None
+        raise InputError(f"the depth image {path} cannot be read: {error}; give a PNG, a TIFF or .npy") from None
     if raw.ndim != 2 or not raw.size or raw.dtype.kind not in "uif":
         raise InputError(f"{path} is no depth image: one number a pixel was expected, it has the shape {raw.shape}")
     if raw.dtype == np.uint8:
         raise InputError(f"{path} holds 8-bit values, which is a picture of depth; give the 16-bit or float values")
-    depth = raw.astype(np.float64) * UNITS[unit]
-    depth[~np.isfinite(depth) | (depth <= 0)] = np.nan
+    depth = _metres(raw, unit or ("m" if raw.dtype.kind == "f" else "mm"), path)
     width, height = size
     if alignment == "scaled":
         rows = ((np.arange(height) + 0.5) * depth.shape[0] / height).astype(int)
@@ -86,58 +76,19 @@ def read_depth(path: str | Path, unit: str, alignment: str, size: tuple[int, int
     return depth
 
 
-def read_intrinsics(path: str | Path, size: tuple[int, int]) -> Camera:
-    """A camera from JSON: {"fx", "fy", "cx", "cy"}, or a 3 x 3 matrix under "K" or alone.
-
-    InputError names what is missing; "width" and "height" must be those of the image where they are given.
-    """
-    found = read_json(path, "the intrinsics")
-    if isinstance(found, dict) and not {"fx", "fy", "cx", "cy"} <= found.keys():
-        found = found | _as_fields(found.get("K", found.get("intrinsics")), path)
-    elif not isinstance(found, dict):
-        found = _as_fields(found, path)
-    for name, side in zip(("width", "height"), size, strict=True):
-        if found.get(name, side) != side:
-            raise InputError(f"{path} belongs to images of {name} {found[name]}, this one has {side}")
-    try:
-        camera = Camera(*(float(found[name]) for name in ("fx", "fy", "cx", "cy")))
-    except (TypeError, ValueError):
-        raise InputError(f"{path}: fx, fy, cx and cy have to be numbers") from None
-    if not (np.isfinite([camera.fx, camera.fy, camera.cx, camera.cy]).all() and camera.fx > 0 and camera.fy > 0):
-        raise InputError(f"{path}: the focal lengths have to be positive, not {camera.fx} and {camera.fy}")
-    return camera
-
-
-def _as_fields(matrix: Any, path: str | Path) -> dict[str, float]:
-    found = _matrix(matrix, (3, 3))
-    if found is None:
-        raise InputError(f'{path} holds no intrinsics: "fx", "fy", "cx" and "cy", or a 3 x 3 matrix "K", were expected')
-    if found[0, 1] or found[1, 0] or list(found[2]) != [0, 0, 1]:
-        raise InputError(f"{path}: the matrix K has to be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; skew is not supported")
-    return {"fx": found[0, 0], "fy": found[1, 1], "cx": found[0, 2], "cy": found[1, 2]}
-
-
-def read_extrinsics(path: str | Path) -> Floats:
-    """The camera's pose in the robot's base, 4 x 4 (JSON, alone or under "base_from_camera"). InputError otherwise."""
-    found = read_json(path, "the extrinsics")
-    pose = _matrix(found.get("base_from_camera") if isinstance(found, dict) else found, (4, 4))
-    if pose is None:
-        raise InputError(f'{path} holds no pose: a 4 x 4 matrix, alone or as "base_from_camera", was expected')
-    rotation = pose[:3, :3]
-    rigid = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) and np.linalg.det(rotation) > 0
-    if not rigid or list(pose[3]) != [0, 0, 0, 1]:
-        raise InputError(f"{path} is no rigid pose: a rotation, a translation in metres and the row 0 0 0 1 are needed")
-    return pose
-
-
-def _matrix(value: Any, shape: tuple[int, int]) -> Floats | None:
-    try:
-        found = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    if found.size == shape[0] * shape[1] and found.ndim == 1:
-        found = found.reshape(shape)  # ROS writes matrices as one list
-    return found if found.shape == shape and bool(np.isfinite(found).all()) else None
+def _metres(raw: NDArray[Any], unit: str, path: Path) -> Floats:
+    depth = raw.astype(np.float64) * UNITS[unit]
+    depth[~np.isfinite(depth) | (depth <= 0)] = np.nan
+    valid = depth[~np.isnan(depth)]
+    median = float(np.median(valid)) if valid.size else NEAR
+    if not NEAR <= median <= FAR:
+        (other,) = UNITS.keys() - {unit}
+        raise InputError(
+            f"the depths in {path} have a median of {median:g} m when read as {unit}, and from {NEAR:g} to {FAR:g} m are "
+            f"possible: give --depth-unit {other} if these are {other}, otherwise convert them"
+        )
+    depth[(depth < NEAR) | (depth > FAR)] = np.nan
+    return depth
 
 
 def lift(points: Sequence[Point], depth: Floats, camera: Camera, pose: Floats | None = None) -> list[Lifted]:

@@ -18,9 +18,10 @@ from ..command import InputError, Parser, existing_file, output_folder, run
 from ..images import open_image
 from ..points import Point
 from ..prompts import TEMPLATES, template
+from .cameras import read_extrinsics, read_intrinsics
 from .confidence import centers
 from .decoding import Decoding
-from .lifting import ALIGNMENTS, UNITS, Lifted, lift, read_depth, read_extrinsics, read_intrinsics
+from .lifting import ALIGNMENTS, UNITS, Lifted, lift, read_depth
 from .predictor import PLACEHOLDER, Prediction, Predictor, default_model
 
 if TYPE_CHECKING:
@@ -118,12 +119,17 @@ def _parser() -> Parser:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--overlay", type=Path, metavar="PNG", help="draw the answer over the image")
     parser.add_argument("--depth", type=Path, help="a depth image (16 bits, float or .npy): points in metres")
-    parser.add_argument("--depth-unit", choices=UNITS, default="mm", help="of the depth image's values")
+    parser.add_argument(
+        "--depth-unit", choices=UNITS, help="of the depth image's values; if absent m for floats, mm for integers"
+    )
     parser.add_argument(
         "--depth-alignment", choices=ALIGNMENTS, default="registered",
         help="registered: pixel by pixel with the image; scaled: the same view at another resolution",
     )  # fmt: skip
-    parser.add_argument("--intrinsics", type=Path, metavar="JSON", help='of the image\'s camera: fx, fy, cx, cy or "K"')
+    parser.add_argument(
+        "--intrinsics", type=Path, metavar="FILE",
+        help="of the image's camera: fx, fy, cx, cy or K as JSON, or a file of ROS, RealSense or OpenCV",
+    )  # fmt: skip
     parser.add_argument(
         "--extrinsics", type=Path, metavar="JSON", help="4 x 4 pose of the camera in the robot's base, metres"
     )
@@ -184,7 +190,8 @@ def describe(prediction: Prediction, size: tuple[int, int], lifted: Sequence[Lif
         if lifted is not None:
             lines.append(f"    {_in_space(lifted[place])}")
     if not prediction.response.parsable:
-        lines.append("no point could be read from this answer")
+        cut = "no point could be read: the answer was cut at --max-new-tokens"
+        lines.append(cut if prediction.cut else "no point could be read from this answer")
     return "\n".join([*lines, f"{len(prediction.token_ids)} tokens in {prediction.seconds:.2f} s"])
 
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .constrain import Grammar
 
-__all__ = ["Decoding", "Prediction", "Predictor", "bundled", "default_model", "human_turn", "main", "plan_batches",
-           "shipped"]  # fmt: skip
+__all__ = ["Decoding", "Prediction", "Predictor", "bundled", "default_model", "human_turn", "main", "placement",
+           "plan_batches", "shipped"]  # fmt: skip
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 BUNDLED = ("nano", "nano-base")  # may ship with the package: one that reasons, and the one it was trained from
@@ -60,6 +60,7 @@ class Prediction:
 
     `point_confidence` holds one value in [0, 1] a point: the probability of its tokens, or, of several `samples`
     (all texts that were drawn), the share of the others that agree. `confidence` is their mean; None without points.
+    `cut` says that the answer reached its last token before it ended.
     """
 
     text: str
@@ -70,6 +71,15 @@ class Prediction:
     seconds: float
     point_confidence: tuple[float, ...] = ()
     samples: tuple[str, ...] = ()
+    cut: bool = False
+
+
+def placement(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
+    """Where a model is loaded, and as what: see `Predictor.load`."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return device, dtype or ("float32" if device == "cpu" else "auto")
 
 
 class Predictor:
@@ -93,14 +103,10 @@ class Predictor:
         Raises:
             InputError: the path is no model, or the device or type is not to be had.
         """
-        import torch
-
         from .checkpoint import load
 
-        path = bundled(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or ("float32" if device == "cpu" else "auto")
-        return cls(load(path, base=base, dtype=dtype, device=device))
+        device, dtype = placement(device, dtype)
+        return cls(load(bundled(path), base=base, dtype=dtype, device=device))
 
     def predict(
         self,
@@ -260,7 +266,8 @@ class Predictor:
             points = point_confidence(self.checkpoint.tokenizer, ids, logprobs, responses[chosen])
         mean = sum(points) / len(points) if points else None
         samples = tuple(texts) if len(texts) > 1 else ()
-        return Prediction(texts[chosen], tuple(ids), responses[chosen], prompt, mean, seconds, points, samples)
+        cut = len(ids) >= decoding.max_new_tokens and not decoding.constrained  # a grammar ends every answer in time
+        return Prediction(texts[chosen], tuple(ids), responses[chosen], prompt, mean, seconds, points, samples, cut)
 
     def _by_rows(
         self, pictures: dict[str, Any], asked: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from ...api import Client, Completion, Failure, Request
 from ...api_cost import image_tokens, text_tokens
 from ...images import BROKEN_IMAGE
+from ...records import FINISHED_AT_LIMIT
 from .check import Rejected, check, read_steps
 from .prompt import Writing, asked_again, request_for
 from .samples import Task
@@ -67,7 +68,7 @@ def judged(completion: Completion, task: Task, writing: Writing) -> dict[str, st
     """The steps of a response; Rejected when they may not be kept."""
     if not completion.text.strip():
         raise Rejected(f"no text came back ({completion.finish})")
-    if completion.finish in ("length", "max_tokens"):
+    if completion.finish in FINISHED_AT_LIMIT:
         raise Rejected("the text was cut off at the limit of output tokens")
     steps = read_steps(completion.text)
     check(steps, task.instruction, task.facts, writing.rules)

@@ -19,7 +19,7 @@ from typing import Any
 from ...api import Client, Limits, Provider, Request, cached_key, read_cached
 from ...api_cost import Price
 from ...api_providers import Options, make_provider
-from ...api_words import asked_price, estimate, report
+from ...api_words import asked_price, estimate, report, server_of
 from ...command import Incomplete
 from ...lookup import Lookup
 from ...records import Sample
@@ -106,10 +106,11 @@ def _senders(args: Namespace, provider: Provider, make: Callable[[], Provider], 
 
 
 def _version(args: Namespace, options: Options) -> str:
-    """The prompt's version with the options that shape an answer."""
+    """The prompt's version with the options that shape an answer, and the server where it is not the provider's."""
     parts = {"temperature": options.temperature, "thinking": options.thinking_budget, "side": args.max_side}
     parts |= {"limit": options.max_output_tokens, "coordinates": args.coordinates or None}
     parts["free-form"] = not options.structured or None
+    parts["server"] = server_of(args.reasoner, args.base_url)
     return " ".join([VERSION, *(f"{name}={value}" for name, value in parts.items() if value is not None)])
 
 
