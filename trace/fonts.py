@@ -7,7 +7,7 @@ first fonts of `CJK` that the system has; where it has none, nothing changes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -84,11 +84,13 @@ def _base(bold: bool) -> Face:
 @lru_cache(maxsize=1)
 def _fallbacks() -> tuple[Face, ...]:
     """The fonts of `CJK` that this system has, made known to matplotlib, whose own list may be older than they are."""
-    from matplotlib.font_manager import fontManager
+    from matplotlib.font_manager import fontManager, get_font, ttfFontProperty
 
     found = []
     for path in _installed():
-        fontManager.addfont(path)
+        entry = ttfFontProperty(get_font(path))
+        fontManager.ttflist += [replace(entry, weight=weight) for weight in (400, 700)]  # also for bold: no warning
+        fontManager.addfont(path)  # forgets what was looked up before
         found.append(_face(path))
     return tuple(found)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HATCHES = ("", "////", "....", "xxxx")  # after every round of the colours
 MARGIN, GUTTER = 24, 22
 LEGEND = 3  # labels in a row
+SCALE = 76  # the width of a colour bar with its words
 ACROSS = 3  # pictures of attention in a row: as wide as a page of text, where labels can be read
 RIGHT = "right"  # the outcome of an answer that did not fail
 
@@ -200,7 +201,7 @@ def outcome_counts(models: Mapping[str, Mapping[str, int]]) -> Figure:
         swatch = page.axes(x, y + 1, 22, 13)
         swatch.set_axis_off()
         swatch.barh(0, 1, color=color, hatch=_hatch(index), edgecolor="white", linewidth=0)
-        page.write(x + 28, y, 232, [Block(label, 9, bold=True, color=color, max_lines=1)])
+        page.write(x + 28, y, 232, [Block(label, 9, bold=True, max_lines=1)])
     return page.figure
 
 
@@ -227,7 +228,7 @@ def milestone(
     if step.heat is None:
         raise ValueError(f"the step {step.title!r} is missing from the answer and has no picture")
     picture = _fitted(image.size, 520, 520)
-    column = max(picture[0] + 62, 400)
+    column = max(picture[0] + SCALE, 400)
     title = [Block(f"{number}  {step.title}", 12.5, bold=True), Block(_numbers(step), 8.5, color=FADED, gap=1)]
     text = [Block(step.text, 9.5, max_lines=14)]
     picture_y = MARGIN + text_height(column, title) + 8
@@ -254,7 +255,7 @@ def progression(
 
     `scaling`: "shared" is one colour scale over all steps, "each" one a step, where colours cannot be compared.
     """
-    column, gutter, bar = 244, 14, 62
+    column, gutter = 244, 14
     picture = _fitted(image.size, column, 270)
     inner = ACROSS * (column + gutter) - gutter
     header = [Block(name, 8, color=FADED)] * bool(name) + [Block(instruction, 12.5, bold=True, gap=2, max_lines=4)]
@@ -267,7 +268,7 @@ def progression(
     title_height = max(text_height(column, head) for head in heads) + 6
     heights = [title_height + picture[1] + 10 + max(text_height(column, texts[one]) for one in row) for row in rows]
     tops = np.cumsum([MARGIN + text_height(inner, header) + 12, *(height + 20 for height in heights)])
-    page = Page(2 * MARGIN + inner + bar, float(tops[-1]) + 10 + MARGIN / 2)
+    page = Page(2 * MARGIN + inner + SCALE, float(tops[-1]) + 10 + MARGIN / 2)
     page.write(MARGIN, MARGIN, inner, header)
     top = shared_top(steps)
     for row, start in zip(rows, tops.tolist(), strict=False):
@@ -322,7 +323,7 @@ def _marks(axes: Axes, size: tuple[int, int], points: Sequence[Point | Box], mas
 
 
 def _scale(page: Page, x: float, y: float, height: float, top: float) -> None:
-    """The colour bar, in percent of a generated token's attention that one image token receives, 62 pixels wide."""
+    """The colour bar, in percent of a generated token's attention that one image token receives, within SCALE pixels."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -330,7 +331,7 @@ def _scale(page: Page, x: float, y: float, height: float, top: float) -> None:
     bar = page.figure.colorbar(ScalarMappable(Normalize(0, 100 * top or 1), heat_colors()), cax=axes)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8.5, length=2, color=FADED, labelcolor=FADED)
-    bar.ax.set_ylabel("attention on one image token, %", fontsize=8.5, color=FADED)
+    bar.ax.set_ylabel("attention per\nimage token, %", fontsize=8.5, color=FADED)
 
 
 def overlay(
