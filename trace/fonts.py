@@ -32,9 +32,6 @@ class Face:
     path: str
     glyphs: frozenset[int]
 
-    def has(self, text: str) -> bool:
-        return all(ord(character) in self.glyphs for character in text)
-
 
 def families(text: str) -> list[str]:
     """The families that matplotlib needs for a text, in the order in which it looks for a character."""
@@ -62,16 +59,18 @@ def length(text: str, bold: bool) -> float:
 
 
 def pil_font(text: str, size: int) -> FreeTypeFont | ImageFont:
-    """A font for Pillow to draw a line with: Pillow's own, or the first of `CJK` that has what Pillow's lacks."""
+    """A font for Pillow to draw a line with: its own, or one of `CJK` that has more of the line's characters."""
     from PIL import ImageFont
 
-    face = None if _base(bold=False).has(text) else next((one for one in _fallbacks() if one.has(text)), None)
-    return ImageFont.load_default(size) if face is None else _opened(face.path, size)
+    faces = _faces(text, bold=False)
+    best = max(faces, key=lambda face: sum(ord(character) in face.glyphs for character in text))
+    return ImageFont.load_default(size) if best is faces[0] else _opened(best.path, size)
 
 
 def _faces(text: str, bold: bool) -> tuple[Face, ...]:
     base = _base(bold)
-    return (base,) if base.has("".join(text.split())) else (base, *_fallbacks())
+    enough = all(ord(character) in base.glyphs or character.isspace() for character in text)
+    return (base,) if enough else (base, *_fallbacks())
 
 
 @lru_cache(maxsize=2)
