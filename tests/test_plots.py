@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -131,6 +133,49 @@ def test_truth_is_drawn_along_the_mask() -> None:
     assert (rows.min(), rows.max()) == pytest.approx((20, 80), abs=3)
 
 
+def markers(items: Sequence[Point | Box], color: str = marks.RED) -> list[Any]:
+    axes = canvas.Page(400, 300).axes(50, 40, 300, 200)
+    marks.draw_answer(axes, items, marks.draw_image(axes, grey((30, 20))), color=color)
+    return list(axes.lines)
+
+
+def test_a_thousand_points_are_small_and_faint_and_a_few_are_as_ever() -> None:
+    rng = np.random.default_rng(0)
+
+    def look(count: int) -> tuple[float, float, float]:
+        (line,) = markers([Point(float(x), float(y)) for x, y in rng.random((count, 2))])
+        return line.get_markersize(), line.get_markeredgewidth(), line.get_alpha()
+
+    assert look(1) == look(marks.FEW) == (7.0, 1.3, 1.0)
+    sizes, rims, alphas = zip(*map(look, (20, 100, 1000, 10_000)), strict=True)
+    for values in (sizes, rims, alphas):
+        assert list(values) == sorted(values, reverse=True) and len(set(values)) == 4
+    assert sizes[2] < 0.4 * 7 and alphas[2] < 0.6  # at a thousand
+    box = Box(0.1, 0.1, 0.4, 0.4)
+    (axes,) = plots.overlay(grey((60, 40)), [box] * 100).axes
+    assert axes.patches[0].get_alpha() < 1 and axes.patches[0].get_linewidth() < 2
+
+
+def test_words_stand_beside_a_few_points_only() -> None:
+    for count in (marks.FEW, marks.FEW + 1):
+        items = [Point(place / 30, 0.5) for place in range(count)]
+        (axes,) = plots.overlay(grey((600, 40)), items, labels=[f"{place}" for place in range(count)]).axes
+        assert bool(axes.texts) == (count <= marks.FEW)
+
+
+def test_each_model_has_its_color_on_pictures_and_in_the_counts() -> None:
+    labels = ["one", "two", "three"]
+    colors = list(marks.model_colors(labels).values())
+    assert len(set(colors)) == 3 and colors[0] == marks.RED
+    answered = [plots.Panel(label, parse("(0.5, 0.5)"), 0.5) for label in labels]
+    figure = plots.comparison(grey((40, 30)), "Point.", answered, np.ones((30, 40), bool))
+    faces = [line.get_markerfacecolor() for axes in figure.axes for line in axes.lines]
+    assert [face for face in faces if face in colors] == [color for color in colors for _ in "dp"]  # legend, picture
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["ground truth"]
+    counts = plots.outcome_counts({label: {"right": 1} for label in labels})
+    assert [to_hex(bar.get_facecolor()) for bar in counts.axes[0].patches] == colors
+
+
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,7 +198,7 @@ def test_too_much_text_ends_in_an_ellipsis() -> None:
 
 def test_what_the_font_lacks_becomes_a_box(recwarn: pytest.WarningsRecorder) -> None:
     page = canvas.Page(300, 60)
-    page.write(0, 0, 300, [canvas.Block("mug \u4f60\U0001fae0\x00 $\\frac{")])
+    page.write(0, 0, 300, [canvas.Block("mug \u0378\U0001fae0\x00 $\\frac{")])
     page.figure.canvas.draw()
     assert page.figure.texts[0].get_text() == "mug \u25a1\u25a1\u25a1 $\\frac{"
     assert not [one for one in recwarn if "Glyph" in str(one.message)]
@@ -228,6 +273,26 @@ def test_a_strip_says_what_is_missing_and_nothing_overlaps(size: tuple[int, int]
     assert shown.count("missing from this answer") == 1 and shown.count("image share 20.0%") == 4
     inside = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert inside.count("step missing") == 1
+
+
+@pytest.mark.parametrize("size", [(320, 240), (320, 120), (90, 260)])
+def test_a_strip_can_be_read_at_the_width_of_a_page(size: tuple[int, int]) -> None:
+    """As documents show it, 830 pixels wide: no letter is lower than 9 pixels, and scales name what they measure."""
+    figure = plots.progression(grey(size), "Point at the mug.", steps(size), ANSWER.points, np.ones(size[::-1], bool))
+    figure.canvas.draw()
+    shown = 830 / figure.bbox.width
+    bars = [axes for axes in figure.axes if axes.get_ylabel()]
+    assert len(bars) == 2  # one a row
+    for axes in bars:
+        assert "attention" in axes.get_ylabel() and "%" in axes.get_ylabel()
+        for text in [*axes.get_yticklabels(), axes.yaxis.label, *figure.texts]:
+            assert text.get_fontsize() * canvas.DPI / 72 * shown >= 9, text
+        edges = axes.yaxis.label.get_window_extent()
+        assert edges.x1 <= figure.bbox.width and 0 <= edges.y0 and edges.y1 <= figure.bbox.height
+    pictures = [axes for axes in figure.axes if axes.images]
+    assert len(pictures) == 6
+    for one, other in combinations(pictures, 2):
+        assert not one.bbox.overlaps(other.bbox)
 
 
 def test_labels_of_points_at_one_place_stand_below_one_another() -> None:

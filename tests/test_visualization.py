@@ -90,8 +90,8 @@ def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path
     assert [item.question_id for item in gallery.items] == [0, 1, "left/2"]
     assert [item.picture for item in gallery.items] == ["0.png", "1.png", None]  # data of all, pictures of --num
     assert gallery.scores == (
-        galleries.Score("plain", 3, 0.5, (("right", 2), ("elsewhere", 1))),
-        galleries.Score("cor", 3, 1.0, (("right", 3),)),
+        galleries.Score("plain", 3, 0.5, (("right", 2), ("elsewhere", 1)), 0.5, 3),
+        galleries.Score("cor", 3, 1.0, (("right", 3),), 1.0, 3),
     )
     second = gallery.items[1]
     assert second.instruction == "Point left of mug 1." and second.category == "unseen" and second.size == (33, 50)
@@ -151,11 +151,28 @@ def test_only_what_all_models_answered_is_compared(bench: Path, answers: Callabl
         comparing.compare(open_suite(bench), files, "hard")
 
 
+def test_the_mean_over_the_benchmark_counts_what_was_not_answered_as_0(
+    bench: Path, answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = answers("all", IN, OUT, IN), answers("two", IN, IN)
+    assert (
+        visualize("--answer-files", *files, "--data-dir", bench, "--output", tmp_path / "out", "--category", "seen")
+        == 0
+    )
+    scores = galleries.read_comparisons(tmp_path / "out").scores
+    assert [(one.questions, one.accuracy) for one in scores] == [(1, 1.0), (1, 1.0)]
+    assert [(round(one.benchmark or 0, 3), one.asked, one.unanswered) for one in scores] == [
+        (0.667, 3, 0),
+        (0.667, 3, 1),
+    ]
+    assert "66.7% of all 3 questions of the benchmark, 100.0% of 1 questions" in capsys.readouterr().out
+
+
 def test_without_masks_nothing_is_scored(bench: Path, two: tuple[Path, Path]) -> None:
     for path in (bench / "masks").iterdir():
         path.unlink()
     comparison = comparing.compare(open_suite(bench), {"a": two[0]})
-    assert comparison.overall == (galleries.Score("a", 3, None),)
+    assert comparison.overall == (galleries.Score("a", 3, None, asked=3),)
     with pytest.raises(InputError, match="--sort worst needs accuracies"):
         comparing.ordered(comparison, "worst")
 

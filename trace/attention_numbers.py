@@ -33,6 +33,14 @@ MEASURES: Mapping[str, str] = {
     "reference": "image attention on the named object",
     "distance": "peak to predicted points",
 }
+UNITS: Mapping[str, str] = {
+    "share": "share of a token's attention",
+    "entropy": "fraction of the largest entropy",
+    "area": "share of the image tokens",
+    "target": "share of the attention on the image",
+    "reference": "share of the attention on the image",
+    "distance": "longer sides of the image",
+}
 DECIMALS = 5  # of a stored value
 
 

@@ -2,7 +2,7 @@
 
 Figures whose height depends on a model's words cannot be laid out by matplotlib's grids: the text is measured and
 wrapped first, the height follows, and nothing overlaps. Text is drawn literally: `$` starts no formula, control
-characters and glyphs that the font lacks become a box, a word longer than the line is broken.
+characters and glyphs that no font has become a box, a word longer than the line is broken.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .files import replacing
+from .fonts import drawable, families, length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +74,7 @@ class Page:
                     fontweight="bold" if block.bold else "normal",
                     color=block.color,
                     va="top",
-                    family="DejaVu Sans",
+                    family=families(line),
                     parse_math=False,
                 )
                 y += block.line_height
@@ -94,7 +95,7 @@ def wrapped(block: Block, width: float) -> list[str]:
 def _wrapped(text: str, size: float, bold: bool, width: float, max_lines: int) -> tuple[str, ...]:
     lines: list[str] = []
     space = _length(" ", size, bold)
-    for paragraph in _drawable(text, bold).splitlines() or [""]:
+    for paragraph in drawable(text, bold, _BOX).splitlines() or [""]:
         line, used = "", 0.0
         for word in paragraph.split():
             wide = _length(word, size, bold)
@@ -132,43 +133,10 @@ def _ellipsis(line: str, size: float, bold: bool, width: float) -> str:
     return line.rstrip() + " \u2026"
 
 
-def _drawable(text: str, bold: bool) -> str:
-    known = _glyphs(bold)
-    return "".join(c if c == "\n" or ord(c) in known else " " if c.isspace() else _BOX for c in text)
-
-
-@lru_cache(maxsize=2)
-def _glyphs(bold: bool) -> frozenset[int]:
-    from matplotlib.font_manager import get_font
-
-    return frozenset(code for code in get_font(_font_path(bold)).get_charmap() if code >= 32)
-
-
-@lru_cache(maxsize=2)
-def _font_path(bold: bool) -> str:
-    from matplotlib.font_manager import FontProperties, findfont
-
-    return str(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")))
-
-
 @lru_cache(maxsize=65536)
 def _length(text: str, size: float, bold: bool) -> float:
     """Width in pixels, with a margin of 2 %: the drawing library hints glyphs a little wider."""
-    from PIL import ImageFont
-
-    font = _pil_font(bold)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font.getlength(text) / _MEASURE * size * DPI / 72 * 1.02
-
-
-_MEASURE = 64  # glyphs are measured at this size and scaled
-
-
-@lru_cache(maxsize=2)
-def _pil_font(bold: bool) -> object:
-    from PIL import ImageFont
-
-    return ImageFont.truetype(_font_path(bold), _MEASURE)
+    return length(text, bold) * size * DPI / 72 * 1.02
 
 
 def as_image(figure: Figure) -> Image:

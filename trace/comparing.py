@@ -57,23 +57,30 @@ def compare(suite: Suite, answers: Mapping[str, Path], category: str | None = No
         files = ", ".join(map(str, answers.values()))
         of_category = f" of category {category!r}" if category is not None else ""
         raise InputError(f"no question{of_category} in {suite.question_file} is answered by all of {files}")
+    benchmark: list[tuple[float, ...]] = []
     scores: dict[str, tuple[float, ...]] = {}
     outcomes: dict[str, tuple[str, ...]] = {}
-    if suite.masks:
-        for question in questions:
-            name, mask = key(question.question_id), suite.mask(question)
-            scores[name] = tuple(score(run.responses[name].points, mask) for run in runs)
+    compared = {key(question.question_id) for question in questions}
+    for question in suite.questions if suite.masks else ():
+        name, mask = key(question.question_id), suite.mask(question)
+        values = tuple(score(run.responses[name].points, mask) if name in run.responses else 0.0 for run in runs)
+        benchmark.append(values)
+        if name in compared:
             judge = Judge(question, mask, suite.question_file.parent)
+            scores[name] = values
             outcomes[name] = tuple(
                 outcome(judge, run.responses[name], value, name in run.cut)
-                for run, value in zip(runs, scores[name], strict=True)
+                for run, value in zip(runs, values, strict=True)
             )
     overall = tuple(
         Score(
             run.label,
             len(questions),
-            sum(values[place] for values in scores.values()) / len(scores) if scores else None,
+            fmean(values[place] for values in scores.values()) if scores else None,
             tuple(Counter(values[place] for values in outcomes.values()).most_common()),
+            fmean(values[place] for values in benchmark) if benchmark else None,
+            len(suite.questions),
+            len(suite.questions) - len(run.responses),
         )
         for place, run in enumerate(runs)
     )
@@ -149,4 +156,5 @@ def write_question(folder: Path, comparison: Comparison, question: Question, dra
 def _note(overall: Score) -> str:
     if overall.accuracy is None:
         return ""
-    return f"all {overall.questions} questions: {overall.accuracy:.1%}"
+    every = "all" if overall.questions == overall.asked else "the compared"
+    return f"{every} {overall.questions} questions: {overall.accuracy:.1%}"

@@ -94,12 +94,18 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A model over all questions that were compared; `outcomes`: "right" or a failure class -> how many."""
+    """A model over all questions that were compared; `outcomes`: "right" or a failure class -> how many.
+
+    `benchmark` is its accuracy over all `asked` questions of the benchmark, where each of the `unanswered` counts as 0.
+    """
 
     label: str
     questions: int
     accuracy: float | None
     outcomes: tuple[tuple[str, int], ...] = ()
+    benchmark: float | None = None
+    asked: int = 0
+    unanswered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

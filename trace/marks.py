@@ -1,12 +1,13 @@
-"""Marks over an image: ground truth as a cyan outline, a prediction as a red dot or box, attention as a heat-map.
+"""Marks over an image: ground truth as a cyan outline, a prediction as dots or boxes, attention as a heat-map.
 
-One room for how they look, so that a picture, the report and the demo agree. Outlines and dots have a rim: they are
-to be seen on cyan and red things too. Points are normalised to the original image, heat-maps have its size.
+One room for how they look, so that a picture, the report and the demo agree. A model has one colour, on pictures, in
+legends and in charts; that of the first or only one is red. Outlines and dots have a rim: they are to be seen on cyan
+and red things too. Points are normalised to the original image, heat-maps have its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +19,24 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from PIL.Image import Image
 
-CYAN, RED = "#00e5ff", "#ff2a2a"
+CYAN = "#00e5ff"
+COLORS = ("#ec2a2e", "#1f5fbf", "#e39a00", "#2e8b57", "#8e44ad", "#7f7f7f")  # of models, by their place
+RED = COLORS[0]
+FEW = 20  # dots on a picture; of more, every one is smaller and fainter
+SHRINK, FADE = 0.3, 0.2  # how fast: the powers of FEW / dots
 STRONGEST = 0.85  # opacity of the hottest place: the image stays visible under it
 DIMMED = 0.6  # brightness of the image under a heat-map, so that heat stands out on bright things too
+
+
+def model_colors(labels: Iterable[str]) -> dict[str, str]:
+    """The colour of each model, in the order in which they are named."""
+    return {label: COLORS[place % len(COLORS)] for place, label in enumerate(dict.fromkeys(labels))}
+
+
+def crowding(count: int) -> tuple[float, float]:
+    """The size of a dot, as a factor, and its opacity where `count` of them share a picture: (1, 1) up to FEW."""
+    part = min(1.0, FEW / max(count, 1))
+    return part**SHRINK, part**FADE
 
 
 def mask_outline(mask: np.ndarray) -> list[np.ndarray]:
@@ -68,34 +84,33 @@ def draw_truth(axes: Axes, mask: np.ndarray, size: tuple[int, int], thin: bool =
         )
 
 
-def draw_answer(axes: Axes, items: Sequence[Point | Box], size: tuple[int, int], dot: float = 7.0) -> int:
-    """Points and boxes in red; returns how many points lie outside the image (drawn hollow, at its edge)."""
+def draw_answer(
+    axes: Axes, items: Sequence[Point | Box], size: tuple[int, int], dot: float = 7.0, color: str = RED
+) -> int:
+    """Points and boxes of one model; returns how many points lie outside the image (drawn hollow, at its edge)."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
     width, height = size
-    outside = 0
+    factor, alpha = crowding(len(items))
     for item in items:
         if isinstance(item, Box):
-            corner, extent = (
-                (item.x0 * width, item.y0 * height),
-                ((item.x1 - item.x0) * width, (item.y1 - item.y0) * height),
-            )
-            effects = [withStroke(linewidth=3.6, foreground="white")]
-            axes.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=RED, linewidth=2, path_effects=effects))
-            continue
-        x, y = np.clip((item.x, item.y), 0, 1) * size
-        face = RED if item.inside else "none"
-        rim = (
-            {"markeredgecolor": "white", "markeredgewidth": 1.3}
-            if item.inside
-            else {"markeredgecolor": RED, "markeredgewidth": 1.8}
-        )
-        axes.plot(x, y, "o", markersize=dot, markerfacecolor=face, clip_on=False, zorder=5, **rim)
-        outside += not item.inside
+            corner = item.x0 * width, item.y0 * height
+            extent = (item.x1 - item.x0) * width, (item.y1 - item.y0) * height
+            effects = [withStroke(linewidth=3.6 * factor, foreground="white", alpha=alpha)]
+            axes.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=color, linewidth=2 * factor, alpha=alpha,
+                                     path_effects=effects))  # fmt: skip
+    points = [item for item in items if isinstance(item, Point)]
+    outside = [point for point in points if not point.inside]
+    looks = ([point for point in points if point.inside], color, "white", 1.3), (outside, "none", color, 1.8)
+    for shown, face, edge, line in looks:
+        if shown:
+            places = np.clip([(point.x, point.y) for point in shown], 0, 1) * size
+            axes.plot(*places.T, "o", markersize=dot * factor, markerfacecolor=face, markeredgecolor=edge,
+                      markeredgewidth=line * factor, alpha=alpha, clip_on=False, zorder=5)  # fmt: skip
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
-    return outside
+    return len(outside)
 
 
 def heat_colors() -> Colormap:

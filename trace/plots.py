@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .canvas import BAD, FADED, INK, Block, Page, text_height
-from .marks import CYAN, RED, blend, draw_answer, draw_image, draw_truth, heat_colors, rgb
+from .fonts import families
+from .marks import COLORS, CYAN, FEW, RED, blend, draw_answer, draw_image, draw_truth, heat_colors, model_colors, rgb
 from .points import Box, Point
 from .reasoning import HEADINGS, Response
 
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-COLORS = ("#1f5fbf", "#d9720f", "#2e8b57", "#8e44ad", "#7f7f7f", "#0f8b8d")  # one a curve or model
 HATCHES = ("", "////", "....", "xxxx")  # after every round of the colours
 MARGIN, GUTTER = 24, 22
 LEGEND = 3  # labels in a row
+SCALE = 76  # the width of a colour bar with its words
+ACROSS = 3  # pictures of attention in a row: as wide as a page of text, where labels can be read
 RIGHT = "right"  # the outcome of an answer that did not fail
 
 
@@ -75,8 +77,9 @@ def comparison(
     width = 2 * MARGIN + (column + GUTTER + 470 if beside else len(panels) * (column + GUTTER) - GUTTER)
     header = [Block(name, 8, color=FADED)] * bool(name) + [Block(instruction, 12.5, bold=True, gap=2, max_lines=6)]
     top = MARGIN + text_height(width - 2 * MARGIN, header) + 14
-    titles = [_title_blocks(panel) for panel in panels]
-    picture_top = top + max(text_height(column, title) for title in titles) + 8
+    titles, indent = [_title_blocks(panel) for panel in panels], 0 if beside else 18
+    colors = model_colors(panel.label for panel in panels)
+    picture_top = top + max(text_height(column - indent, title) for title in titles) + 8
     below = picture_top + picture[1] + 10
     if beside:
         bottom = max(below, picture_top + text_height(470, texts[0]))
@@ -86,14 +89,16 @@ def comparison(
     page.write(MARGIN, MARGIN, width - 2 * MARGIN, header)
     for index, panel in enumerate(panels):
         x = MARGIN + index * (column + GUTTER)
-        page.write(x, top, column, titles[index])
+        if not beside:
+            _mark(page.axes(x, top + 3, 13, 13), colors[panel.label], "o")
+        page.write(x + indent, top, column - indent, titles[index])
         axes = page.axes(x, picture_top, *picture)
         size = draw_image(axes, rgb(image))
         if mask is not None:
             draw_truth(axes, mask, size)
-        draw_answer(axes, panel.response.points, size)
+        draw_answer(axes, panel.response.points, size, color=colors[panel.label])
         page.write(*((x + column + GUTTER, picture_top, 470) if beside else (x, below, column)), texts[index])
-    _legend(page, MARGIN, page.height - 18 - MARGIN / 2, truth=mask is not None)
+    _legend(page, truth=mask is not None, prediction=beside)
     return page.figure
 
 
@@ -148,27 +153,27 @@ def answer_problems(response: Response) -> list[str]:
     return problems
 
 
-def _legend(page: Page, x: float, y: float, truth: bool) -> None:
-    marks = page.axes(x, y, page.width - x - MARGIN, 14)
-    marks.set_axis_off()
-    marks.set_xlim(0, page.width - x - MARGIN)
-    marks.set_ylim(0, 14)
-    start = 0
-    for color, label, shape in ((CYAN, "ground truth", "s"), (RED, "prediction", "o")):
-        if color == CYAN and not truth:
-            continue
-        hollow = shape == "s"
-        marks.plot(
-            start + 6,
-            7,
-            shape,
-            markersize=7,
-            markerfacecolor="none" if hollow else color,
-            markeredgecolor=color,
-            markeredgewidth=2,
-        )
-        marks.text(start + 17, 6.3, label, fontsize=8, color=FADED, va="center", family="DejaVu Sans")
-        start += 115
+def _legend(page: Page, truth: bool, prediction: bool = True) -> None:
+    """What the marks mean, at the foot of a page; dots in several colours are named where their model is."""
+    x, y = float(MARGIN), page.height - 18 - MARGIN / 2
+    for color, label, shape, shown in (
+        (CYAN, "ground truth", "s", truth),
+        (RED, "prediction", "o", prediction),
+    ):
+        if shown:
+            axes = page.axes(x, y, 110, 14)
+            _mark(axes, color, shape)
+            axes.text(17, 6.3, label, fontsize=8, color=FADED, va="center")
+            x += 115
+
+
+def _mark(axes: Axes, color: str, shape: str) -> None:
+    """A dot or a hollow square as it stands on the pictures, at the left of axes of some 14 pixels in height."""
+    axes.set_axis_off()
+    axes.set_xlim(0, axes.bbox.width)
+    axes.set_ylim(0, axes.bbox.height)
+    face = "none" if shape == "s" else color
+    axes.plot(6, 7, shape, markersize=7, markerfacecolor=face, markeredgecolor=color, markeredgewidth=2, clip_on=False)
 
 
 def outcome_counts(models: Mapping[str, Mapping[str, int]]) -> Figure:
@@ -184,19 +189,19 @@ def outcome_counts(models: Mapping[str, Mapping[str, int]]) -> Figure:
     for place, name in enumerate(names):
         axes.text(-0.012, (place + 0.5) * group, name, transform=axes.get_yaxis_transform(), ha="right", va="center",
                   fontsize=9, color=INK, parse_math=False)  # fmt: skip
-        for index, ((_, counts), color) in enumerate(zip(models.items(), cycle(len(models)), strict=True)):
+        for index, ((_, counts), color) in enumerate(zip(models.items(), model_colors(models).values(), strict=True)):
             y, count = place * group + 8 + (index + 0.5) * line, counts.get(name, 0)
             axes.barh(y, count, height=line - 4, color=color, hatch=_hatch(index), edgecolor="white", linewidth=0)
             axes.text(count, y, f" {count}", va="center", fontsize=8.5, color=FADED)
     axes.set_yticks([])
     axes.set_xticks([])
     axes.spines[:].set_visible(False)
-    for index, (label, color) in enumerate(zip(models, cycle(len(models)), strict=True)):
+    for index, (label, color) in enumerate(model_colors(models).items()):
         x, y = MARGIN + 270 * (index % LEGEND), foot + 20 * (index // LEGEND)
         swatch = page.axes(x, y + 1, 22, 13)
         swatch.set_axis_off()
         swatch.barh(0, 1, color=color, hatch=_hatch(index), edgecolor="white", linewidth=0)
-        page.write(x + 28, y, 232, [Block(label, 9, bold=True, color=color, max_lines=1)])
+        page.write(x + 28, y, 232, [Block(label, 9, bold=True, max_lines=1)])
     return page.figure
 
 
@@ -223,7 +228,7 @@ def milestone(
     if step.heat is None:
         raise ValueError(f"the step {step.title!r} is missing from the answer and has no picture")
     picture = _fitted(image.size, 520, 520)
-    column = max(picture[0] + 62, 400)
+    column = max(picture[0] + SCALE, 400)
     title = [Block(f"{number}  {step.title}", 12.5, bold=True), Block(_numbers(step), 8.5, color=FADED, gap=1)]
     text = [Block(step.text, 9.5, max_lines=14)]
     picture_y = MARGIN + text_height(column, title) + 8
@@ -233,7 +238,7 @@ def milestone(
     _heat_panel(page, (MARGIN, picture_y), picture, image, step.heat, top, points, mask)
     _scale(page, MARGIN + picture[0] + 12, picture_y, picture[1], top)
     page.write(MARGIN, below, column, text)
-    _legend(page, MARGIN, page.height - 18 - MARGIN / 2, truth=mask is not None)
+    _legend(page, truth=mask is not None)
     return page.figure
 
 
@@ -246,37 +251,41 @@ def progression(
     name: str = "",
     scaling: str = "shared",
 ) -> Figure:
-    """All milestones in one strip; a missing step keeps its place and says so.
+    """The image and all milestones, ACROSS in a row; a missing step keeps its place and says so.
 
     `scaling`: "shared" is one colour scale over all steps, "each" one a step, where colours cannot be compared.
     """
-    column, gutter = 240, 14
+    column, gutter = 244, 14
     picture = _fitted(image.size, column, 270)
-    width = 2 * MARGIN + (len(steps) + 1) * (column + gutter) + 48
+    inner = ACROSS * (column + gutter) - gutter
     header = [Block(name, 8, color=FADED)] * bool(name) + [Block(instruction, 12.5, bold=True, gap=2, max_lines=4)]
-    y = MARGIN + text_height(width - 2 * MARGIN, header) + 12
-    titles = [[Block("Image", 9.5, bold=True), Block("ground truth and prediction", 8, color=FADED, gap=1)]]
+    heads = [[Block("Image", 9.5, bold=True), Block("ground truth and prediction", 8.5, color=FADED, gap=1)]]
     for number, step in enumerate(steps, 1):
         title = Block(f"{number}  {step.title}", 9.5, bold=True, max_lines=1)
-        titles.append([title, Block(_numbers(step), 8, color=FADED, gap=1)])
-    texts = [[Block(step.text, 8.5, max_lines=12)] for step in steps]
-    picture_y = y + max(text_height(column, title) for title in titles) + 6
-    below = picture_y + picture[1] + 10
-    page = Page(width, below + max(text_height(column, text) for text in texts) + 30 + MARGIN / 2)
-    page.write(MARGIN, MARGIN, width - 2 * MARGIN, header)
+        heads.append([title, Block(_numbers(step), 8.5, color=FADED, gap=1)])
+    texts: list[list[Block]] = [[], *([Block(step.text, 9, max_lines=12)] for step in steps)]
+    rows = [range(first, min(first + ACROSS, len(texts))) for first in range(0, len(texts), ACROSS)]
+    title_height = max(text_height(column, head) for head in heads) + 6
+    heights = [title_height + picture[1] + 10 + max(text_height(column, texts[one]) for one in row) for row in rows]
+    tops = np.cumsum([MARGIN + text_height(inner, header) + 12, *(height + 20 for height in heights)])
+    page = Page(2 * MARGIN + inner + SCALE, float(tops[-1]) + 10 + MARGIN / 2)
+    page.write(MARGIN, MARGIN, inner, header)
     top = shared_top(steps)
-    places = [MARGIN + index * (column + gutter) for index in range(len(steps) + 1)]
-    for x, blocks in zip(places, titles, strict=True):
-        page.write(x, y, column, blocks)
-    axes = page.axes(places[0], picture_y, *picture)
-    _marks(axes, draw_image(axes, rgb(image)), points, mask)
-    for x, step, text in zip(places[1:], steps, texts, strict=True):
-        own = top if scaling == "shared" else shared_top([step])
-        _heat_panel(page, (x, picture_y), picture, image, step.heat, own, points, mask)
-        page.write(x, below, column, text)
-    if scaling == "shared":
-        _scale(page, places[-1] + picture[0] + 12, picture_y, picture[1], top)
-    _legend(page, MARGIN, page.height - 18 - MARGIN / 2, truth=mask is not None)
+    for row, start in zip(rows, tops.tolist(), strict=False):
+        for x, place in zip(range(MARGIN, MARGIN + inner, column + gutter), row, strict=False):
+            page.write(x, start, column, heads[place])
+            corner = x, start + title_height
+            if place == 0:
+                axes = page.axes(*corner, *picture)
+                _marks(axes, draw_image(axes, rgb(image)), points, mask)
+                continue
+            step = steps[place - 1]
+            own = top if scaling == "shared" else shared_top([step])
+            _heat_panel(page, corner, picture, image, step.heat, own, points, mask)
+            page.write(x, corner[1] + picture[1] + 10, column, texts[place])
+        if scaling == "shared":
+            _scale(page, MARGIN + inner - column + picture[0] + 12, start + title_height, picture[1], top)
+    _legend(page, truth=mask is not None)
     return page.figure
 
 
@@ -314,15 +323,15 @@ def _marks(axes: Axes, size: tuple[int, int], points: Sequence[Point | Box], mas
 
 
 def _scale(page: Page, x: float, y: float, height: float, top: float) -> None:
-    """The colour bar, in percent of a generated token's attention that one image token receives."""
+    """The colour bar, in percent of a generated token's attention that one image token receives, within SCALE pixels."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     axes = page.axes(x, y, 13, height)
     bar = page.figure.colorbar(ScalarMappable(Normalize(0, 100 * top or 1), heat_colors()), cax=axes)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, length=2, color=FADED, labelcolor=FADED)
-    bar.ax.set_ylabel("% per image token", fontsize=8, color=FADED)
+    bar.ax.tick_params(labelsize=8.5, length=2, color=FADED, labelcolor=FADED)
+    bar.ax.set_ylabel("attention per\nimage token, %", fontsize=8.5, color=FADED)
 
 
 def overlay(
@@ -331,7 +340,7 @@ def overlay(
 ) -> Figure:  # fmt: skip
     """One picture for a screen: the image, or attention over it, with the points and a word beside each.
 
-    `side` is the length of the picture's longer side in pixels.
+    `side` is the length of the picture's longer side in pixels. More than FEW points have no words beside them.
     """
     from matplotlib.patheffects import withStroke
 
@@ -342,7 +351,7 @@ def overlay(
     draw_answer(axes, points, size, dot=8.5)
     centers = [item if isinstance(item, Point) else item.center for item in points]
     places = [np.clip((center.x, center.y), 0.02, 0.98) * size for center in centers]
-    for (x, y), words in _gathered(places, labels, 14 / scale):
+    for (x, y), words in _gathered(places, labels if len(points) <= FEW else (), 14 / scale):
         right = x > 0.8 * size[0]
         axes.annotate("\n".join(words), (x, y), (-9 if right else 9, 0), textcoords="offset points", va="center",
                       ha="right" if right else "left", fontsize=9, color="white", fontweight="bold", parse_math=False,
@@ -378,7 +387,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], quantities:
     for index, quantity in enumerate(quantities):
         down, right = divmod(index, across)
         axes = page.axes(70 + right * (wide + 70), 34 + down * (high + 80), wide - 20, high)
-        for (name, lines), color in zip(runs.items(), cycle(len(runs)), strict=True):
+        for (name, lines), color in zip(runs.items(), model_colors(runs).values(), strict=True):
             pairs = [(line["step"], line[quantity]) for line in lines if quantity in line]
             if not pairs:
                 continue
@@ -391,13 +400,8 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], quantities:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
-            axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+            axes.legend(frameon=False, labelcolor=INK, prop={"family": families(" ".join(runs)), "size": 9})
     return page.figure
-
-
-def cycle(count: int) -> list[str]:
-    """A colour for each of `count` runs or models."""
-    return [COLORS[index % len(COLORS)] for index in range(count)]
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

@@ -25,9 +25,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .command import InputError, Parser, existing_folder, run
+
+if TYPE_CHECKING:
+    from .report_charts import Stack
+    from .report_items import Explorer
 
 ASSETS = Path(__file__).parent / "assets"
 TEMPLATE, SCRIPT, STYLE = "report.html.j2", "report.js", "report.css"
@@ -39,7 +43,7 @@ SOURCES = {  # what a part is made of, for the line that says that it is missing
     "data": "training data (data/data.json)",
     "records": "how it was made (run.json, generate.json)",
 }
-COLORS = 64  # of a heat-map, as the script gets them
+HEAT = 64  # colours of a heat-map, as the script gets them
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,10 @@ def render(parts: Parts, title: str) -> str:
     Raises:
         InputError: none of the parts is there, or one of them is broken.
     """
-    from . import plots
     from . import report_charts as charts
     from . import report_history as history
-    from .report_items import explorer, success
+    from .marks import COLORS, CYAN, FADE, FEW, RED, SHRINK
+    from .report_items import explorer, means
     from .report_parts import WIDTH, accuracy, colors, heat_gradient
 
     whole = parts.run
@@ -97,10 +101,13 @@ def render(parts: Parts, title: str) -> str:
     color_of = colors(
         whole / "summary.json" if whole else None,
         explored.labels if explored else (),
-        [arm.name for arm in history.arms_of(whole / "train")] if whole else (),
+        [
+            *(arm.name for arm in (history.arms_of(whole / "train") if whole else ())),
+            *(explored.attended if explored else ()),
+        ],
     )
     sections: dict[str, Any] = {
-        "summary": accuracy(whole / "summary.json") if whole else None,
+        "summary": accuracy(whole / "summary.json", color_of) if whole else None,
         "training": history.training(whole / "train", color_of) if whole else None,
         "data": history.data(whole / "data", parts.samples) if whole else None,
         "records": history.records(whole) if whole else (),
@@ -118,24 +125,27 @@ def render(parts: Parts, title: str) -> str:
             title=title,
             missing=[SOURCES[name] for name in SOURCES if not there[name]] if whole else [],
             width=WIDTH,
-            heat=heat_gradient(7),
+            marks={"heat": heat_gradient(7), "truth": CYAN, "prediction": RED},
             style=(ASSETS / STYLE).read_text(encoding="utf-8"),
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             data_items=_embedded(
                 {
                     **explored.data,
-                    "heat": heat_gradient(COLORS),
-                    "colors": [color_of[label] for label in explored.labels],
+                    "heat": heat_gradient(HEAT),
+                    "colors": color_of,
+                    "crowding": {"few": FEW, "shrink": SHRINK, "fade": FADE},
                 }
             )
             if explored
             else None,
-            labels=explored.labels if explored else [],
+            means=means(explored) if explored and not sections["summary"] else [],
+            color_of=color_of,
+            explored=explored,
             questions=len(explored.questions) if explored else 0,
-            stacks=_stacks(explored, parts.comparison, success) if explored else [],
+            stacks=_stacks(explored) if explored else [],
             attention=attention,
-            attention_color=color_of.get(attention.model, plots.COLORS[0]) if attention else None,
+            attention_color=color_of.get(attention.model, COLORS[0]) if attention else None,
             effects=charts.effects(parts.attention) if parts.attention else [],
             panel=(charts.WIDE, charts.HIGH),
             curve=history.CURVE,
@@ -144,14 +154,12 @@ def render(parts: Parts, title: str) -> str:
     )
 
 
-def _stacks(explored: Any, comparison: Path | None, success: Any) -> list[Any]:
+def _stacks(explored: Explorer) -> list[Stack]:
     """The charts about all compared answers: how many hit, and how the others failed."""
-    from .galleries import read_comparisons
     from .report_charts import stack
+    from .report_items import success
 
-    if comparison is None or not explored.labels:
-        return []
-    counted = [(score.label, score.outcomes) for score in read_comparisons(comparison).scores if score.outcomes]
+    counted = [(score.label, score.outcomes) for score in explored.scores if score.outcomes]
     found = [
         stack("Success rates", success(explored)),
         stack("How the answers came out (right: at least half of the points in the target)", counted),

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .attention_numbers import MEASURES
+from .attention_numbers import MEASURES, UNITS
 from .attention_summary import PAIRS_TITLE, SUMMARY, pair_rows
 from .command import InputError
 from .files import read_json
 from .intervene import read_effects
 from .milestones import MILESTONES
 
-WIDE, HIGH = 190, 120  # of one panel's plot
+WIDE, HIGH = 300, 130  # of one panel's plot
 SHORT = {"reference": "reference", "target": "target", "subtype": "subtype", "output": "output", "answer": "answer"}
-SHADES = ("#2e8b57", "#e2a33a", "#b3261e", "#1f5fbf", "#8e44ad", "#6b7683", "#d9720f", "#0f8b8d")
-RIGHT = "#2e8b57"
+# of outcomes, the first for what is right: pale, so that none of them is taken for a model's
+SHADES = ("#9ccfae", "#ecd08f", "#dba59d", "#a9bfde", "#c9b1d8", "#c3cad1", "#d8bc9a", "#9fd0cf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ class Panel:
     """One measure over the milestones. `controls`: name -> (x, y) of each milestone that has one."""
 
     title: str
+    unit: str
     marks: Sequence[Mark]
     controls: Mapping[str, Sequence[tuple[float, float]]]
     ticks: Sequence[tuple[float, str]]
@@ -147,7 +148,9 @@ def _panel(found: Mapping[str, Any], name: str) -> Panel | None:
         for title, control in controls.items()
     }
     ticks = [(y(part * top), f"{part * top:.3g}") for part in (0, 0.5, 1)]
-    return Panel(MEASURES[name], marks, {title: points for title, points in drawn.items() if points}, ticks)
+    return Panel(
+        MEASURES[name], UNITS[name], marks, {title: points for title, points in drawn.items() if points}, ticks
+    )
 
 
 def _round_up(value: float) -> float:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from . import plots
 from .attention_numbers import MEASURES
 from .attention_records import MEAN, Attended, read_attention, read_maps
-from .galleries import INDEX, Compared, ComparisonGallery, Outline, read_comparisons
+from .galleries import INDEX, Compared, ComparisonGallery, Outline, Score, read_comparisons
 from .images import Square, open_image
 from .points import Box, Point
 from .reasoning import HEADINGS, Response, parse
@@ -37,14 +38,29 @@ QUALITIES = (88, 78, 66, 52)
 
 @dataclass(frozen=True, slots=True)
 class Explorer:
-    """What the page's script is given: `labels` of the compared models in order, and a mapping for each question."""
+    """What the page's script is given: the compared models in order, and a mapping for each question."""
 
-    labels: Sequence[str]
+    scores: Sequence[Score]
     questions: Sequence[Mapping[str, Any]]
 
     @property
+    def labels(self) -> list[str]:
+        """The compared models."""
+        return [score.label for score in self.scores]
+
+    @property
+    def attended(self) -> list[str]:
+        """The models whose attention is shown."""
+        return list(dict.fromkeys(one["attention"]["model"] for one in self.questions if one["attention"]))
+
+    def models(self, colors: Mapping[str, str]) -> list[str]:
+        """The models in the page's legend: an attended one goes by its label where it is among the compared ones."""
+        compared = {colors[label] for label in self.labels}
+        return [*self.labels, *(name for name in self.attended if colors[name] not in compared)]
+
+    @property
     def data(self) -> dict[str, Any]:
-        return {"labels": list(self.labels), "questions": list(self.questions), "measures": dict(MEASURES)}
+        return {"labels": self.labels, "questions": list(self.questions), "measures": dict(MEASURES)}
 
 
 def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None:
@@ -63,8 +79,7 @@ def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None
         if record.question_id not in by_id:
             by_id[record.question_id] = _question(record, attention / record.image, budget)
         by_id[record.question_id]["attention"] = _attended(attention, record)
-    labels = [score.label for score in compared.scores] if compared else []
-    return Explorer(labels, list(by_id.values()))
+    return Explorer(compared.scores if compared else (), list(by_id.values()))
 
 
 def _gallery(folder: Path | None) -> ComparisonGallery | None:
@@ -179,11 +194,33 @@ def small_jpeg(image: Image, limit: int) -> str:
 def success(explored: Explorer) -> list[tuple[str, list[tuple[str, int]]]]:
     """For each compared model, how many answers have all, some or none of their points in the target."""
     found = []
-    for place, label in enumerate(explored.labels):
-        values = [question["answers"][place]["accuracy"] for question in explored.questions if question["answers"]]
-        known = [value for value in values if value is not None]
+    for label, known in _accuracies(explored).items():
         if known:
             every, none = sum(math.isclose(value, 1) for value in known), sum(value == 0 for value in known)
             found.append((label, [("all points in the target", every), ("some", len(known) - every - none),
                                   ("none", none)]))  # fmt: skip
     return found
+
+
+def means(explored: Explorer) -> list[tuple[str, list[tuple[float, str]]]]:
+    """For each compared model its mean accuracies from 0 to 1, with words for the questions that each is over."""
+    known, found = _accuracies(explored), []
+    for score in explored.scores:
+        values: list[tuple[float, str]] = []
+        if score.benchmark is not None:
+            unanswered = f" ({score.unanswered} not answered)" if score.unanswered else ""
+            values.append((score.benchmark, f"of all {score.asked} questions of the benchmark{unanswered}"))
+        if shown := known[score.label]:
+            values.append((fmean(shown), f"of the {len(shown)} questions on this page"))
+        if values:
+            found.append((score.label, values))
+    return found
+
+
+def _accuracies(explored: Explorer) -> dict[str, list[float]]:
+    """Each compared model's accuracies on the questions of the page, where they are known."""
+    answers = [question["answers"] for question in explored.questions if question["answers"]]
+    return {
+        label: [one[place]["accuracy"] for one in answers if one[place]["accuracy"] is not None]
+        for place, label in enumerate(explored.labels)
+    }

@@ -19,7 +19,7 @@ from . import plots
 from .command import InputError
 from .files import read_json
 from .galleries import Outline
-from .marks import heat_colors
+from .marks import crowding, heat_colors, model_colors
 from .points import Box, Point
 from .reasoning import HEADINGS, Response
 
@@ -48,6 +48,7 @@ class Marks:
     outline: str
     dots: tuple[tuple[float, float, bool], ...]  # x, y, inside the image
     boxes: tuple[tuple[float, float, float, float], ...]  # x, y, width, height
+    crowding: tuple[float, float]  # the size of a dot, as a factor, and its opacity
 
 
 def marks(size: tuple[int, int], region: Outline, items: Sequence[Point | Box]) -> Marks:
@@ -64,7 +65,7 @@ def marks(size: tuple[int, int], region: Outline, items: Sequence[Point | Box]) 
         if isinstance(item, Box):
             sides = item.x0 * WIDTH, item.y0 * height, (item.x1 - item.x0) * WIDTH, (item.y1 - item.y0) * height
             boxes.append((round(sides[0], 1), round(sides[1], 1), round(sides[2], 1), round(sides[3], 1)))
-    return Marks(round(height, 1), path, dots, tuple(boxes))
+    return Marks(round(height, 1), path, dots, tuple(boxes), crowding(len(items)))
 
 
 def data_uri(image: Image, side: int = 480) -> str:
@@ -119,10 +120,10 @@ class Accuracy:
 
 
 def colors(summary: Path | None, labels: Sequence[str], arms: Sequence[str]) -> dict[str, str]:
-    """One colour a model, by each name that a page has for it: its label, and the folder of its training.
+    """One colour a model, by each name that a page has for it: its label, and its folder.
 
-    An arm is the model whose answers file bears its name. The order is the summary's; what only the comparison
-    (`labels`) or the training (`arms`) knows follows.
+    An arm, a folder that was trained or looked into, is the model whose answers file bears its name. The order is the
+    summary's; what only the comparison (`labels`) or the folders (`arms`) know follows.
     """
     found = read_json(summary, "the summary") if summary is not None and summary.is_file() else {"models": []}
     try:
@@ -130,16 +131,15 @@ def colors(summary: Path | None, labels: Sequence[str], arms: Sequence[str]) -> 
     except (KeyError, TypeError) as error:
         raise InputError(f"{summary} is not a summary of trace.eval.summarize_vqa ({error!r}); write it anew") from None
     label_of = dict(known)
-    models = list(dict.fromkeys([*(label for _, label in known), *labels, *(label_of.get(arm, arm) for arm in arms)]))
-    of_model = dict(zip(models, plots.cycle(len(models)), strict=True))
+    of_model = model_colors([*(label for _, label in known), *labels, *(label_of.get(arm, arm) for arm in arms)])
     return of_model | {arm: of_model[label_of.get(arm, arm)] for arm in arms}
 
 
 CHARTED = ("all", "category", "kind")  # the finer groups are in the table
 
 
-def accuracy(path: Path) -> Accuracy | None:
-    """The summary of an evaluation."""
+def accuracy(path: Path, colors: Mapping[str, str]) -> Accuracy | None:
+    """The summary of an evaluation; `colors` by the models' labels."""
     if not path.is_file():
         return None
     from .eval.summarize_vqa import sentences, tables
@@ -152,23 +152,23 @@ def accuracy(path: Path) -> Accuracy | None:
         chart = [
             row
             for place, (field, name) in enumerate(zip(fields, names, strict=True))
-            if field in CHARTED and (row := _row(summary, place, name)) is not None
+            if field in CHARTED and (row := _row(summary, place, name, colors)) is not None
         ]
         return Accuracy(summary["benchmark"], found, sentences(summary), chart, chart[0].bars if chart else ())
     except (KeyError, IndexError, TypeError) as error:
         raise InputError(f"{path} is not a summary of trace.eval.summarize_vqa ({error!r}); write it anew") from None
 
 
-def _row(summary: Mapping[str, Any], place: int, name: str) -> Row | None:
+def _row(summary: Mapping[str, Any], place: int, name: str, colors: Mapping[str, str]) -> Row | None:
     bars = []
-    for index, model in enumerate(summary["models"]):
+    for model in summary["models"]:
         entry = model["accuracy"][place]
         if entry["mean"] is None:
             continue
         mean = 100 * entry["mean"]
         low, high = (mean if entry[end] is None else 100 * entry[end] for end in ("low", "high"))
         text = f"{mean:.1f}" if entry["low"] is None else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
-        bars.append(Bar(model["label"], mean, low, high, text, plots.COLORS[index % len(plots.COLORS)]))
+        bars.append(Bar(model["label"], mean, low, high, text, colors[model["label"]]))
     if not bars:
         return None
     questions = summary["models"][0]["accuracy"][place]["questions"]

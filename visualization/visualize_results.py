@@ -94,6 +94,8 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
         save(outcome_counts({one.label: dict(one.outcomes) for one in comparison.overall}), folder / "failures.png")
     for score in comparison.overall:
         known = "no ground truth" if score.accuracy is None else f"{score.accuracy:.1%}"
+        if score.benchmark is not None and score.questions != score.asked:
+            known = f"{score.benchmark:.1%} of all {score.asked} questions of the benchmark, {known}"
         told = ", ".join(f"{name} {number}" for name, number in score.outcomes)
         print(f"{score.label}: {known} of {score.questions} questions" + (f" ({told})" if told else ""))
     if comparison.outcomes:

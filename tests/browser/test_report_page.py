@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from report_by_hand import COR, EVIL, left_half, make_run, picture
 
 from trace_vlm import galleries, report
 from trace_vlm.command import run
+from trace_vlm.marks import crowding
 from trace_vlm.plots import Panel
 from trace_vlm.reasoning import parse
 from trace_vlm.records import Question
@@ -52,7 +55,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Panel("b", parse("(0.2, 0.5)"), second, outcome="right" if second else "unparsable"),
         ]
         items.append(galleries.write_compared(folder, question, picture(number), left_half(), panels, drawn=False))
-    scores = (galleries.Score("a", 3, 1 / 3, (("right", 1),)), galleries.Score("b", 3, 2 / 3, (("right", 2),)))
+    scores = (
+        galleries.Score("a", 3, 1 / 3, (("right", 1),), 0.3, 10, 7),
+        galleries.Score("b", 3, 2 / 3, (("right", 2),), 0.2, 10),
+    )
     galleries.write_comparisons(folder, galleries.ComparisonGallery(scores, tuple(items)))
     report.write_page(folder / "report.html", "Compared", comparison=folder)
     return folder / "report.html"
@@ -168,3 +174,113 @@ def test_a_box_that_leaves_the_image_stays_open_at_its_edge(browser: Any, tmp_pa
     cut = "box => getComputedStyle(box.parentNode).overflow + ' ' + box.parentNode.getAttribute('width')"
     assert box.evaluate(cut) == "hidden 400"
     page.close()
+
+
+INSIDE = """(all) => all.map((one) => {
+    const {left, right, width} = one.getBoundingClientRect();
+    let scrolled = false;
+    for (let box = one; box; box = box.parentElement) {
+        scrolled ||= getComputedStyle(box).overflowX !== "visible" && box.scrollWidth > box.clientWidth;
+    }
+    return !scrolled && width > 0 && left >= 0 && right <= document.documentElement.clientWidth;
+})"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_charts_show_every_model_without_scrolling(browser: Any, run_page: Path, width: int) -> None:
+    found = Opened(browser, run_page, width)
+    chart = found.page.get_by_label("Accuracy by part of the benchmark")
+    assert chart.locator(".point").count() == chart.locator(".values > div").count() == 6  # 2 models, 3 parts
+    for one in (".point", ".values > div", ".name", ".ticks span", ".guess"):
+        assert all(chart.locator(one).evaluate_all(INSIDE)), one
+    (track, *_), places = (
+        chart.locator(one).evaluate_all(
+            "all => all.map(one => [one.getBoundingClientRect()].map(r => [r.x, r.width])[0])"
+        )
+        for one in (".track", ".point")
+    )
+    shown = [100 * (x + wide / 2 - track[0]) / track[1] for x, wide in places]
+    assert shown == pytest.approx([50, 50, 50, 100, 50, 0], abs=1.0)  # as in the table
+    bars = found.page.locator("#outcomes .parts > div")
+    assert bars.count() and all(bars.evaluate_all(INSIDE))
+    assert all(found.page.locator("#outcomes .name").evaluate_all(INSIDE))
+    found.page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_labels_of_attention_panels_can_be_read_and_units_are_named(browser: Any, run_page: Path, width: int) -> None:
+    found = Opened(browser, run_page, width)
+    panels = found.page.locator("#attention .panels figure")
+    assert panels.count() == 5
+    for place in range(5):
+        high = (
+            panels.nth(place).locator("text").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
+        )
+        assert min(high) >= 12 * (830 / 1280 if width == 390 else 1)
+        boxes = (
+            panels.nth(place)
+            .locator("text")
+            .evaluate_all("all => all.map(one => one.getBoundingClientRect().toJSON())")
+        )
+        names = [box for box in boxes if box["y"] > max(one["y"] for one in boxes) - 3]
+        assert len(names) == 5 and all(one["right"] < other["left"] for one, other in pairwise(names))
+        assert re.search("share|fraction|longer sides", panels.nth(place).locator("figcaption span").inner_text())
+    found.page.close()
+
+
+def test_the_page_of_a_comparison_gives_each_models_mean_accuracy(opened: Any) -> None:
+    cards = [text.split("\n") for text in opened.locator("#means .card").all_inner_texts()]
+    benchmark, here = "of all 10 questions of the benchmark", "of the 3 questions on this page"
+    assert [[line for line in card if line] for card in cards] == [
+        ["a", "30.0 %", f"{benchmark} (7 not answered)", "33.3 %", here],
+        ["b", "20.0 %", benchmark, "66.7 %", here],
+    ]
+
+
+def test_a_model_has_one_color_in_legend_cards_tiles_and_panels(opened: Any) -> None:
+    def colors(where: str, style: str = "backgroundColor") -> list[str]:
+        return opened.locator(where).evaluate_all(f"all => all.map(one => getComputedStyle(one).{style})")
+
+    first, second = colors("#answers .key i")[1:]
+    assert first != second
+    assert colors("#means .card", "borderTopColor") == [first, second]
+    assert colors("#outcomes .swatch") == [first, second] * 2
+    tile = ".tile:first-child"
+    assert colors(f"{tile} .swatch") == [first, second] == colors(f"{tile} .dot", "fill")
+    opened.locator(".tile").first.click()
+    assert colors("dialog h4 .swatch") == [first, second] == colors("dialog .answer .dot", "fill")
+
+
+def test_points_over_attention_have_the_color_of_their_model(browser: Any, run_page: Path) -> None:
+    found = Opened(browser, run_page)
+    found.page.locator(".tile").first.click()
+    color = "all => [...new Set(all.map(one => getComputedStyle(one).{}))]"
+    (model,) = found.page.locator("#attention .key i").first.evaluate_all(color.format("backgroundColor"))
+    assert found.page.locator("dialog .over .dot").evaluate_all(color.format("fill")) == [model]
+    assert found.page.locator("dialog .answer").nth(0).locator(".dot").evaluate_all(color.format("fill")) == [model]
+    found.page.close()
+
+
+def test_a_thousand_points_are_small_and_faint(browser: Any, tmp_path: Path) -> None:
+    many = ", ".join(f"({x:.3f}, {y:.3f})" for x, y in np.random.default_rng(0).random((1000, 2)))
+    panels = [Panel("many", parse(f"[{many}]")), Panel("one", parse("(0.5, 0.5)"))]
+    compared = galleries.write_compared(tmp_path, Question(7, "0.png", "Point."), picture(0), None, panels, drawn=False)
+    scores = (galleries.Score("many", 1, None), galleries.Score("one", 1, None))
+    galleries.write_comparisons(tmp_path, galleries.ComparisonGallery(scores, (compared,)))
+    report.write_page(tmp_path / "report.html", "Many", comparison=tmp_path)
+    page = Opened(browser, tmp_path / "report.html").page
+    page.locator(".tile").first.click()
+    look = """one => [one.getAttribute("r"), ...["strokeWidth", "fillOpacity", "strokeOpacity"].map(
+              name => getComputedStyle(one)[name])].map(parseFloat)"""
+    many_look, one_look = (page.locator("dialog .answer").nth(at).locator(".dot").first.evaluate(look) for at in (0, 1))
+    assert one_look == [7, 2.2, 1, 1]
+    size, alpha = crowding(1000)
+    assert many_look == pytest.approx([7 * size, 2.2 * size, alpha, alpha], rel=1e-3) and size < 0.4 and alpha < 0.6
+    page.close()
+
+
+def test_chinese_has_fonts_of_its_own_in_the_style(opened: Any) -> None:
+    used = opened.evaluate(
+        "[document.body, document.querySelector('dialog')].map(one => getComputedStyle(one).fontFamily)"
+    )
+    assert all("Noto Sans CJK" in one and "WenQuanYi" in one for one in used)

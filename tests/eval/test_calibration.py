@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from PIL import Image
 
+from trace_vlm import canvas, marks
+from trace_vlm.command import run
+from trace_vlm.eval import summarize_vqa
 from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
+from trace_vlm.eval.suites import open_suite
+from trace_vlm.files import write_jsonl
 from trace_vlm.model.confidence import agreement, medoid, point_spans
 from trace_vlm.reasoning import parse
 
@@ -39,8 +47,43 @@ def test_risk_falls_when_the_unsure_answers_are_left_out() -> None:
 def test_the_figure_is_written(tmp_path: Path) -> None:
     found = calibration([(0.9, 1.0), (0.3, 0.0), (0.5, 1.0)], [(0.9, 1.0), (0.3, 0.0)])
     assert found is not None
-    draw({"a model": found, "another": found}, tmp_path / "c.png")
+    draw({"a model": found, "another": found}, tmp_path / "c.png", {"a model": "red", "another": "blue"})
     assert Image.open(tmp_path / "c.png").size[0] > 800
+
+
+def test_the_figure_counts_points_in_each_bin_and_shows_what_range_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(canvas, "save", lambda figure, *_, **__: figures.append(figure))
+    points = [(0.93, float(place % 50 == 0)) for place in range(200)] + [(0.85, 0.0)] * 7  # sure and wrong
+    found = calibration(points, [(0.9, 0.02), (0.8, 0.01)])
+    assert found is not None
+    draw({"model": found}, Path("c.png"), {"model": "#1f5fbf", "a model without confidence": "#ec2a2e"})
+    reliable, counts, risks = figures[0].axes
+    assert {round(bar.get_x(), 1): bar.get_height() for bar in counts.patches} == {0.8: 7, 0.9: 200}
+    assert [text.get_text() for text in counts.texts] == ["7", "200"]
+    assert counts.get_ylim()[1] > 200 and reliable.get_xlim() == counts.get_xlim() == (0.8, 1.0)
+    low, high = risks.get_ylim()
+    assert 0.85 < low < 0.98 and 0.99 < high < 1.05  # risks of 0.98 and 0.985
+    assert reliable.get_ylim()[0] < 0 and reliable.get_ylim()[1] > 0.93  # the model and what it claims
+    drawn = [*reliable.lines[1:], *risks.lines]
+    assert {line.get_color() for line in drawn} == {"#1f5fbf"}
+    assert {to_hex(bar.get_facecolor()) for bar in counts.patches} == {"#1f5fbf"}
+
+
+def test_models_without_confidence_keep_their_colors(
+    benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(summarize_vqa, "draw", lambda found, _, colors: given.append((list(found), colors)))
+    ids = [question.question_id for question in open_suite(benchmark_folder).questions]
+    for name, more in (("plain", {}), ("sure", {"point_confidence": [0.8]})):
+        write_jsonl(tmp_path / f"{name}.jsonl", [
+            {"question_id": one, "text": "(0.5, 0.5)", "metadata": more} for one in ids
+        ])  # fmt: skip
+    files = [str(tmp_path / f"{name}.jsonl") for name in ("plain", "sure")]
+    words = ["--answer", *files, "--data-dir", str(benchmark_folder), "--output", str(tmp_path), "--resamples", "9"]
+    assert run(summarize_vqa.main, words) == 0
+    assert given == [(["sure"], {"plain": marks.COLORS[0], "sure": marks.COLORS[1]})]
 
 
 SIZE = (200, 100)

@@ -26,7 +26,7 @@
     return element;
   }
   const percent = (value) => (value === null ? "" : `${Math.round(100 * value)}%`);
-  const color = (index) => data.colors[index];
+  const color = (model) => data.colors[model];
 
   // --- pictures ---------------------------------------------------------------------------------------------------
 
@@ -43,18 +43,23 @@
       return `M${corners.join(" L")} Z`;
     }).join(" ");
     if (path) drawn.push(svg("path", { class: "rim", d: path }), svg("path", { class: "truth", d: path }));
+    const { few, shrink, fade } = data.crowding;
+    const part = Math.min(1, few / Math.max(1, answers.reduce((sum, [items]) => sum + items.length, 0)));
+    const size = part ** shrink, alpha = part ** fade;
+    const all = svg("g", { style: `--crowding: ${size}; fill-opacity: ${alpha}; stroke-opacity: ${alpha}` });
     const frame = svg("svg", { width: WIDTH, height });  // an inner svg cuts off what of a box lies beyond the image
-    drawn.push(frame);
+    all.append(frame);
+    drawn.push(all);
     for (const [items, fill] of answers) {
       for (const item of items) {
         if (item.length === 4) {
           const at = { x: item[0] * WIDTH, y: item[1] * height };
           const box = { ...at, width: item[2] * WIDTH - at.x, height: item[3] * height - at.y };
-          frame.append(svg("rect", { class: "boxrim", ...box }), svg("rect", { class: "box", ...box, ...(fill && { style: `stroke: ${fill}` }) }));
+          frame.append(svg("rect", { class: "boxrim", ...box }), svg("rect", { class: "box", ...box, style: `stroke: ${fill}` }));
         } else {
           const inside = item[0] >= 0 && item[0] <= 1 && item[1] >= 0 && item[1] <= 1;
-          const style = fill ? { style: inside ? `fill: ${fill}` : `stroke: ${fill}` } : {};
-          drawn.push(svg("circle", { class: inside ? "dot" : "outside", cx: clamp(item[0]) * WIDTH, cy: clamp(item[1]) * height, r: 7, ...style }));
+          const style = inside ? `fill: ${fill}` : `stroke: ${fill}`;
+          all.append(svg("circle", { class: inside ? "dot" : "outside", cx: clamp(item[0]) * WIDTH, cy: clamp(item[1]) * height, r: 7 * size, style }));
         }
       }
     }
@@ -91,7 +96,7 @@
     context.putImageData(pixels, 0, 0);
     const base = picture(question, [], "The image");
     base.querySelectorAll("path").forEach((one) => one.remove());
-    const over = svg("svg", { class: "picture over", viewBox: `0 0 ${WIDTH} ${heightOf(question)}` }, ...marks(question, [[attention.answer.items, null]]));
+    const over = svg("svg", { class: "picture over", viewBox: `0 0 ${WIDTH} ${heightOf(question)}` }, ...marks(question, [[attention.answer.items, color(attention.model)]]));
     return make("div", { class: "heat" }, base, canvas, over);
   }
 
@@ -112,8 +117,8 @@
       answer.outcome && answer.outcome !== "right" ? answer.outcome : "",
       answer.confidence === null ? "" : `confidence ${percent(answer.confidence)}`,
     ].filter(Boolean).join(" \u00b7 ");
-    const title = make("h4", {}, label, make("span", {}, facts));
-    return make("div", { class: "answer" }, title, picture(question, [[answer.items, null]], `Answer of ${label}`), make("div", {}, ...words(answer)));
+    const title = make("h4", {}, make("div", {}, make("i", { class: "swatch", style: `background: ${color(label)}` }), label), make("span", {}, facts));
+    return make("div", { class: "answer" }, title, picture(question, [[answer.items, color(label)]], `Answer of ${label}`), make("div", {}, ...words(answer)));
   }
   function strip(question) {
     const attention = question.attention;
@@ -192,14 +197,13 @@
   for (const [label, of] of Object.entries(filters)) if (values(of).length > 1) choice(label, [ALL, ...values(of)]);
   if (data.questions.some((question) => accuracies(question).length)) choice("accuracy", Object.keys(CORRECT));
   choice("order", Object.keys(ORDERS).slice(0, choices.accuracy ? (data.labels.length > 1 ? 4 : 3) : 1));
-  if (data.labels.length > 1) byId("labels").append(...data.labels.map((label, index) => make("span", {}, make("i", { style: `background: ${color(index)}` }), label)));
   const count = make("output");
   byId("filters").append(count);
 
   function tile(question, place) {
-    const scores = question.answers.map((answer, index) => make("div", { title: answer.outcome }, make("span", { class: "swatch", style: `background: ${color(index)}` }), data.labels[index], make("b", {}, percent(answer.accuracy))));
+    const scores = question.answers.map((answer, index) => make("div", { title: answer.outcome }, make("span", { class: "swatch", style: `background: ${color(data.labels[index])}` }), data.labels[index], make("b", {}, percent(answer.accuracy))));
     if (!scores.length && question.attention && question.attention.answer.accuracy !== null) scores.push(make("div", {}, question.attention.model, make("b", {}, percent(question.attention.answer.accuracy))));
-    const drawn = question.answers.length ? question.answers.map((answer, index) => [answer.items, data.labels.length > 1 ? color(index) : null]) : [[question.attention ? question.attention.answer.items : [], null]];
+    const drawn = question.answers.length ? question.answers.map((answer, index) => [answer.items, color(data.labels[index])]) : question.attention ? [[question.attention.answer.items, color(question.attention.model)]] : [];
     const frame = make("div", { class: "frame" }, picture(question, drawn, question.instruction));
     return make("button", { class: "tile", type: "button", onclick: () => show(place) }, frame, make("p", {}, question.instruction), make("div", { class: "scores" }, ...scores));
   }

@@ -6,6 +6,7 @@ of those kept when only the surest share of the questions is answered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,33 +74,52 @@ def _risks(answers: Sequence[tuple[float, float]]) -> np.ndarray[Any, np.dtype[n
     return np.cumsum(loss) / np.arange(1, len(loss) + 1)
 
 
-def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """The reliability diagram and the risk-coverage curves of several models (label -> `calibration`) as a PNG."""
-    from ..canvas import DPI, Page, save
-    from ..plots import COLORS
+def draw(found: Mapping[str, Mapping[str, Any]], path: Path, colors: Mapping[str, str]) -> None:
+    """The reliability diagram, the points of each bin and the risk-coverage curves of several models as a PNG.
 
-    page = Page(900, 425 + 14 * len(found))  # the legends stand below, where no curve is
-    left, right = page.axes(70, 40, 350, 330), page.axes(520, 40, 350, 330)
-    left.plot([0, 1], [0, 1], color="#9aa4b0", linewidth=1, linestyle="--")
+    `found` maps labels to what `calibration` returns, `colors` labels to the models' colours.
+    """
+    from ..canvas import DPI, Page, save
+    from ..fonts import families
+
+    page = Page(900, 545 + 16 * len(found))  # the legends stand below, where no curve is
+    reliable, counts, risks = page.axes(70, 40, 350, 300), page.axes(70, 365, 350, 120), page.axes(520, 40, 350, 445)
+    reliable.plot([0, 1], [0, 1], color="#9aa4b0", linewidth=1, linestyle="--")
     for place, (label, one) in enumerate(found.items()):
-        color = COLORS[place % len(COLORS)]
-        bins = one["reliability"]
-        left.plot(
-            [bar["confidence"] for bar in bins], [bar["accuracy"] for bar in bins], "o-", color=color, markersize=4,
-            label=f"{label}: ECE {one['ece']:.3f}",
-        )  # fmt: skip
-        right.plot(
-            [step["coverage"] for step in one["risk_coverage"]], [step["risk"] for step in one["risk_coverage"]],
-            "o-", color=color, markersize=4, label=f"{label}: mean risk {one['aurc']:.3f}",
-        )  # fmt: skip
-    for axes, x, y, title in (
-        (left, "confidence of a point", "share inside the region", "Reliability"),
-        (right, "share of the questions answered", "1 - accuracy of those", "Risk and coverage"),
-    ):
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=x, ylabel=y)
+        bins, steps = one["reliability"], one["risk_coverage"]
+        style = {"color": colors[label], "markersize": 4}
+        reliable.plot([bar["confidence"] for bar in bins], [bar["accuracy"] for bar in bins], "o-", **style)
+        width = 0.9 / BINS / len(found)
+        left = [bar["low"] + 0.05 / BINS + place * width for bar in bins]
+        bars = counts.bar(left, [bar["points"] for bar in bins], width, align="edge", color=colors[label],
+                          label=f"{label}: ECE {one['ece']:.3f}")  # fmt: skip
+        counts.bar_label(bars, fontsize=7, rotation=0 if len(found) == 1 else 90, padding=2)
+        risks.plot([step["coverage"] for step in steps], [step["risk"] for step in steps], "o-", **style,
+                   label=f"{label}: mean risk {one['aurc']:.3f}")  # fmt: skip
+    bins = [bar for one in found.values() for bar in one["reliability"]]
+    x = min(bar["low"] for bar in bins), max(bar["high"] for bar in bins)
+    shares = [bar[name] for bar in bins for name in ("confidence", "accuracy")]
+    losses = [step["risk"] for one in found.values() for step in one["risk_coverage"]]
+    most = max(bar["points"] for bar in bins)
+    for axes, title, settings in (
+        (reliable, "Reliability", {"xlim": x, "ylim": _around(shares), "ylabel": "share inside the region"}),
+        (counts, "", {"xlim": x, "ylim": (0, 1.4 * most), "xlabel": "confidence of a point", "ylabel": "points"}),
+        (risks, "Risk and coverage", {"xlim": (0, 1.02), "ylim": _around(losses),
+                                      "xlabel": "share of the questions answered", "ylabel": "1 - accuracy of those"}),
+    ):  # fmt: skip
+        axes.set(**settings)
         axes.set_title(title, fontsize=10, loc="left")
-        axes.tick_params(labelsize=8)
+        axes.tick_params(labelsize=8.5)
         axes.grid(color="#e6e9ed", linewidth=0.6)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.13))
+    for axes, below in ((counts, -0.33), (risks, -0.09)):
+        font = {"family": families(" ".join(found)), "size": 8}
+        axes.legend(prop=font, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, below))
     save(page.figure, path, scale=150 / DPI)
+
+
+def _around(values: Sequence[float]) -> tuple[float, float]:
+    """The tenths around some shares, with a little room: what is shown of an axis from 0 to 1."""
+    low, high = math.floor(10 * min(values) + 1e-9) / 10, math.ceil(10 * max(values) - 1e-9) / 10
+    return low - 0.01, max(high, low + 0.1) + 0.01

@@ -28,6 +28,7 @@ import numpy as np
 
 from ..command import InputError, Parser, existing_file, output_folder, run
 from ..files import read_jsonl, replacing, sha256, write_json
+from ..marks import model_colors
 from .calibration import calibration, draw
 from .failures import CLASSES
 from .grading import Graded, Grades, grade, groups, read_runs
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         written.append(name)
     calibrated = {one["label"]: one["calibration"] for one in summary["models"] if one["calibration"]}
     if calibrated:
-        draw(calibrated, folder / "calibration.png")
+        draw(calibrated, folder / "calibration.png", model_colors(one["label"] for one in summary["models"]))
         written.append("calibration.png")
     print(as_text(summary))
     print(f"\nwritten: {', '.join(str(folder / name) for name in written)}")

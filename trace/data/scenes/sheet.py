@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion
 
+from ...fonts import pil_font
 from ...records import replacing
 from .shortcuts import load_mask
 
@@ -55,7 +56,7 @@ def _tile(folder: Path, sample: Mapping[str, Any]) -> Image.Image:
             draw.rectangle((x0, y0 + CAPTION, x1, y1 + CAPTION), outline=REFERENCE)
     for x, y in meta["points"]:
         draw.circle((x * size[0], y * size[1] + CAPTION), 4, fill=POINT, outline=(255, 255, 255))
-    font = ImageFont.load_default(14)
+    font = pil_font(sample["instruction"], 14)
     lines = _lines(sample["instruction"], draw, font)[:LINES]
     for above, line in enumerate(reversed(lines), 1):
         draw.text((0, CAPTION - 4 - above * LINE), line, (0, 0, 0), font)
@@ -67,7 +68,10 @@ def _lines(text: str, draw: ImageDraw.ImageDraw, font: Any) -> list[str]:
     for word in text.split():
         if line and draw.textlength(f"{line} {word}", font) > TILE:
             lines.append(line)
-            line = word
-        else:
-            line = f"{line} {word}".strip()
+            line = ""
+        line = f"{line} {word}".strip()
+        while draw.textlength(line, font) > TILE:  # one word: Chinese and Japanese have no spaces
+            end = next(end for end in range(len(line) - 1, 0, -1) if draw.textlength(line[:end], font) <= TILE)
+            lines.append(line[:end])
+            line = line[end:]
     return [*lines, line]

@@ -25,8 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(args.config)
     _require_gl()
     import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
+    from ...fonts import pil_font
     from ...records import replacing
     from .assets import kinds
     from .camera import sample_camera
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     names = config.categories
     sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(names) // COLUMNS) * (TILE + CAPTION)), (255, 255, 255))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    draw = ImageDraw.Draw(sheet)
     view = CameraConfig(elevation=(32.0, 32.0), fovy=(30.0, 30.0), roll=(0.0, 0.0), slack=(1.0, 1.0), margin=0.05)
     with Studio.of(config, ((TILE, TILE),)) as studio:
         for index, name in enumerate(names):
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             row, column = divmod(index, COLUMNS)
             x, y = column * TILE, row * (TILE + CAPTION)
             sheet.paste(Image.fromarray(studio.color()), (x, y + CAPTION))
-            draw.text((x + 4, y + 2), f"{color} {name}", (0, 0, 0), font)
+            title = f"{color} {name}"
+            draw.text((x + 4, y + 2), title, (0, 0, 0), pil_font(title, 15))
     with replacing(args.out) as temporary:
         sheet.save(temporary, "PNG")
     print(f"wrote {args.out}: {len(names)} categories")
