@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
-from trace_vlm.model.confidence import agreement, medoid, point_spans
+from trace_vlm.model.confidence import agreement, medoid
 from trace_vlm.reasoning import parse
 
 
@@ -67,5 +67,5 @@ def test_the_medoid_is_the_answer_that_the_others_support() -> None:
 def test_points_are_found_where_they_stand() -> None:
     text = "1. **Identify the reference object:** (0.9, 0.9).\n\n**Final Answer:** [(0.1, 0.2), [0.3,.4], (1, 2, 3)]"
     response = parse(text)
-    assert [text[start:end] for start, end in point_spans(response)] == ["(0.1, 0.2)", "[0.3,.4]"]
+    assert [text[start:end] for start, end in response.spans] == ["(0.1, 0.2)", "[0.3,.4]"]
     assert len(response.points) == 2

@@ -220,7 +220,7 @@ def test_accuracy_and_failures_are_the_whole(
     benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_answers({3: LEFT, 4: "no idea", 5: "[(1.5, 0.5)]", 6: RIGHT, 7: "[(0.2, 0.2), (0.9, 0.9)]"})
-    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder, "--convention", "unit")["models"]
     shares = {name: value for name, value in model["failures"].items() if value}
     sixth = pytest.approx(1 / 6)
     assert shares == {

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..command import InputError
 from ..images import BROKEN_IMAGE
-from ..points import Box, Point
+from ..points import Box, Point, counted
 from ..records import Question
 from .metrics import Mask, Values, box_pixels, score, weight
 
@@ -53,9 +53,10 @@ class Judge:
         if not points:
             return {UNPARSABLE: 1.0}
         found: dict[str, float] = {}
-        for item in points:
+        total = weight(points, self.mask)
+        for item in (points[place] for place in counted(points)):
             for name, missed in self._missed(item).items():
-                found[name] = found.get(name, 0.0) + missed / weight(points, self.mask)
+                found[name] = found.get(name, 0.0) + missed / total
         return found
 
     def of(self, point: Point) -> str:

@@ -7,7 +7,7 @@ benchmark stores with its questions (`meta["shortcuts"]`: one point each, or nul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..command import InputError
-from ..conventions import read_recorded
-from ..points import Point
+from ..conventions import CONVENTIONS, Convention, Doubts, convention, foreign, read_recorded
+from ..points import Point, counted
 from ..reasoning import Response
 from ..records import Answer, Question, read_answers
 from .failures import UNANSWERED, Judge, distance
 from .metrics import Mask, robopoint_score, score, weight
 from .suites import Suite, fractions, key, pair, read_run
+from .unread import Unread, unread
 
 SHUFFLES = 20  # answers about other images that are scored on a question's mask
 GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own field, then those of its meta
@@ -30,7 +31,10 @@ GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own fiel
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The answers of one file: `responses` by question key, tokens generated where they are known."""
+    """The answers of one file: `responses` by question key, tokens generated where they are known.
+
+    Of an answer that mixes points and boxes a response only holds the points (`points.counted`).
+    """
 
     label: str
     path: Path
@@ -38,6 +42,9 @@ class Run:
     tokens: Mapping[str, int]
     record: Mapping[str, Any]  # of the run that wrote the file, {} for answers from elsewhere
     confidence: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of each point, where it is known
+    convention: str = "unit"  # in which the answers were read; of several the names
+    notes: tuple[str, ...] = ()  # what a reader of the numbers has to know about the reading
+    unread: tuple[Unread, ...] = ()  # the answers without a point
 
 
 @dataclass(slots=True)
@@ -76,24 +83,86 @@ class Graded:
     baselines: Mapping[str, Sequence[float | None]]
 
 
-def read_answer_file(path: Path, label: str, suite: Suite) -> Run:
-    """Read and parse an answer file. InputError: it is broken, or belongs to another benchmark."""
+def one_each(conventions: Sequence[str] | None, files: int) -> list[str | None]:
+    """The convention asked for each file: one for all of them, or one each. InputError: unknown, or another number."""
+    names = [convention(name).name for name in conventions or ()]
+    if len(names) not in (0, 1, files):
+        raise InputError(f"{len(names)} conventions for {files} answer files: give one for all, or one each")
+    return [None] * files if not names else [*names] * (files if len(names) == 1 else 1)
+
+
+def read_answer_file(path: Path, label: str, suite: Suite, asked: str | None = None) -> Run:
+    """Read and parse an answer file.
+
+    Args:
+        asked: the convention of answers that record none. It says nothing about a file with a run's record: this
+            project wrote it, in its own convention.
+    Raises:
+        InputError: the file is broken, belongs to another benchmark, or may be of another convention and tells none.
+    """
     answers = pair(read_answers(path), suite, path)
+    record = read_run(path)
+    recorded = {str(name) for answer in answers.values() if (name := answer.metadata.get("convention")) is not None}
+    if not record and not recorded and asked is None:
+        _refuse_foreign(answers.values(), path)
+    otherwise = convention(asked) if asked is not None and not record else CONVENTIONS["unit"]
+    responses: dict[str, Response] = {}
+    confidence: dict[str, tuple[float, ...]] = {}
+    doubts, missed = Doubts(), []
     sizes = {key(question.question_id): suite.image_size(question) for question in suite.questions
              if key(question.question_id) in answers}  # fmt: skip
+    for name, answer in answers.items():
+        responses[name], sure = _reading(answer, sizes[name], path, otherwise)
+        if sure:
+            confidence[name] = sure
+        how = CONVENTIONS[answer.metadata.get("convention") or otherwise.name]
+        doubts.add(responses[name], how, tuple(answer.metadata.get("sent") or sizes[name]))
+        if not responses[name].points:
+            missed.append(unread(answer.question_id, responses[name], answer.metadata.get("finish")))
+    silent = any(answer.metadata.get("convention") is None for answer in answers.values())
+    names = ", ".join(sorted(recorded | ({otherwise.name} if silent else set())))
+    notes = [note] if (note := doubts.sentence(names)) else []
+    if silent and otherwise.scale is None:
+        notes.append("no size of the pictures as sent is recorded: pixels are read as those of the originals")
     return Run(
         label=label,
         path=path,
-        responses={name: response_of(answer, sizes[name], path) for name, answer in answers.items()},
+        responses=responses,
         tokens={name: count for name, answer in answers.items() if (count := _tokens(answer))},
-        record=read_run(path),
-        confidence={name: found for name, answer in answers.items() if (found := _confidence(answer, path))},
+        record=record,
+        confidence=confidence,
+        convention=names,
+        notes=tuple(notes),
+        unread=tuple(missed),
     )
 
 
+def _refuse_foreign(answers: Iterable[Answer], path: Path) -> None:
+    """InputError where an answer may count in another way than from 0 to 1, and nothing says in which."""
+    for answer in answers:
+        if shown := foreign(answer.text):
+            raise InputError(
+                f"{path}, question {answer.question_id}: the answer holds {shown}, and nothing records how its model "
+                "writes coordinates. Name its convention with --convention (unit: from 0 to 1, and integers above 1 are "
+                f"pixels; {', '.join(name for name in CONVENTIONS if name != 'unit')})"
+            )
+
+
 def response_of(answer: Answer, size: tuple[int, int], source: Path) -> Response:
-    """What an answer says, read in the convention of the model that gave it (`api_vqa` records it with the answer)."""
-    return read_recorded(answer.text, size, answer.metadata, f"{source}, question {answer.question_id}")
+    """What counts of an answer, read in the convention of the model that gave it (`api_vqa` records it)."""
+    return _reading(answer, size, source, CONVENTIONS["unit"])[0]
+
+
+def _reading(
+    answer: Answer, size: tuple[int, int], source: Path, otherwise: Convention
+) -> tuple[Response, tuple[float, ...]]:
+    """An answer without what does not count (`points.counted`), and the confidence of each point, where it is known."""
+    where = f"{source}, question {answer.question_id}"
+    response = read_recorded(answer.text, size, answer.metadata, where, otherwise)
+    sure, kept = _confidence(answer, source), counted(response.points)
+    if len(sure) == len(response.points):
+        sure = tuple(sure[place] for place in kept)
+    return response.only(kept), sure
 
 
 def _tokens(answer: Answer) -> int:
