@@ -300,27 +300,27 @@ class Doubts:
         return None
 
 
-def read_recorded(
-    text: str, size: Size, recorded: Mapping[str, Any], where: str, otherwise: Convention = CONVENTIONS["unit"]
-) -> Response:
-    """Read an answer in the convention that is recorded with it: `convention`, and `sent` for pixels.
+def told_by(
+    recorded: Mapping[str, Any], size: Size, where: str, otherwise: Convention = CONVENTIONS["unit"]
+) -> tuple[Convention, Size]:
+    """The convention that is recorded with an answer, and the size of the picture as the model saw it.
 
     Args:
-        recorded: the answer's metadata.
-        otherwise: the convention of an answer that records none; its pixels are those of the original image.
+        recorded: the answer's metadata, with `convention` and `sent`.
+        size: of the original image, which is taken where none is recorded.
+        otherwise: the convention of an answer that records none.
     Raises:
         InputError: begins with `where`; the record is broken.
     """
-    name = recorded.get("convention")
+    name, sent = recorded.get("convention"), recorded.get("sent")
     if name is None:
-        return read(text, size, otherwise, size)
-    sent = recorded.get("sent")
+        return otherwise, (sent[0], sent[1]) if _is_size(sent) else size
     if name not in CONVENTIONS or (CONVENTIONS[name].scale is None and not _is_size(sent)):
         raise InputError(
             f'{where}: "convention" is {name!r} and "sent" is {sent!r}; expected one of {", ".join(CONVENTIONS)}, '
             "and [width, height] of the picture as sent where it counts pixels"
         )
-    return read(text, size, CONVENTIONS[name], (sent[0], sent[1]) if sent else None)
+    return CONVENTIONS[name], (sent[0], sent[1]) if sent else size
 
 
 def _is_size(value: Any) -> bool:

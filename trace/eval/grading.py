@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..command import InputError
-from ..conventions import CONVENTIONS, Convention, Doubts, convention, foreign, read_recorded
+from ..conventions import CONVENTIONS, Doubts, convention, foreign, read, told_by
 from ..points import Point, counted
 from ..reasoning import Response
 from ..records import Answer, Question, read_answers
@@ -108,21 +108,24 @@ def read_answer_file(path: Path, label: str, suite: Suite, asked: str | None = N
     otherwise = convention(asked) if asked is not None and not record else CONVENTIONS["unit"]
     responses: dict[str, Response] = {}
     confidence: dict[str, tuple[float, ...]] = {}
-    doubts, missed = Doubts(), []
+    doubts, conventions, missed, assumed = Doubts(), set(), [], False
     sizes = {key(question.question_id): suite.image_size(question) for question in suite.questions
              if key(question.question_id) in answers}  # fmt: skip
     for name, answer in answers.items():
-        responses[name], sure = _reading(answer, sizes[name], path, otherwise)
+        how, sent = told_by(answer.metadata, sizes[name], f"{path}, question {answer.question_id}", otherwise)
+        responses[name], sure = _counting(read(answer.text, sizes[name], how, sent), _confidence(answer, path))
         if sure:
             confidence[name] = sure
-        how = CONVENTIONS[answer.metadata.get("convention") or otherwise.name]
-        doubts.add(responses[name], how, tuple(answer.metadata.get("sent") or sizes[name]))
+        doubts.add(responses[name], how, sent)
+        conventions.add(how.name)
+        assumed |= how.scale is None and "sent" not in answer.metadata
         if not responses[name].points:
             missed.append(unread(answer.question_id, responses[name], answer.metadata.get("finish")))
-    silent = any(answer.metadata.get("convention") is None for answer in answers.values())
-    names = ", ".join(sorted(recorded | ({otherwise.name} if silent else set())))
-    notes = [note] if (note := doubts.sentence(names)) else []
-    if silent and otherwise.scale is None:
+    names = ", ".join(sorted(conventions))
+    notes = [doubt] if (doubt := doubts.sentence(names)) else []
+    if asked is not None and asked not in conventions and answers:
+        notes.append(f"--convention {asked} does not apply: the file records its own, {names}")
+    if assumed:
         notes.append("no size of the pictures as sent is recorded: pixels are read as those of the originals")
     return Run(
         label=label,
@@ -150,19 +153,16 @@ def _refuse_foreign(answers: Iterable[Answer], path: Path) -> None:
 
 def response_of(answer: Answer, size: tuple[int, int], source: Path) -> Response:
     """What counts of an answer, read in the convention of the model that gave it (`api_vqa` records it)."""
-    return _reading(answer, size, source, CONVENTIONS["unit"])[0]
+    how, sent = told_by(answer.metadata, size, f"{source}, question {answer.question_id}")
+    return _counting(read(answer.text, size, how, sent), ())[0]
 
 
-def _reading(
-    answer: Answer, size: tuple[int, int], source: Path, otherwise: Convention
-) -> tuple[Response, tuple[float, ...]]:
-    """An answer without what does not count (`points.counted`), and the confidence of each point, where it is known."""
-    where = f"{source}, question {answer.question_id}"
-    response = read_recorded(answer.text, size, answer.metadata, where, otherwise)
-    sure, kept = _confidence(answer, source), counted(response.points)
-    if len(sure) == len(response.points):
-        sure = tuple(sure[place] for place in kept)
-    return response.only(kept), sure
+def _counting(response: Response, confidence: tuple[float, ...]) -> tuple[Response, tuple[float, ...]]:
+    """An answer without what does not count (`points.counted`); `confidence` is that of each point, where known."""
+    kept = counted(response.points)
+    if len(confidence) == len(response.points):
+        confidence = tuple(confidence[place] for place in kept)
+    return response.only(kept), confidence
 
 
 def _tokens(answer: Answer) -> int:

@@ -125,7 +125,7 @@ def _unread(one: dict[str, Any]) -> list[str]:
     examples = [
         f'question {found["question_id"]} ({found["reason"]}): "{found["text"]}"' for found in one["unread"]["examples"]
     ]
-    return [f"{one['label']}: not read, {reasons}; {'; '.join(examples)}"] if examples else []
+    return [f"{one['label']}: not read: {reasons}. For example {'; '.join(examples)}."] if examples else []
 
 
 def _compared(label: str, found: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ _NUMBER = r"\d++(?:\.\d++)?+"
 # The first that is found in the text names the reason.
 _REASONS = (
     ("percent signs", re.compile(r"\d\.?+\s{0,3}+(?:%|％|percent)", re.IGNORECASE)),
-    ("special tokens", re.compile(r"<\|?\w{1,30}+\d{1,6}\|?>|<\|\w{1,30}\|>")),
+    ("special tokens", re.compile(r"<\|?[a-z_]{1,30}+\d{1,6}+\|?>|<\|\w{1,30}+\|>", re.IGNORECASE)),
     ("XML tags of another convention", re.compile(r"<points?\b", re.IGNORECASE)),
     ("decimal commas", re.compile(r"(?<![\d.])\d,\d++\s{0,3}+[;/|]|(?<![\d.])0,\d++\s{0,3}+,?+\s{0,3}+0,\d")),
     ("three numbers in brackets", re.compile(rf"[(\[] ?+(?:-?{_NUMBER} ?+, ?+){{2}}-?{_NUMBER} ?+[)\]]")),
