@@ -179,7 +179,7 @@ def test_questions_are_filtered_by_how_an_answer_failed(
     (item,) = galleries.read_comparisons(tmp_path / "out").items
     assert item.question_id == "left/2"
     assert "right 1, unparsable 1, outside the image 1" in capsys.readouterr().out
-    assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "b", "--failure", "late") == 2
+    assert visualize(*words, "--convention", "unit", "--failure", "late") == 2
     assert "these occur: outside the image, right, unparsable" in capsys.readouterr().err
 
 

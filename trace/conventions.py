@@ -16,9 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, TypeGuard
 
 from .command import InputError
 from .points import Box, Mention, Point, find_points
@@ -201,6 +199,8 @@ def convention_of(model: str) -> Convention | None:
 @cache
 def _families() -> list[tuple[re.Pattern[str], Mapping[str, str]]]:
     """A pattern for the beginning of a model's name, and what is known of that family; the longer names first."""
+    import yaml  # not for callers that name a convention
+
     entries = yaml.safe_load(Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8"))
     known = sorted(((family, entry) for entry in entries for family in entry["models"]), key=lambda one: -len(one[0]))
     return [
@@ -323,5 +323,5 @@ def told_by(
     return CONVENTIONS[name], (sent[0], sent[1]) if sent else size
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) == 2 and all(type(one) is int and one > 0 for one in value)
