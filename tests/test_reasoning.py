@@ -307,6 +307,7 @@ ANSWERS = [
     "**Final Answer:** [(0.2, 0.3)], which avoids the mug at (0.1, 0.2).",
     "**Final Answer:** [(0.2, 0.3)] (not near the mug at (0.1, 0.2))",
     "**Final Answer:** (0.2, 0.3).\n\nThe point lies left of the mug, which stands at (0.1, 0.2), and is free.",
+    '**Final Answer:**\n[\n  {"point_2d": [0.2, 0.3], "label": "free"}\n]\nThe mug is at (0.1, 0.2)',
     "**Final Answer:** [(0.2, 0.3)]\n\nI looked at several places before.\n(0.1, 0.2)",
     "<answer>[(0.2, 0.3)]</answer>",
     "<answer>[(0.2, 0.3)]",
@@ -371,6 +372,9 @@ LISTS = [
     r"\left(0.1, 0.2\right), \left(0.3, 0.4\right)",
     "| x | y |\n| (0.1, 0.2) | left |\n| (0.3, 0.4) | right |",
     "x=0.1, y=0.2\nx=0.3, y=0.4",
+    "top-left corner (0.1, 0.2), bottom-right corner (0.3, 0.4)",
+    "1. The first point is at (0.1, 0.2).\n2. The second point is at (0.3, 0.4).",
+    "[(0.1, 0.2), # left of the mug\n(0.3, 0.4) # right of the mug\n]",
     "（0.1，0.2），（0.3，0.4）",
 ]
 

@@ -233,7 +233,7 @@ def _decoration(text: str, position: int, floor: int) -> tuple[int, bool, str]:
 # What may stand between the points of a list besides punctuation and numbers: joining words, quoted labels and keys,
 # labels in brackets, tags, LaTeX's commands, a word with a number ("Point 2").
 _BETWEEN = re.compile(
-    r"""\b(?:and|or|then|also|plus|at)\b|"[^"\n]*+"|(?<!\w)'[^'\n]*+'|\([^()\n]*+\)|<[^<>\n]*+>|\\[a-z]++"""
+    r"""\b(?:and|or|then|also|plus|at|finally)\b|"[^"\n]*+"|(?<!\w)'[^'\n]*+'|\([^()\n]*+\)|<[^<>\n]*+>|\\[a-z]++"""
     r"""|(?<![^\W\d_])[^\W\d_]++[ ]?+[#]?+\d{1,3}+\b""",
     re.IGNORECASE,
 )
@@ -248,28 +248,32 @@ def _first_run(text: str, begin: int, points: list[Mention]) -> list[Mention]:
 
     A point continues the list when between it and the point before stand no words, or only words in quotes or brackets,
     a word with a number, a label of up to three words with a colon, or words of one sentence that "and" ends. A point on
-    a new line also continues it when it begins the line, or stands behind a label: words that end in a colon or dash,
-    or at most three words where the first point has a label of that form too; what the line before says behind its
-    point is that point's label.
+    a new line also continues it when it begins the line, or stands behind a label: words that end in a colon or dash;
+    what the line before says behind its point is that point's label. Where the first point has a label of up to three
+    words without a colon, so may the others, on a new line or behind a comma; and lines whose last two words before the
+    point are those of the first line ("The second point is") belong together.
     Points with a JSON key or in an XML tag all count. `begin` is where the answer's heading ends.
     """
-    first = text[begin : points[0].start].rpartition("\n")[2] if points else ""
-    labels = 0 < len(_WORD.findall(first)) <= _LABEL
+    first = _words(text[begin : points[0].start].rpartition("\n")[2])
     for place, (before, after) in enumerate(pairwise(points), start=1):
-        if not (after.marked or _continues(text[before.end : after.start], labels)):
+        if not (after.marked or _continues(text[before.end : after.start], first)):
             return points[:place]
     return points
 
 
-def _continues(gap: str, labels: bool) -> bool:
-    """Whether the text between two points belongs to a list; `labels`: the first has a label without a colon."""
+def _continues(gap: str, first: list[str]) -> bool:
+    """Whether the text between two points belongs to a list; `first`: the words before its first point."""
     behind, *lines = _BETWEEN.sub(" ", gap).split("\n")
-    words = [len(_WORD.findall(line)) for line in lines]
-    if not lines:
-        count = len(_WORD.findall(behind))
-        labelled = count <= _LABEL and (":" in behind or "=" in behind)
-        joined = gap.rstrip().endswith("and") and not _SENTENCE_ENDS.search(gap)
-        return not count or labelled or joined
-    if any(count > _LABEL for count in words[:-1]):
-        return False
-    return not words[-1] or _LABELLED.search(lines[-1]) is not None or (labels and words[-1] <= _LABEL)
+    words = _words(lines[-1] if lines else behind)
+    labelled = 0 < len(first) <= _LABEL and len(words) <= _LABEL
+    if lines:
+        alike = len(words) > 1 and words[-2:] == first[-2:]
+        headings = all(len(_words(line)) <= _LABEL for line in lines[:-1])
+        return headings and (not words or labelled or alike or _LABELLED.search(lines[-1]) is not None)
+    with_colon = len(words) <= _LABEL and (":" in behind or "=" in behind)
+    joined = gap.rstrip().endswith("and") and not _SENTENCE_ENDS.search(gap)
+    return not words or with_colon or joined or (labelled and gap.lstrip("]) .*")[:1] in (",", ";"))
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(_BETWEEN.sub(" ", text))
