@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from timing import assert_linear
 
 from trace_vlm.command import InputError
-from trace_vlm.conventions import CONVENTIONS, QWEN_LEAST, QWEN_MOST, convention, read, sent_size
+from trace_vlm.conventions import (
+    CONVENTIONS,
+    QWEN_LEAST,
+    QWEN_MOST,
+    Doubts,
+    convention,
+    convention_of,
+    foreign,
+    read,
+    sent_size,
+)
 from trace_vlm.points import Box, Point
 
 SIZE, SENT = (640, 480), (280, 140)
@@ -44,10 +56,21 @@ def points(name: str, text: str) -> list[tuple[float, ...]]:
         ("molmo2", '<points coords="">', []),
         ("qwen2.5-vl", '[{"point_2d": [70, 70], "label": "mug"}]', [(0.25, 0.5)]),
         ("qwen3-vl", '<think>maybe [1, 2]</think>\n[{"point_2d": [250, 500]}]', [(0.25, 0.5)]),
-        ("qwen3-vl", "**Final Answer:** [250, 500]\nThat is left of (1, 2).", [(0.25, 0.5), (0.001, 0.002)]),
+        ("qwen3-vl", "**Final Answer:** [250, 500]\nThat is left of (1, 2).", [(0.25, 0.5)]),
         ("qwen3-vl", "1. Identify the reference object: at [10, 20].\n**Final Answer:**\n[250, 500]", [(0.25, 0.5)]),
         ("robobrain2", "[(70, 70), (280, 0)]", [(0.25, 0.5), (1.0, 0.0)]),
         ("robobrain2", "[(700, 70)]", [(2.5, 0.5)]),  # outside, not lost
+        ("robobrain2.5", "[(250, 500, 1.08), (463, 599)]", [(0.25, 0.5), (0.463, 0.599)]),
+        ("robobrain2.5", '[{"point": [250, 500, 0.9]}]', [(0.25, 0.5)]),
+        ("qwen3-vl", '[{"point_2d": [250, 500, 1.2]}, {"point_2d": [100, 200]}]', [(0.25, 0.5), (0.1, 0.2)]),
+        ("qwen3-vl", '[{"x": 250, "y": 500}]', [(0.25, 0.5)]),
+        ("gemini", '[{"y": 500, "x": 250}]', [(0.25, 0.5)]),  # named: not swapped
+        ("gemini", "（500，250）", [(0.25, 0.5)]),
+        ("molmo", '<point x="25.0" alt="a mug" y="50">a mug</point>', [(0.25, 0.5)]),
+        ("molmo", '<point y="50" x="25.0"/><point y="0" alt="mug" x="100"/>', [(0.25, 0.5), (1.0, 0.0)]),
+        ("molmo", '<points y2="0" x1="25" alt="mugs" y1="50.0" x2="100">', [(0.25, 0.5), (1.0, 0.0)]),
+        ("molmo", '**Final Answer:** <point x="25" y="50">a mug</point> and the other <point x="100" y="0">b</point>',
+         [(0.25, 0.5), (1.0, 0.0)]),
     ],
 )  # fmt: skip
 def test_what_is_read(name: str, text: str, expected: list[tuple[float, ...]]) -> None:
@@ -77,7 +100,9 @@ def test_any_text_is_read(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", CONVENTIONS)
 @pytest.mark.parametrize(
-    "piece", ['"point": [', '"points": [[1, 2],', "<points x1=", '<point coords="1 ', 'x="1" ', "[[1,"]
+    "piece",
+    ['"point": [', '"points": [[1, 2],', "<points x1=", '<point coords="1 ', 'x="1" ', "[[1,", '{"x": 1, ']
+    + ['"point_2d": [1, 2, 3], ', '<point x1="1" y1="2" ', 'x="', "(1, 2, "],
 )
 def test_long_texts_take_linear_time(name: str, piece: str) -> None:
     how = CONVENTIONS[name]
@@ -108,3 +133,87 @@ def test_an_unknown_convention_and_a_missing_size() -> None:
         convention("klingon")
     with pytest.raises(ValueError, match="its size is needed"):
         read("[(1, 2)]", SIZE, CONVENTIONS["robobrain2"])
+
+
+# --- which model writes how -------------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "gemini-2.5-flash": "gemini",
+    "google/gemini-2.5-pro": "gemini",
+    "models/gemini-robotics-er-1.5-preview": "gemini",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2.5-vl",
+    "qwen2.5vl:7b": "qwen2.5-vl",
+    "Qwen/Qwen3-VL-4B-Thinking": "qwen3-vl",
+    "Qwen/Qwen3.5-35B-A3B": "qwen3-vl",
+    "IffYuan/Embodied-R1.5": "qwen3-vl",
+    "unitreerobotics/UnifoLM-ER-1-4B": "qwen3-vl",
+    "ABot-ER-8B": "qwen3-vl",
+    "allenai/Molmo-7B-D-0924": "molmo",
+    "allenai/Molmo2-8B": "molmo2",
+    "BAAI/RoboBrain2.0-7B": "robobrain2",
+    "BAAI/RoboBrain2.5-8B-NV": "robobrain2.5",
+    "gpt-4o": "unit",
+    "trace-13b": "unit",
+}
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_models_family_names_its_convention(model: str) -> None:
+    found = convention_of(model)
+    assert found is not None and found.name == FAMILIES[model]
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["my-finetune-of-gemini-data", "geminid", "RoboBrain3", "Qwen2-VL-7B", "gemini/my-own", "Embodied-R1-3B", "", "/"],
+)
+def test_an_unknown_family_is_not_guessed(model: str) -> None:
+    assert convention_of(model) is None
+
+
+@pytest.mark.parametrize("model", ["allenai/MolmoPoint-8B", "MolmoAct2-7B"])
+def test_a_model_that_points_by_special_tokens_is_refused(model: str) -> None:
+    with pytest.raises(InputError, match=r"points of .* cannot be read: it points by special tokens"):
+        convention_of(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('[{"point_2d": [400, 600]}]', "JSON keys"),
+        ('{"box_2d": [0.1, 0.2, 0.3, 0.4]}', "JSON keys"),
+        ('<point x="46.1" y="52.7">', "XML tags"),
+        ("[(400, 300)]", "numbers above 1"),
+        ("(0.5, 1.5)", "numbers above 1"),
+        ('[{"x": 400, "y": 600}]', "numbers above 1"),
+        ("[(0.4, 0.3), (1, 1), (-0.2, 0)]", None),
+        ('[{"x": 0.4, "y": 0.6}]', None),
+        ("1. 2 mugs of 300 ml.\n**Final Answer:** none", None),
+    ],
+)
+def test_what_may_not_be_in_fractions(text: str, shown: str | None) -> None:
+    assert foreign(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "qwen3-vl",
+            "[0.46, 0.53], [0.2, 0.9], [500, 500]",
+            "2 of 3 points lie below 1/100.*fractions.*unit.*qwen3-vl",
+        ),
+        ("qwen2.5-vl", "[0.46, 0.53]", "1 of 1 points lie below 1/100"),
+        ("molmo", '<point x="0.46" y="0.53">', "1 of 1 points lie below 1/100"),
+        ("unit", "[(463.5, 599.2)]", "1 of 1 points lie outside the image"),
+        ("unit", "[(0.001, 0.002)]", None),
+        ("qwen3-vl", "[460, 530], [5, 5]", None),
+        ("qwen3-vl", "none", None),
+    ],
+)
+def test_points_that_look_like_another_convention_are_doubted(name: str, text: str, said: str | None) -> None:
+    for sent in (SENT, (64, 48)):  # a pixel of a small picture is more than a hundredth of it
+        doubts = Doubts()
+        doubts.add(read(text, SIZE, CONVENTIONS[name], sent), CONVENTIONS[name], sent)
+        sentence = doubts.sentence(name)
+        assert sentence is None if said is None else sentence is not None and re.search(said, sentence)

@@ -54,6 +54,17 @@ def test_an_edit_says_where_the_points_should_go() -> None:
     assert every["subtype", "goal"].shift is None and every["output", "control"].shift == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("written", "moved"),
+    [("x=0.20, y=0.50", "(0.70, 0.25)"), ("（0.200，0.500）", "(0.700, 0.250)"), ("[0.2, 0.5]", "(0.7, 0.2)")],
+)
+def test_a_place_is_edited_however_it_is_written(written: str, moved: str) -> None:
+    steps = STEPS | {"reference": f"Of the 2 mugs it is the red mug at {written}. It is no bowl."}
+    every = found(render(steps, [Point(0.1, 0.5)]))
+    assert every["reference", "place"].text == f"Of the 2 mugs it is the red mug at {moved}. It is no bowl."
+    assert every["reference", "object"].text == f"Of the 2 mugs it is the blue bowl at {moved}. It is no bowl."
+
+
 def test_without_knowing_the_scene_a_place_is_mirrored() -> None:
     every = found(things=())
     assert ("reference", "object") not in every

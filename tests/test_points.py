@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from timing import assert_linear
 
-from trace_vlm.points import LIMIT, Box, Point, format_points, parse_points
+from trace_vlm.points import LIMIT, Box, Point, counted, find_points, format_points, parse_points
 
 coordinates = st.floats(-1e6, 1e6)
 fractions = st.floats(0, 1)
@@ -76,6 +76,23 @@ READ = {
     "(0.9, 0.2, 0.1, 0.4)": [Box(0.1, 0.2, 0.9, 0.4)],
     "point 1 (0.5, 0.5) and box (0.1, 0.1, 0.2, 0.2)": [Point(0.5, 0.5), Box(0.1, 0.1, 0.2, 0.2)],
     "((0.1, 0.2), (0.3, 0.4))": [Point(0.1, 0.2), Point(0.3, 0.4)],
+    # what other models make of it
+    "（0.46，0.53）": [Point(0.46, 0.53)],
+    "［（0．46， ０．５３）］": [Point(0.46, 0.53)],
+    "x=0.46, y=0.53": [Point(0.46, 0.53)],
+    "(x=0.46, y=0.53)": [Point(0.46, 0.53)],
+    "X: 0.46; Y: 0.53.": [Point(0.46, 0.53)],
+    "y = 0.53 and x = 0.46": [Point(0.46, 0.53)],
+    '[{"x": 0.46, "y": 0.53}, {"y": 0.2, "x": 0.1}]': [Point(0.46, 0.53), Point(0.1, 0.2)],
+    '[{"x": 400, "y": 600}]': [Point(400, 600)],
+    "{'point': {'x': 0.46, 'y': 0.53}, 'label': 'x'}": [Point(0.46, 0.53)],
+    r"\(0.46, 0.53\)": [Point(0.46, 0.53)],
+    r"$\left(0.46,\,0.53\right)$ and \[0.1, 0.2\]": [Point(0.46, 0.53), Point(0.1, 0.2)],
+    "(**0.46**, **0.53**)": [Point(0.46, 0.53)],
+    "**(*0.46*, `0.53`)**": [Point(0.46, 0.53)],
+    "(−0.1, 0.53)": [Point(-0.1, 0.53)],
+    '{"point_2d": [400, 600, 1.2]}': [Point(400, 600)],
+    "{'point_2d' : [[0.4, 0.6, 1.2]]}": [Point(0.4, 0.6)],
 }
 
 REFUSED = [
@@ -97,14 +114,27 @@ REFUSED = [
     "0.5, 0.5",
     "{0.5, 0.5}",
     "<point>0.5, 0.5</point>",
-    "（0.5, 0.5）",
+    "（0.5；0.5）",
     "(0.5; 0.5)",
     "(0.5 0.5)",
     "(0.5, 0.5]",
     "[0.5, 0.5)",
     "(0.45, 0.5",
     "0.45, 0.5)",
-    "(x=0.5, y=0.5)",
+    "(x=0.5, x=0.5)",
+    "x=0.5",
+    "x=50%, y=50%",
+    "x=50, y=50%",
+    "x=0,5, y=0,5",
+    "x=0.5px, y=0.5px",
+    "x=0.3, y=-0.2, z=0.1",  # a place in space
+    '{"x": 0.3, "y": 0.2, "z": 0.1}',
+    '{"x": 0.3, "y": 0.2, "width": 0.1, "height": 0.1}',
+    "max=0.5, y=0.5",
+    "（50％，50％）",
+    r"(50\%, 50\%)",
+    "(**50%**, **50%**)",
+    "<loc0512><loc0512>",
     '("0.5", "0.5")',
     "(0.5px, 0.5px)",
     "(0,5; 0,5)",
@@ -148,10 +178,39 @@ def test_any_text_is_read(text: str, size: tuple[int, int] | None) -> None:
         format_points([item])
 
 
+@given(st.text(alphabet="()[]xyXYz=:,;.0123456789 \"'*`$\\（），．leftrigh\n", max_size=60))
+def test_a_mention_is_read_alone_as_in_its_text(text: str) -> None:
+    """Its place in the text is right: the piece holds the point, and nothing else."""
+    for mention in find_points(text):
+        assert find_points(text[mention.start : mention.end])[0].item == mention.item
+
+
+def test_a_depth_and_swapped_numbers_are_read_where_they_are_known() -> None:
+    assert [one.item for one in find_points("[(463, 599, 1.08)]", depth=True)] == [Point(463, 599)]
+    assert [one.item for one in find_points("[(463, 599, 1.08)]", (1000, 1000), depth=True)] == [Point(0.463, 0.599)]
+    found = find_points('[600, 400] [1, 2, 3, 4] {"x": 400, "y": 600}', swapped=True)
+    assert [one.item for one in found] == [Point(400, 600), Box(2, 1, 4, 3), Point(400, 600)]
+
+
+@pytest.mark.parametrize(
+    ("items", "places"),
+    [
+        ([], []),
+        ([Point(0.1, 0.1), Box(0, 0, 1, 1), Point(0.2, 0.2)], [0, 2]),
+        ([Box(0, 0, 1, 1), Box(0, 0, 0.5, 0.5)], [0, 1]),
+    ],
+)
+def test_boxes_count_where_there_are_no_points(items: list[Point | Box], places: list[int]) -> None:
+    assert counted(items) == places
+
+
 # --- pixels -----------------------------------------------------------------------------------------------------------
 
 PIXELS = {
     "(320, 240)": Point(0.5, 0.5),
+    "x=320, y=240": Point(0.5, 0.5),
+    '{"y": 240, "x": 320}': Point(0.5, 0.5),
+    '{"point_2d": [320, 240, 1.2]}': Point(0.5, 0.5),
     "[320, 240]": Point(0.5, 0.5),
     "(2, 2)": Point(2 / 640, 2 / 480),
     "(640, 480)": Point(1.0, 1.0),
@@ -269,6 +328,17 @@ ADVERSARIAL = [
     ("(0.5, 0.5)", " "),
     ("(", "1,"),
     ("[", "0.5 , "),
+    ("", "x=1, "),
+    ("", "x=0.5, y=0.5"),
+    ("", '"x": 0.5 , "y" : 0.5 , "z"'),
+    ("x=", " "),
+    ("x=0.5, y=0.5", " "),
+    ("x=0.", "5"),
+    ("", "'\"x"),
+    ("", "\\left("),
+    ("", "(**0.5**, "),
+    ("", '"point_2d": [1, 2, 3]'),
+    ("", "（0.5，"),
 ]
 
 

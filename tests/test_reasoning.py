@@ -111,6 +111,10 @@ def test_render_without_steps_and_with_some() -> None:
     [
         "left of it\n**Final Answer:** (0.1, 0.1)",
         "the final answer is (0.1, 0.1)",
+        "left\nAnswer: (0.1, 0.1)",
+        "the answer is (",
+        "left <answer>",
+        "left </answer>",
         "left\n2. **Define the target area:** right",
         "Target area: left",
     ],
@@ -140,7 +144,24 @@ fragments = st.lists(
 
 plain_bodies = st.lists(
     st.sampled_from(
-        ["final", "answer", ":", " - ", " ", "#", "> ", "(", ". ", "mug", "Step", "Target area", "goal subtype"]
+        [
+            "final",
+            "answer",
+            "is",
+            "<answer>",
+            "the ",
+            ":",
+            " - ",
+            " ",
+            "#",
+            "> ",
+            "(",
+            ". ",
+            "mug",
+            "Step",
+            "Target area",
+            "goal subtype",
+        ]
     )
     | st.sampled_from([*HEADINGS.values(), "the reference object", "Reasoning Process"]),
     max_size=12,
@@ -249,6 +270,9 @@ def test_all_on_one_line() -> None:
         "Before the final answer I look again",
         "This is not my final answer.",
         "semifinal answer: none",
+        "What would the answer: be?",
+        "The answer is probably near",
+        "An answer",
     ],
 )
 def test_sentences_are_no_headings(sentence: str) -> None:
@@ -279,6 +303,22 @@ ANSWERS = [
     "**Final Answer:** (0.2, 0.3)\n\n**Final Answer:** [(0.2, 0",
     "**Final Answer:** (0.2, 0.3)\n\n**Reasoning Process:** I avoided (0.7, 0.7)",
     "**Final Answer:** (0.2, 0.3)\n\n1. **Identify the reference object:** at (0.7, 0.7)",
+    "**Final Answer:** [(0.2, 0.3)]\nThey avoid the mug at (0.1, 0.2).",
+    "**Final Answer:** [(0.2, 0.3)], which avoids the mug at (0.1, 0.2).",
+    "**Final Answer:** [(0.2, 0.3)] (not near the mug at (0.1, 0.2))",
+    "**Final Answer:** (0.2, 0.3).\n\nThe point lies left of the mug, which stands at (0.1, 0.2), and is free.",
+    '**Final Answer:**\n[\n  {"point_2d": [0.2, 0.3], "label": "free"}\n]\nThe mug is at (0.1, 0.2)',
+    "**Final Answer:** [(0.2, 0.3)]\n\nI looked at several places before.\n(0.1, 0.2)",
+    "<answer>[(0.2, 0.3)]</answer>",
+    "<answer>[(0.2, 0.3)]",
+    "<ANSWER>\n(0.2, 0.3)\n</ANSWER> The mug is at (0.1, 0.2).",
+    "<answer>Final Answer: [(0.2, 0.3)]</answer>",
+    "<answer>[(0.2, 0.3)]</answer> (0.8, 0.8)",
+    "Answer: [(0.2, 0.3)]",
+    "**Answer:** (0.2, 0.3)",
+    "## Answer\n\n(0.2, 0.3)",
+    "The answer is [(0.2, 0.3)].",
+    "So my answer is: **(0.2, 0.3)**",
 ]
 
 
@@ -287,6 +327,73 @@ def test_final_answer(answer: str) -> None:
     response = parse(f"**Reasoning Process:** 1. The bowl is at (0.1, 0.1). 2. Keep clear of (0.9, 0.2).\n\n{answer}")
     assert response.points == (Point(0.2, 0.3),)
     assert response.answer_span is not None
+
+
+THOUGHTS = {
+    "<think>the cup is at (0.1, 0.2)": (),
+    "<think>the cup is at (0.1, 0.2)</think>": (),
+    "<think>the cup is at (0.1, 0.2)</think>\n(0.46, 0.53)": (Point(0.46, 0.53),),
+    "<think>the cup is at (0.1, 0.2). <answer>[(0.46, 0.53)]</answer>": (Point(0.46, 0.53),),
+    "<think>the cup is at (0.1, 0.2).</think> <answer>[(0.46, 0.53)]</answer>": (Point(0.46, 0.53),),
+    "<think>the cup is at (0.1, 0.2)\nAnswer: [(0.46, 0.53)]": (Point(0.46, 0.53),),
+    "<think>Final answer: perhaps (0.1, 0.2)</think>[(0.46, 0.53)]": (Point(0.46, 0.53),),
+    "perhaps (0.1, 0.2)</think>[(0.46, 0.53)]": (Point(0.46, 0.53),),  # the tag before it stood in the prompt
+}
+
+
+@pytest.mark.parametrize("text", THOUGHTS)
+def test_thoughts_are_no_answer(text: str) -> None:
+    assert parse(text).points == THOUGHTS[text]
+
+
+LISTS = [
+    "(0.1, 0.2), (0.3, 0.4)",
+    "(0.1, 0.2) and (0.3, 0.4)",
+    "(0.1, 0.2); or, then: (0.3, 0.4)",
+    "(0.1, 0.2)\n(0.3, 0.4)",
+    "[[0.1, 0.2], [0.3, 0.4]]",
+    "[(0.1, 0.2)], [(0.3, 0.4)]",
+    "1. (0.1, 0.2)\n2. (0.3, 0.4)",
+    "1. (0.1, 0.2) - near the edge of the table\n2. (0.3, 0.4) - behind the mug",
+    "- (0.1, 0.2): near the edge of the table.\n- (0.3, 0.4): behind the mug.",
+    "- **Left of the mug, near the edge of the table:** (0.1, 0.2)\n- **Behind the mug, on the table:** (0.3, 0.4)",
+    "Point 1: (0.1, 0.2)\nPoint 2: (0.3, 0.4)",
+    "Point 1 (0.1, 0.2), Point 2 (0.3, 0.4)",
+    "P1=(0.1, 0.2), P2=(0.3, 0.4)",
+    "left: (0.1, 0.2), right: (0.3, 0.4)",
+    "left (0.1, 0.2)\nright (0.3, 0.4)",
+    "**Point A**\n(0.1, 0.2)\n\n**Point B**\n(0.3, 0.4)",
+    "(0.1, 0.2) (left of the mug), (0.3, 0.4) (behind it)",
+    '[{"point": [0.1, 0.2], "label": "left of the mug"}, {"point": [0.3, 0.4], "label": "the bowl\'s rim"}]',
+    "[{'point': [0.1, 0.2], 'label': 'left of the mug'},\n {'point': [0.3, 0.4], 'label': 'bowl'}]",
+    '[{"label": "left of the mug", "x": 0.1, "y": 0.2}, {"label": "right of the mug", "x": 0.3, "y": 0.4}]',
+    "The free space is at (0.1, 0.2) and at (0.3, 0.4).",
+    "(0.1, 0.2) for the left cup and (0.3, 0.4) for the right cup",
+    r"\left(0.1, 0.2\right), \left(0.3, 0.4\right)",
+    "| x | y |\n| (0.1, 0.2) | left |\n| (0.3, 0.4) | right |",
+    "x=0.1, y=0.2\nx=0.3, y=0.4",
+    "top-left corner (0.1, 0.2), bottom-right corner (0.3, 0.4)",
+    "1. The first point is at (0.1, 0.2).\n2. The second point is at (0.3, 0.4).",
+    "[(0.1, 0.2), # left of the mug\n(0.3, 0.4) # right of the mug\n]",
+    "（0.1，0.2），（0.3，0.4）",
+]
+
+
+@pytest.mark.parametrize("listed", LISTS)
+@pytest.mark.parametrize("heading", ["**Final Answer:** ", "**Final Answer:**\n", "<answer>"])
+@pytest.mark.parametrize("after", ["", "\nAll of them avoid the mug, which stands at (0.9, 0.9)."])
+def test_every_point_that_an_answer_lists_counts(listed: str, heading: str, after: str) -> None:
+    text = f"The mug is at (0.8, 0.8).\n{heading}{listed}{after}"
+    response = parse(text)
+    assert response.points == (Point(0.1, 0.2), Point(0.3, 0.4))
+    for (start, end), point in zip(response.spans, response.points, strict=True):
+        assert parse(text[start:end]).points == (point,)
+
+
+def test_some_of_the_points_keep_their_places() -> None:
+    response = parse("**Final Answer:** [(0.1, 0.2), (0.1, 0.2, 0.3, 0.4), (0.5, 0.6)]").only([0, 2])
+    assert response.points == (Point(0.1, 0.2), Point(0.5, 0.6))
+    assert [response.text[start:end] for start, end in response.spans] == ["(0.1, 0.2)", "(0.5, 0.6)"]
 
 
 def test_an_answer_without_points_takes_none_from_the_reasoning() -> None:
@@ -339,6 +446,7 @@ CORNER = "integers up to 1 are fractions: (1, 1) is the corner, not the second p
 OUTSIDE = "a mixed or negative pair of integers is no pair of pixels; outside the image in both readings"
 HUGE = "saturated far outside the image, where the reference keeps the number, stops or drops the answer"
 REVERSED = "reversed corners are put right"
+NAMED = "full-width characters and named numbers are read"
 ANSWER_ONLY = "points of the reasoning are not scored"
 
 # Where this project reads something else than the reference on purpose, and why.
@@ -357,6 +465,8 @@ DIFFERENCES = {
     "(1e-1, 0.5)": NUMBERS,
     "(5.0e-1, 0.5)": NUMBERS,
     "(-5, 20)": OUTSIDE,
+    "（0.5, 0.5）": NAMED,
+    "(x=0.5, y=0.5)": NAMED,
     "**Reasoning Process:** 1. The bowl is at (0.1, 0.1). 2. Keep clear of (0.9, 0.2).\n\n"
     "**Final Answer:** [(0.45, 0.5), (0.3, 0.6)]": ANSWER_ONLY,
     "(99999999999999999999, 1)": HUGE,

@@ -181,12 +181,22 @@ def test_questions_are_filtered_by_how_an_answer_failed(
     bench: Path, answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = answers("a", IN, "I cannot say.", "(1.4, 0.5)")
-    assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "out",
-                     "--failure", "outside the image") == 0  # fmt: skip
+    words = (
+        "--answer-files",
+        file,
+        "--data-dir",
+        bench,
+        "--output",
+        tmp_path / "out",
+        "--failure",
+        "outside the image",
+    )
+    assert visualize(*words) == 2 and "--convention" in capsys.readouterr().err
+    assert visualize(*words, "--convention", "unit") == 0
     (item,) = galleries.read_comparisons(tmp_path / "out").items
     assert item.question_id == "left/2"
     assert "right 1, unparsable 1, outside the image 1" in capsys.readouterr().out
-    assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "b", "--failure", "late") == 2
+    assert visualize(*words, "--convention", "unit", "--failure", "late") == 2
     assert "these occur: outside the image, right, unparsable" in capsys.readouterr().err
 
 

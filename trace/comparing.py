@@ -13,7 +13,7 @@ from statistics import fmean
 
 from .command import InputError
 from .eval.failures import Judge
-from .eval.grading import Run, read_answer_file
+from .eval.grading import Run, one_each, read_answer_file
 from .eval.metrics import score
 from .eval.suites import Suite, key
 from .galleries import Compared, Score, write_compared
@@ -40,13 +40,20 @@ class Comparison:
     overall: tuple[Score, ...]
 
 
-def compare(suite: Suite, answers: Mapping[str, Path], category: str | None = None) -> Comparison:
+def compare(
+    suite: Suite, answers: Mapping[str, Path], category: str | None = None, conventions: Sequence[str] | None = None
+) -> Comparison:
     """Read and score answer files (`answers`: label -> file) on the questions that all of them answer.
 
+    Args:
+        conventions: of answers that record none, one for all files or one each.
     Raises:
         InputError: a file is broken or belongs to another benchmark, nothing was answered by all, a mask is unusable.
     """
-    runs = tuple(read_answer_file(path, label, suite) for label, path in answers.items())
+    asked = one_each(conventions, len(answers))
+    runs = tuple(
+        read_answer_file(path, label, suite, how) for (label, path), how in zip(answers.items(), asked, strict=True)
+    )
     questions = tuple(
         question
         for question in suite.questions

@@ -2,7 +2,7 @@
 
 A model that is asked for, or read in, another convention than the one it was trained with scores about nothing, so a
 comparison names the convention of every model. All of them are read into the project's own points: fractions of the
-original image, from its top left corner.
+original image, from its top left corner. Which model writes in which way is data: conventions.yaml.
 
 Absolute pixels are those of the picture that the model saw. Models of the Qwen2.5-VL family see sides that are multiples
 of 28 and write pixels of that size, so `sent_size` rounds the picture to such a size before it is sent: the server then
@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeGuard
 
 from .command import InputError
-from .points import Box, Point, parse_points
+from .points import Box, Mention, Point, find_points
 from .prompts import POINTS_SUFFIX
 from .reasoning import Response, parse
 
-Items = list[Point | Box]
+Mentions = list[Mention]
 Size = tuple[int, int]  # (width, height) in pixels
 
 QWEN_SIDE = 28  # a side of what becomes one token
@@ -33,12 +35,14 @@ _UNIT_BOX = (
 )
 _TUPLES = (
     "Your answer should be formatted as a list of tuples, i.e. [(x1, y1), (x2, y2), ...], where each tuple contains the "
-    "x and y coordinates of a point satisfying the conditions above, in pixels of the image."
+    "x and y coordinates of a point satisfying the conditions above, {units}."
 )
 _TUPLE_BOX = (
     "Your answer should be formatted as a list, i.e. [x1, y1, x2, y2], which contains the top left and the bottom right "
-    "corner of a box around the region that satisfies the conditions above, in pixels of the image."
+    "corner of a box around the region that satisfies the conditions above, {units}."
 )
+_PIXELS = "in pixels of the image"
+_THOUSANDTHS = "in integers from 0 to 1000 that count the image's width and height"
 _POINTING = "Answer by pointing to several places that satisfy the conditions above."
 
 
@@ -54,8 +58,12 @@ class Convention:
     summary: str
     points: str
     box: str
-    read: Callable[[str], Items]
+    read: Callable[[str], Mentions]
     scale: float | None
+
+    def counts(self, sent: Size) -> tuple[float, float]:
+        """What the width and the height of a picture are, as this convention counts them."""
+        return (self.scale, self.scale) if self.scale is not None else sent
 
 
 def _json_request(what: str, key: str, form: str, units: str) -> str:
@@ -73,50 +81,54 @@ def _asking(point: str, box: str, order: str, corners: str, units: str) -> tuple
 # A list, or a list of lists, behind a JSON key; possessive, so that any text is read in linear time.
 _LIST = r"\[[^\[\]{}]*+\]"
 _KEYED = re.compile(
-    rf"""["'](?:points?|point_2d|box_2d|bbox_2d|bbox|box)["']\s*+:\s*+({_LIST}|\[\s*+(?:{_LIST}\s*+,?+\s*+)++)"""
+    rf"""["'](?P<key>points?|point_2d|box_2d|bbox_2d|bbox|box)["']\s*+:\s*+"""
+    rf"""(?P<lists>{_LIST}|\[\s*+(?:{_LIST}\s*+,?+\s*+)++)"""
 )
 _TAG = re.compile(r"<points?\b([^<>]*+)", re.IGNORECASE)
-_NUMBER = r"\s*+(-?\d++(?:\.\d*+)?+)\s*+"
-_XML_PAIR = re.compile(rf"""(?<!\w)x(\d*+)\s*+=\s*+["']{_NUMBER}["']\s++y\1\s*+=\s*+["']{_NUMBER}["']""")
+_ATTRIBUTE = re.compile(
+    r"""(?<!\w)(?P<axis>[xy])(?P<number>\d{0,9}+)\s*+=\s*+["']\s*+(?P<value>-?\d++(?:\.\d*+)?+)\s*+["']"""
+)
 _COORDS = re.compile(r"""(?<!\w)coords\s*+=\s*+["']([\d\s.;:,]*+)""")
+_FOREIGN = {"JSON keys": _KEYED, "XML tags": _TAG}
 
 
-def _tuples(text: str) -> Items:
-    """Numbers between brackets, as they stand."""
-    return parse_points(text)
-
-
-def _keyed(text: str) -> Items:
-    """The lists that stand behind a JSON key; where there is none, all tuples. Broken JSON is read as far as it goes."""
-    found = [item for lists in _KEYED.findall(text) for item in parse_points(lists)]
-    return found or parse_points(text)
-
-
-def _swapped(text: str) -> Items:
-    """As `_keyed`, with y before x."""
-    return [
-        Point(item.y, item.x) if isinstance(item, Point) else Box(item.y0, item.x0, item.y1, item.x1)
-        for item in _keyed(text)
+def _keyed(text: str, depth: bool = False, swapped: bool = False) -> Mentions:
+    """The lists that stand behind a JSON key; where there is none, all points. Broken JSON is read as far as it goes."""
+    found = [
+        Mention(one.item, one.start + match.start("lists"), one.end + match.start("lists"), marked=True)
+        for match in _KEYED.finditer(text)
+        for one in find_points(match["lists"], depth=depth or match["key"] == "point_2d", swapped=swapped)
     ]
+    return found or find_points(text, depth=depth, swapped=swapped)
 
 
-def _xml(text: str) -> Items:
-    """`<point x="61.5" y="40.4">` and `<points x1=... y1=... x2=... y2=...>`; a tag that is cut off counts."""
-    found: Items = [Point(float(x), float(y)) for tag in _TAG.finditer(text) for _, x, y in _XML_PAIR.findall(tag[1])]
-    return found or parse_points(text)
+def _xml(text: str) -> Mentions:
+    """`<point x="61.5" y="40.4">` and `<points x1=... y1=... x2=... y2=...>`; a tag that is cut off counts.
+
+    Attributes come in any order, with others between them; x2 belongs to y2.
+    """
+    found: Mentions = []
+    for tag in _TAG.finditer(text):
+        axes: dict[str, dict[str, float]] = {"x": {}, "y": {}}
+        for one in _ATTRIBUTE.finditer(tag[1]):
+            axes[one["axis"]].setdefault(one["number"], float(one["value"]))
+        points = [Point(x, axes["y"][number]) for number, x in axes["x"].items() if number in axes["y"]]
+        found += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
+    return found or find_points(text)
 
 
-def _coords(text: str) -> Items:
+def _coords(text: str) -> Mentions:
     """`<points coords="1 1 308 305 2 752 377">`: the image's number, then for each point its own number, x and y."""
-    found: Items = []
+    found: Mentions = []
     for tag in _TAG.finditer(text):
         for coords in _COORDS.findall(tag[1]):
             for group in re.split(r"[;:,\t]", coords):
-                found += _triples([float(one) for one in re.findall(r"\d++(?:\.\d++)?+", group)])
-    return found or parse_points(text)
+                points = _triples([float(one) for one in re.findall(r"\d++(?:\.\d++)?+", group)])
+                found += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
+    return found or find_points(text)
 
 
-def _triples(numbers: list[float]) -> Items:
+def _triples(numbers: list[float]) -> list[Point]:
     """Points among `[image,] 1, x, y, 2, x, y ...`: whether the image's number is there shows in the points' own."""
     start = next(
         (start for start in (1, 0) if (own := _whole(numbers, start)) and own == [*range(1, len(own) + 1)]),
@@ -132,32 +144,34 @@ def _whole(numbers: list[float], start: int) -> list[float]:
 
 # --- the conventions -----------------------------------------------------------------------------------------------
 
-_THOUSANDTHS = "in integers from 0 to 1000 that count the image's width and height"
 CONVENTIONS: Mapping[str, Convention] = {
     one.name: one
     for one in (
-        Convention("unit", "[(x, y)] from 0 to 1 (TRACE, RoboPoint, GPT-4o)", POINTS_SUFFIX, _UNIT_BOX, _tuples, 1.0),
+        Convention("unit", "[(x, y)] from 0 to 1 (TRACE, RoboPoint, GPT-4o)", POINTS_SUFFIX, _UNIT_BOX, find_points, 1.0),
         Convention(
             "gemini", "JSON, [y, x] from 0 to 1000",
-            *_asking("point", "box_2d", "y, x", "ymin, xmin, ymax, xmax", _THOUSANDTHS), _swapped, 1000.0,
+            *_asking("point", "box_2d", "y, x", "ymin, xmin, ymax, xmax", _THOUSANDTHS), partial(_keyed, swapped=True),
+            1000.0,
         ),
         Convention("molmo", "XML, x and y in percent (Molmo)", _POINTING, "", _xml, 100.0),
         Convention("molmo2", "XML, numbered x and y from 0 to 1000 (Molmo2)", _POINTING, "", _coords, 1000.0),
         Convention(
             "qwen2.5-vl", "JSON, pixels of the picture as sent",
-            *_asking("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", "in pixels of the image"), _keyed, None,
+            *_asking("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", _PIXELS), _keyed, None,
         ),
         Convention(
             "qwen3-vl", "JSON, [x, y] from 0 to 1000",
             *_asking("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", _THOUSANDTHS), _keyed, 1000.0,
         ),
-        Convention("robobrain2", "[(x, y)] in pixels of the picture as sent", _TUPLES, _TUPLE_BOX, _keyed, None),
+        Convention(
+            "robobrain2", "[(x, y)] in pixels of the picture as sent",
+            _TUPLES.format(units=_PIXELS), _TUPLE_BOX.format(units=_PIXELS), _keyed, None,
+        ),
+        Convention(
+            "robobrain2.5", "[(x, y)] or [(x, y, depth)], x and y from 0 to 1000",
+            _TUPLES.format(units=_THOUSANDTHS), _TUPLE_BOX.format(units=_THOUSANDTHS), partial(_keyed, depth=True), 1000.0,
+        ),
     )
-}  # fmt: skip
-# Pieces of models' names, the longer ones first, and what they were trained with.
-_OF_MODELS = {
-    "molmo2": "molmo2", "molmo": "molmo", "qwen3-vl": "qwen3-vl", "qwen2.5-vl": "qwen2.5-vl", "robobrain2": "robobrain2",
-    "gemini": "gemini",
 }  # fmt: skip
 
 
@@ -168,13 +182,31 @@ def convention(name: str) -> Convention:
     return CONVENTIONS[name]
 
 
-def convention_of(model: str) -> Convention:
-    """What a model of this name was trained with, as far as the name tells; otherwise fractions."""
-    plain = re.sub(r"[^a-z0-9.]", "", model.lower())
-    for piece, name in _OF_MODELS.items():
-        if piece.replace("-", "") in plain:
-            return CONVENTIONS[name]
-    return CONVENTIONS["unit"]
+def convention_of(model: str) -> Convention | None:
+    """What a model of this name was trained with, by its family (conventions.yaml); None for a family it does not know.
+
+    InputError for a model whose points cannot be read from its text.
+    """
+    name = model.rstrip("/").rpartition("/")[2]
+    for pattern, entry in _families():
+        if pattern.match(name):
+            if "refused" in entry:
+                raise InputError(f"points of {model} cannot be read: {entry['refused']} ({entry['source']})")
+            return CONVENTIONS[entry["convention"]]
+    return None
+
+
+@cache
+def _families() -> list[tuple[re.Pattern[str], Mapping[str, str]]]:
+    """A pattern for the beginning of a model's name, and what is known of that family; the longer names first."""
+    import yaml  # not for callers that name a convention
+
+    entries = yaml.safe_load(Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8"))
+    known = sorted(((family, entry) for entry in entries for family in entry["models"]), key=lambda one: -len(one[0]))
+    return [
+        (re.compile(re.escape(family).replace(r"\-", "[-_ ]?") + r"(?![a-z0-9]|\.\d)", re.IGNORECASE), entry)
+        for family, entry in known
+    ]
 
 
 def sent_size(size: Size, most: int, convention: Convention) -> Size:
@@ -210,12 +242,10 @@ def read(text: str, size: Size, how: Convention, sent: Size | None = None) -> Re
         return parse(text, sent or size)
     if how.scale is None and sent is None:
         raise ValueError(f"{how.name} counts pixels of the picture as sent: its size is needed")
-    width, height = (how.scale, how.scale) if how.scale is not None else sent or (1, 1)
-
-    def items(part: str) -> Items:
-        return [_divided(item, width, height) for item in how.read(part)]
-
-    return parse(text, size, items)
+    width, height = how.counts(sent or size)
+    return parse(
+        text, size, lambda part: [replace(one, item=_divided(one.item, width, height)) for one in how.read(part)]
+    )
 
 
 def _divided(item: Point | Box, width: float, height: float) -> Point | Box:
@@ -224,25 +254,74 @@ def _divided(item: Point | Box, width: float, height: float) -> Point | Box:
     return Box(item.x0 / width, item.y0 / height, item.x1 / width, item.y1 / height)
 
 
-def read_recorded(text: str, size: Size, recorded: Mapping[str, Any], where: str) -> Response:
-    """Read an answer in the convention that is recorded with it: `convention`, and `sent` for pixels.
+def foreign(text: str) -> str | None:
+    """What shows that a text may not be in fractions: "JSON keys", "XML tags" or "numbers above 1"; None for none."""
+    for what, pattern in _FOREIGN.items():
+        if pattern.search(text):
+            return what
+    for item in parse(text).points:
+        values = (item.x, item.y) if isinstance(item, Point) else (item.x1, item.y1)
+        if max(values) > 1:
+            return "numbers above 1"
+    return None
+
+
+@dataclass(slots=True)
+class Doubts:
+    """Counts points that look as if their convention was not the model's."""
+
+    points: int = 0
+    outside: int = 0
+    small: int = 0
+
+    def add(self, response: Response, how: Convention, sent: Size) -> None:
+        """Count the points of an answer about a picture that was seen in the size `sent`."""
+        width, height = how.counts(sent)
+        for item in response.points:
+            point = item.center if isinstance(item, Box) else item
+            self.points += 1
+            self.outside += not point.inside
+            # below 1/100, or below 1 where 1 is a pixel of a very small picture
+            low = 0 <= point.x * width < max(1.0, width / 100) and 0 <= point.y * height < max(1.0, height / 100)
+            self.small += low and how.name != "unit"
+
+    def sentence(self, name: str) -> str | None:
+        """What most points have in common that were read in the convention `name`, if that makes it doubtful."""
+        if self.outside * 2 > self.points:
+            return (
+                f"{self.outside} of {self.points} points lie outside the image: does the model write coordinates as "
+                f"{name} does?"
+            )
+        if self.small * 2 > self.points:
+            return (
+                f"{self.small} of {self.points} points lie below 1/100 of the picture's width and height: they look "
+                f"like fractions (convention unit), but were read as {name}"
+            )
+        return None
+
+
+def told_by(
+    recorded: Mapping[str, Any], size: Size, where: str, otherwise: Convention = CONVENTIONS["unit"]
+) -> tuple[Convention, Size]:
+    """The convention that is recorded with an answer, and the size of the picture as the model saw it.
 
     Args:
-        recorded: the answer's metadata; without a convention the text is one of the project's own.
+        recorded: the answer's metadata, with `convention` and `sent`.
+        size: of the original image, which is taken where none is recorded.
+        otherwise: the convention of an answer that records none.
     Raises:
         InputError: begins with `where`; the record is broken.
     """
-    name = recorded.get("convention")
+    name, sent = recorded.get("convention"), recorded.get("sent")
     if name is None:
-        return parse(text, size)
-    sent = recorded.get("sent")
+        return otherwise, (sent[0], sent[1]) if _is_size(sent) else size
     if name not in CONVENTIONS or (CONVENTIONS[name].scale is None and not _is_size(sent)):
         raise InputError(
             f'{where}: "convention" is {name!r} and "sent" is {sent!r}; expected one of {", ".join(CONVENTIONS)}, '
             "and [width, height] of the picture as sent where it counts pixels"
         )
-    return read(text, size, CONVENTIONS[name], (sent[0], sent[1]) if sent else None)
+    return CONVENTIONS[name], (sent[0], sent[1]) if sent else size
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) == 2 and all(type(one) is int and one > 0 for one in value)

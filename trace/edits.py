@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .points import Box, Point, parse_points
+from .points import Mention, Point, find_points
 from .reasoning import STEPS, Response, Step
 
 KINDS = ("control", "object", "place", "direction", "goal")
@@ -38,7 +38,7 @@ _GOALS = {
     "free space": "object reference",
 }
 LEAST = 0.1  # an edited place lies at least so far away, in units of the image's width and height: no noise of decoding
-_TUPLE = re.compile(r"\(\s*\d*\.\d+\s*,\s*\d*\.\d+\s*\)")
+_DECIMALS = re.compile(r"\d*[.．](\d++)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +92,15 @@ def _changed(
     others = [thing for thing in things
               if named is None or (thing.name != named.name and _far(named.center, thing.center))]  # fmt: skip
     other = others[int(rng.integers(len(others)))] if others else None
-    place = _TUPLE.search(text)
-    at = _point(place[0]) if place is not None else None
+    place = _place(text)
     if named is not None and other is not None:
-        changed = text.replace(named.name, other.name, 1)
-        if place is not None and place.start() >= text.index(named.name):
-            changed = changed.replace(place[0], _written(other.center, place[0]), 1)
+        behind = place is not None and place.start >= text.index(named.name)
+        changed = _moved(text, place, other.center) if place is not None and behind else text
+        changed = changed.replace(named.name, other.name, 1)
         yield "object", changed, _between(named.center, other.center), True
-    if place is not None and at is not None:
+    if place is not None and isinstance(at := place.item, Point):
         away = other.center if other is not None and _far(at, other.center) else _mirrored(at)
-        yield "place", text.replace(place[0], _written(away, place[0]), 1), _between(at, away), True
+        yield "place", _moved(text, place, away), _between(at, away), True
     for phrase, (opposite, shift) in _DIRECTIONS.items():
         if re.search(rf"\b{phrase}\b", text, re.IGNORECASE):
             yield "direction", re.sub(rf"\b{phrase}\b", opposite, text, count=1, flags=re.IGNORECASE), shift, False
@@ -129,16 +128,16 @@ def _mirrored(at: Point) -> Point:
     return other if _far(at, other) else Point(at.x + 0.5 if at.x < 0.5 else at.x - 0.5, at.y)
 
 
-def _point(written: str) -> Point | None:
-    found = parse_points(written)
-    item = found[0] if found else None
-    return item.center if isinstance(item, Box) else item
+def _place(text: str) -> Mention | None:
+    """The first point of a text that is written in fractions, if there is one."""
+    fractions = (one for one in find_points(text) if isinstance(one.item, Point) and one.item.inside)
+    return next((one for one in fractions if _DECIMALS.search(text, one.start, one.end)), None)
 
 
-def _written(point: Point, like: str) -> str:
-    """A point with as many decimals as `like` has."""
-    decimals = len(like.partition(",")[0].partition(".")[2].strip())
-    return f"({point.x:.{decimals}f}, {point.y:.{decimals}f})"
+def _moved(text: str, place: Mention, to: Point) -> str:
+    """The text with another point at a place, with as many decimals as the one that stands there."""
+    decimals = max(len(found) for found in _DECIMALS.findall(text, place.start, place.end))
+    return f"{text[: place.start]}({to.x:.{decimals}f}, {to.y:.{decimals}f}){text[place.end :]}"
 
 
 def _between(first: Point, second: Point) -> Shift:

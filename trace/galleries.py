@@ -74,7 +74,9 @@ class ModelAnswer:
         found = parse(self.text, size)
         if self.items is None:
             return found
-        return replace(found, points=tuple(Point(*item) if len(item) == 2 else Box(*item) for item in self.items))
+        return replace(
+            found, points=tuple(Point(*item) if len(item) == 2 else Box(*item) for item in self.items), spans=()
+        )
 
 
 @dataclass(frozen=True, slots=True)

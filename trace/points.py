@@ -4,7 +4,9 @@ Every coordinate is relative to the ORIGINAL, unpadded image: (0, 0) is its top 
 Pixels exist only where an image size is given. `parse_points` and `format_points` are an inverse pair.
 
 What is read: two or four numbers between matching round or square brackets, such as `(0.461, 0.527)`, `[0.5,0.5]`,
-`( .5 , +5e-1 )` or `(x0, y0, x1, y1)`. What is not: bare numbers, percent, other separators, three or five numbers.
+`( .5 , +5e-1 )` or `(x0, y0, x1, y1)`, and two numbers with their names, such as `x=0.46, y=0.53` or `{"y": 6, "x": 4}`.
+Full-width characters, asterisks and LaTeX's backslashes are read as what they stand for. What is not read: bare numbers,
+percent, decimal commas, other separators, five numbers, and three, unless the third is known to be a depth.
 
 Two integers are pixels when both exceed 1: `(0, 300)` and `(100, 0)` are points outside the image and `(1, 1)` is its
 corner. Four integers are a box in pixels when the far corner exceeds 1 in both directions.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # Coordinates saturate here when read: far outside every image, and still safe to multiply by a size and to round.
@@ -23,10 +25,22 @@ LIMIT = 1e9
 # Possessive throughout, and no bracket inside a match: every character is looked at from one start only, which keeps
 # reading linear in the length of any text.
 _NUMBER = r"[+-]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?+\d++)?+"
-_TUPLE = re.compile(
-    rf"[(\[]\s*+(?P<numbers>{_NUMBER}(?:\s*+,\s*+{_NUMBER}){{1,3}}+)\s*+,?+\s*+(?P<close>[)\]])(?!\s{{0,3}}+(?:%|percent))"
+_NO_PERCENT = r"(?!\s{0,3}+(?:%|percent))"
+_TUPLE = rf"[(\[]\s*+(?P<numbers>{_NUMBER}(?:\s*+,\s*+{_NUMBER}){{1,3}}+)\s*+,?+\s*+(?P<close>[)\]]){_NO_PERCENT}"
+# A third coordinate makes it a place in space, a width the corner of a box: neither is a point of the image.
+_NO_MORE = r"(?![\w]|[.,]\d|\s*+[,;]?+\s*+[\"']?+(?:z|w|h|width|height)\b)"
+_NAMED = (
+    rf"(?<![\w.])[\"']?+(?P<axis>[xy])[\"']?+\s*+[=:]\s*+(?P<first>{_NUMBER})\s*+(?:[,;]|and\b)?+\s*+"
+    rf"[\"']?+(?!(?P=axis))[xy][\"']?+\s*+[=:]\s*+(?P<second>{_NUMBER}){_NO_MORE}{_NO_PERCENT}"
 )
+_ITEM = re.compile(f"{_TUPLE}|{_NAMED}", re.IGNORECASE)
 _NOT_INTEGER = re.compile(r"[.eE]")
+_DEPTH_BEHIND = re.compile(
+    r"[\"']point_2d[\"']\s{0,4}+:\s{0,4}+\[?\s{0,4}+\Z"
+)  # whose third number can only be a depth
+# Every character stands for one, so that places in the text stay what they are.
+_PLAIN = str.maketrans("（）［］｛｝，．：；＝＋－−％*`$", "()[]{},.:;=+--%   ")
+_LATEX = re.compile(r"\\(?:left|right|,)?+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +101,78 @@ class Box:
         return self.x0 * width, self.y0 * height, self.x1 * width, self.y1 * height
 
 
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A point or box where it stands in a text: characters `start` to `end`.
+
+    `marked` says that a JSON key or an XML tag calls it a point or box, so that it is none of a sentence's.
+    """
+
+    item: Point | Box
+    start: int
+    end: int
+    marked: bool = False
+
+
 def parse_points(text: str, size: tuple[int, int] | None = None) -> list[Point | Box]:
     """The points and boxes of `text` in the order in which they are written; any text is accepted.
 
     `size` is the (width, height) of the original image, by which pixels are divided. Without it a pair of pixels
     stays a point far outside the image, so that it counts as a miss instead of vanishing.
     """
-    found: list[Point | Box] = []
-    for match in _TUPLE.finditer(text):
-        if match[0][0] + match["close"] not in ("()", "[]"):
+    return [mention.item for mention in find_points(text, size)]
+
+
+def find_points(
+    text: str, size: tuple[int, int] | None = None, *, depth: bool = False, swapped: bool = False
+) -> list[Mention]:
+    """What `parse_points` reads, with its place in the text.
+
+    Args:
+        depth: a third number between brackets is a depth, which is dropped.
+        swapped: between brackets y stands before x.
+    """
+    plain = _LATEX.sub(lambda match: " " * len(match[0]), text.translate(_PLAIN))
+    mentions: list[Mention] = []
+    for match in _ITEM.finditer(plain):
+        numbers = _numbers(match, depth, swapped)
+        if not numbers:
             continue
-        numbers = match["numbers"]
-        values = [max(-LIMIT, min(LIMIT, float(number))) for number in numbers.split(",")]
-        if len(values) == 3:
-            continue
-        if size is not None and _NOT_INTEGER.search(numbers) is None and _are_pixels(values):
+        values = [max(-LIMIT, min(LIMIT, float(number))) for number in numbers]
+        if size is not None and _NOT_INTEGER.search("".join(numbers)) is None and _are_pixels(values):
             values = [value / size[axis % 2] for axis, value in enumerate(values)]
-        found.append(Point(*values) if len(values) == 2 else Box(*values))
-    return found
+        item = Point(*values) if len(values) == 2 else Box(*values)
+        mentions.append(Mention(item, match.start(), match.end()))
+    return mentions
+
+
+def _numbers(match: re.Match[str], depth: bool, swapped: bool) -> list[str]:
+    """The numbers of a match as x, y or x0, y0, x1, y1; none where it is no point and no box."""
+    if match["axis"] is not None:
+        numbers = [match["first"], match["second"]]
+        return numbers if match["axis"] in "xX" else numbers[::-1]
+    if match[0][0] + match["close"] not in ("()", "[]"):
+        return []
+    numbers = match["numbers"].split(",")
+    if len(numbers) == 3:
+        start = match.start()
+        if not depth and _DEPTH_BEHIND.search(match.string, max(0, start - 32), start) is None:
+            return []
+        numbers = numbers[:2]
+    return [numbers[place ^ 1] for place in range(len(numbers))] if swapped else numbers
 
 
 def _are_pixels(values: list[float]) -> bool:
     return max(values[0::2]) > 1 and max(values[1::2]) > 1
+
+
+def counted(items: Sequence[Point | Box]) -> list[int]:
+    """The places of those items of an answer that count: its points where it has any, otherwise its boxes.
+
+    A box counts as all of its pixels, which would outweigh the points beside it.
+    """
+    points = [place for place, item in enumerate(items) if isinstance(item, Point)]
+    return points or list(range(len(items)))
 
 
 def format_points(items: Iterable[Point | Box], decimals: int = 3) -> str:

@@ -2,17 +2,19 @@
 
 The template is TRACE's: four numbered steps under bold headings, then the final answer. Reading goes by the headings
 alone, in any order, and forgives small slips: missing asterisks or numbers, other case, a dash for the colon. When
-there is a final answer, points are read from there only, never from the reasoning.
+there is a final answer (`Final Answer:`, `Answer:`, `<answer>`), points are read from there only, never from the
+reasoning, and of a `<think>` that is not closed nothing else is read.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from types import MappingProxyType
 
-from .points import Box, Point, format_points, parse_points
+from .points import Box, Mention, Point, find_points, format_points
 
 HEADINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -25,9 +27,10 @@ HEADINGS: Mapping[str, str] = MappingProxyType(
 STEPS = tuple(HEADINGS)
 PREAMBLE = "**Reasoning Process:**"
 FINAL_ANSWER = "**Final Answer:**"
-THOUGHTS_END = "</think>"  # where models that think aloud (Qwen3, RoboBrain 2) begin their answer
+THOUGHTS, THOUGHTS_END = "<think>", "</think>"  # around what models that think aloud (Qwen3, RoboBrain 2) think
 
-Read = Callable[[str], Sequence[Point | Box]]
+Span = tuple[int, int]
+Read = Callable[[str], Sequence[Mention]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Response:
     steps: tuple[Step, ...]
     points: tuple[Point | Box, ...]
     answer_span: tuple[int, int] | None  # its heading included; None when there is no such heading
+    spans: tuple[Span, ...] = ()  # characters of each of `points`, () where they are not known
 
     @property
     def parsable(self) -> bool:
@@ -58,6 +62,11 @@ class Response:
         """The first step of this key, None when it is missing; ValueError when `key` is none of STEPS."""
         _check_key(key)
         return next((step for step in self.steps if step.key == key), None)
+
+    def only(self, places: Sequence[int]) -> Response:
+        """The same with these of its points alone."""
+        spans = tuple(self.spans[place] for place in places) if self.spans else ()
+        return replace(self, points=tuple(self.points[place] for place in places), spans=spans)
 
 
 def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: int = 3) -> str:
@@ -82,35 +91,49 @@ def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = No
     """Read any text; what it does not hold is empty in the result. `size` (width, height) is needed to read pixels.
 
     A section goes from its heading to the next one. Points come from the last final answer that holds any (a model may
-    announce one before it gives it, or begin a second that is cut off); without a final answer from the whole text, or
-    from what follows the thoughts of a model that marks them.
+    announce one before it gives it, or begin a second that is cut off), and there from its first run (`_first_run`);
+    without a final answer from the whole text. The thoughts of a model that marks them are left out of both; where
+    they have no end, only a final answer counts.
 
     Args:
         read: the points of a piece of text, where they are not written as this project writes them.
     """
-    read = read or (lambda part: parse_points(part, size))
+    read = read or (lambda part: find_points(part, size))
     headings = _find_headings(text)
     limits = [heading.start for heading in headings[1:]] + [len(text)]
     steps: list[Step] = []
-    answers: list[tuple[int, int]] = []
+    answers: list[tuple[int, int, int]] = []
+    thought = text.rfind(THOUGHTS_END) + len(THOUGHTS_END) if THOUGHTS_END in text else 0
     for heading, limit in zip(headings, limits, strict=False):
         body = text[heading.end : limit].rstrip()
         span = (heading.start, heading.end + len(body))
-        if heading.key == "answer":
-            answers.append(span)
+        if heading.key == "answer" and heading.start >= thought:
+            answers.append((heading.start, heading.end, span[1]))
         elif heading.key in HEADINGS:
             steps.append(Step(heading.key, text[heading.start : heading.end], body.strip(), span))
-    answer_span, points = _read_answer(text, answers, read)
-    return Response(text, tuple(steps), tuple(points), answer_span)
+    answer_span, points = _read_answer(text, answers, thought, read)
+    spans = tuple((mention.start, mention.end) for mention in points)
+    return Response(text, tuple(steps), tuple(mention.item for mention in points), answer_span, spans)
 
 
 def _read_answer(
-    text: str, answers: list[tuple[int, int]], read: Read
-) -> tuple[tuple[int, int] | None, Sequence[Point | Box]]:
-    for span in reversed(answers):
-        if points := read(text[slice(*span)]):
-            return span, points
-    return (answers[-1], []) if answers else (None, read(text.rpartition(THOUGHTS_END)[2]))
+    text: str, answers: list[tuple[int, int, int]], thought: int, read: Read
+) -> tuple[Span | None, Sequence[Mention]]:
+    """The span of the final answer and its points; `answers` are (start, end of the heading, end) of each."""
+    for start, body, end in reversed(answers):
+        if points := _read_part(text, body, end, read):
+            return (start, end), _first_run(text, body, points)
+    if answers:
+        return (answers[-1][0], answers[-1][2]), []
+    unclosed = text.find(THOUGHTS, thought)
+    return None, _read_part(text, thought, len(text) if unclosed < 0 else unclosed, read)
+
+
+def _read_part(text: str, start: int, end: int, read: Read) -> list[Mention]:
+    """The points between two characters, with their places in the whole text."""
+    return [
+        Mention(found.item, found.start + start, found.end + start, found.marked) for found in read(text[start:end])
+    ]
 
 
 def _check_key(key: str) -> None:
@@ -123,19 +146,20 @@ def _check_key(key: str) -> None:
 _SPACE = r"[ \t]{1,3}"
 _VERB = rf"(?:identify|define|determine|find|generate){_SPACE}(?:the{_SPACE})?"
 _WORDS = re.compile(
-    rf"""(?=[dfgirst])(?<![^\W_])(?:
+    rf"""(?=[adfgirmst<])(?:(?<![^\W_])(?:
       (?P<reference>  (?:{_VERB}|the{_SPACE})?reference{_SPACE}(?:object|surface)s?)
     | (?P<target>     (?:{_VERB}|the{_SPACE})?target{_SPACE}area)
     | (?P<subtype>    (?:{_VERB}|the{_SPACE})?(?:goal(?:['’]?s)?{_SPACE})?sub-?type)
     | (?P<output>     {_VERB}(?:output|coordinates))
     | (?P<preamble>   reasoning{_SPACE}process)
     | (?P<answer>     final{_SPACE}answer)
-    )(?![^\W_])""",
+    | (?P<short>      (?:(?:the|my){_SPACE})?answer)
+    )(?![^\W_]) | (?P<tag> <answer>) | (?P<end> </answer>))""",
     re.VERBOSE | re.IGNORECASE,
 )
-# Within a line nothing is a heading but these two words, or what has a number or asterisks before it: most sentences are
+# Within a line nothing is a heading but an answer's, or what has a number or asterisks before it: most sentences are
 # told to hold none by this alone.
-_PLAIN = re.compile(rf"(?:(?!final{_SPACE}answer)[^\r\n\d*_])*+", re.IGNORECASE)
+_PLAIN = re.compile(rf"(?:(?!final{_SPACE}answer|answer{_SPACE}(?:is|are)|</?answer>)[^\r\n\d*_])*+", re.IGNORECASE)
 _WITH_VERB = re.compile(_VERB, re.IGNORECASE)
 # What may stand before the words: blanks, bullets, asterisks, a number; and how much of the text is looked at for it.
 _DECORATION = re.compile(
@@ -146,11 +170,12 @@ _LOOK_BACK = 24
 _ENDING = re.compile(r"(?P<closing>[*_]{0,3}+)(?:[ \t]{0,4}+(?P<separator>:|[-–—=](?=\s))[*_]{0,3}+)?+")
 _LINE_END = re.compile(r"[.]?+[ \t]{0,4}+(?:[\r\n]|\Z)")
 _ANSWER_BEGINS = re.compile(r"[ \t]{1,4}+(?:is|are)(?!\w):?+|(?=[ \t]{0,4}+[\[(`])", re.IGNORECASE)
+_SHORT_BEGINS = re.compile(r"[ \t]{1,4}+(?:is|are):?+(?=[ \t*`$\\]{0,4}+[\[(])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class _Heading:
-    key: str  # one of STEPS, "preamble" or "answer"
+    key: str  # one of STEPS, "preamble", "answer", or "end" for the end of an answer
     start: int
     end: int
 
@@ -167,6 +192,8 @@ def _find_headings(text: str) -> list[_Heading]:
 def _as_heading(text: str, words: re.Match[str], floor: int) -> _Heading | None:
     """The heading made by these words and what decorates it, after `floor`; None when they are part of a sentence."""
     key = str(words.lastgroup)
+    if key in ("tag", "end"):
+        return _Heading("answer" if key == "tag" else key, words.start(), words.end())
     start, at_line_start, marks = _decoration(text, words.start(), floor)
     numbered = any(character.isdigit() for character in marks)
     bold = "**" in marks or "__" in marks
@@ -181,6 +208,11 @@ def _as_heading(text: str, words: re.Match[str], floor: int) -> _Heading | None:
         if begins is not None and not separator:
             return _Heading(key, start, begins.end())
         accepted = (accepted and closed) or separator == ":"
+    elif key == "short":
+        key, begins = "answer", _SHORT_BEGINS.match(text, end)
+        if begins is not None:
+            return _Heading(key, start, begins.end())
+        accepted = (at_line_start or bold) and closed
     else:
         has_verb = _WITH_VERB.match(words[0]) is not None
         accepted = accepted and (closed or ((numbered or bold) and has_verb))
@@ -194,3 +226,54 @@ def _decoration(text: str, position: int, floor: int) -> tuple[int, bool, str]:
     marks = match[0]
     at_line_start = match.start() == 0 or text[match.start() - 1] in "\r\n"
     return position - len(marks.lstrip()), at_line_start, marks
+
+
+# --- the points of a final answer -------------------------------------------------------------------------------------
+
+# What may stand between the points of a list besides punctuation and numbers: joining words, quoted labels and keys,
+# labels in brackets, tags, LaTeX's commands, a word with a number ("Point 2").
+_BETWEEN = re.compile(
+    r"""\b(?:and|or|then|also|plus|at|finally)\b|"[^"\n]*+"|(?<!\w)'[^'\n]*+'|\([^()\n]*+\)|<[^<>\n]*+>|\\[a-z]++"""
+    r"""|(?<![^\W\d_])[^\W\d_]++[ ]?+[#]?+\d{1,3}+\b""",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W\d_]{2,}+")
+_LABELLED = re.compile(r"[:=–—-][\s*`$\\\[({]*+\Z")
+_SENTENCE_ENDS = re.compile(r"[.!?]")
+_LABEL = 3  # words of a label at most, where no colon says that it is one
+
+
+def _first_run(text: str, begin: int, points: list[Mention]) -> list[Mention]:
+    """The points that a final answer lists; what a sentence behind the list mentions is none of them.
+
+    A point continues the list when between it and the point before stand no words, or only words in quotes or brackets,
+    a word with a number, a label of up to three words with a colon, or words of one sentence that "and" ends. A point on
+    a new line also continues it when it begins the line, or stands behind a label: words that end in a colon or dash;
+    what the line before says behind its point is that point's label. Where the first point has a label of up to three
+    words without a colon, so may the others, on a new line or behind a comma; and lines whose last two words before the
+    point are those of the first line ("The second point is") belong together.
+    Points with a JSON key or in an XML tag all count. `begin` is where the answer's heading ends.
+    """
+    first = _words(text[begin : points[0].start].rpartition("\n")[2])
+    for place, (before, after) in enumerate(pairwise(points), start=1):
+        if not (after.marked or _continues(text[before.end : after.start], first)):
+            return points[:place]
+    return points
+
+
+def _continues(gap: str, first: list[str]) -> bool:
+    """Whether the text between two points belongs to a list; `first`: the words before its first point."""
+    behind, *lines = _BETWEEN.sub(" ", gap).split("\n")
+    words = _words(lines[-1] if lines else behind)
+    labelled = 0 < len(first) <= _LABEL and len(words) <= _LABEL
+    if lines:
+        alike = len(words) > 1 and words[-2:] == first[-2:]
+        headings = all(len(_words(line)) <= _LABEL for line in lines[:-1])
+        return headings and (not words or labelled or alike or _LABELLED.search(lines[-1]) is not None)
+    with_colon = len(words) <= _LABEL and (":" in behind or "=" in behind)
+    joined = gap.rstrip().endswith("and") and not _SENTENCE_ENDS.search(gap)
+    return not words or with_colon or joined or (labelled and gap.lstrip("]) .*")[:1] in (",", ";"))
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(_BETWEEN.sub(" ", text))

@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--answer-files", "--answer-file", "--answer", type=Path, nargs="+", required=True, metavar="JSONL"
     )
     parser.add_argument("--labels", nargs="+", help="one a file; by default the files' names")
+    parser.add_argument(
+        "--convention", nargs="+", metavar="NAME",
+        help="how models write coordinates whose answers do not record it, as for summarize_vqa: one for all, or one each",
+    )  # fmt: skip
     parser.add_argument("--data-dir", type=Path, required=True, help="the benchmark's folder, or its images folder")
     parser.add_argument("--question-file", help="a path, or a name in the data folder; point_questions.jsonl if absent")
     parser.add_argument("--output", "--output-dir", type=Path, required=True, help="folder for the pictures")
@@ -83,7 +87,7 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
     from trace_vlm.report import write_page
 
     suite = open_suite(arguments.data_dir, arguments.question_file)
-    comparison = compare(suite, answers, category)
+    comparison = compare(suite, answers, category, arguments.convention)
     questions = failing(comparison, ordered(comparison, arguments.sort), arguments.failure)
     items = [
         write_question(folder, comparison, question, place < count)

@@ -42,6 +42,7 @@ FORMS: dict[str, Callable[[int, int], str]] = {
     "qwen2.5-vl": lambda width, height: f'[{{"point_2d": [{X * width:.0f}, {Y * height:.0f}], "label": "mug"}}]',
     "qwen3-vl": lambda width, height: f'<think>(3, 4)?</think>[{{"point_2d": [{1000 * X:.0f}, {1000 * Y:.0f}]}}]',
     "robobrain2": lambda width, height: f"[({X * width:.0f}, {Y * height:.0f})]",
+    "robobrain2.5": lambda width, height: f"[({1000 * X:.0f}, {1000 * Y:.0f}, 1.08)]",
 }
 # What a converted 13B of ours answers when vLLM serves it: the Chain of Reasoning, then its points.
 COR = """\
@@ -113,12 +114,27 @@ def test_every_model_is_asked_and_read_in_its_own_convention(name: str, benchmar
 
 
 def test_the_convention_follows_from_the_models_name(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    from trace_vlm.conventions import convention_of
+    flags = words(benchmark_folder, tmp_path / "m.jsonl", "http://nowhere", "--dry-run", model="qwen3_vl_8b")
+    assert run(api_vqa.main, flags) == 0
+    told = capsys.readouterr()
+    assert "qwen3_vl_8b is asked and read in the convention qwen3-vl: JSON" in told.out and "warning" not in told.err
 
-    names = {"gpt-4o": "unit", "allenai/Molmo-7B-D-0924": "molmo", "Molmo2-8B": "molmo2", "trace-13b": "unit",
-             "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2.5-vl", "qwen3_vl_8b": "qwen3-vl", "BAAI/RoboBrain2.0-7B": "robobrain2",
-             "gemini-2.5-flash": "gemini", "models/gemini-robotics-er-1.5": "gemini"}  # fmt: skip
-    assert {model: convention_of(model).name for model in names} == names
+
+def test_an_unknown_model_is_assumed_aloud_and_one_that_writes_no_points_is_refused(
+    benchmark_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    def told_of(model: str, *more: str) -> tuple[int, str, str]:
+        flags = words(benchmark_folder, tmp_path / "m.jsonl", "http://nowhere", "--dry-run", *more, model=model)
+        return run(api_vqa.main, flags), *capsys.readouterr()
+
+    code, out, err = told_of("my-finetune-of-gemini-data")
+    assert code == 0 and "in the convention unit, assumed" in out
+    assert "warning: how my-finetune-of-gemini-data writes coordinates is not known; assumed: unit" in err
+    assert "--convention" in err and len(err.splitlines()) == 1
+    code, out, err = told_of("my-finetune-of-gemini-data", "--convention", "gemini")
+    assert code == 0 and "in the convention gemini: JSON" in out and not err
+    code, out, err = told_of("allenai/MolmoPoint-8B")
+    assert code == 2 and "special tokens" in err
 
 
 def test_pictures_and_the_report_see_what_was_read(benchmark_folder: Path, tmp_path: Path) -> None:
@@ -373,6 +389,10 @@ def test_a_model_that_writes_another_way_is_noticed(benchmark_folder: Path, tmp_
     with serving(answer=lambda asked: "[(250.5, 800.5), (100.5, 200.5)]") as server:
         assert run(api_vqa.main, words(benchmark_folder, tmp_path / "m.jsonl", server.url)) == 0
     assert "12 of 12 points lie outside the image" in capsys.readouterr().out
+    with serving(answer=lambda asked: "[(0.25, 0.8), (0.1, 0.2)]") as server:
+        flags = words(benchmark_folder, tmp_path / "n.jsonl", server.url, "--convention", "qwen3-vl")
+        assert run(api_vqa.main, flags) == 0
+    assert "12 of 12 points lie below 1/100 of the picture's width and height" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from trace_vlm.eval import summarize_vqa
 from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
 from trace_vlm.eval.suites import open_suite
 from trace_vlm.files import write_jsonl
-from trace_vlm.model.confidence import agreement, medoid, point_spans
+from trace_vlm.model.confidence import agreement, medoid, point_confidence
 from trace_vlm.reasoning import parse
 
 
@@ -110,5 +111,20 @@ def test_the_medoid_is_the_answer_that_the_others_support() -> None:
 def test_points_are_found_where_they_stand() -> None:
     text = "1. **Identify the reference object:** (0.9, 0.9).\n\n**Final Answer:** [(0.1, 0.2), [0.3,.4], (1, 2, 3)]"
     response = parse(text)
-    assert [text[start:end] for start, end in point_spans(response)] == ["(0.1, 0.2)", "[0.3,.4]"]
+    assert [text[start:end] for start, end in response.spans] == ["(0.1, 0.2)", "[0.3,.4]"]
     assert len(response.points) == 2
+
+
+def test_confidence_belongs_to_the_characters_of_each_point() -> None:
+    class Characters:
+        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+            return "".join(map(chr, ids))
+
+    text = "The mug is (0.9, 0.9).\nAnswer: （0.46，0.53） and **x=0.1, y=0.2** and \\(0.3, 0.4\\). Not at (0.8, 0.8)."
+    response = parse(text)
+    assert [text[start:end] for start, end in response.spans] == ["（0.46，0.53）", "x=0.1, y=0.2", "(0.3, 0.4\\)"]
+    logprobs = [math.log(0.9)] * len(text)
+    for (start, end), value in zip(response.spans, (0.2, 0.4, 0.6), strict=True):
+        logprobs[start:end] = [math.log(value)] * (end - start)
+    found = point_confidence(Characters(), [ord(one) for one in text], logprobs, response)
+    assert found == pytest.approx((0.2, 0.4, 0.6))

@@ -96,10 +96,12 @@ def test_a_box_is_judged_by_what_of_it_lies_outside(root: Path) -> None:
     assert over["outside the image"] == pytest.approx(10 / 42) and sum(over.values()) == pytest.approx(30 / 42)
 
 
-def test_a_box_and_a_point_weigh_what_they_weigh_in_the_score(root: Path) -> None:
-    items = [Box(0.25, 0.375, 0.4, 0.625), Point(0.9, 0.5)]  # all of the region, and a point that misses
-    assert judge(root).shares(items) == {"wrong direction": pytest.approx(1 / 121)}
-    assert 1 - score(items, MASK) == pytest.approx(1 / 121)
+def test_what_is_not_scored_has_no_class(root: Path) -> None:
+    """With the accuracy the classes add up to 1, whatever an answer holds."""
+    box, miss = Box(0.25, 0.375, 0.4, 0.625), Point(0.9, 0.5)  # all of the region, and a point that misses
+    for items in ([box, miss], [miss, box, box], [miss, Point(0.3, 0.5), box], [box, Box(0.9, 0.4, 0.95, 0.5)]):
+        assert sum(judge(root).shares(items).values()) + score(items, MASK) == pytest.approx(1)
+    assert judge(root).shares([box, miss]) == {"wrong direction": 1.0}
 
 
 @given(

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy import stats
 
-from trace_vlm.eval.metrics import difference, interval, robopoint_score, score
+from trace_vlm.eval.metrics import difference, interval, robopoint_score, score, weight
 from trace_vlm.points import Box, Point, parse_points
 
 MASK = np.zeros((4, 10), bool)
@@ -39,11 +39,19 @@ MASK[3, 9] = True  # the last pixel
         ([Box(-1.0, 0.0, 0.5, 1.0)], 20 / 60),  # what lies outside counts
         ([Box(1.0, 1.0, 1.0, 1.0)], 1.0),
         ([Box(2.0, 2.0, 3.0, 3.0)], 0.0),
-        ([Box(0.0, 0.0, 0.5, 1.0), Point(0.9, 0.1)], 20 / 21),  # a box weighs its pixels
+        ([Box(0.0, 0.0, 0.5, 1.0), Box(0.5, 0.0, 0.6, 0.25)], 20 / 21),  # a box weighs its pixels
+        ([Box(0.0, 0.0, 0.5, 1.0), Point(0.9, 0.1)], 0.0),  # beside points boxes do not count
+        ([Point(0.9, 0.5), Point(0.9, 0.5), Box(0.1, 0.1, 0.4, 0.9)], 0.0),
+        ([Point(0.1, 0.5), Box(0.6, 0.0, 1.0, 1.0), Point(0.9, 0.5)], 0.5),
     ],
 )
 def test_score(points: list[Point | Box], expected: float) -> None:
     assert score(points, MASK) == pytest.approx(expected)
+
+
+def test_the_weight_of_an_answer_is_that_of_what_is_scored() -> None:
+    box, points = Box(0.0, 0.0, 0.5, 1.0), [Point(0.9, 0.1), Point(0.1, 0.1)]
+    assert (weight([box], MASK), weight(points, MASK), weight([box, *points], MASK)) == (20, 2, 2)
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 50))), st.data())
@@ -170,6 +178,7 @@ GREY[100:300, 400] = 0.25  # as on the edge of a JPEG
         ("(0.9, 0.9, 0.1, 0.1)", 0.0),  # reversed corners hold no pixel
         ("(-5, 20)", 0.0),
         ("no answer", 0.0),
+        ("[(0.1, 0.1), (0.5, 0.5), (100, 100, 400, 300)]", 60001 / 60002),  # a box outweighs the points beside it
         ("(0, 0.2, 0.5, 0.9)", None),  # the script skips it
         ("(" + "9" * 5000 + ", 1)", None),
         ("(0.5, " + "9" * 400 + ".0)", None),

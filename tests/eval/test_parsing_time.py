@@ -5,10 +5,55 @@ from __future__ import annotations
 import pytest
 from timing import assert_linear
 
+from trace_vlm.conventions import foreign
+from trace_vlm.eval.unread import unread
 from trace_vlm.reasoning import parse
 
+# Headings, tags and lists without an end, and everything that may stand between two points of an answer.
+PATTERNS = [
+    "**Final Answer:** (",
+    "[(0.1, 0.2), ",
+    "<think>",
+    "</think>(0.1, 0.2)",
+    "<answer>",
+    "<answer>(0.1, 0.2)</answer>",
+    "\nAnswer: (0.1, 0.2) and ",
+    "the answer is (",
+]
+BETWEEN = [
+    "(0.1, 0.2) ",
+    "x=0.1, y=0.2 ",
+    "'",
+    '"',
+    "(",
+    "<",
+    "a ",
+    "a1 ",
+    "\\left",
+    "mug: ",
+    "- ",
+    "\n",
+    "\n- mug\n",
+    "and ",
+]
 
-@pytest.mark.parametrize("pattern", ["**Final Answer:** (", "[(0.1, 0.2), "])
+
+@pytest.mark.parametrize("piece", BETWEEN)
+def test_a_final_answer_of_any_length(piece: str) -> None:
+    """One long stretch between two points, and one between each two of many."""
+    length = 150_000 // len(piece)
+    for text in (piece * length, f"{piece * 9}(0.3, 0.4)" * (length // 12)):
+        assert_linear(lambda text: parse(f"**Final Answer:** (0.1, 0.2){text}(0.3, 0.4)"), text)
+
+
+@pytest.mark.parametrize("piece", ["1", "1 ", "1,", "[1, ", "(", "<", "<|a", "<a1", "{", "0,1 ", '"point": [1', " %"])
+def test_why_a_text_is_not_read(piece: str) -> None:
+    text = piece * (150_000 // len(piece))
+    assert_linear(lambda text: unread(1, parse("The answer is (none). " + text)), text)
+    assert_linear(foreign, text)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_twice_the_text_takes_at_most_two_and_a_half_times_as_long(pattern: str) -> None:
     """Two megabytes against one, in CPU seconds."""
     assert_linear(lambda text: parse(text, (640, 480)), pattern * (2_000_000 // len(pattern)), limit=20)

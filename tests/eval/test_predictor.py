@@ -197,7 +197,6 @@ def test_confidence_is_the_probability_of_a_points_tokens(pictures: list[Path]) 
     import torch
 
     from trace_vlm.milestones import token_spans
-    from trace_vlm.model.confidence import point_spans
 
     predictor = Predictor.load("nano-base")
     checkpoint = predictor.checkpoint
@@ -212,7 +211,7 @@ def test_confidence_is_the_probability_of_a_points_tokens(pictures: list[Path]) 
     text, spans = token_spans(checkpoint.tokenizer, found.token_ids)
     shift = len(text) - len(text.lstrip())
     assert len(found.point_confidence) == len(found.response.points) > 0
-    for sure, (start, end) in zip(found.point_confidence, point_spans(found.response), strict=True):
+    for sure, (start, end) in zip(found.point_confidence, found.response.spans, strict=True):
         held = [place for place, (a, b) in enumerate(spans) if a < end + shift and b > start + shift]
         assert sure == pytest.approx(float(logprobs[held].mean().exp()), abs=1e-4)
 

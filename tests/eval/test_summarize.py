@@ -296,7 +296,7 @@ def test_accuracy_and_failures_are_the_whole(
     benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_answers({3: LEFT, 4: "no idea", 5: "[(1.5, 0.5)]", 6: RIGHT, 7: "[(0.2, 0.2), (0.9, 0.9)]"})
-    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder, "--convention", "unit")["models"]
     shares = {name: value for name, value in model["failures"].items() if value}
     sixth = pytest.approx(1 / 6)
     assert shares == {
@@ -379,3 +379,131 @@ def test_files_of_one_name_are_told_apart_and_one_file_counts_once(
     for mistake in (["--resamples", "0"], ["--seed", "-1"]):
         with pytest.raises(InputError, match=mistake[0]):
             main(["--answer", str(path), "--data-dir", str(benchmark_folder), *mistake])
+
+
+# --- answers of other models ------------------------------------------------------------------------------------------
+
+
+def test_answers_that_may_count_in_another_way_are_refused(
+    benchmark_folder: Path, write_answers: Callable[..., Path]
+) -> None:
+    for text, shown in {
+        '[{"point_2d": [400, 600]}]': "JSON keys",
+        '<point x="46.1" y="52.7" alt="mug">mug</point>': "XML tags",
+        "[(400, 300)]": "numbers above 1",
+    }.items():
+        path = write_answers({3: LEFT, 4: text, 5: text})
+        with pytest.raises(InputError, match=rf"answers.jsonl, question 4: the answer holds {shown}.*--convention"):
+            main(["--answer", str(path), "--data-dir", str(benchmark_folder)])
+
+
+def test_a_convention_can_be_named(
+    tmp_path: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture of 1280 x 960 whose target lies around pixel (400, 600)."""
+    folder = tmp_path / "large"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    Image.new("RGB", (1280, 960)).save(folder / "images" / "a.png")
+    mask = Image.new("L", (1280, 960))
+    mask.paste(255, (360, 560, 440, 640))
+    mask.save(folder / "masks" / "1.png")
+    write_jsonl(folder / "point_questions.jsonl", [{"question_id": 1, "image": "a.png", "text": "q"}])
+    foreign = write_answers({1: '[{"point_2d": [400, 600]}]'}, "foreign.jsonl")
+    (model,) = summary_of("--answer", foreign, "--data-dir", folder, "--convention", "qwen2.5-vl")["models"]
+    assert accuracy(model) == 1.0 and model["convention"] == "qwen2.5-vl"
+    assert "no size of the pictures as sent is recorded" in capsys.readouterr().out
+    (model,) = summary_of("--answer", foreign, "--data-dir", folder, "--convention", "qwen3-vl")["models"]
+    assert accuracy(model) == 0.0 and "no size" not in capsys.readouterr().out
+    pixels = write_answers({1: "[(400, 600)]"}, "pixels.jsonl")
+    words = ("--answer", foreign, pixels, "--data-dir", folder, "--convention", "qwen3-vl", "unit")
+    assert [accuracy(model) for model in summary_of(*words)["models"]] == [0.0, 1.0]
+    with pytest.raises(InputError, match="3 conventions for 2 answer files"):
+        main([*map(str, words), "gemini"])
+    with pytest.raises(InputError, match="no convention 'klingon'"):
+        main(["--answer", str(foreign), "--data-dir", str(folder), "--convention", "klingon"])
+
+
+def test_a_recorded_run_is_of_the_projects_own_convention(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`model_vqa` may write a stray pixel: it is read as one."""
+    path = write_answers({**dict.fromkeys(IDS, LEFT), 4: "[(8, 25)]", 5: "[(1.5, 0.5)]"})
+    record = {"data_dir": str(benchmark_folder), "question_file": "point_questions.jsonl", "settings": {}}
+    write_json(path.with_suffix(".run.json"), record)
+    (model,) = summary_of("--answer", path)["models"]
+    assert accuracy(model) == pytest.approx(5 / 6) and model["outside"] == 1 and not model["warnings"]
+    (same,) = summary_of("--answer", path, "--convention", "qwen3-vl")["models"]
+    assert accuracy(same) == pytest.approx(5 / 6)
+    assert "--convention qwen3-vl does not apply: the file records its own, unit" in capsys.readouterr().out
+
+
+def test_fractions_under_another_convention_are_doubted(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("qwen3-vl", "qwen2.5-vl", "gemini"):
+        path = write_answers(dict.fromkeys(IDS, "[0.46, 0.53]"))
+        summary_of("--answer", path, "--data-dir", benchmark_folder, "--convention", name)
+        text = capsys.readouterr().out
+        assert "6 of 6 points lie below 1/100 of the picture" in text and "fractions (convention unit)" in text
+    summary_of("--answer", path, "--data-dir", benchmark_folder, "--convention", "unit")
+    assert "lie below" not in capsys.readouterr().out
+
+
+def test_an_answer_that_mixes_points_and_boxes_is_scored_by_its_points(
+    benchmark_folder: Path, write_answers: Callable[..., Path]
+) -> None:
+    """Everything that is counted agrees: accuracy, first point, micro, failures, distances, confidence."""
+    box = "(0.1, 0.1, 0.4, 0.9)"
+    mixed, plain = f"[{box}, (0.9, 0.5), (0.9, 0.5), {box}, (0.25, 0.5)]", "[(0.9, 0.5), (0.9, 0.5), (0.25, 0.5)]"
+    sure = {"point_confidence": [0.1, 0.2, 0.3, 0.4, 0.9]}
+    path = write_answers(dict.fromkeys(IDS, mixed), "mixed.jsonl", metadata=sure)
+    other = write_answers(dict.fromkeys(IDS, plain), "plain.jsonl", metadata={"point_confidence": [0.2, 0.3, 0.9]})
+    first, second = summary_of("--answer", path, other, "--data-dir", benchmark_folder)["models"]
+    assert accuracy(first) == first["micro"] == pytest.approx(1 / 3) and first["first_point"] == 0
+    for name in ("accuracy", "micro", "first_point", "failures", "distance", "mean_points", "calibration", "scores"):
+        assert first[name] == second[name], name
+    boxes = write_answers(dict.fromkeys(IDS, f"[{box}]"), "boxes.jsonl")
+    (model,) = summary_of("--answer", boxes, "--data-dir", benchmark_folder)["models"]
+    assert accuracy(model) == 1.0 and model["micro"] == 1.0
+
+
+UNREAD = {
+    "About 46%, 53%": "percent signs",
+    "(0,46; 0,53)": "decimal commas",
+    "<loc0512><loc0400>": "special tokens",
+    "0.46, 0.53": "no brackets",
+    "There is none.": "no numbers",
+    " ": "empty",
+    "1. **Identify the reference object:** the mug": "cut before the final answer",
+    "<think>the cup is at (0.1, 0.2)": "cut before the final answer",
+    "**Final Answer:** [(0.4": "cut inside a point",
+    "[(0.1, 0.2, 0.3)]": "three numbers in brackets",
+    "{0.46, 0.53}": "another form of brackets",
+}
+
+
+def test_answers_that_are_not_read_are_shown_with_the_reason(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, reason in UNREAD.items():
+        path = write_answers({3: LEFT, 4: text})
+        (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+        assert model["unread"]["reasons"] == {reason: 1}
+        assert f"question 4 ({reason})" in capsys.readouterr().out
+    long = "word " * 200 + "0.46, 0.53"
+    path = write_answers({3: LEFT, 4: "no idea", 5: "no idea", 6: "no idea", 7: long, 8: "46%\n 53%"})
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    shown = {one["question_id"]: one["text"] for one in model["unread"]["examples"]}
+    assert list(shown) == ["4", "7", "8"] and shown["8"] == "46% 53%"
+    assert len(shown["7"]) < 150 and shown["7"].endswith("0.46, 0.53") and shown["7"].startswith("word word")
+    said = (
+        'not read: no numbers (3), no brackets (1), percent signs (1). For example question 4 (no numbers): "no idea"'
+    )
+    assert said in capsys.readouterr().out and said in (path.parent / "summary.md").read_text(encoding="utf-8")
+
+
+def test_an_answer_that_a_server_cut_says_so(benchmark_folder: Path, write_answers: Callable[..., Path]) -> None:
+    path = write_answers({3: "I look at the mug"}, metadata={"convention": "unit", "finish": "length"})
+    (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
+    assert model["unread"]["reasons"] == {"cut before the final answer": 1}

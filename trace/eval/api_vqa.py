@@ -6,9 +6,10 @@
     python -m trace.eval.api_vqa --provider vllm --base-url http://localhost:8000/v1 --model trace-13b --reasoning \\
         --data-dir where2place --answer-file out/trace.jsonl
 
-Each model is asked, and read, in its own convention of coordinates (--convention; by its name if not given). Keys come
-from OPENAI_API_KEY and GEMINI_API_KEY. Every response is kept in ANSWERS.cache.jsonl as soon as it is whole: killed at
-any moment, the same command goes on, and nothing is asked or paid for twice. The answers are like those of `model_vqa`.
+Each model is asked, and read, in its own convention of coordinates (--convention; by default that of its family in
+conventions.yaml). Keys come from OPENAI_API_KEY and GEMINI_API_KEY. Every response is kept in ANSWERS.cache.jsonl as soon
+as it is whole: killed at any moment, the same command goes on, and nothing is asked or paid for twice. The answers are
+like those of `model_vqa`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if not __package__:  # run by its path: the relative imports below need the inst
     runpy.run_module("trace_vlm.eval.api_vqa", run_name="__main__", alter_sys=True)
 
 import argparse
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,10 +32,9 @@ from typing import Any
 
 from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report, server_of
 from ..command import InputError, Parser, output_folder, run
-from ..conventions import CONVENTIONS, convention, convention_of, read
+from ..conventions import CONVENTIONS, Convention, Doubts, convention, convention_of, read
 from ..files import sha256, write_json, write_jsonl
 from ..model.predict import prompt_template
-from ..points import Box
 from ..records import FINISHED_AT_LIMIT, Question
 from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
 from .remote import EXPECTED_TOKENS, Asking
@@ -56,16 +57,14 @@ class Job:
     tally: Tally
     failures: dict[str, str] = field(default_factory=dict)  # question key -> reason
     cut: int = 0
-    outside: int = 0
-    points: int = 0
+    doubts: Doubts = field(default_factory=Doubts)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = checked(_parser(), argv)
     _check(arguments)
     template, suite = prompt_template(arguments), asked_questions(arguments)
-    how = convention(arguments.convention) if arguments.convention else convention_of(arguments.model)
-    print(f"{arguments.model} is asked and read in the convention {how.name}: {how.summary}")
+    how = _convention(arguments)
     for question in suite.questions:
         suite.image_path(question)  # a missing image shows now, not after an hour
     server = server_of(PROTOCOLS[arguments.provider], arguments.base_url)
@@ -103,6 +102,22 @@ def _forget(jobs: Sequence[Job]) -> None:
     for job in jobs:
         job.path.unlink(missing_ok=True)
         run_file(job.path).unlink(missing_ok=True)
+
+
+def _convention(arguments: argparse.Namespace) -> Convention:
+    """The convention that was asked for, or that of the model's family; an unknown family is assumed and said."""
+    name = arguments.model
+    how = convention(arguments.convention) if arguments.convention else convention_of(name)
+    assumed = "" if how is not None else ", assumed"
+    if how is None:
+        how = CONVENTIONS["unit"]
+        print(
+            f"warning: how {name} writes coordinates is not known; assumed: {how.name} ({how.summary}). Name it with "
+            f"--convention ({', '.join(CONVENTIONS)})",
+            file=sys.stderr,
+        )
+    print(f"{name} is asked and read in the convention {how.name}{assumed}: {how.summary}")
+    return how
 
 
 def _parser() -> Parser:
@@ -257,9 +272,7 @@ def _count(job: Job, question: Question, completion: Any) -> None:
     response = read(completion.text, job.suite.image_size(question), asking.convention, asking.sent(question))
     job.tally.add(question, response)
     job.cut += completion.finish in FINISHED_AT_LIMIT
-    centers = [item.center if isinstance(item, Box) else item for item in response.points]
-    job.points += len(centers)
-    job.outside += sum(not center.inside for center in centers)
+    job.doubts.add(response, asking.convention, asking.sent(question))
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------
@@ -298,11 +311,8 @@ def _finish(jobs: Sequence[Job], unanswered: int) -> int:
         print(f"{job.path}: {job.tally.answers} answers, {job.tally.describe()}")
         if job.cut:
             print(f"  {job.cut} answers were cut at the limit of output tokens: give more --max-output-tokens")
-        if job.outside * 2 > job.points:
-            print(
-                f"  {job.outside} of {job.points} points lie outside the image: does {job.arguments.model} write "
-                f"coordinates as {job.asking.convention.name} does? --convention names another way"
-            )
+        if doubt := job.doubts.sentence(job.asking.convention.name):
+            print(f"  {doubt}. --convention names another way")
     if unanswered:
         reasons = Counter(reason for job in jobs for reason in job.failures.values())
         why = "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))

@@ -21,7 +21,7 @@ from PIL import Image
 
 from ..command import InputError
 from ..images import BROKEN_IMAGE
-from ..points import Box, Point
+from ..points import Box, Point, counted
 from ..records import Question
 from .metrics import Mask, Values, box_pixels, score, weight
 
@@ -58,7 +58,7 @@ class Judge:
         missing = [item for item in points if isinstance(item, Point) and not score([item], self.mask)]
         classes = dict(zip(missing, self.of(missing), strict=True))
         found: dict[str, float] = {}
-        for item in points:
+        for item in (points[place] for place in counted(points)):
             if isinstance(item, Box):
                 missed = self._missed(item)
             else:

@@ -7,7 +7,7 @@ benchmark stores with its questions (`meta["shortcuts"]`: one point each, or nul
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..command import InputError
-from ..conventions import read_recorded
-from ..points import Point
+from ..conventions import CONVENTIONS, Doubts, convention, foreign, read, told_by
+from ..points import Point, counted
 from ..reasoning import Response
 from ..records import Answer, Question, read_answers
 from .failures import UNANSWERED, Distances, Judge
 from .metrics import Mask, robopoint_score, score, weight
 from .suites import Suite, fractions, key, pair, read_run
+from .unread import Unread, unread
 
 SHUFFLES = 20  # answers about other images that are scored on a question's mask
 GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own field, then those of its meta
@@ -29,7 +30,10 @@ GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own fiel
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The answers of one file: `responses` by question key, tokens generated where they are known."""
+    """The answers of one file: `responses` by question key, tokens generated where they are known.
+
+    Of an answer that mixes points and boxes a response only holds the points (`points.counted`).
+    """
 
     label: str
     path: Path
@@ -39,6 +43,9 @@ class Run:
     confidence: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of each point, where it is known
     cut: frozenset[str] = frozenset()  # keys of the questions whose answer ended at the limit of tokens
     number: int | None = None  # of the run, where its file holds several
+    convention: str = "unit"  # in which the answers were read; of several the names
+    notes: tuple[str, ...] = ()  # what a reader of the numbers has to know about the reading
+    unread: tuple[Unread, ...] = ()  # the answers without a point
 
     @property
     def source(self) -> str:
@@ -83,44 +90,102 @@ class Graded:
     baselines: Mapping[str, Sequence[float | None]]
 
 
-def read_runs(path: Path, label: str, suite: Suite) -> list[Run]:
+def one_each(conventions: Sequence[str] | None, files: int) -> list[str | None]:
+    """The convention asked for each file: one for all of them, or one each. InputError: unknown, or another number."""
+    names = [convention(name).name for name in conventions or ()]
+    if len(names) not in (0, 1, files):
+        raise InputError(f"{len(names)} conventions for {files} answer files: give one for all, or one each")
+    return [None] * files if not names else [*names] * (files if len(names) == 1 else 1)
+
+
+def read_runs(path: Path, label: str, suite: Suite, asked: str | None = None) -> list[Run]:
     """Read and parse an answer file: one run, or several that its answers tell apart by `run`.
 
+    Args:
+        asked: the convention of answers that record none. It says nothing about a file with a run's record: this
+            project wrote it, in its own convention.
     Raises:
-        InputError: it is broken, or belongs to another benchmark.
+        InputError: the file is broken, belongs to another benchmark, or may be of another convention and tells none.
     """
     answers = read_answers(path)
     numbers = sorted({answer.run for answer in answers})
     if len(numbers) < 2:
-        return [_run(answers, path, label, suite, None)]
+        return [_run(answers, path, label, suite, None, asked)]
     by_run = [[answer for answer in answers if answer.run == number] for number in numbers]
-    return [_run(some, path, label, suite, number) for some, number in zip(by_run, numbers, strict=True)]
+    return [_run(some, path, label, suite, number, asked) for some, number in zip(by_run, numbers, strict=True)]
 
 
-def read_answer_file(path: Path, label: str, suite: Suite) -> Run:
+def read_answer_file(path: Path, label: str, suite: Suite, asked: str | None = None) -> Run:
     """Read and parse an answer file of one run. InputError as `read_runs`, and where it holds several."""
-    return _run(read_answers(path), path, label, suite, None)
+    return _run(read_answers(path), path, label, suite, None, asked)
 
 
-def _run(found: Sequence[Answer], path: Path, label: str, suite: Suite, number: int | None) -> Run:
+def _run(found: Sequence[Answer], path: Path, label: str, suite: Suite, number: int | None, asked: str | None) -> Run:
     answers = pair(found, suite, path)
+    record = read_run(path)
+    recorded = {str(name) for answer in answers.values() if (name := answer.metadata.get("convention")) is not None}
+    if not record and not recorded and asked is None:
+        _refuse_foreign(answers.values(), path)
+    otherwise = convention(asked) if asked is not None and not record else CONVENTIONS["unit"]
+    responses: dict[str, Response] = {}
+    confidence: dict[str, tuple[float, ...]] = {}
+    doubts, conventions, missed, assumed = Doubts(), set(), [], False
     sizes = {key(question.question_id): suite.image_size(question) for question in suite.questions
              if key(question.question_id) in answers}  # fmt: skip
+    for name, answer in answers.items():
+        how, sent = told_by(answer.metadata, sizes[name], f"{path}, question {answer.question_id}", otherwise)
+        responses[name], sure = _counting(read(answer.text, sizes[name], how, sent), _confidence(answer, path))
+        if sure:
+            confidence[name] = sure
+        doubts.add(responses[name], how, sent)
+        conventions.add(how.name)
+        assumed |= how.scale is None and "sent" not in answer.metadata
+        if not responses[name].points:
+            missed.append(unread(answer.question_id, responses[name], answer.cut))
+    names = ", ".join(sorted(conventions))
+    notes = [doubt] if (doubt := doubts.sentence(names)) else []
+    if asked is not None and asked not in conventions and answers:
+        notes.append(f"--convention {asked} does not apply: the file records its own, {names}")
+    if assumed:
+        notes.append("no size of the pictures as sent is recorded: pixels are read as those of the originals")
     return Run(
         label=label,
         path=path,
-        responses={name: response_of(answer, sizes[name], path) for name, answer in answers.items()},
+        responses=responses,
         tokens={name: count for name, answer in answers.items() if (count := _tokens(answer))},
-        record=read_run(path),
-        confidence={name: sure for name, answer in answers.items() if (sure := _confidence(answer, path))},
+        record=record,
+        confidence=confidence,
         cut=frozenset(name for name, answer in answers.items() if answer.cut),
         number=number,
+        convention=names,
+        notes=tuple(notes),
+        unread=tuple(missed),
     )
 
 
+def _refuse_foreign(answers: Iterable[Answer], path: Path) -> None:
+    """InputError where an answer may count in another way than from 0 to 1, and nothing says in which."""
+    for answer in answers:
+        if shown := foreign(answer.text):
+            raise InputError(
+                f"{path}, question {answer.question_id}: the answer holds {shown}, and nothing records how its model "
+                "writes coordinates. Name its convention with --convention (unit: from 0 to 1, and integers above 1 are "
+                f"pixels; {', '.join(name for name in CONVENTIONS if name != 'unit')})"
+            )
+
+
 def response_of(answer: Answer, size: tuple[int, int], source: Path) -> Response:
-    """What an answer says, read in the convention of the model that gave it (`api_vqa` records it with the answer)."""
-    return read_recorded(answer.text, size, answer.metadata, f"{source}, question {answer.question_id}")
+    """What counts of an answer, read in the convention of the model that gave it (`api_vqa` records it)."""
+    how, sent = told_by(answer.metadata, size, f"{source}, question {answer.question_id}")
+    return _counting(read(answer.text, size, how, sent), ())[0]
+
+
+def _counting(response: Response, confidence: tuple[float, ...]) -> tuple[Response, tuple[float, ...]]:
+    """An answer without what does not count (`points.counted`); `confidence` is that of each point, where known."""
+    kept = counted(response.points)
+    if len(confidence) == len(response.points):
+        confidence = tuple(confidence[place] for place in kept)
+    return response.only(kept), confidence
 
 
 def _tokens(answer: Answer) -> int:

@@ -1,7 +1,7 @@
 """The score of an answer, and what may be said about the mean of many.
 
-One decision, in one place: an answer scores the fraction of its points that lie inside the ground-truth region, a
-box counting as all of its pixels; an answer without a point scores 0 and stays in the mean. The mean is over
+One decision, in one place: an answer scores the fraction of its points that lie inside the ground-truth region; one of
+boxes alone the fraction of their pixels; an answer without a point scores 0 and stays in the mean. The mean is over
 questions (macro), as RoboPoint publishes it. Questions about one image are not independent, so intervals resample
 images, and comparisons of two models pair the questions they share. Where all images are alike (3 of 3 right) there is
 nothing to resample, and the exact binomial bound takes its place.
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..points import Box, Point
+from ..points import Box, Point, counted
 
 Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 Values = NDArray[np.float64]
@@ -31,24 +31,25 @@ ALIKE = 1e-9  # means of images that differ by no more are equal but for roundin
 REFERENCE_SIZE = (640, 480)  # the image size that the reference assumes for every image
 
 
-def score(points: Iterable[Point | Box], mask: Mask) -> float:
+def score(points: Sequence[Point | Box], mask: Mask) -> float:
     """The fraction of `points` inside `mask` `[height, width]`, from 0 to 1; no points score 0.
 
     Points are normalised to the image that the mask belongs to. (1, 1) is the image's corner and belongs to its
-    last pixel; what lies outside the image is a miss. A box weighs as many points as it has pixels, those outside
-    the image included.
+    last pixel; what lies outside the image is a miss. Beside points boxes do not count (`points.counted`); otherwise a
+    box weighs as many points as it has pixels, those outside the image included.
     """
     hits = total = 0
-    for item in points:
+    for item in (points[place] for place in counted(points)):
         inside, count = _box_hits(item, mask) if isinstance(item, Box) else (int(_point_hits(item, mask)), 1)
         hits += inside
         total += count
     return hits / total if total else 0.0
 
 
-def weight(points: Iterable[Point | Box], mask: Mask) -> float:
+def weight(points: Sequence[Point | Box], mask: Mask) -> float:
     """What an answer counts in the micro mean: a point 1, a box its pixels."""
-    return float(sum(_box_hits(item, mask)[1] if isinstance(item, Box) else 1 for item in points))
+    items = [points[place] for place in counted(points)]
+    return float(sum(_box_hits(item, mask)[1] if isinstance(item, Box) else 1 for item in items))
 
 
 def _point_hits(point: Point, mask: Mask) -> bool:

@@ -27,14 +27,16 @@ from typing import Any
 import numpy as np
 
 from ..command import InputError, Parser, existing_file, output_folder, run
+from ..conventions import CONVENTIONS
 from ..files import read_jsonl, replacing, sha256, write_json
 from ..marks import model_colors
 from .calibration import calibration, draw
 from .failures import CLASSES
-from .grading import Graded, Grades, grade, groups, read_runs
+from .grading import Graded, Grades, grade, groups, one_each, read_runs
 from .metrics import RESAMPLES, Difference, difference, interval
 from .suites import Suite, open_suite, read_run, settings_of
 from .tables import as_csv, as_markdown, as_text, sentences, tables
+from .unread import summed
 
 __all__ = ["as_csv", "as_markdown", "as_text", "main", "sentences", "summarize", "tables"]
 
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "by default those of the files")  # fmt: skip
     parser.add_argument("--runs", choices=["single", "numbered"], help="which files m.jsonl means where m-1.jsonl, "
                         "m-2.jsonl ... are there too: itself, or those runs")  # fmt: skip
+    parser.add_argument("--convention", nargs="+", metavar="NAME", help="how models write coordinates whose answers do "
+                        f"not record it, one for all files or one each: {', '.join(CONVENTIONS)}")  # fmt: skip
     parser.add_argument("--data-dir", help="the benchmark, by name or folder; by default the one that the run's "
                         "record names")  # fmt: skip
     parser.add_argument("--question-file", help="by default point_questions.jsonl, or what the run's record names")
@@ -68,11 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = [_files(path, arguments.runs) for path in arguments.answer]
     _check_once([path for group in files for path in group])
     labels = _labels(arguments.answer, arguments.labels)
+    asked = one_each(arguments.convention, len(files))
     arguments.answer = [path for group in files for path in group]
     suite = _find_suite(arguments)
     folder = output_folder(arguments.output or arguments.answer[0].parent)
-    runs = [one for group, label in zip(files, labels, strict=True) for path in group
-            for one in read_runs(path, label, suite)]  # fmt: skip
+    runs = [
+        one
+        for group, label, how in zip(files, labels, asked, strict=True)
+        for path in group
+        for one in read_runs(path, label, suite, how)
+    ]
     rng = np.random.default_rng(arguments.seed)
     graded = grade(_first(suite, arguments), runs, rng, robopoint=arguments.compat == "robopoint")
     summary = summarize(graded, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
@@ -221,6 +230,7 @@ def _model(
         "files": list(dict.fromkeys(str(one.run.path) for one in runs)),
         "runs": per_run,
         "run": {name: runs[0].run.record.get(name) for name in ("settings", "versions", "seconds")},
+        "convention": ", ".join(dict.fromkeys(one.run.convention for one in runs)),
         "accuracy": _by_group([one.scores for one in runs], images, parts, seed, resamples),
         "difference": compared,
         "first_point": float(np.mean(_mean_of([one.first for one in runs]))),
@@ -230,6 +240,7 @@ def _model(
         "cut": _whole(cut),
         "unparsable": _whole(unparsable),
         "outside": _whole(outside),
+        "unread": summed([found for one in runs for found in one.run.unread]),
         "failures": {
             name: sum(shares.get(name, 0.0) for one in runs for shares in one.failures) / (per_run * total)
             for name in CLASSES
@@ -317,6 +328,7 @@ def _warnings(runs: Sequence[Grades], suite: Suite) -> list[str]:
         asked = settings_of(one.run.record).get("question_sha256")
         if asked and asked != sha256(suite.question_file):
             found.append(f"{suite.question_file} is not the file that was answered{where}, or was changed since")
+        found.extend(f"{note}{where}" for note in one.run.notes)
     return found
 
 

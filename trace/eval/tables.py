@@ -115,12 +115,22 @@ def sentences(summary: dict[str, Any]) -> list[str]:
                 f"{one['label']}: counted as 0 are answers without a point ({one['unparsable']:g}) and with points "
                 f"only outside the image ({one['outside']:g})."
             )
+        found.extend(_unread(one))
         if one["robopoint"]:
             found.append(_as_published(one))
         found.extend(f"{one['label']}: {warning}." for warning in one["warnings"])
     if any(entry["mean"] is not None for entry in summary["baselines"].get(ON_SIDE, ())):
         found.append(RULES)
     return found
+
+
+def _unread(one: dict[str, Any]) -> list[str]:
+    """Why answers of a model hold no point, and what a few of them say."""
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in one["unread"]["reasons"].items())
+    examples = [
+        f'question {found["question_id"]} ({found["reason"]}): "{found["text"]}"' for found in one["unread"]["examples"]
+    ]
+    return [f"{one['label']}: not read: {reasons}. For example {'; '.join(examples)}."] if examples else []
 
 
 def _compared(label: str, found: dict[str, Any]) -> str:

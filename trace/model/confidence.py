@@ -8,17 +8,13 @@ nearby. Whether either means anything is what `eval.calibration` measures.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..points import Box, Point, parse_points
+from ..points import Box, Point
 from ..reasoning import Response
 
 NEAR = 0.05  # of the image's diagonal: two answers that lie closer mean the same place
-
-_BRACKETS = re.compile(r"[(\[][^()\[\]]*+[)\]]")
-Span = tuple[int, int]
 
 
 def point_confidence(
@@ -30,13 +26,12 @@ def point_confidence(
     """
     if not logprobs:
         return ()
-    spans = point_spans(response)
-    if len(spans) != len(response.points):
+    if len(response.spans) != len(response.points):
         return ()
     raw = tokenizer.decode(list(token_ids), skip_special_tokens=True)
     shift = len(raw) - len(raw.lstrip())  # the response's text is stripped
     found = []
-    for start, end in spans:
+    for start, end in response.spans:
         first = _tokens_of(tokenizer, token_ids, start + shift + 1) - 1
         last = _tokens_of(tokenizer, token_ids, end + shift)
         part = list(logprobs[first:last])
@@ -54,16 +49,6 @@ def _tokens_of(tokenizer: Any, token_ids: Sequence[int], characters: int) -> int
         else:
             low = middle + 1
     return low
-
-
-def point_spans(response: Response) -> list[Span]:
-    """Where each point or box of a response stands in its text."""
-    start, end = response.answer_span or (0, len(response.text))
-    return [
-        (start + match.start(), start + match.end())
-        for match in _BRACKETS.finditer(response.text[start:end])
-        if len(parse_points(match[0])) == 1
-    ]
 
 
 def centers(response: Response) -> list[Point]:
