@@ -49,7 +49,7 @@ def read_jsonl(path: str | Path, half_line_ends: bool = False) -> Iterator[tuple
                 continue
             where = f"{path}, line {number}"
             try:
-                record = json.loads(line.decode("utf-8"))
+                record = json.loads(text := line.decode("utf-8"))
             except (ValueError, RecursionError) as error:
                 if line.endswith(b"\n"):
                     raise InputError(f"{where} is broken JSON: {_reason(error)}") from None
@@ -61,6 +61,8 @@ def read_jsonl(path: str | Path, half_line_ends: bool = False) -> Iterator[tuple
                 ) from None
             if not isinstance(record, dict):
                 raise InputError(f"{where} must be a JSON object, not {json_kind(record)}")
+            if _ESCAPED_SURROGATE.search(text):
+                _check_text(record, where)
             yield number, record
 
 
@@ -280,6 +282,8 @@ def _scan_list(file: IO[str], path: Path) -> Iterator[tuple[int, int, dict[str, 
                     raise InputError(_broken_record(path, line, index, error, buffer, position)) from None
                 buffer, position, wanted = buffer[position:] + more, 0, wanted * 2
                 continue
+            if _ESCAPED_SURROGATE.search(buffer, position, end):
+                _check_text(record, f"{path}, line {line} (record {index})")
             yield line, index, record
             line += buffer.count("\n", position, end)
             position, index, wanted, state = end, index + 1, _CHUNK, "between"
@@ -309,6 +313,20 @@ _BLANKS = re.compile(r"[ \t\r\n]*+")
 def _skip_blanks(text: str, position: int) -> int:
     match = _BLANKS.match(text, position)
     return position if match is None else match.end()
+
+
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _check_text(record: Mapping[str, Any], where: str) -> None:
+    """InputError when a text holds half of a surrogate pair, which no tokenizer and no file in UTF-8 can take."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise InputError(
+            f"{where} holds half a character ({half!r}, a surrogate without its pair): write the text again as UTF-8"
+        ) from None
 
 
 def _may_be_cut(error: Exception, buffer: str) -> bool:
@@ -345,12 +363,15 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
         view = view[file.write(view) :]
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _encode(value: Any, indent: int | None = None) -> bytes:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     try:
         return text.encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair from a decoder: only an escape can hold it
-        return json.dumps(value, allow_nan=False, indent=indent).encode("ascii")
+    except UnicodeEncodeError:  # half a surrogate pair, which a remote model may write
+        return _SURROGATE.sub("\ufffd", text).encode("utf-8")
 
 
 @contextmanager
@@ -379,7 +400,12 @@ def json_kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
+_DRIVE = re.compile("[A-Za-z]:")
+
+
 def leaves(name: str) -> bool:
     """Whether a name from a data file points outside the folder that it is relative to (or may, on another system)."""
     pure = PurePosixPath(name.replace("\\", "/"))
-    return not pure.parts or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0] or "\0" in name
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name:
+        return True
+    return _DRIVE.match(pure.parts[0]) is not None

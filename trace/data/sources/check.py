@@ -17,6 +17,7 @@ from typing import Any
 
 from ...command import InputError
 from ...files import JsonlWriter, read_jsonl
+from ...image_folder import Images
 from ...images import BROKEN_IMAGE
 from ...points import Box
 from ...reasoning import parse
@@ -24,7 +25,7 @@ from ...records import Sample
 from ...utils.parallel import Pool, WorkerDied
 from .kinds import UniqueIds, as_sample, number_of, raw_records
 from .problems import BROKEN, CONVERSATION, DUPLICATE, MASK, MISSING, POINTS, Problem, Problems
-from .sound import Images, conversation_problem, part_of, points_problem
+from .sound import conversation_problem, part_of, points_problem
 
 CHUNK = 64  # samples handed to a process at a time
 _DECIMALS = re.compile(r"\.(\d+)")

@@ -21,12 +21,12 @@ from PIL import ExifTags, Image
 
 from ...command import InputError
 from ...files import read_jsonl
+from ...image_folder import Images
 from ...images import BROKEN_IMAGE
 from ...points import Point, format_points
 from ...prompts import IMAGE_TAG, question_text
 from ...records import Sample, Turn
 from .problems import BROKEN, MISSING, POINTS, RECORD, Problem
-from .sound import Images
 
 SUFFIXES = (".csv", ".jsonl")
 _KNOWN = ("id", "image", "instruction", "x", "y", "x_px", "y_px", "points", "points_px")
