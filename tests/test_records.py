@@ -68,9 +68,10 @@ def question_line(question_id: Any, **more: Any) -> str:
 def test_half_a_character_is_named_with_its_line(tmp_path: Path, reader: Any) -> None:
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
     record = {"question_id": 0, "id": "0", "image": "0.png", "text": "\U0001f600", "conversations": turns}
-    whole, half = json.dumps(record), json.dumps(record | {"question_id": 1, "id": "1", "text": "the \ud83d cup"})
+    bad = {"text": "the \ud83d cup", "conversations": [turns[0] | {"value": "the \ud83d cup"}, turns[1]]}
+    whole, half = json.dumps(record), json.dumps(record | bad | {"question_id": 1, "id": "1"})
     path = write_lines(tmp_path / "data.jsonl", whole, half)
-    with pytest.raises(InputError, match=r"data\.jsonl, line 2 holds half a character \('\\ud83d'"):
+    with pytest.raises(InputError, match=r"""data\.jsonl, line 2.*: "(text|value)" holds half a character \('\\ud83d'"""):
         reader(path)
     write_lines(path, whole)
     assert reader(path)
@@ -79,7 +80,7 @@ def test_half_a_character_is_named_with_its_line(tmp_path: Path, reader: Any) ->
 def test_half_a_character_in_a_list_is_named_and_none_is_written(tmp_path: Path) -> None:
     sample = Sample("1", None, (*TURNS, Turn("human", "and the \ud83d?"), Turn("gpt", "no")))
     (tmp_path / "data.json").write_text(json.dumps([SAMPLES[0].as_json(), sample.as_json()]))
-    with pytest.raises(InputError, match=r"data\.json, line 1 \(record 1\) holds half a character"):
+    with pytest.raises(InputError, match=r"data\.json, line 1 \(sample 1\), turn 3: .value. holds half a character"):
         list(read_samples(tmp_path / "data.json"))
     write_samples(tmp_path / "data.json", [sample])
     (read,) = read_samples(tmp_path / "data.json")

@@ -49,7 +49,7 @@ def read_jsonl(path: str | Path, half_line_ends: bool = False) -> Iterator[tuple
                 continue
             where = f"{path}, line {number}"
             try:
-                record = json.loads(text := line.decode("utf-8"))
+                record = json.loads(line.decode("utf-8"))
             except (ValueError, RecursionError) as error:
                 if line.endswith(b"\n"):
                     raise InputError(f"{where} is broken JSON: {_reason(error)}") from None
@@ -61,8 +61,6 @@ def read_jsonl(path: str | Path, half_line_ends: bool = False) -> Iterator[tuple
                 ) from None
             if not isinstance(record, dict):
                 raise InputError(f"{where} must be a JSON object, not {json_kind(record)}")
-            if _ESCAPED_SURROGATE.search(text):
-                _check_text(record, where)
             yield number, record
 
 
@@ -282,8 +280,6 @@ def _scan_list(file: IO[str], path: Path) -> Iterator[tuple[int, int, dict[str, 
                     raise InputError(_broken_record(path, line, index, error, buffer, position)) from None
                 buffer, position, wanted = buffer[position:] + more, 0, wanted * 2
                 continue
-            if _ESCAPED_SURROGATE.search(buffer, position, end):
-                _check_text(record, f"{path}, line {line} (record {index})")
             yield line, index, record
             line += buffer.count("\n", position, end)
             position, index, wanted, state = end, index + 1, _CHUNK, "between"
@@ -313,20 +309,6 @@ _BLANKS = re.compile(r"[ \t\r\n]*+")
 def _skip_blanks(text: str, position: int) -> int:
     match = _BLANKS.match(text, position)
     return position if match is None else match.end()
-
-
-_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-
-def _check_text(record: Mapping[str, Any], where: str) -> None:
-    """InputError when a text holds half of a surrogate pair, which no tokenizer and no file in UTF-8 can take."""
-    try:
-        json.dumps(record, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise InputError(
-            f"{where} holds half a character ({half!r}, a surrogate without its pair): write the text again as UTF-8"
-        ) from None
 
 
 def _may_be_cut(error: Exception, buffer: str) -> bool:

@@ -22,6 +22,9 @@ class Images:
         # one instance, one cache: samples of one image mostly follow each other
         self.find = lru_cache(maxsize=4096)(self._find)
 
+    def __reduce__(self) -> tuple[type[Images], tuple[Path]]:
+        return Images, (self.folder,)  # for another process, which has a cache of its own
+
     def _find(self, name: str) -> Path | None:
         """The file, None when there is none. A name that leaves the folder is never followed."""
         if leaves(name):
@@ -31,6 +34,10 @@ class Images:
             return next((path for root in self._roots for one in names if (path := root / one).is_file()), None)
         except (OSError, ValueError):  # longer than a name can be, or no name at all
             return None
+
+    def path(self, name: str) -> Path:
+        """The file; where none is found, the path below the folder that an error is to name."""
+        return self.find(name) or self.folder / name
 
     def problem(self, name: str) -> str | None:
         if leaves(name):

@@ -169,7 +169,7 @@ def test_the_picture_is_sent_as_its_file_is_unless_something_has_to_change(
     images = benchmark_folder / "images"
     turned = Image.open(images / "wide.png").convert("RGB")
     exif = Image.Exif()
-    exif[274] = 6  # "turn me"; the masks lie over the picture as stored
+    exif[274] = 6  # people see the picture upright, 40 x 61
     turned.save(images / "wide.png", exif=exif)
     with serving(keep=True, answer=one_point) as server:
         assert api_vqa.main(words(benchmark_folder, tmp_path / "a.jsonl", server.url, "--max-side", "45")) == 0
@@ -177,7 +177,7 @@ def test_the_picture_is_sent_as_its_file_is_unless_something_has_to_change(
     assert sent["5"] == (images / "square.png").read_bytes()
     assert Image.open(io.BytesIO(sent["4"])).size == (30, 45)  # tall.png is 33 x 50
     wide = Image.open(io.BytesIO(sent["3"]))
-    assert wide.size == (45, 30) and not wide.getexif()
+    assert wide.size == (30, 45) and not wide.getexif()
 
 
 def test_several_runs_and_what_they_cost(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:

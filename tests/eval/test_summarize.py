@@ -89,7 +89,7 @@ def test_other_images_leaves_out_the_questions_own_image(tmp_path: Path) -> None
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     for number, image in enumerate(["a", "a", "b"]):
-        Image.new("RGB", (9, 9)).save(tmp_path / "images" / f"{image}.png")
+        Image.new("RGB", (9, 9), {"a": "black", "b": "white"}[image]).save(tmp_path / "images" / f"{image}.png")
         mask = Image.new("L", (9, 9))
         mask.paste(255, (0, 0, 4, 9))
         mask.save(tmp_path / "masks" / f"{number}.png")

@@ -19,8 +19,8 @@ from PIL import Image
 
 from trace_vlm.command import run
 from trace_vlm.data.sources import check
-from trace_vlm.data.sources.check import decoded_size
 from trace_vlm.data.sources.cli import main
+from trace_vlm.images import decoded_size
 from trace_vlm.records import read_samples
 
 

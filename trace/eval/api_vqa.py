@@ -24,7 +24,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from ..conventions import CONVENTIONS, convention, convention_of, read
 from ..files import sha256, write_json, write_jsonl
 from ..model.predict import prompt_template
 from ..points import Box
-from ..records import FINISHED_AT_LIMIT, Question
-from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
+from ..records import FINISHED_AT_LIMIT, Question, QuestionId
+from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
 from .remote import EXPECTED_TOKENS, Asking
 from .runs import done_before, numbered, pictures
 from .suites import Suite, key, run_file
@@ -54,6 +54,7 @@ class Job:
     asking: Asking
     path: Path
     tally: Tally
+    skipped: Sequence[QuestionId]  # not asked, as their images are broken; the suite is without them
     failures: dict[str, str] = field(default_factory=dict)  # question key -> reason
     cut: int = 0
     outside: int = 0
@@ -66,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     template, suite = prompt_template(arguments), asked_questions(arguments)
     how = convention(arguments.convention) if arguments.convention else convention_of(arguments.model)
     print(f"{arguments.model} is asked and read in the convention {how.name}: {how.summary}")
-    for question in suite.questions:
-        suite.image_path(question)  # a missing image shows now, not after an hour
+    broken = broken_images(suite, suite.questions, arguments.skip_broken)  # shows now, not after an hour
+    skipped = [question.question_id for question in suite.questions if key(question.question_id) in broken]
+    suite = replace(suite, questions=tuple(one for one in suite.questions if key(one.question_id) not in broken))
     server = server_of(PROTOCOLS[arguments.provider], arguments.base_url)
     jobs = []
     for number in range(1, arguments.runs + 1):
@@ -76,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         asking = Asking(suite, how, arguments.box, arguments.reasoning, template, arguments.max_side,
                         _options(arguments), server, at, seed)  # fmt: skip
         jobs.append(
-            Job(arguments, suite, asking, numbered(arguments.answer_file, number, arguments.runs), Tally(suite))
+            Job(
+                arguments, suite, asking, numbered(arguments.answer_file, number, arguments.runs), Tally(suite), skipped
+            )
         )
     if arguments.dry_run:
         _dry_run(jobs)
@@ -195,6 +199,7 @@ def _answer_file(job: Job) -> int:
     settings = _settings(job)
     done_before(job.path, settings, questions)
     record = begun("api_vqa", job.path, job.suite, arguments, settings, continued=True)
+    record["skipped"] = job.skipped
     options = Options(arguments.temperature, arguments.max_output_tokens, job.asking.seed, arguments.thinking_budget)
     protocol = PROTOCOLS[arguments.provider]
     provider = make_provider(protocol, arguments.model, arguments.base_url, options, arguments.concurrency)
