@@ -71,7 +71,9 @@ def test_half_a_character_is_named_with_its_line(tmp_path: Path, reader: Any) ->
     bad = {"text": "the \ud83d cup", "conversations": [turns[0] | {"value": "the \ud83d cup"}, turns[1]]}
     whole, half = json.dumps(record), json.dumps(record | bad | {"question_id": 1, "id": "1"})
     path = write_lines(tmp_path / "data.jsonl", whole, half)
-    with pytest.raises(InputError, match=r"""data\.jsonl, line 2.*: "(text|value)" holds half a character \('\\ud83d'"""):
+    with pytest.raises(
+        InputError, match=r"""data\.jsonl, line 2.*: "(text|value)" holds half a character \('\\ud83d'"""
+    ):
         reader(path)
     write_lines(path, whole)
     assert reader(path)

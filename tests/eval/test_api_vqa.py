@@ -404,3 +404,21 @@ def test_a_broken_record_of_a_convention_is_named(
         path = write_answers({3: "[(1, 2)]"}, metadata=metadata)
         assert run(summarize_vqa.main, ["--answer", str(path), "--data-dir", str(benchmark_folder)]) == 2
         assert "question 3" in capsys.readouterr().err
+
+
+def test_broken_pictures_are_told_first_and_skipped_when_asked(
+    benchmark_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path = benchmark_folder / "images" / "wide.png"
+    path.write_bytes(path.read_bytes()[:-100])
+    with serving(keep=True, answer=one_point) as server:
+        asked = words(benchmark_folder, tmp_path / "a.jsonl", server.url)
+        assert run(api_vqa.main, asked) == 2
+        assert "1 of 3 images cannot be read" in capsys.readouterr().err and not server.asked
+        assert api_vqa.main([*asked, "--skip-broken"]) == 0
+        assert len(server.asked) == 4
+    assert [line["question_id"] for line in lines(tmp_path / "a.jsonl")] == [4, 5, 7, 8]
+    record = json.loads(run_file(tmp_path / "a.jsonl").read_text())
+    assert record["skipped"] == [3, 6] and record["finished"]
+    accuracy(tmp_path / "a.jsonl")
+    assert "2 of 6 questions were skipped, as their images are broken" in capsys.readouterr().out
