@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from trace_vlm.command import InputError
-from trace_vlm.images import PAD_COLOR, Square, open_image, pad_to_square, patch_coverage, unpad_map
+from trace_vlm.images import (
+    INSIDE,
+    PAD_COLOR,
+    Square,
+    decoded_size,
+    image_size,
+    is_turned,
+    open_image,
+    open_mask,
+    pad_to_square,
+    patch_coverage,
+    unpad_map,
+)
 from trace_vlm.points import Point
 
 ORIGINAL = Path(__file__).parent / "data" / "llava_original"
@@ -95,3 +108,110 @@ def test_sixteen_bits_are_scaled_and_damage_is_one_sentence(tmp_path):
     (tmp_path / "damaged.png").write_bytes(bytes(content))
     with pytest.raises(InputError, match=r"damaged\.png cannot be read"):
         open_image(tmp_path / "damaged.png")
+
+
+# --- the frame: pictures as people see them ---------------------------------------------------------------------------
+
+CORNERS = [[1, 2], [3, 4], [5, 6]]  # values / 40 of an upright picture, two columns wide and three rows high
+# How each orientation stores it: what has to be done to the upright picture.
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_every_orientation_is_turned_upright_in_images_sizes_and_masks(tmp_path, orientation, suffix):
+    upright = (np.array(CORNERS) * 40).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    path = tmp_path / f"a.{suffix}"
+    stored.convert("RGB").save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    assert np.array_equal(np.asarray(open_image(path))[..., 0], upright)
+    assert np.array_equal(open_mask(path), upright)
+    assert image_size(path) == (2, 3) == decoded_size(path)
+    assert is_turned(path) == (orientation != 1 and suffix != "tif")
+
+
+def test_damaged_exif_turns_nothing(tmp_path):
+    path = tmp_path / "a.jpg"
+    for exif in (b"Exif\x00\x00MM\x00*", b"Exif\x00\x00nonsense" * 9, b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff"):
+        Image.new("RGB", (4, 2)).save(path, exif=exif)
+        assert open_image(path).size == image_size(path) == (4, 2)
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+LEFT = np.array([[True, True, False, False]] * 3)
+
+
+def layers(*bands: Any) -> Image.Image:
+    """A picture of 4 x 3 pixels whose bands are values, or regions that are 255 inside."""
+    arrays = [np.where(band, 255, 0) if isinstance(band, np.ndarray) else np.full((3, 4), band) for band in bands]
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[len(bands)]
+    return Image.merge(mode, [Image.fromarray(array.astype(np.uint8)) for array in arrays])
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        layers(LEFT),
+        layers(LEFT).convert("1"),
+        layers(LEFT).convert("P"),
+        layers(255, LEFT),
+        layers(0, LEFT),
+        layers(LEFT, 255),
+        layers(LEFT, LEFT),
+        layers(LEFT, 0, 0),
+        layers(0, 0, LEFT),
+        layers(0, 0, LEFT, 255),
+        layers(255, 255, 255, LEFT),
+        layers(255, 0, 0, LEFT),
+        layers(LEFT, LEFT, LEFT, LEFT),
+        Image.fromarray(np.where(LEFT, 40000, 1000).astype(np.uint16)),
+        Image.fromarray(np.where(LEFT, 0.9, 0.1).astype(np.float32)),
+    ],
+    ids=lambda picture: f"{picture.mode}-{picture.getextrema()}",
+)
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_one_reader_takes_every_kind_of_mask(tmp_path, picture, as_bytes):
+    path = tmp_path / ("a.tif" if picture.mode == "F" else "a.png")
+    picture.save(path)
+    assert np.array_equal(open_mask(path.read_bytes() if as_bytes else path) > INSIDE, LEFT)
+
+
+def test_a_mask_of_a_palette_is_read_by_its_colours(tmp_path):
+    picture = Image.fromarray(LEFT.astype(np.uint8))
+    picture.putpalette([0, 0, 0, 128, 0, 0])  # VOC: the first class is dark red
+    picture.save(tmp_path / "a.png")
+    assert np.array_equal(open_mask(tmp_path / "a.png") > INSIDE, LEFT)
+
+
+def test_grey_values_stay_as_stored(tmp_path):
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for picture in (Image.fromarray(values), Image.fromarray(values).convert("RGB")):
+        picture.save(tmp_path / "a.png")
+        assert np.array_equal(open_mask(tmp_path / "a.png"), values)
+    Image.fromarray(values).save(tmp_path / "a.jpg")
+    assert np.array_equal(open_mask(tmp_path / "a.jpg"), np.asarray(Image.open(tmp_path / "a.jpg")))
+
+
+def test_colours_and_alpha_that_disagree_are_refused(tmp_path):
+    layers(LEFT, ~LEFT).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png marks one region by its colours and another by its transparency"):
+        open_mask(tmp_path / "a.png")
+
+
+def test_broken_masks_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"the mask .*a\.png does not exist"):
+        open_mask(tmp_path / "a.png")
+    with pytest.raises(InputError, match="the mask row 3 cannot be read"):
+        open_mask(b"nothing", "row 3")

@@ -43,7 +43,7 @@ from trace_vlm.records import (
 TURNS = (Turn("human", "<image>\nFind the müg."), Turn("gpt", "[(0.461, 0.527)]"))
 SAMPLES = [
     Sample("0", "images/0.png", TURNS, {"task": "free_space", "points": [[0.461, 0.527]]}),
-    Sample("1", None, (*TURNS, Turn("human", "and the \ud83d?"), Turn("gpt", "\u2028 [] \U0001f600"))),
+    Sample("1", None, (*TURNS, Turn("human", "and the \u00e9?"), Turn("gpt", "\u2028 [] \U0001f600"))),
 ]
 QUESTIONS = [Question(0, "0.png", "Where?", "seen", {"kind": "direct"}), Question("b", "0.png", "And there?")]
 ANSWERS = [
@@ -59,6 +59,34 @@ def write_lines(path: Path, *lines: str) -> Path:
 
 def question_line(question_id: Any, **more: Any) -> str:
     return json.dumps({"question_id": question_id, "image": "0.png", "text": "Where?"} | more)
+
+
+# --- half a surrogate pair: no tokenizer takes it ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reader", [read_questions, read_answers, lambda path: list(read_samples(path))])
+def test_half_a_character_is_named_with_its_line(tmp_path: Path, reader: Any) -> None:
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    record = {"question_id": 0, "id": "0", "image": "0.png", "text": "\U0001f600", "conversations": turns}
+    bad = {"text": "the \ud83d cup", "conversations": [turns[0] | {"value": "the \ud83d cup"}, turns[1]]}
+    whole, half = json.dumps(record), json.dumps(record | bad | {"question_id": 1, "id": "1"})
+    path = write_lines(tmp_path / "data.jsonl", whole, half)
+    with pytest.raises(
+        InputError, match=r"""data\.jsonl, line 2.*: "(text|value)" holds half a character \('\\ud83d'"""
+    ):
+        reader(path)
+    write_lines(path, whole)
+    assert reader(path)
+
+
+def test_half_a_character_in_a_list_is_named_and_none_is_written(tmp_path: Path) -> None:
+    sample = Sample("1", None, (*TURNS, Turn("human", "and the \ud83d?"), Turn("gpt", "no")))
+    (tmp_path / "data.json").write_text(json.dumps([SAMPLES[0].as_json(), sample.as_json()]))
+    with pytest.raises(InputError, match=r"data\.json, line 1 \(sample 1\), turn 3: .value. holds half a character"):
+        list(read_samples(tmp_path / "data.json"))
+    write_samples(tmp_path / "data.json", [sample])
+    (read,) = read_samples(tmp_path / "data.json")
+    assert read.conversations[2].text == "and the \ufffd?"
 
 
 # --- round trips ------------------------------------------------------------------------------------------------------

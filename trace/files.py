@@ -345,12 +345,15 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
         view = view[file.write(view) :]
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def _encode(value: Any, indent: int | None = None) -> bytes:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     try:
         return text.encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair from a decoder: only an escape can hold it
-        return json.dumps(value, allow_nan=False, indent=indent).encode("ascii")
+    except UnicodeEncodeError:  # half a surrogate pair, which a remote model may write
+        return _SURROGATE.sub("\ufffd", text).encode("utf-8")
 
 
 @contextmanager
@@ -379,7 +382,12 @@ def json_kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
+_DRIVE = re.compile("[A-Za-z]:")
+
+
 def leaves(name: str) -> bool:
     """Whether a name from a data file points outside the folder that it is relative to (or may, on another system)."""
     pure = PurePosixPath(name.replace("\\", "/"))
-    return not pure.parts or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0] or "\0" in name
+    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name:
+        return True
+    return _DRIVE.match(pure.parts[0]) is not None

@@ -1,4 +1,4 @@
-"""The coordinate frames of an image: the original one, and the padded square that the vision tower sees.
+"""Images and masks: how every one is read, and the frames of an image: the original and the padded square.
 
 LLaVA pads an image to a square with its mean colour before CLIP's resize, so the tower's grid of patches covers the
 square while points, masks and people speak of the original image. Every step between the two frames is taken here.
@@ -7,12 +7,16 @@ An odd difference in side lengths puts the smaller half at the left / top, as th
 
 from __future__ import annotations
 
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .command import InputError
 from .points import Point
@@ -91,24 +95,139 @@ def patch_coverage(mask: NDArray[np.bool_], patches: int) -> NDArray[np.float32]
     return np.asarray(Image.fromarray(whole).resize((patches, patches), Image.Resampling.BOX), dtype=np.float32)
 
 
+# --- reading pictures and masks ------------------------------------------------------------------------------------
+
 # What PIL raises for a file that is no image, is cut off, or is damaged: by format it is any of these.
 BROKEN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+INSIDE = 127  # a mask's value above this lies inside the region
+FLOATING = "its pixels are floating-point numbers; store it with 8 bits a channel"
+
+# EXIF orientation -> what PIL has to do so that the picture stands as people see it.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """An image as RGB, read whole.
+def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
+    """Read a whole image as RGB, turned as its EXIF orientation says: everybody sees it in this one frame.
 
+    Args:
+        source: a path, or the file's content.
+        name: what an error calls it; the path by default.
     Raises:
         InputError: the file is missing, or is no image that can be decoded to its end.
     """
+    with _reading(source, f"the image {name or source!s}") as image:
+        if image.mode == "F":  # in which range, nobody says; PIL would clip it to 0 to 255 and make 0 to 1 black
+            raise ValueError(FLOATING)
+        upright = _upright(image)
+        if image.mode.startswith("I"):  # PIL would clip its 16 bits to 8: everything but black becomes white
+            return Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        return upright.convert("RGB")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image as `open_image` returns it; only its header is read. InputError as there."""
+    with _reading(path, f"the image {path}") as image:
+        return _upright_size(image)
+
+
+def is_turned(path: str | Path) -> bool:
+    """Whether the pixels of a file are stored in another frame than `open_image` returns. InputError as there."""
+    with _reading(path, f"the image {path}") as image:
+        return _turn(image) is not None
+
+
+def decoded_size(path: Path) -> tuple[int, int] | str:
+    """Width and height of an image that decodes to its end, or what is wrong with it.
+
+    Faster than `open_image` for a JPEG: libjpeg still reads every coefficient, but computes a 64th of the pixels.
+    """
     try:
         with Image.open(path) as image:
-            if image.mode == "F":  # in which range, nobody says; PIL would clip it to 0 to 255 and make 0 to 1 black
-                raise InputError(f"the image {path} has floating-point pixels; store it with 8 bits a channel")
-            if image.mode.startswith("I"):  # PIL would clip its 16 bits to 8: everything but black becomes white
-                return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"the image {path} does not exist") from None
+            size = _upright_size(image)
+            image.draft(None, (image.width // 8, image.height // 8))
+            image.load()
+            return FLOATING if image.mode == "F" else size
     except BROKEN_IMAGE as error:
-        raise InputError(f"the image {path} cannot be read: {error}") from None
+        return str(error) or type(error).__name__
+
+
+def open_mask(source: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
+    """Read a mask as grey values `[height, width]`, turned as `open_image` turns images; above `INSIDE` is the region.
+
+    A grey file is taken as stored (16 bits and fractions are scaled to 8 bits), of a coloured one the largest channel,
+    and alpha where alpha varies and colour does not.
+
+    Raises:
+        InputError: it is missing or broken, or its colours and its alpha mark different regions.
+    """
+    with _reading(source, f"the mask {name or source!s}") as image:
+        upright = _upright(image)
+        if image.mode.startswith(("I", "F")):  # convert("L") would clip: everything but black becomes white
+            return _eight_bits(np.nan_to_num(np.asarray(upright, np.float64)), image.mode == "F")
+        alpha = image.mode.endswith(("A", "a")) or "transparency" in image.info
+        if image.mode in ("1", "L") and not alpha:
+            return np.array(upright.convert("L"), np.uint8)
+        channels: NDArray[np.uint8] = np.array(upright.convert("RGBA" if alpha else "RGB"), np.uint8)
+    color: NDArray[np.uint8] = channels[..., :3].max(axis=-1)
+    if not alpha or not _varies(channels[..., 3:]):
+        return color
+    if not _varies(channels[..., :3]):
+        return channels[..., 3].copy()
+    if np.array_equal(color > INSIDE, channels[..., 3] > INSIDE):
+        return color
+    raise InputError(
+        f"the mask {name or source!s} marks one region by its colours and another by its transparency (alpha): "
+        "save it as a grey picture without alpha, white inside the region"
+    )
+
+
+@contextmanager
+def _reading(source: str | Path | bytes, what: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            yield image
+    except FileNotFoundError:
+        raise InputError(f"{what} does not exist") from None
+    except BROKEN_IMAGE as error:
+        raise InputError(f"{what} cannot be read: {error}") from None
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How an image that was just opened has to be turned, None where it stands upright."""
+    if image.format == "TIFF":  # PIL itself turns these
+        return None
+    try:
+        # Not image.getexif(): for a PNG that decodes all of it, to look for EXIF behind the pixels.
+        return _TURNS.get(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    except (*BROKEN_IMAGE, struct.error, TypeError, KeyError):  # EXIF that cannot be read turns nothing, in any viewer
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    sideways = _turn(image) in [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
+    return (image.height, image.width) if sideways else image.size
+
+
+def _varies(channels: NDArray[np.uint8]) -> bool:
+    """Whether the pixels `[height, width, channels]` are not all the same."""
+    return bool((channels != channels[:1, :1]).any())
+
+
+def _eight_bits(values: NDArray[np.float64], fractions: bool) -> NDArray[np.uint8]:
+    """Grey values of 16 bits, or from 0 to 1, as 8 bits; those that only use 8 bits anyway are taken as they are."""
+    largest = values.max(initial=0)
+    white = 1 if fractions and largest <= 1 else 255 if largest <= 255 else 65535
+    return np.rint(values.clip(0, white) / white * 255).astype(np.uint8)

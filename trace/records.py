@@ -283,6 +283,7 @@ def _optional(record: Mapping[str, Any], key: str, kind: Any, where: str, null: 
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = {str: "a text", list: "a list", int: "an integer", dict: "an object"}.get(kind, "a number")
         raise InputError(f'{where}: "{key}" must be {wanted}, not {json_kind(value)}')
+    _check_characters(value, key, where)
     return value
 
 
@@ -292,7 +293,22 @@ def _identifier(record: Mapping[str, Any], key: str, where: str) -> QuestionId:
     value = record[key]
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
         raise InputError(f'{where}: "{key}" must be an integer or a text that is not empty, not {json_kind(value)}')
+    _check_characters(value, key, where)
     return value
+
+
+def _check_characters(value: Any, key: str, where: str) -> None:
+    if isinstance(value, str) and (half := half_character(value)):
+        raise InputError(f'{where}: "{key}" holds half a character ({half!r}): write the text again as UTF-8')
+
+
+def half_character(text: str) -> str | None:
+    """A surrogate without its pair, which JSON can hold and no tokenizer and no file in UTF-8 takes; None without one."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
 
 
 def _turn(record: Any, where: str) -> Turn:

@@ -18,7 +18,8 @@ from . import plots
 from .command import InputError
 from .files import read_json, read_jsonl
 from .galleries import Outline, outline
-from .images import open_image
+from .image_folder import Images
+from .images import INSIDE, open_image, open_mask
 from .prompts import bare_instruction
 from .reasoning import parse
 from .records import Sample, read_samples
@@ -193,14 +194,10 @@ def _varied(samples: Iterator[Sample]) -> Iterator[Sample]:
 
 
 def _sample(folder: Path, sample: Sample) -> SampleView:
-    from PIL import Image
-
-    image = open_image(folder / str(sample.image))
-    mask_file = folder / str(sample.meta.get("mask", ""))
-    region: Outline = ()
-    if mask_file.is_file():
-        with Image.open(mask_file) as mask:
-            region = outline(np.asarray(mask.convert("L")) > 127)
+    files = Images(folder)
+    image = open_image(files.path(str(sample.image)))
+    mask_file = files.find(str(sample.meta.get("mask", "")))
+    region: Outline = outline(open_mask(mask_file) > INSIDE) if mask_file is not None else ()
     said = [turn.text for turn in sample.conversations if turn.speaker == "gpt"]
     asked = [turn.text for turn in sample.conversations if turn.speaker == "human"]
     response = parse(said[0] if said else "", image.size)

@@ -185,7 +185,7 @@ def test_the_picture_is_sent_as_its_file_is_unless_something_has_to_change(
     images = benchmark_folder / "images"
     turned = Image.open(images / "wide.png").convert("RGB")
     exif = Image.Exif()
-    exif[274] = 6  # "turn me"; the masks lie over the picture as stored
+    exif[274] = 6  # people see the picture upright, 40 x 61
     turned.save(images / "wide.png", exif=exif)
     with serving(keep=True, answer=one_point) as server:
         assert api_vqa.main(words(benchmark_folder, tmp_path / "a.jsonl", server.url, "--max-side", "45")) == 0
@@ -193,7 +193,7 @@ def test_the_picture_is_sent_as_its_file_is_unless_something_has_to_change(
     assert sent["5"] == (images / "square.png").read_bytes()
     assert Image.open(io.BytesIO(sent["4"])).size == (30, 45)  # tall.png is 33 x 50
     wide = Image.open(io.BytesIO(sent["3"]))
-    assert wide.size == (45, 30) and not wide.getexif()
+    assert wide.size == (30, 45) and not wide.getexif()
 
 
 def test_several_runs_and_what_they_cost(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
@@ -424,3 +424,21 @@ def test_a_broken_record_of_a_convention_is_named(
         path = write_answers({3: "[(1, 2)]"}, metadata=metadata)
         assert run(summarize_vqa.main, ["--answer", str(path), "--data-dir", str(benchmark_folder)]) == 2
         assert "question 3" in capsys.readouterr().err
+
+
+def test_broken_pictures_are_told_first_and_skipped_when_asked(
+    benchmark_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path = benchmark_folder / "images" / "wide.png"
+    path.write_bytes(path.read_bytes()[:-100])
+    with serving(keep=True, answer=one_point) as server:
+        asked = words(benchmark_folder, tmp_path / "a.jsonl", server.url)
+        assert run(api_vqa.main, asked) == 2
+        assert "1 of 3 images cannot be read" in capsys.readouterr().err and not server.asked
+        assert api_vqa.main([*asked, "--skip-broken"]) == 0
+        assert len(server.asked) == 4
+    assert [line["question_id"] for line in lines(tmp_path / "a.jsonl")] == [4, 5, 7, 8]
+    record = json.loads(run_file(tmp_path / "a.jsonl").read_text())
+    assert record["skipped"] == [3, 6] and record["finished"]
+    accuracy(tmp_path / "a.jsonl")
+    assert "2 of 6 questions were skipped, as their images are broken" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from PIL import Image
 from trace_vlm.command import InputError
 from trace_vlm.eval import model_vqa, summarize_vqa
 from trace_vlm.eval.suites import run_file
+from trace_vlm.files import write_jsonl
 from trace_vlm.model.checkpoint import load, save, type_in_memory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,3 +258,53 @@ def test_a_folder_without_masks_is_answered(benchmark_folder: Path, tiny_model: 
     answers = tmp_path / "m.jsonl"
     assert model_vqa.main(arguments(benchmark_folder, tiny_model, answers, "--num-beams", "2")) == 0
     assert len(ids(answers)) == 6
+
+
+def test_broken_pictures_are_told_first_and_skipped_when_asked(
+    benchmark_folder: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, answers = benchmark_folder / "images", tmp_path / "m.jsonl"
+    whole = (images / "tall.png").read_bytes()  # shown by questions 4 and 7
+    (images / "tall.png").write_bytes(whole[:-200])
+    with pytest.raises(InputError, match=r"1 of 3 images cannot be read \(.*tall.png: .*--skip-broken"):
+        model_vqa.main(arguments(benchmark_folder, "nowhere", answers))
+    assert not answers.exists()
+    for content in (whole[:-200], b"nothing"):  # the second has not even a size
+        (images / "tall.png").write_bytes(content)
+        words = arguments(benchmark_folder, tiny_model, answers, "--skip-broken", "--check-alone", "3", "--overwrite")
+        assert model_vqa.main(words) == 0
+        assert ids(answers) == [3, 5, 6, 8]
+        record = json.loads(run_file(answers).read_text())
+        assert record["skipped"] == [4, 7] and record["answers"] == 4 and record["batching"]["repeated"] == 2
+        assert summarize_vqa.main(["--answer", str(answers), "--resamples", "20"]) == 0
+        summary = json.loads((tmp_path / "summary.json").read_text())["models"][0]
+        assert summary["unanswered"] == 2 and summary["scores"]["4"] == summary["scores"]["7"] == 0
+        assert "2 of 6 questions were skipped, as their images are broken" in capsys.readouterr().out
+    (images / "tall.png").write_bytes(whole)  # mended: these are other pictures, which --overwrite asks about
+    with pytest.raises(InputError, match="begun with images"):
+        model_vqa.main([word for word in words if word != "--overwrite"])
+    assert model_vqa.main(words) == 0
+    assert ids(answers) == list(range(3, 9)) and json.loads(run_file(answers).read_text())["skipped"] == []
+
+
+def test_processes_that_share_the_work_put_together_what_they_skipped(
+    benchmark_folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    (benchmark_folder / "images" / "wide.png").write_bytes(b"nothing")  # questions 3 and 6
+    for index in range(4):
+        more = ["--num-chunks", "4", "--chunk-idx", str(index), "--merge", "--skip-broken"]
+        assert model_vqa.main(arguments(benchmark_folder, tiny_model, tmp_path / "m.jsonl", *more)) == 0
+    assert ids(tmp_path / "m.jsonl") == [4, 5, 7, 8]
+    assert json.loads(run_file(tmp_path / "m.jsonl").read_text())["skipped"] == [3, 6]
+
+
+def test_only_some_broken_pictures_are_named(benchmark_folder: Path, tmp_path: Path) -> None:
+    lines = [{"question_id": number, "image": f"{number}.png", "text": "q"} for number in range(8)]
+    write_jsonl(benchmark_folder / "point_questions.jsonl", lines)
+    for number in range(8):
+        (benchmark_folder / "images" / f"{number}.png").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="8 of 8 images cannot be read") as told:
+        model_vqa.main(arguments(benchmark_folder, "nowhere", tmp_path / "m.jsonl"))
+    assert "4.png" in str(told.value) and "5.png" not in str(told.value)
+    with pytest.raises(InputError, match="there is nothing to ask"):
+        model_vqa.main(arguments(benchmark_folder, "nowhere", tmp_path / "m.jsonl", "--skip-broken"))

@@ -43,14 +43,50 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_a_parquet_file_is_a_benchmark(tmp_path: Path) -> None:
+def test_a_parquet_file_is_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = open_suite(write_parquet(tmp_path / "Where2Place.parquet", where2place()))
     assert [(one.question_id, one.category) for one in suite.questions] == [(0, "seen"), (1, "unseen"), (2, "unseen")]
     assert suite.questions[1].text == "Point to mug 1." and suite.name == "Where2Place"
     columns = [int(suite.mask(question).any(0).argmax()) for question in suite.questions]
     assert columns == [0, 1, 2] and suite.image_size(suite.questions[0]) == (20, 10)
-    (tmp_path / "Where2Place.parquet").write_bytes(b"")  # unpacked already, it is not read again
-    assert len(open_suite(tmp_path / "Where2Place.parquet").questions) == 3
+    (tmp_path / "Where2Place.parquet").touch()  # unpacked already, it is not read again
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "_parquet_rows", None)
+        assert len(open_suite(tmp_path / "Where2Place.parquet").questions) == 3
+
+
+def test_a_parquet_file_that_was_replaced_is_not_answered_with_its_old_folder(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "b.parquet", where2place())
+    open_suite(path)
+    write_parquet(path, where2place(question="Point to the kettle."))
+    with pytest.raises(InputError, match="b was not unpacked from .*b.parquet as it is now: remove or rename"):
+        open_suite(path)
+    assert open_suite(tmp_path / "b").questions[1].text == "Point to mug 1."  # the folder itself may be meant
+    (tmp_path / "b").rename(tmp_path / "old")
+    assert open_suite(path).questions[1].text == "Point to the kettle."
+
+
+def test_questions_about_one_picture_share_its_file(tmp_path: Path) -> None:
+    rows = [row | {"image": {"bytes": png((20, 10), 90 + number // 2), "path": None}}
+            for number, row in enumerate(where2place())]  # fmt: skip
+    suite = open_suite(write_parquet(tmp_path / "b.parquet", rows))
+    assert [question.image for question in suite.questions] == ["0.png", "0.png", "2.png"]
+    assert len(list((tmp_path / "b" / "images").iterdir())) == 2 == len(set(suite.pictures()))
+    assert [int(suite.mask(question).any(0).argmax()) for question in suite.questions] == [0, 1, 2]
+
+
+def test_masks_and_turned_pictures_of_a_parquet_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
+    deep, exif, content = np.full((10, 20), 1000, np.uint16), Image.Exif(), io.BytesIO()
+    deep[:, :5] = 40000
+    mask = io.BytesIO()
+    Image.fromarray(deep).save(mask, "PNG")
+    exif[0x112] = 6
+    Image.new("RGB", (10, 20)).save(content, "JPEG", exif=exif)
+    changes = {"image": {"bytes": content.getvalue(), "path": None}, "mask": {"bytes": mask.getvalue(), "path": None}}
+    suite = open_suite(write_parquet(tmp_path / "b.parquet", where2place(**changes)))
+    question = suite.questions[1]
+    assert suite.image_size(question) == (20, 10)
+    assert suite.mask(question).sum() == 50
 
 
 def test_refspatial_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +110,12 @@ def test_refspatial_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ({"mask": {"bytes": png((20, 11), 255), "path": None}}, "mask of question 1 is 20 x 11 pixels"),
         ({"mask": {"bytes": png((20, 10), 0), "path": None}}, "mask of question 1 is empty"),
-        ({"image": {"bytes": b"no image", "path": None}}, "row 1, 'image' cannot be read as a picture"),
+        ({"image": {"bytes": b"no image", "path": None}}, "row 1, 'image' cannot be read: cannot identify"),
+        ({"image": {"bytes": png((20, 10), 90)[:-30], "path": None}}, "row 1, 'image' cannot be read"),
+        ({"mask": {"bytes": png((20, 10), 90)[:-30], "path": None}}, "row 1, 'mask' cannot be read"),
+        ({"question": None}, "row 1: the column 'question' must hold a text that is not empty, not None"),
+        ({"question": " "}, "row 1: the column 'question' must hold a text that is not empty"),
+        ({"question_id": None}, "row 1: the column 'question_id' must hold an integer or a text"),
         ({"image": {"bytes": None, "path": "x"}}, "row 1, 'image' holds no picture"),
         ({"question_id": 2}, "two questions of b.parquet have the same id"),
     ],
@@ -151,6 +192,10 @@ def test_what_is_wrong_with_roborefit_is_named(roborefit: Path, tmp_path: Path) 
         importing.from_roborefit(roborefit, tmp_path / "out")
     with pytest.raises(InputError, match="say --from what and --out where"):
         catalog.main(["roborefit"])
+    with pytest.raises(InputError, match=r"--count -3 .* at least 1"):
+        catalog.main(["roborefit", "--from", str(roborefit), "--out", str(tmp_path / "out"), "--count", "-3"])
+    with pytest.raises(InputError, match="--seed -1 at least 0"):
+        catalog.main(["roborefit", "--from", str(roborefit), "--out", str(tmp_path / "out"), "--seed", "-1"])
     (roborefit / "roborefit_testA.json").write_text("[]")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()

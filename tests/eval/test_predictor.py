@@ -353,6 +353,25 @@ def test_predict_refuses_before_the_model_is_loaded(pictures: list[Path], tmp_pa
     ):
         with pytest.raises(InputError, match=message):
             main([words[0], "Point to the mug.", *words[1:], "--model", "nowhere"])
+    for empty in ("", " \n", "<image>"):
+        with pytest.raises(InputError, match="the instruction is empty"):
+            main([str(pictures[0]), empty, "--model", "nowhere"])
+
+
+def test_predict_looks_at_a_turned_picture_as_people_do(
+    tiny_model: Path, pictures: list[Path], tmp_path: Path, capsys: Any
+) -> None:
+    upright = Image.open(pictures[0]).convert("RGB")
+    exif = Image.Exif()
+    exif[0x112] = 8
+    upright.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "turned.png", exif=exif)
+    answers = []
+    for path in (pictures[0], tmp_path / "turned.png"):
+        assert main([str(path), "Point.", "--model", str(tiny_model), "--max-new-tokens", "6", "--json"]) == 0
+        answers.append({**json.loads(capsys.readouterr().out), "seconds": 0})
+    assert answers[0] == answers[1] and answers[0]["image_size"] == list(upright.size)
+    with pytest.raises(InputError, match="is stored turned .* depth and camera are not"):
+        main([str(tmp_path / "turned.png"), "Point.", "--model", "nowhere", "--depth", "d.npy"])
 
 
 def test_what_predict_says_about_points() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from trace_vlm.command import InputError
 from trace_vlm.eval.suites import open_suite, pair
-from trace_vlm.files import write_jsonl
+from trace_vlm.files import write_json, write_jsonl
 from trace_vlm.records import read_answers
 
 SMALL = np.zeros((4, 6), np.uint8)
@@ -38,7 +40,7 @@ def columns(folder: Path) -> list[int]:
 
 
 def test_masks_by_question_id(tmp_path: Path) -> None:
-    assert columns(folder_with(tmp_path, [(7, "a.png"), (2, "a.png")], {"2.png": 2, "7.png": 5, "a.png": 0})) == [5, 2]
+    assert columns(folder_with(tmp_path, [(7, "a.png"), (2, "a.png")], {"2.png": 2, "7.png": 5})) == [5, 2]
 
 
 def test_masks_by_padded_question_id(tmp_path: Path) -> None:
@@ -57,6 +59,55 @@ def test_a_lost_mask_is_not_replaced_by_one_of_another_question(tmp_path: Path) 
     suite = open_suite(folder)
     with pytest.raises(InputError, match="question 1 has no mask"):
         suite.mask(suite.questions[0])
+
+
+@pytest.mark.parametrize(
+    ("questions", "masks"),
+    [
+        ([(number, f"{3 - number}.png") for number in range(4)], {f"{number}.png": number for number in range(4)}),
+        ([(7, "a.png"), (2, "a.png")], {"2.png": 2, "7.png": 5, "a.png": 0}),
+    ],
+)
+def test_masks_that_may_be_named_after_ids_or_images_are_refused(
+    tmp_path: Path, questions: list[tuple[int | str, str]], masks: dict[str, int]
+) -> None:
+    folder = folder_with(tmp_path, questions, masks)
+    number, image = questions[0]
+    with pytest.raises(
+        InputError, match=rf"question {number} about {image} may be {number}\.png .* or {image} .*suite"
+    ):
+        open_suite(folder)
+    write_json(folder / "suite.json", {"masks": "question"})
+    assert columns(folder) == [masks[f"{number}.png"] for number, _ in questions]
+    write_json(folder / "suite.json", {"masks": "image"})
+    assert columns(folder) == [masks[image] for _, image in questions]
+    write_json(folder / "suite.json", {"masks": "size"})
+    with pytest.raises(InputError, match='"masks" must be "question" or "image"'):
+        open_suite(folder)
+
+
+def test_bundled_benchmarks_pair_by_either_rule() -> None:
+    folder = Path(__file__).parents[2] / "data_samples" / "tabletop"
+    suite = open_suite(folder)
+    assert len(suite.masks) == len(suite.questions)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_of_another_unicode_form_are_the_same(tmp_path: Path, forms: tuple[str, str]) -> None:
+    asked, stored = (unicodedata.normalize(form, "tass\u00e9") for form in forms)
+    assert asked != stored
+    folder = folder_with(tmp_path, [(0, f"{asked}.png")], {f"{stored}.png": 3})
+    (folder / "images" / f"{asked}.png").rename(folder / "images" / f"{stored}.png")
+    suite = open_suite(folder)
+    assert columns(folder) == [3] and suite.image_size(suite.questions[0]) == (6, 4)
+
+
+def test_images_are_found_where_checks_and_training_find_them(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, [(0, "a.png")], {})
+    for name, image_folder in (("a.png", folder), ("images/a.png", folder / "images")):
+        write_jsonl(folder / "point_questions.jsonl", [{"question_id": 0, "image": name, "text": "q"}])
+        suite = open_suite(folder, image_folder=image_folder)
+        assert suite.image_size(suite.questions[0]) == (6, 4)
 
 
 def test_masks_are_binarised(tmp_path: Path) -> None:
@@ -83,6 +134,24 @@ def test_masks_of_more_bits_are_cut_at_half_of_their_range(tmp_path: Path, value
     Image.fromarray(np.array([values] * 4, kind)).save(folder / "masks" / "0.png", format="TIFF")
     suite = open_suite(folder)
     assert suite.mask(suite.questions[0])[0].tolist() == [False, False, False, True, True, True]
+
+
+def turned(size: tuple[int, int], orientation: int) -> bytes:
+    """A JPEG of `size` as stored, which people see turned."""
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", size, (90, 90, 90)).save(data, "JPEG", exif=exif)
+    return data.getvalue()
+
+
+def test_a_turned_picture_is_measured_as_people_see_it(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, [(0, "a.png")], {"0.png": 5})
+    (folder / "images" / "a.png").write_bytes(turned((4, 6), 6))  # PIL goes by the content, not by the suffix
+    suite = open_suite(folder)
+    assert suite.image_size(suite.questions[0]) == (6, 4) and columns(folder) == [5]
+    (folder / "images" / "a.png").write_bytes(turned((6, 4), 6))
+    with pytest.raises(InputError, match="is 6 x 4 pixels, its image a.png is 4 x 6 as its EXIF orientation shows it"):
+        suite.mask(suite.questions[0])
 
 
 def test_published_command_names_the_images_folder(benchmark_folder: Path) -> None:

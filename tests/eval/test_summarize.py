@@ -89,7 +89,7 @@ def test_other_images_leaves_out_the_questions_own_image(tmp_path: Path) -> None
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     for number, image in enumerate(["a", "a", "b"]):
-        Image.new("RGB", (9, 9)).save(tmp_path / "images" / f"{image}.png")
+        Image.new("RGB", (9, 9), {"a": "black", "b": "white"}[image]).save(tmp_path / "images" / f"{image}.png")
         mask = Image.new("L", (9, 9))
         mask.paste(255, (0, 0, 4, 9))
         mask.save(tmp_path / "masks" / f"{number}.png")
@@ -507,3 +507,57 @@ def test_an_answer_that_a_server_cut_says_so(benchmark_folder: Path, write_answe
     path = write_answers({3: "I look at the mug"}, metadata={"convention": "unit", "finish": "length"})
     (model,) = summary_of("--answer", path, "--data-dir", benchmark_folder)["models"]
     assert model["unread"]["reasons"] == {"cut before the final answer": 1}
+
+
+# --- pictures and masks that are not what they seem -------------------------------------------------------------------
+
+
+def test_copies_of_a_picture_under_other_names_are_one_picture(tmp_path: Path) -> None:
+    """The interval of five pictures with four questions each is the same when every question has its own copy."""
+    summaries = []
+    for name in ("shared", "copied"):
+        folder = tmp_path / name
+        lines, texts = [], []
+        for kind in ("images", "masks"):
+            (folder / kind).mkdir(parents=True)
+        for number in range(20):
+            image = f"{number // 4}.png" if name == "shared" else f"copy{number}.png"
+            Image.new("RGB", (8, 8), (number // 4, 0, 0)).save(folder / "images" / image)
+            mask = Image.new("L", (8, 8))
+            mask.paste(255, (0, 0, 4, 8))
+            mask.save(folder / "masks" / f"q{number}.png")
+            lines.append({"question_id": f"q{number}", "image": image, "text": "q"})
+            texts.append({"question_id": f"q{number}", "text": LEFT if number // 4 < 3 else RIGHT})
+        write_jsonl(folder / "point_questions.jsonl", lines)
+        write_jsonl(folder / "m.jsonl", texts)
+        summaries.append(summary_of("--answer", folder / "m.jsonl", "--data-dir", folder))
+    shared, copied = summaries
+    assert shared["benchmark"]["images"] == copied["benchmark"]["images"] == 5
+    assert shared["models"][0]["accuracy"] == copied["models"][0]["accuracy"]
+    entry = shared["models"][0]["accuracy"][0]
+    assert entry["low"] <= 0.2 and entry["high"] == 1
+    assert shared["baselines"]["other images"] == copied["baselines"]["other images"]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_mask_in_the_alpha_channel_is_the_region(
+    benchmark_folder: Path, write_answers: Callable[..., Path], mode: str
+) -> None:
+    for path in (benchmark_folder / "masks").iterdir():
+        alpha = Image.open(path)
+        white = Image.new(mode, alpha.size, "white")
+        white.putalpha(alpha)
+        white.save(path)
+    summary = summary_of("--answer", write_answers(dict.fromkeys(IDS, RIGHT)), "--data-dir", benchmark_folder)
+    assert accuracy(summary["models"][0]) == 0 and not summary["models"][0]["warnings"]
+
+
+def test_a_mask_of_the_whole_picture_is_warned_about(
+    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (4, 6):
+        path = benchmark_folder / "masks" / f"{number}.png"
+        Image.new("L", Image.open(path).size, 255).save(path)
+    summary_of("--answer", write_answers(dict.fromkeys(IDS, RIGHT)), "--data-dir", benchmark_folder)
+    text = capsys.readouterr().out
+    assert "the mask covers the whole image in 2 of 6 questions (question 4 is the first)" in text

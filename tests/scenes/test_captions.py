@@ -52,3 +52,16 @@ def test_every_kind_is_written_and_every_text_is_true(folder: Path) -> None:
 def test_the_same_views_give_the_same_texts(folder: Path, tmp_path: Path) -> None:
     captions.main(["--data", str(folder), "--out", str(tmp_path / "again.json")])
     assert (tmp_path / "again.json").read_bytes() == (folder / "captions.json").read_bytes()
+
+
+def test_the_freest_spot_lies_on_one_surface_and_is_left_out_where_none_is_seen() -> None:
+    view = {"view": "0_0", "image": "i.png", "instances": "n.png", "objects": [],
+            "camera": {"world_from_camera": [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 1], [0, 0, 0, 1]]}}  # fmt: skip
+    instances = np.zeros((60, 80), np.uint8)
+    assert not list(captions.captions(view, instances))
+    instances[5:45, 10:30], instances[5:45, 30:40] = 200, 201  # two boards that touch in the picture
+    (sample,) = captions.captions(view, instances)
+    (point,) = parse_points(sample.conversations[1].text)
+    assert isinstance(point, Point)
+    column, row = point.to_pixel(80, 60) or (0, 0)
+    assert instances[row, column] == 200 and 18 <= column <= 21

@@ -19,8 +19,8 @@ from PIL import Image
 
 from trace_vlm.command import run
 from trace_vlm.data.sources import check
-from trace_vlm.data.sources.check import decoded_size
 from trace_vlm.data.sources.cli import main
+from trace_vlm.images import decoded_size
 from trace_vlm.records import read_samples
 
 
@@ -187,6 +187,30 @@ def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
         report.write_text("\n".join(lines[:-1]) + "\n" if lines else "")  # as if killed before its end
         expected = 0 if texts[1] == "c" else 1
         assert run(main, ["check", "--data", str(data), "--workers", "1"]) == expected
+
+
+def test_masks_of_every_kind_and_turned_pictures_are_checked_as_they_are_scored(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    """`hand.pointing` points at the middle. Its picture is stored on its side."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (24, 32)).save(tmp_path / "a.jpg", exif=exif)
+    for inside, name in ((True, "in"), (False, "out")):
+        mask(tmp_path / f"{name}.png", inside)
+        grey = Image.open(tmp_path / f"{name}.png")
+        deep = np.where(np.asarray(grey) > 127, 40000, 1000).astype(np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"{name}_deep.png")
+        white = Image.new("RGBA", grey.size, "white")
+        white.putalpha(grey)
+        white.save(tmp_path / f"{name}_alpha.png")
+    mask(tmp_path / "stored.png", True, (24, 32))
+    names = ["in", "in_deep", "in_alpha", "out", "out_deep", "out_alpha", "stored"]
+    data = hand.write(tmp_path / "data.json", [hand.pointing(name, "a.jpg", mask=f"{name}.png") for name in names])
+    report = tmp_path / "report.jsonl"
+    words = ["check", "--data", data, "--image-folder", tmp_path, "--workers", 1, "--report", report]
+    assert run(main, [str(word) for word in words]) == 1
+    problems = [one for line in report.read_text().splitlines() for one in json.loads(line).get("problems", ())]
+    assert [one["id"] for one in problems] == ["out", "out_deep", "out_alpha", "stored"]
+    assert "24x32, the image 32x24, upright by its EXIF orientation" in problems[-1]["detail"]
 
 
 def test_decoded_size_says_what_is_wrong(tmp_path: Path) -> None:

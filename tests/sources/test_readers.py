@@ -14,8 +14,9 @@ from shell import ROOT
 from trace_vlm.command import InputError, run
 from trace_vlm.data.sources import Problems, Source, read_source
 from trace_vlm.data.sources.cli import main
-from trace_vlm.data.sources.sound import Images, part_of
+from trace_vlm.data.sources.sound import part_of
 from trace_vlm.data.sources.stream import read_members
+from trace_vlm.image_folder import Images
 from trace_vlm.points import parse_points
 from trace_vlm.records import Sample, read_samples
 
@@ -371,10 +372,18 @@ def test_a_conversation_without_a_question_is_left_out(tmp_path: Path) -> None:
     assert [sample.id for sample in read_samples(tmp_path / "out.json")] == ["text"]
 
 
-def test_pixels_of_a_picture_that_is_stored_turned_are_refused(tmp_path: Path) -> None:
+def test_pixels_of_a_turned_picture_are_counted_as_people_see_it(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = 6  # stored 40 x 30, seen 30 x 40
     Image.new("RGB", (40, 30)).save(tmp_path / "phone.jpg", exif=exif)
-    (tmp_path / "points.csv").write_text("image,instruction,x_px,y_px\nphone.jpg,Point.,10,20\n")
-    samples, problems = read("points", tmp_path / "points.csv")
-    assert not samples and "stored turned (EXIF orientation 6)" in " ".join(problems.table())
+    (tmp_path / "points.csv").write_text("image,instruction,x_px,y_px\nphone.jpg,Point.,15,36\n")
+    samples, _ = read("points", tmp_path / "points.csv")
+    assert samples[0].conversations[1].text == "[(0.500, 0.900)]"
+
+
+def test_half_a_character_in_an_instruction_is_a_problem(tmp_path: Path) -> None:
+    hand.picture(tmp_path / "a.png")
+    line = '{"image": "a.png", "instruction": "the \\ud83d cup", "points": [[0.5, 0.5]]}\n'
+    (tmp_path / "points.jsonl").write_text(line)
+    samples, problems = read("points", tmp_path / "points.jsonl")
+    assert not samples and 'line 1: "instruction" holds half a character' in " ".join(problems.table())

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import pickle
 import re
 import subprocess
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from parallel_workers import HOW, always_end
+from PIL import Image
+from rendering import MISSING
 from scenes_by_hand import draw_views
 
 from trace_vlm.command import InputError
 from trace_vlm.data import arrow
 from trace_vlm.data.arrow import KINDS, TASKS, open_records
 from trace_vlm.data.dataset import Collator, RowDataset
-from trace_vlm.data.scenes import captions
+from trace_vlm.data.scenes import captions, generate
+from trace_vlm.data.sources import cli as sources_cli
+from trace_vlm.images import patch_coverage
 from trace_vlm.prompts import IGNORE, template
-from trace_vlm.records import read_samples
+from trace_vlm.records import read_jsonl, read_samples
+from trace_vlm.train.vision import PatchLabels
 from trace_vlm.utils.parallel import WorkerDied
 
 
@@ -312,3 +319,91 @@ def test_a_process_maps_its_records_instead_of_holding_them(rows, tmp_path):
     print(f"{count:.0f} records of {size:.0f} MiB: {own:.0f} MiB a process, {resident:.0f} MiB with shared pages")
     assert count == rows and own < 100 + 60 * rows / 1e6 < 300
     (tmp_path / "big.arrow").unlink()
+
+
+# --- where files lie, and what an instance map says -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["images", "images/images"])
+def test_training_finds_pictures_where_the_check_finds_them(scenes, nano, tmp_path, capsys, place):
+    """In the folder's images/, and, for names that carry the folder, beside it."""
+    sample = json.loads((scenes / "captions.json").read_text())[0]
+    path = tmp_path / "data.json"
+    names = {"images": "views/0.png", "images/images": "images/0.png"}
+    path.write_text(json.dumps([{**sample, "image": names[place]}]))
+    folder = tmp_path / "data" / "images"
+    target = {"images": folder / "images" / "views" / "0.png", "images/images": folder / "0.png"}[place]
+    target.parent.mkdir(parents=True)
+    target.write_bytes((scenes / sample["image"]).read_bytes())
+    flags = ["--data", str(path), "--image-folder", str(folder), "--workers", "1"]
+    assert sources_cli.main(["check", *flags]) in (0, None)
+    rows = RowDataset([path], folder, nano)
+    assert "broken" not in rows[0] and (rows[0]["labels"] != IGNORE).any()
+    pickle.loads(pickle.dumps(rows._images)).find("x")  # for a loader's processes
+
+
+def test_a_picture_outside_the_folder_is_not_learned_from(scenes, nano, tmp_path):
+    sample = json.loads((scenes / "captions.json").read_text())[0]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([sample, {**sample, "id": "out", "image": str(scenes / sample["image"])}]))
+    rows = RowDataset([path], scenes, nano)
+    assert "leaves the image folder" in rows[1]["broken"] and "broken" not in rows[0]
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory):
+    """Two views of a generated room, of which shelves and side tables are seen too."""
+    if MISSING:
+        pytest.skip(MISSING)
+    out = tmp_path_factory.mktemp("rooms") / "data"
+    assert generate.main(f"--out {out} --scenes 1 --views 2 --seed 3 --size 128 --workers 1".split()) == 0
+    return out
+
+
+def further_surface(folder):
+    """A view, and a place (x, y) on the largest further surface of it: the middle of a window that is nothing else."""
+    for _, view in read_jsonl(folder / "views.jsonl"):
+        instances = np.asarray(Image.open(folder / view["instances"]))
+        windows = np.lib.stride_tricks.sliding_window_view(instances, (3, 3)).reshape(126, 126, 9)
+        rows, columns = np.nonzero((windows >= 200).all(2))
+        if len(rows):
+            middle = len(rows) // 2
+            return view, ((columns[middle] + 1.5) / 128, (rows[middle] + 1.5) / 128)
+    raise AssertionError("no view shows a further surface: take another seed")
+
+
+def test_a_free_place_on_a_shelf_guides_nothing(rooms, nano, tmp_path):
+    view, (x, y) = further_surface(rooms)
+    thing = view["objects"][0]
+    turns = {place: [{"from": "human", "value": "<image>\nWhere?"}, {"from": "gpt", "value": f"[({a:.3f}, {b:.3f})]"}]
+             for place, (a, b) in {"shelf": (x, y), "thing": thing["center"]}.items()}  # fmt: skip
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([
+        {"id": name, "image": view["image"], "meta": {"instances": view["instances"]}, "conversations": turns[name]}
+        for name in turns
+    ]))  # fmt: skip
+    rows = RowDataset([path], rooms, nano, grounding=True)
+    guides = {rows.names([row])[0]: rows[row]["guides"][0] for row in range(2)}
+    assert len(guides["thing"]) > 0 and len(guides["shelf"]) == 0
+
+
+def test_patches_of_a_shelf_are_labelled_as_a_surface(rooms, nano):
+    data = PatchLabels([str(rooms)], nano)
+    shelves = 0
+    for index, (_, view) in enumerate(data.views):
+        instances = np.asarray(Image.open(rooms / view["instances"]))
+        floor, main, surfaces, things = (
+            patch_coverage(region, nano.patches).reshape(-1)
+            for region in (
+                instances == 0,
+                instances == 1,
+                (instances == 1) | (instances >= 200),
+                (instances >= 2) & (instances < 200),
+            )
+        )
+        labels = data[index]["labels"][1].numpy()
+        bare = things < 0.02
+        assert (labels[bare & (surfaces > floor)] == data.categories.index("surface")).all()
+        assert (labels[bare & (surfaces < floor)] == data.categories.index("floor")).all()
+        shelves += int((bare & (surfaces > floor) & (main < floor)).sum())
+    assert shelves, "no patch shows more of a shelf than of the floor: take another seed"

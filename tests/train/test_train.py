@@ -487,6 +487,15 @@ def test_a_loading_process_that_is_killed_is_named_and_the_same_command_continue
     assert json.loads((loading.folder / "run.json").read_text())["finished"]
 
 
+def test_a_broken_picture_of_the_benchmark_stops_a_run_before_its_first_step(scenes, tiny_folder, bench, tmp_path):
+    (bench / "images" / "a.png").write_bytes((bench / "images" / "a.png").read_bytes()[:60])
+    evaluation = {"benchmark": str(bench), "steps": 2, "questions": 1}
+    with pytest.raises(InputError, match=r"evaluation: the image .*a\.png cannot be read"):
+        train(
+            config(scenes, tmp_path / "run", model=tiny_folder, evaluation=evaluation, grounding_loss=None, max_steps=3)
+        )
+
+
 def test_a_run_with_loader_workers_and_evaluation_ends_by_itself(scenes, tiny_folder, bench, tmp_path):
     """Workers do not hear SIGTERM, by which multiprocessing ends them; the evaluation holds on to the Trainer."""
     evaluation = {"benchmark": str(bench), "steps": 2, "questions": 1, "reasoning": False, "max_new_tokens": 8}

@@ -24,11 +24,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..command import InputError
+from ..image_folder import Images
 from ..images import PAD_COLOR, open_image, patch_coverage
 from ..model.checkpoint import Checkpoint
 from ..prompts import IGNORE, template
 from .arrow import KINDS, Record, open_records
 from .collate import Collator
+from .scenes.instances import on_object
 
 __all__ = ["Collator", "RowDataset", "TooLong"]
 
@@ -53,7 +55,7 @@ class Branch:
 @dataclass(frozen=True, slots=True)
 class Row:
     names: tuple[str, ...]  # the ids of its samples
-    image: Path | None
+    image: str | None
     instances: Path | None
     prefix: NDArray[np.int32]
     branches: tuple[Branch, ...]
@@ -85,7 +87,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         too_long: TooLong = "drop",
     ) -> None:
         self._checkpoint = checkpoint
-        self._folder = Path(image_folder)
+        self._images = Images(Path(image_folder))
         self._max_length = max_length
         self.grounding = grounding
         self._files = [open_records(path, checkpoint.tokenizer, template(style)) for path in data]
@@ -153,14 +155,17 @@ class RowDataset(Dataset[dict[str, Any]]):
         if not len(pictured):
             return
         some = pictured[np.linspace(0, len(pictured) - 1, LOOKED_AT).astype(int)]
-        paths = [self.row(int(index)).image for index in some]
-        if not any(path is not None and path.is_file() for path in paths):
-            raise InputError(f"image_folder: none of {len(set(paths))} images was found, for example {paths[0]}")
+        names = {str(self.row(int(index)).image) for index in some}
+        problems = [problem for name in sorted(names) if (problem := self._images.problem(name))]
+        if len(problems) == len(names):
+            raise InputError(f"image_folder: none of {len(names)} images was found, for example {problems[0]}")
 
-    def _file(self, name: str) -> Path:
-        path = self._folder / name
-        if not path.is_file() and (self._folder.parent / name).is_file():  # names that carry the folder themselves
-            return self._folder.parent / name
+    def _instances(self, record: Record) -> Path | None:
+        if not self.grounding or record.instances is None:
+            return None
+        path = self._images.find(record.instances)
+        if path is None:
+            raise InputError(f"the instance map of {record.id}: {self._images.problem(record.instances)}")
         return path
 
     def record(self, index: int) -> Record:
@@ -178,12 +183,10 @@ class RowDataset(Dataset[dict[str, Any]]):
     def row(self, index: int) -> Row:
         records = [self.record(int(member)) for member in self._of(index)]
         first = records[0]
-        instances = self._file(first.instances) if self.grounding and first.instances is not None else None
-        image = self._file(first.image) if first.image is not None else None
         return Row(
             tuple(record.id for record in records),
-            image,
-            instances,
+            first.image,
+            self._instances(first),
             first.ids[: first.start],
             tuple(self._branch(record) for record in records),
         )
@@ -236,8 +239,11 @@ class RowDataset(Dataset[dict[str, Any]]):
             item["guides"] = self._guided_patches(row, guided)
         return item
 
-    def _add_pixels(self, item: dict[str, Any], path: Path) -> None:
+    def _add_pixels(self, item: dict[str, Any], name: str) -> None:
         try:
+            path = self._images.find(name)
+            if path is None:
+                raise InputError(f"the image {self._images.problem(name)}")
             item["pixel_values"] = self._checkpoint.pixels([open_image(path)])[0]
         except InputError as error:
             item["broken"] = str(error)
@@ -261,7 +267,7 @@ class RowDataset(Dataset[dict[str, Any]]):
             coverage: dict[int, NDArray[Any]] = {}
             for offset, (first, last, x, y) in guided:
                 instance = int(instances[min(int(y * height), height - 1), min(int(x * width), width - 1)])
-                if instance < 2:  # the floor or the surface: a free place, which no object explains
+                if not on_object(instance):  # the floor or a surface: a free place, which no object explains
                     continue
                 if instance not in coverage:
                     share = patch_coverage(instances == instance, side).reshape(-1)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..command import InputError, how_to_install
 from ..files import leaves, read_json, replacing, write_json
+from ..image_folder import Images
 from ..records import Sample, read_samples
 from .cards import card_text
 from .licences import UNKNOWN
@@ -113,12 +114,11 @@ def _picture(sample: Sample, root: Path) -> dict[str, Any] | None:
         return None
     if leaves(sample.image):
         raise InputError(f"sample {sample.id}: the image name {sample.image!r} leaves the image folder")
+    path = Images(root).path(sample.image)
     try:
-        return {"bytes": (root / sample.image).read_bytes(), "path": sample.image}
+        return {"bytes": path.read_bytes(), "path": sample.image}
     except OSError as error:
-        raise InputError(
-            f"sample {sample.id}: the image {root / sample.image} cannot be read: {error.strerror}"
-        ) from None
+        raise InputError(f"sample {sample.id}: the image {path} cannot be read: {error.strerror}") from None
 
 
 def _readme(facts: Mapping[str, Any], title: str, splits: Mapping[str, Path]) -> str:

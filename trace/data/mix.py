@@ -25,12 +25,13 @@ from typing import Any
 
 from ..command import InputError, Parser, run
 from ..files import write_json_list
+from ..image_folder import Images
 from ..records import Sample
 from .licences import licences_of
 from .picking import Pick, choose, without_reasoning
 from .sources.kinds import KINDS, Opened, Source, not_read, number_of, open_source, sound_samples
 from .sources.problems import POINTS, ProblemLog, Problems
-from .sources.sound import PARTS, Images, late_problem, part_of, points_problem
+from .sources.sound import PARTS, late_problem, part_of, points_problem
 
 LARGEST_SCALE = 1000
 

@@ -26,7 +26,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ from ..command import InputError, Parser, output_folder, run
 from ..conventions import CONVENTIONS, Convention, Doubts, convention, convention_of, read
 from ..files import sha256, write_json, write_jsonl
 from ..model.predict import prompt_template
-from ..records import FINISHED_AT_LIMIT, Question
-from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
+from ..records import FINISHED_AT_LIMIT, Question, QuestionId
+from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
 from .remote import EXPECTED_TOKENS, Asking
 from .runs import done_before, numbered, pictures
 from .suites import Suite, key, run_file
@@ -55,6 +55,7 @@ class Job:
     asking: Asking
     path: Path
     tally: Tally
+    skipped: Sequence[QuestionId]  # not asked, as their images are broken; the suite is without them
     failures: dict[str, str] = field(default_factory=dict)  # question key -> reason
     cut: int = 0
     doubts: Doubts = field(default_factory=Doubts)
@@ -65,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(arguments)
     template, suite = prompt_template(arguments), asked_questions(arguments)
     how = _convention(arguments)
-    for question in suite.questions:
-        suite.image_path(question)  # a missing image shows now, not after an hour
+    broken = broken_images(suite, suite.questions, arguments.skip_broken)  # shows now, not after an hour
+    skipped = [question.question_id for question in suite.questions if key(question.question_id) in broken]
+    suite = replace(suite, questions=tuple(one for one in suite.questions if key(one.question_id) not in broken))
     server = server_of(PROTOCOLS[arguments.provider], arguments.base_url)
     jobs = []
     for number in range(1, arguments.runs + 1):
@@ -75,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         asking = Asking(suite, how, arguments.box, arguments.reasoning, template, arguments.max_side,
                         _options(arguments), server, at, seed)  # fmt: skip
         jobs.append(
-            Job(arguments, suite, asking, numbered(arguments.answer_file, number, arguments.runs), Tally(suite))
+            Job(
+                arguments, suite, asking, numbered(arguments.answer_file, number, arguments.runs), Tally(suite), skipped
+            )
         )
     if arguments.dry_run:
         _dry_run(jobs)
@@ -210,6 +214,7 @@ def _answer_file(job: Job) -> int:
     settings = _settings(job)
     done_before(job.path, settings, questions)
     record = begun("api_vqa", job.path, job.suite, arguments, settings, continued=True)
+    record["skipped"] = job.skipped
     options = Options(arguments.temperature, arguments.max_output_tokens, job.asking.seed, arguments.thinking_budget)
     protocol = PROTOCOLS[arguments.provider]
     provider = make_provider(protocol, arguments.model, arguments.base_url, options, arguments.concurrency)

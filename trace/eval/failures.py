@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..command import InputError
+from ..data.scenes.instances import on_object
 from ..images import BROKEN_IMAGE
 from ..points import Box, Point, counted
 from ..records import Question
@@ -37,7 +38,6 @@ WRONG_WAY = "wrong direction"
 ELSEWHERE = "elsewhere"
 CLASSES = (UNANSWERED, CUT, UNPARSABLE, OUTSIDE, ON_REFERENCE, ON_OBJECT, TOO_FAR, BESIDE, WRONG_WAY, ELSEWHERE)
 DIRECTIONS = ("left", "right", "in front", "front", "behind", "above", "below")
-OBJECTS = np.arange(2, 200)  # values of objects in an image of instances; 0 is the background, the others are surfaces
 SAME_WAY = math.cos(math.radians(60))  # seen from the reference, a point less than this off the region's direction
 
 
@@ -95,8 +95,8 @@ class Judge:
         if self.instances is not None:
             instance = self.instances[rows, columns]
             named = [one["instance"] for one in self.references if isinstance(one.get("instance"), int)]
-            found[np.isin(instance, OBJECTS)] = ON_OBJECT
-            found[np.isin(instance, OBJECTS) & np.isin(instance, named)] = ON_REFERENCE
+            found[on_object(instance)] = ON_OBJECT
+            found[on_object(instance) & np.isin(instance, named)] = ON_REFERENCE
         else:
             for one in self.references:
                 found[_inside(x, y, one.get("box"))] = ON_REFERENCE

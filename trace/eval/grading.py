@@ -8,7 +8,7 @@ benchmark stores with its questions (`meta["shortcuts"]`: one point each, or nul
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ class Run:
         """The file's name, with the run where it holds several."""
         return self.path.name if self.number is None else f"{self.path.name}, run {self.number},"
 
+    @property
+    def skipped(self) -> frozenset[str]:
+        """Keys of the questions that were not asked, as their images are broken."""
+        found = self.record.get("skipped")
+        return frozenset(map(key, found)) if isinstance(found, list) else frozenset()
+
 
 @dataclass(slots=True)
 class Grades:
@@ -83,11 +89,17 @@ class Grades:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """All runs over one suite; `baselines` maps a name to one value a question, None where it does not apply."""
+    """All runs over one suite; `baselines` maps a name to one value a question, None where it does not apply.
+
+    `pictures` tells the questions' pictures apart, one a question; `covered` are the questions whose mask is the whole
+    picture.
+    """
 
     suite: Suite
     runs: tuple[Grades, ...]
     baselines: Mapping[str, Sequence[float | None]]
+    pictures: Sequence[str]
+    covered: Sequence[Question]
 
 
 def one_each(conventions: Sequence[str] | None, files: int) -> list[str | None]:
@@ -220,12 +232,15 @@ def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint
     Raises:
         InputError: a mask is missing, empty, or of another size than its image.
     """
+    suite = replace(suite, skipped=frozenset().union(*(run.skipped for run in runs)))
     grades = tuple(Grades(run) for run in runs)
     names = shortcut_names(suite.questions)
     baselines: dict[str, list[float | None]] = {name: [] for name in ("uniform points", "image centre", *names)}
-    strangers = _strangers(suite.questions, rng)
+    pictures, covered = suite.pictures(), []
+    strangers = _strangers(suite.questions, pictures, rng)
     for question, others in zip(suite.questions, strangers, strict=True):
         mask = suite.mask(question)
+        covered += [question] * bool(mask.all())
         grey = fractions(suite.grey_mask(question)) if robopoint else None
         judge, distances = Judge(question, mask, suite.question_file.parent), Distances(mask)
         for one in grades:
@@ -243,7 +258,7 @@ def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint
         for name, shortcut in names.items():
             point = _shortcut(question, shortcut)
             baselines[name].append(None if point is None else score([point], mask))
-    return Graded(suite, grades, baselines)
+    return Graded(suite, grades, baselines, pictures, covered)
 
 
 def _grade(grades: Grades, response: Response | None, mask: Mask, cut: bool) -> None:
@@ -280,17 +295,17 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _strangers(questions: Sequence[Question], rng: np.random.Generator) -> list[list[str]]:
-    """For each question, keys of questions of the same kind about other images, at most `SHUFFLES`."""
-    by_kind: dict[Any, list[Question]] = {}
-    for question in questions:
-        by_kind.setdefault(_kind(question), []).append(question)
+def _strangers(questions: Sequence[Question], pictures: Sequence[str], rng: np.random.Generator) -> list[list[str]]:
+    """For each question, keys of questions of the same kind about other pictures, at most `SHUFFLES`."""
+    by_kind: dict[Any, list[int]] = {}
+    for place, question in enumerate(questions):
+        by_kind.setdefault(_kind(question), []).append(place)
     chosen = []
-    for question in questions:
+    for place, question in enumerate(questions):
         peers = by_kind[_kind(question)]
-        # A few more are drawn than needed, as those about the same image are left out.
+        # A few more are drawn than needed, as those about the same picture are left out.
         draw = rng.permutation(len(peers)) if len(peers) < 8 * SHUFFLES else rng.choice(len(peers), 4 * SHUFFLES, False)
-        others = [key(peers[place].question_id) for place in draw if peers[place].image != question.image]
+        others = [key(questions[peers[at]].question_id) for at in draw if pictures[peers[at]] != pictures[place]]
         chosen.append(others[:SHUFFLES])
     return chosen
 

@@ -2,46 +2,74 @@
 
 Parquet is that of FlagEval/Where2Place (question_id, question, question_type, image, mask) or of RefSpatial-Bench
 (id, image, mask, object, prompt, suffix, step): an image is bytes, or a record that holds them. RoboRefIt is the
-authors' folder: a JSON list with text, rgb_path and mask_path.
+authors' folder: a JSON list with text, rgb_path and mask_path. Pictures of the same bytes become one file.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..command import InputError, existing_file, existing_folder, how_to_install
-from ..files import read_json, write_json
+from ..files import read_json, sha256, write_json
+from ..images import INSIDE, open_image, open_mask
 from ..records import Question, write_questions
-from .suites import DESCRIPTION, INSIDE, QUESTION_FILE
+from .suites import DESCRIPTION, QUESTION_FILE
 
 IDS, TEXTS = ("question_id", "id"), ("question", "prompt", "text")
 NOT_META = {"image", "mask", "question_id", "id", "question", "prompt", "text", "question_type", "category"}
-Saved = tuple[Question, Image.Image, Image.Image]
+Saved = tuple[Question, bytes, bytes, str]  # the files of image and mask, and where they come from
 
 
 def unpacked(path: Path) -> Path:
-    """The folder of a parquet file's benchmark: beside it, under its name; made when it is not there."""
+    """The folder of a parquet file's benchmark: beside it, under its name; made when it is not there.
+
+    Raises:
+        InputError: the folder was not made of what the file holds now. It may hold changes by hand, so it is not
+            replaced.
+    """
     path = existing_file(path, "the benchmark")
     folder = path.with_suffix("")
     if not (folder / QUESTION_FILE).is_file():
         from_parquet([path], folder, path.stem)
+    elif not _made_of(folder, path):
+        raise InputError(
+            f"{folder} was not unpacked from {path} as it is now: remove or rename that folder, and the file is "
+            f"unpacked again; or name the folder itself to use what it holds"
+        )
     return folder
+
+
+def _made_of(folder: Path, path: Path) -> bool:
+    description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
+    state = description.get("unpacked") if isinstance(description, dict) else None
+    if not isinstance(state, dict) or list(state) != [path.name]:
+        return False
+    made, now = state[path.name], _state(path)
+    return all(made.get(name) == value for name, value in now.items()) or made.get("sha256") == sha256(path)
+
+
+def _state(path: Path) -> dict[str, int]:
+    """What changes with a file, without reading it."""
+    return {"bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns}
 
 
 def from_parquet(paths: Sequence[Path], out: Path, name: str) -> int:
     """Write the folder `out`; returns the number of questions. InputError names the file and row of a mistake."""
     for path in paths:
         existing_file(path, "the parquet file")
-    return _write(out, lambda: _parquet_rows(paths), {"name": name, "source": [path.name for path in paths]})
+    made_of = {path.name: {**_state(path), "sha256": sha256(path)} for path in paths}
+    description = {"name": name, "source": [path.name for path in paths], "unpacked": made_of}
+    return _write(out, lambda: _parquet_rows(paths), description)
 
 
 def _parquet_rows(paths: Sequence[Path]) -> Iterator[Saved]:
@@ -62,30 +90,36 @@ def _parquet_rows(paths: Sequence[Path]) -> Iterator[Saved]:
 
 
 def _parquet_row(row: Mapping[str, Any], where: str) -> Saved:
-    number = _first(row, IDS, where)
+    number = _first(row, IDS, where, int | str, "an integer or a text")
     image, mask = (_picture(row.get(name), f"{where}, {name!r}") for name in ("image", "mask"))
     category = row.get("question_type") or row.get("category")
-    meta = {name: value for name, value in row.items() if name not in NOT_META and isinstance(value, str | int | float)}
-    text = str(_first(row, TEXTS, where))
+    meta = {
+        name: value
+        for name, value in row.items()
+        if name not in NOT_META and isinstance(value, str | int | float) and value == value  # NaN stands for nothing
+    }
+    text = _first(row, TEXTS, where, str, "a text")
     question = Question(number, f"{_file_name(number, where)}.png", text, str(category) if category else None, meta)
-    return question, image, mask
+    return question, image, mask, where
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
-    for name in names:
-        if row.get(name) is not None:
-            return row[name]
-    raise InputError(f"{where} has none of the columns {', '.join(names)}; it has {', '.join(row)}")
+def _first(row: Mapping[str, Any], names: Sequence[str], where: str, kind: Any, what: str) -> Any:
+    """The value of the first of some columns that has one."""
+    there = [name for name in names if name in row]
+    if not there:
+        raise InputError(f"{where} has none of the columns {', '.join(names)}; it has {', '.join(row)}")
+    name = next((name for name in there if row[name] is not None), there[0])
+    value = row[name]
+    if not isinstance(value, kind) or isinstance(value, bool) or not str(value).strip():
+        raise InputError(f"{where}: the column {name!r} must hold {what} that is not empty, not {value!r}")
+    return value
 
 
-def _picture(value: Any, where: str) -> Image.Image:
+def _picture(value: Any, where: str) -> bytes:
     data = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(data, bytes):
         raise InputError(f"{where} holds no picture")
-    try:
-        return Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where} cannot be read as a picture: {error}") from None
+    return data
 
 
 def _file_name(number: Any, where: str) -> str:
@@ -128,7 +162,7 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
             where = f"{lists[0]}, question {number}"
             name = f"{_file_name(number, where)}.png"
             question = Question(number, name, f"Point to {text.strip().rstrip('.')}.", None, {"source": image})
-            yield question, _open(folder, image, where), _open(folder, mask, where)
+            yield question, _found(folder, image, where), _found(folder, mask, where), where
 
     return _write(out, rows, {"name": "roborefit", "note": note, "source": [lists[0].name]})
 
@@ -170,17 +204,14 @@ def _drawn(entries: Sequence[Entry], count: int, seed: int) -> list[Entry]:
     return [entries[place] for place in sorted(list(first.values())[:count])]
 
 
-def _open(folder: Path, name: str, where: str) -> Image.Image:
-    """A picture by the list's path, which begins at the parent of the whole data set."""
+def _found(folder: Path, name: str, where: str) -> bytes:
+    """A picture's file by the list's path, which begins at the parent of the whole data set."""
     parts = PurePosixPath(name).parts
     found = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
     path = next((path for path in found if ".." not in parts and path.is_file()), None)
     if path is None:
         raise InputError(f"{where} names {name}, which is not below {folder}")
-    try:
-        return Image.open(path)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    return path.read_bytes()
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -194,11 +225,13 @@ def _write(out: Path, rows: Callable[[], Iterator[Saved]], description: Mapping[
     try:
         for name in ("images", "masks"):
             (unfinished / name).mkdir()
-        questions = [_saved(unfinished, *row) for row in rows()]
+        images: dict[str, str] = {}  # hash of a picture -> its file
+        questions = [_saved(unfinished, images, *row) for row in rows()]
         if len({str(question.question_id) for question in questions}) < len(questions):
             raise InputError(f"two questions of {', '.join(description['source'])} have the same id")
         write_questions(unfinished / QUESTION_FILE, questions)
-        write_json(unfinished / DESCRIPTION, dict(description))
+        # An image bears the name of the first question about it, so names of images say nothing about masks.
+        write_json(unfinished / DESCRIPTION, {**description, "masks": "question"})
         unfinished.chmod(0o755)
         if out.exists():
             out.rmdir()
@@ -208,13 +241,19 @@ def _write(out: Path, rows: Callable[[], Iterator[Saved]], description: Mapping[
     return len(questions)
 
 
-def _saved(folder: Path, question: Question, image: Image.Image, mask: Image.Image) -> Question:
-    name = f"question {question.question_id}"
-    if image.size != mask.size:
-        raise InputError(f"the mask of {name} is {mask.size[0]} x {mask.size[1]} pixels, its image {image.size}")
-    region = np.asarray(mask.convert("L")) > INSIDE
+def _saved(folder: Path, images: dict[str, str], question: Question, image: bytes, mask: bytes, where: str) -> Question:
+    """Write the files of a question; an image that is there already, by the hash of its bytes, is shared."""
+    region = open_mask(mask, f"{where}, 'mask'") > INSIDE
+    picture = open_image(image, f"{where}, 'image'")
+    if region.shape != (picture.height, picture.width):
+        raise InputError(
+            f"the mask of question {question.question_id} is {region.shape[1]} x {region.shape[0]} pixels, its image "
+            f"{picture.width} x {picture.height} ({where})"
+        )
     if not region.any():
-        raise InputError(f"the mask of {name} is empty")
-    image.convert("RGB").save(folder / "images" / question.image)
+        raise InputError(f"the mask of question {question.question_id} is empty ({where})")
+    name = images.setdefault(hashlib.sha256(image).hexdigest(), question.image)
+    if name == question.image:
+        picture.save(folder / "images" / name)
     Image.fromarray(region.astype(np.uint8) * 255).save(folder / "masks" / f"{question.question_id}.png")
-    return question
+    return replace(question, image=name)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..command import InputError, Parser
 from ..files import read_json
+from ..images import decoded_size
 from ..reasoning import Response
 from ..records import Question, read_answers
 from .grading import response_of
@@ -22,6 +24,8 @@ from .metrics import score
 from .runs import versions
 from .suites import Suite, key, open_suite, run_file
 
+NAMED = 5  # broken images that a message names
+READERS = 8  # images decoded at a time
 PROTOCOLS = {"paper": {"temperature": 0.2, "runs": 3}}  # TRACE and RoboPoint: mean and deviation of three runs
 
 
@@ -33,6 +37,9 @@ def add_question_flags(parser: Parser) -> None:
         "--answer-file", "--answers-file", "--answer", type=Path, required=True, help="JSONL to write or to continue"
     )
     parser.add_argument("--overwrite", action="store_true", help="begin again, whatever the answer file holds")
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="do not ask about images that cannot be read: they count as failed"
+    )
     parser.add_argument("--num-questions", type=int, help="only the first ones of the file")
     parser.add_argument("--runs", type=int, default=1, help="with a seed and a file each")
     parser.add_argument(
@@ -65,6 +72,34 @@ def asked_questions(arguments: argparse.Namespace) -> Suite:
     if arguments.answer_file.resolve() == suite.question_file.resolve():
         raise InputError(f"--answer-file {arguments.answer_file} is the question file, which answers would replace")
     return suite.first(arguments.num_questions)
+
+
+def broken_images(suite: Suite, questions: Sequence[Question], skip: bool) -> frozenset[str]:
+    """Keys of the questions whose image cannot be decoded to its end: told before any question is asked.
+
+    Raises:
+        InputError: an image is missing; one is broken and `skip` is not set; or all of them are.
+    """
+    from tqdm import tqdm
+
+    paths = {key(question.question_id): suite.image_path(question) for question in questions}
+    files = list(dict.fromkeys(paths.values()))
+    with ThreadPoolExecutor(READERS) as readers:
+        sizes = readers.map(decoded_size, files)
+        bar = tqdm(sizes, "looking at the images", len(files), unit="image", leave=False, delay=1, dynamic_ncols=True)
+        reasons = {path: size for path, size in zip(files, bar, strict=True) if isinstance(size, str)}
+    if not reasons:
+        return frozenset()
+    broken = frozenset(name for name, path in paths.items() if path in reasons)
+    named = "; ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:NAMED])
+    more = "; ..." if len(reasons) > NAMED else ""
+    told = f"{len(reasons)} of {len(files)} images cannot be read ({named}{more})"
+    if not skip:
+        raise InputError(f"{told}: replace them, or give --skip-broken, which counts their questions as failed")
+    if len(broken) == len(suite.questions):
+        raise InputError(f"{told}: there is nothing to ask")
+    print(f"{told}: {len(broken)} questions are skipped and count as failed")
+    return broken
 
 
 def begun(

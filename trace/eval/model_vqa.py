@@ -35,7 +35,7 @@ from ..model.predict import add_decoding_flags, decoding_of, prompt_template
 from ..model.predictor import Prediction, Predictor, bundled, human_turn, placement
 from ..prompts import render_prompt
 from ..records import FINISHED_AT_LIMIT, Answer, Question, read_answers
-from .jobs import Tally, add_question_flags, asked_questions, begun, checked, ended
+from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
 from .runs import done_before, fingerprint, merge, numbered, part_of, pictures, sort_answers, torchrun
 from .suites import Suite, key, run_file
 
@@ -58,6 +58,7 @@ class Job:
     device: str
     dtype: str  # of the weights in memory
     pictures: str  # a hash of what is asked about
+    broken: frozenset[str]  # keys of questions whose images cannot be read
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chunk, chunks = shared[:2] if shared else (arguments.chunk_idx, arguments.num_chunks)
     together = bool(shared) or arguments.merge
     start, questions = _share(suite.questions, chunks, chunk)
-    for question in questions:
-        suite.image_path(question)  # a missing image shows now, not after an hour
+    broken = broken_images(suite, questions, arguments.skip_broken)  # shows now, not after an hour
     output_folder(arguments.answer_file.parent)
     device, dtype = _placement(arguments)
     shown = pictures(suite)
@@ -79,7 +79,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = part_of(whole, chunk, chunks) if together and chunks > 1 else whole
         seeded = replace(decoding, seed=decoding.seed + number - 1)
         at = number if arguments.runs > 1 else 0
-        job = Job(arguments, seeded, template, suite, start, questions, path, at, (chunk, chunks), device, dtype, shown)
+        job = Job(
+            arguments,
+            seeded,
+            template,
+            suite,
+            start,
+            questions,
+            path,
+            at,
+            (chunk, chunks),
+            device,
+            dtype,
+            shown,
+            broken,
+        )
         predictor = _answer_file(job, predictor)
         if together and chunks > 1 and merge(whole, chunks, suite.questions):
             print(f"{whole}: the answers of all {chunks} parts")
@@ -143,15 +157,17 @@ def _answer_file(job: Job, predictor: Predictor | None) -> Predictor | None:
         run_file(path).unlink(missing_ok=True)
     done = done_before(path, settings, questions)
     record = begun("model_vqa", path, job.suite, arguments, settings, continued=bool(done))
+    skipped = job.broken - done
+    record["skipped"] = [question.question_id for question in questions if key(question.question_id) in skipped]
     tally = Tally(job.suite)
     if done:
         print(f"{len(done)} of {len(questions)} questions are already answered in {path}")
-    if len(done) < len(questions) or not path.exists() or not run_file(path).exists():
+    if len(done | skipped) < len(questions) or not path.exists() or not run_file(path).exists():
         predictor = _ask(job, predictor, done, tally, record)
     sort_answers(path, questions)
     if not tally.answers:  # nothing was left to do: say how the whole file did
         tally.read(path, questions)
-    print(f"{path}: {len(questions)} answers, {tally.describe()}")
+    print(f"{path}: {tally.answers} answers, {tally.describe()}")
     cut = sum(answer.cut for answer in read_answers(path))
     if cut:
         print(f"  {cut} answers were cut at {job.decoding.max_new_tokens} new tokens: give more --max-new-tokens")
@@ -189,25 +205,26 @@ def _ask(
         if done:
             tally.read(job.path, questions)
         before = float(record["seconds"])
-        if len(done) < len(questions):
+        unasked = done | {key(question_id) for question_id in record["skipped"]}
+        if len(unasked) < len(questions):
             predictor = predictor or _load(job)
             record["device"] = str(predictor.checkpoint.model.device)
             record["batch_size"] = _batch(job, predictor)
-            places = {index for index, question in enumerate(questions) if key(question.question_id) in done}
+            places = {index for index, question in enumerate(questions) if key(question.question_id) in unasked}
             batches = predictor.stream(*_inputs(job), job.decoding, **_options(job, record["batch_size"]), done=places)
             started = time.monotonic()
-            with tqdm(total=len(questions), initial=len(done), unit="question", dynamic_ncols=True) as bar:
+            with tqdm(total=len(questions), initial=len(unasked), unit="question", dynamic_ncols=True) as bar:
                 for batch in batches:
                     for index, prediction in batch.items():
                         writer.write(_answer(job, questions[index], prediction, predictor).as_json())
                         tally.add(questions[index], prediction.response)
                     bar.update(len(batch))
-                    rate = 60 * (bar.n - len(done)) / (time.monotonic() - started)
+                    rate = 60 * (bar.n - len(unasked)) / (time.monotonic() - started)
                     bar.set_postfix_str(f"{rate:.0f} questions/min, {tally.describe()}")
                     record["seconds"] = round(before + time.monotonic() - started, 3)
                     write_json(path, record | {"finished": None})
             record["batching"] = _check_alone(job, predictor)
-        write_json(path, ended(record, len(questions)))
+        write_json(path, ended(record, len(questions) - len(record["skipped"])))
     return predictor
 
 
@@ -264,8 +281,11 @@ def _check_alone(job: Job, predictor: Predictor) -> dict[str, int] | None:
     options = _options(job, 1)
     options["seeds"] = options["seeds"][:count]
     given = {key(answer.question_id): answer.token_ids for answer in read_answers(job.path)}
+    skipped = {index for index in range(count) if key(job.questions[index].question_id) not in given}
+    count -= len(skipped)
     differ = 0
-    for batch in predictor.stream(images[:count], texts[:count], job.decoding, **options):
+    for batch in predictor.stream(images[: len(options["seeds"])], texts[: len(options["seeds"])], job.decoding,
+                                  **options, done=skipped):  # fmt: skip
         differ += sum(
             given[key(job.questions[index].question_id)] != prediction.token_ids for index, prediction in batch.items()
         )

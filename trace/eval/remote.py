@@ -19,7 +19,7 @@ from PIL import Image
 from ..command import InputError
 from ..conventions import Convention, sent_size
 from ..files import sha256
-from ..images import open_image
+from ..images import is_turned, open_image
 from ..model.predictor import PLACEHOLDER
 from ..prompts import REASONING_SUFFIX, bare_instruction, question_text
 from ..reasoning import FINAL_ANSWER
@@ -35,7 +35,6 @@ _FORMAT = "Your answer should be formatted"  # how sentences begin that question
 _ANSWER_LAST = f'Begin the final answer with "{FINAL_ANSWER}".'
 _QUALITY = 95  # of a JPEG that has to be made
 _AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # what every provider takes
-_ORIENTATION = 274  # the EXIF tag; a server may turn such a picture, while masks lie over it as stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,9 @@ class Asking:
         from ..api import Request
 
         path, sent = self.suite.image_path(question), self.sent(question)
-        name = f"{question.image} {sha256(path)[:16]} {sent[0]}x{sent[1]}"
+        # Turned pictures were once sent as they are stored, under a name without the last word.
+        upright = " upright" if is_turned(path) else ""
+        name = f"{question.image} {sha256(path)[:16]} {sent[0]}x{sent[1]}{upright}"
         item = f"{key(question.question_id)} run {self.run} seed {self.seed}"
         version = f"{WORDING} {self.options}" + (f" server={self.server}" if self.server else "")
         return Request(item, version, self.text(question), "", _picture(path, sent), name)
@@ -115,8 +116,8 @@ def _picture(path: Path, size: tuple[int, int]) -> Callable[[], Picture]:
     def make() -> Picture:
         picture = open_image(path)  # also says that the file is whole
         with Image.open(path) as image:
-            kind, turned = _AS_IT_IS.get(image.format or ""), image.getexif().get(_ORIENTATION, 1) != 1
-        if kind and not turned and picture.size == size:
+            kind = _AS_IT_IS.get(image.format or "")
+        if kind and not is_turned(path) and picture.size == size:  # not every server turns a picture as EXIF says
             return Picture(path.read_bytes(), kind)
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.BICUBIC)

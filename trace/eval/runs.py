@@ -148,6 +148,7 @@ def merge(path: Path, chunks: int, questions: Sequence[Question]) -> bool:
         "seconds": max(record["seconds"] for record in records),
         "finished": max(record["finished"] for record in records),
         "answers": len(lines),
+        "skipped": [name for record in records for name in record.get("skipped") or ()],
         "parts": [part.name for part in parts],
     }
     write_json(run_file(path), whole)

@@ -2,8 +2,8 @@
 
 Everything that has to find the image or the mask of a question asks a `Suite`, which pairs by `question_id` and
 never by line number. A mask is named after its question (`masks/7.png`, `masks/07.jpg`) or, where the folder names
-no mask after a question, after the question's image. Masks are binarised (> 127): published ones are grey JPEGs, and
-those of 16 bits are cut at half of their range too.
+no mask after a question, after the question's image; where both fit and differ, suite.json has to say which. Masks are
+binarised (> 127), as `images.open_mask` reads them.
 
 A benchmark is also found by its name (`catalog`), and a parquet file is unpacked into such a folder when it is first
 asked for. This module also says where the record of a run lies: beside the answers, one file each.
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +22,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..command import InputError, existing_file, existing_folder
-from ..files import read_json
-from ..images import BROKEN_IMAGE
+from ..files import leaves, read_json, sha256
+from ..image_folder import Images
+from ..images import INSIDE, image_size, is_turned, open_mask
 from ..records import Answer, Question, read_questions
 from .metrics import Mask, Values
 
@@ -32,7 +34,7 @@ DESCRIPTION = "suite.json"  # what is to be said about a folder: its name, how i
 QUESTION_FILE = "point_questions.jsonl"
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the first one found is taken
 _FIXED = re.compile("your answer should be formatted", re.IGNORECASE)
-INSIDE = 127  # a grey value above this lies inside the region
+PAIRINGS = ("question", "image")  # what suite.json's "masks" may say: after what masks are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Suite:
     """The questions of a benchmark, and where their images and masks lie.
 
     `masks` maps question keys (`key`) to files; it is empty for a folder without masks. `name` and `note` are what
-    the folder's suite.json says of it, "" where there is none.
+    the folder's suite.json says of it, "" where there is none. `skipped` are keys of questions that no model was asked,
+    as their images are broken: they are scored without a look at the image.
     """
 
     question_file: Path
@@ -50,28 +53,36 @@ class Suite:
     masks: Mapping[str, Path]
     name: str = ""
     note: str = ""
+    skipped: frozenset[str] = frozenset()
 
     def image_path(self, question: Question) -> Path:
         """The image of a question. InputError: it is missing, or its name leads out of the image folder."""
         name = os.path.normpath(question.image)
-        if os.path.isabs(question.image) or name.split(os.sep)[0] == os.pardir:
+        if leaves(name):
             raise InputError(
                 f"question {question.question_id} of {self.question_file} names the image {question.image!r}, "
                 f"which lies outside {self.image_folder}: give a path inside that folder"
             )
-        path = self.image_folder / name
-        if not path.is_file():
-            raise InputError(f"the image {path} of question {question.question_id} does not exist")
+        path = Images(self.image_folder).find(name)
+        if path is None:
+            raise InputError(f"the image {self.image_folder / name} of question {question.question_id} does not exist")
         return path
 
     def image_size(self, question: Question) -> tuple[int, int]:
         """Width and height of a question's image in pixels; only its header is read."""
         path = self.image_path(question)
         try:
-            with Image.open(path) as image:
-                return image.size
-        except BROKEN_IMAGE as error:
-            raise InputError(f"the image {path} of question {question.question_id} cannot be read: {error}") from None
+            return image_size(path)
+        except InputError as error:
+            raise InputError(f"question {question.question_id}: {error}") from None
+
+    def pictures(self) -> list[str]:
+        """What tells the questions' pictures apart, one a question: two files of the same bytes are one picture."""
+        paths = [self.image_path(question).resolve() for question in self.questions]
+        sizes = {path: path.stat().st_size for path in dict.fromkeys(paths)}
+        shared = Counter(sizes.values())  # only files of one length have to be read
+        names = {path: sha256(path) if shared[size] > 1 else str(path) for path, size in sizes.items()}
+        return [names[path] for path in paths]
 
     def grey_mask(self, question: Question) -> NDArray[np.uint8]:
         """The mask of a question as stored, `[height, width]`.
@@ -85,12 +96,19 @@ class Suite:
                 f"question {question.question_id} has no mask: {self.mask_folder} holds neither "
                 f"{question.question_id}.png (.jpg) nor {Path(question.image).stem}.png (.jpg)"
             )
-        grey = _read_grey(path)
+        grey = open_mask(path)
+        if key(question.question_id) in self.skipped:
+            return grey
         width, height = self.image_size(question)
         if grey.shape != (height, width):
+            turned = (
+                " as its EXIF orientation shows it, and masks belong to that upright frame: turn the mask"
+                if is_turned(self.image_path(question))
+                else ""
+            )
             raise InputError(
                 f"the mask {path} of question {question.question_id} is {grey.shape[1]} x {grey.shape[0]} pixels, "
-                f"its image {question.image} is {width} x {height}"
+                f"its image {question.image} is {width} x {height}{turned}"
             )
         return grey
 
@@ -164,51 +182,60 @@ def open_suite(
     if not isinstance(found, dict):
         raise InputError(f"{folder / DESCRIPTION} holds no JSON object with the benchmark's name and note")
     name, note = str(found.get("name") or ""), str(found.get("note") or "")
-    return Suite(file, images, masks, questions, _find_masks(masks, questions), name, note)
+    named_after = found.get("masks")
+    if named_after not in (None, *PAIRINGS):
+        raise InputError(f'{folder / DESCRIPTION}: "masks" must be "question" or "image", not {named_after!r}')
+    return Suite(
+        file, images, masks, questions, _find_masks(masks, questions, named_after, folder / DESCRIPTION), name, note
+    )
 
 
-def _find_masks(folder: Path, questions: Sequence[Question]) -> dict[str, Path]:
+def _find_masks(
+    folder: Path, questions: Sequence[Question], named_after: str | None, description: Path
+) -> dict[str, Path]:
     """Masks by question key. One rule holds for the whole folder: named after questions, or after images.
 
     Mixing the two would pair question 5, whose own mask is lost, with the mask of a question about image 5.
+
+    Raises:
+        InputError: both rules find a mask for every question, not the same ones, and suite.json says nothing.
     """
     if not folder.is_dir():
         return {}
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), key=lambda path: _rank(path.suffix)):
         if path.suffix.lower() in MASK_SUFFIXES:
-            files.setdefault(path.stem, path)
+            files.setdefault(_composed(path.stem), path)
     numbers = {str(int(stem)): path for stem, path in reversed(files.items()) if stem.isdecimal()}  # 07 is question 7
     by_question = {
         name: found
         for name in (key(question.question_id) for question in questions)
-        if (found := files.get(name) or numbers.get(name)) is not None
+        if (found := files.get(_composed(name)) or numbers.get(name)) is not None
     }
     by_image = {
-        key(question.question_id): files[stem] for question in questions if (stem := Path(question.image).stem) in files
+        key(question.question_id): files[stem]
+        for question in questions
+        if (stem := _composed(Path(question.image).stem)) in files
     }
+    if named_after is not None:
+        return by_question if named_after == "question" else by_image
+    if len(by_question) == len(by_image) == len(questions) and by_question != by_image:
+        first = next(one for one in questions if by_question[key(one.question_id)] != by_image[key(one.question_id)])
+        own, other = (found[key(first.question_id)].name for found in (by_question, by_image))
+        raise InputError(
+            f"the mask of question {first.question_id} about {first.image} may be {own} (by the question's id) or {other} "
+            f'(by the image\'s name): write {{"masks": "question"}} or {{"masks": "image"}} into {description}'
+        )
     return by_question if len(by_question) >= len(by_image) else by_image
+
+
+def _composed(name: str) -> str:
+    """A file's name in one form of Unicode: some systems store an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _rank(suffix: str) -> int:
     return MASK_SUFFIXES.index(suffix.lower()) if suffix.lower() in MASK_SUFFIXES else len(MASK_SUFFIXES)
-
-
-def _read_grey(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # convert("L") would clip: everything but black becomes white
-                return _eight_bits(np.nan_to_num(np.asarray(image, np.float64)), image.mode == "F")
-            return np.array(image.convert("L"), np.uint8)
-    except BROKEN_IMAGE as error:
-        raise InputError(f"the mask {path} cannot be read: {error}") from None
-
-
-def _eight_bits(values: Values, fractions: bool) -> NDArray[np.uint8]:
-    """Grey values of 16 bits, or from 0 to 1, as 8 bits; those that only use 8 bits anyway are taken as they are."""
-    largest = values.max(initial=0)
-    white = 1 if fractions and largest <= 1 else 255 if largest <= 255 else 65535
-    return np.rint(values.clip(0, white) / white * 255).astype(np.uint8)
 
 
 def pair(answers: Iterable[Answer], suite: Suite, source: Path) -> dict[str, Answer]:

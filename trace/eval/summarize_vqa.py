@@ -179,7 +179,7 @@ def _first(suite: Suite, arguments: argparse.Namespace) -> Suite:
 def summarize(graded: Graded, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Everything that summary.json holds; accuracies are fractions from 0 to 1. Runs under one label are one model."""
     suite, questions = graded.suite, graded.suite.questions
-    images = [question.image for question in questions]
+    images = graded.pictures
     parts = groups(questions)
     models: dict[str, list[Grades]] = {}
     for one in graded.runs:
@@ -211,7 +211,7 @@ def _model(
     runs: Sequence[Grades], first: Sequence[Grades], graded: Graded, parts: Groups, seed: int, resamples: int
 ) -> dict[str, Any]:
     questions, total = graded.suite.questions, len(graded.suite.questions)
-    images = [question.image for question in questions]
+    images = graded.pictures
     tokens = [one.run.tokens[name] for one in runs for name in map(_key, questions) if name in one.run.tokens]
     scores = _mean_of([one.scores for one in runs])
     compared = None
@@ -252,7 +252,7 @@ def _model(
         "calibration": calibration(
             [pair for one in runs for pair in one.sure_points], [pair for one in runs for pair in one.sure_answers]
         ),
-        "warnings": _warnings(runs, graded.suite),
+        "warnings": _warnings(runs, graded),
         "scores": {_key(question): value for question, value in zip(questions, scores, strict=True)},
     }
 
@@ -318,17 +318,28 @@ def _reference(runs: Sequence[Grades]) -> dict[str, Any]:
     }
 
 
-def _warnings(runs: Sequence[Grades], suite: Suite) -> list[str]:
+def _warnings(runs: Sequence[Grades], graded: Graded) -> list[str]:
+    suite, count = graded.suite, len(graded.suite.questions)
+    asked_keys = {_key(question) for question in suite.questions}
     found = []
     for one in runs:
         where = f" in {one.run.source}" if len(runs) > 1 else ""
-        if one.unanswered:
-            count = len(suite.questions)
-            found.append(f"{one.unanswered} of {count} questions are not answered{where} and count as 0")
+        skipped = len(asked_keys.intersection(one.run.skipped))
+        if skipped:
+            found.append(
+                f"{skipped} of {count} questions were skipped{where}, as their images are broken, and count as 0"
+            )
+        if one.unanswered > skipped:
+            found.append(f"{one.unanswered - skipped} of {count} questions are not answered{where} and count as 0")
         asked = settings_of(one.run.record).get("question_sha256")
         if asked and asked != sha256(suite.question_file):
             found.append(f"{suite.question_file} is not the file that was answered{where}, or was changed since")
         found.extend(f"{note}{where}" for note in one.run.notes)
+    if graded.covered:
+        found.append(
+            f"the mask covers the whole image in {len(graded.covered)} of {count} questions (question "
+            f"{graded.covered[0].question_id} is the first), where every answer counts as right"
+        )
     return found
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..command import InputError, Parser, existing_file, output_folder, run
-from ..images import open_image
+from ..images import is_turned, open_image
 from ..points import Point
-from ..prompts import TEMPLATES, template
+from ..prompts import TEMPLATES, bare_instruction, template
 from .cameras import read_extrinsics, read_intrinsics
 from .confidence import centers
 from .decoding import Decoding
@@ -83,7 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.instruction.encode("utf-8")
     except UnicodeEncodeError:
         raise InputError("the instruction is no text in UTF-8") from None
+    if not bare_instruction(arguments.instruction):
+        raise InputError("the instruction is empty: say in words what to point at")
     image = open_image(arguments.image)  # before the model: a mistake shows at once
+    if arguments.depth is not None and is_turned(arguments.image):
+        raise InputError(
+            f"the image {arguments.image} is stored turned (EXIF orientation), depth and camera are not: "
+            "store it as the camera saw it, without that tag"
+        )
     lifting = _lifting(arguments, image.size)
     if arguments.overlay is not None:
         if arguments.overlay.suffix.lower() not in PICTURES:

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from ..command import InputError
 from ..eval.metrics import score
 from ..eval.suites import Suite, open_suite
+from ..images import decoded_size
 from ..model.checkpoint import Checkpoint
 from ..model.predictor import Predictor
 from .compiled import uncompiled
@@ -36,6 +37,11 @@ class BenchmarkCallback(TrainerCallback):
                 "trace.eval.model_vqa on the checkpoints"
             )
         self._suite: Suite = open_suite(self._asked.benchmark).first(self._asked.questions)
+        for question in self._suite.questions:  # what cannot be used shows now, not in the middle of the training
+            path = self._suite.image_path(question)
+            if isinstance(reason := decoded_size(path), str):
+                raise InputError(f"evaluation: the image {path} cannot be read: {reason}")
+            self._suite.mask(question)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self._asked.steps and state.global_step != state.max_steps:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import TrainingArguments
 
 from ..command import InputError
+from ..data.scenes.instances import BACKGROUND, on_surface
 from ..images import Square, open_image, patch_coverage
 from ..model.checkpoint import Checkpoint, load, save
 from ..points import Point
@@ -37,7 +38,7 @@ Arguments = Callable[[int], TrainingArguments]  # of the forward passes a step o
 
 BINS = 32
 HELD_OUT = 0.03  # of the views, to report how well patches are read
-FLOOR, SURFACE = 0, 1  # values of an instance map that are no objects
+NO_OBJECTS = ("floor", "surface")  # the first categories: what is below things
 
 
 class PatchLabels(Dataset[dict[str, Tensor]]):
@@ -52,7 +53,7 @@ class PatchLabels(Dataset[dict[str, Tensor]]):
             raise InputError(f"no views in {', '.join(folders)}")
         objects = [item for _, view in self.views for item in view["objects"]]
         self.colors = sorted({item["color"] for item in objects})
-        self.categories = ["floor", "surface", *sorted({item["category"] for item in objects})]
+        self.categories = [*NO_OBJECTS, *sorted({item["category"] for item in objects})]
 
     def __len__(self) -> int:
         return len(self.views)
@@ -64,14 +65,15 @@ class PatchLabels(Dataset[dict[str, Tensor]]):
             instances = np.asarray(picture)
         side, square = self._checkpoint.patches, Square(*image.size)
         objects = {item["instance"]: item for item in view["objects"]}
-        present = [FLOOR, SURFACE, *objects]
-        coverage = np.stack([patch_coverage(instances == instance, side).reshape(-1) for instance in present])
+        regions = [instances == BACKGROUND, on_surface(instances), *(instances == instance for instance in objects)]
+        coverage = np.stack([patch_coverage(region, side).reshape(-1) for region in regions])
+        seen = list(objects.values())
         coverage[2:] *= 4.0  # an object wins a patch from the surface when it covers a fifth of it
         labels = np.full((4, side * side), IGNORE)
         for patch, winner in enumerate(coverage.argmax(0)):
-            labels[1, patch] = winner if winner < 2 else self.categories.index(objects[present[winner]]["category"])
+            labels[1, patch] = winner if winner < 2 else self.categories.index(seen[winner - 2]["category"])
             if winner >= 2:
-                item = objects[present[winner]]
+                item = seen[winner - 2]
                 centre = square.pad_point(Point(*item["center"]))
                 labels[0, patch] = self.colors.index(item["color"])
                 labels[2, patch], labels[3, patch] = (min(int(v * BINS), BINS - 1) for v in (centre.x, centre.y))

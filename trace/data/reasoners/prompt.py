@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...api import Picture, Request
 from ...files import leaves
+from ...image_folder import Images
 from ...images import open_image
 from ...points import Box, Point
 from ...reasoning import STEPS
@@ -89,7 +90,7 @@ def request_for(task: Task, writing: Writing) -> Request:
         subtype=f'; here it is "{SUBTYPES[task.facts.task]}"' if task.facts else "",
         coordinates=_COORDINATES if writing.rules.coordinates else _NO_COORDINATES,
     )
-    picture = Drawing(writing.image_folder / image, task.points, writing.max_side)
+    picture = Drawing(Images(writing.image_folder).path(image), task.points, writing.max_side)
     return Request(task.sample.id, writing.version, text, SYSTEM, picture, image, SCHEMA)
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from ...api import Client, Completion, Failure, Request
 from ...api_cost import image_tokens, text_tokens
-from ...images import BROKEN_IMAGE
+from ...command import InputError
+from ...image_folder import Images
+from ...images import image_size
 from ...records import FINISHED_AT_LIMIT
 from .check import Rejected, check, read_steps
 from .prompt import Writing, asked_again, request_for
@@ -87,7 +89,7 @@ class Plan:
 
 def planned(tasks: Iterable[Task], conversations: Conversations, provider: str) -> Plan:
     """Count what is still to be asked. Images are opened for their size only; one that cannot be read costs nothing."""
-    plan, folder = Plan(), conversations.writing.image_folder
+    plan, folder = Plan(), Images(conversations.writing.image_folder)
     sizes: dict[str, int] = {}
     for task in tasks:
         plan.samples += 1
@@ -100,18 +102,15 @@ def planned(tasks: Iterable[Task], conversations: Conversations, provider: str) 
         if name not in sizes:
             if len(sizes) > 100_000:  # samples of one image stand together
                 sizes.clear()
-            sizes[name] = _tokens(folder / name, provider, conversations.writing.max_side)
+            sizes[name] = _tokens(folder.path(name), provider, conversations.writing.max_side)
         plan.tokens_in += text_tokens(state.system) + text_tokens(state.text) + sizes[name]
     return plan
 
 
 def _tokens(path: Path, provider: str, max_side: int) -> int:
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:  # its header only
-            size = image.size
-    except BROKEN_IMAGE:
+        size = image_size(path)
+    except InputError:
         return 0
     scale = min(1.0, max_side / max(size))
     return image_tokens(provider, round(size[0] * scale), round(size[1] * scale))

@@ -9,7 +9,7 @@ The place of LLaVA's caption pre-training, and of what a large language model kn
 * pointing: the same objects in the format of pointing data, whose answer is the place alone;
 * relating: where one object lies from another, "The red ball at (0.46, 0.52) lies to the left of the blue box at (0.70,
   0.50)", for pairs whose direction is clear;
-* the freest spot of the surface.
+* the freest spot of the surfaces, where one is seen.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ...prompts import IMAGE_TAG, question_text
 from ...records import Sample, Turn, read_jsonl, write_samples
 from .camera import GroundFrame
 from .config import DIRECTIONS, RelationsConfig
+from .instances import on_surface
 from .instructions import RELATION_WORDS
 from .relations import direction, in_cone, split
 
@@ -40,7 +41,6 @@ RELATING = (
     "The {name} at {place} lies {side} the {other} at {there}",
 )
 FREE = "Point to free space."
-SURFACE = 1  # in an instance map
 PAIRS = 5  # related pairs of a view at the most
 
 
@@ -55,8 +55,9 @@ def captions(view: Mapping[str, Any], instances: NDArray[np.uint8], decimals: in
     objects = [item for item in view["objects"] if names[item["name"]] == 1]
     texts = [text for item in objects for text in _about(item, decimals)]
     texts += _relations(view, objects, decimals)
-    spot = format_points([_freest(instances)], decimals)
-    texts.append(("free", question_text(FREE, reasoning=False), spot))
+    spot = _freest(instances)
+    if spot is not None:
+        texts.append(("free", question_text(FREE, reasoning=False), format_points([spot], decimals)))
     meta = {"instances": view["instances"], "view": view["view"]}
     for number, (kind, question, answer) in enumerate(texts):
         turns = (Turn("human", f"{IMAGE_TAG}\n{question}"), Turn("gpt", answer))
@@ -97,14 +98,21 @@ def _relations(
                 yield "relate", RELATING[0].format(**facts), RELATING[1].format(**facts)
 
 
-def _freest(instances: NDArray[np.uint8]) -> Point:
-    """The visible spot of the surface that is farthest from objects and borders."""
+def _freest(instances: NDArray[np.uint8]) -> Point | None:
+    """The visible spot of a surface that is farthest from objects and from its borders; None where none is seen."""
     from scipy.ndimage import distance_transform_edt
 
-    distance = distance_transform_edt(np.pad(instances == SURFACE, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(distance.argmax(), distance.shape)
+    best, spot = 0.0, None
     height, width = instances.shape
-    return Point((math.floor(column) + 0.5) / width, (math.floor(row) + 0.5) / height)
+    for surface in np.unique(
+        instances[on_surface(instances)]
+    ):  # each on its own: a border between two is no free place
+        distance = distance_transform_edt(np.pad(instances == surface, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(distance.argmax(), distance.shape)
+        if distance[row, column] > best:
+            best = float(distance[row, column])
+            spot = Point((math.floor(column) + 0.5) / width, (math.floor(row) + 0.5) / height)
+    return spot
 
 
 def main(argv: Sequence[str] | None = None) -> int:

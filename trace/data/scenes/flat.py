@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from .catalog import RGB, Body
 from .config import SceneConfig
+from .instances import surface_instance
 from .layout import Layouts, realise
-from .surfaces import OPEN, Block, Light, Plan, Room, Support, surface_instance
+from .surfaces import OPEN, Block, Light, Plan, Room, Support
 from .textures import PLAIN_TEXTURES
 
 Floats = NDArray[np.float64]

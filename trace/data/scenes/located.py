@@ -14,9 +14,10 @@ import numpy as np
 
 from .config import NEAR, PARTS
 from .facts import NO, UNSURE, YES, Facts
+from .instances import FIRST_OBJECT
 from .questions import ViewQuestion, asked
 from .relations import names_part, part_position
-from .surfaces import FIRST_OBJECT, Support
+from .surfaces import Support
 from .view import Goal, SeenObject, View
 
 MIN_SURFACE = 0.01  # part of the picture that a named surface covers

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...command import InputError, Parser, existing_folder, run
+from ...images import INSIDE, open_mask
 
 if TYPE_CHECKING:
     from .pixels import XY
@@ -166,13 +167,7 @@ class Score:
 
 def load_mask(path: Path) -> NDArray[np.bool_]:
     """[height, width]; InputError when it cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            mask: NDArray[np.bool_] = np.asarray(image) > 127
-    except OSError as error:
-        raise InputError(f"the mask {path} cannot be read: {error}") from None
+    mask: NDArray[np.bool_] = open_mask(path) > INSIDE
     return mask
 
 

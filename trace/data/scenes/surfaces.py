@@ -15,19 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .catalog import RGB, Body, Spot
+from .instances import FIRST_OBJECT, surface_instance
 
 if TYPE_CHECKING:
     from .layout import Layouts
 
 Floats = NDArray[np.float64]
 
-FIRST_SURFACE, FIRST_OBJECT, MORE_SURFACES = 1, 2, 200  # values in an instance map
 OPEN = 10.0  # headroom where nothing is above, metres
-
-
-def surface_instance(number: int) -> int:
-    """The value of surface `number` of a room in an instance map."""
-    return FIRST_SURFACE if number == 0 else MORE_SURFACES + number - 1
 
 
 def _turned(points: Floats, center: tuple[float, float, float], yaw: float) -> tuple[Floats, Floats]:

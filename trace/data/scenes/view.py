@@ -13,9 +13,10 @@ from scipy.ndimage import find_objects
 from .camera import Camera
 from .catalog import Body
 from .config import SceneConfig
+from .instances import FIRST_OBJECT
 from .obstacles import Obstacles, Spans, close
 from .pixels import bounding_box, center_on_mask
-from .surfaces import FIRST_OBJECT, Room, Support, object_support
+from .surfaces import Room, Support, object_support
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -18,10 +18,11 @@ from .camera import Camera
 from .catalog import CATEGORIES, Body
 from .config import SceneConfig
 from .gl import mujoco
+from .instances import FIRST_OBJECT
 from .painter import Painter
 from .shapes.lathe import LATHE_FACES, lathe_arrays, unit_lathe
 from .shapes.parts import X_UP, Part
-from .surfaces import FIRST_OBJECT, Block, Room
+from .surfaces import Block, Room
 from .textures import PLAIN_TEXTURES, ROOM_TEXTURES, TEXTURE_SIZE, draw_textures
 
 Floats = NDArray[np.float64]

@@ -14,9 +14,10 @@ from PIL import Image
 
 from .camera import Camera
 from .catalog import Body
+from .instances import FIRST_OBJECT
 from .questions import ViewQuestion
 from .rectangles import draw_marks
-from .surfaces import FIRST_OBJECT, Room, Support
+from .surfaces import Room, Support
 from .view import View, supports_of
 from .world import Studio
 

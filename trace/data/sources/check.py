@@ -17,14 +17,15 @@ from typing import Any
 
 from ...command import InputError
 from ...files import JsonlWriter, read_jsonl
-from ...images import BROKEN_IMAGE
+from ...image_folder import Images
+from ...images import INSIDE, decoded_size, image_size, is_turned, open_mask
 from ...points import Box
 from ...reasoning import parse
 from ...records import Sample
 from ...utils.parallel import Pool, WorkerDied
 from .kinds import UniqueIds, as_sample, number_of, raw_records
 from .problems import BROKEN, CONVERSATION, DUPLICATE, MASK, MISSING, POINTS, Problem, Problems
-from .sound import Images, conversation_problem, part_of, points_problem
+from .sound import conversation_problem, part_of, points_problem
 
 CHUNK = 64  # samples handed to a process at a time
 _DECIMALS = re.compile(r"\.(\d+)")
@@ -277,50 +278,34 @@ def _problems(sample: Sample, task: _Task, images: Images, found: Findings) -> I
     mask = sample.meta.get("mask")
     if isinstance(mask, str):
         found.masks += 1
-        if trouble := _mask_problem(sample, mask, size or image_size(path), images):
+        if trouble := _mask_problem(sample, mask, size or _size(path), images):
             yield Problem(sample.id, MASK, trouble)
 
 
-def decoded_size(path: Path) -> tuple[int, int] | str:
-    """(width, height) of an image that decodes to its end, or what is wrong with it."""
-    from PIL import Image
-
+def _size(path: Path) -> tuple[int, int] | None:
     try:
-        with Image.open(path) as image:
-            size = image.size
-            # For JPEG alone: libjpeg still reads every coefficient, but computes a 64th of the pixels.
-            image.draft(None, (size[0] // 8, size[1] // 8))
-            image.load()
-            return size
-    except BROKEN_IMAGE as error:
-        return str(error) or type(error).__name__
-
-
-def image_size(path: Path) -> tuple[int, int] | None:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except BROKEN_IMAGE:
+        return image_size(path)
+    except InputError:
         return None  # told where it was decoded
 
 
-def _mask_problem(sample: Sample, name: str, size: tuple[int, int] | None, images: Images) -> str | None:
-    import numpy as np
-    from PIL import Image
+def _is_turned(sample: Sample, images: Images) -> bool:
+    path = images.find(sample.image or "")
+    return path is not None and is_turned(path)
 
+
+def _mask_problem(sample: Sample, name: str, size: tuple[int, int] | None, images: Images) -> str | None:
     path = images.find(name)
     if path is None:
         return images.problem(name)
     try:
-        with Image.open(path) as picture:
-            mask = np.asarray(picture.convert("L")) > 127
-    except BROKEN_IMAGE as error:
-        return f"{name}: {error}"
+        mask = open_mask(path, name) > INSIDE
+    except InputError as error:
+        return str(error)
     height, width = mask.shape
     if size is not None and (width, height) != size:
-        return f"{name} is {width}x{height}, the image {size[0]}x{size[1]}"
+        hint = ", upright by its EXIF orientation as the mask has to be" if _is_turned(sample, images) else ""
+        return f"{name} is {width}x{height}, the image {size[0]}x{size[1]}{hint}"
     if not mask.any():
         return f"{name} is empty"
     answer = sample.conversations[-1].text

@@ -11,11 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 from ...command import InputError, Parser, existing_file, existing_folder
+from ...image_folder import Images
+from ...images import decoded_size
 from ...records import Sample, write_samples
-from .check import Summary, check, decoded_size
+from .check import Summary, check
 from .kinds import KINDS, Source, not_read, open_source, raw_records, sound_samples
 from .problems import BROKEN, POINTS, RECORD, Problem, ProblemLog, Problems
-from .sound import Images, late_problem, part_of, points_problem
+from .sound import late_problem, part_of, points_problem
 
 
 def main(argv: Sequence[str] | None = None) -> int:

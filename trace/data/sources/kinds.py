@@ -25,9 +25,10 @@ from typing import Any
 
 from ...command import InputError
 from ...files import first_character, read_json_list, read_jsonl
+from ...image_folder import Images
 from ...records import Sample
 from .problems import CONVERSATION, DUPLICATE, RECORD, Problem, Problems
-from .sound import Images, conversation_problem, late_problem
+from .sound import conversation_problem, late_problem
 
 DATA_SUFFIXES = (".json", ".jsonl")
 _OURS = ("generate.json", "views.jsonl", "parts.jsonl")  # a generator's folder: beside data.json, no samples

@@ -5,8 +5,9 @@
 
     {"image": "kitchen.jpg", "instruction": "Point to the mug.", "points": [[0.41, 0.62], [0.43, 0.60]]}
 
-Pixels are columns `x_px,y_px`, or `points_px`. An `id` is optional; any further column or key goes to the sample's
-`meta` (so does `mask`, the ground-truth region as a picture, which `check` compares with the points).
+Pixels are columns `x_px,y_px`, or `points_px`, counted in the picture as people see it (turned by its EXIF). An `id` is
+optional; any further column or key goes to the sample's `meta` (so does `mask`, the ground-truth region as a picture,
+which `check` compares with the points).
 """
 
 from __future__ import annotations
@@ -17,16 +18,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
-
 from ...command import InputError
 from ...files import read_jsonl
-from ...images import BROKEN_IMAGE
+from ...image_folder import Images
+from ...images import image_size
 from ...points import Point, format_points
 from ...prompts import IMAGE_TAG, question_text
-from ...records import Sample, Turn
+from ...records import Sample, Turn, half_character
 from .problems import BROKEN, MISSING, POINTS, RECORD, Problem
-from .sound import Images
 
 SUFFIXES = (".csv", ".jsonl")
 _KNOWN = ("id", "image", "instruction", "x", "y", "x_px", "y_px", "points", "points_px")
@@ -128,6 +127,8 @@ def _sample(identifier: str, row: Mapping[str, Any], where: str, images: Images)
     for key, value in (("image", name), ("instruction", instruction)):
         if not isinstance(value, str) or not value.strip():
             return Problem(identifier, RECORD, f'{where}: "{key}" is missing or empty')
+        if half := half_character(value):
+            return Problem(identifier, RECORD, f'{where}: "{key}" holds half a character ({half!r})')
     assert isinstance(name, str) and isinstance(instruction, str)
     given = "points_px" if "points_px" in row else "points"
     try:
@@ -160,15 +161,6 @@ def _size(identifier: str, name: str, images: Images) -> tuple[int, int] | Probl
     if path is None:
         return Problem(identifier, MISSING, images.problem(name) or name)
     try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1)
-            if turned != 1:
-                return Problem(
-                    identifier,
-                    POINTS,
-                    f"{path} is stored turned (EXIF orientation {turned}), so what a "
-                    "pixel is depends on the reader; store it upright first",
-                )
-            return image.size
-    except BROKEN_IMAGE as error:
-        return Problem(identifier, BROKEN, f"{path}: {error}")
+        return image_size(path)
+    except InputError as error:
+        return Problem(identifier, BROKEN, str(error))

@@ -6,11 +6,9 @@ Also which part of a mix a sample belongs to: object reference, free space, dete
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 
-from ...files import leaves
+from ...image_folder import Images
 from ...points import Box
 from ...prompts import IMAGE_TAG, bare_instruction
 from ...reasoning import FINAL_ANSWER, Response, parse
@@ -122,27 +120,3 @@ def reasoned(sample: Sample) -> Response | None:
         return None
     response = parse(sample.conversations[1].text)
     return response if response.steps and response.answer_span and response.points else None
-
-
-class Images:
-    """Finds the files that samples name: in `folder`, in its `images/`, or beside it when names carry the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._roots = (folder, folder / "images", folder.parent)
-        # one instance, one cache: samples of one image mostly follow each other
-        self.find = lru_cache(maxsize=4096)(self._find)
-
-    def _find(self, name: str) -> Path | None:
-        """The file, None when there is none. A name that leaves the folder is never followed."""
-        if leaves(name):
-            return None
-        try:
-            return next((path for root in self._roots if (path := root / name).is_file()), None)
-        except (OSError, ValueError):  # longer than a name can be, or no name at all
-            return None
-
-    def problem(self, name: str) -> str | None:
-        if leaves(name):
-            return f"the name {name!r} leaves the image folder"
-        return None if self.find(name) else f"{name} is not in {self.folder}"
