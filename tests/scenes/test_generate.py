@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import weakref
 from functools import partial
@@ -107,6 +108,24 @@ def test_a_killed_run_continues(folder: Path, tmp_path: Path) -> None:
     generate.main(arguments(out))
     assert read_json(out / "generate.json")["timing"]["scenes_rendered"] == SCENES - done
     assert contents(out) == contents(folder)
+
+
+def test_the_renderer_has_no_thread_of_its_own() -> None:
+    """Mesa's would use a fence after it is freed."""
+    program = """
+        from pathlib import Path
+        from trace_vlm.data.scenes.config import SceneConfig
+        from trace_vlm.data.scenes.world import Studio
+
+        with Studio.of(SceneConfig(), ((32, 32),)) as studio:
+            studio.color()
+            print(*(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")), sep="\\n")
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "LP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert not [name for name in done.stdout.splitlines() if name.startswith("llvmpipe")]
 
 
 @pytest.mark.parametrize("how", HOW)
