@@ -1,4 +1,4 @@
-"""Every command tells its usage at once: without torch, in less than half a second, whatever it was started as."""
+"""Every command tells its usage at once: without torch and whatever else is slow to import, however it was started."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import importlib
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,10 @@ from trace_vlm.cli import main as trace_vlm_main
 from trace_vlm.command import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"torch", "transformers", "matplotlib", "mujoco", "datasets", "accelerate", "peft", "scipy.stats"}
-LONGEST_CPU_SECONDS = 0.5
+HEAVY = {
+    "torch", "transformers", "tokenizers", "matplotlib", "mujoco", "datasets", "accelerate", "peft", "scipy", "pandas",
+    "pyarrow", "gradio", "openai", "google.genai",
+}  # fmt: skip
 
 
 def is_command(path: Path) -> bool:
@@ -42,10 +43,8 @@ def commands() -> dict[str, list[str]]:
 ALL = commands()
 
 
-def asked_for_help(words: list[str], *flags: str, cwd: Path) -> tuple[subprocess.CompletedProcess[str], float]:
-    """The finished process and its CPU seconds, which other processes on the machine do not change much."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+def asked_for_help(words: list[str], *flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, *flags, *words, "--help"],
         cwd=cwd,
         env={**os.environ, "COLUMNS": "120"},
@@ -53,8 +52,6 @@ def asked_for_help(words: list[str], *flags: str, cwd: Path) -> tuple[subprocess
         text=True,
         timeout=60,
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_the_commands_of_the_published_page_are_among_them() -> None:
@@ -64,18 +61,12 @@ def test_the_commands_of_the_published_page_are_among_them() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_help_is_given_without_loading_what_is_heavy(name: str, tmp_path: Path) -> None:
-    done, _ = asked_for_help(ALL[name], "-X", "importtime", cwd=tmp_path)
+    done = asked_for_help(ALL[name], "-X", "importtime", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("usage:")
     imported = set(re.findall(r"^import time:.*\|\s*(\S+)$", done.stderr, flags=re.MULTILINE))
     assert "argparse" in imported or name == "trace_vlm", "the listing of imports was not understood"
     assert not HEAVY & imported
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_help_takes_less_than_half_a_second(name: str, tmp_path: Path) -> None:
-    seconds = sorted(asked_for_help(ALL[name], cwd=tmp_path)[1] for _ in range(3))
-    assert seconds[0] < LONGEST_CPU_SECONDS, f"{name} --help took {seconds} CPU seconds"  # others only add to it
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -85,7 +76,7 @@ def test_every_sub_command_leads_to_a_main(name: str) -> None:
 
 
 def test_a_sub_command_gets_its_arguments_and_its_name(tmp_path: Path) -> None:
-    done, _ = asked_for_help(["-m", "trace_vlm", "summarize"], cwd=tmp_path)
+    done = asked_for_help(["-m", "trace_vlm", "summarize"], cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout.startswith("usage: trace-vlm summarize ")
 

@@ -478,8 +478,8 @@ def test_a_loading_process_that_is_killed_is_named_and_the_same_command_continue
     loading = Run(settings(scenes, tmp_path / "run", model=tiny_folder, **changes), processes=1)
     started = loading.start().when(lambda: (loading.folder / "checkpoints/checkpoint-2").is_dir())
     pid = started.processes[0].pid
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        os.kill(int(child), signal.SIGKILL)
+    loader = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1]
+    os.kill(int(loader), signal.SIGKILL)
     ended = started.wait()
     assert ended.codes == [1] and "Traceback" not in ended.logs[0]
     assert re.search(r"error: DataLoader worker .*; the same command continues from the last checkpoint", ended.logs[0])

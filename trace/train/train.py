@@ -15,6 +15,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -87,6 +88,7 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises the same for every process that ends now
         raise Incomplete(f"{str(error).rstrip('. ')}; the same command continues from the last checkpoint") from None
     if prepared.preempted:
         if trainer.is_world_process_zero():
