@@ -207,6 +207,8 @@ def test_what_may_not_be_in_fractions(text: str, shown: str | None) -> None:
         ("molmo", '<point x="0.46" y="0.53">', "1 of 1 points lie below 1/100"),
         ("unit", "[(463.5, 599.2)]", "1 of 1 points lie outside the image"),
         ("unit", "[(0.001, 0.002)]", None),
+        ("unit", '[{"point_2d": [40, 30]}]', "1 of 1 answers hold numbers above 1, which unit reads as pixels"),
+        ("unit", "[(0.4, 0.3), (1, 0)]", None),
         ("qwen3-vl", "[460, 530], [5, 5]", None),
         ("qwen3-vl", "none", None),
     ],

@@ -224,6 +224,30 @@ def test_answers_of_several_runs_are_compared_one_run_at_a_time(
     assert "holds the answers of 2 runs (1, 2)" in capsys.readouterr().err
 
 
+def test_what_makes_the_numbers_doubtful_is_said(
+    bench: Path, answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.full(SIZES[IDS[1]][::-1], 255, np.uint8)).save(
+        bench / "masks" / Path(IDS[1]).with_suffix(".jpg")
+    )
+    words = ["--data-dir", bench, "--output", tmp_path / "out", "--convention", "qwen3-vl"]
+    assert visualize("--answer-files", answers("a", *["[(0.46, 0.53)]"] * 3), *words) == 0
+    said = capsys.readouterr().out
+    assert "warning: a: 3 of 3 points lie below 1/100" in said
+    assert "warning: the mask covers the whole image in 1 of 3 questions (question 1 is the first)" in said
+
+
+def test_a_question_that_was_skipped_needs_no_picture(
+    bench: Path, answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bench / "images" / IDS[1]).write_bytes(b"no image")
+    file = answers("a", IN)
+    write_jsonl(file, [{"question_id": number, "text": IN} for number in IDS if number != 1])
+    write_json(file.with_suffix(".run.json"), {"skipped": [1], "settings": {}})
+    assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "out") == 0
+    assert "a: 66.7% of all 3 questions of the benchmark" in capsys.readouterr().out
+
+
 def test_mistakes_are_one_sentence(
     bench: Path, two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,9 +397,12 @@ def test_resume_skips_what_is_whole_and_only_that(
     assert len(asked) == 5  # without --resume all is drawn anew
     assert attention(bench, folder, "--resume", "--layers", 0) == 0
     assert len(asked) == 8  # other layers are another result
+    Image.new("RGB", SIZES["tall.png"]).save(bench / "images/tall.png")
+    assert attention(bench, folder, "--resume", "--layers", 0) == 0
+    assert len(asked) == 9  # and so is another picture
     capsys.readouterr()
     assert attention(bench, folder, "--resume", "--layers", 0, "--end-idx", 1, "--dtype", "bfloat16") == 2
-    assert "differ in dtype (float32 and bfloat16)" in capsys.readouterr().err and len(asked) == 8
+    assert "differ in dtype (float32 and bfloat16)" in capsys.readouterr().err and len(asked) == 9
 
 
 @pytest.mark.parametrize(

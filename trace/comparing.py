@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from .command import InputError
 from .eval.failures import Judge
-from .eval.grading import Run, one_each, read_answer_file
+from .eval.grading import Run, covering, one_each, read_answer_file
 from .eval.metrics import score
 from .eval.suites import Suite, key
 from .galleries import Compared, Score, write_compared
@@ -29,7 +29,8 @@ MOSTLY = 0.5  # an answer is right when at least this share of its points lies i
 class Comparison:
     """`questions` are those that every model answered; `scores[i]` holds one value a model for question key i.
 
-    `outcomes[i]` says how each model's answer came out; both are empty without masks.
+    `outcomes[i]` says how each model's answer came out; both are empty without masks. `warnings` are what a reader of
+    the numbers has to know.
     """
 
     suite: Suite
@@ -38,6 +39,7 @@ class Comparison:
     scores: Mapping[str, tuple[float, ...]]
     outcomes: Mapping[str, tuple[str, ...]]
     overall: tuple[Score, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def compare(
@@ -54,6 +56,7 @@ def compare(
     runs = tuple(
         read_answer_file(path, label, suite, how) for (label, path), how in zip(answers.items(), asked, strict=True)
     )
+    suite = replace(suite, skipped=frozenset().union(*(run.skipped for run in runs)))
     questions = tuple(
         question
         for question in suite.questions
@@ -65,11 +68,14 @@ def compare(
         of_category = f" of category {category!r}" if category is not None else ""
         raise InputError(f"no question{of_category} in {suite.question_file} is answered by all of {files}")
     benchmark: list[tuple[float, ...]] = []
+    warnings = [f"{run.label}: {note}" for run in runs for note in run.notes]
+    covered: list[Question] = []
     scores: dict[str, tuple[float, ...]] = {}
     outcomes: dict[str, tuple[str, ...]] = {}
     compared = {key(question.question_id) for question in questions}
     for question in suite.questions if suite.masks else ():
         name, mask = key(question.question_id), suite.mask(question)
+        covered += [question] * bool(mask.all())
         values = tuple(score(run.responses[name].points, mask) if name in run.responses else 0.0 for run in runs)
         benchmark.append(values)
         if name in compared:
@@ -91,7 +97,9 @@ def compare(
         )
         for place, run in enumerate(runs)
     )
-    return Comparison(suite, runs, questions, scores, outcomes, overall)
+    return Comparison(
+        suite, runs, questions, scores, outcomes, overall, (*warnings, *covering(covered, len(suite.questions)))
+    )
 
 
 def outcome(judge: Judge, response: Response, value: float, cut: bool) -> str:

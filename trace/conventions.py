@@ -259,24 +259,29 @@ def foreign(text: str) -> str | None:
     for what, pattern in _FOREIGN.items():
         if pattern.search(text):
             return what
-    for item in parse(text).points:
-        values = (item.x, item.y) if isinstance(item, Point) else (item.x1, item.y1)
-        if max(values) > 1:
-            return "numbers above 1"
-    return None
+    return "numbers above 1" if _above_one(text) else None
+
+
+def _above_one(text: str) -> bool:
+    items = parse(text).points
+    return any(max((item.x, item.y) if isinstance(item, Point) else (item.x1, item.y1)) > 1 for item in items)
 
 
 @dataclass(slots=True)
 class Doubts:
-    """Counts points that look as if their convention was not the model's."""
+    """Counts points and answers that look as if their convention was not the model's."""
 
     points: int = 0
     outside: int = 0
     small: int = 0
+    answers: int = 0  # with points
+    pixels: int = 0  # of those, with numbers above 1 in the convention unit
 
     def add(self, response: Response, how: Convention, sent: Size) -> None:
         """Count the points of an answer about a picture that was seen in the size `sent`."""
         width, height = how.counts(sent)
+        self.answers += response.parsable
+        self.pixels += response.parsable and how.name == "unit" and _above_one(response.text)
         for item in response.points:
             point = item.center if isinstance(item, Box) else item
             self.points += 1
@@ -296,6 +301,11 @@ class Doubts:
             return (
                 f"{self.small} of {self.points} points lie below 1/100 of the picture's width and height: they look "
                 f"like fractions (convention unit), but were read as {name}"
+            )
+        if self.pixels * 2 > self.answers:
+            return (
+                f"{self.pixels} of {self.answers} answers hold numbers above 1, which {name} reads as pixels: does the "
+                f"model write coordinates as {name} does?"
             )
         return None
 

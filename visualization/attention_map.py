@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trace_vlm.capture import Capture
     from trace_vlm.eval.suites import Suite
     from trace_vlm.model.checkpoint import Checkpoint
-    from trace_vlm.records import Answer
+    from trace_vlm.records import Answer, Question
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = [
         (place, question)
         for place, question in asked
-        if not (arguments.resume and whole(folder, question.question_id, settings))
+        if not (arguments.resume and whole(folder, question.question_id, settings | _picture(suite, question)))
     ]
     refuse_other_settings(folder, settings, [question.question_id for _, question in wanted])
     if len(wanted) < len(asked):
@@ -139,6 +139,16 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _picture(suite: Suite, question: Question) -> dict[str, Any]:
+    """What tells the picture of a question from another one; nothing for one that is missing."""
+    from trace_vlm.files import sha256
+
+    try:
+        return {"image": sha256(suite.image_path(question))}
+    except InputError:  # told where it is drawn
+        return {}
+
+
 def _answers(path: Path | None, suite: Suite) -> dict[str, Answer]:
     from trace_vlm.eval.suites import pair
     from trace_vlm.records import read_answers
@@ -207,6 +217,7 @@ def _draw(
         if answer is None:
             raise InputError(f"{arguments.answer_file} holds no answer to question {question.question_id}")
         maps = analyse_answer(checkpoint, image, question.text, answer, capture, arguments.conv_mode)
+    settings = {**settings, **_picture(suite, question)}
     write_attended(folder, place, question, image, masks, maps, checkpoint.name, settings, arguments.scaling)
 
 

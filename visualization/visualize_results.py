@@ -102,6 +102,8 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
             known = f"{score.benchmark:.1%} of all {score.asked} questions of the benchmark, {known}"
         told = ", ".join(f"{name} {number}" for name, number in score.outcomes)
         print(f"{score.label}: {known} of {score.questions} questions" + (f" ({told})" if told else ""))
+    for warning in comparison.warnings:
+        print(f"warning: {warning}")
     if comparison.outcomes:
         print("right: at least half of the answer's points lie in the target")
     print(f"{min(count, len(items))} pictures in {folder}")

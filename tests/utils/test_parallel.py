@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from parallel_workers import HOW, dies_at_once, names_itself, nothing, slow_squares, squares
+from parallel_workers import HOW, dies_at_once, makes_functions, names_itself, nothing, slow_squares, squares
 
 from trace_vlm.command import InputError
 from trace_vlm.utils.parallel import TRIES, Pool, WorkerDied
@@ -63,6 +65,52 @@ def test_an_item_nobody_waits_for_makes_room(tmp_path: Path) -> None:
         assert waiting.result(60) == 25
 
 
+def test_what_cannot_be_sent_to_a_worker_or_back_fails_alone(tmp_path: Path) -> None:
+    with Pool(1, makes_functions) as pool:
+        item, result, good = pool.submit(lambda: None), pool.submit("function"), pool.submit("text")
+        for one in (item, result):
+            with pytest.raises(Exception, match="pickle"):
+                one.result(60)
+        assert good.result(60) == "text"
+
+
+def test_a_long_queue_is_cancelled_at_the_end(tmp_path: Path) -> None:
+    pool = Pool(1, squares, tmp_path)
+    pool.submit(1).result()
+    waiting = [pool.submit(1) for _ in range(100_000)]  # more than the pipe that wakes the pool holds
+    pool.close()
+    assert all(one.done() for one in waiting)
+
+
+def test_a_worker_that_cannot_be_replaced_fails_what_is_left(tmp_path: Path, monkeypatch) -> None:
+    with Pool(1, squares, tmp_path) as pool:
+        pool.submit(1).result()
+        monkeypatch.setattr(pool, "_spawn", no_process)
+        with pytest.raises(WorkerDied, match="no other worker process can be started: .*Cannot allocate memory"):
+            pool.submit(("KILL", 1)).result(60)
+
+
+def no_process() -> None:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+
+def test_an_interrupt_does_not_end_a_worker_that_starts(tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes; the first one answers it, and the others would print their tracebacks."""
+    program = """
+        import os, signal
+        from parallel_workers import names_itself
+        from trace_vlm.utils.parallel import Pool
+
+        if __name__ == "__mp_main__":
+            os.kill(os.getpid(), signal.SIGINT)
+        if __name__ == "__main__":
+            with Pool(1, names_itself) as pool:
+                pool.submit(None).result()
+    """
+    process = _program(program, tmp_path, stderr=subprocess.PIPE)
+    assert process.communicate()[1] == "" and process.returncode == 0
+
+
 def test_items_of_one_home_go_to_one_worker(tmp_path: Path) -> None:
     with Pool(2, names_itself, lanes=4) as pool:
         while len({result.result() for _, result in pool.in_order(range(8))}) < 2:
@@ -86,13 +134,7 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
             print(*(worker.process.pid for worker in pool._workers), flush=True)
             sys.stdin.read()
     """
-    script = tmp_path / "program.py"
-    script.write_text(textwrap.dedent(program))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+    process = _program(program, tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     pids = list(map(int, process.stdout.readline().split()))
     assert len(pids) == 2
@@ -100,6 +142,13 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     process.wait()
     while any(map(_alive, pids)):  # the test's own time limit is the only one
         time.sleep(0.05)
+
+
+def _program(text: str, folder: Path, **options: Any) -> subprocess.Popen[str]:
+    script = folder / "program.py"
+    script.write_text(textwrap.dedent(text))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    return subprocess.Popen([sys.executable, str(script), str(folder)], text=True, env=environment, **options)
 
 
 def _alive(pid: int) -> bool:

@@ -317,7 +317,7 @@ def _finish(jobs: Sequence[Job], unanswered: int) -> int:
         if job.cut:
             print(f"  {job.cut} answers were cut at the limit of output tokens: give more --max-output-tokens")
         if doubt := job.doubts.sentence(job.asking.convention.name):
-            print(f"  {doubt}. --convention names another way")
+            print(f"  {doubt} (--convention names another way)")
     if unanswered:
         reasons = Counter(reason for job in jobs for reason in job.failures.values())
         why = "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))

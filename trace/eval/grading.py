@@ -323,6 +323,16 @@ def shortcut_names(questions: Sequence[Question]) -> dict[str, str]:
     return {f"shortcut: {name.replace('_', ' ')}": name for name in found if name not in ("uniform", "center")}
 
 
+def covering(covered: Sequence[Question], count: int) -> list[str]:
+    """The warning about those of `count` questions whose mask is the whole picture; none without any."""
+    if not covered:
+        return []
+    return [
+        f"the mask covers the whole image in {len(covered)} of {count} questions (question {covered[0].question_id} is "
+        "the first), where every answer counts as right"
+    ]
+
+
 def _shortcut(question: Question, name: str) -> Point | None:
     stored = (question.meta.get("shortcuts") or {}).get(name)
     if stored is None:

@@ -32,7 +32,7 @@ from ..files import read_jsonl, replacing, sha256, write_json
 from ..marks import model_colors
 from .calibration import calibration, draw
 from .failures import CLASSES
-from .grading import Graded, Grades, grade, groups, one_each, read_runs
+from .grading import Graded, Grades, covering, grade, groups, one_each, read_runs
 from .metrics import RESAMPLES, Difference, difference, interval
 from .suites import Suite, open_suite, read_run, settings_of
 from .tables import as_csv, as_markdown, as_text, sentences, tables
@@ -335,12 +335,7 @@ def _warnings(runs: Sequence[Grades], graded: Graded) -> list[str]:
         if asked and asked != sha256(suite.question_file):
             found.append(f"{suite.question_file} is not the file that was answered{where}, or was changed since")
         found.extend(f"{note}{where}" for note in one.run.notes)
-    if graded.covered:
-        found.append(
-            f"the mask covers the whole image in {len(graded.covered)} of {count} questions (question "
-            f"{graded.covered[0].question_id} is the first), where every answer counts as right"
-        )
-    return found
+    return found + covering(graded.covered, count)
 
 
 if __name__ == "__main__":

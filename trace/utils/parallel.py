@@ -21,7 +21,9 @@ import zlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
@@ -95,10 +97,13 @@ class Pool:
 
     def wait_until_started(self) -> None:
         """Return when a worker is ready for items; raises what `start` raised."""
-        self._started.wait()
-        if self._failure is not None:
+        try:
+            self._started.wait()
+            if self._failure is not None:
+                raise self._failure
+        except BaseException:  # Ctrl-C too
             self.close()
-            raise self._failure
+            raise
 
     def submit(self, value: Any, home: str | None = None) -> Future[Any]:
         """Queue an item. Items of the same `home` go to the same worker, unless it has much more to do than another."""
@@ -106,7 +111,7 @@ class Pool:
             self._numbers += 1
             item = _Item(self._numbers, value, None if home is None else zlib.crc32(home.encode()))
             self._queue.append(item)
-        item.future.add_done_callback(lambda future: self._wake() if future.cancelled() else None)
+        item.future.add_done_callback(self._cancelled)
         self._wake()
         return item.future
 
@@ -141,7 +146,7 @@ class Pool:
         for item in [*self._queue, *(item for worker in self._workers for item in worker.items.values())]:
             item.future.cancel()
         for worker in self._workers:
-            worker.process.join(5)
+            worker.process.join(5 if worker.ready else 0)  # one that still starts has not seen its pipe close
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
@@ -151,10 +156,16 @@ class Pool:
     def _wake(self) -> None:
         self._wake_up.send_bytes(b".")
 
+    def _cancelled(self, future: Future[Any]) -> None:
+        if future.cancelled() and not self._closing:  # nobody empties the pipe of a closed pool, and it holds little
+            self._wake()
+
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, self._start, self._arguments), daemon=True)
-        process.start()
+        resource_tracker.ensure_running()  # else `start` does so, and lets SIGINT through again
+        with _no_interrupts():  # a Ctrl-C before `_work` begins would print its traceback
+            process.start()
         theirs.close()  # so that the end of the process closes the pipe
         return _Worker(process, ours)
 
@@ -191,8 +202,12 @@ class Pool:
             home = self._workers[item.home % len(self._workers)]
             if home in free and len(home.items) <= len(chosen.items) + SLACK:
                 chosen = home
-        chosen.items[item.number] = item
-        chosen.send((item.number, item.value))
+        try:
+            chosen.send((item.number, item.value))
+        except Exception as error:  # noqa: BLE001 (what cannot be pickled refuses in any way)
+            item.settle(None, error)
+        else:
+            chosen.items[item.number] = item
         return True
 
     def _has_room(self, worker: _Worker, item: _Item) -> bool:
@@ -244,7 +259,27 @@ class Pool:
         with self._lock:
             self._queue.extendleft(reversed(again))
         place = self._workers.index(worker)
-        self._workers[place : place + 1] = [self._spawn()] if self._failure is None else []
+        self._workers[place : place + 1] = self._replacement()
+
+    def _replacement(self) -> list[_Worker]:
+        """A new worker; none when the pool has failed, or does because the system starts no process."""
+        if self._failure is not None:
+            return []
+        try:
+            return [self._spawn()]
+        except OSError as error:
+            self._fail(WorkerDied(f"no other worker process can be started: {error}"))
+            return []
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """SIGINT waits, for this thread and for processes that it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def how_it_ended(code: int | None) -> str:
@@ -319,6 +354,8 @@ def _send(connection: Connection, reply: _Reply) -> None:
         connection.send(reply)
     except OSError:  # nobody is there to receive it
         os._exit(0)
+    except Exception as error:  # noqa: BLE001 (a result that cannot be pickled refuses in any way)
+        _send(connection, (reply[0], None, _portable(error)))
 
 
 def _portable(error: BaseException) -> BaseException:
