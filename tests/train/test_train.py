@@ -482,7 +482,10 @@ def test_a_loading_process_that_is_killed_is_named_and_the_same_command_continue
     os.kill(int(loader), signal.SIGKILL)
     ended = started.wait()
     assert ended.codes == [1] and "Traceback" not in ended.logs[0]
-    assert re.search(r"error: DataLoader worker .*; the same command continues from the last checkpoint", ended.logs[0])
+    assert re.search(
+        r"error: a process that loads data died \(.+\); the same command continues from the last checkpoint",
+        ended.logs[0],
+    )
     loading.to_its_end()
     assert json.loads((loading.folder / "run.json").read_text())["finished"]
 

@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from fnmatch import fnmatch
@@ -85,11 +86,14 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
     stop.after_a_step = True
     try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for every process that ends, here too
+        if not _loading_process_died(error):
             raise
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises the same for every process that ends now
-        raise Incomplete(f"{str(error).rstrip('. ')}; the same command continues from the last checkpoint") from None
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise Incomplete(
+            f"a process that loads data died ({reason}); the same command continues from the last checkpoint"
+        ) from None
     if prepared.preempted:
         if trainer.is_world_process_zero():
             step = trainer.state.global_step
@@ -97,6 +101,14 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
         return None
     finish(prepared, folder, record, time.monotonic() - started)
     return folder
+
+
+def _loading_process_died(error: Exception) -> bool:
+    """Whether a DataLoader lost one of its processes: torch says so itself, or finds the pipe to it closed."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    frames = traceback.extract_tb(error.__traceback__)
+    return any("torch/utils/data" in frame.filename for frame in frames)
 
 
 def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, Any]:
