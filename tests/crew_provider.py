@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+from typing import Any
 
-from trace_vlm.api import Completion, Picture, Refused, Request, Transient
+from parallel_workers import ENDS
+
+from trace_vlm.api import Completion, Picture, Provider, Refused, Request, Transient
+from trace_vlm.api_providers import make_provider
 from trace_vlm.command import InputError
 
 
@@ -24,8 +27,8 @@ class Here:
             raise InputError("the key is wrong")
         if request.text == "defect":
             raise ZeroDivisionError("a defect")
-        if request.text == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if request.text in ENDS:
+            ENDS[request.text]()
         if request.text == "slow":
             await asyncio.sleep(1000)
         return Completion(f"{os.getpid()} {len(picture.data) if picture else 0}", "stop", 1, 1)
@@ -35,3 +38,17 @@ class Here:
 
 def make_wrong() -> Here:
     raise InputError("no key here")
+
+
+def make_ending(how: str, item: str, *arguments: Any) -> Provider:
+    """The provider of the command, but the process ends that sends the request of one item."""
+    provider = make_provider(*arguments)
+    send = provider.send
+
+    async def ends(request: Request, picture: Picture | None) -> Completion:
+        if request.item == item:
+            ENDS[how]()
+        return await send(request, picture)
+
+    provider.send = ends  # type: ignore[method-assign]
+    return provider

@@ -11,10 +11,13 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from api_server import reasoning, serving
+from crew_provider import make_ending
+from parallel_workers import HOW
 from PIL import Image
 
 from trace_vlm.api_crew import Crew
@@ -251,6 +254,23 @@ def test_a_wrong_key_ends_with_one_sentence_and_nothing_written(tmp_path, capsys
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("error: ") and "OPENAI_API_KEY" in told
     assert not (tmp_path / "cor.json").exists()
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_request_that_ends_every_process_is_named_and_all_others_are_written(how, tmp_path, monkeypatch, capsys):
+    data_set(tmp_path, 12)
+    monkeypatch.setattr(remote_build, "make_provider", partial(make_ending, how, "s7"))
+    with serving(answer=reasoning) as server:
+        words = command(tmp_path, "openai", server.url, "--processes", "2", "--concurrency", "2")
+        assert run(build.main, words) == 1
+        assert [sample["id"] for sample in made(tmp_path)] == [f"s{number}" for number in range(12) if number != 7]
+        reason = f"its worker process ended 3 times, the last time by {HOW[how]}"
+        assert rejects(tmp_path) == {"s7": reason}
+        assert f"error: {tmp_path / 'cor.json'} lacks 1 samples" in (said := capsys.readouterr().err)
+        assert f"s7: {reason}" in said
+        monkeypatch.undo()
+        assert run(build.main, words) == 0 and len(made(tmp_path)) == 12
+        assert len(server.records) == 12, "no other was asked again"
 
 
 # --- killed and started again ---------------------------------------------------------------------
