@@ -193,14 +193,15 @@ def test_the_charts_show_every_model_without_scrolling(browser: Any, run_page: P
     assert chart.locator(".point").count() == chart.locator(".values > div").count() == 6  # 2 models, 3 parts
     for one in (".point", ".values > div", ".name", ".ticks span", ".guess"):
         assert all(chart.locator(one).evaluate_all(INSIDE)), one
-    (track, *_), places = (
+    (track, *_), places, ticks = (
         chart.locator(one).evaluate_all(
             "all => all.map(one => [one.getBoundingClientRect()].map(r => [r.x, r.width])[0])"
         )
-        for one in (".track", ".point")
+        for one in (".track", ".point", ".ticks span")
     )
-    shown = [100 * (x + wide / 2 - track[0]) / track[1] for x, wide in places]
+    shown, axis = ([100 * (x + wide / 2 - track[0]) / track[1] for x, wide in some] for some in (places, ticks))
     assert shown == pytest.approx([50, 50, 50, 100, 50, 0], abs=1.0)  # as in the table
+    assert axis == pytest.approx([0, 20, 40, 60, 80, 100], abs=1.0)
     bars = found.page.locator("#outcomes .parts > div")
     assert bars.count() and all(bars.evaluate_all(INSIDE))
     assert all(found.page.locator("#outcomes .name").evaluate_all(INSIDE))
