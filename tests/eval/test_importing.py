@@ -194,6 +194,8 @@ def test_what_is_wrong_with_roborefit_is_named(roborefit: Path, tmp_path: Path) 
         catalog.main(["roborefit"])
     with pytest.raises(InputError, match=r"--count -3 .* at least 1"):
         catalog.main(["roborefit", "--from", str(roborefit), "--out", str(tmp_path / "out"), "--count", "-3"])
+    with pytest.raises(InputError, match=r"--count -3 .* at least 1"):
+        catalog.main(["--count", "-3"])
     with pytest.raises(InputError, match="--seed -1 at least 0"):
         catalog.main(["roborefit", "--from", str(roborefit), "--out", str(tmp_path / "out"), "--seed", "-1"])
     (roborefit / "roborefit_testA.json").write_text("[]")

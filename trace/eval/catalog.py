@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=750, help="RoboRefIt: questions to draw where no --ids are given")
     parser.add_argument("--seed", type=int, default=0, help="RoboRefIt: of that draw")
     arguments = parser.parse_args(argv)
+    if arguments.count < 1 or arguments.seed < 0:
+        raise InputError(f"--count {arguments.count} must be at least 1 and --seed {arguments.seed} at least 0")
     if arguments.name is None:
         print(overview())
         return 0
-    if arguments.count < 1 or arguments.seed < 0:
-        raise InputError(f"--count {arguments.count} must be at least 1 and --seed {arguments.seed} at least 0")
     if arguments.source is None or arguments.out is None:
         raise InputError(f"to make a folder of {arguments.name}, say --from what and --out where")
     from .importing import from_parquet, from_roborefit

@@ -79,21 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = part_of(whole, chunk, chunks) if together and chunks > 1 else whole
         seeded = replace(decoding, seed=decoding.seed + number - 1)
         at = number if arguments.runs > 1 else 0
-        job = Job(
-            arguments,
-            seeded,
-            template,
-            suite,
-            start,
-            questions,
-            path,
-            at,
-            (chunk, chunks),
-            device,
-            dtype,
-            shown,
-            broken,
-        )
+        job = Job(arguments, seeded, template, suite, start, questions, path, at, (chunk, chunks), device, dtype, shown,
+                  broken)  # fmt: skip
         predictor = _answer_file(job, predictor)
         if together and chunks > 1 and merge(whole, chunks, suite.questions):
             print(f"{whole}: the answers of all {chunks} parts")
