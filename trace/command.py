@@ -2,7 +2,7 @@
 
 A mistake of the user (a missing file, an unknown key, broken JSON) is raised as `InputError` anywhere below, and
 `run` turns it into one line on standard error and exit code 2. Anything else is a defect of ours and keeps its
-traceback. This module imports nothing heavy: `--help` of every command stays below half a second.
+traceback. This module imports nothing heavy, so that `--help` of every command comes at once.
 """
 
 from __future__ import annotations
