@@ -22,7 +22,7 @@ WORK = """
 import json, re, sys
 from pathlib import Path
 import torch
-from trace_vlm.settings import typed
+from trace_vlm.utils.config import typed
 from trace_vlm.train import arguments, language, recording, train
 from trace_vlm.train.config import TrainConfig
 import transformers.models.llava.modeling_llava, transformers.models.clip.modeling_clip, peft
@@ -53,10 +53,10 @@ def measure(settings: dict[str, Any]) -> int:
 
 
 def predict(settings: dict[str, Any], length: int) -> float:
-    from trace_vlm.settings import typed
     from trace_vlm.train.config import TrainConfig
     from trace_vlm.train.memory import Setting, memory
     from trace_vlm.train.plan import model_dimensions
+    from trace_vlm.utils.config import typed
 
     config = typed(TrainConfig, settings, "benchmark")
     _, size = model_dimensions(config)

@@ -10,7 +10,7 @@ from parallel_workers import ENDS
 
 from trace_vlm.api import Completion, Picture, Provider, Refused, Request, Transient
 from trace_vlm.api_providers import make_provider
-from trace_vlm.command import InputError
+from trace_vlm.utils.command import InputError
 
 
 class Here:

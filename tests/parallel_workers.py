@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from trace_vlm.command import InputError
+from trace_vlm.utils.command import InputError
 
 ENDS: dict[str, Callable[[], object]] = {
     "SEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trace_vlm.command import InputError
 from trace_vlm.data.scenes import generate
+from trace_vlm.utils.command import InputError
 
 
 def _reason() -> str:

@@ -15,8 +15,8 @@ from api_server import SORRY, one_point, serving
 from trace_vlm import api_cost
 from trace_vlm.api import Client, Completion, Failure, Limits, Picture, Refused, Reply, Request, TokenBucket, Transient
 from trace_vlm.api_providers import Options, make_provider
-from trace_vlm.command import InputError
-from trace_vlm.lookup import Lookup, key_of
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.lookup import Lookup, key_of
 
 pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
@@ -141,7 +141,7 @@ def test_without_the_extra_one_sentence_names_it(name, module):
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from trace_vlm.api_providers import Options, make_provider\n"
-        "from trace_vlm.command import InputError\n"
+        "from trace_vlm.utils.command import InputError\n"
         f"try: make_provider({name!r}, 'm', 'http://localhost', Options(), 1)\n"
         "except InputError as error: print(error)"
     )

@@ -13,10 +13,10 @@ from transformers import LogitsProcessor
 
 from trace_vlm.attention import GroundingRecorder, recording
 from trace_vlm.capture import Capture, teacher_forced, while_generating
-from trace_vlm.command import InputError
-from trace_vlm.files import read_json
 from trace_vlm.model.checkpoint import load
 from trace_vlm.prompts import render_prompt
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.files import read_json
 
 ORIGINAL = Path(__file__).parent / "data/llava_original"
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 128, 3), dtype=np.uint8))

@@ -14,7 +14,7 @@ import pytest
 
 from trace_vlm.cli import COMMANDS
 from trace_vlm.cli import main as trace_vlm_main
-from trace_vlm.command import Parser
+from trace_vlm.utils.command import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {

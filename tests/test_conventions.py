@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timing import assert_linear
 
-from trace_vlm.command import InputError
 from trace_vlm.conventions import (
     CONVENTIONS,
     QWEN_LEAST,
@@ -22,6 +21,7 @@ from trace_vlm.conventions import (
     sent_size,
 )
 from trace_vlm.points import Box, Point
+from trace_vlm.utils.command import InputError
 
 SIZE, SENT = (640, 480), (280, 140)
 

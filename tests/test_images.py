@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from trace_vlm.command import InputError
 from trace_vlm.images import (
     INSIDE,
     PAD_COLOR,
@@ -26,6 +25,7 @@ from trace_vlm.images import (
     unpad_map,
 )
 from trace_vlm.points import Point
+from trace_vlm.utils.command import InputError
 
 ORIGINAL = Path(__file__).parent / "data" / "llava_original"
 sides = st.integers(1, 700)

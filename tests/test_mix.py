@@ -17,7 +17,6 @@ import sources_by_hand as hand
 import yaml
 from shell import ROOT, name_of
 
-from trace_vlm.command import InputError, run
 from trace_vlm.data import licences
 from trace_vlm.data.mix import main, read_recipe
 from trace_vlm.data.picking import without_reasoning
@@ -25,6 +24,7 @@ from trace_vlm.data.sources.cli import main as sources
 from trace_vlm.data.sources.sound import part_of
 from trace_vlm.reasoning import parse
 from trace_vlm.records import Sample, read_samples
+from trace_vlm.utils.command import InputError, run
 
 RECIPES = sorted(ROOT.glob("configs/mixes/*.yaml"))
 SMALL = ["--set", "scale=0.0002"]  # 10 of every 50,000
@@ -271,7 +271,7 @@ def test_the_card_tells_counts_sources_licences_and_hashes(root: Path, tmp_path:
         ("lvis", 10, 0),
         ("vqa", 10, 0),
     ]
-    from trace_vlm.files import sha256
+    from trace_vlm.utils.files import sha256
 
     assert facts["files"]["a.json"] == {"samples": 40, "sha256": sha256(tmp_path / "a.json")}
     source = root / "data/TRACE/trace_train.json"

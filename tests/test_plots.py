@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from trace_vlm import canvas, marks, plots
-from trace_vlm.command import InputError
 from trace_vlm.points import Box, Point
 from trace_vlm.reasoning import parse, render
+from trace_vlm.utils.command import InputError
 
 STEPS = {
     "reference": "The reference object is the blue mug at (0.41, 0.53).",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from trace_vlm import prompts
-from trace_vlm.command import InputError
 from trace_vlm.records import Turn
+from trace_vlm.utils.command import InputError
 
 ORIGINAL = Path(__file__).parent / "data" / "llava_original"
 EXPECTED = json.loads((ORIGINAL / "expected.json").read_text())

@@ -17,8 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trace_vlm import files
-from trace_vlm.command import InputError
 from trace_vlm.records import (
     Answer,
     JsonlWriter,
@@ -39,6 +37,8 @@ from trace_vlm.records import (
     write_questions,
     write_samples,
 )
+from trace_vlm.utils import files
+from trace_vlm.utils.command import InputError
 
 TURNS = (Turn("human", "<image>\nFind the müg."), Turn("gpt", "[(0.461, 0.527)]"))
 SAMPLES = [

@@ -17,12 +17,12 @@ from forced_answers import encoded, saying
 from PIL import Image
 
 from trace_vlm import attention_records, attention_summary, canvas, comparing, galleries, intervene
-from trace_vlm.command import InputError, run
 from trace_vlm.eval.suites import open_suite
-from trace_vlm.files import read_json, write_json, write_jsonl
 from trace_vlm.points import Point
 from trace_vlm.prompts import POINTS_SUFFIX
 from trace_vlm.reasoning import render
+from trace_vlm.utils.command import InputError, run
+from trace_vlm.utils.files import read_json, write_json, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"wide.png": (61, 40), "tall.png": (33, 50), "square.png": (37, 37)}

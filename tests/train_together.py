@@ -102,8 +102,8 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    from trace_vlm.command import run
     from trace_vlm.train import train
+    from trace_vlm.utils.command import run
 
     if sabotage:
         _spoil(sabotage)
@@ -113,9 +113,9 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
 def _spoil(sabotage: str) -> None:
     """`fail AT` raises when a row is fetched for the AT-th time, `early` before the processes meet, `preempted`
     gets SIGTERM there."""
-    from trace_vlm.command import InputError
     from trace_vlm.data.dataset import RowDataset
     from trace_vlm.train import train
+    from trace_vlm.utils.command import InputError
 
     if sabotage in ("early", "preempted"):
 

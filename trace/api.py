@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .command import InputError
-from .files import JsonlWriter, read_jsonl, write_jsonl
-from .lookup import Lookup, key_of
+from .utils.command import InputError
+from .utils.files import JsonlWriter, read_jsonl, write_jsonl
+from .utils.lookup import Lookup, key_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .api import Completion, Picture, Refused, Request, Transient
-from .command import InputError, how_to_install
+from .utils.command import InputError, how_to_install
 
 KEYS = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
 

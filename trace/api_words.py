@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import InputError
+from .utils.command import InputError
 
 if TYPE_CHECKING:
     from .api_cost import Price

@@ -23,11 +23,9 @@ from numpy.typing import NDArray
 from . import plots
 from .attention_numbers import DECIMALS, MEASURES, Regions, measure, regions, rounded, uniform
 from .canvas import save
-from .command import InputError
 from .eval.failures import Judge
 from .eval.metrics import score
 from .eval.suites import Suite
-from .files import read_json, replacing, write_json
 from .galleries import INDEX, Outline, file_name, outline, save_small
 from .images import Square, unpad_map
 from .milestones import MILESTONES, MilestoneMaps
@@ -35,6 +33,8 @@ from .points import Box, Point
 from .prompts import bare_instruction
 from .reasoning import parse
 from .records import Question, QuestionId
+from .utils.command import InputError
+from .utils.files import read_json, replacing, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

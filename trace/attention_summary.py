@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 
 from .attention_numbers import MEASURES, Regions, measure
 from .attention_records import MEAN, Attended, alike, read_attention, read_maps
-from .command import InputError, Parser, existing_folder, run
 from .eval.metrics import Interval, difference, interval
-from .files import write_json
 from .milestones import MILESTONES
+from .utils.command import InputError, Parser, existing_folder, run
+from .utils.files import write_json
 
 SUMMARY = "summary.json"
 RESAMPLES = 2000

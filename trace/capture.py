@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .command import InputError
+from .utils.command import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .command import InputError, run
+from .utils.command import InputError, run
 
 # command -> (module and its main, what it does)
 COMMANDS = {

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from .command import InputError
 from .eval.failures import Judge
 from .eval.grading import Run, covering, one_each, read_answer_file
 from .eval.metrics import score
@@ -21,6 +20,7 @@ from .images import open_image
 from .plots import RIGHT, Panel
 from .reasoning import Response
 from .records import Question
+from .utils.command import InputError
 
 MOSTLY = 0.5  # an answer is right when at least this share of its points lies in the target
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .command import InputError, Parser, how_to_install, run
 from .images import BROKEN_IMAGE
+from .utils.command import InputError, Parser, how_to_install, run
 
 if TYPE_CHECKING:
     from .demo_session import Models, Told

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from . import prompts
 from .attention_numbers import measure, regions
 from .capture import Captured, while_generating
-from .command import InputError
 from .milestones import MILESTONES, MilestoneMaps, of_captured
 from .reasoning import parse
+from .utils.command import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -22,13 +22,13 @@ import numpy as np
 
 from . import plots
 from .canvas import save
-from .command import InputError
-from .files import read_json, replacing, write_json
 from .marks import mask_outline
 from .points import Box, Point
 from .prompts import bare_instruction
 from .reasoning import Response, parse
 from .records import Question, QuestionId
+from .utils.command import InputError
+from .utils.files import read_json, replacing, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

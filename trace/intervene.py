@@ -28,14 +28,14 @@ import numpy as np
 from . import prompts
 from .attention_records import Attended, read_attention
 from .capture import greedy
-from .command import InputError
 from .edits import KINDS, Edit, Thing, edits
 from .eval.metrics import Interval, interval
 from .eval.suites import Suite, key
-from .files import JsonlWriter, read_jsonl, write_json
 from .images import open_image
 from .points import Box, Point
 from .reasoning import STEPS, parse
+from .utils.command import InputError
+from .utils.files import JsonlWriter, read_jsonl, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from . import prompts, reasoning
 from .capture import Capture, Captured, teacher_forced, while_generating
-from .command import InputError
 from .images import unpad_map
 from .plots import StepMap, answer_text
 from .reasoning import Response
 from .records import Answer
+from .utils.command import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

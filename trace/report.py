@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .command import InputError, Parser, existing_folder, run
+from .utils.command import InputError, Parser, existing_folder, run
 
 if TYPE_CHECKING:
     from .report_charts import Stack
@@ -76,7 +76,7 @@ def write_page(out: Path, title: str, comparison: Path | None = None, attention:
 
 
 def _write(out: Path, page: str) -> str:
-    from .files import replacing
+    from .utils.files import replacing
 
     with replacing(out) as temporary:
         temporary.write_bytes(page.encode("utf-8", "replace"))

@@ -12,10 +12,10 @@ from typing import Any
 
 from .attention_numbers import MEASURES, UNITS
 from .attention_summary import PAIRS_TITLE, SUMMARY, pair_rows
-from .command import InputError
-from .files import read_json
 from .intervene import read_effects
 from .milestones import MILESTONES
+from .utils.command import InputError
+from .utils.files import read_json
 
 WIDE, HIGH = 300, 130  # of one panel's plot
 SHORT = {"reference": "reference", "target": "target", "subtype": "subtype", "output": "output", "answer": "answer"}

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 
 from . import plots
-from .command import InputError
-from .files import read_json, read_jsonl
 from .galleries import Outline, outline
 from .image_folder import Images
 from .images import INSIDE, open_image, open_mask
@@ -24,6 +22,8 @@ from .prompts import bare_instruction
 from .reasoning import parse
 from .records import Sample, read_samples
 from .report_parts import AnswerView, answer_view, data_uri, marks
+from .utils.command import InputError
+from .utils.files import read_json, read_jsonl
 
 # --- training ------------------------------------------------------------------------------------------------------
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import plots
-from .command import InputError
-from .files import read_json
 from .galleries import Outline
 from .marks import crowding, heat_colors, model_colors
 from .points import Box, Point
 from .reasoning import HEADINGS, Response
+from .utils.command import InputError
+from .utils.files import read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

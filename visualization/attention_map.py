@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trace_vlm.command import InputError, Parser, output_folder, run
+from trace_vlm.utils.command import InputError, Parser, output_folder, run
 
 if TYPE_CHECKING:
     from trace_vlm.capture import Capture
@@ -119,9 +119,9 @@ def _parser() -> Parser:
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides a record: it is only skipped under the same ones."""
     from trace_vlm.eval.runs import fingerprint
-    from trace_vlm.files import sha256
     from trace_vlm.model.checkpoint import type_in_memory
     from trace_vlm.model.predictor import bundled, placement
+    from trace_vlm.utils.files import sha256
 
     model, dtype = bundled(arguments.model_path), placement(arguments.device, arguments.dtype)[1]
     return {
@@ -141,7 +141,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _picture(suite: Suite, question: Question) -> dict[str, Any]:
     """What tells the picture of a question from another one; nothing for one that is missing."""
-    from trace_vlm.files import sha256
+    from trace_vlm.utils.files import sha256
 
     try:
         return {"image": sha256(suite.image_path(question))}

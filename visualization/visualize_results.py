@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trace_vlm.command import InputError, Parser, existing_file, output_folder, run
+from trace_vlm.utils.command import InputError, Parser, existing_file, output_folder, run
 
 HARD = "unseen"  # the category of Where2Place's hard part
 ORDERS = {

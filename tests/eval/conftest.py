@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_vlm.files import write_jsonl
+from trace_vlm.utils.files import write_jsonl
 
 SIZES = {"wide.png": (61, 40), "tall.png": (33, 50), "square.png": (37, 37)}
 

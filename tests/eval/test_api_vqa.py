@@ -19,7 +19,6 @@ import pytest
 from api_server import Asked, one_point, serving
 from PIL import Image
 
-from trace_vlm.command import run
 from trace_vlm.comparing import compare, write_question
 from trace_vlm.conventions import CONVENTIONS
 from trace_vlm.eval import api_vqa, summarize_vqa
@@ -28,6 +27,7 @@ from trace_vlm.eval.suites import open_suite, run_file
 from trace_vlm.galleries import ComparisonGallery, read_comparisons, write_comparisons
 from trace_vlm.points import Box, Point
 from trace_vlm.prompts import question_text
+from trace_vlm.utils.command import run
 
 pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from trace_vlm.command import InputError
 from trace_vlm.eval import model_vqa, summarize_vqa
 from trace_vlm.eval.suites import run_file
-from trace_vlm.files import write_jsonl
 from trace_vlm.model.checkpoint import load, save, type_in_memory
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.files import write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--max-new-tokens", "5", "--batch-size", "2"]

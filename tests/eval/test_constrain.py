@@ -12,11 +12,11 @@ from PIL import Image
 
 pytest.importorskip("llguidance", reason="comes with the extra `constrain`")
 
-from trace_vlm.command import InputError  # noqa: E402
 from trace_vlm.model import decoding as loop  # noqa: E402
 from trace_vlm.model.predictor import Predictor  # noqa: E402
 from trace_vlm.points import Point  # noqa: E402
 from trace_vlm.reasoning import STEPS, parse, render  # noqa: E402
+from trace_vlm.utils.command import InputError  # noqa: E402
 
 TEXTS = ["Point to the mug.", "Find free space between the red mug and the blue box.", "Left of the ball."]
 POINTS = [Point(0.461, 0.527), Point(0.5, 0.25)]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from trace_vlm.command import InputError
 from trace_vlm.eval.failures import Distances, Judge
 from trace_vlm.eval.metrics import score
 from trace_vlm.points import Box, Point
 from trace_vlm.records import Question
+from trace_vlm.utils.command import InputError
 
 MASK = np.zeros((40, 80), bool)
 MASK[15:25, 20:32] = True  # left of the reference, which stands in the middle

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_vlm.command import InputError
 from trace_vlm.eval import catalog, importing
 from trace_vlm.eval.suites import open_suite
+from trace_vlm.utils.command import InputError
 
 
 def png(size: tuple[int, int], fill: int, box: tuple[int, int, int, int] | None = None) -> bytes:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from trace_vlm.command import InputError
 from trace_vlm.eval.suites import open_suite, pair
-from trace_vlm.files import write_json, write_jsonl
 from trace_vlm.records import read_answers
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.files import write_json, write_jsonl
 
 SMALL = np.zeros((4, 6), np.uint8)
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_vlm.command import InputError
 from trace_vlm.eval.summarize_vqa import as_text, main, sentences
-from trace_vlm.files import write_json, write_jsonl
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.files import write_json, write_jsonl
 
 LEFT, RIGHT = "[(0.25, 0.5)]", "[(0.75, 0.5)]"  # inside and outside the region of every question
 IDS = range(3, 9)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trace_vlm.command import InputError, run
 from trace_vlm.model.checkpoint import load, main
+from trace_vlm.utils.command import InputError, run
 
 
 @pytest.fixture

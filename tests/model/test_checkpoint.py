@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from transformers import AddedToken, AutoProcessor, LlamaTokenizer
 
-from trace_vlm.command import InputError
-from trace_vlm.files import read_json, write_json
 from trace_vlm.model import build
 from trace_vlm.model.checkpoint import compose, load, save
 from trace_vlm.model.convert import convert
 from trace_vlm.model.presets import PRESETS
 from trace_vlm.prompts import Rendered, encode, question_text, render_prompt
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.files import read_json, write_json
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 128, 3), dtype=np.uint8))
 QUESTION = question_text("Point to the red mug.", reasoning=True)

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 
 from trace_vlm.cli import main as trace_vlm
-from trace_vlm.command import InputError, run
-from trace_vlm.files import read_json
 from trace_vlm.model import convert as converting
 from trace_vlm.model import shards, writing
 from trace_vlm.model.checkpoint import load, main, save
+from trace_vlm.utils.command import InputError, run
+from trace_vlm.utils.files import read_json
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 

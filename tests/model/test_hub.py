@@ -11,8 +11,8 @@ import pytest
 from hub_server import COMMIT, hub
 from safetensors.torch import load_file
 
-from trace_vlm.command import InputError
 from trace_vlm.model import formats
+from trace_vlm.utils.command import InputError
 
 NAMES = ("base", "lora", "projector_only", "clip")
 LORA = ("lab/lora", "--base", "lab/base", "--vision-tower", "lab/clip")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from trace_vlm.eval.model_vqa import main
-from trace_vlm.files import read_jsonl
+from trace_vlm.utils.files import read_jsonl
 
 CASES = ("plain", "eval_template")  # training's template and the original evaluation script's
 

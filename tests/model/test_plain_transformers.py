@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from trace_vlm.files import read_json, write_json
 from trace_vlm.model.checkpoint import load
 from trace_vlm.model.convert import convert
+from trace_vlm.utils.files import read_json, write_json
 
 # Loads the folders named on its command line, answers from each, and prints one JSON object.
 SCRIPT = """

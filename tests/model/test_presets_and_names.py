@@ -14,13 +14,13 @@ import yaml
 from checkpoints_by_hand import write_llama2_style
 from transformers import GenerationConfig
 
-from trace_vlm.command import InputError
-from trace_vlm.files import read_json
 from trace_vlm.model import build, formats
 from trace_vlm.model.cards import card_of
 from trace_vlm.model.checkpoint import check_generation_config, load, save
 from trace_vlm.model.convert import convert
 from trace_vlm.model.presets import PRESETS
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.files import read_json
 
 # Vicuna (13,015,864,320 and 6,738,415,616), 64 rows more in both embeddings, CLIP-L/14-336 (303,507,456), the projector.
 SIZES = {"trace-13b": 13_351_494_656, "trace-7b": 7_063_427_072, "robopoint-13b": 13_351_494_656}

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from trace_vlm.settings import typed
 from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.train import train
+from trace_vlm.utils.config import typed
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])

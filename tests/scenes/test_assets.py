@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from rendering import needs_gl
 
-from trace_vlm.command import InputError
 from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.assets import kinds, load_assets
 from trace_vlm.data.scenes.catalog import make_body
 from trace_vlm.data.scenes.config import SceneConfig, load_config
+from trace_vlm.utils.command import InputError
 
 # A wedge, 100 x 60 x 40 millimetres, whose origin is a corner.
 WEDGE = """v 0 0 0\nv 100 0 0\nv 100 60 0\nv 0 60 0\nv 0 0 40\nv 0 60 40

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 from rendering import needs_gl
 
-from trace_vlm.command import InputError
 from trace_vlm.data.scenes import picks, samples, shortcuts, tabletop
 from trace_vlm.data.scenes.config import load_config
 from trace_vlm.eval.suites import open_suite
@@ -24,6 +23,7 @@ from trace_vlm.points import Point
 from trace_vlm.prompts import POINTS_SUFFIX
 from trace_vlm.reasoning import parse
 from trace_vlm.records import Sample
+from trace_vlm.utils.command import InputError
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "configs" / "scenes" / "nano.yaml"

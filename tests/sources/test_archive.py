@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import sources_by_hand as hand
 
-from trace_vlm.command import InputError, run
 from trace_vlm.data.sources import archive
 from trace_vlm.data.sources.archive import unpack
 from trace_vlm.data.sources.cli import main
 from trace_vlm.records import read_samples
+from trace_vlm.utils.command import InputError, run
 
 
 def sample_zip(folder: Path, root: str = "") -> Path:

@@ -13,7 +13,7 @@ import sources_by_hand as hand
 MEGABYTE = 1 << 20
 PEAK = """
 import sys
-from trace_vlm.command import run
+from trace_vlm.utils.command import run
 from {module} import main
 code = run(main, sys.argv[1:])
 # Of this program alone: getrusage would also count the process that it was started from.

@@ -11,7 +11,6 @@ import sources_by_hand as hand
 from PIL import Image
 from shell import ROOT
 
-from trace_vlm.command import InputError, run
 from trace_vlm.data.sources import Problems, Source, read_source
 from trace_vlm.data.sources.cli import main
 from trace_vlm.data.sources.sound import part_of
@@ -19,6 +18,7 @@ from trace_vlm.data.sources.stream import read_members
 from trace_vlm.image_folder import Images
 from trace_vlm.points import parse_points
 from trace_vlm.records import Sample, read_samples
+from trace_vlm.utils.command import InputError, run
 
 
 def read(kind: str, path: Path, **more: object) -> tuple[list[Sample], Problems]:

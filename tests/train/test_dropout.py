@@ -10,15 +10,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trace_vlm.command import InputError
 from trace_vlm.model.checkpoint import load
-from trace_vlm.settings import typed
 from trace_vlm.train import plan
 from trace_vlm.train.compiled import compile_layers
 from trace_vlm.train.config import Lora, Trainable, TrainConfig
 from trace_vlm.train.dropout import SharedDropout, _Input, share_dropout
 from trace_vlm.train.memory import _kept_by_a_layer
 from trace_vlm.train.parts import LORA_TARGETS, choose
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.config import typed
 
 LORA = {"trainable": {"llm": "lora"}, "lora": {"r": 4, "alpha": 8, "dropout": 0.3, "shared_dropout": True}}
 NOWHERE = {"model": "m", "data": ["d"], "image_folder": "i", "output_dir": "o"}

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from trace_vlm.command import InputError
 from trace_vlm.data.packing import by_length, in_order, laid_out, padding_share, passes_needed
 from trace_vlm.data.sampling import Order, ProcessBatches
-from trace_vlm.settings import typed
 from trace_vlm.train.arguments import training_arguments
 from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.language import prepare
 from trace_vlm.train.packed import Line, packed_attention
 from trace_vlm.train.watch import StopSignal
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.config import typed
 
 RNG = np.random.default_rng(0)
 # Log-uniform texts, most of them with an image of 576 tokens: the mix of instruction data.

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from trace_vlm.command import InputError
 from trace_vlm.model.checkpoint import load
-from trace_vlm.settings import typed
 from trace_vlm.train import plan
 from trace_vlm.train.arithmetic import Work, total_params, trained_params, training_flops
 from trace_vlm.train.config import Trainable, TrainConfig, load_config
 from trace_vlm.train.memory import Setting, memory
 from trace_vlm.train.parts import choose, learning
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.config import typed
 
 ROOT = Path(__file__).parents[2]
 BIG = ["train_13b_fft", "train_7b_lora", "train_7b_fft", "train_13b_lora", "robopoint_13b_fft", "pretrain_projector"]

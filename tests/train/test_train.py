@@ -18,15 +18,15 @@ from PIL import Image
 from train_together import Run
 
 from trace_vlm.cli import main as trace_vlm
-from trace_vlm.command import InputError
 from trace_vlm.model.checkpoint import load
-from trace_vlm.settings import typed
 from trace_vlm.train import checkpoints, language
 from trace_vlm.train.config import TrainConfig, load_config
 from trace_vlm.train.optimizer import MuonWithAdamW
 from trace_vlm.train.parts import choose, learning, make_optimizer, part_of, summary
 from trace_vlm.train.train import train
 from trace_vlm.train.trainer import LanguageTrainer
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.config import typed
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -216,7 +216,7 @@ def test_data_that_changed_since_the_run_began_are_noticed(scenes, tiny_folder, 
         train(config(scenes, tmp_path / "run", **changes))
 
 
-HOLD = "import sys; from pathlib import Path; from trace_vlm.files import locked\n"
+HOLD = "import sys; from pathlib import Path; from trace_vlm.utils.files import locked\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 

@@ -9,14 +9,14 @@ import signal
 import pytest
 import torch
 
-from trace_vlm.command import InputError
 from trace_vlm.model.checkpoint import Checkpoint, load, save
-from trace_vlm.settings import typed
 from trace_vlm.train import tally as tallying
 from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.tally import Tally
 from trace_vlm.train.train import train
 from trace_vlm.train.watch import REMEMBERED, Preempted, StopSignal, TrainingStopped, Watch, broken_ids
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.config import typed
 
 
 def config(scenes, model, out, **changes):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from parallel_workers import HOW, dies_at_once, makes_functions, names_itself, nothing, slow_squares, squares
 
-from trace_vlm.command import InputError
+from trace_vlm.utils.command import InputError
 from trace_vlm.utils.parallel import TRIES, Pool, WorkerDied
 
 

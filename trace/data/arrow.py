@@ -24,11 +24,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..command import InputError, output_folder
-from ..files import locked, read_json, replacing, sha256, write_json
 from ..prompts import IGNORE, IMAGE_ID, Encoded, Rendered, Template, encode, render
 from ..reasoning import parse
 from ..records import Sample, read_samples
+from ..utils.command import InputError, output_folder
+from ..utils.files import locked, read_json, replacing, sha256, write_json
 from ..utils.parallel import Pool, WorkerDied
 
 FORMAT = 1  # raised when what is written changes

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..files import replacing, sha256, write_json
+from ..utils.files import replacing, sha256, write_json
 from .licences import LICENCES, UNKNOWN, may_embed, strictest
 
 if TYPE_CHECKING:

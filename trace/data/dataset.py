@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..command import InputError
 from ..image_folder import Images
 from ..images import PAD_COLOR, open_image, patch_coverage
 from ..model.checkpoint import Checkpoint
 from ..prompts import IGNORE, template
+from ..utils.command import InputError
 from .arrow import KINDS, Record, open_records
 from .collate import Collator
 from .scenes.instances import on_object

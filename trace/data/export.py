@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError, how_to_install
-from ..files import leaves, read_json, replacing, write_json
 from ..image_folder import Images
 from ..records import Sample, read_samples
+from ..utils.command import InputError, how_to_install
+from ..utils.files import leaves, read_json, replacing, write_json
 from .cards import card_text
 from .licences import UNKNOWN
 from .sources.sound import part_of

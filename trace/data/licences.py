@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ..command import InputError
+from ..utils.command import InputError
 from .sources.sound import DETECTION, FREE_SPACE, OBJECT_REFERENCE, TEXT, VQA
 
 UNKNOWN = "unknown"

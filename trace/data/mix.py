@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError, Parser, run
-from ..files import write_json_list
 from ..image_folder import Images
 from ..records import Sample
+from ..utils.command import InputError, Parser, run
+from ..utils.files import write_json_list
 from .licences import licences_of
 from .picking import Pick, choose, without_reasoning
 from .sources.kinds import KINDS, Opened, Source, not_read, number_of, open_source, sound_samples
@@ -81,7 +81,7 @@ class Taken:
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """InputError names what is wrong in the file: keys, types, names, numbers, parts, kinds, licences."""
-    from ..settings import read_settings
+    from ..utils.config import read_settings
 
     recipe = read_settings(Recipe, path, overrides)
     if not recipe.sources:

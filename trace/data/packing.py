@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..command import InputError
+from ..utils.command import InputError
 
 Bins = list[list[int]]
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..command import InputError
+from ..utils.command import InputError
 from .packing import Bins, by_length, in_order, laid_out, passes_needed
 
 Layout = Literal["in_order", "by_length", "packed"]

@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report, server_of
-from ..command import InputError, Parser, output_folder, run
 from ..conventions import CONVENTIONS, Convention, Doubts, convention, convention_of, read
-from ..files import sha256, write_json, write_jsonl
 from ..model.predict import prompt_template
 from ..records import FINISHED_AT_LIMIT, Question, QuestionId
+from ..utils.command import InputError, Parser, output_folder, run
+from ..utils.files import sha256, write_json, write_jsonl
 from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
 from .remote import EXPECTED_TOKENS, Asking
 from .runs import done_before, numbered, pictures
@@ -297,7 +297,7 @@ def _planned(job: Job, questions: Sequence[Question], requests: int, runs: int =
 def _dry_run(jobs: Sequence[Job]) -> None:
     """What it would take, and the first request as it would be sent; nothing is written."""
     from ..api import cached_key, read_cached
-    from ..lookup import Lookup
+    from ..utils.lookup import Lookup
 
     with Lookup(_cache(jobs[0].arguments), cached_key) as lookup:
         missing = sum(

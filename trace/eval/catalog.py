@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..command import InputError, Parser, run
+from ..utils.command import InputError, Parser, run
 
 ROOT = Path(__file__).resolve().parents[2]
 

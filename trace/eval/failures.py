@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..command import InputError
 from ..data.scenes.instances import on_object
 from ..images import BROKEN_IMAGE
 from ..points import Box, Point, counted
 from ..records import Question
+from ..utils.command import InputError
 from .metrics import Mask, Values, box_pixels, score, weight
 
 UNANSWERED = "not answered"

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..command import InputError
 from ..conventions import CONVENTIONS, Doubts, convention, foreign, read, told_by
 from ..points import Point, counted
 from ..reasoning import Response
 from ..records import Answer, Question, read_answers
+from ..utils.command import InputError
 from .failures import UNANSWERED, Distances, Judge
 from .metrics import Mask, robopoint_score, score, weight
 from .suites import Suite, fractions, key, pair, read_run

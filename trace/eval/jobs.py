@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError, Parser
-from ..files import read_json
 from ..images import decoded_size
 from ..reasoning import Response
 from ..records import Question, read_answers
+from ..utils.command import InputError, Parser
+from ..utils.files import read_json
 from .grading import response_of
 from .metrics import score
 from .runs import versions

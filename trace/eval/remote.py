@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..command import InputError
 from ..conventions import Convention, sent_size
-from ..files import sha256
 from ..images import is_turned, open_image
 from ..model.predictor import PLACEHOLDER
 from ..prompts import REASONING_SUFFIX, bare_instruction, question_text
 from ..reasoning import FINAL_ANSWER
 from ..records import Answer, Question
+from ..utils.command import InputError
+from ..utils.files import sha256
 from .suites import Suite, key
 
 if TYPE_CHECKING:

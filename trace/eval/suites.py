@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..command import InputError, existing_file, existing_folder
-from ..files import leaves, read_json, sha256
 from ..image_folder import Images
 from ..images import INSIDE, image_size, is_turned, open_mask
 from ..records import Answer, Question, read_questions
+from ..utils.command import InputError, existing_file, existing_folder
+from ..utils.files import leaves, read_json, sha256
 from .metrics import Mask, Values
 
 DESCRIPTION = "suite.json"  # what is to be said about a folder: its name, how its questions were chosen

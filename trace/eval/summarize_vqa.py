@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from ..command import InputError, Parser, existing_file, output_folder, run
 from ..conventions import CONVENTIONS
-from ..files import read_jsonl, replacing, sha256, write_json
 from ..marks import model_colors
+from ..utils.command import InputError, Parser, existing_file, output_folder, run
+from ..utils.files import read_jsonl, replacing, sha256, write_json
 from .calibration import calibration, draw
 from .failures import CLASSES
 from .grading import Graded, Grades, covering, grade, groups, one_each, read_runs

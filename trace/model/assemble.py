@@ -15,8 +15,8 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
-from ..command import InputError
 from ..prompts import IMAGE_TAG
+from ..utils.command import InputError
 from . import llava_layout as layout
 from .build import VOCABULARY_MULTIPLE, expected_tensors, llava_configuration, random_projector
 from .cards import Card, card_of

@@ -27,8 +27,8 @@ from transformers import (
 from transformers.integrations import deepspeed as deepspeed_integration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from ..command import InputError
 from ..prompts import IMAGE_TAG
+from ..utils.command import InputError
 from .llava_layout import hub_name
 from .presets import Preset
 from .processing import make_processor, with_image_token

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..command import InputError, existing_file
-from ..files import read_json
+from ..utils.command import InputError, existing_file
+from ..utils.files import read_json
 
 Floats = NDArray[np.float64]
 FIELDS = {"fx": ("fx",), "fy": ("fy",), "cx": ("cx", "ppx"), "cy": ("cy", "ppy")}  # the latter as RealSense writes them

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import InputError, Parser, run
 from ..prompts import IMAGE_ID, Rendered, encode
+from ..utils.command import InputError, Parser, run
 from .presets import PRESETS
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def save(
             save_processor(checkpoint.processor, folder)
             write_card(folder, card, checkpoint.name, adapter=True)
             if checkpoint.parts:
-                from ..files import write_json
+                from ..utils.files import write_json
 
                 write_json(folder / PARTS_FILE, dict(checkpoint.parts))
         return

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from ..command import InputError
+from ..utils.command import InputError
 
 if TYPE_CHECKING:
     import numpy as np

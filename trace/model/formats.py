@@ -23,8 +23,8 @@ from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..command import InputError
-from ..files import read_json
+from ..utils.command import InputError
+from ..utils.files import read_json
 from . import llava_layout as layout
 from .shards import Weight, tensors_of, weights_in
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError
+from ..utils.command import InputError
 from . import llava_layout as layout
 from .formats import Found, Kind, locate, read_object, recognise
 from .shards import Weight

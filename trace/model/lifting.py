@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..command import InputError, existing_file
 from ..images import BROKEN_IMAGE
 from ..points import Point
+from ..utils.command import InputError, existing_file
 from .cameras import Camera, Floats
 
 UNITS = {"mm": 0.001, "m": 1.0}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError
+from ..utils.command import InputError
 
 VISION, PROJECTOR, TEXT = "vision_tower.vision_model.", "multi_modal_projector.", "language_model."
 LINEAR = "multi_modal_projector.linear."  # of LLaVA's `linear` projector; see assemble.linear_projector

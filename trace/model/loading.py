@@ -13,7 +13,7 @@ import torch
 from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..command import InputError, how_to_install
+from ..utils.command import InputError, how_to_install
 from .assemble import Plan
 from .formats import repository
 from .shards import cast

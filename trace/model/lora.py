@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..command import InputError
+from ..utils.command import InputError
 from . import llava_layout as layout
 from .formats import Found
 from .shards import Computed, Weight

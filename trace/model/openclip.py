@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError, how_to_install
+from ..utils.command import InputError, how_to_install
 from .llava_layout import VISION
 from .shards import Computed, Held, Weight, tensors_of
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..command import InputError
 from ..prompts import bare_instruction, question_text, render_prompt
 from ..reasoning import Response, parse
+from ..utils.command import InputError
 from .confidence import agreement, medoid, point_confidence
 from .decoding import PASS_TOKENS, Decoding, Row, generate
 from .features import Features, ImageLike, free_memory, pass_bytes, row_bytes
@@ -402,6 +402,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from ..command import run
+    from ..utils.command import run
 
     raise SystemExit(run(main))

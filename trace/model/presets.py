@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..command import InputError
+from ..utils.command import InputError
 
 CLIP_L_336: dict[str, Any] = {
     "hidden_size": 1024,

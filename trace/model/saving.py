@@ -19,9 +19,9 @@ from typing import Any
 from tqdm import tqdm
 from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
 
-from ..command import InputError
-from ..files import write_json
 from ..prompts import IMAGE_TAG
+from ..utils.command import InputError
+from ..utils.files import write_json
 from . import llava_layout as layout
 from .cards import Card, write_card
 from .processing import save_processor

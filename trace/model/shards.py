@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..command import InputError
-from ..files import read_json
+from ..utils.command import InputError
+from ..utils.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

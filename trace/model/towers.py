@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError
 from ..images import CLIP_MEAN, CLIP_STD
+from ..utils.command import InputError
 from . import llava_layout as layout
 from .formats import Kind, locate, read_object, recognise, repository
 from .openclip import PREFIX, SUFFIXES, open_clip_tower

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
+from ..utils.files import write_json
 from .shards import CODES, Weight, cast
 
 SHARD_BYTES = 5_000_000_000  # of one file, as the hub has them

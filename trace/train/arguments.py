@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from ..command import InputError
+from ..utils.command import InputError
 from .config import TrainConfig
 
 

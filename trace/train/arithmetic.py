@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..command import InputError
+from ..utils.command import InputError
 from .config import Trainable
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from ..command import InputError
-from ..files import read_json, write_json
+from ..utils.command import InputError
+from ..utils.files import read_json, write_json
 
 UNFINISHED = ".unfinished"
 WORLD = "world.json"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..command import InputError
-from ..settings import read_settings
+from ..utils.command import InputError
+from ..utils.config import read_settings
 
 PARTS = ("vision", "projector", "llm")
 Schedule = Literal[

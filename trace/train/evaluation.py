@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ..command import InputError
 from ..eval.metrics import score
 from ..eval.suites import Suite, open_suite
 from ..images import decoded_size
 from ..model.checkpoint import Checkpoint
 from ..model.predictor import Predictor
+from ..utils.command import InputError
 from .compiled import uncompiled
 from .config import TrainConfig
 

@@ -16,8 +16,8 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from ..command import Incomplete, InputError
-from ..files import read_json
+from ..utils.command import Incomplete, InputError
+from ..utils.files import read_json
 from .watch import PREEMPTED, Preempted, TrainingStopped
 
 NOTE = "failure.json"

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from ..command import InputError
 from ..data.dataset import Collator, RowDataset
 from ..data.sampling import Order, ProcessBatches
-from ..files import write_json
 from ..model.checkpoint import Checkpoint, check_generation_config, compose, load
+from ..utils.command import InputError
+from ..utils.files import write_json
 from . import packed
 from .config import TrainConfig
 from .parts import choose, learning, summary

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError, Parser, existing_file, run
-from ..files import read_json
 from ..model.presets import PRESETS
+from ..utils.command import InputError, Parser, existing_file, run
+from ..utils.files import read_json
 from .arithmetic import Dimensions, Work, dimensions, total_params, trained_params, training_flops
 from .config import ModelParts, TrainConfig, load_config
 from .memory import Memory, Setting, largest_micro_batch, memory

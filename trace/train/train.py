@@ -25,9 +25,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..command import Incomplete, InputError, Parser, existing_file, existing_folder, output_folder, run
-from ..files import locked
 from ..records import read_json, sha256, write_json
+from ..utils.command import Incomplete, InputError, Parser, existing_file, existing_folder, output_folder, run
+from ..utils.files import locked
 from .config import TrainConfig, load_config
 from .failures import FailTogether
 from .watch import PREEMPTED, Preempted, StopSignal, TrainingStopped

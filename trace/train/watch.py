@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError
-from ..files import JsonlWriter, read_jsonl, write_json
+from ..utils.command import InputError
+from ..utils.files import JsonlWriter, read_jsonl, write_json
 
 PREEMPTED = 143  # the exit code of a run that saved and ended on SIGTERM: 128 + 15, as shells report it
 SPIKE = 3.0  # times the median of the last steps

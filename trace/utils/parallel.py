@@ -29,7 +29,7 @@ from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
 from typing import Any
 
-from ..command import Incomplete
+from .command import Incomplete
 
 TRIES = 3  # how often an item is given to a worker before it is given up
 SLACK = 4  # items more than the idlest worker has, from which on an item goes elsewhere than to its home

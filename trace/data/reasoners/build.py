@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...api_words import add_remote_flags, check_remote
-from ...command import InputError, Parser, existing_file, existing_folder, run
+from ...utils.command import InputError, Parser, existing_file, existing_folder, run
 from .local import with_reasoning
 
 __all__ = ["main", "with_reasoning", "write_all"]

@@ -15,11 +15,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ...api import Picture, Request
-from ...files import leaves
 from ...image_folder import Images
 from ...images import open_image
 from ...points import Box, Point
 from ...reasoning import STEPS
+from ...utils.files import leaves
 from .check import SUBTYPES, Rules
 from .samples import Task, answer_text
 

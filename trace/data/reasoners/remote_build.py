@@ -20,9 +20,9 @@ from ...api import Client, Limits, Provider, Request, cached_key, read_cached
 from ...api_cost import Price
 from ...api_providers import Options, make_provider
 from ...api_words import asked_price, estimate, report, server_of
-from ...command import Incomplete
-from ...lookup import Lookup
 from ...records import Sample
+from ...utils.command import Incomplete
+from ...utils.lookup import Lookup
 from .check import Rejected, Rules
 from .prompt import VERSION, Writing
 from .remote import EXPECTED_TOKENS, Asking, Conversations, Plan, planned
@@ -154,7 +154,7 @@ def _show(args: Namespace, plan: Plan) -> None:
         return
     print(f"\n--- the first request ({plan.first.item}) ---\n{plan.first.system}\n\n{plan.first.text}\n---")
     if plan.first.picture is not None:
-        from ...files import replacing
+        from ...utils.files import replacing
 
         path = args.out.with_name(args.out.name + ".example.jpg")
         picture = plan.first.picture()

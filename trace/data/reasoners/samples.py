@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...files import JsonlWriter
 from ...points import Box, Point, format_points, parse_points
 from ...prompts import IMAGE_TAG, bare_instruction, question_text
 from ...reasoning import render
 from ...records import Sample, Turn
+from ...utils.files import JsonlWriter
 from .facts import Facts, facts_of
 
 

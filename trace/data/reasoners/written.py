@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...command import InputError, existing_file
-from ...lookup import Lookup, key_of
+from ...utils.command import InputError, existing_file
+from ...utils.lookup import Lookup, key_of
 from .check import Rejected, as_steps, read_steps
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ...command import InputError
-from ...settings import typed
+from ...utils.command import InputError
+from ...utils.config import typed
 from .catalog import CATEGORIES, COLORS, Category
 
 Floats = NDArray[np.float64]

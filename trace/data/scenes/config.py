@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ...command import InputError
-from ...settings import read_settings
+from ...utils.command import InputError
+from ...utils.config import read_settings
 from .assets import kinds
 from .catalog import CATEGORIES, COLORS
 from .limits import LIMITS

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...command import Incomplete, InputError, Parser, how_to_install, output_folder, run
+from ...utils.command import Incomplete, InputError, Parser, how_to_install, output_folder, run
 
 if TYPE_CHECKING:
     from .parts import Parts, Shard

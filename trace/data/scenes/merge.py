@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...command import InputError, Parser, existing_folder, run
+from ...utils.command import InputError, Parser, existing_folder, run
 
 SHOWN = 8  # missing scenes that the message names
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 
 def _job(out: Path, settings: dict[str, Any]) -> Any:
-    from ...settings import typed
+    from ...utils.config import typed
     from .config import SceneConfig
     from .scene import Job
 

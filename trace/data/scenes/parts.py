@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...command import InputError
+from ...utils.command import InputError
 
 Scene = dict[str, Any]
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...command import InputError, Parser, run
+from ...utils.command import InputError, Parser, run
 
 if TYPE_CHECKING:
     from ...records import Sample

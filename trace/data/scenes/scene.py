@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...command import InputError
+from ...utils.command import InputError
 from .camera import Camera, sample_camera
 from .catalog import Body
 from .config import DIRECTIONS, SceneConfig

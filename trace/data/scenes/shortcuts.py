@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...command import InputError, Parser, existing_folder, run
 from ...images import INSIDE, open_mask
+from ...utils.command import InputError, Parser, existing_folder, run
 
 if TYPE_CHECKING:
     from .pixels import XY

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...command import Parser, run
+from ...utils.command import Parser, run
 
 TILE, CAPTION, COLUMNS = 200, 22, 10
 

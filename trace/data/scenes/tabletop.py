@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...command import InputError, Parser, output_folder, run
+from ...utils.command import InputError, Parser, output_folder, run
 
 if TYPE_CHECKING:
     from ...records import Question

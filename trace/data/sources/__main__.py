@@ -1,6 +1,6 @@
 """`python -m trace.data.sources`: the commands in `cli`."""
 
-from ...command import run
+from ...utils.command import run
 from .cli import main
 
 if __name__ == "__main__":

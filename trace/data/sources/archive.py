@@ -9,8 +9,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from ...command import InputError, existing_file
-from ...files import leaves, read_json, sha256, write_json
+from ...utils.command import InputError, existing_file
+from ...utils.files import leaves, read_json, sha256, write_json
 
 MAX_FILES = 200_000
 MAX_BYTES = 32 << 30

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...command import InputError
-from ...files import JsonlWriter, read_jsonl
 from ...image_folder import Images
 from ...images import INSIDE, decoded_size, image_size, is_turned, open_mask
 from ...points import Box
 from ...reasoning import parse
 from ...records import Sample
+from ...utils.command import InputError
+from ...utils.files import JsonlWriter, read_jsonl
 from ...utils.parallel import Pool, WorkerDied
 from .kinds import UniqueIds, as_sample, number_of, raw_records
 from .problems import BROKEN, CONVERSATION, DUPLICATE, MASK, MISSING, POINTS, Problem, Problems

@@ -23,10 +23,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...command import InputError
-from ...files import first_character, read_json_list, read_jsonl
 from ...image_folder import Images
 from ...records import Sample
+from ...utils.command import InputError
+from ...utils.files import first_character, read_json_list, read_jsonl
 from .problems import CONVERSATION, DUPLICATE, RECORD, Problem, Problems
 from .sound import conversation_problem, late_problem
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from ...command import InputError
 from ...points import Box, format_points
 from ...prompts import IMAGE_TAG
 from ...records import Sample, Turn
+from ...utils.command import InputError
 from ..scenes.instructions import box_question
 from .problems import RECORD, Problem
 from .stream import read_members

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...command import InputError
-from ...files import JsonlWriter
+from ...utils.command import InputError
+from ...utils.files import JsonlWriter
 
 RECORD, DUPLICATE, CONVERSATION = "record", "duplicate id", "conversation"
 MISSING, BROKEN, POINTS, MASK = "image missing", "image broken", "points", "mask"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ...command import InputError, existing_file
+from ...utils.command import InputError, existing_file
 
 _CHUNK = 1 << 20  # characters
 _BLANKS = re.compile(r"[ \t\r\n]*+")
