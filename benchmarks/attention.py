@@ -130,7 +130,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     from PIL import Image
 
     from trace_vlm.capture import Capture, greedy, teacher_forced, while_generating
-    from trace_vlm.prompts import question_text, render_prompt
+    from trace_vlm.core.prompts import question_text, render_prompt
 
     checkpoint = _model(arguments.hidden, arguments.layers, arguments.vocabulary, arguments.image_size)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8))

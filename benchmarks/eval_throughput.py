@@ -219,7 +219,7 @@ def same_tokens(these: Sequence[int], those: Sequence[int]) -> float:
 
 
 def rendered(text: str) -> str:
-    from trace_vlm.prompts import question_text, render_prompt
+    from trace_vlm.core.prompts import question_text, render_prompt
 
     return render_prompt(question_text(text, True))
 
@@ -327,10 +327,15 @@ def make_tokenizer() -> Any:
     import sentencepiece
     from transformers import LlamaTokenizer
 
+    from trace_vlm.core.reasoning import HEADINGS, render
     from trace_vlm.model.build import with_image_token
-    from trace_vlm.reasoning import HEADINGS, render
 
-    files = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "trace/prompts.py", Path(__file__)]
+    files = [
+        *sorted(ROOT.glob("*.md")),
+        *sorted(ROOT.glob("docs/*.md")),
+        ROOT / "trace/core/prompts.py",
+        Path(__file__),
+    ]
     lines = [line for file in files for line in re.split(r"\n+", file.read_text(encoding="utf-8")) if line.strip()]
     lines += [render(dict.fromkeys(HEADINGS, "The object."), [])] * 20
     with tempfile.TemporaryDirectory() as folder:

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from small import small
 
+from trace_vlm.core.images import open_image
+from trace_vlm.core.records import read_json, write_json
 from trace_vlm.data.dataset import Collator, RowDataset
-from trace_vlm.images import open_image
-from trace_vlm.records import read_json, write_json
 
 TOGETHER = 16
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from trace_vlm.prompts import POINTS_SUFFIX
+from trace_vlm.core.prompts import POINTS_SUFFIX
 
 RELATIONS = ("left", "right", "in front", "behind")
 
@@ -52,9 +52,9 @@ def own_mib() -> float:
 
 
 def convert(path: Path) -> dict[str, float]:
+    from trace_vlm.core.prompts import template
     from trace_vlm.data.arrow import open_records
     from trace_vlm.model.build import nano_tokenizer
-    from trace_vlm.prompts import template
 
     tokenizer, before, started = nano_tokenizer(), peak_mib(), time.process_time()
     records = open_records(path, tokenizer, template("vicuna_v1"))

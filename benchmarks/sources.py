@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from trace_vlm.points import Point, format_points
-from trace_vlm.prompts import question_text
-from trace_vlm.reasoning import render
-from trace_vlm.records import Sample, Turn, write_samples
+from trace_vlm.core.points import Point, format_points
+from trace_vlm.core.prompts import question_text
+from trace_vlm.core.reasoning import render
+from trace_vlm.core.records import Sample, Turn, write_samples
 
 LOOP = """
 import sys

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trace_vlm.points import Point
-from trace_vlm.prompts import IMAGE_TAG, question_text
-from trace_vlm.reasoning import render
+from trace_vlm.core.points import Point
+from trace_vlm.core.prompts import IMAGE_TAG, question_text
+from trace_vlm.core.reasoning import render
 
 STEPS = {
     "reference": "The mug beside the plate.",

@@ -16,8 +16,8 @@ from parallel_workers import HOW
 from trace_vlm.api import Client, Failure, Limits, Reply, Request, Transient
 from trace_vlm.api_crew import Crew
 from trace_vlm.api_providers import Options, make_provider
+from trace_vlm.core.points import Point
 from trace_vlm.data.reasoners.prompt import Drawing
-from trace_vlm.points import Point
 from trace_vlm.utils.command import InputError
 
 pytest.importorskip("tenacity", reason="pip install 'trace-vlm[reason]'")

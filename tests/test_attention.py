@@ -13,8 +13,8 @@ from transformers import LogitsProcessor
 
 from trace_vlm.attention import GroundingRecorder, recording
 from trace_vlm.capture import Capture, teacher_forced, while_generating
+from trace_vlm.core.prompts import render_prompt
 from trace_vlm.model.checkpoint import load
-from trace_vlm.prompts import render_prompt
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json
 

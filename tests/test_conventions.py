@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timing import assert_linear
 
-from trace_vlm.conventions import (
+from trace_vlm.core.conventions import (
     CONVENTIONS,
     QWEN_LEAST,
     QWEN_MOST,
@@ -20,7 +20,7 @@ from trace_vlm.conventions import (
     read,
     sent_size,
 )
-from trace_vlm.points import Box, Point
+from trace_vlm.core.points import Box, Point
 from trace_vlm.utils.command import InputError
 
 SIZE, SENT = (640, 480), (280, 140)

@@ -15,12 +15,12 @@ from forced_answers import encoded, saying
 from PIL import Image
 
 from trace_vlm import demo
+from trace_vlm.core.images import open_image
+from trace_vlm.core.points import Point
+from trace_vlm.core.reasoning import HEADINGS, render
 from trace_vlm.demo_session import Models, Options, Told, as_record, ask, model_paths
-from trace_vlm.images import open_image
 from trace_vlm.model import predictor
 from trace_vlm.model.predictor import shipped
-from trace_vlm.points import Point
-from trace_vlm.reasoning import HEADINGS, render
 from trace_vlm.utils.command import InputError, run
 
 STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}

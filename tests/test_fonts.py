@@ -14,8 +14,8 @@ from matplotlib import font_manager
 from PIL import Image
 
 from trace_vlm import canvas, fonts, plots
+from trace_vlm.core.reasoning import parse
 from trace_vlm.data.scenes import sheet
-from trace_vlm.reasoning import parse
 
 CUP = "\u676f\u5b50"  # "cup"
 REAL = [path for path in font_manager.findSystemFonts() if Path(path).name.startswith(fonts.CJK)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from trace_vlm.images import (
+from trace_vlm.core.images import (
     INSIDE,
     PAD_COLOR,
     Square,
@@ -24,7 +24,7 @@ from trace_vlm.images import (
     patch_coverage,
     unpad_map,
 )
-from trace_vlm.points import Point
+from trace_vlm.core.points import Point
 from trace_vlm.utils.command import InputError
 
 ORIGINAL = Path(__file__).parent / "data" / "llava_original"

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from trace_vlm import intervene
+from trace_vlm.core.points import Point
+from trace_vlm.core.reasoning import parse, render
 from trace_vlm.edits import Edit, Thing, edits
-from trace_vlm.points import Point
-from trace_vlm.reasoning import parse, render
 
 STEPS = {
     "reference": "The reference object is the red mug at (0.20, 0.50).",
@@ -118,7 +118,7 @@ def test_distances_are_in_units_of_the_longer_side() -> None:
 
 
 def test_the_model_goes_on_from_each_prefix_as_if_it_had_written_it(nano: Any) -> None:
-    from trace_vlm.prompts import question_text, render_prompt
+    from trace_vlm.core.prompts import question_text, render_prompt
 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
     prompt = render_prompt(question_text("Point left of the mug.", True))

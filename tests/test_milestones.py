@@ -14,12 +14,12 @@ from PIL import Image
 
 from trace_vlm import milestones
 from trace_vlm.capture import Capture, teacher_forced
-from trace_vlm.images import unpad_map
+from trace_vlm.core.images import unpad_map
+from trace_vlm.core.points import Point
+from trace_vlm.core.prompts import question_text, render_prompt
+from trace_vlm.core.reasoning import parse, render
+from trace_vlm.core.records import Answer
 from trace_vlm.milestones import ANSWER, MILESTONES, milestone_maps, milestone_spans, token_spans
-from trace_vlm.points import Point
-from trace_vlm.prompts import question_text, render_prompt
-from trace_vlm.reasoning import parse, render
-from trace_vlm.records import Answer
 from trace_vlm.utils.command import InputError
 
 STEPS = {

@@ -127,13 +127,13 @@ if __name__ == "__main__":
 def test_spawned_workers_find_the_package_from_anywhere(tmp_path: Path) -> None:
     script = tmp_path / "spawning.py"
     script.write_text(SPAWN.format(name="trace_vlm"))
-    assert python(script, cwd=tmp_path) == "trace_vlm.points 0.25 [(0.000, 1.000)]\n"
+    assert python(script, cwd=tmp_path) == "trace_vlm.core.points 0.25 [(0.000, 1.000)]\n"
 
 
 def test_spawned_workers_find_the_package_under_the_folders_name(tmp_path: Path) -> None:
     (tmp_path / "spawning.py").write_text(SPAWN.format(name="trace"))
     # `-m` puts the root first on sys.path, as it does for `python -m trace.x`; PYTHONPATH brings the script.
-    assert python("-m", "spawning", cwd=ROOT, path=tmp_path) == "trace.points 0.25 [(0.000, 1.000)]\n"
+    assert python("-m", "spawning", cwd=ROOT, path=tmp_path) == "trace.core.points 0.25 [(0.000, 1.000)]\n"
 
 
 # --- what is installed ----------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_the_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "installed"
     install = ["-m", "pip", "install", "--no-deps", "--no-index", "-q", "--target", target, wheel]
     python(*install, cwd=tmp_path)
-    code = "import trace, trace_vlm; from trace_vlm.points import Point; print(trace_vlm.__file__, trace.__file__)"
+    code = "import trace, trace_vlm; from trace_vlm.core.points import Point; print(trace_vlm.__file__, trace.__file__)"
     ours, standard = python("-c", code, cwd=tmp_path, path=target).split()
     assert Path(ours) == target / "trace_vlm/__init__.py"
     assert Path(standard) == Path(sysconfig.get_path("stdlib"), "trace.py")
@@ -208,8 +208,10 @@ def absolute_imports(source: str) -> list[str]:
 
 
 def test_the_scan_sees_each_form_of_an_absolute_import() -> None:
-    seen = "import trace.points\ndef f():\n    from trace import Point\nfrom trace_vlm.x import y\nimport trace_vlm"
-    assert sorted(absolute_imports(seen)) == ["trace", "trace.points", "trace_vlm", "trace_vlm.x"]
+    seen = (
+        "import trace.core.points\ndef f():\n    from trace import Point\nfrom trace_vlm.x import y\nimport trace_vlm"
+    )
+    assert sorted(absolute_imports(seen)) == ["trace", "trace.core.points", "trace_vlm", "trace_vlm.x"]
     assert absolute_imports("from . import trace\nfrom ..trace import x\nimport tracemalloc") == []
 
 

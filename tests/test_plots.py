@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from trace_vlm import canvas, marks, plots
-from trace_vlm.points import Box, Point
-from trace_vlm.reasoning import parse, render
+from trace_vlm.core.points import Box, Point
+from trace_vlm.core.reasoning import parse, render
 from trace_vlm.utils.command import InputError
 
 STEPS = {

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from timing import assert_linear
 
-from trace_vlm.points import LIMIT, Box, Point, counted, find_points, format_points, parse_points
+from trace_vlm.core.points import LIMIT, Box, Point, counted, find_points, format_points, parse_points
 
 coordinates = st.floats(-1e6, 1e6)
 fractions = st.floats(0, 1)

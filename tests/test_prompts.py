@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trace_vlm import prompts
-from trace_vlm.records import Turn
+from trace_vlm.core import prompts
+from trace_vlm.core.records import Turn
 from trace_vlm.utils.command import InputError
 
 ORIGINAL = Path(__file__).parent / "data" / "llava_original"

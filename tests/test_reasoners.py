@@ -8,14 +8,14 @@ import re
 import numpy as np
 import pytest
 
-from trace_vlm import reasoning
+from trace_vlm.core import reasoning
+from trace_vlm.core.prompts import REASONING_SUFFIX, question_text
+from trace_vlm.core.records import Sample, Turn
 from trace_vlm.data.reasoners import build, rules, wordings
 from trace_vlm.data.reasoners.check import Rejected, Rules, check, read_steps
 from trace_vlm.data.reasoners.facts import PARTS, RELATIONS, asks_for_room, from_meta, from_wording
 from trace_vlm.data.reasoners.samples import task_of
 from trace_vlm.data.scenes.instructions import word
-from trace_vlm.prompts import REASONING_SUFFIX, question_text
-from trace_vlm.records import Sample, Turn
 from trace_vlm.utils.command import InputError, run
 
 

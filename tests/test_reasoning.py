@@ -13,8 +13,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from timing import assert_linear
 
-from trace_vlm.points import Box, Point
-from trace_vlm.reasoning import _PLAIN, FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS, Response, parse, render
+from trace_vlm.core.points import Box, Point
+from trace_vlm.core.reasoning import _PLAIN, FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS, Response, parse, render
 
 STEPS_EXAMPLE = {
     "reference": "the red mug at (0.300, 0.400)",

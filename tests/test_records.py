@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trace_vlm.records import (
+from trace_vlm.core.records import (
     Answer,
     JsonlWriter,
     Question,
@@ -503,7 +503,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
 
 WRITER = """
 import sys
-from trace_vlm.records import JsonlWriter, answered
+from trace_vlm.core.records import JsonlWriter, answered
 path = sys.argv[1]
 done = answered(path)
 with JsonlWriter(path) as writer:

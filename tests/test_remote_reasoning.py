@@ -21,14 +21,14 @@ from parallel_workers import HOW
 from PIL import Image
 
 from trace_vlm.api_crew import Crew
+from trace_vlm.core.points import Point
+from trace_vlm.core.prompts import question_text
+from trace_vlm.core.reasoning import STEPS, parse
+from trace_vlm.core.records import Sample, Turn, write_samples
 from trace_vlm.data.reasoners import build, remote_build
 from trace_vlm.data.reasoners.check import Rules
 from trace_vlm.data.reasoners.prompt import SYSTEM, VERSION, Writing, asked_again, drawn, request_for
 from trace_vlm.data.reasoners.samples import task_of
-from trace_vlm.points import Point
-from trace_vlm.prompts import question_text
-from trace_vlm.reasoning import STEPS, parse
-from trace_vlm.records import Sample, Turn, write_samples
 from trace_vlm.utils.command import run
 
 pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")

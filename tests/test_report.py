@@ -16,9 +16,9 @@ from markupsafe import escape
 from report_by_hand import COR, EVIL, INSTRUCTION, make_run, picture
 
 from trace_vlm import galleries, report, report_items, report_parts
+from trace_vlm.core.points import Box, Point
+from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.points import Box, Point
-from trace_vlm.prompts import POINTS_SUFFIX
 from trace_vlm.report_items import small_jpeg
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json

@@ -17,10 +17,10 @@ from forced_answers import encoded, saying
 from PIL import Image
 
 from trace_vlm import attention_records, attention_summary, canvas, comparing, galleries, intervene
+from trace_vlm.core.points import Point
+from trace_vlm.core.prompts import POINTS_SUFFIX
+from trace_vlm.core.reasoning import render
 from trace_vlm.eval.suites import open_suite
-from trace_vlm.points import Point
-from trace_vlm.prompts import POINTS_SUFFIX
-from trace_vlm.reasoning import render
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json, write_jsonl
 

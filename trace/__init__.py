@@ -10,20 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .core.points import Box as Box
+    from .core.points import Point as Point
+    from .core.reasoning import Response as Response
     from .model.predictor import Prediction as Prediction
     from .model.predictor import Predictor as Predictor
-    from .points import Box as Box
-    from .points import Point as Point
-    from .reasoning import Response as Response
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Box": ".points",
-    "Point": ".points",
+    "Box": ".core.points",
+    "Point": ".core.points",
     "Prediction": ".model.predictor",
     "Predictor": ".model.predictor",
-    "Response": ".reasoning",
+    "Response": ".core.reasoning",
 }
 
 

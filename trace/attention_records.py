@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from . import plots
 from .attention_numbers import DECIMALS, MEASURES, Regions, measure, regions, rounded, uniform
 from .canvas import save
+from .core.images import Square, unpad_map
+from .core.points import Box, Point
+from .core.prompts import bare_instruction
+from .core.reasoning import parse
+from .core.records import Question, QuestionId
 from .eval.failures import Judge
 from .eval.metrics import score
 from .eval.suites import Suite
 from .galleries import INDEX, Outline, file_name, outline, save_small
-from .images import Square, unpad_map
 from .milestones import MILESTONES, MilestoneMaps
-from .points import Box, Point
-from .prompts import bare_instruction
-from .reasoning import parse
-from .records import Question, QuestionId
 from .utils.command import InputError
 from .utils.files import read_json, replacing, write_json
 

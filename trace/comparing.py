@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+from .core.images import open_image
+from .core.reasoning import Response
+from .core.records import Question
 from .eval.failures import Judge
 from .eval.grading import Run, covering, one_each, read_answer_file
 from .eval.metrics import score
 from .eval.suites import Suite, key
 from .galleries import Compared, Score, write_compared
-from .images import open_image
 from .plots import RIGHT, Panel
-from .reasoning import Response
-from .records import Question
 from .utils.command import InputError
 
 MOSTLY = 0.5  # an answer is right when at least this share of its points lies in the target

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .images import BROKEN_IMAGE
+from .core.images import BROKEN_IMAGE
 from .utils.command import InputError, Parser, how_to_install, run
 
 if TYPE_CHECKING:
@@ -197,8 +197,8 @@ def _answer(
     seed: float | None, name: str,
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
     """Updates of one column: the text as it comes, then everything else."""
+    from .core.images import open_image
     from .demo_session import Options, Told, as_record, ask
-    from .images import open_image
 
     if name == NONE:
         yield None, "", None, 0, "", [], gr.DownloadButton(interactive=False)
@@ -245,7 +245,7 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
 
 def _looked(told: Told, path: str, step: int) -> tuple[Any, str]:
     """The picture with its points, or with the attention of a step (from 1), and a line about it."""
-    from .images import open_image, unpad_map
+    from .core.images import open_image, unpad_map
     from .plots import shared_top
 
     image, steps = open_image(path), told.maps.steps(told.size)
@@ -271,9 +271,9 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
 
     What the model wrote is escaped. The raw text stands below the steps, folded.
     """
+    from .core.reasoning import HEADINGS, parse
     from .milestones import ANSWER
     from .plots import answer_text
-    from .reasoning import HEADINGS, parse
 
     response = parse(text, size)
     parts = [(step.key, HEADINGS[step.key], step.text) for step in response.steps]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import prompts
 from .attention_numbers import measure, regions
 from .capture import Captured, while_generating
+from .core import prompts
+from .core.reasoning import parse
 from .milestones import MILESTONES, MilestoneMaps, of_captured
-from .reasoning import parse
 from .utils.command import InputError
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ import numpy as np
 
 from . import plots
 from .canvas import save
+from .core.points import Box, Point
+from .core.prompts import bare_instruction
+from .core.reasoning import Response, parse
+from .core.records import Question, QuestionId
 from .marks import mask_outline
-from .points import Box, Point
-from .prompts import bare_instruction
-from .reasoning import Response, parse
-from .records import Question, QuestionId
 from .utils.command import InputError
 from .utils.files import read_json, replacing, write_json
 

@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import prompts
 from .attention_records import Attended, read_attention
 from .capture import greedy
+from .core import prompts
+from .core.images import open_image
+from .core.points import Box, Point
+from .core.reasoning import STEPS, parse
 from .edits import KINDS, Edit, Thing, edits
 from .eval.metrics import Interval, interval
 from .eval.suites import Suite, key
-from .images import open_image
-from .points import Box, Point
-from .reasoning import STEPS, parse
 from .utils.command import InputError
 from .utils.files import JsonlWriter, read_jsonl, write_json
 

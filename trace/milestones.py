@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import prompts, reasoning
 from .capture import Capture, Captured, teacher_forced, while_generating
-from .images import unpad_map
+from .core import prompts, reasoning
+from .core.images import unpad_map
+from .core.reasoning import Response
+from .core.records import Answer
 from .plots import StepMap, answer_text
-from .reasoning import Response
-from .records import Answer
 from .utils.command import InputError
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from . import plots
+from .core.image_folder import Images
+from .core.images import INSIDE, open_image, open_mask
+from .core.prompts import bare_instruction
+from .core.reasoning import parse
+from .core.records import Sample, read_samples
 from .galleries import Outline, outline
-from .image_folder import Images
-from .images import INSIDE, open_image, open_mask
-from .prompts import bare_instruction
-from .reasoning import parse
-from .records import Sample, read_samples
 from .report_parts import AnswerView, answer_view, data_uri, marks
 from .utils.command import InputError
 from .utils.files import read_json, read_jsonl

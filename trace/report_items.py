@@ -21,11 +21,11 @@ import numpy as np
 from . import plots
 from .attention_numbers import MEASURES
 from .attention_records import MEAN, Attended, read_attention, read_maps
+from .core.images import Square, open_image
+from .core.points import Box, Point
+from .core.reasoning import HEADINGS, Response, parse
+from .core.records import QuestionId
 from .galleries import INDEX, Compared, ComparisonGallery, Outline, Score, read_comparisons
-from .images import Square, open_image
-from .points import Box, Point
-from .reasoning import HEADINGS, Response, parse
-from .records import QuestionId
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import plots
+from .core.points import Box, Point
+from .core.reasoning import HEADINGS, Response
 from .galleries import Outline
 from .marks import crowding, heat_colors, model_colors
-from .points import Box, Point
-from .reasoning import HEADINGS, Response
 from .utils.command import InputError
 from .utils.files import read_json
 

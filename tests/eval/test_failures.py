@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from trace_vlm.core.points import Box, Point
+from trace_vlm.core.records import Question
 from trace_vlm.eval.failures import Distances, Judge
 from trace_vlm.eval.metrics import score
-from trace_vlm.points import Box, Point
-from trace_vlm.records import Question
 from trace_vlm.utils.command import InputError
 
 MASK = np.zeros((40, 80), bool)

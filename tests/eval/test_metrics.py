@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy import stats
 
+from trace_vlm.core.points import Box, Point, parse_points
 from trace_vlm.eval.metrics import difference, interval, robopoint_score, score, weight
-from trace_vlm.points import Box, Point, parse_points
 
 MASK = np.zeros((4, 10), bool)
 MASK[:, :5] = True

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from timing import assert_linear
 
-from trace_vlm.conventions import foreign
+from trace_vlm.core.conventions import foreign
+from trace_vlm.core.reasoning import parse
 from trace_vlm.eval.unread import unread
-from trace_vlm.reasoning import parse
 
 # Headings, tags and lists without an end, and everything that may stand between two points of an answer.
 PATTERNS = [

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from trace_vlm.core.points import Point
+from trace_vlm.core.reasoning import parse
 from trace_vlm.model.decoding import PASS_TOKENS, Decoding
 from trace_vlm.model.features import pass_bytes, row_bytes
 from trace_vlm.model.predict import as_json, describe, main
 from trace_vlm.model.predictor import Prediction, Predictor, plan_batches
-from trace_vlm.points import Point
-from trace_vlm.reasoning import parse
 from trace_vlm.utils.command import InputError
 
 TEXTS = ["Point to the mug.", "Find free space between the red mug and the blue box on the table.", "Left of the ball."]

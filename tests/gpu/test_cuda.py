@@ -100,7 +100,7 @@ def test_quantised_weights_answer_nearly_as_the_whole_ones(quantize, pictures):
     folder = bundled("nano-base")
     whole, small = load(folder, dtype="float16", device="cuda"), load(folder, dtype="float16", device="cuda",
                                                                       quantize=quantize)  # fmt: skip
-    from trace_vlm.prompts import question_text, render_prompt
+    from trace_vlm.core.prompts import question_text, render_prompt
 
     prompts = [render_prompt(question_text("Point to the red mug.", False))] * len(pictures)
     with torch.no_grad():
@@ -191,9 +191,9 @@ def test_deepspeed_trains_saves_and_loads(scenes, tmp_path, zero, trained):
 
 def test_attention_captured_on_the_gpu_is_the_cpus(pictures):
     from trace_vlm.attention import ImageRecorder, recording
+    from trace_vlm.core.prompts import question_text, render_prompt
     from trace_vlm.model.checkpoint import load
     from trace_vlm.model.predictor import bundled
-    from trace_vlm.prompts import question_text, render_prompt
 
     maps = []
     for device in ("cpu", "cuda"):

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from transformers import AddedToken, AutoProcessor, LlamaTokenizer
 
+from trace_vlm.core.prompts import Rendered, encode, question_text, render_prompt
 from trace_vlm.model import build
 from trace_vlm.model.checkpoint import compose, load, save
 from trace_vlm.model.convert import convert
 from trace_vlm.model.presets import PRESETS
-from trace_vlm.prompts import Rendered, encode, question_text, render_prompt
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_json
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trace_vlm import prompts
+from trace_vlm.core import prompts
+from trace_vlm.core.prompts import IGNORE, IMAGE_ID, Rendered, encode
+from trace_vlm.core.records import Turn
 from trace_vlm.model.checkpoint import load
 from trace_vlm.model.processing import load_tokenizer
-from trace_vlm.prompts import IGNORE, IMAGE_ID, Rendered, encode
-from trace_vlm.records import Turn
 from trace_vlm.utils.files import read_json, write_json
 
 

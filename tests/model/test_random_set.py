@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from random_checkpoints import KINDS, draw
 
+from trace_vlm.core.prompts import Rendered, encode, render_prompt
 from trace_vlm.model.checkpoint import load
 from trace_vlm.model.convert import convert
-from trace_vlm.prompts import Rendered, encode, render_prompt
 
 PROMPT = render_prompt("Where is the blue bowl, really? 3.5")
 

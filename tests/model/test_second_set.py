@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trace_vlm.images import pad_to_square
+from trace_vlm.core.images import pad_to_square
+from trace_vlm.core.prompts import Rendered, encode, render_prompt
 from trace_vlm.model.checkpoint import compose, load, main
 from trace_vlm.model.convert import convert
-from trace_vlm.prompts import Rendered, encode, render_prompt
 
 PROMPT = render_prompt("Where is the blue bowl?")
 WRITERS = {

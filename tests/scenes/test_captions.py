@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from scenes_by_hand import draw_views
 
+from trace_vlm.core.points import Point, parse_points
+from trace_vlm.core.records import read_samples
 from trace_vlm.data.scenes import captions
-from trace_vlm.points import Point, parse_points
-from trace_vlm.records import read_samples
 
 
 @pytest.fixture(scope="module")

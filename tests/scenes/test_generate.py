@@ -24,11 +24,11 @@ from parallel_workers import HOW, renderer_that_ends
 from PIL import Image
 from rendering import needs_gl
 
+from trace_vlm.core.points import parse_points
+from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
+from trace_vlm.core.records import read_json, read_jsonl, read_questions, read_samples
 from trace_vlm.data.scenes import generate, instructions, merge, pool, shortcuts
 from trace_vlm.data.scenes.parts import Parts, pictures_whole
-from trace_vlm.points import parse_points
-from trace_vlm.prompts import POINTS_SUFFIX, bare_instruction
-from trace_vlm.records import read_json, read_jsonl, read_questions, read_samples
 from trace_vlm.utils.command import InputError, run
 
 ROOT = Path(__file__).parents[2]

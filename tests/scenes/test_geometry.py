@@ -16,7 +16,7 @@ from rendering import needs_gl
 from scene_geometry import corners, depth_inside, distance, footprint, gap, half_extent, hits_box
 from scene_questions import PARTS, TOLERANCE, Looked, in_corridor, of_kind, related, standing
 
-from trace_vlm.points import parse_points
+from trace_vlm.core.points import parse_points
 
 LEAST = 500  # samples that have to be looked at
 DIRECTIONS = ("left", "right", "front", "behind")

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction, question_text
 from trace_vlm.data.scenes import instructions, wordings
 from trace_vlm.data.scenes.instructions import word
 from trace_vlm.data.scenes.rectangles import MARK_COLORS, draw_marks
 from trace_vlm.data.scenes.wordings import ON_SURFACE
-from trace_vlm.prompts import POINTS_SUFFIX, bare_instruction, question_text
 
 TOKENIZER = Path(__file__).parents[2] / "trace" / "assets" / "nano-tokenizer" / "tokenizer.json"
 SIDES = ("left", "right", "front", "behind", "above", "below", "next to", "on", "inside", "between")

@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 from rendering import needs_gl
 
+from trace_vlm.core.points import Point
+from trace_vlm.core.prompts import POINTS_SUFFIX
+from trace_vlm.core.reasoning import parse
+from trace_vlm.core.records import Sample
 from trace_vlm.data.scenes import picks, samples, shortcuts, tabletop
 from trace_vlm.data.scenes.config import load_config
 from trace_vlm.eval.suites import open_suite
-from trace_vlm.points import Point
-from trace_vlm.prompts import POINTS_SUFFIX
-from trace_vlm.reasoning import parse
-from trace_vlm.records import Sample
 from trace_vlm.utils.command import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import sources_by_hand as hand
 
+from trace_vlm.core.records import read_samples
 from trace_vlm.data.sources import archive
 from trace_vlm.data.sources.archive import unpack
 from trace_vlm.data.sources.cli import main
-from trace_vlm.records import read_samples
 from trace_vlm.utils.command import InputError, run
 
 

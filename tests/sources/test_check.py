@@ -17,10 +17,10 @@ import sources_by_hand as hand
 from parallel_workers import HOW, ends_at
 from PIL import Image
 
+from trace_vlm.core.images import decoded_size
+from trace_vlm.core.records import read_samples
 from trace_vlm.data.sources import check
 from trace_vlm.data.sources.cli import main
-from trace_vlm.images import decoded_size
-from trace_vlm.records import read_samples
 from trace_vlm.utils.command import run
 
 

@@ -11,8 +11,8 @@ import pytest
 import sources_by_hand as hand
 from hub_server import COMMIT, hub
 
+from trace_vlm.core.records import read_samples
 from trace_vlm.data.sources.cli import main
-from trace_vlm.records import read_samples
 from trace_vlm.utils.command import run
 
 pytest.importorskip("datasets", reason="comes with the extra [train]")

@@ -11,13 +11,13 @@ import sources_by_hand as hand
 from PIL import Image
 from shell import ROOT
 
+from trace_vlm.core.image_folder import Images
+from trace_vlm.core.points import parse_points
+from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.data.sources import Problems, Source, read_source
 from trace_vlm.data.sources.cli import main
 from trace_vlm.data.sources.sound import part_of
 from trace_vlm.data.sources.stream import read_members
-from trace_vlm.image_folder import Images
-from trace_vlm.points import parse_points
-from trace_vlm.records import Sample, read_samples
 from trace_vlm.utils.command import InputError, run
 
 

@@ -18,14 +18,14 @@ from PIL import Image
 from rendering import MISSING
 from scenes_by_hand import draw_views
 
+from trace_vlm.core.images import patch_coverage
+from trace_vlm.core.prompts import IGNORE, template
+from trace_vlm.core.records import read_jsonl, read_samples
 from trace_vlm.data import arrow
 from trace_vlm.data.arrow import KINDS, TASKS, open_records
 from trace_vlm.data.dataset import Collator, RowDataset
 from trace_vlm.data.scenes import captions, generate
 from trace_vlm.data.sources import cli as sources_cli
-from trace_vlm.images import patch_coverage
-from trace_vlm.prompts import IGNORE, template
-from trace_vlm.records import read_jsonl, read_samples
 from trace_vlm.train.vision import PatchLabels
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.parallel import WorkerDied

@@ -24,9 +24,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..prompts import IGNORE, IMAGE_ID, Encoded, Rendered, Template, encode, render
-from ..reasoning import parse
-from ..records import Sample, read_samples
+from ..core.prompts import IGNORE, IMAGE_ID, Encoded, Rendered, Template, encode, render
+from ..core.reasoning import parse
+from ..core.records import Sample, read_samples
 from ..utils.command import InputError, output_folder
 from ..utils.files import locked, read_json, replacing, sha256, write_json
 from ..utils.parallel import Pool, WorkerDied

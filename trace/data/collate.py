@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..prompts import IGNORE
+from ..core.prompts import IGNORE
 
 
 class Collator:

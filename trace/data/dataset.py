@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..image_folder import Images
-from ..images import PAD_COLOR, open_image, patch_coverage
+from ..core.image_folder import Images
+from ..core.images import PAD_COLOR, open_image, patch_coverage
+from ..core.prompts import IGNORE, template
 from ..model.checkpoint import Checkpoint
-from ..prompts import IGNORE, template
 from ..utils.command import InputError
 from .arrow import KINDS, Record, open_records
 from .collate import Collator

@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..image_folder import Images
-from ..records import Sample, read_samples
+from ..core.image_folder import Images
+from ..core.records import Sample, read_samples
 from ..utils.command import InputError, how_to_install
 from ..utils.files import leaves, read_json, replacing, write_json
 from .cards import card_text

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..image_folder import Images
-from ..records import Sample
+from ..core.image_folder import Images
+from ..core.records import Sample
 from ..utils.command import InputError, Parser, run
 from ..utils.files import write_json_list
 from .licences import licences_of

@@ -10,9 +10,9 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..points import parse_points
-from ..prompts import IMAGE_TAG, question_text
-from ..records import Sample, Turn
+from ..core.points import parse_points
+from ..core.prompts import IMAGE_TAG, question_text
+from ..core.records import Sample, Turn
 from .sources.kinds import number_of
 from .sources.problems import CONVERSATION, Problem, Problems
 from .sources.sound import part_of, reasoned

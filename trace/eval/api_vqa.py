@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report, server_of
-from ..conventions import CONVENTIONS, Convention, Doubts, convention, convention_of, read
+from ..core.conventions import CONVENTIONS, Convention, Doubts, convention, convention_of, read
+from ..core.records import FINISHED_AT_LIMIT, Question, QuestionId
 from ..model.predict import prompt_template
-from ..records import FINISHED_AT_LIMIT, Question, QuestionId
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import sha256, write_json, write_jsonl
 from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended

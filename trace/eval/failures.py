@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..core.images import BROKEN_IMAGE
+from ..core.points import Box, Point, counted
+from ..core.records import Question
 from ..data.scenes.instances import on_object
-from ..images import BROKEN_IMAGE
-from ..points import Box, Point, counted
-from ..records import Question
 from ..utils.command import InputError
 from .metrics import Mask, Values, box_pixels, score, weight
 

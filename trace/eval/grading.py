@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..conventions import CONVENTIONS, Doubts, convention, foreign, read, told_by
-from ..points import Point, counted
-from ..reasoning import Response
-from ..records import Answer, Question, read_answers
+from ..core.conventions import CONVENTIONS, Doubts, convention, foreign, read, told_by
+from ..core.points import Point, counted
+from ..core.reasoning import Response
+from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
 from .failures import UNANSWERED, Distances, Judge
 from .metrics import Mask, robopoint_score, score, weight

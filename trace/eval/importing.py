@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..images import INSIDE, open_image, open_mask
-from ..records import Question, write_questions
+from ..core.images import INSIDE, open_image, open_mask
+from ..core.records import Question, write_questions
 from ..utils.command import InputError, existing_file, existing_folder, how_to_install
 from ..utils.files import read_json, sha256, write_json
 from .suites import DESCRIPTION, QUESTION_FILE

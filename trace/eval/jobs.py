@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..images import decoded_size
-from ..reasoning import Response
-from ..records import Question, read_answers
+from ..core.images import decoded_size
+from ..core.reasoning import Response
+from ..core.records import Question, read_answers
 from ..utils.command import InputError, Parser
 from ..utils.files import read_json
 from .grading import response_of

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..points import Box, Point, counted
+from ..core.points import Box, Point, counted
 
 Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 Values = NDArray[np.float64]

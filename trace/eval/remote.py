@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..conventions import Convention, sent_size
-from ..images import is_turned, open_image
+from ..core.conventions import Convention, sent_size
+from ..core.images import is_turned, open_image
+from ..core.prompts import REASONING_SUFFIX, bare_instruction, question_text
+from ..core.reasoning import FINAL_ANSWER
+from ..core.records import Answer, Question
 from ..model.predictor import PLACEHOLDER
-from ..prompts import REASONING_SUFFIX, bare_instruction, question_text
-from ..reasoning import FINAL_ANSWER
-from ..records import Answer, Question
 from ..utils.command import InputError
 from ..utils.files import sha256
 from .suites import Suite, key

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..records import Question, answered, read_answers
+from ..core.records import Question, answered, read_answers
 from ..utils.command import InputError
 from ..utils.files import read_json, replacing, sha256, write_json
 from .suites import Suite, key, read_run, run_file, settings_of

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..image_folder import Images
-from ..images import INSIDE, image_size, is_turned, open_mask
-from ..records import Answer, Question, read_questions
+from ..core.image_folder import Images
+from ..core.images import INSIDE, image_size, is_turned, open_mask
+from ..core.records import Answer, Question, read_questions
 from ..utils.command import InputError, existing_file, existing_folder
 from ..utils.files import leaves, read_json, sha256
 from .metrics import Mask, Values

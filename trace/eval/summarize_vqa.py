@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from ..conventions import CONVENTIONS
+from ..core.conventions import CONVENTIONS
 from ..marks import model_colors
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
 from ..utils.files import read_jsonl, replacing, sha256, write_json

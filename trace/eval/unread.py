@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..reasoning import THOUGHTS, THOUGHTS_END, Response
+from ..core.reasoning import THOUGHTS, THOUGHTS_END, Response
 
 EXAMPLES = 3
 LONGEST = 120  # characters of an example

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
-from ..prompts import IMAGE_TAG
+from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from . import llava_layout as layout
 from .build import VOCABULARY_MULTIPLE, expected_tensors, llava_configuration, random_projector

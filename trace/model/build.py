@@ -27,7 +27,7 @@ from transformers import (
 from transformers.integrations import deepspeed as deepspeed_integration
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from ..prompts import IMAGE_TAG
+from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from .llava_layout import hub_name
 from .presets import Preset

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..prompts import IMAGE_ID, Rendered, encode
+from ..core.prompts import IMAGE_ID, Rendered, encode
 from ..utils.command import InputError, Parser, run
 from .presets import PRESETS
 

@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..points import Box, Point
-from ..reasoning import Response
+from ..core.points import Box, Point
+from ..core.reasoning import Response
 
 NEAR = 0.05  # of the image's diagonal: two answers that lie closer mean the same place
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ..reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS
+from ..core.reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS
 from ..utils.command import InputError, how_to_install
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from transformers import LlavaConfig
 
-from ..prompts import Rendered, encode, render_prompt
+from ..core.prompts import Rendered, encode, render_prompt
 from ..utils.command import InputError
 from .assemble import Plan, plan
 from .saving import llava_weights, new_folder, refuse_existing, write_llava, write_standard

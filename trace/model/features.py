@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..images import open_image
+from ..core.images import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

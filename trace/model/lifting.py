@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..images import BROKEN_IMAGE
-from ..points import Point
+from ..core.images import BROKEN_IMAGE
+from ..core.points import Point
 from ..utils.command import InputError, existing_file
 from .cameras import Camera, Floats
 

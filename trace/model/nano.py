@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
+from ..core.reasoning import STEPS, render
 from ..data.reasoners import rules
 from ..data.scenes import captions, instructions
-from ..prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
-from ..reasoning import STEPS, render
 from ..utils.command import Parser, output_folder, run
 
 # How often each piece stands in the corpus, which decides the order of the merges: coordinates before words, so that a

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..images import is_turned, open_image
-from ..points import Point
-from ..prompts import TEMPLATES, bare_instruction, template
+from ..core.images import is_turned, open_image
+from ..core.points import Point
+from ..core.prompts import TEMPLATES, bare_instruction, template
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
 from .cameras import read_extrinsics, read_intrinsics
 from .confidence import centers

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..prompts import bare_instruction, question_text, render_prompt
-from ..reasoning import Response, parse
+from ..core.prompts import bare_instruction, question_text, render_prompt
+from ..core.reasoning import Response, parse
 from ..utils.command import InputError
 from .confidence import agreement, medoid, point_confidence
 from .decoding import PASS_TOKENS, Decoding, Row, generate

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from ..prompts import IMAGE_ID, IMAGE_TAG, TEMPLATES, Rendered, encode
+from ..core.prompts import IMAGE_ID, IMAGE_TAG, TEMPLATES, Rendered, encode
 from ..utils.command import InputError
 from ..utils.files import read_json, write_json
 from .formats import read_object, understood

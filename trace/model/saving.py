@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
 
-from ..prompts import IMAGE_TAG
+from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from ..utils.files import write_json
 from . import llava_layout as layout

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..images import CLIP_MEAN, CLIP_STD
+from ..core.images import CLIP_MEAN, CLIP_STD
 from ..utils.command import InputError
 from . import llava_layout as layout
 from .formats import Kind, locate, read_object, recognise, repository

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from ..core.images import decoded_size
 from ..eval.metrics import score
 from ..eval.suites import Suite, open_suite
-from ..images import decoded_size
 from ..model.checkpoint import Checkpoint
 from ..model.predictor import Predictor
 from ..utils.command import InputError
@@ -75,7 +75,7 @@ class BenchmarkCallback(TrainerCallback):
     @staticmethod
     def _draw(path: Path, image: Path, points: Any) -> None:
         from ..canvas import save
-        from ..images import open_image
+        from ..core.images import open_image
         from ..plots import overlay
 
         path.parent.mkdir(exist_ok=True)

@@ -106,7 +106,7 @@ def read_data(config: TrainConfig, samples: int | None, text_tokens: float, lear
 
 
 def _counted(files: Sequence[Path]) -> Data:
-    from ..records import read_samples
+    from ..core.records import read_samples
 
     count = pictured = characters = said = 0
     for path in files:

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..records import write_json, write_jsonl
+from ..core.records import write_json, write_jsonl
 from .trainer import Prepared
 from .watch import broken_ids
 

@@ -25,7 +25,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..records import read_json, sha256, write_json
+from ..core.records import read_json, sha256, write_json
 from ..utils.command import Incomplete, InputError, Parser, existing_file, existing_folder, output_folder, run
 from ..utils.files import locked
 from .config import TrainConfig, load_config
@@ -147,7 +147,7 @@ def _may_change(config: TrainConfig) -> set[str]:
 
 
 def _check_inputs(config: TrainConfig, processes: int) -> None:
-    from ..prompts import template
+    from ..core.prompts import template
 
     if not config.data:
         raise InputError("data: is empty; name the files to learn from")

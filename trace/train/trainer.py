@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..attention import GroundingRecorder, recording
+from ..core.prompts import IGNORE
 from ..data.sampling import ProcessBatches
 from ..model.checkpoint import Checkpoint, save
-from ..prompts import IGNORE
 from ..utils.command import InputError
 from .arithmetic import Work, dimensions, training_flops
 from .checkpoints import UNFINISHED, full_disk_told, note_world, universal

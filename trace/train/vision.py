@@ -22,12 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import TrainingArguments
 
+from ..core.images import Square, open_image, patch_coverage
+from ..core.points import Point
+from ..core.prompts import IGNORE
+from ..core.records import read_jsonl
 from ..data.scenes.instances import BACKGROUND, on_surface
-from ..images import Square, open_image, patch_coverage
 from ..model.checkpoint import Checkpoint, load, save
-from ..points import Point
-from ..prompts import IGNORE
-from ..records import read_jsonl
 from ..utils.command import InputError
 from .config import TrainConfig
 from .parts import choose

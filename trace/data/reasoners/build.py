@@ -32,7 +32,7 @@ REMOTE = ("gemini", "openai")
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     _validate(args)
-    from ...records import Sample, read_samples
+    from ...core.records import Sample, read_samples
     from .samples import Rejects
 
     def samples() -> Iterable[Sample]:
@@ -86,7 +86,7 @@ def write_all(
 ) -> dict[str, Any]:  # fmt: skip
     """Write OUT in the order of the data, OUT.rejects.jsonl and OUT.run.json; returns the counts."""
     from ... import __version__
-    from ...records import sha256, write_json, write_samples
+    from ...core.records import sha256, write_json, write_samples
     from .samples import with_steps
 
     counts = {"written": 0}
@@ -114,7 +114,7 @@ def _wording(args: Namespace) -> str:
     """--wording, where `auto` asks what the generator wrote beside the data: nano's plain words go with plain ones."""
     if args.wording != "auto":
         return str(args.wording)
-    from ...records import read_json
+    from ...core.records import read_json
 
     beside = args.data.parent / "generate.json"
     if not beside.is_file():

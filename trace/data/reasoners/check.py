@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...points import Point, parse_points
-from ...reasoning import HEADINGS, STEPS, parse, render
+from ...core.points import Point, parse_points
+from ...core.reasoning import HEADINGS, STEPS, parse, render
 from .facts import Facts
 
 FEWEST_WORDS, MOST_WORDS = 3, 90  # of one step

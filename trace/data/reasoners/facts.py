@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...points import Point
-from ...prompts import bare_instruction
-from ...records import Sample
+from ...core.points import Point
+from ...core.prompts import bare_instruction
+from ...core.records import Sample
 
 Task = Literal["object_reference", "free_space"]
 PARTS = ("left part", "right part", "front part", "back part")

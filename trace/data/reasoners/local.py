@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...records import Sample
+from ...core.records import Sample
 from . import rules, wordings
 from .check import Rules, check
 from .facts import facts_of

@@ -15,10 +15,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ...api import Picture, Request
-from ...image_folder import Images
-from ...images import open_image
-from ...points import Box, Point
-from ...reasoning import STEPS
+from ...core.image_folder import Images
+from ...core.images import open_image
+from ...core.points import Box, Point
+from ...core.reasoning import STEPS
 from ...utils.files import leaves
 from .check import SUBTYPES, Rules
 from .samples import Task, answer_text

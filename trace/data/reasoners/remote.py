@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ...api import Client, Completion, Failure, Request
 from ...api_cost import image_tokens, text_tokens
-from ...image_folder import Images
-from ...images import image_size
-from ...records import FINISHED_AT_LIMIT
+from ...core.image_folder import Images
+from ...core.images import image_size
+from ...core.records import FINISHED_AT_LIMIT
 from ...utils.command import InputError
 from .check import Rejected, check, read_steps
 from .prompt import Writing, asked_again, request_for

@@ -20,7 +20,7 @@ from ...api import Client, Limits, Provider, Request, cached_key, read_cached
 from ...api_cost import Price
 from ...api_providers import Options, make_provider
 from ...api_words import asked_price, estimate, report, server_of
-from ...records import Sample
+from ...core.records import Sample
 from ...utils.command import Incomplete
 from ...utils.lookup import Lookup
 from .check import Rejected, Rules

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ...points import Point, format_points
-from ...records import Sample
+from ...core.points import Point, format_points
+from ...core.records import Sample
 
 # `{ref}` is "red mug" or, with coordinates, "red mug at (0.46, 0.52)"; `{side}` is a phrase of SIDES.
 SIDES = {

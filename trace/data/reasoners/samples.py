@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...points import Box, Point, format_points, parse_points
-from ...prompts import IMAGE_TAG, bare_instruction, question_text
-from ...reasoning import render
-from ...records import Sample, Turn
+from ...core.points import Box, Point, format_points, parse_points
+from ...core.prompts import IMAGE_TAG, bare_instruction, question_text
+from ...core.reasoning import render
+from ...core.records import Sample, Turn
 from ...utils.files import JsonlWriter
 from .facts import Facts, facts_of
 

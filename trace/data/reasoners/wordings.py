@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...points import format_points
+from ...core.points import format_points
 from .facts import Facts, Thing
 
 ONE = (

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...points import Point, format_points
-from ...prompts import question_text
-from ...records import Question, Sample, Turn, replacing, write_questions, write_samples
+from ...core.points import Point, format_points
+from ...core.prompts import question_text
+from ...core.records import Question, Sample, Turn, replacing, write_questions, write_samples
 from .instructions import box_question
 from .parts import Parts, Scene
 from .scene import Job

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...points import Point, format_points
-from ...prompts import IMAGE_TAG, question_text
-from ...records import Sample, Turn, read_jsonl, write_samples
+from ...core.points import Point, format_points
+from ...core.prompts import IMAGE_TAG, question_text
+from ...core.records import Sample, Turn, read_jsonl, write_samples
 from ...utils.command import Parser, existing_folder, run
 from .camera import GroundFrame
 from .config import DIRECTIONS, RelationsConfig

@@ -132,7 +132,7 @@ def finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 def read_record(path: Path) -> dict[str, Any]:
     """generate.json or its unfinished form; InputError if something else wrote it."""
-    from ...records import read_json
+    from ...core.records import read_json
 
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
@@ -178,7 +178,7 @@ def _require_gl() -> None:
 
 def _render(job: Job, scenes: int, shard: Shard, workers: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Make what is missing of a shard; returns how long it took."""
-    from ...records import JsonlWriter, write_json
+    from ...core.records import JsonlWriter, write_json
     from .parts import Parts
     from .pool import run_scenes
 
@@ -209,7 +209,7 @@ def _render(job: Job, scenes: int, shard: Shard, workers: int, settings: dict[st
 
 def finish(job: Job, parts: Parts, settings: dict[str, Any], timing: dict[str, Any] | None) -> dict[str, Any]:
     """Write the files of the whole data set from its scenes, generate.json last; returns the summary."""
-    from ...records import write_json
+    from ...core.records import write_json
     from .assemble import assemble
 
     summary = {"settings": settings, "versions": _versions(), **assemble(job, parts), "timing": timing}

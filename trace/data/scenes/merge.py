@@ -56,7 +56,7 @@ def _job(out: Path, settings: dict[str, Any]) -> Any:
 
 def _nobody_writes(out: Path) -> None:
     """InputError while a shard is being written: its lock is held."""
-    from ...records import JsonlWriter
+    from ...core.records import JsonlWriter
     from .parts import part_files
 
     for path in part_files(out):

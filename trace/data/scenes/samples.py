@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ...utils.command import InputError, Parser, run
 
 if TYPE_CHECKING:
-    from ...records import Sample
+    from ...core.records import Sample
 
 TASKS = ("object_reference", "free_space")
 DECIMALS = 3
@@ -66,7 +66,7 @@ def _chosen(work: Path, each: int, seed: int) -> list[Sample]:
     """The samples, their answers preceded by reasoning."""
     import numpy as np
 
-    from ...records import read_samples
+    from ...core.records import read_samples
     from ..reasoners.local import with_reasoning
     from .picks import Candidate, at_places, spread
 
@@ -88,9 +88,9 @@ def _with_baseline(samples: list[Sample], work: Path, model: str | None) -> list
         return samples
     from dataclasses import replace
 
+    from ...core.prompts import bare_instruction
     from ...eval.metrics import score
     from ...model.predictor import Predictor
-    from ...prompts import bare_instruction
     from .shortcuts import load_mask
 
     predictor = Predictor.load(model)
@@ -105,7 +105,7 @@ def _with_baseline(samples: list[Sample], work: Path, model: str | None) -> list
 
 
 def _pack(out: Path, work: Path, samples: Sequence[Sample], seed: int, model: str | None) -> None:
-    from ...records import replacing
+    from ...core.records import replacing
     from .picks import jpeg, small_mask
 
     files: dict[str, bytes] = {}

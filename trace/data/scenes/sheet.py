@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion
 
+from ...core.records import replacing
 from ...fonts import pil_font
-from ...records import replacing
 from .shortcuts import load_mask
 
 TILE = 300  # the longer side of a picture

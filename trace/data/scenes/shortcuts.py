@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...images import INSIDE, open_mask
+from ...core.images import INSIDE, open_mask
 from ...utils.command import InputError, Parser, existing_folder, run
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     folder = existing_folder(args.data, "the generated set")
     result = measure(folder)
     if args.json is not None:
-        from ...records import write_json
+        from ...core.records import write_json
 
         write_json(args.json, result)
     print(table(result["kinds"]))
@@ -224,7 +224,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def metas(folder: Path) -> Iterator[Meta]:
     """What every sample or question of a generated set records about itself; InputError where that is missing."""
-    from ...records import read_questions, read_samples
+    from ...core.records import read_questions, read_samples
 
     training, benchmark = folder / "data.json", folder / "point_questions.jsonl"
     if training.is_file():

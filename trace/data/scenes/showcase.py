@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np
     from PIL import Image, ImageDraw
 
+    from ...core.records import replacing
     from ...fonts import pil_font
-    from ...records import replacing
     from .assets import kinds
     from .camera import sample_camera
     from .catalog import make_body, sample_rgb

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ...utils.command import InputError, Parser, output_folder, run
 
 if TYPE_CHECKING:
-    from ...records import Question
+    from ...core.records import Question
 
 SEED = 2026
 QUOTA = {"seen": 70, "unseen": 30}
@@ -58,7 +58,7 @@ def _chosen(work: Path) -> list[tuple[Question, Question]]:
     """The point and the box question of every picture, seen ones first."""
     import numpy as np
 
-    from ...records import read_questions
+    from ...core.records import read_questions
     from .picks import Candidate, at_places, spread
 
     points, boxes = (read_questions(work / name) for name in ("point_questions.jsonl", "bbox_questions.jsonl"))
@@ -91,7 +91,7 @@ def _clear(meta: Mapping[str, Any]) -> bool:
 
 
 def _write(out: Path, work: Path, questions: Sequence[tuple[Question, Question]]) -> None:
-    from ...records import write_questions
+    from ...core.records import write_questions
     from .picks import jpeg, small_mask
 
     points: list[Question] = []
@@ -114,7 +114,7 @@ def _meta(meta: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _save(path: Path, content: bytes) -> None:
-    from ...records import replacing
+    from ...core.records import replacing
 
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...image_folder import Images
-from ...images import INSIDE, decoded_size, image_size, is_turned, open_mask
-from ...points import Box
-from ...reasoning import parse
-from ...records import Sample
+from ...core.image_folder import Images
+from ...core.images import INSIDE, decoded_size, image_size, is_turned, open_mask
+from ...core.points import Box
+from ...core.reasoning import parse
+from ...core.records import Sample
 from ...utils.command import InputError
 from ...utils.files import JsonlWriter, read_jsonl
 from ...utils.parallel import Pool, WorkerDied

@@ -10,9 +10,9 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from ...image_folder import Images
-from ...images import decoded_size
-from ...records import Sample, write_samples
+from ...core.image_folder import Images
+from ...core.images import decoded_size
+from ...core.records import Sample, write_samples
 from ...utils.command import InputError, Parser, existing_file, existing_folder
 from .check import Summary, check
 from .kinds import KINDS, Source, not_read, open_source, raw_records, sound_samples

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ...images import BROKEN_IMAGE
+from ...core.images import BROKEN_IMAGE
 from ...utils.command import InputError, how_to_install, output_folder
 from ...utils.files import replacing
 from .problems import BROKEN, Problem

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...image_folder import Images
-from ...records import Sample
+from ...core.image_folder import Images
+from ...core.records import Sample
 from ...utils.command import InputError
 from ...utils.files import first_character, read_json_list, read_jsonl
 from .problems import CONVERSATION, DUPLICATE, RECORD, Problem, Problems

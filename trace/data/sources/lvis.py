@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ...points import Box, format_points
-from ...prompts import IMAGE_TAG
-from ...records import Sample, Turn
+from ...core.points import Box, format_points
+from ...core.prompts import IMAGE_TAG
+from ...core.records import Sample, Turn
 from ...utils.command import InputError
 from ..scenes.instructions import box_question
 from .problems import RECORD, Problem

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...image_folder import Images
-from ...images import image_size
-from ...points import Point, format_points
-from ...prompts import IMAGE_TAG, question_text
-from ...records import Sample, Turn, half_character
+from ...core.image_folder import Images
+from ...core.images import image_size
+from ...core.points import Point, format_points
+from ...core.prompts import IMAGE_TAG, question_text
+from ...core.records import Sample, Turn, half_character
 from ...utils.command import InputError
 from ...utils.files import read_jsonl
 from .problems import BROKEN, MISSING, POINTS, RECORD, Problem

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from types import MappingProxyType
 
-from ...image_folder import Images
-from ...points import Box
-from ...prompts import IMAGE_TAG, bare_instruction
-from ...reasoning import FINAL_ANSWER, Response, parse
-from ...records import Sample
+from ...core.image_folder import Images
+from ...core.points import Box
+from ...core.prompts import IMAGE_TAG, bare_instruction
+from ...core.reasoning import FINAL_ANSWER, Response, parse
+from ...core.records import Sample
 from ..reasoners.facts import asks_for_room
 from .problems import MISSING, POINTS
 

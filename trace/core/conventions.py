@@ -18,10 +18,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..utils.command import InputError
 from .points import Box, Mention, Point, find_points
 from .prompts import POINTS_SUFFIX
 from .reasoning import Response, parse
-from .utils.command import InputError
 
 Mentions = list[Mention]
 Size = tuple[int, int]  # (width, height) in pixels

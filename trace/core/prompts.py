@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..utils.command import InputError
 from .records import Turn
-from .utils.command import InputError
 
 IMAGE_TAG = "<image>"
 IMAGE_ID = -200  # stands for the whole image in encoded ids; it becomes the image's tokens when a batch is made

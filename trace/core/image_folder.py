@@ -6,7 +6,7 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-from .utils.files import leaves
+from ..utils.files import leaves
 
 
 class Images:

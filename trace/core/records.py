@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from .utils.command import InputError, existing_file
-from .utils.files import (
+from ..utils.command import InputError, existing_file
+from ..utils.files import (
     JsonlWriter,
     first_character,
     json_kind,
