@@ -15,9 +15,9 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import parse, render
 from trace_vlm.core.records import Question
+from trace_vlm.drawing.figures import Panel
 from trace_vlm.eval import summarize_vqa
 from trace_vlm.milestones import MILESTONES, MilestoneMaps
-from trace_vlm.plots import Panel
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_json, write_jsonl
 

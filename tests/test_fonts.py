@@ -13,9 +13,9 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
-from trace_vlm import canvas, fonts, plots
 from trace_vlm.core.reasoning import parse
 from trace_vlm.data.scenes import sheet
+from trace_vlm.drawing import canvas, figures, fonts
 
 CUP = "\u676f\u5b50"  # "cup"
 REAL = [path for path in font_manager.findSystemFonts() if Path(path).name.startswith(fonts.CJK)]
@@ -106,8 +106,8 @@ def test_latin_text_is_drawn_as_before(system: list[str], tmp_path: Path) -> Non
 
 def test_a_comparison_in_chinese_has_no_boxes(system: list[str], tmp_path: Path) -> None:
     system.append(make_font(tmp_path / "NotoSansCJK-Regular.ttf", "A Fake CJK"))
-    panels = [plots.Panel(f"model {CUP}", parse("(0.5, 0.5)")), plots.Panel("b", parse("(0.5, 0.5)"))]
-    figure = plots.comparison(Image.new("RGB", (40, 30)), f"{CUP}?", panels)
+    panels = [figures.Panel(f"model {CUP}", parse("(0.5, 0.5)")), figures.Panel("b", parse("(0.5, 0.5)"))]
+    figure = figures.comparison(Image.new("RGB", (40, 30)), f"{CUP}?", panels)
     shown = " ".join(text.get_text() for text in figure.texts)
     assert f"{CUP}?" in shown and f"model {CUP}" in shown and "\u25a1" not in shown
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import plots
 from .attention_numbers import DECIMALS, MEASURES, Regions, measure, regions, rounded, uniform
-from .canvas import save
 from .core.images import Square, unpad_map
 from .core.points import Box, Point
 from .core.prompts import bare_instruction
 from .core.reasoning import parse
 from .core.records import Question, QuestionId
+from .drawing import figures
+from .drawing.canvas import save
 from .eval.failures import Judge
 from .eval.metrics import score
 from .eval.suites import Suite
@@ -103,10 +103,10 @@ class Attended:
     def points(self) -> tuple[Point | Box, ...]:
         return parse(self.text, self.size).points
 
-    def steps(self, maps: NDArray[np.float32]) -> list[plots.StepMap]:
+    def steps(self, maps: NDArray[np.float32]) -> list[figures.StepMap]:
         """What the figures draw of `maps` [5, grid, grid]."""
         return [
-            plots.StepMap(
+            figures.StepMap(
                 one.title,
                 one.text,
                 None if one.tokens is None else unpad_map(grid, self.size),
@@ -159,7 +159,7 @@ def write_attended(
     stem, instruction = file_name(question.question_id), bare_instruction(question.text)
     target, reference = masks
     steps, points = maps.steps(image.size), maps.response.points
-    top = plots.shared_top(steps)
+    top = figures.shared_top(steps)
     records = []
     for index, (key, step) in enumerate(zip(MILESTONES, steps, strict=True)):
         picture = f"{stem}_{index + 1}_{key}.png"
@@ -167,13 +167,13 @@ def write_attended(
         if step.heat is None:
             records.append(MilestoneRecord(key, step.title, "", None, None, None))
             continue
-        own = top if scaling == "shared" else plots.shared_top([step])
-        save(plots.milestone(image, step, index + 1, own, points, target), folder / picture)
+        own = top if scaling == "shared" else figures.shared_top([step])
+        save(figures.milestone(image, step, index + 1, own, points, target), folder / picture)
         share = None if np.isnan(step.share) else round(step.share, DECIMALS)
         records.append(MilestoneRecord(key, step.title, step.text, step.tokens, share, picture))
     strip = f"{stem}_milestones.png"
     name = f"question {question.question_id}"
-    save(plots.progression(image, instruction, steps, points, target, name, scaling), folder / strip)
+    save(figures.progression(image, instruction, steps, points, target, name, scaling), folder / strip)
     save_small(image, folder / "images" / f"{stem}.jpg")
     where = regions(image.size, maps.maps.shape[-1], points, target, reference)
     _write_arrays(folder / f"{stem}.npz", maps, where)

@@ -14,12 +14,12 @@ from statistics import fmean
 from .core.images import open_image
 from .core.reasoning import Response
 from .core.records import Question
+from .drawing.figures import RIGHT, Panel
 from .eval.failures import Judge
 from .eval.grading import Run, covering, one_each, read_answer_file
 from .eval.metrics import score
 from .eval.suites import Suite, key
 from .galleries import Compared, Score, write_compared
-from .plots import RIGHT, Panel
 from .utils.command import InputError
 
 MOSTLY = 0.5  # an answer is right when at least this share of its points lies in the target

@@ -246,7 +246,7 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
 def _looked(told: Told, path: str, step: int) -> tuple[Any, str]:
     """The picture with its points, or with the attention of a step (from 1), and a line about it."""
     from .core.images import open_image, unpad_map
-    from .plots import shared_top
+    from .drawing.figures import shared_top
 
     image, steps = open_image(path), told.maps.steps(told.size)
     points = told.prediction.response.points
@@ -272,8 +272,8 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
     What the model wrote is escaped. The raw text stands below the steps, folded.
     """
     from .core.reasoning import HEADINGS, parse
+    from .drawing.figures import answer_text
     from .milestones import ANSWER
-    from .plots import answer_text
 
     response = parse(text, size)
     parts = [(step.key, HEADINGS[step.key], step.text) for step in response.steps]
@@ -295,8 +295,8 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
 
 
 def _shown(image: Any, points: Any = (), heat: Any = None, top: float = 0.0, labels: Sequence[str] = ()) -> Any:
-    from .canvas import as_image
-    from .plots import overlay
+    from .drawing.canvas import as_image
+    from .drawing.figures import overlay
 
     return as_image(overlay(image, points, heat, top, labels))
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import plots
-from .canvas import save
 from .core.points import Box, Point
 from .core.prompts import bare_instruction
 from .core.reasoning import Response, parse
 from .core.records import Question, QuestionId
-from .marks import mask_outline
+from .drawing import figures
+from .drawing.canvas import save
+from .drawing.overlay import mask_outline
 from .utils.command import InputError
 from .utils.files import read_json, replacing, write_json
 
@@ -121,14 +121,14 @@ def write_compared(
     question: Question,
     image: Image,
     mask: np.ndarray | None,
-    panels: Sequence[plots.Panel],
+    panels: Sequence[figures.Panel],
     drawn: bool = True,
 ) -> Compared:
     """One question's small image and, if `drawn`, its figure; returns its record for `write_comparisons`."""
     stem, instruction = file_name(question.question_id), bare_instruction(question.text)
     name = " \u00b7 ".join([f"question {question.question_id}", *([question.category] if question.category else [])])
     if drawn:
-        save(plots.comparison(image, instruction, panels, mask, name), folder / f"{stem}.png")
+        save(figures.comparison(image, instruction, panels, mask, name), folder / f"{stem}.png")
     save_small(image, folder / "images" / f"{stem}.jpg")
     kind = question.meta.get("kind")
     return Compared(

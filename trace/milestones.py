@@ -23,7 +23,7 @@ from .core import prompts, reasoning
 from .core.images import unpad_map
 from .core.reasoning import Response
 from .core.records import Answer
-from .plots import StepMap, answer_text
+from .drawing.figures import StepMap, answer_text
 from .utils.command import InputError
 
 if TYPE_CHECKING:

@@ -91,7 +91,7 @@ def render(parts: Parts, title: str) -> str:
     """
     from . import report_charts as charts
     from . import report_history as history
-    from .marks import COLORS, CYAN, FADE, FEW, RED, SHRINK
+    from .drawing.overlay import COLORS, CYAN, FADE, FEW, RED, SHRINK
     from .report_items import explorer, means
     from .report_parts import WIDTH, accuracy, colors, heat_gradient
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from . import plots
 from .core.image_folder import Images
 from .core.images import INSIDE, open_image, open_mask
 from .core.prompts import bare_instruction
 from .core.reasoning import parse
 from .core.records import Sample, read_samples
+from .drawing import figures
 from .galleries import Outline, outline
 from .report_parts import AnswerView, answer_view, data_uri, marks
 from .utils.command import InputError
@@ -97,7 +97,7 @@ def _curves(
     top = max(float(np.quantile(pairs[:, 1], 0.995)) for pairs in found.values()) or 1.0
     curves = [
         Curve(name, colors[name], _polyline(pairs[:, 0], pairs[:, 1], last, top),
-              _polyline(pairs[:, 0], plots.smooth(pairs[:, 1]), last, top))
+              _polyline(pairs[:, 0], figures.smooth(pairs[:, 1]), last, top))
         for name, pairs in found.items()
     ]  # fmt: skip
     ticks = [(round(CURVE[1] * (1 - part), 1), f"{part * top:.2g}") for part in (0, 0.5, 1)]

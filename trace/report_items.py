@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import plots
 from .attention_numbers import MEASURES
 from .attention_records import MEAN, Attended, read_attention, read_maps
 from .core.images import Square, open_image
 from .core.points import Box, Point
 from .core.reasoning import HEADINGS, Response, parse
 from .core.records import QuestionId
+from .drawing import figures
 from .galleries import INDEX, Compared, ComparisonGallery, Outline, Score, read_comparisons
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def written(response: Response) -> dict[str, Any]:
     """An answer as the page shows it: steps, final answer, what is wrong with it, and its points as numbers."""
     return {
         "steps": [[HEADINGS[step.key], step.text] for step in response.steps],
-        "final": plots.answer_text(response),
-        "problems": plots.answer_problems(response),
+        "final": figures.answer_text(response),
+        "problems": figures.answer_problems(response),
         "text": response.text,
         "items": [_item(item) for item in response.points],
     }

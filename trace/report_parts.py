@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import plots
 from .core.points import Box, Point
 from .core.reasoning import HEADINGS, Response
+from .drawing import figures
+from .drawing.overlay import crowding, heat_colors, model_colors
 from .galleries import Outline
-from .marks import crowding, heat_colors, model_colors
 from .utils.command import InputError
 from .utils.files import read_json
 
@@ -204,4 +204,4 @@ class AnswerView:
 def answer_view(response: Response, drawn: Marks) -> AnswerView:
     """The words of an answer, step by step."""
     steps = tuple(StepText(HEADINGS[step.key], step.text) for step in response.steps)
-    return AnswerView(steps, plots.answer_text(response), plots.answer_problems(response), drawn)
+    return AnswerView(steps, figures.answer_text(response), figures.answer_problems(response), drawn)

@@ -79,11 +79,11 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
     """The first `count` questions of a category, in the order asked for, as pictures in `folder`."""
     from tqdm import tqdm
 
-    from trace_vlm.canvas import save
     from trace_vlm.comparing import compare, failing, ordered, write_question
+    from trace_vlm.drawing.canvas import save
+    from trace_vlm.drawing.figures import outcome_counts
     from trace_vlm.eval.suites import open_suite
     from trace_vlm.galleries import ComparisonGallery, write_comparisons
-    from trace_vlm.plots import outcome_counts
     from trace_vlm.report import write_page
 
     suite = open_suite(arguments.data_dir, arguments.question_file)

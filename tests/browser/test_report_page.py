@@ -17,8 +17,8 @@ from report_by_hand import COR, EVIL, left_half, make_run, picture
 from trace_vlm import galleries, report
 from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Question
-from trace_vlm.marks import crowding
-from trace_vlm.plots import Panel
+from trace_vlm.drawing.figures import Panel
+from trace_vlm.drawing.overlay import crowding
 from trace_vlm.utils.command import run
 
 SCORES = ((1.0, 1.0), (0.0, 1.0), (0.0, 0.0))  # of two models on three questions

@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from trace_vlm import canvas, marks
 from trace_vlm.core.reasoning import parse
+from trace_vlm.drawing import canvas, overlay
 from trace_vlm.eval import summarize_vqa
 from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
 from trace_vlm.eval.suites import open_suite
@@ -84,7 +84,7 @@ def test_models_without_confidence_keep_their_colors(
     files = [str(tmp_path / f"{name}.jsonl") for name in ("plain", "sure")]
     words = ["--answer", *files, "--data-dir", str(benchmark_folder), "--output", str(tmp_path), "--resamples", "9"]
     assert run(summarize_vqa.main, words) == 0
-    assert given == [(["sure"], {"plain": marks.COLORS[0], "sure": marks.COLORS[1]})]
+    assert given == [(["sure"], {"plain": overlay.COLORS[0], "sure": overlay.COLORS[1]})]
 
 
 SIZE = (200, 100)

@@ -79,8 +79,8 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path, colors: Mapping[str
 
     `found` maps labels to what `calibration` returns, `colors` labels to the models' colours.
     """
-    from ..canvas import DPI, Page, save
-    from ..fonts import families
+    from ..drawing.canvas import DPI, Page, save
+    from ..drawing.fonts import families
 
     page = Page(900, 545 + 16 * len(found))  # the legends stand below, where no curve is
     reliable, counts, risks = page.axes(70, 40, 350, 300), page.axes(70, 365, 350, 120), page.axes(520, 40, 350, 445)

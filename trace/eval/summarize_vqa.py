@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from ..core.conventions import CONVENTIONS
-from ..marks import model_colors
+from ..drawing.overlay import model_colors
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
 from ..utils.files import read_jsonl, replacing, sha256, write_json
 from .calibration import calibration, draw

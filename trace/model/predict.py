@@ -210,8 +210,8 @@ def _in_space(lifted: Lifted) -> str:
 
 
 def _draw(path: Path, image: Image, instruction: str, prediction: Prediction, name: str) -> None:
-    from ..canvas import save
-    from ..plots import Panel, comparison
+    from ..drawing.canvas import save
+    from ..drawing.figures import Panel, comparison
 
     try:
         save(comparison(image, instruction, [Panel(name, prediction.response)]), path)

@@ -74,9 +74,9 @@ class BenchmarkCallback(TrainerCallback):
 
     @staticmethod
     def _draw(path: Path, image: Path, points: Any) -> None:
-        from ..canvas import save
         from ..core.images import open_image
-        from ..plots import overlay
+        from ..drawing.canvas import save
+        from ..drawing.figures import overlay
 
         path.parent.mkdir(exist_ok=True)
         save(overlay(open_image(image), points), path)

@@ -73,8 +73,8 @@ def finish(prepared: Prepared, folder: Path, record: Mapping[str, Any], seconds:
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
     """The curves of every logged step as a picture."""
-    from ..canvas import save
-    from ..plots import training_curves
+    from ..drawing.canvas import save
+    from ..drawing.figures import training_curves
 
     shown = [name for name in CURVES if any(name in entry for entry in history)]
     save(training_curves({folder.name: history}, shown), folder / "curves.png")

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion
 
 from ...core.records import replacing
-from ...fonts import pil_font
+from ...drawing.fonts import pil_font
 from .shortcuts import load_mask
 
 TILE = 300  # the longer side of a picture

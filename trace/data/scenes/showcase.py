@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from PIL import Image, ImageDraw
 
     from ...core.records import replacing
-    from ...fonts import pil_font
+    from ...drawing.fonts import pil_font
     from .assets import kinds
     from .camera import sample_camera
     from .catalog import make_body, sample_rgb

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core.points import Box, Point
+from ..core.points import Box, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

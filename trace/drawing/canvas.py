@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..utils.files import replacing
 from .fonts import drawable, families, length
-from .utils.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.points import Box, Point
+from ..core.reasoning import HEADINGS, Response
 from .canvas import BAD, FADED, INK, Block, Page, text_height
-from .core.points import Box, Point
-from .core.reasoning import HEADINGS, Response
 from .fonts import families
-from .marks import COLORS, CYAN, FEW, RED, blend, draw_answer, draw_image, draw_truth, heat_colors, model_colors, rgb
+from .overlay import COLORS, CYAN, FEW, RED, blend, draw_answer, draw_image, draw_truth, heat_colors, model_colors, rgb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
