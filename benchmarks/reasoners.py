@@ -37,15 +37,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trace_vlm.api import Completion, Picture, picture_of
-from trace_vlm.api_crew import Crew
-from trace_vlm.api_providers import Options, make_provider
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.records import Sample, Turn, read_samples, write_samples
 from trace_vlm.data.reasoners import build, remote_build
 from trace_vlm.data.reasoners.check import Rules
 from trace_vlm.data.reasoners.prompt import Writing, request_for
 from trace_vlm.data.reasoners.samples import task_of
+from trace_vlm.remote.client import Completion, Picture, picture_of
+from trace_vlm.remote.crew import Crew
+from trace_vlm.remote.providers import Options, make_provider
 
 SIDE, A_PICTURE, CONCURRENCY = 336, 6, 32
 COLORS = ("red", "green", "blue", "yellow")

@@ -8,8 +8,8 @@ from typing import Any
 
 from parallel_workers import ENDS
 
-from trace_vlm.api import Completion, Picture, Provider, Refused, Request, Transient
-from trace_vlm.api_providers import make_provider
+from trace_vlm.remote.client import Completion, Picture, Provider, Refused, Request, Transient
+from trace_vlm.remote.providers import make_provider
 from trace_vlm.utils.command import InputError
 
 

@@ -12,9 +12,20 @@ from pathlib import Path
 import pytest
 from api_server import SORRY, one_point, serving
 
-from trace_vlm import api_cost
-from trace_vlm.api import Client, Completion, Failure, Limits, Picture, Refused, Reply, Request, TokenBucket, Transient
-from trace_vlm.api_providers import Options, make_provider
+from trace_vlm.remote import cost
+from trace_vlm.remote.client import (
+    Client,
+    Completion,
+    Failure,
+    Limits,
+    Picture,
+    Refused,
+    Reply,
+    Request,
+    TokenBucket,
+    Transient,
+)
+from trace_vlm.remote.providers import Options, make_provider
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.lookup import Lookup, key_of
 
@@ -140,7 +151,7 @@ def test_a_server_of_ones_own_needs_no_key(tmp_path, monkeypatch):
 def test_without_the_extra_one_sentence_names_it(name, module):
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "from trace_vlm.api_providers import Options, make_provider\n"
+        "from trace_vlm.remote.providers import Options, make_provider\n"
         "from trace_vlm.utils.command import InputError\n"
         f"try: make_provider({name!r}, 'm', 'http://localhost', Options(), 1)\n"
         "except InputError as error: print(error)"
@@ -350,30 +361,30 @@ def test_a_limit_below_one_request_stops_instead_of_waiting(tmp_path):
     ],
 )
 def test_tokens_of_an_image_are_the_published_ones(provider, size, tokens):
-    assert api_cost.image_tokens(provider, *size) == tokens
+    assert cost.image_tokens(provider, *size) == tokens
 
 
 def test_prices_come_from_flags_or_a_file_and_are_never_invented(tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text('prices: [{model: m, input: 2.0, output: 10.0, as_of: "2026-01-01", source: here}]')
-    price = api_cost.price_of("m", path, (None, None))
-    assert api_cost.dollars(price, 1_000_000, 100_000) == pytest.approx(3.0)
-    assert api_cost.price_of("another", path, (None, None)) is None
-    assert api_cost.price_of("m", path, (1.0, 1.0)).source == "the command line"
+    price = cost.price_of("m", path, (None, None))
+    assert cost.dollars(price, 1_000_000, 100_000) == pytest.approx(3.0)
+    assert cost.price_of("another", path, (None, None)) is None
+    assert cost.price_of("m", path, (1.0, 1.0)).source == "the command line"
     with pytest.raises(InputError, match="belong together"):
-        api_cost.price_of("m", path, (1.0, None))
+        cost.price_of("m", path, (1.0, None))
 
 
 def test_the_shipped_prices_can_be_read():
-    path = Path(__file__).parents[1] / api_cost.PRICES
-    price = api_cost.price_of("gemini-2.5-flash", path, (None, None))
+    path = Path(__file__).parents[1] / cost.PRICES
+    price = cost.price_of("gemini-2.5-flash", path, (None, None))
     assert price is not None and price.as_of and price.source
 
 
 def test_time_is_the_slower_of_both_limits():
-    assert api_cost.hours(3600, 10, 10.0, None) == pytest.approx(1.0)
-    assert api_cost.hours(3600, 10, 10.0, 30) == pytest.approx(2.0)
-    assert api_cost.hours(3, 32, 36.0, None) == pytest.approx(0.01), "no answer comes sooner than one takes"
+    assert cost.hours(3600, 10, 10.0, None) == pytest.approx(1.0)
+    assert cost.hours(3600, 10, 10.0, 30) == pytest.approx(2.0)
+    assert cost.hours(3, 32, 36.0, None) == pytest.approx(0.01), "no answer comes sooner than one takes"
 
 
 # --- lookup ------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from api_server import one_point, serving
 from crew_provider import Here, make_wrong
 from parallel_workers import HOW
 
-from trace_vlm.api import Client, Failure, Limits, Reply, Request, Transient
-from trace_vlm.api_crew import Crew
-from trace_vlm.api_providers import Options, make_provider
 from trace_vlm.core.points import Point
 from trace_vlm.data.reasoners.prompt import Drawing
+from trace_vlm.remote.client import Client, Failure, Limits, Reply, Request, Transient
+from trace_vlm.remote.crew import Crew
+from trace_vlm.remote.providers import Options, make_provider
 from trace_vlm.utils.command import InputError
 
 pytest.importorskip("tenacity", reason="pip install 'trace-vlm[reason]'")

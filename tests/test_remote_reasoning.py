@@ -20,7 +20,6 @@ from crew_provider import make_ending
 from parallel_workers import HOW
 from PIL import Image
 
-from trace_vlm.api_crew import Crew
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.reasoning import STEPS, parse
@@ -29,6 +28,7 @@ from trace_vlm.data.reasoners import build, remote_build
 from trace_vlm.data.reasoners.check import Rules
 from trace_vlm.data.reasoners.prompt import SYSTEM, VERSION, Writing, asked_again, drawn, request_for
 from trace_vlm.data.reasoners.samples import task_of
+from trace_vlm.remote.crew import Crew
 from trace_vlm.utils.command import run
 
 pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")

@@ -30,10 +30,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..api_words import add_remote_flags, asked_price, check_remote, estimate, report, server_of
 from ..core.conventions import CONVENTIONS, Convention, Doubts, convention, convention_of, read
 from ..core.records import FINISHED_AT_LIMIT, Question, QuestionId
 from ..model.predict import prompt_template
+from ..remote.flags import add_remote_flags, asked_price, check_remote, estimate, report, server_of
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import sha256, write_json, write_jsonl
 from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _forget(jobs: Sequence[Job]) -> None:
     """Remove the answers, and the responses that they were made of."""
-    from ..api import forget
+    from ..remote.client import forget
 
     named = jobs[0].arguments.cache
     if named is None:
@@ -207,8 +207,8 @@ def _answer_file(job: Job) -> int:
     """Ask what was not answered yet and write the file, in the order of the questions; returns how many are missing."""
     import asyncio
 
-    from ..api import Client, Limits
-    from ..api_providers import Options, make_provider
+    from ..remote.client import Client, Limits
+    from ..remote.providers import Options, make_provider
 
     arguments, questions = job.arguments, job.suite.questions
     settings = _settings(job)
@@ -250,7 +250,7 @@ def _answer_file(job: Job) -> int:
 async def _ask(job: Job, client: Any, requests: Sequence[Any]) -> None:
     from tqdm import tqdm
 
-    from ..api import Reply
+    from ..remote.client import Reply
 
     questions = {request.item: question for request, question in zip(requests, job.suite.questions, strict=True)}
     replies, started = 0, time.monotonic()
@@ -296,7 +296,7 @@ def _planned(job: Job, questions: Sequence[Question], requests: int, runs: int =
 
 def _dry_run(jobs: Sequence[Job]) -> None:
     """What it would take, and the first request as it would be sent; nothing is written."""
-    from ..api import cached_key, read_cached
+    from ..remote.client import cached_key, read_cached
     from ..utils.lookup import Lookup
 
     with Lookup(_cache(jobs[0].arguments), cached_key) as lookup:

@@ -27,7 +27,7 @@ from ..utils.files import sha256
 from .suites import Suite, key
 
 if TYPE_CHECKING:
-    from ..api import Completion, Picture, Request
+    from ..remote.client import Completion, Picture, Request
 
 WORDING = "vqa-1"  # stands for every word below: part of the cache's key, so that changed wording is asked anew
 EXPECTED_TOKENS = {False: 60, True: 250}  # of an answer, for the estimate: points at once, or after reasoning
@@ -71,7 +71,7 @@ class Asking:
         return sent_size(self.suite.image_size(question), self.max_side, self.convention)
 
     def request(self, question: Question) -> Request:
-        from ..api import Request
+        from ..remote.client import Request
 
         path, sent = self.suite.image_path(question), self.sent(question)
         # Turned pictures were once sent as they are stored, under a name without the last word.
@@ -105,13 +105,13 @@ class Asking:
 
     def tokens(self, question: Question, provider: str) -> int:
         """Of the request, roughly."""
-        from ..api_cost import image_tokens, text_tokens
+        from ..remote.cost import image_tokens, text_tokens
 
         return text_tokens(self.text(question)) + image_tokens(provider, *self.sent(question))
 
 
 def _picture(path: Path, size: tuple[int, int]) -> Callable[[], Picture]:
-    from ..api import Picture
+    from ..remote.client import Picture
 
     def make() -> Picture:
         picture = open_image(path)  # also says that the file is whole

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...api_words import add_remote_flags, check_remote
+from ...remote.flags import add_remote_flags, check_remote
 from ...utils.command import InputError, Parser, existing_file, existing_folder, run
 from .local import with_reasoning
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ...api import Picture, Request
 from ...core.image_folder import Images
 from ...core.images import open_image
 from ...core.points import Box, Point
 from ...core.reasoning import STEPS
+from ...remote.client import Picture, Request
 from ...utils.files import leaves
 from .check import SUBTYPES, Rules
 from .samples import Task, answer_text

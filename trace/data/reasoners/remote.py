@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...api import Client, Completion, Failure, Request
-from ...api_cost import image_tokens, text_tokens
 from ...core.image_folder import Images
 from ...core.images import image_size
 from ...core.records import FINISHED_AT_LIMIT
+from ...remote.client import Client, Completion, Failure, Request
+from ...remote.cost import image_tokens, text_tokens
 from ...utils.command import InputError
 from .check import Rejected, check, read_steps
 from .prompt import Writing, asked_again, request_for

@@ -16,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...api import Client, Limits, Provider, Request, cached_key, read_cached
-from ...api_cost import Price
-from ...api_providers import Options, make_provider
-from ...api_words import asked_price, estimate, report, server_of
 from ...core.records import Sample
+from ...remote.client import Client, Limits, Provider, Request, cached_key, read_cached
+from ...remote.cost import Price
+from ...remote.flags import asked_price, estimate, report, server_of
+from ...remote.providers import Options, make_provider
 from ...utils.command import Incomplete
 from ...utils.lookup import Lookup
 from .check import Rejected, Rules
@@ -100,7 +100,7 @@ def _senders(args: Namespace, provider: Provider, make: Callable[[], Provider], 
         count = min(cores, args.concurrency // 8) if requests >= WORTH_PROCESSES else 1
     if count <= 1:
         return provider
-    from ...api_crew import Crew
+    from ...remote.crew import Crew
 
     return Crew(make, provider.model, provider.place, count)
 

@@ -8,10 +8,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .utils.command import InputError
+from ..utils.command import InputError
 
 if TYPE_CHECKING:
-    from .api_cost import Price
+    from .cost import Price
 
 _ADDRESS = {"openai": "OPENAI_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL"}  # where the SDKs look, by protocol
 _AT_LEAST = {"concurrency": 1, "tries": 1, "max_side": 32}
@@ -66,7 +66,7 @@ def server_of(protocol: str, base_url: str | None) -> str | None:
 
 def asked_price(arguments: Namespace) -> Price | None:
     """The price of the model that is asked; None where none is known."""
-    from .api_cost import PRICES, price_of
+    from .cost import PRICES, price_of
 
     listed = arguments.prices or (PRICES if PRICES.is_file() else None)
     return price_of(arguments.model, listed, (arguments.price_in, arguments.price_out))
@@ -78,7 +78,7 @@ def estimate(arguments: Namespace, requests: int, tokens_in: float, tokens_each:
     Args:
         tokens_each: of an answer, hidden thoughts left out.
     """
-    from .api_cost import PRICES, dollars, hours
+    from .cost import PRICES, dollars, hours
 
     tokens_out = requests * tokens_each
     took = hours(requests, arguments.concurrency, arguments.seconds_per_answer, arguments.requests_per_minute)
@@ -109,7 +109,7 @@ def report(figures: Any, price: Price | None) -> str:
     lines += [f"  tried again  {count} times: {reason}" for reason, count in figures.retries.most_common()]
     lines += [f"  failed       {count} times: {reason}" for reason, count in figures.failures.most_common(10)]
     if price is not None:
-        from .api_cost import dollars
+        from .cost import dollars
 
         lines.append(f"  price    ${dollars(price, figures.tokens_in, figures.tokens_out):,.2f} at {_rates(price)}")
     return "\n".join(lines)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from .api import Completion, Picture, Provider, Refused, Request, picture_of
-from .utils.parallel import Pool, WorkerDied
+from ..utils.parallel import Pool, WorkerDied
+from .client import Completion, Picture, Provider, Refused, Request, picture_of
 
 LANES = 1024  # requests that a process has under way at most: the client's concurrency is the limit
 

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .api import Completion, Picture, Refused, Request, Transient
-from .utils.command import InputError, how_to_install
+from ..utils.command import InputError, how_to_install
+from .client import Completion, Picture, Refused, Request, Transient
 
 KEYS = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .utils.command import InputError
-from .utils.files import JsonlWriter, read_jsonl, write_jsonl
-from .utils.lookup import Lookup, key_of
+from ..utils.command import InputError
+from ..utils.files import JsonlWriter, read_jsonl, write_jsonl
+from ..utils.lookup import Lookup, key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +363,7 @@ class Client:
 
 
 def _rough_tokens(request: Request) -> float:
-    from .api_cost import text_tokens
+    from .cost import text_tokens
 
     return float(text_tokens(request.system) + text_tokens(request.text) + 258 * (request.picture is not None))
 

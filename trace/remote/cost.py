@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from .utils.command import InputError
-from .utils.config import read_settings
+from ..utils.command import InputError
+from ..utils.config import read_settings
 
 PRICES = Path("configs/api/prices.yaml")
 
