@@ -61,10 +61,10 @@ def make(folder: Path, size: int, tokenizer: Path) -> None:
     from transformers import CLIPVisionConfig, LlamaConfig
 
     from trace_vlm.model.build import expected_tensors, llava_configuration
+    from trace_vlm.model.lazy_tensors import Computed, Weight
     from trace_vlm.model.llava_layout import llava_name
     from trace_vlm.model.presets import CLIP_L_336
-    from trace_vlm.model.shards import Computed, Weight
-    from trace_vlm.model.writing import write_weights
+    from trace_vlm.model.weight_files import write_weights
 
     rest, layer = 2 * (304_000_000 + 2 * 1000 * 2048), 2 * 50_600_000
     layers = max(2, round((size - rest) / layer))

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessor
 
-from trace_vlm.attention import GroundingRecorder, recording
 from trace_vlm.capture import Capture, teacher_forced, while_generating
 from trace_vlm.core.prompts import render_prompt
+from trace_vlm.model.attention_recorder import GroundingRecorder, recording
 from trace_vlm.model.checkpoint import load
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json
@@ -113,7 +113,7 @@ def test_the_largest_head_can_be_kept_instead(nano: Any) -> None:
 
 def test_a_pass_longer_than_what_is_held_at_a_time_is_the_same(nano: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = teacher_forced(nano, PICTURE, PROMPT, range(5, 45), Capture(dtype="float32"))
-    monkeypatch.setattr("trace_vlm.attention.ROWS", 7)
+    monkeypatch.setattr("trace_vlm.model.attention_recorder.ROWS", 7)
     parts = teacher_forced(nano, PICTURE, PROMPT, range(5, 45), Capture(dtype="float32"))
     assert np.abs(whole.attention - parts.attention).max() < 1e-6
 

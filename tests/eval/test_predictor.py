@@ -221,7 +221,7 @@ def test_the_attention_bias_is_the_same_in_both_loops(tiny_checkpoint: Any, pict
     """The packed loop, transformers' left-padded one, and one pass over everything with the bias written out."""
     import torch
 
-    from trace_vlm.attention import image_bias
+    from trace_vlm.model.attention_recorder import image_bias
 
     decoding = Decoding(max_new_tokens=8, image_attention_bias=bias)
     predictor = Predictor(tiny_checkpoint)

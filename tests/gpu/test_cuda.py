@@ -190,8 +190,8 @@ def test_deepspeed_trains_saves_and_loads(scenes, tmp_path, zero, trained):
 
 
 def test_attention_captured_on_the_gpu_is_the_cpus(pictures):
-    from trace_vlm.attention import ImageRecorder, recording
     from trace_vlm.core.prompts import question_text, render_prompt
+    from trace_vlm.model.attention_recorder import ImageRecorder, recording
     from trace_vlm.model.checkpoint import load
     from trace_vlm.model.predictor import bundled
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from trace_vlm.cli import main as trace_vlm
 from trace_vlm.model import convert as converting
-from trace_vlm.model import shards, writing
+from trace_vlm.model import lazy_tensors, weight_files
 from trace_vlm.model.checkpoint import load, main, save
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json
@@ -30,7 +30,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_inspect_says_what_a_folder_holds_and_reads_no_weights(recorded, capsys, monkeypatch):
-    monkeypatch.setattr(shards.Stored, "read_into", lambda *args: pytest.fail("weights were read"))
+    monkeypatch.setattr(lazy_tensors.Stored, "read_into", lambda *args: pytest.fail("weights were read"))
     assert main(["inspect", str(recorded.folder / "full")]) == 0
     said = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert said["format"] == "LLaVA's own, complete"
@@ -75,7 +75,7 @@ def test_merge_is_the_adapter_in_its_base(recorded, converted, tmp_path):
 
 
 def test_another_type_on_disk_and_several_files(recorded, tmp_path, monkeypatch):
-    monkeypatch.setattr(writing.write_weights, "__defaults__", (None, 300_000, lambda count: None))
+    monkeypatch.setattr(weight_files.write_weights, "__defaults__", (None, 300_000, lambda count: None))
     assert main(["convert", str(recorded.folder / "full"), str(tmp_path / "half"), "--dtype", "float16"]) == 0
     files = sorted(path.name for path in (tmp_path / "half").glob("*.safetensors"))
     assert len(files) == 4 and files[0] == "model-00001-of-00004.safetensors"
@@ -100,7 +100,7 @@ def test_nothing_is_overwritten(recorded, tmp_path, capsys):
 
 
 def test_a_disk_that_lies_is_noticed(recorded, tmp_path, monkeypatch):
-    real = writing._write_file
+    real = weight_files._write_file
 
     def flipped(path, *rest):
         real(path, *rest)
@@ -110,7 +110,7 @@ def test_a_disk_that_lies_is_noticed(recorded, tmp_path, monkeypatch):
             file.seek(-3, os.SEEK_END)
             file.write(bytes([last[0] ^ 1]))
 
-    monkeypatch.setattr(writing, "_write_file", flipped)
+    monkeypatch.setattr(weight_files, "_write_file", flipped)
     with pytest.raises(InputError, match="does not read back as it was written: .* holds other numbers"):
         converting.convert(recorded.folder / "full", tmp_path / "made")
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from trace_vlm.core import prompts
 from trace_vlm.core.prompts import IGNORE, IMAGE_ID, Rendered, encode
 from trace_vlm.core.records import Turn
 from trace_vlm.model.checkpoint import load
-from trace_vlm.model.processing import load_tokenizer
+from trace_vlm.model.processor import load_tokenizer
 from trace_vlm.utils.files import read_json, write_json
 
 

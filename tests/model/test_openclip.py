@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from trace_vlm.model.checkpoint import load
+from trace_vlm.model.lazy_tensors import Held
 from trace_vlm.model.openclip import map_tower, open_clip_tower
-from trace_vlm.model.shards import Held
-from trace_vlm.model.towers import find_tower
+from trace_vlm.model.vision_tower import find_tower
 from trace_vlm.utils.command import InputError
 
 TINY = {

@@ -15,9 +15,9 @@ from checkpoints_by_hand import write_llama2_style
 from transformers import GenerationConfig
 
 from trace_vlm.model import build, formats
-from trace_vlm.model.cards import card_of
 from trace_vlm.model.checkpoint import check_generation_config, load, save
 from trace_vlm.model.convert import convert
+from trace_vlm.model.model_card import card_of
 from trace_vlm.model.presets import PRESETS
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json
@@ -100,14 +100,14 @@ def test_a_relative_tower_is_looked_for_beside_then_above_then_here(recorded, tm
 
 
 def test_a_known_tower_inside_needs_no_network(recorded, tmp_path, monkeypatch):
-    from trace_vlm.model import towers
+    from trace_vlm.model import vision_tower
 
     shutil.copytree(recorded.folder / "full", tmp_path / "full")
     config = read_json(tmp_path / "full" / "config.json")
     name = "openai/clip-vit-large-patch14-336"
     (tmp_path / "full" / "config.json").write_text(json.dumps({**config, "mm_vision_tower": name}))
     small = read_json(recorded.folder / "clip" / "config.json")["vision_config"]
-    monkeypatch.setitem(towers.KNOWN, name, {key: small[key] for key in towers.CLIP_KEYS if key in small})
+    monkeypatch.setitem(vision_tower.KNOWN, name, {key: small[key] for key in vision_tower.CLIP_KEYS if key in small})
     assert torch.equal(
         load(tmp_path / "full").model.model.vision_tower.embeddings.class_embedding,
         load(recorded.folder / "full").model.model.vision_tower.embeddings.class_embedding,
@@ -127,13 +127,13 @@ def test_a_tower_that_the_user_names_is_looked_for_where_the_user_is(recorded, t
 
 
 def test_a_tower_inside_is_used_where_its_name_is_a_path_of_another_machine(recorded, tmp_path, monkeypatch):
-    from trace_vlm.model import towers
+    from trace_vlm.model import vision_tower
 
     shutil.copytree(recorded.folder / "full", tmp_path / "full")
     file = tmp_path / "full" / "config.json"
     small = read_json(recorded.folder / "clip" / "config.json")["vision_config"]
     name = "openai/clip-vit-large-patch14-336"
-    monkeypatch.setitem(towers.KNOWN, name, {key: small[key] for key in towers.CLIP_KEYS if key in small})
+    monkeypatch.setitem(vision_tower.KNOWN, name, {key: small[key] for key in vision_tower.CLIP_KEYS if key in small})
     file.write_text(json.dumps({**read_json(file), "mm_vision_tower": "/data/weights/clip-vit-large-patch14-336"}))
     there, here = load(tmp_path / "full").model, load(recorded.folder / "full").model
     assert all(one.equal(other) for one, other in zip(there.parameters(), here.parameters(), strict=True))

@@ -31,10 +31,10 @@ from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from .llava_layout import hub_name
 from .presets import Preset
-from .processing import make_processor, with_image_token
-from .towers import pixel_settings
+from .processor import make_processor, with_image_token
+from .vision_tower import pixel_settings
 
-NANO_TOKENIZER = Path(__file__).resolve().parent.parent / "assets" / "nano-tokenizer"
+NANO_TOKENIZER = Path(__file__).resolve().parents[1] / "assets" / "nano-tokenizer"
 VOCABULARY_MULTIPLE = 64
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
 
-    from .assemble import Plan
-    from .cards import Card
+    from .checkpoint_plan import Plan
+    from .model_card import Card
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -60,7 +60,7 @@ class Checkpoint:
 
         The image's token and what rounds the vocabulary up come behind them.
         """
-        from .assemble import original_vocabulary, text_ids
+        from .checkpoint_plan import original_vocabulary, text_ids
 
         config = self.model.config
         return original_vocabulary(config) or 1 + max(text_ids(self.tokenizer, config))
@@ -68,7 +68,7 @@ class Checkpoint:
     @property
     def no_text(self) -> list[int]:
         """Ids that no answer may hold: the image's own, and those that only round the vocabulary up."""
-        from .assemble import no_text
+        from .checkpoint_plan import no_text
 
         return no_text(self.tokenizer, self.model.config)
 
@@ -142,7 +142,7 @@ def load(
         usable_type(dtype)
     if str(path) in PRESETS and not Path(path).exists():
         return from_preset(str(path), device=device, dtype=dtype, **options)
-    from .assemble import plan
+    from .checkpoint_plan import plan
     from .formats import name_of
 
     made = plan(path, base, vision_tower)
@@ -152,11 +152,11 @@ def load(
 def type_in_memory(path: str | Path, base: str | Path | None = None, dtype: str = "float32") -> str:
     """The name of the weights' type under which `load` would hold this model; reads no weights. InputError as `load`."""
     from .loading import usable_type
-    from .writing import largest_type
+    from .weight_files import largest_type
 
     if dtype != "auto":
         return str(usable_type(dtype)).removeprefix("torch.")
-    from .assemble import composed, plan
+    from .checkpoint_plan import composed, plan
     from .presets import preset
 
     if str(path) not in PRESETS or Path(path).exists():
@@ -185,8 +185,8 @@ def from_preset(name: str, device: str = "cpu", dtype: Any = "float32", seed: in
     if sources:
         return compose(**sources, seed=seed, dtype=dtype, device=device, **options)
     from . import build
-    from .cards import card_of
     from .loading import usable_type
+    from .model_card import card_of
 
     tokenizer = build.nano_tokenizer()
     model = build.build(PRESETS[name], tokenizer, seed=seed)
@@ -211,7 +211,7 @@ def compose(
         llm, vision: folders or names on the hub (Llama architecture; CLIP, or `open_clip:...`).
         projector: folder or name that holds `mm_projector.bin`; random weights from `seed` when absent.
     """
-    from .assemble import composed
+    from .checkpoint_plan import composed
 
     made = composed(llm, vision, projector, seed)
     name = f"{Path(llm).name}+{Path(vision).name}"
@@ -232,12 +232,12 @@ def save(
     Raises:
         InputError: the folder is not free, the disk is too small, or the generation configuration is not valid.
     """
-    from .assemble import PARTS_FILE, generation_config_of, held
-    from .cards import card_of, write_card
+    from .checkpoint_plan import PARTS_FILE, generation_config_of, held
     from .loading import check_generation_config
-    from .processing import save_processor
+    from .model_card import card_of, write_card
+    from .processor import save_processor
     from .saving import new_folder, write_standard
-    from .writing import planned_bytes
+    from .weight_files import planned_bytes
 
     path, model = Path(path), checkpoint.model
     card = checkpoint.card or card_of(checkpoint.path, Path(checkpoint.path))
@@ -302,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     args = parser.parse_args(argv)
     if args.command == "inspect":
-        from .inspecting import describe
+        from .describe import describe
 
         lines = describe(args.source, args.base, args.vision_tower)
         width = max(map(len, lines))

@@ -26,7 +26,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..utils.command import InputError
 from ..utils.files import read_json
 from . import llava_layout as layout
-from .shards import Weight, tensors_of, weights_in
+from .lazy_tensors import Weight, tensors_of, weights_in
 
 
 class Kind(Enum):

@@ -14,10 +14,10 @@ from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..utils.command import InputError, how_to_install
-from .assemble import Plan
+from .checkpoint_plan import Plan
 from .formats import repository
-from .shards import cast
-from .writing import largest_type
+from .lazy_tensors import cast
+from .weight_files import largest_type
 
 QUANTIZED = ("8bit", "4bit")
 # What stays in the plain type: small, and what pixels and words pass through.

@@ -9,7 +9,7 @@ from typing import Any
 from ..utils.command import InputError
 from . import llava_layout as layout
 from .formats import Found
-from .shards import Computed, Weight
+from .lazy_tensors import Computed, Weight
 
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<which>[AB])(?:\.default)?\.weight$")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.command import InputError, how_to_install
+from .lazy_tensors import Computed, Held, Weight, tensors_of
 from .llava_layout import VISION
-from .shards import Computed, Held, Weight, tensors_of
 
 PREFIX = "open_clip:"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")

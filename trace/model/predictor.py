@@ -238,7 +238,7 @@ class Predictor:
         self, pictures: dict[str, Any], rows: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
         store: Features,
     ) -> list[Prediction]:  # fmt: skip
-        from ..attention import listening
+        from .attention_recorder import listening
 
         started = time.perf_counter()
         sizes = [pictures[key][0].size for key, _, _ in rows]
@@ -311,7 +311,7 @@ class Predictor:
     def _biased(self, inputs: dict[str, Tensor], decoding: Decoding) -> Any:
         from contextlib import nullcontext
 
-        from ..attention import image_bias
+        from .attention_recorder import image_bias
 
         if not decoding.image_attention_bias:
             return nullcontext()

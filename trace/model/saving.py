@@ -23,11 +23,11 @@ from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from ..utils.files import write_json
 from . import llava_layout as layout
-from .cards import Card, write_card
-from .processing import save_processor
-from .shards import Computed, Weight, resized
-from .towers import KNOWN
-from .writing import largest_type, planned_bytes, write_weights
+from .lazy_tensors import Computed, Weight, resized
+from .model_card import Card, write_card
+from .processor import save_processor
+from .vision_tower import KNOWN
+from .weight_files import largest_type, planned_bytes, write_weights
 
 
 def refuse_existing(path: Path) -> None:

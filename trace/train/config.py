@@ -45,7 +45,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class GroundingLoss:
-    """The attention term of `trace.attention.GroundingRecorder`; it needs instance maps."""
+    """The attention term of `trace.model.attention_recorder.GroundingRecorder`; it needs instance maps."""
 
     weight: float = 0.3
     layer: int = 2

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..attention import GroundingRecorder, recording
 from ..core.prompts import IGNORE
 from ..data.sampling import ProcessBatches
+from ..model.attention_recorder import GroundingRecorder, recording
 from ..model.checkpoint import Checkpoint, save
 from ..utils.command import InputError
 from .arithmetic import Work, dimensions, training_flops

@@ -1,6 +1,6 @@
 """The nano model's tokenizer: a sentencepiece BPE model in Llama's layout, made by one command.
 
-    python -m trace.model.nano --out trace/assets/nano-tokenizer
+    python -m trace.model.nano_tokenizer --out trace/assets/nano-tokenizer
 
 A model of two million parameters has no capacity to spare for spelling. The tokenizer is therefore trained on the
 fragments that its texts are made of (the fixed sentences, the headings, the phrases of the generator and of the rules
@@ -109,7 +109,7 @@ def save_tokenizer(folder: Path, vocabulary_size: int) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.model.nano", description="Train the nano model's tokenizer.")
+    parser = Parser(prog="trace.model.nano_tokenizer", description="Train the nano model's tokenizer.")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.model and its configuration")
     parser.add_argument("--vocabulary-size", type=int, default=1400, help="pieces, the 256 bytes included")
     args = parser.parse_args(argv)

@@ -13,7 +13,7 @@ from typing import Any
 from ..utils.command import InputError
 from . import llava_layout as layout
 from .formats import Found, Kind, locate, read_object, recognise
-from .shards import Weight
+from .lazy_tensors import Weight
 
 
 def describe(path: str | Path, base: str | Path | None = None, vision_tower: str | None = None) -> dict[str, str]:
@@ -32,7 +32,7 @@ def describe(path: str | Path, base: str | Path | None = None, vision_tower: str
 
 
 def _completeness(path: str | Path, base: str | Path | None, vision_tower: str | None) -> dict[str, str]:
-    from .assemble import planned
+    from .checkpoint_plan import planned
 
     try:
         made = planned(path, base, vision_tower)

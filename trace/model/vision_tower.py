@@ -16,9 +16,9 @@ from ..core.images import CLIP_MEAN, CLIP_STD
 from ..utils.command import InputError
 from . import llava_layout as layout
 from .formats import Kind, locate, read_object, recognise, repository
+from .lazy_tensors import Weight
 from .openclip import PREFIX, SUFFIXES, open_clip_tower
 from .presets import CLIP_L_336
-from .shards import Weight
 
 # Towers whose configuration is known without asking the hub, so that a checkpoint with its tower inside loads offline.
 KNOWN: Mapping[str, Mapping[str, Any]] = {

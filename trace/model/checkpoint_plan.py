@@ -19,12 +19,12 @@ from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from . import llava_layout as layout
 from .build import VOCABULARY_MULTIPLE, expected_tensors, llava_configuration, random_projector
-from .cards import Card, card_of
 from .formats import Found, Kind, is_hub_name, locate, name_of, read_object, recognise, understood
+from .lazy_tensors import Computed, Held, Weight, resized
 from .lora import merged_weights
-from .processing import load_processor, load_tokenizer, make_processor
-from .shards import Computed, Held, Weight, resized
-from .towers import Tower, find_tower, pixel_settings
+from .model_card import Card, card_of
+from .processor import load_processor, load_tokenizer, make_processor
+from .vision_tower import Tower, find_tower, pixel_settings
 
 
 @dataclass

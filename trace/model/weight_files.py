@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.files import write_json
-from .shards import CODES, Weight, cast
+from .lazy_tensors import CODES, Weight, cast
 
 SHARD_BYTES = 5_000_000_000  # of one file, as the hub has them
 
