@@ -72,7 +72,7 @@ def main() -> int:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from trace_vlm.model.predictor import Predictor
+    from trace_vlm.inference.predictor import Predictor
 
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say = Steps()
@@ -225,7 +225,7 @@ def rendered(text: str) -> str:
 
 
 def largest_batch(predictor: Any, texts: list[str], new_tokens: int) -> int:
-    from trace_vlm.model.predictor import Decoding
+    from trace_vlm.inference.predictor import Decoding
 
     return int(predictor.largest_batch([rendered(text) for text in texts], Decoding(max_new_tokens=new_tokens)))
 
@@ -243,7 +243,7 @@ def bandwidth(
     """
     import torch
 
-    from trace_vlm.model.features import row_bytes
+    from trace_vlm.inference.vision_cache import row_bytes
 
     model, new = predictor.checkpoint.model, arguments.new_tokens
     weights = sum(one.numel() * one.itemsize for one in model.model.language_model.parameters())

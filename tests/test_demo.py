@@ -19,8 +19,8 @@ from trace_vlm.core.images import open_image
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import HEADINGS, render
 from trace_vlm.demo_session import Models, Options, Told, as_record, ask, model_paths
-from trace_vlm.model import predictor
-from trace_vlm.model.predictor import shipped
+from trace_vlm.inference import predictor
+from trace_vlm.inference.predictor import shipped
 from trace_vlm.utils.command import InputError, run
 
 STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}

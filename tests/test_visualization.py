@@ -289,7 +289,7 @@ def test_no_two_questions_share_a_file() -> None:
 @pytest.fixture
 def asked(nano: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A nano model that answers every question with COR; grows by the number of prompt tokens at each question."""
-    from trace_vlm.model.predictor import Predictor
+    from trace_vlm.inference.predictor import Predictor
 
     calls: list[int] = []
     monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *_: cls(nano)))
@@ -430,7 +430,7 @@ def test_records_of_different_settings_are_not_summarised_as_one(
 def test_a_missing_step_is_reported_and_has_no_picture(
     bench: Path, tmp_path: Path, nano: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trace_vlm.model.predictor import Predictor
+    from trace_vlm.inference.predictor import Predictor
 
     monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *_: cls(nano)))
     folder = tmp_path / "out"

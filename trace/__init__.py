@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from .core.points import Box as Box
     from .core.points import Point as Point
     from .core.reasoning import Response as Response
-    from .model.predictor import Prediction as Prediction
-    from .model.predictor import Predictor as Predictor
+    from .inference.predictor import Prediction as Prediction
+    from .inference.predictor import Predictor as Predictor
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Box": ".core.points",
     "Point": ".core.points",
-    "Prediction": ".model.predictor",
-    "Predictor": ".model.predictor",
+    "Prediction": ".inference.predictor",
+    "Predictor": ".inference.predictor",
     "Response": ".core.reasoning",
 }
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trace_vlm.attention_records import read_failures, refuse_other_settings, whole, write_attention_index
     from trace_vlm.core.prompts import template
     from trace_vlm.eval.suites import open_suite
-    from trace_vlm.model.predictor import default_model
+    from trace_vlm.inference.predictor import default_model
 
     arguments.model_path = arguments.model_path or str(default_model())
     if (arguments.answer_file is not None) != (arguments.method == "teacher-forced"):
@@ -119,8 +119,8 @@ def _parser() -> Parser:
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides a record: it is only skipped under the same ones."""
     from trace_vlm.eval.runs import fingerprint
+    from trace_vlm.inference.predictor import bundled, placement
     from trace_vlm.model.checkpoint import type_in_memory
-    from trace_vlm.model.predictor import bundled, placement
     from trace_vlm.utils.files import sha256
 
     model, dtype = bundled(arguments.model_path), placement(arguments.device, arguments.dtype)[1]
@@ -157,7 +157,7 @@ def _answers(path: Path | None, suite: Suite) -> dict[str, Answer]:
 
 
 def _load(arguments: argparse.Namespace) -> Checkpoint:
-    from trace_vlm.model.predictor import Predictor
+    from trace_vlm.inference.predictor import Predictor
 
     return Predictor.load(arguments.model_path, arguments.model_base, arguments.device, arguments.dtype).checkpoint
 

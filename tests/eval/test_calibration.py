@@ -17,7 +17,7 @@ from trace_vlm.drawing import canvas, overlay
 from trace_vlm.eval import summarize_vqa
 from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
 from trace_vlm.eval.suites import open_suite
-from trace_vlm.model.confidence import agreement, medoid, point_confidence
+from trace_vlm.inference.confidence import agreement, medoid, point_confidence
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_jsonl
 

@@ -14,8 +14,8 @@ pytest.importorskip("llguidance", reason="comes with the extra `constrain`")
 
 from trace_vlm.core.points import Point  # noqa: E402
 from trace_vlm.core.reasoning import STEPS, parse, render  # noqa: E402
-from trace_vlm.model import decoding as loop  # noqa: E402
-from trace_vlm.model.predictor import Predictor  # noqa: E402
+from trace_vlm.inference import generation as loop  # noqa: E402
+from trace_vlm.inference.predictor import Predictor  # noqa: E402
 from trace_vlm.utils.command import InputError  # noqa: E402
 
 TEXTS = ["Point to the mug.", "Find free space between the red mug and the blue box.", "Left of the ball."]

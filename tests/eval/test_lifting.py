@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from trace_vlm.core.points import Point
-from trace_vlm.model.cameras import Camera, read_extrinsics, read_intrinsics
-from trace_vlm.model.lifting import lift, read_depth
-from trace_vlm.model.predict import main
+from trace_vlm.inference.backprojection import lift, read_depth
+from trace_vlm.inference.cameras import Camera, read_extrinsics, read_intrinsics
+from trace_vlm.inference.predict import main
 from trace_vlm.utils.command import InputError
 
 SIZE = (64, 48)

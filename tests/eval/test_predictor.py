@@ -14,10 +14,10 @@ from PIL import Image
 
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse
-from trace_vlm.model.decoding import PASS_TOKENS, Decoding
-from trace_vlm.model.features import pass_bytes, row_bytes
-from trace_vlm.model.predict import as_json, describe, main
-from trace_vlm.model.predictor import Prediction, Predictor, plan_batches
+from trace_vlm.inference.generation import PASS_TOKENS, Decoding
+from trace_vlm.inference.predict import as_json, describe, main
+from trace_vlm.inference.predictor import Prediction, Predictor, plan_batches
+from trace_vlm.inference.vision_cache import pass_bytes, row_bytes
 from trace_vlm.utils.command import InputError
 
 TEXTS = ["Point to the mug.", "Find free space between the red mug and the blue box on the table.", "Left of the ball."]
@@ -284,7 +284,7 @@ def test_a_batch_that_does_not_fit_is_halved(
 
 
 def test_as_many_as_fit(tiny_checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trace_vlm.model import predictor as module
+    from trace_vlm.inference import predictor as module
 
     predictor, decoding = Predictor(tiny_checkpoint), Decoding(max_new_tokens=64)
     for free, expected in ((1 << 40, [32, 20, 1, 1]), (0, [1, 1, 1, 1])):

@@ -94,8 +94,8 @@ def test_logits_of_the_original_code_in_every_precision(name, dtype, bound):
 def test_quantised_weights_answer_nearly_as_the_whole_ones(quantize, pictures):
     if importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed")
+    from trace_vlm.inference.predictor import bundled
     from trace_vlm.model.checkpoint import load
-    from trace_vlm.model.predictor import bundled
 
     folder = bundled("nano-base")
     whole, small = load(folder, dtype="float16", device="cuda"), load(folder, dtype="float16", device="cuda",
@@ -191,9 +191,9 @@ def test_deepspeed_trains_saves_and_loads(scenes, tmp_path, zero, trained):
 
 def test_attention_captured_on_the_gpu_is_the_cpus(pictures):
     from trace_vlm.core.prompts import question_text, render_prompt
+    from trace_vlm.inference.predictor import bundled
     from trace_vlm.model.attention_recorder import ImageRecorder, recording
     from trace_vlm.model.checkpoint import load
-    from trace_vlm.model.predictor import bundled
 
     maps = []
     for device in ("cpu", "cuda"):

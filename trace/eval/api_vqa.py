@@ -32,7 +32,7 @@ from typing import Any
 
 from ..core.conventions import CONVENTIONS, Convention, Doubts, convention, convention_of, read
 from ..core.records import FINISHED_AT_LIMIT, Question, QuestionId
-from ..model.predict import prompt_template
+from ..inference.predict import prompt_template
 from ..remote.flags import add_remote_flags, asked_price, check_remote, estimate, report, server_of
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import sha256, write_json, write_jsonl

@@ -29,10 +29,10 @@ from typing import Any
 
 from ..core.prompts import render_prompt
 from ..core.records import FINISHED_AT_LIMIT, Answer, Question, read_answers
+from ..inference.generation import Decoding
+from ..inference.predict import add_decoding_flags, decoding_of, prompt_template
+from ..inference.predictor import Prediction, Predictor, bundled, human_turn, placement
 from ..model.checkpoint import type_in_memory
-from ..model.decoding import Decoding
-from ..model.predict import add_decoding_flags, decoding_of, prompt_template
-from ..model.predictor import Prediction, Predictor, bundled, human_turn, placement
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import JsonlWriter, sha256, write_json
 from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended

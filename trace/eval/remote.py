@@ -21,7 +21,7 @@ from ..core.images import is_turned, open_image
 from ..core.prompts import REASONING_SUFFIX, bare_instruction, question_text
 from ..core.reasoning import FINAL_ANSWER
 from ..core.records import Answer, Question
-from ..model.predictor import PLACEHOLDER
+from ..inference.predictor import PLACEHOLDER
 from ..utils.command import InputError
 from ..utils.files import sha256
 from .suites import Suite, key

@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 from ..core.images import decoded_size
 from ..eval.metrics import score
 from ..eval.suites import Suite, open_suite
+from ..inference.predictor import Predictor
 from ..model.checkpoint import Checkpoint
-from ..model.predictor import Predictor
 from ..utils.command import InputError
 from .compiled import uncompiled
 from .config import TrainConfig

@@ -90,7 +90,7 @@ def _with_baseline(samples: list[Sample], work: Path, model: str | None) -> list
 
     from ...core.prompts import bare_instruction
     from ...eval.metrics import score
-    from ...model.predictor import Predictor
+    from ...inference.predictor import Predictor
     from .shortcuts import load_mask
 
     predictor = Predictor.load(model)

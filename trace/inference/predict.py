@@ -18,10 +18,10 @@ from ..core.images import is_turned, open_image
 from ..core.points import Point
 from ..core.prompts import TEMPLATES, bare_instruction, template
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
+from .backprojection import ALIGNMENTS, UNITS, Lifted, lift, read_depth
 from .cameras import read_extrinsics, read_intrinsics
 from .confidence import centers
-from .decoding import Decoding
-from .lifting import ALIGNMENTS, UNITS, Lifted, lift, read_depth
+from .generation import Decoding
 from .predictor import PLACEHOLDER, Prediction, Predictor, default_model
 
 if TYPE_CHECKING:

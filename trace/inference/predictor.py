@@ -24,15 +24,15 @@ from ..core.prompts import bare_instruction, question_text, render_prompt
 from ..core.reasoning import Response, parse
 from ..utils.command import InputError
 from .confidence import agreement, medoid, point_confidence
-from .decoding import PASS_TOKENS, Decoding, Row, generate
-from .features import Features, ImageLike, free_memory, pass_bytes, row_bytes
+from .generation import PASS_TOKENS, Decoding, Row, generate
+from .vision_cache import Features, ImageLike, free_memory, pass_bytes, row_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from .checkpoint import Checkpoint
-    from .constrain import Grammar
+    from ..model.checkpoint import Checkpoint
+    from .grammar import Grammar
 
 __all__ = ["Decoding", "Prediction", "Predictor", "bundled", "default_model", "human_turn", "main", "placement",
            "plan_batches", "shipped"]  # fmt: skip
@@ -103,7 +103,7 @@ class Predictor:
         Raises:
             InputError: the path is no model, or the device or type is not to be had.
         """
-        from .checkpoint import load
+        from ..model.checkpoint import load
 
         device, dtype = placement(device, dtype)
         return cls(load(bundled(path), base=base, dtype=dtype, device=device))
@@ -238,7 +238,7 @@ class Predictor:
         self, pictures: dict[str, Any], rows: Sequence[Asking], decoding: Decoding, grammar: Grammar | None,
         store: Features,
     ) -> list[Prediction]:  # fmt: skip
-        from .attention_recorder import listening
+        from ..model.attention_recorder import listening
 
         started = time.perf_counter()
         sizes = [pictures[key][0].size for key, _, _ in rows]
@@ -311,7 +311,7 @@ class Predictor:
     def _biased(self, inputs: dict[str, Tensor], decoding: Decoding) -> Any:
         from contextlib import nullcontext
 
-        from .attention_recorder import image_bias
+        from ..model.attention_recorder import image_bias
 
         if not decoding.image_attention_bias:
             return nullcontext()
@@ -346,7 +346,7 @@ class Predictor:
     def _grammar(self, reasoning: bool, decoding: Decoding) -> Grammar | None:
         if not decoding.constrained:
             return None
-        from .constrain import Grammar
+        from .grammar import Grammar
 
         key = (reasoning, decoding.num_points, decoding.max_new_tokens)
         if key not in self._grammars:

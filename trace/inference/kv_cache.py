@@ -23,7 +23,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import AttentionMaskInterface
 
-from .attention_recorder import biased_mask
+from ..model.attention_recorder import biased_mask
 
 IMPLEMENTATION = "trace_packed"
 # Not cuDNN's: it plans anew for every number of columns, and each token adds one.

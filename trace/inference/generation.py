@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .checkpoint import Checkpoint
-    from .constrain import Guide
-    from .packing import PackedCache
+    from ..model.checkpoint import Checkpoint
+    from .grammar import Guide
+    from .kv_cache import PackedCache
 
 MOST_BEAMS = 64  # each takes the memory of an answer
 PASS_TOKENS = {"cpu": 1280, "cuda": 16384}  # of prompts in one pass: bounds the memory of the layers' inputs
@@ -105,7 +105,7 @@ def generate(
     """
     import torch
 
-    from .packing import PackedCache, packed
+    from .kv_cache import PackedCache, packed
 
     longest = max(len(row.ids) for row in rows)
     cache = PackedCache(len(rows), longest + decoding.max_new_tokens)
@@ -197,7 +197,7 @@ class _Loop:
         """Feed new tokens to their rows; returns the logits after each row's last one, `[vocabulary]`."""
         import torch
 
-        from .packing import Packing
+        from .kv_cache import Packing
 
         flat = [token for ids in tokens.values() for token in ids]
         packing = Packing.of({self.slot_of[place]: (self.lengths[place], len(ids)) for place, ids in tokens.items()})
@@ -264,7 +264,7 @@ class _Loop:
         """Leave only what each row's grammar allows."""
         guides = [self.rows[place].guide for place in places]
         if guides[0] is not None:
-            from .constrain import allowed
+            from .grammar import allowed
 
             mask_SV = allowed(guides, scores_SV.shape[1])
             scores_SV.masked_fill_(~mask_SV.to(scores_SV.device), -math.inf)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from .checkpoint import Checkpoint
+    from ..model.checkpoint import Checkpoint
 
 VISION_BATCH = 16  # images that go through the vision tower together
 
