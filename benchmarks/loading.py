@@ -21,7 +21,7 @@ from small import small
 
 from trace_vlm.core.images import open_image
 from trace_vlm.core.records import read_json, write_json
-from trace_vlm.data.dataset import Collator, RowDataset
+from trace_vlm.train.dataset import Collator, RowDataset
 
 TOGETHER = 16
 

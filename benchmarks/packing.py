@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 from small import small
 
-from trace_vlm.data.collate import Collator
-from trace_vlm.data.packing import Bins, by_length, in_order, laid_out, padding_share, passes_needed
-from trace_vlm.train.packed import IMPLEMENTATION, Line
+from trace_vlm.train.batching import Bins, by_length, in_order, laid_out, padding_share, passes_needed
+from trace_vlm.train.collate import Collator
+from trace_vlm.train.varlen_attention import IMPLEMENTATION, Line
 
 ROWS, MICRO, IMAGE, VOCABULARY = 64, 16, 576, 1300
 SIZE = {

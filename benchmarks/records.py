@@ -53,8 +53,8 @@ def own_mib() -> float:
 
 def convert(path: Path) -> dict[str, float]:
     from trace_vlm.core.prompts import template
-    from trace_vlm.data.arrow import open_records
     from trace_vlm.model.build import nano_tokenizer
+    from trace_vlm.train.token_cache import open_records
 
     tokenizer, before, started = nano_tokenizer(), peak_mib(), time.process_time()
     records = open_records(path, tokenizer, template("vicuna_v1"))
@@ -86,9 +86,9 @@ def repeat(source: Path, target: Path, count: int) -> None:
 def open_as_training(path: Path) -> dict[str, float]:
     from small import small
 
-    from trace_vlm.data import dataset as module
-    from trace_vlm.data.arrow import Records
-    from trace_vlm.data.sampling import Order, ProcessBatches
+    from trace_vlm.train import dataset as module
+    from trace_vlm.train.sampling import Order, ProcessBatches
+    from trace_vlm.train.token_cache import Records
 
     checkpoint = small(vision={"image_size": 336, "patch_size": 14})
     module.open_records = lambda *_: Records(path)

@@ -10,7 +10,7 @@ an image of 576 tokens). The cases of a model and way of learning share a proces
 LoRA steps with torch's AdamW, or where `engine` says so in DeepSpeed's ZeRO-2, as its recipe does, with float32 copies
 of what learns. Adam's float32 states of a full 7B take more than one GPU's memory, so that case steps with plain SGD
 and says so; time and MFU of forward and backward are the same. Beside the peak memory stands what `trace.train.memory`
-predicts. MFU counts useful operations (`trace.train.arithmetic`) against the maker's dense bf16 peak; what gradient
+predicts. MFU counts useful operations (`trace.train.model_size`) against the maker's dense bf16 peak; what gradient
 checkpointing computes a second time is not counted. A case that does not fit says so.
 """
 
@@ -133,7 +133,7 @@ def configuration(case: Case, tiny: bool) -> Any:
 def bins_of(case: Case, lengths: Any, tiny: bool) -> list[list[int]]:
     import numpy as np
 
-    from trace_vlm.data.packing import in_order, laid_out
+    from trace_vlm.train.batching import in_order, laid_out
 
     everything = np.arange(len(lengths))
     line = 512 if tiny else case.line
@@ -205,9 +205,9 @@ def run_group(cases: list[Case], tiny: bool, written: Path) -> None:
     """Measure cases that share a model; each result is a line of `written` as soon as it is there."""
     import torch
 
-    from trace_vlm.train.compiled import compile_layers
     from trace_vlm.train.dropout import share_dropout
-    from trace_vlm.train.parts import choose
+    from trace_vlm.train.param_groups import choose
+    from trace_vlm.train.torch_compile import compile_layers
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = choose(model_of(cases[0].model, tiny, device), configuration(cases[0], tiny)).to(device)
@@ -238,9 +238,9 @@ def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], eng
     import numpy as np
     import torch
 
-    from trace_vlm.train import packed
-    from trace_vlm.train.arithmetic import Work, dimensions, training_flops
-    from trace_vlm.train.tally import peak_flops, peak_memory
+    from trace_vlm.train import varlen_attention
+    from trace_vlm.train.model_size import Work, dimensions, training_flops
+    from trace_vlm.train.step_metrics import peak_flops, peak_memory
 
     device, config, is_packed = model.device, configuration(case, tiny), case.layout == "packed"
     if case.recompute:
@@ -248,7 +248,7 @@ def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], eng
     else:
         model.gradient_checkpointing_disable()
     model.set_attn_implementation(
-        {"text_config": packed.IMPLEMENTATION if is_packed else "sdpa", "vision_config": "sdpa"}
+        {"text_config": varlen_attention.IMPLEMENTATION if is_packed else "sdpa", "vision_config": "sdpa"}
     )
     lengths = np.array([len(row["input_ids"]) for row in rows], np.int32)
     bins = bins_of(case, lengths, tiny)
@@ -258,12 +258,12 @@ def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], eng
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    usual = packed.uses_varlen
-    packed.uses_varlen = (lambda tensor: False) if case.attention == "sdpa" else usual
+    usual = varlen_attention.uses_varlen
+    varlen_attention.uses_varlen = (lambda tensor: False) if case.attention == "sdpa" else usual
     try:
         times = timed(lambda: one_step(model.device, is_packed, bins, rows, engine, learned), device)
     finally:
-        packed.uses_varlen = usual
+        varlen_attention.uses_varlen = usual
     spent = sorted(times[1:])[(len(times) - 1) // 2]
     widest = max(int(lengths[line].max()) for line in bins)
     columns = max(labelled(rows, line) for line in bins)
@@ -317,8 +317,8 @@ def one_step(
     import torch
     from torch.nn import functional
 
-    from trace_vlm.data.collate import Collator
-    from trace_vlm.train import packed
+    from trace_vlm.train import varlen_attention
+    from trace_vlm.train.collate import Collator
 
     collate = Collator(0, packed=is_packed)
     for line in bins:
@@ -327,7 +327,7 @@ def one_step(
         names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
         call = {key: batch[key] for key in names if key in batch}
         if is_packed:
-            call["line"] = packed.Line(tuple(batch["row_ends"]), None, device)
+            call["line"] = varlen_attention.Line(tuple(batch["row_ends"]), None, device)
         columns = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
         logits = engine.forward(**call, logits_to_keep=columns, use_cache=False).logits.float().flatten(0, 1)
         wanted = batch["labels"][:, columns + 1].flatten()
@@ -359,8 +359,8 @@ def plan(
         learned: tokens of a row that carry a label; half the labelled columns where rows are padded.
         line: tokens of the longest packed forward pass.
     """
-    from trace_vlm.train.arithmetic import trained_params
     from trace_vlm.train.memory import Setting, memory
+    from trace_vlm.train.model_size import trained_params
 
     if line is not None:
         config = dataclasses.replace(config, pack_tokens=line, max_length=min(line, config.max_length))

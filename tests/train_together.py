@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["trace_vlm.train.language", "trace_vlm.train.recording", "peft", "deepspeed"])
+CONTEXT.set_forkserver_preload(["trace_vlm.train.sft", "trace_vlm.train.outputs", "peft", "deepspeed"])
 TIMEOUT = 300.0  # seconds; what hangs is noticed, what shares a busy machine is not
 
 
@@ -113,8 +113,8 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
 def _spoil(sabotage: str) -> None:
     """`fail AT` raises when a row is fetched for the AT-th time, `early` before the processes meet, `preempted`
     gets SIGTERM there."""
-    from trace_vlm.data.dataset import RowDataset
     from trace_vlm.train import train
+    from trace_vlm.train.dataset import RowDataset
     from trace_vlm.utils.command import InputError
 
     if sabotage in ("early", "preempted"):

@@ -45,7 +45,7 @@ def pictures():
 
 
 def _lines(dtype: torch.dtype) -> tuple[list[torch.Tensor], object]:
-    from trace_vlm.train import packed
+    from trace_vlm.train import varlen_attention as packed
 
     generator = torch.Generator("cuda").manual_seed(0)
     line = packed.Line((300, 317, 900), None, torch.device("cuda"))
@@ -54,7 +54,7 @@ def _lines(dtype: torch.dtype) -> tuple[list[torch.Tensor], object]:
 
 
 def test_varlen_attention_is_sdpa_row_by_row_forward_and_backward(monkeypatch):
-    from trace_vlm.train import packed
+    from trace_vlm.train import varlen_attention as packed
 
     found = []
     for varlen in (True, False):

@@ -21,12 +21,12 @@ from scenes_by_hand import draw_views
 from trace_vlm.core.images import patch_coverage
 from trace_vlm.core.prompts import IGNORE, template
 from trace_vlm.core.records import read_jsonl, read_samples
-from trace_vlm.data import arrow
-from trace_vlm.data.arrow import KINDS, TASKS, open_records
-from trace_vlm.data.dataset import Collator, RowDataset
 from trace_vlm.data.scenes import captions, generate
 from trace_vlm.data.sources import cli as sources_cli
-from trace_vlm.train.vision import PatchLabels
+from trace_vlm.train import token_cache
+from trace_vlm.train.dataset import Collator, RowDataset
+from trace_vlm.train.token_cache import KINDS, TASKS, open_records
+from trace_vlm.train.vision_pretraining import PatchLabels
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.parallel import WorkerDied
 
@@ -235,12 +235,13 @@ def test_what_a_kill_or_a_full_disk_left_in_the_cache_is_made_again(scenes, nano
 
 
 def test_a_process_that_is_killed_while_it_tokenises_is_replaced(scenes, nano, tmp_path, monkeypatch):
-    monkeypatch.setattr(arrow, "ROWS", 4)
+    monkeypatch.setattr(token_cache, "ROWS", 4)
     path = scenes / "captions.json"
     alone = [
-        arrow._encode_chunk(nano.tokenizer, template("vicuna_v1"), chunk) for chunk in arrow._chunks(read_samples(path))
+        token_cache._encode_chunk(nano.tokenizer, template("vicuna_v1"), chunk)
+        for chunk in token_cache._chunks(read_samples(path))
     ]
-    encoded = arrow._encoded_by(2, path, nano.tokenizer, template("vicuna_v1"))
+    encoded = token_cache._encoded_by(2, path, nano.tokenizer, template("vicuna_v1"))
     first = next(encoded)
     for child in multiprocessing.active_children():
         child.kill()
@@ -249,9 +250,9 @@ def test_a_process_that_is_killed_while_it_tokenises_is_replaced(scenes, nano, t
 
 @pytest.mark.parametrize("how", HOW)
 def test_samples_that_end_every_process_which_tokenises_them_are_named(scenes, nano, tmp_path, monkeypatch, how):
-    monkeypatch.setattr(arrow, "ROWS", 4)
-    monkeypatch.setattr(arrow, "_encode_chunk", partial(always_end, how))
-    encoded = arrow._encoded_by(2, scenes / "captions.json", nano.tokenizer, template("vicuna_v1"))
+    monkeypatch.setattr(token_cache, "ROWS", 4)
+    monkeypatch.setattr(token_cache, "_encode_chunk", partial(always_end, how))
+    encoded = token_cache._encoded_by(2, scenes / "captions.json", nano.tokenizer, template("vicuna_v1"))
     with pytest.raises(
         WorkerDied, match="captions.json, samples 0 to 3 could not be tokenised: .*" + re.escape(HOW[how])
     ):
@@ -282,7 +283,7 @@ import sys
 import numpy as np, pyarrow as pa
 import psutil
 from pathlib import Path
-from trace_vlm.data.arrow import ROWS, SCHEMA, Records
+from trace_vlm.train.token_cache import ROWS, SCHEMA, Records
 
 rows, tokens, path = int(sys.argv[1]), 330, Path(sys.argv[2])
 if not path.exists():

@@ -18,9 +18,9 @@ from train_together import Run
 from trace_vlm.cli import main as trace_vlm
 from trace_vlm.model.checkpoint import load
 from trace_vlm.train import plan
-from trace_vlm.train.arithmetic import total_params, trained_params
 from trace_vlm.train.checkpoints import last_checkpoint
 from trace_vlm.train.config import TrainConfig
+from trace_vlm.train.model_size import total_params, trained_params
 from trace_vlm.utils.config import typed
 
 ROOT = Path(__file__).parents[2]

@@ -12,11 +12,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trace_vlm.model.checkpoint import load
 from trace_vlm.train import plan
-from trace_vlm.train.compiled import compile_layers
 from trace_vlm.train.config import Lora, Trainable, TrainConfig
 from trace_vlm.train.dropout import SharedDropout, _Input, share_dropout
 from trace_vlm.train.memory import _kept_by_a_layer
-from trace_vlm.train.parts import LORA_TARGETS, choose
+from trace_vlm.train.param_groups import LORA_TARGETS, choose
+from trace_vlm.train.torch_compile import compile_layers
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.config import typed
 

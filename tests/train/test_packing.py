@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from trace_vlm.data.packing import by_length, in_order, laid_out, padding_share, passes_needed
-from trace_vlm.data.sampling import Order, ProcessBatches
 from trace_vlm.train.arguments import training_arguments
+from trace_vlm.train.batching import by_length, in_order, laid_out, padding_share, passes_needed
 from trace_vlm.train.config import TrainConfig
-from trace_vlm.train.language import prepare
-from trace_vlm.train.packed import Line, packed_attention
-from trace_vlm.train.watch import StopSignal
+from trace_vlm.train.guards import StopSignal
+from trace_vlm.train.sampling import Order, ProcessBatches
+from trace_vlm.train.sft import prepare
+from trace_vlm.train.varlen_attention import Line, packed_attention
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.config import typed
 

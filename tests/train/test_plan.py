@@ -13,10 +13,10 @@ import pytest
 
 from trace_vlm.model.checkpoint import load
 from trace_vlm.train import plan
-from trace_vlm.train.arithmetic import Work, total_params, trained_params, training_flops
 from trace_vlm.train.config import Trainable, TrainConfig, load_config
 from trace_vlm.train.memory import Setting, memory
-from trace_vlm.train.parts import choose, learning
+from trace_vlm.train.model_size import Work, total_params, trained_params, training_flops
+from trace_vlm.train.param_groups import choose, learning
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.config import typed
 

@@ -19,10 +19,10 @@ from train_together import Run
 
 from trace_vlm.cli import main as trace_vlm
 from trace_vlm.model.checkpoint import load
-from trace_vlm.train import checkpoints, language
+from trace_vlm.train import checkpoints, sft
 from trace_vlm.train.config import TrainConfig, load_config
 from trace_vlm.train.optimizer import MuonWithAdamW
-from trace_vlm.train.parts import choose, learning, make_optimizer, part_of, summary
+from trace_vlm.train.param_groups import choose, learning, make_optimizer, part_of, summary
 from trace_vlm.train.train import train
 from trace_vlm.train.trainer import LanguageTrainer
 from trace_vlm.utils.command import InputError
@@ -361,10 +361,10 @@ def test_too_little_memory_on_a_gpu_is_one_sentence(scenes, tiny_folder, tmp_pat
 @pytest.mark.parametrize(("deepspeed", "precision"), [("d.json", "bf16"), ("d.json", "fp32"), (None, "bf16")])
 def test_a_model_from_its_parts_loads_in_the_type_it_trains_in(monkeypatch, nano, deepspeed, precision):
     asked = []
-    monkeypatch.setattr(language, "compose", lambda **options: asked.append(options) or nano)
+    monkeypatch.setattr(sft, "compose", lambda **options: asked.append(options) or nano)
     parts = {"llm": "l", "vision": "v", "projector": None}
     found = {"model": parts, "data": "d", "output_dir": "o", "deepspeed": deepspeed, "precision": precision}
-    language.load_for_training(typed(TrainConfig, found, "test"))
+    sft.load_for_training(typed(TrainConfig, found, "test"))
     half = deepspeed is not None and precision == "bf16"
     assert asked == [{**parts, "attn_implementation": "sdpa", "dtype": "bfloat16" if half else "float32"}]
 
@@ -388,15 +388,15 @@ def test_flash_attention_is_taken_when_it_loads_and_the_log_says_what_is(monkeyp
             taken.append(chosen)
 
     def fake_load(config, name):
-        if name == language.FLASH and not loads:
+        if name == sft.FLASH and not loads:
             raise ImportError("flash_attn: undefined symbol")
         return type("Loaded", (), {"model": Model()})()
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(language.importlib.util, "find_spec", lambda name: name == "flash_attn")
-    monkeypatch.setattr(language, "_load", fake_load)
+    monkeypatch.setattr(sft.importlib.util, "find_spec", lambda name: name == "flash_attn")
+    monkeypatch.setattr(sft, "_load", fake_load)
     found = {"model": "m", "data": "d", "output_dir": "o", "precision": "bf16"} | changes
-    language.load_for_training(typed(TrainConfig, found, "test"), told.append)
+    sft.load_for_training(typed(TrainConfig, found, "test"), told.append)
     assert told == [said] and set(taken[0].values()) == {said.removeprefix("attention: ")}
 
 
@@ -405,10 +405,10 @@ def test_flash_attention_that_does_not_load_is_an_error_where_it_was_asked_for(m
         raise ImportError("flash_attn: undefined symbol")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(language, "_load", refuse)
-    found = {"model": "m", "data": "d", "output_dir": "o", "attention": language.FLASH}
+    monkeypatch.setattr(sft, "_load", refuse)
+    found = {"model": "m", "data": "d", "output_dir": "o", "attention": sft.FLASH}
     with pytest.raises(InputError, match="attention: flash_attention_2 cannot be used here: .*undefined symbol"):
-        language.load_for_training(typed(TrainConfig, found, "test"))
+        sft.load_for_training(typed(TrainConfig, found, "test"))
 
 
 def test_both_optimizers_step_save_and_follow_one_schedule():

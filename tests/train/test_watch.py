@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from trace_vlm.model.checkpoint import Checkpoint, load, save
-from trace_vlm.train import tally as tallying
+from trace_vlm.train import step_metrics as tallying
 from trace_vlm.train.config import TrainConfig
-from trace_vlm.train.tally import Tally
+from trace_vlm.train.guards import REMEMBERED, Preempted, StopSignal, TrainingStopped, Watch, broken_ids
+from trace_vlm.train.step_metrics import Tally
 from trace_vlm.train.train import train
-from trace_vlm.train.watch import REMEMBERED, Preempted, StopSignal, TrainingStopped, Watch, broken_ids
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.config import typed
 

@@ -20,8 +20,8 @@ from ..eval.suites import Suite, open_suite
 from ..inference.predictor import Predictor
 from ..model.checkpoint import Checkpoint
 from ..utils.command import InputError
-from .compiled import uncompiled
 from .config import TrainConfig
+from .torch_compile import uncompiled
 
 
 class BenchmarkCallback(TrainerCallback):

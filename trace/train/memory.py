@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .arithmetic import Dimensions, total_params, trained_params
 from .config import TrainConfig
+from .model_size import Dimensions, total_params, trained_params
 
 LIVE_WEIGHTS = 1_000_000_000  # stage3_max_live_parameters of configs/deepspeed
 GATHERED_WEIGHTS = 500_000_000  # allgather_bucket_size of configs/deepspeed/zero2.json

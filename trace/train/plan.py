@@ -19,9 +19,9 @@ from typing import Any
 from ..model.presets import PRESETS
 from ..utils.command import InputError, Parser, existing_file, run
 from ..utils.files import read_json
-from .arithmetic import Dimensions, Work, dimensions, total_params, trained_params, training_flops
 from .config import ModelParts, TrainConfig, load_config
 from .memory import Memory, Setting, largest_micro_batch, memory
+from .model_size import Dimensions, Work, dimensions, total_params, trained_params, training_flops
 
 GIB = 2**30
 ROBOPOINT_SAMPLES = 1_430_000  # of RoboPoint's data, as published

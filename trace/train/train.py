@@ -29,8 +29,8 @@ from ..core.records import read_json, sha256, write_json
 from ..utils.command import Incomplete, InputError, Parser, existing_file, existing_folder, output_folder, run
 from ..utils.files import locked
 from .config import TrainConfig, load_config
-from .failures import FailTogether
-from .watch import PREEMPTED, Preempted, StopSignal, TrainingStopped
+from .guards import PREEMPTED, Preempted, StopSignal, TrainingStopped
+from .process_failure import FailTogether
 
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
 MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
@@ -64,12 +64,12 @@ def train(config: TrainConfig) -> Path | None:
 
 def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSignal) -> Path | None:
     if config.objective == "vision":
-        from .vision import prepare
+        from .vision_pretraining import prepare
     else:
-        from .language import prepare
+        from .sft import prepare
     from .arguments import begin, training_arguments
     from .checkpoints import last_checkpoint
-    from .recording import Clock, finish
+    from .outputs import Clock, finish
 
     begin(config)
     prepared = prepare(config, lambda passes: training_arguments(config, folder, passes), folder, stop)

@@ -20,17 +20,17 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..core.prompts import IGNORE
-from ..data.sampling import ProcessBatches
 from ..model.attention_recorder import GroundingRecorder, recording
 from ..model.checkpoint import Checkpoint, save
 from ..utils.command import InputError
-from .arithmetic import Work, dimensions, training_flops
 from .checkpoints import UNFINISHED, full_disk_told, note_world, universal
 from .config import TrainConfig
-from .packed import Line
-from .parts import make_optimizer
-from .tally import Tally
-from .watch import StopSignal, Watch
+from .guards import StopSignal, Watch
+from .model_size import Work, dimensions, training_flops
+from .param_groups import make_optimizer
+from .sampling import ProcessBatches
+from .step_metrics import Tally
+from .varlen_attention import Line
 
 
 @dataclass

@@ -30,9 +30,9 @@ from ..data.scenes.instances import BACKGROUND, on_surface
 from ..model.checkpoint import Checkpoint, load, save
 from ..utils.command import InputError
 from .config import TrainConfig
-from .parts import choose
+from .guards import StopSignal
+from .param_groups import choose
 from .trainer import Prepared, SteadyTrainer
-from .watch import StopSignal
 
 Arguments = Callable[[int], TrainingArguments]  # of the forward passes a step of one process
 

@@ -26,11 +26,11 @@ from torch.utils.data import Dataset
 from ..core.image_folder import Images
 from ..core.images import PAD_COLOR, open_image, patch_coverage
 from ..core.prompts import IGNORE, template
+from ..data.scenes.instances import on_object
 from ..model.checkpoint import Checkpoint
 from ..utils.command import InputError
-from .arrow import KINDS, Record, open_records
 from .collate import Collator
-from .scenes.instances import on_object
+from .token_cache import KINDS, Record, open_records
 
 __all__ = ["Collator", "RowDataset", "TooLong"]
 

@@ -2,7 +2,7 @@
 
 Padded, rows stand under each other, `[rows, tokens]`, with a four-dimensional mask only where a row has branches.
 Packed, they stand behind each other in one line, `[1, tokens]`; positions start anew at each row, and `row_ends` tells
-the attention (`trace.train.packed`) where one ends, so that none sees another.
+the attention (`trace.train.varlen_attention`) where one ends, so that none sees another.
 
 What depends on the labels alone is computed here, in a worker: on a GPU each such question would make the processor
 wait for everything before it.

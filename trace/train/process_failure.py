@@ -18,7 +18,7 @@ from types import TracebackType
 
 from ..utils.command import Incomplete, InputError
 from ..utils.files import read_json
-from .watch import PREEMPTED, Preempted, TrainingStopped
+from .guards import PREEMPTED, Preempted, TrainingStopped
 
 NOTE = "failure.json"
 LOOK_EVERY = 2.0  # seconds

@@ -12,8 +12,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..core.records import write_json, write_jsonl
+from .guards import broken_ids
 from .trainer import Prepared
-from .watch import broken_ids
 
 CURVES = ("loss", "token_loss", "grounding_loss", "loss_reasoning", "loss_answer", "loss_text", "learning_rate")
 CURVES += ("grad_norm", "point_accuracy", "tokens_per_second")

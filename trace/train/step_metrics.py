@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..data.arrow import KINDS, TASKS
+from .token_cache import KINDS, TASKS
 
 FLAGS = ("stop", "not_finite")
 COUNTS = ("samples", "tokens", "capacity", "broken", "flops")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..utils.command import InputError
-from .packing import Bins, by_length, in_order, laid_out, passes_needed
+from .batching import Bins, by_length, in_order, laid_out, passes_needed
 
 Layout = Literal["in_order", "by_length", "packed"]
 

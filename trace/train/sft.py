@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from ..data.dataset import Collator, RowDataset
-from ..data.sampling import Order, ProcessBatches
 from ..model.checkpoint import Checkpoint, check_generation_config, compose, load
 from ..utils.command import InputError
 from ..utils.files import write_json
-from . import packed
+from . import varlen_attention
 from .config import TrainConfig
-from .parts import choose, learning, summary
+from .dataset import Collator, RowDataset
+from .guards import StopSignal, Watch
+from .param_groups import choose, learning, summary
+from .sampling import Order, ProcessBatches
 from .trainer import LanguageTrainer, Prepared
-from .watch import StopSignal, Watch
 
 FLASH = "flash_attention_2"  # needs a GPU, half precision and its own build; SDPA is everywhere
 ATTENTION_ORDER = (FLASH, "sdpa", "eager")
@@ -38,7 +38,7 @@ def prepare(config: TrainConfig, arguments: Arguments, folder: Path, stop: StopS
     checkpoint.model = choose(checkpoint.model, config)
     tell(summary(checkpoint.model, config))
     if config.compile:
-        from .compiled import compile_layers
+        from .torch_compile import compile_layers
 
         tell(f"compile: {compile_layers(checkpoint.model)} parts of layers, when they are first run")
     dataset = RowDataset(
@@ -128,14 +128,14 @@ def load_for_training(config: TrainConfig, tell: Callable[..., None] = print) ->
     for name in _attentions(config):
         try:
             checkpoint = _load(config, name)
-            text = packed.IMPLEMENTATION if config.packing else name
+            text = varlen_attention.IMPLEMENTATION if config.packing else name
             checkpoint.model.set_attn_implementation({"text_config": text, "vision_config": name})
         except (ImportError, ValueError) as error:  # flash-attn does not load, or not for this model
             if name != FLASH:
                 raise
             problem = error
             continue
-        tell(f"attention: {packed.kernel(config)}, vision {name}" if config.packing else f"attention: {name}")
+        tell(f"attention: {varlen_attention.kernel(config)}, vision {name}" if config.packing else f"attention: {name}")
         return checkpoint
     raise InputError(f"attention: {config.attention} cannot be used here: {problem}")
 

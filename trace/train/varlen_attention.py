@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from ..data.collate import branch_visibility
+from .collate import branch_visibility
 from .config import TrainConfig
 
 IMPLEMENTATION = "trace_line"
