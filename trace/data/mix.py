@@ -28,10 +28,10 @@ from ..core.records import Sample
 from ..utils.command import InputError, Parser, run
 from ..utils.files import write_json_list
 from .licences import licences_of
-from .picking import Pick, choose, without_reasoning
 from .sources.kinds import KINDS, Opened, Source, not_read, number_of, open_source, sound_samples
 from .sources.problems import POINTS, ProblemLog, Problems
 from .sources.sound import PARTS, late_problem, part_of, points_problem
+from .subset import Pick, choose, without_reasoning
 
 LARGEST_SCALE = 1000
 
