@@ -39,10 +39,10 @@ from PIL import Image
 
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.records import Sample, Turn, read_samples, write_samples
-from trace_vlm.data.reasoners import build, remote_build
-from trace_vlm.data.reasoners.check import Rules
-from trace_vlm.data.reasoners.prompt import Writing, request_for
-from trace_vlm.data.reasoners.samples import task_of
+from trace_vlm.data.cor import build, remote_build
+from trace_vlm.data.cor.checks import Rules
+from trace_vlm.data.cor.prompt import Writing, request_for
+from trace_vlm.data.cor.tasks import task_of
 from trace_vlm.remote.client import Completion, Picture, picture_of
 from trace_vlm.remote.crew import Crew
 from trace_vlm.remote.providers import Options, make_provider
@@ -279,7 +279,7 @@ def command(folder: Path, data: Path, url: str, reasoner: str, processes: int) -
     """(samples a second while asking, of the whole command, CPU milliseconds a sample of the whole command)"""
     out = folder / f"{reasoner}-{processes}.json"
     address = url if reasoner == "gemini" else f"{url}/v1"
-    words = ["-m", "trace_vlm.data.reasoners.build", "--data", data, "--image-folder", data.parent, "--out", out]
+    words = ["-m", "trace_vlm.data.cor.build", "--data", data, "--image-folder", data.parent, "--out", out]
     words += ["--reasoner", reasoner, "--model", "m", "--base-url", address, "--processes", processes]
     count = sum(1 for _ in read_samples(data))
     before, start = cpu(), time.perf_counter()

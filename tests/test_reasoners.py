@@ -11,10 +11,10 @@ import pytest
 from trace_vlm.core import reasoning
 from trace_vlm.core.prompts import REASONING_SUFFIX, question_text
 from trace_vlm.core.records import Sample, Turn
-from trace_vlm.data.reasoners import build, rules, wordings
-from trace_vlm.data.reasoners.check import Rejected, Rules, check, read_steps
-from trace_vlm.data.reasoners.facts import PARTS, RELATIONS, asks_for_room, from_meta, from_wording
-from trace_vlm.data.reasoners.samples import task_of
+from trace_vlm.data.cor import build, rules, rules_wording
+from trace_vlm.data.cor.checks import Rejected, Rules, check, read_steps
+from trace_vlm.data.cor.instruction_parser import PARTS, RELATIONS, asks_for_room, from_meta, from_wording
+from trace_vlm.data.cor.tasks import task_of
 from trace_vlm.data.scenes.instructions import word
 from trace_vlm.utils.command import InputError, run
 
@@ -100,7 +100,7 @@ def test_wording_varies_with_the_sample_and_not_with_the_run(wording):
 def test_the_full_wording_states_the_facts_and_leaves_no_placeholder(given):
     facts = from_meta(given.meta)
     for seed in range(40):
-        steps = wordings.reason(facts, np.random.default_rng(seed), False, 2)
+        steps = rules_wording.reason(facts, np.random.default_rng(seed), False, 2)
         assert not any("{" in text or "  " in text or text[0].islower() for text in steps.values())
         check(steps, "Do it.", facts, Rules())
         names = [item["name"] for item in given.meta["references"]] or [given.meta["surface"]]
@@ -113,15 +113,15 @@ def test_the_full_wording_states_the_facts_and_leaves_no_placeholder(given):
         else:
             assert "free space" in steps["subtype"]
         if given.meta["relation"]:
-            said = [words.partition("{")[0] for words in wordings.WHERE[given.meta["relation"]]]
+            said = [words.partition("{")[0] for words in rules_wording.WHERE[given.meta["relation"]]]
             assert any(words in steps["target"] for words in said), "the relation is stated"
             assert all(name in steps["target"] for name in names)
 
 
 def test_every_table_has_twelve_phrasings_that_differ():
-    for table in wordings.tables():
+    for table in rules_wording.tables():
         assert len(set(table)) == len(table) >= 12
-    assert set(wordings.WHERE) == set(RELATIONS)
+    assert set(rules_wording.WHERE) == set(RELATIONS)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,9 @@ def test_every_table_has_twelve_phrasings_that_differ():
 def test_verbs_agree_with_what_an_instruction_names(said, names, verb):
     facts = from_wording(said)
     other = {"is": "are", "are": "is"}[verb]
-    said = " ".join(wordings.reason(facts, np.random.default_rng(seed), False, 3)["reference"] for seed in range(99))
+    said = " ".join(
+        rules_wording.reason(facts, np.random.default_rng(seed), False, 3)["reference"] for seed in range(99)
+    )
     assert f"he {names} {verb} " in said and f"he {names} {other} " not in said
 
 
@@ -148,7 +150,7 @@ def test_the_item_of_an_instruction_is_told_from_the_reference():
 
 def test_marked_references_are_called_by_their_rectangle():
     facts = from_meta(FULL[-1].meta)
-    steps = wordings.reason(facts, np.random.default_rng(0), False, 2)
+    steps = rules_wording.reason(facts, np.random.default_rng(0), False, 2)
     assert "he blue ball in the red rectangle and the green box in the green rectangle" in steps["reference"]
 
 

@@ -24,10 +24,10 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.reasoning import STEPS, parse
 from trace_vlm.core.records import Sample, Turn, write_samples
-from trace_vlm.data.reasoners import build, remote_build
-from trace_vlm.data.reasoners.check import Rules
-from trace_vlm.data.reasoners.prompt import SYSTEM, VERSION, Writing, asked_again, drawn, request_for
-from trace_vlm.data.reasoners.samples import task_of
+from trace_vlm.data.cor import build, remote_build
+from trace_vlm.data.cor.checks import Rules
+from trace_vlm.data.cor.prompt import SYSTEM, VERSION, Writing, asked_again, drawn, request_for
+from trace_vlm.data.cor.tasks import task_of
 from trace_vlm.remote.crew import Crew
 from trace_vlm.utils.command import run
 
@@ -300,7 +300,7 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
     try:
         url = server.stdout.readline().strip()
         flags = ["--concurrency", str(concurrency), "--timeout", str(timeout), "--processes", str(processes)]
-        words = [sys.executable, "-m", "trace_vlm.data.reasoners.build", *command(tmp_path, name, url, *flags)]
+        words = [sys.executable, "-m", "trace_vlm.data.cor.build", *command(tmp_path, name, url, *flags)]
         cache = tmp_path / "cor.json.cache.jsonl"
         for share in (0.3, 0.7):
             killed = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

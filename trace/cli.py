@@ -18,7 +18,7 @@ from .utils.command import InputError, run
 # command -> (module and its main, what it does)
 COMMANDS = {
     "generate": (".data.scenes.generate:main", "render tabletop scenes with questions, answers and exact masks"),
-    "reason": (".data.reasoners.build:main", "write the reasoning into a training set"),
+    "reason": (".data.cor.build:main", "write the reasoning into a training set"),
     "sources": (".data.sources.cli:main", "check, convert and download training data"),
     "mix": (".data.mix:main", "mix a training set from a recipe"),
     "train": (".train.train:main", "train a model from a YAML configuration"),

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..core.prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
 from ..core.reasoning import STEPS, render
-from ..data.reasoners import rules
+from ..data.cor import rules
 from ..data.scenes import captions, instructions
 from ..utils.command import Parser, output_folder, run
 

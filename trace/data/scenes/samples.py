@@ -67,7 +67,7 @@ def _chosen(work: Path, each: int, seed: int) -> list[Sample]:
     import numpy as np
 
     from ...core.records import read_samples
-    from ..reasoners.local import with_reasoning
+    from ..cor.local import with_reasoning
     from .picks import Candidate, at_places, spread
 
     data = work / "data.json"

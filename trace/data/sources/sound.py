@@ -13,7 +13,7 @@ from ...core.points import Box
 from ...core.prompts import IMAGE_TAG, bare_instruction
 from ...core.reasoning import FINAL_ANSWER, Response, parse
 from ...core.records import Sample
-from ..reasoners.facts import asks_for_room
+from ..cor.instruction_parser import asks_for_room
 from .problems import MISSING, POINTS
 
 OBJECT_REFERENCE, FREE_SPACE, DETECTION, VQA, TEXT = "object_reference", "free_space", "detection", "vqa", "text"

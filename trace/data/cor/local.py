@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.records import Sample
-from . import rules, wordings
-from .check import Rules, check
-from .facts import facts_of
-from .samples import Task, task_of, with_steps
-from .written import Written
+from . import rules, rules_wording
+from .checks import Rules, check
+from .file import Written
+from .instruction_parser import facts_of
+from .tasks import Task, task_of, with_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Writers:
         if wording == "plain":
             steps = rules.reason(sample, rng, self.rules.coordinates, self.decimals)
         else:
-            steps = wordings.reason(task.facts or facts_of(sample), rng, self.rules.coordinates, self.decimals)
+            steps = rules_wording.reason(task.facts or facts_of(sample), rng, self.rules.coordinates, self.decimals)
         check(steps, task.instruction, task.facts, self.rules)
         return steps
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...core.points import Point, parse_points
 from ...core.reasoning import HEADINGS, STEPS, parse, render
-from .facts import Facts
+from .instruction_parser import Facts
 
 FEWEST_WORDS, MOST_WORDS = 3, 90  # of one step
 SUBTYPES = {"object_reference": "object reference", "free_space": "free space"}

@@ -16,9 +16,9 @@ from ...core.records import FINISHED_AT_LIMIT
 from ...remote.client import Client, Completion, Failure, Request
 from ...remote.cost import image_tokens, text_tokens
 from ...utils.command import InputError
-from .check import Rejected, check, read_steps
+from .checks import Rejected, check, read_steps
 from .prompt import Writing, asked_again, request_for
-from .samples import Task
+from .tasks import Task
 
 # Tokens of an answer, for the estimate: four steps of one to three sentences as JSON. Hidden thoughts come on top.
 EXPECTED_TOKENS = 220

@@ -11,7 +11,7 @@ from ...core.prompts import IMAGE_TAG, bare_instruction, question_text
 from ...core.reasoning import render
 from ...core.records import Sample, Turn
 from ...utils.files import JsonlWriter
-from .facts import Facts, facts_of
+from .instruction_parser import Facts, facts_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from ...remote.flags import asked_price, estimate, report, server_of
 from ...remote.providers import Options, make_provider
 from ...utils.command import Incomplete
 from ...utils.lookup import Lookup
-from .check import Rejected, Rules
+from .checks import Rejected, Rules
 from .prompt import VERSION, Writing
 from .remote import EXPECTED_TOKENS, Asking, Conversations, Plan, planned
-from .samples import Rejects, Task, tasks_of
+from .tasks import Rejects, Task, tasks_of
 
 Samples = Callable[[], Iterable[Sample]]
 WORTH_PROCESSES = 1000  # requests

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...utils.command import InputError, existing_file
 from ...utils.lookup import Lookup, key_of
-from .check import Rejected, as_steps, read_steps
+from .checks import Rejected, as_steps, read_steps
 
 
 class Written:

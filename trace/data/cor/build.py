@@ -1,7 +1,7 @@
 """Write the reasoning of a training set: the same samples, their answers preceded by a Chain of Reasoning.
 
-    python -m trace.data.reasoners.build --data DATA/data.json --out DATA/cor.json --reasoner rules [--coordinates]
-    python -m trace.data.reasoners.build --data DATA/data.json --image-folder DATA --out DATA/cor.json \\
+    python -m trace.data.cor.build --data DATA/data.json --out DATA/cor.json --reasoner rules [--coordinates]
+    python -m trace.data.cor.build --data DATA/data.json --image-folder DATA --out DATA/cor.json \\
         --reasoner gemini --model gemini-2.5-flash --dry-run
 
 Who writes is `--reasoner`: `rules` (from what a sample knows, no network), `file` (people or another tool), `gemini`
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     _validate(args)
     from ...core.records import Sample, read_samples
-    from .samples import Rejects
+    from .tasks import Rejects
 
     def samples() -> Iterable[Sample]:
         return itertools.islice(read_samples(args.data), args.limit)
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _local(args: Namespace, samples: Callable[[], Iterable[Any]], rejects: Any) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from .check import Rules
+    from .checks import Rules
+    from .file import Written
     from .local import Writers
-    from .samples import tasks_of
-    from .written import Written
+    from .tasks import tasks_of
 
     rules = Rules(coordinates=args.coordinates)
     writers = Writers(rules, args.decimals, args.seed, _wording(args))
@@ -87,7 +87,7 @@ def write_all(
     """Write OUT in the order of the data, OUT.rejects.jsonl and OUT.run.json; returns the counts."""
     from ... import __version__
     from ...core.records import sha256, write_json, write_samples
-    from .samples import with_steps
+    from .tasks import with_steps
 
     counts = {"written": 0}
 
@@ -146,7 +146,7 @@ def _validate(args: Namespace) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="trace.data.reasoners.build", description="Write a Chain of Reasoning for every sample.")
+    parser = Parser(prog="trace.data.cor.build", description="Write a Chain of Reasoning for every sample.")
     parser.add_argument("--data", type=Path, required=True, help="training file (LLaVA JSON or JSONL)")
     parser.add_argument(
         "--image-folder", type=Path, help="what image names are relative to (remote writers look at them)"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...core.points import format_points
-from .facts import Facts, Thing
+from .instruction_parser import Facts, Thing
 
 ONE = (
     "The reference object is {refs}.",

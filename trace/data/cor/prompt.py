@@ -20,8 +20,8 @@ from ...core.points import Box, Point
 from ...core.reasoning import STEPS
 from ...remote.client import Picture, Request
 from ...utils.files import leaves
-from .check import SUBTYPES, Rules
-from .samples import Task, answer_text
+from .checks import SUBTYPES, Rules
+from .tasks import Task, answer_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
