@@ -22,7 +22,7 @@ from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.data import licences
 from trace_vlm.data.mix import main, read_recipe
 from trace_vlm.data.sources.cli import main as sources
-from trace_vlm.data.sources.sound import part_of
+from trace_vlm.data.sources.sample_checks import part_of
 from trace_vlm.data.subset import without_reasoning
 from trace_vlm.utils.command import InputError, run
 

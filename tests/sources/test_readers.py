@@ -16,7 +16,7 @@ from trace_vlm.core.points import parse_points
 from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.data.sources import Problems, Source, read_source
 from trace_vlm.data.sources.cli import main
-from trace_vlm.data.sources.sound import part_of
+from trace_vlm.data.sources.sample_checks import part_of
 from trace_vlm.data.sources.stream import read_members
 from trace_vlm.utils.command import InputError, run
 

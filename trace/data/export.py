@@ -21,7 +21,7 @@ from ..utils.command import InputError, how_to_install
 from ..utils.files import leaves, read_json, replacing, write_json
 from .cards import card_text
 from .licences import UNKNOWN
-from .sources.sound import part_of
+from .sources.sample_checks import part_of
 
 WITH_IMAGES, WITHOUT_IMAGES = 500, 20_000  # samples in a shard, which is held in memory
 ROWS = 100  # in a row group with images: what a reader has to hold

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..utils.command import InputError
-from .sources.sound import DETECTION, FREE_SPACE, OBJECT_REFERENCE, TEXT, VQA
+from .sources.sample_checks import DETECTION, FREE_SPACE, OBJECT_REFERENCE, TEXT, VQA
 
 UNKNOWN = "unknown"
 

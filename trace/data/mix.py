@@ -28,9 +28,9 @@ from ..core.records import Sample
 from ..utils.command import InputError, Parser, run
 from ..utils.files import write_json_list
 from .licences import licences_of
-from .sources.kinds import KINDS, Opened, Source, not_read, number_of, open_source, sound_samples
 from .sources.problems import POINTS, ProblemLog, Problems
-from .sources.sound import PARTS, late_problem, part_of, points_problem
+from .sources.registry import KINDS, Opened, Source, not_read, number_of, open_source, sound_samples
+from .sources.sample_checks import PARTS, late_problem, part_of, points_problem
 from .subset import Pick, choose, without_reasoning
 
 LARGEST_SCALE = 1000
@@ -44,7 +44,7 @@ class Entry:
     """One source of a recipe. Paths are relative to --data-root."""
 
     name: str  # ids begin with it
-    kind: str  # trace.data.sources.kinds
+    kind: str  # trace.data.sources.registry
     path: str
     samples: int | None = None  # all when left out
     part: list[str] = field(default_factory=lambda: list(PARTS))  # which of object_reference, free_space, ...

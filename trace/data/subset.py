@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from ..core.points import parse_points
 from ..core.prompts import IMAGE_TAG, question_text
 from ..core.records import Sample, Turn
-from .sources.kinds import number_of
 from .sources.problems import CONVERSATION, Problem, Problems
-from .sources.sound import part_of, reasoned
+from .sources.registry import number_of
+from .sources.sample_checks import part_of, reasoned
 
 
 @dataclass(slots=True)

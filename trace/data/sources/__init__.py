@@ -8,7 +8,7 @@ Every reader streams: memory grows with the number of ids (about a hundred bytes
 wrong with a sample is a `Problem` that names it; strict reading stops there, otherwise it is left out and counted.
 """
 
-from .kinds import KINDS, Source, read_source
 from .problems import Problem, Problems
+from .registry import KINDS, Source, read_source
 
 __all__ = ["KINDS", "Problem", "Problems", "Source", "read_source"]

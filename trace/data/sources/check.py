@@ -23,9 +23,9 @@ from ...core.records import Sample
 from ...utils.command import InputError
 from ...utils.files import JsonlWriter, read_jsonl
 from ...utils.parallel import Pool, WorkerDied
-from .kinds import UniqueIds, as_sample, number_of, raw_records
 from .problems import BROKEN, CONVERSATION, DUPLICATE, MASK, MISSING, POINTS, Problem, Problems
-from .sound import conversation_problem, part_of, points_problem
+from .registry import UniqueIds, as_sample, number_of, raw_records
+from .sample_checks import conversation_problem, part_of, points_problem
 
 CHUNK = 64  # samples handed to a process at a time
 _DECIMALS = re.compile(r"\.(\d+)")

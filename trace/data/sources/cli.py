@@ -15,9 +15,9 @@ from ...core.images import decoded_size
 from ...core.records import Sample, write_samples
 from ...utils.command import InputError, Parser, existing_file, existing_folder
 from .check import Summary, check
-from .kinds import KINDS, Source, not_read, open_source, raw_records, sound_samples
 from .problems import BROKEN, POINTS, RECORD, Problem, ProblemLog, Problems
-from .sound import late_problem, part_of, points_problem
+from .registry import KINDS, Source, not_read, open_source, raw_records, sound_samples
+from .sample_checks import late_problem, part_of, points_problem
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ from ...core.records import Sample
 from ...utils.command import InputError
 from ...utils.files import first_character, read_json_list, read_jsonl
 from .problems import CONVERSATION, DUPLICATE, RECORD, Problem, Problems
-from .sound import conversation_problem, late_problem
+from .sample_checks import conversation_problem, late_problem
 
 DATA_SUFFIXES = (".json", ".jsonl")
 _OURS = ("generate.json", "views.jsonl", "parts.jsonl")  # a generator's folder: beside data.json, no samples
@@ -231,7 +231,7 @@ def _open_lvis(source: Source) -> Opened:
 
 
 def _open_points(source: Source) -> Opened:
-    from .own import points_file, read_points
+    from .own_points import points_file, read_points
 
     path = points_file(source.path)
     images = Images(source.image_folder or path.parent)
