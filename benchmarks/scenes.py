@@ -29,9 +29,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from trace_vlm.data.scenes.assemble import assemble
 from trace_vlm.data.scenes.config import load_config
 from trace_vlm.data.scenes.generate import _sizes
-from trace_vlm.data.scenes.parts import Parts
+from trace_vlm.data.scenes.render.studio import Studio
 from trace_vlm.data.scenes.scene import Job, make_scene
-from trace_vlm.data.scenes.world import Studio
+from trace_vlm.data.scenes.shards import Parts
 
 TARGET = 0.60
 

@@ -11,9 +11,9 @@ import pytest
 from rendering import needs_gl
 
 from trace_vlm.data.scenes import generate
-from trace_vlm.data.scenes.assets import kinds, load_assets
-from trace_vlm.data.scenes.catalog import make_body
 from trace_vlm.data.scenes.config import SceneConfig, load_config
+from trace_vlm.data.scenes.objects.catalog import make_body
+from trace_vlm.data.scenes.objects.meshes import kinds, load_assets
 from trace_vlm.utils.command import InputError
 
 # A wedge, 100 x 60 x 40 millimetres, whose origin is a corner.
@@ -86,9 +86,9 @@ def test_a_set_states_the_licences_of_its_meshes(folder: Path, capsys: pytest.Ca
 
 @needs_gl
 def test_a_mesh_is_drawn_where_its_box_is(folder: Path) -> None:
-    from trace_vlm.data.scenes.camera import Camera
-    from trace_vlm.data.scenes.flat import plain_room
-    from trace_vlm.data.scenes.world import Studio
+    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.render.studio.camera import Camera
+    from trace_vlm.data.scenes.render.studio.flat_table import plain_room
 
     config = replace(SceneConfig(), objects=replace(SceneConfig().objects, assets=str(folder)))
     kind = kinds(str(folder))["wedge"]

@@ -27,8 +27,10 @@ from rendering import needs_gl
 from trace_vlm.core.points import parse_points
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
 from trace_vlm.core.records import read_json, read_jsonl, read_questions, read_samples
-from trace_vlm.data.scenes import generate, instructions, merge, pool, shortcuts
-from trace_vlm.data.scenes.parts import Parts, pictures_whole
+from trace_vlm.data.scenes import generate, merge, pool
+from trace_vlm.data.scenes.questions.common import baselines as shortcuts
+from trace_vlm.data.scenes.questions.common import instructions
+from trace_vlm.data.scenes.shards import Parts, pictures_whole
 from trace_vlm.utils.command import InputError, run
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +117,7 @@ def test_the_renderer_has_no_thread_of_its_own() -> None:
     program = """
         from pathlib import Path
         from trace_vlm.data.scenes.config import SceneConfig
-        from trace_vlm.data.scenes.world import Studio
+        from trace_vlm.data.scenes.render.studio import Studio
 
         with Studio.of(SceneConfig(), ((32, 32),)) as studio:
             studio.color()
@@ -255,8 +257,8 @@ def _job(out: Path) -> Any:
 
 def _a_line(folder: Path, tmp_path: Path) -> dict[str, Any]:
     """The line of one scene, whose pictures lie in tmp_path / "one"."""
+    from trace_vlm.data.scenes.render.studio import Studio
     from trace_vlm.data.scenes.scene import make_scene
-    from trace_vlm.data.scenes.world import Studio
 
     job = _job(tmp_path / "one")
     for name in ("images", "masks", "instances"):

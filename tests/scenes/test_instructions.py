@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction, question_text
-from trace_vlm.data.scenes import instructions, wordings
-from trace_vlm.data.scenes.instructions import word
-from trace_vlm.data.scenes.rectangles import MARK_COLORS, draw_marks
-from trace_vlm.data.scenes.wordings import ON_SURFACE
+from trace_vlm.data.scenes.questions.common import instructions, wording
+from trace_vlm.data.scenes.questions.common.instructions import word
+from trace_vlm.data.scenes.questions.common.rectangles import MARK_COLORS, draw_marks
+from trace_vlm.data.scenes.questions.common.wording import ON_SURFACE
 
 TOKENIZER = Path(__file__).parents[2] / "trace" / "assets" / "nano-tokenizer" / "tokenizer.json"
 SIDES = ("left", "right", "front", "behind", "above", "below", "next to", "on", "inside", "between")
@@ -63,16 +63,16 @@ def test_twenty_phrasings_without_the_names(kind: str, relation: str | None, mar
 
 
 def _without_place(text: str, relation: str | None) -> str:
-    for place in wordings.PLACES[relation] if relation else ():
+    for place in wording.PLACES[relation] if relation else ():
         text = text.replace(place.format(first="the pot", second="the crate", surface="worktop"), "")
     return text
 
 
 @pytest.mark.parametrize("relation", [*SIDES, *PARTS])
 def test_a_relation_is_never_worded_like_another(relation: str) -> None:
-    own = {place.split("{first}")[0] for place in wordings.PLACES[relation]}
+    own = {place.split("{first}")[0] for place in wording.PLACES[relation]}
     for other in {*SIDES, *PARTS} - {relation}:
-        assert not own & {place.split("{first}")[0] for place in wordings.PLACES[other]}
+        assert not own & {place.split("{first}")[0] for place in wording.PLACES[other]}
 
 
 def test_one_marked_reference_of_two() -> None:

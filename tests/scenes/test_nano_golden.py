@@ -26,8 +26,8 @@ pytestmark = needs_gl
 @pytest.fixture(scope="module", params=sorted(GOLDEN))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any], list[Any]]:
     """The record, and the views and samples made now."""
+    from trace_vlm.data.scenes.render.studio import Studio
     from trace_vlm.data.scenes.scene import Job, make_scene
-    from trace_vlm.data.scenes.world import Studio
 
     wanted = GOLDEN[request.param]
     out = tmp_path_factory.mktemp("golden")

@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 from rendering import MISSING
 
-from trace_vlm.data.scenes.catalog import CATEGORIES, Body, make_body
 from trace_vlm.data.scenes.config import DIRECTIONS, SceneConfig, WorldConfig
-from trace_vlm.data.scenes.facts import NO, UNSURE, YES, Facts, footprint_gap
-from trace_vlm.data.scenes.layout import sample_layouts
-from trace_vlm.data.scenes.physics import settle
-from trace_vlm.data.scenes.rooms import plan_room
-from trace_vlm.data.scenes.surfaces import Block, Light, Room, Support
-from trace_vlm.data.scenes.view import Reject, supports_of
+from trace_vlm.data.scenes.objects.catalog import CATEGORIES, Body, make_body
+from trace_vlm.data.scenes.questions.common.spatial_facts import NO, UNSURE, YES, Facts, footprint_gap
+from trace_vlm.data.scenes.questions.common.view import Reject, supports_of
+from trace_vlm.data.scenes.render.studio.layout import sample_layouts
+from trace_vlm.data.scenes.render.studio.physics import settle
+from trace_vlm.data.scenes.render.studio.rooms import plan_room
+from trace_vlm.data.scenes.render.studio.surfaces import Block, Light, Room, Support
 
 CONFIG = SceneConfig()
 LIGHT = Light((0.0, 0.0, 2.0), 0.4, (0.0, 0.0, -1.0), 0.1, 0.3, (1.0, 1.0, 1.0), 0.0)
@@ -164,8 +164,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[Any]
     """Three scenes of three views in three shapes, with depth."""
     if MISSING:
         pytest.skip(MISSING)
+    from trace_vlm.data.scenes.render.studio import Studio
     from trace_vlm.data.scenes.scene import Job, make_scene
-    from trace_vlm.data.scenes.world import Studio
 
     out = tmp_path_factory.mktemp("rooms")
     config = replace(CONFIG, camera=replace(CONFIG.camera, depth=True))
@@ -228,8 +228,8 @@ def test_every_view_shows_enough_and_asks(made: tuple[Path, Any, list[Any]]) -> 
 
 
 def test_a_scene_does_not_depend_on_those_before_it(made: tuple[Path, Any, list[Any]], tmp_path: Path) -> None:
+    from trace_vlm.data.scenes.render.studio import Studio
     from trace_vlm.data.scenes.scene import make_scene
-    from trace_vlm.data.scenes.world import Studio
 
     out, job, lines = made
     with Studio.of(job.config, job.sizes) as studio:
@@ -242,8 +242,8 @@ def test_a_scene_does_not_depend_on_those_before_it(made: tuple[Path, Any, list[
 
 def test_nothing_of_a_scene_stays_in_memory(made: tuple[Path, Any, list[Any]], tmp_path: Path) -> None:
     """A view alone holds ten times the limit. (What the GL library holds: benchmarks/scenes.py --memory.)"""
+    from trace_vlm.data.scenes.render.studio import Studio
     from trace_vlm.data.scenes.scene import make_scene
-    from trace_vlm.data.scenes.world import Studio
 
     _, job, _ = made
     small = replace(job, out=tmp_path, sizes=((96, 72),), views=1)

@@ -20,8 +20,9 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Sample
-from trace_vlm.data.scenes import picks, samples, shortcuts, tabletop
+from trace_vlm.data.scenes import picks, sample_archive, tabletop
 from trace_vlm.data.scenes.config import load_config
+from trace_vlm.data.scenes.questions.common import baselines
 from trace_vlm.eval.suites import open_suite
 from trace_vlm.utils.command import InputError
 
@@ -47,7 +48,7 @@ def read(archive: Path) -> tuple[list[Sample], dict[str, np.ndarray]]:
 
 
 def check(found: list[Sample], pictures: dict[str, np.ndarray], each: int) -> None:
-    assert Counter(sample.meta["task"] for sample in found) == dict.fromkeys(samples.TASKS, each)
+    assert Counter(sample.meta["task"] for sample in found) == dict.fromkeys(sample_archive.TASKS, each)
     assert len({sample.image for sample in found}) == len(found) == len({sample.id for sample in found})
     for sample in found:
         question, answer = (turn.text for turn in sample.conversations)
@@ -97,7 +98,7 @@ def test_the_benchmark_s_questions() -> None:
         assert (box.question_id, box.image, box.category) == (question.question_id, question.image, question.category)
         mask = suite.mask(question)
         assert all(mask[math.floor(y * 480), math.floor(x * 640)] for x, y in question.meta["points"])
-    measured = shortcuts.measure(TABLETOP)["kinds"]
+    measured = baselines.measure(TABLETOP)["kinds"]
     assert set(measured) <= {"direct", "relational", "free", "between", "part"}
     assert max(row["uniform"] for row in measured.values()) < 25
 
@@ -117,21 +118,21 @@ def test_no_training_set_has_a_scene_of_the_benchmark() -> None:
 def test_the_command_packs_samples(tmp_path: Path) -> None:
     flags = ["--each", "3", "--size", "160x120", "--config", str(NANO), "--work", str(tmp_path / "work")]
     for name in ("a.zip", "b.zip"):
-        assert samples.main(["--out", str(tmp_path / name), *flags]) == 0
+        assert sample_archive.main(["--out", str(tmp_path / name), *flags]) == 0
     found, pictures = read(tmp_path / "a.zip")
     check(found, pictures, 3)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     assert "baseline" not in found[0].meta
     with pytest.raises(InputError, match=r"must name a \.zip"):
-        samples.main(["--out", str(tmp_path / "samples.tar")])
+        sample_archive.main(["--out", str(tmp_path / "samples.tar")])
     with pytest.raises(InputError, match="--each must be at least 1"):
-        samples.main(["--out", str(tmp_path / "c.zip"), "--each", "0"])
+        sample_archive.main(["--out", str(tmp_path / "c.zip"), "--each", "0"])
 
 
 @needs_gl
 def test_a_model_s_answers_go_into_the_samples(tmp_path: Path, nano_folder: Path) -> None:
     flags = ["--each", "1", "--size", "128", "--config", str(NANO), "--baseline-model", str(nano_folder)]
-    assert samples.main(["--out", str(tmp_path / "a.zip"), *flags]) == 0
+    assert sample_archive.main(["--out", str(tmp_path / "a.zip"), *flags]) == 0
     for sample in read(tmp_path / "a.zip")[0]:
         baseline = sample.meta["baseline"]
         assert baseline["model"] == "nano" and isinstance(baseline["text"], str) and 0 <= baseline["accuracy"] <= 1

@@ -19,7 +19,8 @@ from typing import Any
 from ..core.prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
 from ..core.reasoning import STEPS, render
 from ..data.cor import rules
-from ..data.scenes import captions, instructions
+from ..data.scenes import captions
+from ..data.scenes.questions import instructions
 from ..utils.command import Parser, output_folder, run
 
 # How often each piece stands in the corpus, which decides the order of the merges: coordinates before words, so that a

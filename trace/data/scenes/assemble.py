@@ -10,12 +10,12 @@ from typing import Any
 from ...core.points import Point, format_points
 from ...core.prompts import question_text
 from ...core.records import Question, Sample, Turn, replacing, write_questions, write_samples
-from .instructions import box_question
-from .parts import Parts, Scene
+from .contact_sheet import contact_sheet
+from .questions.baselines import Score, fit_shifts, shifted_reference
+from .questions.instructions import box_question
 from .scene import Job
-from .sheet import contact_sheet
-from .shortcuts import Score, fit_shifts, shifted_reference
-from .summary import Tally
+from .shards import Parts, Scene
+from .totals import Tally
 
 SHEET = 25
 

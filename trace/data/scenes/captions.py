@@ -28,11 +28,11 @@ from ...core.points import Point, format_points
 from ...core.prompts import IMAGE_TAG, question_text
 from ...core.records import Sample, Turn, read_jsonl, write_samples
 from ...utils.command import Parser, existing_folder, run
-from .camera import GroundFrame
 from .config import DIRECTIONS, RelationsConfig
 from .instances import on_surface
-from .instructions import RELATION_WORDS
-from .relations import direction, in_cone, split
+from .questions.instructions import RELATION_WORDS
+from .questions.relations import direction, in_cone, split
+from .world.camera import GroundFrame
 
 NAMING = ("Where is the {name}?", "The {name} at {place}")
 POINTING = "Point to the {name}."

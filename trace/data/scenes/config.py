@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from ...utils.command import InputError
 from ...utils.config import read_settings
-from .assets import kinds
-from .catalog import CATEGORIES, COLORS
 from .limits import LIMITS
+from .objects.catalog import CATEGORIES, COLORS
+from .objects.meshes import kinds
 
 DIRECTIONS = ("left", "right", "front", "behind")
 PARTS = ("left part", "right part", "front part", "back part")

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from ...utils.command import Incomplete, InputError, Parser, how_to_install, output_folder, run
 
 if TYPE_CHECKING:
-    from .parts import Parts, Shard
     from .scene import Job
+    from .shards import Parts, Shard
 
 PARTIAL = "generate.partial.json"
 GL = ("egl", "osmesa", "glfw")  # what MuJoCo knows; the last needs a display
@@ -34,7 +34,7 @@ SYSTEM_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 def main(argv: Sequence[str] | None = None) -> int | None:
     args = _arguments(argv)
     from .config import load_config
-    from .parts import Shard
+    from .shards import Shard
 
     config = load_config(args.config)
     shard = Shard.parse(args.shard or "1/1")
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     if shard.count > 1:
         print(f"shard {shard} is complete; when all are: python -m trace.data.scenes.merge --out {out}")
         return 0
-    from .parts import Parts
-    from .summary import report
+    from .shards import Parts
+    from .totals import report
 
     print(report(finish(job, Parts(out, args.scenes), settings, timing)))
     print(f"look at {out / 'contact_sheet.png'}")
@@ -100,8 +100,8 @@ def _sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 def _settings(args: Any, config: Any) -> dict[str, Any]:
     """Everything the data depends on, as it is recorded in generate.json."""
-    from .assets import statement
     from .config import as_dict
+    from .objects.meshes import statement
 
     settings = {
         "scenes": args.scenes,
@@ -161,7 +161,7 @@ def _require_gl() -> None:
         )
     try:
         from .config import SceneConfig
-        from .world import Studio
+        from .render.studio import Studio
 
         Studio.of(SceneConfig(), ((32, 32),)).close()
     except ModuleNotFoundError as error:
@@ -179,8 +179,8 @@ def _require_gl() -> None:
 def _render(job: Job, scenes: int, shard: Shard, workers: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Make what is missing of a shard; returns how long it took."""
     from ...core.records import JsonlWriter, write_json
-    from .parts import Parts
     from .pool import run_scenes
+    from .shards import Parts
 
     for folder in ("images", "masks", "instances"):
         output_folder(job.out / folder)
@@ -220,7 +220,7 @@ def finish(job: Job, parts: Parts, settings: dict[str, Any], timing: dict[str, A
 
 def tidy(out: Path) -> None:
     """Remove what only an unfinished folder needs."""
-    from .parts import part_files
+    from .shards import part_files
 
     for path in (out / PARTIAL, *part_files(out)):
         path.unlink(missing_ok=True)

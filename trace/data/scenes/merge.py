@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         raise InputError(f"{out} holds no shards: start trace.data.scenes.generate --out {out} --shard i/n first")
     settings = read_record(out / PARTIAL)["settings"]
     job = _job(out, settings)
-    from .parts import Parts
-    from .summary import report
+    from .shards import Parts
+    from .totals import report
 
     _nobody_writes(out)
     parts = Parts(out, settings["scenes"])
@@ -57,7 +57,7 @@ def _job(out: Path, settings: dict[str, Any]) -> Any:
 def _nobody_writes(out: Path) -> None:
     """InputError while a shard is being written: its lock is held."""
     from ...core.records import JsonlWriter
-    from .parts import part_files
+    from .shards import part_files
 
     for path in part_files(out):
         JsonlWriter(path).close()

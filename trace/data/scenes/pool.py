@@ -9,8 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ...utils.parallel import Pool, WorkerDied
+from .render.studio import Studio
 from .scene import Job, make_scene
-from .world import Studio
 
 
 def run_scenes(

@@ -13,16 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...utils.command import InputError
-from .camera import Camera, sample_camera
-from .catalog import Body
 from .config import DIRECTIONS, SceneConfig
-from .facts import Facts
-from .flat import plan_flat
-from .free import between_questions, free_questions, part_questions
-from .layout import Layouts, layout_of, sample_layouts
-from .located import located_questions
-from .questions import direct_questions, relational_question
-from .relational import (
+from .objects.catalog import Body
+from .questions.common import direct_questions, relational_question
+from .questions.free_space import between_questions, free_questions, part_questions
+from .questions.located import located_questions
+from .questions.relational import (
     HARD,
     Cell,
     Relational,
@@ -33,11 +29,15 @@ from .relational import (
     relational_questions,
     wanted_cells,
 )
-from .rooms import plan_room
-from .surfaces import Plan, Room
-from .view import Reject, View, supports_of
-from .world import Studio
-from .writing import Shot, write_scene
+from .questions.spatial_facts import Facts
+from .questions.view import Reject, View, supports_of
+from .render.studio import Studio
+from .scene_files import Shot, write_scene
+from .world.camera import Camera, sample_camera
+from .world.flat_table import plan_flat
+from .world.layout import Layouts, layout_of, sample_layouts
+from .world.rooms import plan_room
+from .world.surfaces import Plan, Room
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -29,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ...core.records import replacing
     from ...drawing.fonts import pil_font
-    from .assets import kinds
-    from .camera import sample_camera
-    from .catalog import make_body, sample_rgb
     from .config import CameraConfig
-    from .flat import plain_room
-    from .world import Studio
+    from .objects.catalog import make_body, sample_rgb
+    from .objects.meshes import kinds
+    from .render.studio import Studio
+    from .world.camera import sample_camera
+    from .world.flat_table import plain_room
 
     names = config.categories
     sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(names) // COLUMNS) * (TILE + CAPTION)), (255, 255, 255))

@@ -1,0 +1,223 @@
+"""Relational questions ("the mug to the left of the red ball") that cannot be guessed.
+
+Such a question belongs to one of four cells: the extreme candidate in the asked direction is right or wrong, times the
+nearest candidate is right or wrong. Each question of the data set has a wanted cell, which only its number and the seed
+decide, so the cells are balanced by construction. Arrangements are judged as arrays, many at a time; for the cell in
+which both guesses are wrong, which hardly ever comes about by itself, four objects are placed to realise it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import ObjectsConfig, RelationsConfig
+from ..world.layout import Layouts
+from .relations import directions, in_cone, outside_cone, split
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Cell = tuple[bool, bool]  # (the extreme candidate is right, the nearest candidate is right)
+CELLS: tuple[Cell, ...] = ((True, True), (True, False), (False, True), (False, False))
+HARD = CELLS[3]
+LEVEL = 0.15  # metres: of what stands higher or lower than this, "left of" and "in front of" are not clear
+
+
+@dataclass(frozen=True, slots=True)
+class RelationalCandidate:
+    """A relational question an arrangement allows. Numbers are slots."""
+
+    relation: int  # index into DIRECTIONS
+    reference: int
+    target: int
+    candidates: tuple[int, ...]  # every object of the noun except the reference
+    extreme: int
+    nearest: int
+
+    @property
+    def cell(self) -> Cell:
+        return self.extreme == self.target, self.nearest == self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Relational:
+    """Every relational question of `num` arrangements, as arrays over [num, 4 directions, reference, category].
+
+    What is not `valid` has no target, extreme or nearest candidate: the numbers there mean nothing.
+    """
+
+    valid: Bools
+    target: Ints
+    extreme: Ints
+    nearest: Ints
+
+    def cells(self) -> Bools:
+        """[4, num, 4, slots, categories]: which valid questions lie in which of CELLS."""
+        extreme, nearest = self.extreme == self.target, self.nearest == self.target
+        return np.stack([self.valid & (extreme == cell[0]) & (nearest == cell[1]) for cell in CELLS])
+
+
+def relational_questions(
+    layouts: Layouts, azimuths: Floats, num_categories: int, allowed: Bools, config: RelationsConfig
+) -> Relational:
+    """Judge every (direction, reference, noun) of every arrangement, seen by a camera at its azimuth.
+
+    A question is valid if the reference's name is unique, at least two other objects have the noun, exactly one of them
+    satisfies the relation, none is in the unsure zone, and the extreme and the nearest candidate are clear.
+    `allowed` [4] masks the directions.
+    """
+    num, slots = layouts.present.shape
+    ways = directions(azimuths)
+    vectors = ways[:, :, None, None]  # [num, 4, 1, 1, 2]
+    offset = layouts.positions[:, None, :] - layouts.positions[:, :, None]  # [num, reference, object, 2]
+    reach, gap = _measures(layouts, ways, offset)
+    along, across = split(offset[:, None], vectors)  # [num, 4, reference, object]
+    yes = in_cone(along, across, reach, config.cone - config.ambiguity)
+    unsure = ~yes & ~outside_cone(along, across, config.cone + config.ambiguity)
+    if layouts.bodies:
+        heights = np.array([body.z for body in layouts.bodies])
+        unsure |= yes & (np.abs(heights[:, None] - heights) > LEVEL)
+    pairs = layouts.present[:, None, :] & layouts.present[:, :, None] & ~np.eye(slots, dtype=bool)
+    noun = layouts.categories[:, None, :] == np.arange(num_categories)[:, None]  # [num, category, object]
+    candidate = pairs[:, None, :, None, :] & noun[:, None, None]  # [num, 1, reference, category, object]
+    hits = yes[:, :, :, None] & candidate
+    valid = (
+        layouts.unique[:, None, :, None]
+        & allowed[None, :, None, None]
+        & (candidate.sum(-1) >= 2)
+        & (hits.sum(-1) == 1)
+        & ~(unsure[:, :, :, None] & candidate).any(-1)
+    )
+    # The rest is worked out for the few that are left.
+    which = row, way, reference, category = valid.nonzero()
+    same = candidate[row, 0, reference, category]
+    far = np.where(same, along[row, way, reference], -np.inf)
+    near = np.where(same, gap[row, reference], np.inf)
+    valid[which] = _leads(far, config.extreme_margin) & _leads(-near, config.extreme_margin)
+    extreme, nearest = np.zeros((2, *valid.shape), np.int64)
+    extreme[which], nearest[which] = far.argmax(-1), near.argmin(-1)
+    return Relational(valid, hits.argmax(-1), extreme, nearest)
+
+
+def _measures(layouts: Layouts, ways: Floats, offset: Floats) -> tuple[Floats, Floats]:
+    """Half extents of two objects together along each direction, and the gap from a reference to an object.
+
+    `ways` [num, 4, 2] are the directions. [num, 4 or 1, reference, object] and [num, reference, object]. The gap ends
+    at the object's enclosing disc.
+    """
+    if not layouts.bodies:
+        discs = layouts.radii[:, None, :] + layouts.radii[:, :, None]
+        return discs[:, None], np.hypot(offset[..., 0], offset[..., 1]) - discs
+    extents = np.stack([body.extent(ways) for body in layouts.bodies], -1)  # [num, 4, objects]
+    places = np.array([body.position for body in layouts.bodies])
+    gaps = np.stack([body.distance(places) for body in layouts.bodies]) - [body.radius for body in layouts.bodies]
+    return extents[:, :, None, :] + extents[..., None], np.broadcast_to(gaps, (len(ways), *gaps.shape))
+
+
+def _leads(values: Floats, margin: float) -> Bools:
+    """Whether the largest value of the last axis is ahead of the second by `margin` (False where fewer are finite)."""
+    if values.shape[-1] < 2:
+        return np.zeros(values.shape[:-1], bool)
+    top = np.partition(values, values.shape[-1] - 2, -1)[..., -2:]
+    with np.errstate(invalid="ignore"):
+        ahead: Bools = top[..., 1] - top[..., 0] >= margin
+    return ahead & np.isfinite(top[..., 0])
+
+
+def choose_questions(
+    questions: Relational, layouts: Layouts, row: int, wanted: tuple[Cell, ...], orders: Ints, rng: np.random.Generator
+) -> tuple[RelationalCandidate, ...] | None:
+    """Distinct questions of arrangement `row` in the wanted cells, each in the first direction possible."""
+    cells = questions.cells()[:, row]
+    chosen: list[RelationalCandidate] = []
+    taken: set[tuple[int, int, int]] = set()
+    for cell, order in zip(wanted, orders, strict=True):
+        found = cells[CELLS.index(cell)]
+        options = [
+            (int(relation), int(reference), int(noun))
+            for relation in order
+            for reference, noun in rng.permutation(np.argwhere(found[relation]))
+        ]
+        pick = next((option for option in options if option not in taken), None)
+        if pick is None:
+            return None
+        taken.add(pick)
+        relation, reference, noun = pick
+        same = layouts.present[row] & (layouts.categories[row] == noun)
+        same[reference] = False
+        chosen.append(
+            RelationalCandidate(
+                relation,
+                reference,
+                int(questions.target[row][pick]),
+                tuple(int(slot) for slot in np.flatnonzero(same)),
+                int(questions.extreme[row][pick]),
+                int(questions.nearest[row][pick]),
+            )
+        )
+    return tuple(chosen)
+
+
+def matching_rows(questions: Relational, wanted: tuple[Cell, ...]) -> Ints:
+    """The arrangements that have at least as many questions in each cell as are wanted of it."""
+    counts = questions.cells().sum((2, 3, 4))
+    enough = np.ones(counts.shape[1], bool)
+    for index, cell in enumerate(CELLS):
+        enough &= counts[index] >= wanted.count(cell)
+    return np.flatnonzero(enough)
+
+
+def hard_group(
+    azimuths: Floats, direction: int, objects: ObjectsConfig, config: RelationsConfig, rng: np.random.Generator
+) -> Floats:
+    """Places [num, 4, 2] of a reference, a target and two decoys that make a question of the cell HARD likely.
+
+    The target is in the cone, one decoy is more extreme beside the cone, one is nearer outside of it. The group is
+    drawn in the frame of the asked direction and moved to where it fits; what does not fit is left for the sampler to
+    drop.
+    """
+    num, region = len(azimuths), objects.region
+    inside = math.radians(config.cone - config.ambiguity)
+    beside = math.radians(config.cone + config.ambiguity)
+    ahead = region * rng.uniform(0.4, 0.9, num)
+    target = np.stack([ahead, ahead * np.tan(rng.uniform(-inside, inside, num))], 1)
+    further = ahead + region * rng.uniform(0.08, 0.4, num)
+    aside = further * np.tan(rng.uniform(beside, beside + 0.15, num)) * rng.choice([-1, 1], num)
+    near = rng.uniform(0.4 * region, np.hypot(target[:, 0], target[:, 1]), num)
+    angle = rng.uniform(beside, 2 * math.pi - beside, num)
+    local = np.stack(
+        [np.zeros((num, 2)), target, np.stack([further, aside], 1),
+         np.stack([near * np.cos(angle), near * np.sin(angle)], 1)], 1
+    )  # fmt: skip
+    axis = directions(azimuths)[:, direction][:, None]  # [num, 1, 2]
+    side = np.stack([-axis[..., 1], axis[..., 0]], -1)
+    group = local[..., :1] * axis + local[..., 1:] * side
+    low, high = -region - group.min(1), region - group.max(1)
+    shift: Floats = low + (high - low) * rng.random((num, 2))
+    return group + shift[:, None]
+
+
+def wanted_cells(seed: int, split: int, first: int, count: int) -> Iterator[tuple[Cell, Ints]]:
+    """Wanted cell and order of directions for relational questions `first` .. `first + count - 1` of a data set.
+
+    Questions go in blocks of 16 = 4 rounds of the 4 cells, and over a block every cell meets every direction. In a
+    round, the two cells in which the extreme candidate is wrong are in different pairs of neighbors: an arrangement
+    that has both is hard to find.
+    """
+    for number in range(first, first + count):
+        block, place = divmod(number, 16)
+        turn, position = divmod(place, 4)
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(split, 1, block)))
+        shifts, rounds = rng.permutation(4), rng.permutation(4)
+        own = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(split, 5, block, turn)))
+        easy = own.permutation(2)
+        pairs = own.permuted(np.array([[easy[0], 2], [easy[1], 3]]), axis=1)
+        cell = int(own.permutation(pairs)[position // 2, position % 2])
+        direction = int(shifts[cell] + rounds[turn]) % 4
+        others = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(split, 2, number))).permutation(4)
+        yield CELLS[cell], np.array([direction, *(other for other in others if other != direction)])
