@@ -28,9 +28,9 @@ from .core.reasoning import parse
 from .core.records import Question, QuestionId
 from .drawing import figures
 from .drawing.canvas import save
-from .eval.failures import Judge
-from .eval.metrics import score
-from .eval.suites import Suite
+from .eval.benchmark import Suite
+from .eval.error_classes import Judge
+from .eval.statistics import score
 from .galleries import INDEX, Outline, file_name, outline, save_small
 from .milestones import MILESTONES, MilestoneMaps
 from .utils.command import InputError

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from .attention_numbers import MEASURES, Regions, measure
 from .attention_records import MEAN, Attended, alike, read_attention, read_maps
-from .eval.metrics import Interval, difference, interval
+from .eval.statistics import Interval, difference, interval
 from .milestones import MILESTONES
 from .utils.command import InputError, Parser, existing_folder, run
 from .utils.files import write_json

@@ -15,10 +15,10 @@ from .core.images import open_image
 from .core.reasoning import Response
 from .core.records import Question
 from .drawing.figures import RIGHT, Panel
-from .eval.failures import Judge
-from .eval.grading import Run, covering, one_each, read_answer_file
-from .eval.metrics import score
-from .eval.suites import Suite, key
+from .eval.benchmark import Suite, key
+from .eval.error_classes import Judge
+from .eval.scoring import Run, covering, one_each, read_answer_file
+from .eval.statistics import score
 from .galleries import Compared, Score, write_compared
 from .utils.command import InputError
 

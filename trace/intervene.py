@@ -32,8 +32,8 @@ from .core.images import open_image
 from .core.points import Box, Point
 from .core.reasoning import STEPS, parse
 from .edits import KINDS, Edit, Thing, edits
-from .eval.metrics import Interval, interval
-from .eval.suites import Suite, key
+from .eval.benchmark import Suite, key
+from .eval.statistics import Interval, interval
 from .utils.command import InputError
 from .utils.files import JsonlWriter, read_jsonl, write_json
 

@@ -23,7 +23,7 @@ from trace_vlm.utils.command import InputError, Parser, output_folder, run
 if TYPE_CHECKING:
     from trace_vlm.capture import Capture
     from trace_vlm.core.records import Answer, Question
-    from trace_vlm.eval.suites import Suite
+    from trace_vlm.eval.benchmark import Suite
     from trace_vlm.model.checkpoint import Checkpoint
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from trace_vlm.attention_records import read_failures, refuse_other_settings, whole, write_attention_index
     from trace_vlm.core.prompts import template
-    from trace_vlm.eval.suites import open_suite
+    from trace_vlm.eval.benchmark import open_suite
     from trace_vlm.inference.predictor import default_model
 
     arguments.model_path = arguments.model_path or str(default_model())
@@ -151,7 +151,7 @@ def _picture(suite: Suite, question: Question) -> dict[str, Any]:
 
 def _answers(path: Path | None, suite: Suite) -> dict[str, Answer]:
     from trace_vlm.core.records import read_answers
-    from trace_vlm.eval.suites import pair
+    from trace_vlm.eval.benchmark import pair
 
     return {} if path is None else pair(read_answers(path), suite, path)
 
@@ -204,7 +204,7 @@ def _draw(
     """Ask and draw the question at `place`. InputError: its image, mask or saved answer cannot be used."""
     from trace_vlm.attention_records import named_object, write_attended
     from trace_vlm.core.images import open_image
-    from trace_vlm.eval.suites import key
+    from trace_vlm.eval.benchmark import key
     from trace_vlm.milestones import analyse, analyse_answer
 
     question = suite.questions[place]

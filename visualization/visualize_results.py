@@ -82,7 +82,7 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
     from trace_vlm.comparing import compare, failing, ordered, write_question
     from trace_vlm.drawing.canvas import save
     from trace_vlm.drawing.figures import outcome_counts
-    from trace_vlm.eval.suites import open_suite
+    from trace_vlm.eval.benchmark import open_suite
     from trace_vlm.galleries import ComparisonGallery, write_comparisons
     from trace_vlm.report import write_page
 

@@ -24,8 +24,8 @@ from trace_vlm.core.conventions import CONVENTIONS
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.prompts import question_text
 from trace_vlm.eval import api_vqa, summarize_vqa
-from trace_vlm.eval.grading import read_answer_file
-from trace_vlm.eval.suites import open_suite, run_file
+from trace_vlm.eval.benchmark import open_suite, run_file
+from trace_vlm.eval.scoring import read_answer_file
 from trace_vlm.galleries import ComparisonGallery, read_comparisons, write_comparisons
 from trace_vlm.utils.command import run
 

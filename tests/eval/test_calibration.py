@@ -15,8 +15,8 @@ from PIL import Image
 from trace_vlm.core.reasoning import parse
 from trace_vlm.drawing import canvas, overlay
 from trace_vlm.eval import summarize_vqa
+from trace_vlm.eval.benchmark import open_suite
 from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
-from trace_vlm.eval.suites import open_suite
 from trace_vlm.inference.confidence import agreement, medoid, point_confidence
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_jsonl

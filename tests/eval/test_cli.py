@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from trace_vlm.eval import model_vqa, summarize_vqa
-from trace_vlm.eval.suites import run_file
+from trace_vlm.eval.benchmark import run_file
 from trace_vlm.model.checkpoint import load, save, type_in_memory
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import write_jsonl

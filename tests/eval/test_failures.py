@@ -15,8 +15,8 @@ from PIL import Image
 
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.records import Question
-from trace_vlm.eval.failures import Distances, Judge
-from trace_vlm.eval.metrics import score
+from trace_vlm.eval.error_classes import Distances, Judge
+from trace_vlm.eval.statistics import score
 from trace_vlm.utils.command import InputError
 
 MASK = np.zeros((40, 80), bool)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from trace_vlm.eval import catalog, importing
-from trace_vlm.eval.suites import open_suite
+from trace_vlm.eval.benchmark import open_suite
 from trace_vlm.utils.command import InputError
 
 

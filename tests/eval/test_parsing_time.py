@@ -7,7 +7,7 @@ from timing import assert_linear
 
 from trace_vlm.core.conventions import foreign
 from trace_vlm.core.reasoning import parse
-from trace_vlm.eval.unread import unread
+from trace_vlm.eval.unparsed import unread
 
 # Headings, tags and lists without an end, and everything that may stand between two points of an answer.
 PATTERNS = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trace_vlm.eval import model_vqa, summarize_vqa
-from trace_vlm.eval.suites import run_file
+from trace_vlm.eval.benchmark import run_file
 from trace_vlm.utils.command import InputError
 
 FAST = ["--max-new-tokens", "5"]

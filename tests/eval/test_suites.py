@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from trace_vlm.core.records import read_answers
-from trace_vlm.eval.suites import open_suite, pair
+from trace_vlm.eval.benchmark import open_suite, pair
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import write_json, write_jsonl
 

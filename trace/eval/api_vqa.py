@@ -36,10 +36,10 @@ from ..inference.predict import prompt_template
 from ..remote.flags import add_remote_flags, asked_price, check_remote, estimate, report, server_of
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import sha256, write_json, write_jsonl
-from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
-from .remote import EXPECTED_TOKENS, Asking
+from .answering import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
+from .benchmark import Suite, key, run_file
+from .remote_questions import EXPECTED_TOKENS, Asking
 from .runs import done_before, numbered, pictures
-from .suites import Suite, key, run_file
 
 PROTOCOLS = {"openai": "openai", "gemini": "gemini", "vllm": "openai", "sglang": "openai"}  # by provider
 OWN_SERVERS = ("vllm", "sglang")

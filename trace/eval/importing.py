@@ -23,7 +23,7 @@ from ..core.images import INSIDE, open_image, open_mask
 from ..core.records import Question, write_questions
 from ..utils.command import InputError, existing_file, existing_folder, how_to_install
 from ..utils.files import read_json, sha256, write_json
-from .suites import DESCRIPTION, QUESTION_FILE
+from .benchmark import DESCRIPTION, QUESTION_FILE
 
 IDS, TEXTS = ("question_id", "id"), ("question", "prompt", "text")
 NOT_META = {"image", "mask", "question_id", "id", "question", "prompt", "text", "question_type", "category"}

@@ -35,9 +35,9 @@ from ..inference.predictor import Prediction, Predictor, bundled, human_turn, pl
 from ..model.checkpoint import type_in_memory
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import JsonlWriter, sha256, write_json
-from .jobs import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
+from .answering import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
+from .benchmark import Suite, key, run_file
 from .runs import done_before, fingerprint, merge, numbered, part_of, pictures, sort_answers, torchrun
-from .suites import Suite, key, run_file
 
 ALONE = 8  # answers that are repeated at batch 1 to say how many of a half-precision run depend on the batch
 

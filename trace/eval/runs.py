@@ -17,7 +17,7 @@ from typing import Any
 from ..core.records import Question, answered, read_answers
 from ..utils.command import InputError
 from ..utils.files import read_json, replacing, sha256, write_json
-from .suites import Suite, key, read_run, run_file, settings_of
+from .benchmark import Suite, key, read_run, run_file, settings_of
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
 PROCESSING = ("processor_config.json", "preprocessor_config.json", "tokenizer*", "special_tokens_map.json",

@@ -30,13 +30,13 @@ from ..core.conventions import CONVENTIONS
 from ..drawing.overlay import model_colors
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
 from ..utils.files import read_jsonl, replacing, sha256, write_json
+from .benchmark import Suite, open_suite, read_run, settings_of
 from .calibration import calibration, draw
-from .failures import CLASSES
-from .grading import Graded, Grades, covering, grade, groups, one_each, read_runs
-from .metrics import RESAMPLES, Difference, difference, interval
-from .suites import Suite, open_suite, read_run, settings_of
+from .error_classes import CLASSES
+from .scoring import Graded, Grades, covering, grade, groups, one_each, read_runs
+from .statistics import RESAMPLES, Difference, difference, interval
 from .tables import as_csv, as_markdown, as_text, sentences, tables
-from .unread import summed
+from .unparsed import summed
 
 __all__ = ["as_csv", "as_markdown", "as_text", "main", "sentences", "summarize", "tables"]
 

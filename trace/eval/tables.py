@@ -6,9 +6,9 @@ import csv
 import io
 from typing import Any
 
-from .failures import CLASSES
-from .metrics import REFERENCE_SIZE
+from .error_classes import CLASSES
 from .published import COLUMNS, TABLE, columns_of
+from .statistics import REFERENCE_SIZE
 
 ON_SIDE = "shortcut: image nearest on side"
 RULES = (

@@ -15,8 +15,8 @@ import torch
 from transformers import TrainerCallback
 
 from ..core.images import decoded_size
-from ..eval.metrics import score
-from ..eval.suites import Suite, open_suite
+from ..eval.benchmark import Suite, open_suite
+from ..eval.statistics import score
 from ..inference.predictor import Predictor
 from ..model.checkpoint import Checkpoint
 from ..utils.command import InputError

@@ -89,7 +89,7 @@ def _with_baseline(samples: list[Sample], work: Path, model: str | None) -> list
     from dataclasses import replace
 
     from ...core.prompts import bare_instruction
-    from ...eval.metrics import score
+    from ...eval.statistics import score
     from ...inference.predictor import Predictor
     from .questions.baselines import load_mask
 

@@ -19,10 +19,10 @@ from ..core.reasoning import Response
 from ..core.records import Question, read_answers
 from ..utils.command import InputError, Parser
 from ..utils.files import read_json
-from .grading import response_of
-from .metrics import score
+from .benchmark import Suite, key, open_suite, run_file
 from .runs import versions
-from .suites import Suite, key, open_suite, run_file
+from .scoring import response_of
+from .statistics import score
 
 NAMED = 5  # broken images that a message names
 READERS = 8  # images decoded at a time

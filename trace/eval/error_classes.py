@@ -24,7 +24,7 @@ from ..core.points import Box, Point, counted
 from ..core.records import Question
 from ..data.scenes.instances import on_object
 from ..utils.command import InputError
-from .metrics import Mask, Values, box_pixels, score, weight
+from .statistics import Mask, Values, box_pixels, score, weight
 
 UNANSWERED = "not answered"
 CUT = "cut"

@@ -24,7 +24,7 @@ from ..core.records import Answer, Question
 from ..inference.predictor import PLACEHOLDER
 from ..utils.command import InputError
 from ..utils.files import sha256
-from .suites import Suite, key
+from .benchmark import Suite, key
 
 if TYPE_CHECKING:
     from ..remote.client import Completion, Picture, Request

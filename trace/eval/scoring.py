@@ -19,10 +19,10 @@ from ..core.points import Point, counted
 from ..core.reasoning import Response
 from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
-from .failures import UNANSWERED, Distances, Judge
-from .metrics import Mask, robopoint_score, score, weight
-from .suites import Suite, fractions, key, pair, read_run
-from .unread import Unread, unread
+from .benchmark import Suite, fractions, key, pair, read_run
+from .error_classes import UNANSWERED, Distances, Judge
+from .statistics import Mask, robopoint_score, score, weight
+from .unparsed import Unread, unread
 
 SHUFFLES = 20  # answers about other images that are scored on a question's mask
 GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own field, then those of its meta

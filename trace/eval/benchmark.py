@@ -28,7 +28,7 @@ from ..core.images import INSIDE, image_size, is_turned, open_mask
 from ..core.records import Answer, Question, read_questions
 from ..utils.command import InputError, existing_file, existing_folder
 from ..utils.files import leaves, read_json, sha256
-from .metrics import Mask, Values
+from .statistics import Mask, Values
 
 DESCRIPTION = "suite.json"  # what is to be said about a folder: its name, how its questions were chosen
 QUESTION_FILE = "point_questions.jsonl"
