@@ -129,7 +129,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     import torch
     from PIL import Image
 
-    from trace_vlm.capture import Capture, greedy, teacher_forced, while_generating
+    from trace_vlm.attention.capture import Capture, greedy, teacher_forced, while_generating
     from trace_vlm.core.prompts import question_text, render_prompt
 
     checkpoint = _model(arguments.hidden, arguments.layers, arguments.vocabulary, arguments.image_size)
@@ -178,7 +178,7 @@ def _five_passes(checkpoint: Any, inputs: dict[str, Any], ids: list[int]) -> dic
     """
     import torch
 
-    from trace_vlm.capture import image_columns
+    from trace_vlm.attention.capture import image_columns
 
     model = checkpoint.model
     columns = image_columns(inputs["input_ids"][0].tolist(), checkpoint.image_token_id)

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trace_vlm import attention_records, galleries
-from trace_vlm.attention_summary import write_summary
-from trace_vlm.capture import Capture, Captured
+from trace_vlm import galleries
+from trace_vlm.attention import results
+from trace_vlm.attention.capture import Capture, Captured
+from trace_vlm.attention.steps import MILESTONES, MilestoneMaps
+from trace_vlm.attention.summary import write_summary
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import parse, render
 from trace_vlm.core.records import Question
 from trace_vlm.drawing.figures import Panel
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.milestones import MILESTONES, MilestoneMaps
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_json, write_jsonl
 
@@ -98,8 +99,8 @@ def make_attention(folder: Path, question: Question) -> None:
     spans = {key: (3 * place, 3 * place + 3) for place, key in enumerate(MILESTONES) if key != "target"}
     captured = Captured((1, 2, 3), np.zeros((2, 15, 16), np.float16), {}, (0, 2), np.arange(15), True, Capture())
     found = MilestoneMaps(parse(COR), (1, 2, 3), spans, maps, (0, 2), np.full(5, 0.5, np.float32), captured)
-    attention_records.write_attended(folder, 0, question, picture(0), (left_half(), None), found, EVIL, {})
-    attention_records.write_attention_index(folder)
+    results.write_attended(folder, 0, question, picture(0), (left_half(), None), found, EVIL, {})
+    results.write_attention_index(folder)
     write_summary(folder)
     effect = {"step": "target", "kind": EVIL, "edits": 3, "unreadable": 0, "distance": None, "follows": None,
               "moved": {"mean": 0.5, "low": None, "high": None, "questions": 3}}  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessor
 
-from trace_vlm.capture import Capture, teacher_forced, while_generating
+from trace_vlm.attention.capture import Capture, teacher_forced, while_generating
 from trace_vlm.core.prompts import render_prompt
 from trace_vlm.model.attention_recorder import GroundingRecorder, recording
 from trace_vlm.model.checkpoint import load

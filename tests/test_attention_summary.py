@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trace_vlm import attention_summary as summary
-from trace_vlm.attention_numbers import MEASURES, Regions, measure, regions, uniform
-from trace_vlm.attention_records import Attended, MilestoneRecord
+from trace_vlm.attention import summary as summary
+from trace_vlm.attention.metrics import MEASURES, Regions, measure, regions, uniform
+from trace_vlm.attention.results import Attended, MilestoneRecord
+from trace_vlm.attention.steps import MILESTONES
 from trace_vlm.core.points import Box, Point
-from trace_vlm.milestones import MILESTONES
 from trace_vlm.utils.command import run
 
 NOWHERE = Regions(None, None, ())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_vlm import intervene
+from trace_vlm.attention import interventions
+from trace_vlm.attention.edits import Edit, Thing, edits
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse, render
-from trace_vlm.edits import Edit, Thing, edits
 
 STEPS = {
     "reference": "The reference object is the red mug at (0.20, 0.50).",
@@ -89,7 +89,7 @@ def test_following_an_exact_edit_is_half_of_its_way_however_short(
 ) -> None:
     edit = Edit("reference", "place", "", "", shift, True)
     answer = f"[({0.4 + share * shift[0]:.3f}, {0.4 + share * shift[1]:.3f})]"
-    assert intervene._result(edit, answer, Point(0.4, 0.4), (100, 100)).follows is follows
+    assert interventions._result(edit, answer, Point(0.4, 0.4), (100, 100)).follows is follows
 
 
 @pytest.mark.parametrize(
@@ -105,15 +105,15 @@ def test_following_an_exact_edit_is_half_of_its_way_however_short(
 )
 def test_following_is_judged_by_where_the_points_went(kind: str, answer: str, follows: bool | None) -> None:
     edit = next(one for (_, name), one in found().items() if name == kind)
-    result = intervene._result(edit, f"**Final Answer:**\n{answer}", Point(0.1, 0.5), (100, 50))
+    result = interventions._result(edit, f"**Final Answer:**\n{answer}", Point(0.1, 0.5), (100, 50))
     assert result.follows is follows
-    lost = intervene._result(edit, "**Final Answer:**\nnothing", Point(0.1, 0.5), (100, 50))
+    lost = interventions._result(edit, "**Final Answer:**\nnothing", Point(0.1, 0.5), (100, 50))
     assert (lost.moved, lost.distance, lost.follows) == (None, None, None)
 
 
 def test_distances_are_in_units_of_the_longer_side() -> None:
     edit = found()["subtype", "goal"]
-    result = intervene._result(edit, "(0.1, 0.9)", Point(0.1, 0.5), (100, 50))
+    result = interventions._result(edit, "(0.1, 0.9)", Point(0.1, 0.5), (100, 50))
     assert result.moved == pytest.approx((0, 0.4)) and result.distance == pytest.approx(0.2)
 
 
@@ -123,7 +123,7 @@ def test_the_model_goes_on_from_each_prefix_as_if_it_had_written_it(nano: Any) -
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
     prompt = render_prompt(question_text("Point left of the mug.", True))
     prefixes = [edit.prefix for edit in found().values()]
-    together = intervene.go_on(nano, image, prompt, prefixes, 12)
+    together = interventions.go_on(nano, image, prompt, prefixes, 12)
     assert all(text.startswith(prefix) for text, prefix in zip(together, prefixes, strict=True))
-    alone = [intervene.go_on(nano, image, prompt, [prefix], 12)[0] for prefix in prefixes[:2]]
+    alone = [interventions.go_on(nano, image, prompt, [prefix], 12)[0] for prefix in prefixes[:2]]
     assert together[:2] == alone  # the batch changes nothing

@@ -12,14 +12,14 @@ import pytest
 from forced_answers import encoded, saying
 from PIL import Image
 
-from trace_vlm import milestones
-from trace_vlm.capture import Capture, teacher_forced
+from trace_vlm.attention import steps
+from trace_vlm.attention.capture import Capture, teacher_forced
+from trace_vlm.attention.steps import ANSWER, MILESTONES, milestone_maps, milestone_spans, token_spans
 from trace_vlm.core.images import unpad_map
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import question_text, render_prompt
 from trace_vlm.core.reasoning import parse, render
 from trace_vlm.core.records import Answer
-from trace_vlm.milestones import ANSWER, MILESTONES, milestone_maps, milestone_spans, token_spans
 from trace_vlm.utils.command import InputError
 
 STEPS = {
@@ -201,7 +201,7 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), 
 def test_the_maps_are_means_of_the_recorded_rows_and_every_layer_has_its_own(nano: Any) -> None:
     ids = encoded(nano.tokenizer, TEXT)
     with saying(nano, [*ids, nano.tokenizer.eos_token_id]):
-        found = milestones.analyse(nano, IMAGE, "Point left of the red ball.", EXACT)
+        found = steps.analyse(nano, IMAGE, "Point left of the red ball.", EXACT)
     assert found.token_ids == tuple(ids) and found.missing == () and found.layers == (1, 2, 3)
     assert found.response.points == (Point(0.25, 0.5), Point(0.3, 0.5))
     assert found.text("subtype") == STEPS["subtype"] and found.text(ANSWER) == "[(0.250, 0.500), (0.300, 0.500)]"
@@ -225,20 +225,20 @@ def test_the_maps_are_means_of_the_recorded_rows_and_every_layer_has_its_own(nan
 def test_a_saved_answer_has_the_maps_that_it_had_when_it_was_generated(nano: Any) -> None:
     ids = encoded(nano.tokenizer, TEXT)
     with saying(nano, [*ids, nano.tokenizer.eos_token_id]):
-        found = milestones.analyse(nano, IMAGE, "Point left of the red ball.", EXACT)
+        found = steps.analyse(nano, IMAGE, "Point left of the red ball.", EXACT)
     saved = Answer(1, question_text("Point left of the red ball.", True), TEXT, "", "", token_ids=tuple(ids))
-    again = milestones.analyse_answer(nano, IMAGE, "Point left of the red ball.", saved, EXACT)
+    again = steps.analyse_answer(nano, IMAGE, "Point left of the red ball.", saved, EXACT)
     assert again.spans == found.spans and np.abs(again.maps - found.maps).max() < 1e-6
     foreign = Answer(1, "", TEXT, "", "", token_ids=tuple(ids[1:]))
     with pytest.raises(InputError, match="these answers are another model's"):
-        milestones.analyse_answer(nano, IMAGE, "Point.", foreign)
+        steps.analyse_answer(nano, IMAGE, "Point.", foreign)
     with pytest.raises(InputError, match="is empty"):
-        milestones.analyse_answer(nano, IMAGE, "Point.", Answer(1, "", "", "", ""))
+        steps.analyse_answer(nano, IMAGE, "Point.", Answer(1, "", "", "", ""))
 
 
 def test_the_largest_head_has_no_share(nano: Any) -> None:
     with saying(nano, [*encoded(nano.tokenizer, TEXT), nano.tokenizer.eos_token_id]):
-        found = milestones.analyse(nano, IMAGE, "Point.", Capture(reduction="max"))
+        found = steps.analyse(nano, IMAGE, "Point.", Capture(reduction="max"))
     assert np.isnan(found.shares).all() and not np.isnan(found.maps).any()
 
 
@@ -247,7 +247,7 @@ def test_an_answer_cut_short_keeps_the_steps_that_are_there(nano: Any) -> None:
     text, characters = token_spans(nano.tokenizer, ids)
     start, end = milestone_spans(parse(text), characters)["target"]
     with saying(nano, ids):
-        found = milestones.analyse(nano, Image.new("RGB", (40, 30)), "Point.", max_new_tokens=end)
+        found = steps.analyse(nano, Image.new("RGB", (40, 30)), "Point.", max_new_tokens=end)
     assert found.missing == ("subtype", "output", ANSWER)
     assert found.spans["target"] == (start, end)  # the very last token was fed in once more
     missing = [step for step in found.steps((40, 30)) if step.heat is None]

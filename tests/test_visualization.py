@@ -16,7 +16,8 @@ import pytest
 from forced_answers import encoded, saying
 from PIL import Image
 
-from trace_vlm import attention_records, attention_summary, comparing, galleries, intervene
+from trace_vlm import comparing, galleries
+from trace_vlm.attention import interventions, results, summary
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import render
@@ -301,7 +302,7 @@ def asked(nano: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
             return generate(**options)
 
         # smaller pictures: drawing is most of what these tests take
-        monkeypatch.setattr(attention_records, "save", lambda figure, path: canvas.save(figure, path, 0.3))
+        monkeypatch.setattr(results, "save", lambda figure, path: canvas.save(figure, path, 0.3))
         monkeypatch.setattr(nano.model, "generate", counted)
         yield calls  # type: ignore[misc]
         monkeypatch.undo()
@@ -315,7 +316,7 @@ def attention(bench: Path, folder: Path, *words: object) -> int:
 def test_one_picture_a_milestone_one_strip_and_a_record(bench: Path, tmp_path: Path, asked: list[int]) -> None:
     folder = tmp_path / "out"
     assert attention(bench, folder, "--start-idx", 1, "--end-idx", 3, "--layers", -1) == 0
-    records = attention_records.read_attention(folder)
+    records = results.read_attention(folder)
     assert [record.question_id for record in records] == [1, "left/2"]
     first = records[0]
     assert first.text == COR and first.accuracy == 1.0 and first.missing == () and first.layers == (3,)
@@ -328,7 +329,7 @@ def test_one_picture_a_milestone_one_strip_and_a_record(bench: Path, tmp_path: P
     for name in [*names, first.picture, first.image]:
         with Image.open(folder / name) as image:
             image.load()
-    maps, regions = attention_records.read_maps(folder, first)
+    maps, regions = results.read_maps(folder, first)
     assert [milestone.share for milestone in first.milestones] == pytest.approx(maps.sum((1, 2)).tolist(), rel=1e-3)
     assert all(step.heat.shape == (50, 33) for step in first.steps(maps))  # type: ignore[union-attr]
     assert regions.target is not None and regions.target.shape == (8, 8) and regions.reference is None
@@ -344,7 +345,7 @@ def test_layers_heads_and_rows_are_chosen_by_flags(bench: Path, tmp_path: Path, 
     folder = tmp_path / "out"
     flags = ["--layers", 0, 2, "--heads", 1, "--reduce", "max", "--row", "predict", "--scaling", "each"]
     assert attention(bench, folder, "--end-idx", 1, *flags) == 0
-    (record,) = attention_records.read_attention(folder)
+    (record,) = results.read_attention(folder)
     assert record.layers == (0, 2) and record.milestones[0].share is None
     with np.load(folder / "0.npz") as arrays:
         assert arrays["heads_1"].shape == (4, len(record.token_ids), 64)
@@ -357,14 +358,14 @@ def test_saved_answers_are_read_without_generating(
     bench: Path, tmp_path: Path, asked: list[int], answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert attention(bench, tmp_path / "a", "--end-idx", 1) == 0
-    (generated,) = attention_records.read_attention(tmp_path / "a")
+    (generated,) = results.read_attention(tmp_path / "a")
     file = tmp_path / "saved.jsonl"
     write_jsonl(file, [{"question_id": 0, "text": generated.text, "token_ids": list(generated.token_ids)}])
     words = ["--method", "teacher-forced", "--answer-file", file, "--end-idx", 1]
     assert attention(bench, tmp_path / "b", *words) == 0
     assert len(asked) == 1
-    (forced,) = attention_records.read_attention(tmp_path / "b")
-    one, other = (attention_records.read_maps(tmp_path / name, generated)[0] for name in "ab")
+    (forced,) = results.read_attention(tmp_path / "b")
+    one, other = (results.read_maps(tmp_path / name, generated)[0] for name in "ab")
     assert forced.text == generated.text and np.abs(one - other).max() < 1e-4
     assert attention(bench, tmp_path / "b", *words[:-1], 2) == 1
     assert "holds no answer to question 1" in capsys.readouterr().out
@@ -374,12 +375,12 @@ def test_saved_answers_are_read_without_generating(
 def test_interventions_are_reported_and_kept(bench: Path, tmp_path: Path, asked: list[int]) -> None:
     folder = tmp_path / "out"
     assert attention(bench, folder, "--end-idx", 1, "--intervene") == 0
-    effects = intervene.read_effects(folder)
+    effects = interventions.read_effects(folder)
     found = {(one["step"], one["kind"]) for one in effects}
     assert {(step, "control") for step in STEPS} <= found and ("target", "direction") in found
     before = len(asked)
     assert attention(bench, folder, "--end-idx", 1, "--intervene", "--resume") == 0
-    assert len(asked) == before and intervene.read_effects(folder) == effects
+    assert len(asked) == before and interventions.read_effects(folder) == effects
     assert "Does the reasoning matter?" in (folder / "report.html").read_text()
 
 
@@ -393,7 +394,7 @@ def test_resume_skips_what_is_whole_and_only_that(
     (folder / "1_3_subtype.png").unlink()
     assert attention(bench, folder, "--resume") == 0
     assert len(asked) == 4 and (folder / "1_3_subtype.png").is_file()
-    assert [record.question_id for record in attention_records.read_attention(folder)] == list(IDS)
+    assert [record.question_id for record in results.read_attention(folder)] == list(IDS)
     assert attention(bench, folder, "--end-idx", 1) == 0
     assert len(asked) == 5  # without --resume all is drawn anew
     assert attention(bench, folder, "--resume", "--layers", 0) == 0
@@ -424,7 +425,7 @@ def test_records_of_different_settings_are_not_summarised_as_one(
     record = read_json(path)
     write_json(path, {**record, "settings": {**record["settings"], "model": "sha256:another"}})
     with pytest.raises(InputError, match="differ in model"):
-        attention_summary.write_summary(folder)
+        summary.write_summary(folder)
 
 
 def test_a_missing_step_is_reported_and_has_no_picture(
@@ -439,11 +440,9 @@ def test_a_missing_step_is_reported_and_has_no_picture(
     text = "\n".join(line for line in COR.splitlines() if "target area" not in line)
     with saying(nano, [*encoded(nano.tokenizer, text), nano.tokenizer.eos_token_id]):
         assert attention(bench, folder, "--end-idx", 1) == 0
-    (record,) = attention_records.read_attention(folder)
+    (record,) = results.read_attention(folder)
     assert record.missing == ("Define target area",)
-    assert record.milestones[1] == attention_records.MilestoneRecord(
-        "target", "Define target area", "", None, None, None
-    )
+    assert record.milestones[1] == results.MilestoneRecord("target", "Define target area", "", None, None, None)
     assert record.numbers["mean"]["entropy"][1] is None and record.uniform["entropy"][1] is None
     assert not (folder / "0_2_target.png").exists() and (folder / "0_3_subtype.png").is_file()
 
@@ -456,20 +455,20 @@ def test_one_bad_image_does_not_end_the_run(
     assert attention(bench, folder) == 1
     assert "question 1 failed: the image" in capsys.readouterr().out
     assert "cannot be read" in read_json(folder / "failures.json")["1"]
-    assert [record.question_id for record in attention_records.read_attention(folder)] == [0, "left/2"]
+    assert [record.question_id for record in results.read_attention(folder)] == [0, "left/2"]
     assert attention(bench, folder, "--resume", "--end-idx", 1) == 0
     assert "1" in read_json(folder / "failures.json")  # of an earlier run, and not mended yet
     Image.new("RGB", SIZES["tall.png"]).save(bench / "images/tall.png")
     before = len(asked)
     assert attention(bench, folder, "--resume") == 0  # what failed is tried again, the rest is whole
     assert len(asked) == before + 1 and read_json(folder / "failures.json") == {}
-    assert len(attention_records.read_attention(folder)) == 3
+    assert len(results.read_attention(folder)) == 3
 
 
 def test_every_other_question_is_asked(bench: Path, tmp_path: Path, asked: list[int]) -> None:
     folder = tmp_path / "out"
     assert attention(bench, folder, "--every", 2, "--layers", -1) == 0
-    assert [record.question_id for record in attention_records.read_attention(folder)] == [0, "left/2"]
+    assert [record.question_id for record in results.read_attention(folder)] == [0, "left/2"]
     assert attention(bench, folder, "--every", 0) == 2
 
 
@@ -500,6 +499,6 @@ def test_a_strange_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text(json.dumps({"records": ["5.json"]}))
     (tmp_path / "5.json").write_text(json.dumps({"settings": {}}))
     with pytest.raises(InputError, match=r"5\.json is not a record of attention"):
-        attention_records.read_attention(tmp_path)
+        results.read_attention(tmp_path)
     with pytest.raises(InputError, match="not an index of compared answers"):
         galleries.read_comparisons(tmp_path)

@@ -32,7 +32,7 @@ COMMANDS = {
         "look at a checkpoint (inspect), convert it, merge an adapter into its base",
     ),
     "convert": (".model.checkpoint:convert_command", "write a checkpoint of any known format as one folder"),
-    "attention": (".attention_summary:main", "what may be said about recorded attention: intervals, tests, a verdict"),
+    "attention": (".attention.summary:main", "what may be said about recorded attention: intervals, tests, a verdict"),
     "demo": (".demo:main", "ask a model in the browser; nothing leaves this machine"),
     "report": (".report:main", "one self-contained page that shows a run"),
 }

@@ -235,7 +235,7 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
     """The picture, a line about it and the answer's text for a place of the slider."""
     if state is None:
         return None, "", ""
-    from .milestones import MILESTONES
+    from .attention.steps import MILESTONES
 
     told: Told = state["told"]
     picture, words = _looked(told, state["path"], int(step))
@@ -271,9 +271,9 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
 
     What the model wrote is escaped. The raw text stands below the steps, folded.
     """
+    from .attention.steps import ANSWER
     from .core.reasoning import HEADINGS, parse
     from .drawing.figures import answer_text
-    from .milestones import ANSWER
 
     response = parse(text, size)
     parts = [(step.key, HEADINGS[step.key], step.text) for step in response.steps]

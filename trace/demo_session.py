@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .attention_numbers import measure, regions
-from .capture import Captured, while_generating
+from .attention.capture import Captured, while_generating
+from .attention.metrics import measure, regions
+from .attention.steps import MILESTONES, MilestoneMaps, of_captured
 from .core import prompts
 from .core.reasoning import parse
-from .milestones import MILESTONES, MilestoneMaps, of_captured
 from .utils.command import InputError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .attention_numbers import MEASURES, UNITS
-from .attention_summary import PAIRS_TITLE, SUMMARY, pair_rows
-from .intervene import read_effects
-from .milestones import MILESTONES
+from .attention.interventions import read_effects
+from .attention.metrics import MEASURES, UNITS
+from .attention.steps import MILESTONES
+from .attention.summary import PAIRS_TITLE, SUMMARY, pair_rows
 from .utils.command import InputError
 from .utils.files import read_json
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .attention_numbers import MEASURES
-from .attention_records import MEAN, Attended, read_attention, read_maps
+from .attention.metrics import MEASURES
+from .attention.results import MEAN, Attended, read_attention, read_maps
 from .core.images import Square, open_image
 from .core.points import Box, Point
 from .core.reasoning import HEADINGS, Response, parse

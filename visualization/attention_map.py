@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from trace_vlm.utils.command import InputError, Parser, output_folder, run
 
 if TYPE_CHECKING:
-    from trace_vlm.capture import Capture
+    from trace_vlm.attention.capture import Capture
     from trace_vlm.core.records import Answer, Question
     from trace_vlm.eval.benchmark import Suite
     from trace_vlm.model.checkpoint import Checkpoint
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
 
-    from trace_vlm.attention_records import read_failures, refuse_other_settings, whole, write_attention_index
+    from trace_vlm.attention.results import read_failures, refuse_other_settings, whole, write_attention_index
     from trace_vlm.core.prompts import template
     from trace_vlm.eval.benchmark import open_suite
     from trace_vlm.inference.predictor import default_model
@@ -175,8 +175,8 @@ def _draw_all(
     """Every wanted question; one that fails is recorded with its reason and does not end a long run."""
     from tqdm import tqdm
 
-    from trace_vlm.attention_records import write_failures
-    from trace_vlm.capture import Capture
+    from trace_vlm.attention.capture import Capture
+    from trace_vlm.attention.results import write_failures
 
     layers = None if arguments.layers is None else tuple(arguments.layers)
     capture = Capture(layers, arguments.reduce, tuple(arguments.heads), arguments.row)
@@ -202,10 +202,10 @@ def _draw(
     capture: Capture,
 ) -> None:
     """Ask and draw the question at `place`. InputError: its image, mask or saved answer cannot be used."""
-    from trace_vlm.attention_records import named_object, write_attended
+    from trace_vlm.attention.results import named_object, write_attended
+    from trace_vlm.attention.steps import analyse, analyse_answer
     from trace_vlm.core.images import open_image
     from trace_vlm.eval.benchmark import key
-    from trace_vlm.milestones import analyse, analyse_answer
 
     question = suite.questions[place]
     image = open_image(suite.image_path(question))
@@ -223,13 +223,13 @@ def _draw(
 
 def _conclude(folder: Path, checkpoint: Checkpoint | None, suite: Suite, arguments: argparse.Namespace) -> None:
     """What is said about all records: interventions if asked for, the summary, and the page."""
-    from trace_vlm.attention_records import read_attention
-    from trace_vlm.attention_summary import describe, write_summary
+    from trace_vlm.attention.results import read_attention
+    from trace_vlm.attention.summary import describe, write_summary
 
     if not read_attention(folder):
         return
     if checkpoint is not None:
-        from trace_vlm.intervene import intervene_all
+        from trace_vlm.attention.interventions import intervene_all
 
         told = intervene_all(folder, checkpoint, suite, arguments.max_new_tokens, arguments.conv_mode, arguments.resume)
         print("\n".join(told))

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from forced_answers import encoded, saying
 
+from trace_vlm.attention.steps import MILESTONES
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import render
-from trace_vlm.milestones import MILESTONES
 
 pytestmark = pytest.mark.slow  # gradio takes its time to start
 

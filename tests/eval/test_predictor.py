@@ -196,7 +196,7 @@ def test_confidence_is_the_probability_of_a_points_tokens(pictures: list[Path]) 
     """Read again in one pass over the whole answer: the geometric mean over the tokens that hold the point."""
     import torch
 
-    from trace_vlm.milestones import token_spans
+    from trace_vlm.attention.steps import token_spans
 
     predictor = Predictor.load("nano-base")
     checkpoint = predictor.checkpoint

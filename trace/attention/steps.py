@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core import prompts, reasoning
+from ..core.images import unpad_map
+from ..core.reasoning import Response
+from ..core.records import Answer
+from ..drawing.figures import StepMap, answer_text
+from ..utils.command import InputError
 from .capture import Capture, Captured, teacher_forced, while_generating
-from .core import prompts, reasoning
-from .core.images import unpad_map
-from .core.reasoning import Response
-from .core.records import Answer
-from .drawing.figures import StepMap, answer_text
-from .utils.command import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .model.checkpoint import Checkpoint
+    from ..model.checkpoint import Checkpoint
 
 MILESTONES: Mapping[str, str] = {
     "reference": "Identify reference object",

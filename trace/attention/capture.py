@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .utils.command import InputError
+from ..utils.command import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .model.checkpoint import Checkpoint
+    from ..model.checkpoint import Checkpoint
 
 LAST = 3  # layers that are recorded unless others are asked for
 Row = Literal["fed", "predict"]
@@ -104,7 +104,7 @@ def while_generating(
     import torch
     from transformers import DynamicCache
 
-    from .model.attention_recorder import recording
+    from ..model.attention_recorder import recording
 
     model, capture = checkpoint.model, capture or Capture()
     inputs = checkpoint.inputs([image], [prompt])
@@ -128,7 +128,7 @@ def teacher_forced(
     """The attention of a given answer, in one pass over prompt and answer. ValueError: the answer has no tokens."""
     import torch
 
-    from .model.attention_recorder import recording
+    from ..model.attention_recorder import recording
 
     model, capture = checkpoint.model, capture or Capture()
     if not token_ids:
@@ -161,7 +161,7 @@ def greedy(checkpoint: Checkpoint, max_new_tokens: int) -> dict[str, Any]:
 def _recorder(checkpoint: Checkpoint, input_ids: Any, capture: Capture, start: int | None, rows: int) -> Any:
     import torch
 
-    from .model.attention_recorder import ImageRecorder
+    from ..model.attention_recorder import ImageRecorder
 
     layers, heads = capture.of(checkpoint.model)
     columns = image_columns(input_ids[0].tolist(), checkpoint.image_token_id)

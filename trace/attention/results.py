@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .attention_numbers import DECIMALS, MEASURES, Regions, measure, regions, rounded, uniform
-from .core.images import Square, unpad_map
-from .core.points import Box, Point
-from .core.prompts import bare_instruction
-from .core.reasoning import parse
-from .core.records import Question, QuestionId
-from .drawing import figures
-from .drawing.canvas import save
-from .eval.benchmark import Suite
-from .eval.error_classes import Judge
-from .eval.statistics import score
-from .galleries import INDEX, Outline, file_name, outline, save_small
-from .milestones import MILESTONES, MilestoneMaps
-from .utils.command import InputError
-from .utils.files import read_json, replacing, write_json
+from ..core.images import Square, unpad_map
+from ..core.points import Box, Point
+from ..core.prompts import bare_instruction
+from ..core.reasoning import parse
+from ..core.records import Question, QuestionId
+from ..drawing import figures
+from ..drawing.canvas import save
+from ..eval.benchmark import Suite
+from ..eval.error_classes import Judge
+from ..eval.statistics import score
+from ..galleries import INDEX, Outline, file_name, outline, save_small
+from ..utils.command import InputError
+from ..utils.files import read_json, replacing, write_json
+from .metrics import DECIMALS, MEASURES, Regions, measure, regions, rounded, uniform
+from .steps import MILESTONES, MilestoneMaps
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,6 +1,6 @@
 """What may be said about attention over a whole benchmark: intervals, paired tests, controls, and a verdict.
 
-    python -m trace.attention_summary OUT          # the folder of visualization/attention_map.py
+    python -m trace.attention.summary OUT          # the folder of visualization/attention_map.py
 
 The published finding has three parts: attention is diffuse in the first two steps, concentrated when the goal's
 subtype is determined, and little of it goes to the image at the end. Each part is turned into one quantity whose
@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .attention_numbers import MEASURES, Regions, measure
-from .attention_records import MEAN, Attended, alike, read_attention, read_maps
-from .eval.statistics import Interval, difference, interval
-from .milestones import MILESTONES
-from .utils.command import InputError, Parser, existing_folder, run
-from .utils.files import write_json
+from ..eval.statistics import Interval, difference, interval
+from ..utils.command import InputError, Parser, existing_folder, run
+from ..utils.files import write_json
+from .metrics import MEASURES, Regions, measure
+from .results import MEAN, Attended, alike, read_attention, read_maps
+from .steps import MILESTONES
 
 SUMMARY = "summary.json"
 RESAMPLES = 2000
@@ -92,7 +92,7 @@ class Summary:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.attention_summary", description="Numbers about attention over a whole benchmark.")
+    parser = Parser(prog="trace.attention.summary", description="Numbers about attention over a whole benchmark.")
     parser.add_argument("folder", type=Path, help="what visualization/attention_map.py wrote")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and the shuffled-image control")
     arguments = parser.parse_args(argv)

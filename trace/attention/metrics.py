@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .core.images import Square, patch_coverage
-from .core.points import Box, Point
+from ..core.images import Square, patch_coverage
+from ..core.points import Box, Point
 
 Grid = NDArray[np.float32]
 

@@ -25,22 +25,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .attention_records import Attended, read_attention
+from ..core import prompts
+from ..core.images import open_image
+from ..core.points import Box, Point
+from ..core.reasoning import STEPS, parse
+from ..eval.benchmark import Suite, key
+from ..eval.statistics import Interval, interval
+from ..utils.command import InputError
+from ..utils.files import JsonlWriter, read_jsonl, write_json
 from .capture import greedy
-from .core import prompts
-from .core.images import open_image
-from .core.points import Box, Point
-from .core.reasoning import STEPS, parse
 from .edits import KINDS, Edit, Thing, edits
-from .eval.benchmark import Suite, key
-from .eval.statistics import Interval, interval
-from .utils.command import InputError
-from .utils.files import JsonlWriter, read_jsonl, write_json
+from .results import Attended, read_attention
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .model.checkpoint import Checkpoint
+    from ..model.checkpoint import Checkpoint
 
 LINES, SUMMARY = "interventions.jsonl", "interventions.json"
 NEAR = 0.05

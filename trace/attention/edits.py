@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core.points import Mention, Point, find_points
-from .core.reasoning import STEPS, Response, Step
+from ..core.points import Mention, Point, find_points
+from ..core.reasoning import STEPS, Response, Step
 
 KINDS = ("control", "object", "place", "direction", "goal")
 Shift = tuple[float, float]
