@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trace_vlm import galleries
 from trace_vlm.attention import results
 from trace_vlm.attention.capture import Capture, Captured
 from trace_vlm.attention.steps import MILESTONES, MilestoneMaps
@@ -19,6 +18,7 @@ from trace_vlm.core.reasoning import parse, render
 from trace_vlm.core.records import Question
 from trace_vlm.drawing.figures import Panel
 from trace_vlm.eval import summarize_vqa
+from trace_vlm.report.page import comparison_files
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_json, write_jsonl
 
@@ -80,13 +80,13 @@ def make_run(folder: Path) -> Path:
         Panel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25),
         Panel("box", parse("(0.1, 0.2, 0.3, 0.4)")),
     ]
-    compared = galleries.write_compared(folder / "comparison", question, picture(0), left_half(), panels)
+    compared = comparison_files.write_compared(folder / "comparison", question, picture(0), left_half(), panels)
     scores = (
-        galleries.Score(EVIL, 8, 0.512, (("right", 5), (EVIL, 3))),
-        galleries.Score("plain", 8, None),
-        galleries.Score("box", 8, None),
+        comparison_files.Score(EVIL, 8, 0.512, (("right", 5), (EVIL, 3))),
+        comparison_files.Score("plain", 8, None),
+        comparison_files.Score("box", 8, None),
     )
-    galleries.write_comparisons(folder / "comparison", galleries.ComparisonGallery(scores, (compared,)))
+    comparison_files.write_comparisons(folder / "comparison", comparison_files.ComparisonGallery(scores, (compared,)))
     make_attention(folder / "attention", question)
     make_data(folder / "data")
     return folder

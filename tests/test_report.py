@@ -15,11 +15,13 @@ import pytest
 from markupsafe import escape
 from report_by_hand import COR, EVIL, INSTRUCTION, make_run, picture
 
-from trace_vlm import galleries, report, report_items, report_parts
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.report_items import small_jpeg
+from trace_vlm.report.page import comparison_files, sections
+from trace_vlm.report.page import items as report_items
+from trace_vlm.report.page import page as report
+from trace_vlm.report.page.items import small_jpeg
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json
 
@@ -154,7 +156,7 @@ def test_a_model_has_one_color_on_the_page(whole_run: Path, tmp_path: Path) -> N
     assert all(drawn[name] == color_of[name] for name in ("cor", "no_cor", "no CoR", "plain", "box"))
     assert len({color_of[name] for name in ("cor", "no_cor", "plain", "box")}) == 4
     labels = ["reasoning", "no CoR"]
-    assert report_parts.colors(tmp_path / "summary.json", labels, ["cor"])["no CoR"] == color_of["no CoR"]
+    assert sections.colors(tmp_path / "summary.json", labels, ["cor"])["no CoR"] == color_of["no CoR"]
 
 
 @pytest.mark.parametrize("limit", [60_000, 9_000, 3_000])
@@ -166,15 +168,18 @@ def test_an_image_takes_what_it_may(limit: int) -> None:
 def test_a_thousand_questions_stay_below_50_megabytes(tmp_path: Path) -> None:
     folder = tmp_path / "comparison"
     noise = picture(1, (640, 480))  # noise: no photograph takes more
-    galleries.save_small(noise, folder / "images/0.jpg")
-    answers = tuple(galleries.ModelAnswer(label, COR * 3, 0.5, "right") for label in ("a", "b"))
+    comparison_files.save_small(noise, folder / "images/0.jpg")
+    answers = tuple(comparison_files.ModelAnswer(label, COR * 3, 0.5, "right") for label in ("a", "b"))
     outline = (tuple((x / 200, x / 200) for x in range(200)),)
     items = tuple(
-        galleries.Compared(number, INSTRUCTION, "seen", None, (640, 480), "images/0.jpg", None, outline, answers)
+        comparison_files.Compared(number, INSTRUCTION, "seen", None, (640, 480), "images/0.jpg", None, outline, answers)
         for number in range(1000)
     )
-    galleries.write_comparisons(
-        folder, galleries.ComparisonGallery((galleries.Score("a", 1000, 0.5), galleries.Score("b", 1000, 0.5)), items)
+    comparison_files.write_comparisons(
+        folder,
+        comparison_files.ComparisonGallery(
+            (comparison_files.Score("a", 1000, 0.5), comparison_files.Score("b", 1000, 0.5)), items
+        ),
     )
     found = small_jpeg(noise, report_items.IMAGES // 1000)
     with pytest.MonkeyPatch.context() as patched:  # one image is measured, the same thousand times
@@ -244,7 +249,7 @@ def test_a_lost_picture_is_named(whole_run: Path, tmp_path: Path) -> None:
 
 
 def test_a_box_beyond_the_image_is_drawn_as_it_was_written() -> None:
-    found = report_parts.marks((60, 40), (), [Box(0.5, 0.5, 1.5, 0.8), Point(1.5, 0.5)])
+    found = sections.marks((60, 40), (), [Box(0.5, 0.5, 1.5, 0.8), Point(1.5, 0.5)])
     (box,) = found.boxes
-    assert box[0] == report_parts.WIDTH / 2 and box[2] == report_parts.WIDTH
-    assert found.dots[0][0] == report_parts.WIDTH and not found.dots[0][2]
+    assert box[0] == sections.WIDTH / 2 and box[2] == sections.WIDTH
+    assert found.dots[0][0] == sections.WIDTH and not found.dots[0][2]

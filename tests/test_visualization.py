@@ -16,13 +16,14 @@ import pytest
 from forced_answers import encoded, saying
 from PIL import Image
 
-from trace_vlm import comparing, galleries
 from trace_vlm.attention import interventions, results, summary
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import render
 from trace_vlm.drawing import canvas
 from trace_vlm.eval.benchmark import open_suite
+from trace_vlm.report.page import comparison as comparing
+from trace_vlm.report.page import comparison_files
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json, write_jsonl
 
@@ -88,18 +89,18 @@ def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path
     folder = tmp_path / "out"
     flags = ["--labels", "plain", "cor", "--data_dir", bench / "images", "--output_dir", folder, "--num_questions", 2]
     assert visualize("--answer_files", *two, *flags) == 0
-    gallery = galleries.read_comparisons(folder)
+    gallery = comparison_files.read_comparisons(folder)
     assert [item.question_id for item in gallery.items] == [0, 1, "left/2"]
     assert [item.picture for item in gallery.items] == ["0.png", "1.png", None]  # data of all, pictures of --num
     assert gallery.scores == (
-        galleries.Score("plain", 3, 0.5, (("right", 2), ("elsewhere", 1)), 0.5, 3),
-        galleries.Score("cor", 3, 1.0, (("right", 3),), 1.0, 3),
+        comparison_files.Score("plain", 3, 0.5, (("right", 2), ("elsewhere", 1)), 0.5, 3),
+        comparison_files.Score("cor", 3, 1.0, (("right", 3),), 1.0, 3),
     )
     second = gallery.items[1]
     assert second.instruction == "Point left of mug 1." and second.category == "unseen" and second.size == (33, 50)
     assert second.answers == (
-        galleries.ModelAnswer("plain", OUT, 0.0, "elsewhere"),
-        galleries.ModelAnswer("cor", COR, 1.0, "right"),
+        comparison_files.ModelAnswer("plain", OUT, 0.0, "elsewhere"),
+        comparison_files.ModelAnswer("cor", COR, 1.0, "right"),
     )
     corners = np.array(second.outline[0])
     assert corners.min() == pytest.approx(0, abs=0.02) and corners.max(axis=0) == pytest.approx([16 / 33, 1], abs=0.02)
@@ -161,7 +162,7 @@ def test_the_mean_over_the_benchmark_counts_what_was_not_answered_as_0(
         visualize("--answer-files", *files, "--data-dir", bench, "--output", tmp_path / "out", "--category", "seen")
         == 0
     )
-    scores = galleries.read_comparisons(tmp_path / "out").scores
+    scores = comparison_files.read_comparisons(tmp_path / "out").scores
     assert [(one.questions, one.accuracy) for one in scores] == [(1, 1.0), (1, 1.0)]
     assert [(round(one.benchmark or 0, 3), one.asked, one.unanswered) for one in scores] == [
         (0.667, 3, 0),
@@ -174,7 +175,7 @@ def test_without_masks_nothing_is_scored(bench: Path, two: tuple[Path, Path]) ->
     for path in (bench / "masks").iterdir():
         path.unlink()
     comparison = comparing.compare(open_suite(bench), {"a": two[0]})
-    assert comparison.overall == (galleries.Score("a", 3, None, asked=3),)
+    assert comparison.overall == (comparison_files.Score("a", 3, None, asked=3),)
     with pytest.raises(InputError, match="--sort worst needs accuracies"):
         comparing.ordered(comparison, "worst")
 
@@ -195,7 +196,7 @@ def test_questions_are_filtered_by_how_an_answer_failed(
     )
     assert visualize(*words) == 2 and "--convention" in capsys.readouterr().err
     assert visualize(*words, "--convention", "unit") == 0
-    (item,) = galleries.read_comparisons(tmp_path / "out").items
+    (item,) = comparison_files.read_comparisons(tmp_path / "out").items
     assert item.question_id == "left/2"
     assert "right 1, unparsable 1, outside the image 1" in capsys.readouterr().out
     assert visualize(*words, "--convention", "unit", "--failure", "late") == 2
@@ -211,7 +212,7 @@ def test_answers_that_were_cut_are_called_cut(bench: Path, tmp_path: Path, capsy
     ])  # fmt: skip
     assert visualize("--answer-files", file, "--data-dir", bench, "--output", tmp_path / "out") == 0
     assert "cut 2, unparsable 1" in capsys.readouterr().out
-    gallery = galleries.read_comparisons(tmp_path / "out")
+    gallery = comparison_files.read_comparisons(tmp_path / "out")
     assert gallery.scores[0].outcomes == (("cut", 2), ("unparsable", 1))
     assert [item.answers[0].outcome for item in gallery.items] == ["cut", "unparsable", "cut"]
     assert '"outcome":"cut"' in (tmp_path / "out" / "report.html").read_text()
@@ -279,7 +280,7 @@ def test_it_runs_from_anywhere(bench: Path, two: tuple[Path, Path], tmp_path: Pa
 
 
 def test_no_two_questions_share_a_file() -> None:
-    names = [galleries.file_name(name) for name in (7, "a/b", "a_b", "a?b", "../a", "..", "x" * 300, "x" * 301)]
+    names = [comparison_files.file_name(name) for name in (7, "a/b", "a_b", "a?b", "../a", "..", "x" * 300, "x" * 301)]
     assert len(set(names)) == len(names) and names[0] == "7"
     assert all("/" not in name and not name.startswith(".") and len(name) < 100 for name in names)
 
@@ -501,4 +502,4 @@ def test_a_strange_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"5\.json is not a record of attention"):
         results.read_attention(tmp_path)
     with pytest.raises(InputError, match="not an index of compared answers"):
-        galleries.read_comparisons(tmp_path)
+        comparison_files.read_comparisons(tmp_path)

@@ -79,12 +79,12 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
     """The first `count` questions of a category, in the order asked for, as pictures in `folder`."""
     from tqdm import tqdm
 
-    from trace_vlm.comparing import compare, failing, ordered, write_question
     from trace_vlm.drawing.canvas import save
     from trace_vlm.drawing.figures import outcome_counts
     from trace_vlm.eval.benchmark import open_suite
-    from trace_vlm.galleries import ComparisonGallery, write_comparisons
-    from trace_vlm.report import write_page
+    from trace_vlm.report.page.comparison import compare, failing, ordered, write_question
+    from trace_vlm.report.page.comparison_files import ComparisonGallery, write_comparisons
+    from trace_vlm.report.page.page import write_page
 
     suite = open_suite(arguments.data_dir, arguments.question_file)
     comparison = compare(suite, answers, category, arguments.convention)

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from report_by_hand import COR, EVIL, left_half, make_run, picture
 
-from trace_vlm import galleries, report
 from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Question
 from trace_vlm.drawing.figures import Panel
 from trace_vlm.drawing.overlay import crowding
+from trace_vlm.report.page import comparison_files
+from trace_vlm.report.page import page as report
 from trace_vlm.utils.command import run
 
 SCORES = ((1.0, 1.0), (0.0, 1.0), (0.0, 0.0))  # of two models on three questions
@@ -54,12 +55,14 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Panel("a", parse(COR), first, outcome="right" if first else "wrong direction"),
             Panel("b", parse("(0.2, 0.5)"), second, outcome="right" if second else "unparsable"),
         ]
-        items.append(galleries.write_compared(folder, question, picture(number), left_half(), panels, drawn=False))
+        items.append(
+            comparison_files.write_compared(folder, question, picture(number), left_half(), panels, drawn=False)
+        )
     scores = (
-        galleries.Score("a", 3, 1 / 3, (("right", 1),), 0.3, 10, 7),
-        galleries.Score("b", 3, 2 / 3, (("right", 2),), 0.2, 10),
+        comparison_files.Score("a", 3, 1 / 3, (("right", 1),), 0.3, 10, 7),
+        comparison_files.Score("b", 3, 2 / 3, (("right", 2),), 0.2, 10),
     )
-    galleries.write_comparisons(folder, galleries.ComparisonGallery(scores, tuple(items)))
+    comparison_files.write_comparisons(folder, comparison_files.ComparisonGallery(scores, tuple(items)))
     report.write_page(folder / "report.html", "Compared", comparison=folder)
     return folder / "report.html"
 
@@ -165,8 +168,10 @@ def test_a_new_address_opens_its_question_whatever_the_filters_hide(opened: Any)
 
 def test_a_box_that_leaves_the_image_stays_open_at_its_edge(browser: Any, tmp_path: Path) -> None:
     panels = [Panel("box", parse("(0.5, 0.5, 1.5, 0.8)"))]
-    compared = galleries.write_compared(tmp_path, Question(7, "0.png", "Point."), picture(0), None, panels)
-    galleries.write_comparisons(tmp_path, galleries.ComparisonGallery((galleries.Score("box", 1, None),), (compared,)))
+    compared = comparison_files.write_compared(tmp_path, Question(7, "0.png", "Point."), picture(0), None, panels)
+    comparison_files.write_comparisons(
+        tmp_path, comparison_files.ComparisonGallery((comparison_files.Score("box", 1, None),), (compared,))
+    )
     report.write_page(tmp_path / "report.html", "Boxes", comparison=tmp_path)
     page = Opened(browser, tmp_path / "report.html").page
     box = page.locator(".tile rect.box")
@@ -265,9 +270,11 @@ def test_points_over_attention_have_the_color_of_their_model(browser: Any, run_p
 def test_a_thousand_points_are_small_and_faint(browser: Any, tmp_path: Path) -> None:
     many = ", ".join(f"({x:.3f}, {y:.3f})" for x, y in np.random.default_rng(0).random((1000, 2)))
     panels = [Panel("many", parse(f"[{many}]")), Panel("one", parse("(0.5, 0.5)"))]
-    compared = galleries.write_compared(tmp_path, Question(7, "0.png", "Point."), picture(0), None, panels, drawn=False)
-    scores = (galleries.Score("many", 1, None), galleries.Score("one", 1, None))
-    galleries.write_comparisons(tmp_path, galleries.ComparisonGallery(scores, (compared,)))
+    compared = comparison_files.write_compared(
+        tmp_path, Question(7, "0.png", "Point."), picture(0), None, panels, drawn=False
+    )
+    scores = (comparison_files.Score("many", 1, None), comparison_files.Score("one", 1, None))
+    comparison_files.write_comparisons(tmp_path, comparison_files.ComparisonGallery(scores, (compared,)))
     report.write_page(tmp_path / "report.html", "Many", comparison=tmp_path)
     page = Opened(browser, tmp_path / "report.html").page
     page.locator(".tile").first.click()

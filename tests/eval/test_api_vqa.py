@@ -19,14 +19,14 @@ import pytest
 from api_server import Asked, one_point, serving
 from PIL import Image
 
-from trace_vlm.comparing import compare, write_question
 from trace_vlm.core.conventions import CONVENTIONS
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.prompts import question_text
 from trace_vlm.eval import api_vqa, summarize_vqa
 from trace_vlm.eval.benchmark import open_suite, run_file
 from trace_vlm.eval.scoring import read_answer_file
-from trace_vlm.galleries import ComparisonGallery, read_comparisons, write_comparisons
+from trace_vlm.report.page.comparison import compare, write_question
+from trace_vlm.report.page.comparison_files import ComparisonGallery, read_comparisons, write_comparisons
 from trace_vlm.utils.command import run
 
 pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")

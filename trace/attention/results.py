@@ -30,7 +30,7 @@ from ..drawing.canvas import save
 from ..eval.benchmark import Suite
 from ..eval.error_classes import Judge
 from ..eval.statistics import score
-from ..galleries import INDEX, Outline, file_name, outline, save_small
+from ..report.comparison_files import INDEX, Outline, file_name, outline, save_small
 from ..utils.command import InputError
 from ..utils.files import read_json, replacing, write_json
 from .metrics import DECIMALS, MEASURES, Regions, measure, regions, rounded, uniform

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .attention.interventions import read_effects
-from .attention.metrics import MEASURES, UNITS
-from .attention.steps import MILESTONES
-from .attention.summary import PAIRS_TITLE, SUMMARY, pair_rows
-from .utils.command import InputError
-from .utils.files import read_json
+from ..attention.interventions import read_effects
+from ..attention.metrics import MEASURES, UNITS
+from ..attention.steps import MILESTONES
+from ..attention.summary import PAIRS_TITLE, SUMMARY, pair_rows
+from ..utils.command import InputError
+from ..utils.files import read_json
 
 WIDE, HIGH = 300, 130  # of one panel's plot
 SHORT = {"reference": "reference", "target": "target", "subtype": "subtype", "output": "output", "answer": "answer"}

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from .core.image_folder import Images
-from .core.images import INSIDE, open_image, open_mask
-from .core.prompts import bare_instruction
-from .core.reasoning import parse
-from .core.records import Sample, read_samples
-from .drawing import figures
-from .galleries import Outline, outline
-from .report_parts import AnswerView, answer_view, data_uri, marks
-from .utils.command import InputError
-from .utils.files import read_json, read_jsonl
+from ..core.image_folder import Images
+from ..core.images import INSIDE, open_image, open_mask
+from ..core.prompts import bare_instruction
+from ..core.reasoning import parse
+from ..core.records import Sample, read_samples
+from ..drawing import figures
+from ..utils.command import InputError
+from ..utils.files import read_json, read_jsonl
+from .comparison_files import Outline, outline
+from .sections import AnswerView, answer_view, data_uri, marks
 
 # --- training ------------------------------------------------------------------------------------------------------
 

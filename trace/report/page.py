@@ -1,6 +1,6 @@
 """One page that shows a whole run: accuracy, every answer with its reasoning and attention, training, data, records.
 
-    python -m trace.report --run output/quickstart
+    python -m trace.report.page --run output/quickstart
 
 The page is a single HTML file that opens from disk without network: pictures, data and its one script are inside. It
 is made of what the run's folder holds, each part optional, and says which parts were not there:
@@ -27,11 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .utils.command import InputError, Parser, existing_folder, run
+from ..utils.command import InputError, Parser, existing_folder, run
 
 if TYPE_CHECKING:
-    from .report_charts import Stack
-    from .report_items import Explorer
+    from .charts import Stack
+    from .items import Explorer
 
 ASSETS = Path(__file__).parent / "assets"
 TEMPLATE, SCRIPT, STYLE = "report.html.j2", "report.js", "report.css"
@@ -57,8 +57,10 @@ class Parts:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.report", description="One self-contained HTML page about a run.")
-    parser.add_argument("--run", type=Path, required=True, help="the run's folder (see the top of trace/report.py)")
+    parser = Parser(prog="trace.report.page", description="One self-contained HTML page about a run.")
+    parser.add_argument(
+        "--run", type=Path, required=True, help="the run's folder (see the top of trace/report/page.py)"
+    )
     parser.add_argument("--out", "--output", type=Path, help="the page; by default report.html in the run's folder")
     parser.add_argument("--title", help="by default the folder's name")
     parser.add_argument("--samples", type=int, default=Parts().samples, help="training samples")
@@ -76,7 +78,7 @@ def write_page(out: Path, title: str, comparison: Path | None = None, attention:
 
 
 def _write(out: Path, page: str) -> str:
-    from .utils.files import replacing
+    from ..utils.files import replacing
 
     with replacing(out) as temporary:
         temporary.write_bytes(page.encode("utf-8", "replace"))
@@ -89,11 +91,11 @@ def render(parts: Parts, title: str) -> str:
     Raises:
         InputError: none of the parts is there, or one of them is broken.
     """
-    from . import report_charts as charts
-    from . import report_history as history
-    from .drawing.overlay import COLORS, CYAN, FADE, FEW, RED, SHRINK
-    from .report_items import explorer, means
-    from .report_parts import WIDTH, accuracy, colors, heat_gradient
+    from ..drawing.overlay import COLORS, CYAN, FADE, FEW, RED, SHRINK
+    from . import charts as charts
+    from . import history as history
+    from .items import explorer, means
+    from .sections import WIDTH, accuracy, colors, heat_gradient
 
     whole = parts.run
     explored = explorer(parts.comparison, parts.attention)
@@ -156,8 +158,8 @@ def render(parts: Parts, title: str) -> str:
 
 def _stacks(explored: Explorer) -> list[Stack]:
     """The charts about all compared answers: how many hit, and how the others failed."""
-    from .report_charts import stack
-    from .report_items import success
+    from .charts import stack
+    from .items import success
 
     counted = [(score.label, score.outcomes) for score in explored.scores if score.outcomes]
     found = [

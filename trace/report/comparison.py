@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from .core.images import open_image
-from .core.reasoning import Response
-from .core.records import Question
-from .drawing.figures import RIGHT, Panel
-from .eval.benchmark import Suite, key
-from .eval.error_classes import Judge
-from .eval.scoring import Run, covering, one_each, read_answer_file
-from .eval.statistics import score
-from .galleries import Compared, Score, write_compared
-from .utils.command import InputError
+from ..core.images import open_image
+from ..core.reasoning import Response
+from ..core.records import Question
+from ..drawing.figures import RIGHT, Panel
+from ..eval.benchmark import Suite, key
+from ..eval.error_classes import Judge
+from ..eval.scoring import Run, covering, one_each, read_answer_file
+from ..eval.statistics import score
+from ..utils.command import InputError
+from .comparison_files import Compared, Score, write_compared
 
 MOSTLY = 0.5  # an answer is right when at least this share of its points lies in the target
 

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .core.points import Box, Point
-from .core.prompts import bare_instruction
-from .core.reasoning import Response, parse
-from .core.records import Question, QuestionId
-from .drawing import figures
-from .drawing.canvas import save
-from .drawing.overlay import mask_outline
-from .utils.command import InputError
-from .utils.files import read_json, replacing, write_json
+from ..core.points import Box, Point
+from ..core.prompts import bare_instruction
+from ..core.reasoning import Response, parse
+from ..core.records import Question, QuestionId
+from ..drawing import figures
+from ..drawing.canvas import save
+from ..drawing.overlay import mask_outline
+from ..utils.command import InputError
+from ..utils.files import read_json, replacing, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .attention.metrics import MEASURES
-from .attention.results import MEAN, Attended, read_attention, read_maps
-from .core.images import Square, open_image
-from .core.points import Box, Point
-from .core.reasoning import HEADINGS, Response, parse
-from .core.records import QuestionId
-from .drawing import figures
-from .galleries import INDEX, Compared, ComparisonGallery, Outline, Score, read_comparisons
+from ..attention.metrics import MEASURES
+from ..attention.results import MEAN, Attended, read_attention, read_maps
+from ..core.images import Square, open_image
+from ..core.points import Box, Point
+from ..core.reasoning import HEADINGS, Response, parse
+from ..core.records import QuestionId
+from ..drawing import figures
+from .comparison_files import INDEX, Compared, ComparisonGallery, Outline, Score, read_comparisons
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core.points import Box, Point
-from .core.reasoning import HEADINGS, Response
-from .drawing import figures
-from .drawing.overlay import crowding, heat_colors, model_colors
-from .galleries import Outline
-from .utils.command import InputError
-from .utils.files import read_json
+from ..core.points import Box, Point
+from ..core.reasoning import HEADINGS, Response
+from ..drawing import figures
+from ..drawing.overlay import crowding, heat_colors, model_colors
+from ..utils.command import InputError
+from ..utils.files import read_json
+from .comparison_files import Outline
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -142,7 +142,7 @@ def accuracy(path: Path, colors: Mapping[str, str]) -> Accuracy | None:
     """The summary of an evaluation; `colors` by the models' labels."""
     if not path.is_file():
         return None
-    from .eval.summarize_vqa import sentences, tables
+    from ..eval.summarize_vqa import sentences, tables
 
     summary = read_json(path, "the summary")
     try:
