@@ -14,11 +14,11 @@ import pytest
 from forced_answers import encoded, saying
 from PIL import Image
 
-from trace_vlm import demo
 from trace_vlm.core.images import open_image
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import HEADINGS, render
-from trace_vlm.demo_session import Models, Options, Told, as_record, ask, model_paths
+from trace_vlm.demo.app import app
+from trace_vlm.demo.app.session import Models, Options, Told, as_record, ask, model_paths
 from trace_vlm.inference import predictor
 from trace_vlm.inference.predictor import shipped
 from trace_vlm.utils.command import InputError, run
@@ -71,9 +71,9 @@ def test_mistakes_are_told_in_words(nano: Any, tmp_path: Path, capsys: pytest.Ca
         next(ask(nano, "nano", Image.new("1", (9000, 9000)), "Point."))
     with pytest.raises(InputError, match="there is no model 'other'"):
         Models(model_paths([])).get("other")
-    assert run(demo.main, ["--model", str(tmp_path / "none")]) == 2
+    assert run(app.main, ["--model", str(tmp_path / "none")]) == 2
     assert "is no folder" in capsys.readouterr().err
-    assert run(demo.main, ["--port", "0"]) == 2
+    assert run(app.main, ["--port", "0"]) == 2
 
 
 def test_models_have_names_and_those_that_were_named_come_first(tmp_path: Path) -> None:
@@ -99,26 +99,26 @@ def test_the_model_that_reasons_answers_where_none_is_named(tmp_path: Path, monk
 def test_an_answer_is_written_step_by_step_and_nothing_in_it_is_markup() -> None:
     evil = "<script>alert(1)</script>"
     text = render({**STEPS, "target": evil}, [Point(0.25, 0.5)])
-    page = demo.written(text, (100, 60), "subtype")
+    page = app.written(text, (100, 60), "subtype")
     places = [page.index(f"<b>{number}. {escape(words)}") for number, words in enumerate(HEADINGS.values(), 1)]
     assert places == sorted(places)
     assert "5. Final answer" in page and "<script" not in page and "&lt;script&gt;" in page
     assert [part.split("'")[0] for part in page.split("data-step='")[1:] if "accent-soft" in part] == ["subtype"]
     for plain in (evil, text[:30] + evil):  # without steps, and cut off while it comes
-        assert "<script" not in demo.written(plain, (100, 60))
+        assert "<script" not in app.written(plain, (100, 60))
 
 
 def test_the_samples_that_ship_can_be_asked_about() -> None:
-    samples = json.loads((demo.SAMPLES / "samples.json").read_text())
+    samples = json.loads((app.SAMPLES / "samples.json").read_text())
     assert len(samples) > 2
     for one in samples:
-        assert one["instruction"] and open_image(demo.SAMPLES / one["image"]).size == (128, 128)
+        assert one["instruction"] and open_image(app.SAMPLES / one["image"]).size == (128, 128)
 
 
 def test_the_page_may_load_from_this_machine_alone() -> None:
-    sources = {word for part in demo.POLICY.split(";") for word in part.split()[1:]}
+    sources = {word for part in app.POLICY.split(";") for word in part.split()[1:]}
     assert sources <= {"'self'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:"}
-    assert demo.HOST == "127.0.0.1"
+    assert app.HOST == "127.0.0.1"
 
 
 def test_without_gradio_the_extra_is_named(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "convert": (".model.checkpoint:convert_command", "write a checkpoint of any known format as one folder"),
     "attention": (".attention.summary:main", "what may be said about recorded attention: intervals, tests, a verdict"),
-    "demo": (".demo:main", "ask a model in the browser; nothing leaves this machine"),
+    "demo": (".demo.app:main", "ask a model in the browser; nothing leaves this machine"),
     "report": (".report.page:main", "one self-contained page that shows a run"),
 }
 

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core.images import BROKEN_IMAGE
-from .utils.command import InputError, Parser, how_to_install, run
+from ..core.images import BROKEN_IMAGE
+from ..utils.command import InputError, Parser, how_to_install, run
 
 if TYPE_CHECKING:
-    from .demo_session import Models, Told
+    from .session import Models, Told
 
 HOST = "127.0.0.1"
 UPLOAD_LIMIT = "20mb"
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     arguments = parser.parse_args(argv)
 
-    from .demo_session import Models, model_paths
+    from .session import Models, model_paths
 
     models = Models(model_paths(arguments.model), arguments.device, arguments.dtype)
     if not 0 < arguments.port < 65536:
@@ -197,8 +197,8 @@ def _answer(
     seed: float | None, name: str,
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
     """Updates of one column: the text as it comes, then everything else."""
-    from .core.images import open_image
-    from .demo_session import Options, Told, as_record, ask
+    from ..core.images import open_image
+    from .session import Options, Told, as_record, ask
 
     if name == NONE:
         yield None, "", None, 0, "", [], gr.DownloadButton(interactive=False)
@@ -235,7 +235,7 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
     """The picture, a line about it and the answer's text for a place of the slider."""
     if state is None:
         return None, "", ""
-    from .attention.steps import MILESTONES
+    from ..attention.steps import MILESTONES
 
     told: Told = state["told"]
     picture, words = _looked(told, state["path"], int(step))
@@ -245,8 +245,8 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
 
 def _looked(told: Told, path: str, step: int) -> tuple[Any, str]:
     """The picture with its points, or with the attention of a step (from 1), and a line about it."""
-    from .core.images import open_image, unpad_map
-    from .drawing.figures import shared_top
+    from ..core.images import open_image, unpad_map
+    from ..drawing.figures import shared_top
 
     image, steps = open_image(path), told.maps.steps(told.size)
     points = told.prediction.response.points
@@ -271,9 +271,9 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
 
     What the model wrote is escaped. The raw text stands below the steps, folded.
     """
-    from .attention.steps import ANSWER
-    from .core.reasoning import HEADINGS, parse
-    from .drawing.figures import answer_text
+    from ..attention.steps import ANSWER
+    from ..core.reasoning import HEADINGS, parse
+    from ..drawing.figures import answer_text
 
     response = parse(text, size)
     parts = [(step.key, HEADINGS[step.key], step.text) for step in response.steps]
@@ -295,8 +295,8 @@ def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
 
 
 def _shown(image: Any, points: Any = (), heat: Any = None, top: float = 0.0, labels: Sequence[str] = ()) -> Any:
-    from .drawing.canvas import as_image
-    from .drawing.figures import overlay
+    from ..drawing.canvas import as_image
+    from ..drawing.figures import overlay
 
     return as_image(overlay(image, points, heat, top, labels))
 

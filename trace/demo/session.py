@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .attention.capture import Captured, while_generating
-from .attention.metrics import measure, regions
-from .attention.steps import MILESTONES, MilestoneMaps, of_captured
-from .core import prompts
-from .core.reasoning import parse
-from .utils.command import InputError
+from ..attention.capture import Captured, while_generating
+from ..attention.metrics import measure, regions
+from ..attention.steps import MILESTONES, MilestoneMaps, of_captured
+from ..core import prompts
+from ..core.reasoning import parse
+from ..utils.command import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .inference.predictor import Prediction
-    from .model.checkpoint import Checkpoint
+    from ..inference.predictor import Prediction
+    from ..model.checkpoint import Checkpoint
 
 MOST_PIXELS = 50_000_000
 
@@ -63,7 +63,7 @@ class Models:
 
     def get(self, name: str) -> Checkpoint:
         """InputError: there is no such model, or it cannot be loaded."""
-        from .inference.predictor import Predictor
+        from ..inference.predictor import Predictor
 
         with self._lock:
             if name not in self.paths:
@@ -79,7 +79,7 @@ class Models:
 
 def model_paths(given: list[str]) -> dict[str, str]:
     """Names for the models of the command line, `NAME=FOLDER` or `FOLDER`, in their order; those that ship follow."""
-    from .inference.predictor import shipped
+    from ..inference.predictor import shipped
 
     ships = {name: str(folder) for name, folder in shipped().items()}
     paths: dict[str, str] = {}
@@ -177,7 +177,7 @@ def _chooser(checkpoint: Checkpoint, options: Options) -> Any:
 
     guide = None
     if options.num_points:
-        from .inference.grammar import Grammar
+        from ..inference.grammar import Grammar
 
         rows = int(checkpoint.model.get_output_embeddings().weight.shape[0])
         guide = Grammar(
@@ -204,7 +204,7 @@ def _chooser(checkpoint: Checkpoint, options: Options) -> Any:
             return scores
 
         def _allowed(self, scores: Any) -> Any:
-            from .inference.grammar import allowed
+            from ..inference.grammar import allowed
 
             assert guide is not None
             if guide.finished:
@@ -227,8 +227,8 @@ def _told(
     checkpoint: Checkpoint, name: str, image: Image, instruction: str, prompt: str, captured: Captured, chooser: Any,
     seconds: float,
 ) -> Told:  # fmt: skip
-    from .inference.confidence import point_confidence
-    from .inference.predictor import Prediction
+    from ..inference.confidence import point_confidence
+    from ..inference.predictor import Prediction
 
     text = checkpoint.tokenizer.decode(list(captured.token_ids), skip_special_tokens=True).strip()
     response = parse(text, image.size)
@@ -241,7 +241,7 @@ def _told(
 
 def as_record(told: Told) -> dict[str, Any]:
     """An answer as JSON: as `trace-vlm predict --json` gives it, with the model and the attention of each step."""
-    from .inference.predict import as_json
+    from ..inference.predict import as_json
 
     maps = told.maps
     where = regions(told.size, maps.maps.shape[-1], maps.response.points, None, None)
