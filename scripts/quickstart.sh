@@ -40,7 +40,7 @@ scenes --out "$OUT/bench" --scenes 200 --seed 202 --benchmark
 
 step "reasoning, written from what each scene knows"
 [[ -f $OUT/data/cor.json ]] ||
-  module data.reasoners.build --data "$OUT/data/data.json" --out "$OUT/data/cor.json" --reasoner rules --coordinates --decimals 2
+  module data.cor.build --data "$OUT/data/data.json" --out "$OUT/data/cor.json" --reasoner rules --coordinates --decimals 2
 
 START=trace/assets/nano-base
 if ((SCRATCH)); then

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 UPLOAD_LIMIT = "20mb"
-SAMPLES = Path(__file__).parent / "assets" / "demo"
+SAMPLES = Path(__file__).parents[1] / "assets" / "demo"
 NONE = "(none)"
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .charts import Stack
     from .items import Explorer
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 TEMPLATE, SCRIPT, STYLE = "report.html.j2", "report.js", "report.css"
 SOURCES = {  # what a part is made of, for the line that says that it is missing
     "summary": "accuracy (summary.json)",
