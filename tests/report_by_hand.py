@@ -18,7 +18,7 @@ from trace_vlm.core.reasoning import parse, render
 from trace_vlm.core.records import Question
 from trace_vlm.drawing.figures import Panel
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.report.page import comparison_files
+from trace_vlm.report import comparison_files
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_json, write_jsonl
 

@@ -17,8 +17,8 @@ from PIL import Image
 from trace_vlm.core.images import open_image
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import HEADINGS, render
-from trace_vlm.demo.app import app
-from trace_vlm.demo.app.session import Models, Options, Told, as_record, ask, model_paths
+from trace_vlm.demo import app
+from trace_vlm.demo.session import Models, Options, Told, as_record, ask, model_paths
 from trace_vlm.inference import predictor
 from trace_vlm.inference.predictor import shipped
 from trace_vlm.utils.command import InputError, run

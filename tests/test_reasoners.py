@@ -15,7 +15,7 @@ from trace_vlm.data.cor import build, rules, rules_wording
 from trace_vlm.data.cor.checks import Rejected, Rules, check, read_steps
 from trace_vlm.data.cor.instruction_parser import PARTS, RELATIONS, asks_for_room, from_meta, from_wording
 from trace_vlm.data.cor.tasks import task_of
-from trace_vlm.data.scenes.questions.common.instructions import word
+from trace_vlm.data.scenes.questions.instructions import word
 from trace_vlm.utils.command import InputError, run
 
 

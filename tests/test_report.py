@@ -18,10 +18,10 @@ from report_by_hand import COR, EVIL, INSTRUCTION, make_run, picture
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.report.page import comparison_files, sections
-from trace_vlm.report.page import items as report_items
-from trace_vlm.report.page import page as report
-from trace_vlm.report.page.items import small_jpeg
+from trace_vlm.report import comparison_files, sections
+from trace_vlm.report import items as report_items
+from trace_vlm.report import page as report
+from trace_vlm.report.items import small_jpeg
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json
 

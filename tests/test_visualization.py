@@ -22,8 +22,8 @@ from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import render
 from trace_vlm.drawing import canvas
 from trace_vlm.eval.benchmark import open_suite
-from trace_vlm.report.page import comparison as comparing
-from trace_vlm.report.page import comparison_files
+from trace_vlm.report import comparison as comparing
+from trace_vlm.report import comparison_files
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json, write_jsonl
 

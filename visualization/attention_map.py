@@ -234,7 +234,7 @@ def _conclude(folder: Path, checkpoint: Checkpoint | None, suite: Suite, argumen
         told = intervene_all(folder, checkpoint, suite, arguments.max_new_tokens, arguments.conv_mode, arguments.resume)
         print("\n".join(told))
     print("\n".join(describe(write_summary(folder))))
-    from trace_vlm.report.page.page import write_page
+    from trace_vlm.report.page import write_page
 
     title = f"Attention of {Path(arguments.model_path).resolve().name}"
     print(write_page(folder / "report.html", title, attention=folder))

@@ -82,9 +82,9 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
     from trace_vlm.drawing.canvas import save
     from trace_vlm.drawing.figures import outcome_counts
     from trace_vlm.eval.benchmark import open_suite
-    from trace_vlm.report.page.comparison import compare, failing, ordered, write_question
-    from trace_vlm.report.page.comparison_files import ComparisonGallery, write_comparisons
-    from trace_vlm.report.page.page import write_page
+    from trace_vlm.report.comparison import compare, failing, ordered, write_question
+    from trace_vlm.report.comparison_files import ComparisonGallery, write_comparisons
+    from trace_vlm.report.page import write_page
 
     suite = open_suite(arguments.data_dir, arguments.question_file)
     comparison = compare(suite, answers, category, arguments.convention)

@@ -25,8 +25,8 @@ TEXT = render(STEPS, [Point(0.25, 0.5)])
 @pytest.fixture(scope="module")
 def address(nano: Any) -> Iterator[str]:
     pytest.importorskip("gradio", reason="pip install gradio to try the demo")
-    from trace_vlm.demo.app import app as demo
-    from trace_vlm.demo.app.session import Models
+    from trace_vlm.demo import app as demo
+    from trace_vlm.demo.session import Models
 
     with socket.socket() as free:
         free.bind((demo.HOST, 0))

@@ -18,8 +18,8 @@ from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Question
 from trace_vlm.drawing.figures import Panel
 from trace_vlm.drawing.overlay import crowding
-from trace_vlm.report.page import comparison_files
-from trace_vlm.report.page import page as report
+from trace_vlm.report import comparison_files
+from trace_vlm.report import page as report
 from trace_vlm.utils.command import run
 
 SCORES = ((1.0, 1.0), (0.0, 1.0), (0.0, 0.0))  # of two models on three questions

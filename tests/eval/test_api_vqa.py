@@ -25,8 +25,8 @@ from trace_vlm.core.prompts import question_text
 from trace_vlm.eval import api_vqa, summarize_vqa
 from trace_vlm.eval.benchmark import open_suite, run_file
 from trace_vlm.eval.scoring import read_answer_file
-from trace_vlm.report.page.comparison import compare, write_question
-from trace_vlm.report.page.comparison_files import ComparisonGallery, read_comparisons, write_comparisons
+from trace_vlm.report.comparison import compare, write_question
+from trace_vlm.report.comparison_files import ComparisonGallery, read_comparisons, write_comparisons
 from trace_vlm.utils.command import run
 
 pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")

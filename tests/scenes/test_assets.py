@@ -87,8 +87,8 @@ def test_a_set_states_the_licences_of_its_meshes(folder: Path, capsys: pytest.Ca
 @needs_gl
 def test_a_mesh_is_drawn_where_its_box_is(folder: Path) -> None:
     from trace_vlm.data.scenes.render.studio import Studio
-    from trace_vlm.data.scenes.render.studio.camera import Camera
-    from trace_vlm.data.scenes.render.studio.flat_table import plain_room
+    from trace_vlm.data.scenes.world.camera import Camera
+    from trace_vlm.data.scenes.world.flat_table import plain_room
 
     config = replace(SceneConfig(), objects=replace(SceneConfig().objects, assets=str(folder)))
     kind = kinds(str(folder))["wedge"]

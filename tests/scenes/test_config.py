@@ -12,7 +12,7 @@ import pytest
 from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.config import SceneConfig, as_dict, load_config
 from trace_vlm.data.scenes.limits import LIMITS
-from trace_vlm.data.scenes.questions.common.mask_sampling import bounding_box, center_on_mask, on_mask, sample_points
+from trace_vlm.data.scenes.questions.mask_sampling import bounding_box, center_on_mask, on_mask, sample_points
 from trace_vlm.utils.command import InputError
 
 ROOT = Path(__file__).parents[2]

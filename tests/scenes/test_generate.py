@@ -28,8 +28,8 @@ from trace_vlm.core.points import parse_points
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
 from trace_vlm.core.records import read_json, read_jsonl, read_questions, read_samples
 from trace_vlm.data.scenes import generate, merge, pool
-from trace_vlm.data.scenes.questions.common import baselines as shortcuts
-from trace_vlm.data.scenes.questions.common import instructions
+from trace_vlm.data.scenes.questions import baselines as shortcuts
+from trace_vlm.data.scenes.questions import instructions
 from trace_vlm.data.scenes.shards import Parts, pictures_whole
 from trace_vlm.utils.command import InputError, run
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction, question_text
-from trace_vlm.data.scenes.questions.common import instructions, wording
-from trace_vlm.data.scenes.questions.common.instructions import word
-from trace_vlm.data.scenes.questions.common.rectangles import MARK_COLORS, draw_marks
-from trace_vlm.data.scenes.questions.common.wording import ON_SURFACE
+from trace_vlm.data.scenes.questions import instructions, wording
+from trace_vlm.data.scenes.questions.instructions import word
+from trace_vlm.data.scenes.questions.rectangles import MARK_COLORS, draw_marks
+from trace_vlm.data.scenes.questions.wording import ON_SURFACE
 
 TOKENIZER = Path(__file__).parents[2] / "trace" / "assets" / "nano-tokenizer" / "tokenizer.json"
 SIDES = ("left", "right", "front", "behind", "above", "below", "next to", "on", "inside", "between")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trace_vlm.data.scenes.config import DIRECTIONS, load_config
-from trace_vlm.data.scenes.questions.common.relational import (
+from trace_vlm.data.scenes.questions.relational import (
     CELLS,
     HARD,
     choose_questions,
@@ -19,7 +19,7 @@ from trace_vlm.data.scenes.questions.common.relational import (
     relational_questions,
     wanted_cells,
 )
-from trace_vlm.data.scenes.render.studio.layout import Layouts, sample_layouts
+from trace_vlm.data.scenes.world.layout import Layouts, sample_layouts
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml")
 

@@ -19,12 +19,12 @@ from rendering import MISSING
 
 from trace_vlm.data.scenes.config import DIRECTIONS, SceneConfig, WorldConfig
 from trace_vlm.data.scenes.objects.catalog import CATEGORIES, Body, make_body
-from trace_vlm.data.scenes.questions.common.spatial_facts import NO, UNSURE, YES, Facts, footprint_gap
-from trace_vlm.data.scenes.questions.common.view import Reject, supports_of
-from trace_vlm.data.scenes.render.studio.layout import sample_layouts
-from trace_vlm.data.scenes.render.studio.physics import settle
-from trace_vlm.data.scenes.render.studio.rooms import plan_room
-from trace_vlm.data.scenes.render.studio.surfaces import Block, Light, Room, Support
+from trace_vlm.data.scenes.questions.spatial_facts import NO, UNSURE, YES, Facts, footprint_gap
+from trace_vlm.data.scenes.questions.view import Reject, supports_of
+from trace_vlm.data.scenes.world.layout import sample_layouts
+from trace_vlm.data.scenes.world.physics import settle
+from trace_vlm.data.scenes.world.rooms import plan_room
+from trace_vlm.data.scenes.world.surfaces import Block, Light, Room, Support
 
 CONFIG = SceneConfig()
 LIGHT = Light((0.0, 0.0, 2.0), 0.4, (0.0, 0.0, -1.0), 0.1, 0.3, (1.0, 1.0, 1.0), 0.0)

@@ -22,7 +22,7 @@ from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Sample
 from trace_vlm.data.scenes import picks, sample_archive, tabletop
 from trace_vlm.data.scenes.config import load_config
-from trace_vlm.data.scenes.questions.common import baselines
+from trace_vlm.data.scenes.questions import baselines
 from trace_vlm.eval.benchmark import open_suite
 from trace_vlm.utils.command import InputError
 
