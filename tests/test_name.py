@@ -112,7 +112,7 @@ def test_the_packages_own_names_are_found_when_asked_for() -> None:
 
 SPAWN = """
 import multiprocessing
-import {name}.points as points
+import {name}.core.points as points
 
 def describe(point):
     return type(point).__module__, point.x

@@ -541,7 +541,7 @@ def test_importing_is_light(module: str) -> None:
     # The best of three: a busy machine makes each of them slower.
     code = (
         "import sys, time; start = time.process_time(); "
-        f"import trace_vlm.{module}; "
+        f"import trace_vlm.core.{module}; "
         "print(time.process_time() - start, *{'torch', 'numpy', 'transformers', 'PIL'} & set(sys.modules))"
     )
     fastest = float("inf")

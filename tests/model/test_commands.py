@@ -159,12 +159,12 @@ def test_a_kill_leaves_nothing_that_looks_whole(recorded, tmp_path):
     slow = f"""
 import sys, time
 from trace_vlm.model import writing
-real = writing._write_file
+real = weight_files._write_file
 def stall(path, *rest):
     real(path, *rest)
     print("written", flush=True)
     time.sleep(600)
-writing._write_file = stall
+weight_files._write_file = stall
 from trace_vlm.model.checkpoint import main
 main(["convert", {str(recorded.folder / "full")!r}, {str(tmp_path / "made")!r}])
 """
