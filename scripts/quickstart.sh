@@ -91,5 +91,5 @@ module eval.summarize_vqa --answer "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl
 step "pictures and the page"
 "$PY" visualization/visualize_results.py --answer-files "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl \
   --labels "${LABELS[@]}" --sort disagree --data-dir "$OUT/bench" --output "$OUT/comparison" --num 16
-module report --run "$OUT" --title "Pointing with and without reasoning"
+module report.page --run "$OUT" --title "Pointing with and without reasoning"
 printf '\nopen %s\n' "$OUT/report.html"

@@ -122,6 +122,6 @@ def test_the_page_may_load_from_this_machine_alone() -> None:
 
 
 def test_without_gradio_the_extra_is_named(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['gradio'] = None; from trace_vlm import demo; sys.exit(demo.run(demo.main, []))"
+    code = "import sys; sys.modules['gradio'] = None; from trace_vlm.demo import app; sys.exit(app.run(app.main, []))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 2 and "trace-vlm[demo]" in done.stderr

@@ -158,7 +158,7 @@ def test_a_kill_leaves_nothing_that_looks_whole(recorded, tmp_path):
     """The process stops in the middle of writing, is killed there, and the same command then finishes."""
     slow = f"""
 import sys, time
-from trace_vlm.model import writing
+from trace_vlm.model import weight_files
 real = weight_files._write_file
 def stall(path, *rest):
     real(path, *rest)
