@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from trace_vlm.data.scenes.assemble import assemble
 from trace_vlm.data.scenes.config import load_config
-from trace_vlm.data.scenes.generate import _sizes
+from trace_vlm.data.scenes.generate import parse_sizes
 from trace_vlm.data.scenes.render.studio import Studio
 from trace_vlm.data.scenes.scene import Job, make_scene
 from trace_vlm.data.scenes.shards import Parts
@@ -157,7 +157,7 @@ def main() -> None:
     print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
     if args.memory:
         return memory(args.memory)
-    for size in _sizes(args.sizes):
+    for size in parse_sizes(args.sizes):
         with tempfile.TemporaryDirectory() as folder:
             job = Job(Path(folder), load_config(args.config), (size,), args.views, args.seed, False)
             result = measure(job, args.scenes)

@@ -10,7 +10,7 @@ from trace_vlm.utils.command import InputError
 
 def _reason() -> str:
     try:
-        generate._require_gl()
+        generate.require_renderer()
     except InputError as error:
         return str(error)
     return ""

@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         tidy(out)
         print(f"{out} is complete already, with the same configuration: nothing to do")
         return 0
-    _require_gl()
+    require_renderer()
     from .scene import Job
 
-    job = Job(out, config, _sizes(args.size), args.views, args.seed, args.benchmark)
+    job = Job(out, config, parse_sizes(args.size), args.views, args.seed, args.benchmark)
     timing = _render(job, args.scenes, shard, args.workers, settings)
     if shard.count > 1:
         print(f"shard {shard} is complete; when all are: python -m trace.data.scenes.merge --out {out}")
@@ -85,7 +85,7 @@ def _arguments(argv: Sequence[str] | None) -> Any:
     return args
 
 
-def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     """ "640x480,336" as (width, height) of each."""
     sizes = []
     for size in text.lower().split(","):
@@ -107,7 +107,7 @@ def _settings(args: Any, config: Any) -> dict[str, Any]:
         "scenes": args.scenes,
         "views": args.views,
         "seed": args.seed,
-        "sizes": [list(size) for size in _sizes(args.size)],
+        "sizes": [list(size) for size in parse_sizes(args.size)],
         "benchmark": args.benchmark,
         "config": as_dict(config),
     }
@@ -152,7 +152,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str) -> str
     return None
 
 
-def _require_gl() -> None:
+def require_renderer() -> None:
     """InputError with the packages to install when no picture can be rendered on this machine."""
     wanted = os.environ.get("MUJOCO_GL", "egl")
     if wanted not in GL:

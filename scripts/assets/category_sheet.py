@@ -1,6 +1,6 @@
-"""One picture of every category with its name, to see whether a person tells them apart.
+"""Draw one picture of every category with its name, to see whether a person tells them apart.
 
-python -m trace.data.scenes.showcase --out categories.png [--config configs/scenes/tabletop.yaml]
+python scripts/assets/category_sheet.py --out categories.png [--config configs/scenes/tabletop.yaml]
 """
 
 from __future__ import annotations
@@ -9,32 +9,31 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...utils.command import Parser, run
+from trace_vlm.utils.command import Parser, run
 
 TILE, CAPTION, COLUMNS = 200, 22, 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.data.scenes.showcase", description="Draw every category of the catalog.")
+    parser = Parser(prog="category_sheet.py", description="Draw every category of the catalog.")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
-    parser.add_argument("--config", type=Path, default=None, help="YAML configuration (default: the built-in values)")
+    parser.add_argument("--config", type=Path, help="YAML configuration; without it the built-in values")
     args = parser.parse_args(argv)
-    from .config import load_config
-    from .generate import _require_gl
-
-    config = load_config(args.config)
-    _require_gl()
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from ...core.records import replacing
-    from ...drawing.fonts import pil_font
-    from .config import CameraConfig
-    from .objects.catalog import make_body, sample_rgb
-    from .objects.meshes import kinds
-    from .render.studio import Studio
-    from .world.camera import sample_camera
-    from .world.flat_table import plain_room
+    from trace_vlm.core.records import replacing
+    from trace_vlm.data.scenes.config import CameraConfig, load_config
+    from trace_vlm.data.scenes.generate import require_renderer
+    from trace_vlm.data.scenes.objects.catalog import make_body, sample_rgb
+    from trace_vlm.data.scenes.objects.meshes import kinds
+    from trace_vlm.drawing.fonts import pil_font
+
+    config = load_config(args.config)
+    require_renderer()
+    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.world.camera import sample_camera
+    from trace_vlm.data.scenes.world.flat_table import plain_room
 
     names = config.categories
     sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(names) // COLUMNS) * (TILE + CAPTION)), (255, 255, 255))
@@ -56,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sheet.paste(Image.fromarray(studio.color()), (x, y + CAPTION))
             title = f"{color} {name}"
             draw.text((x + 4, y + 2), title, (0, 0, 0), pil_font(title, 15))
-    with replacing(args.out) as temporary:
-        sheet.save(temporary, "PNG")
+    with replacing(args.out) as unfinished:
+        sheet.save(unfinished, "PNG")
     print(f"wrote {args.out}: {len(names)} categories")
     return 0
 

@@ -1,6 +1,6 @@
 """The nano model's tokenizer: a sentencepiece BPE model in Llama's layout, made by one command.
 
-    python -m trace.model.nano_tokenizer --out trace/assets/nano-tokenizer
+    python scripts/assets/nano_tokenizer.py --out trace/assets/nano-tokenizer
 
 A model of two million parameters has no capacity to spare for spelling. The tokenizer is therefore trained on the
 fragments that its texts are made of (the fixed sentences, the headings, the phrases of the generator and of the rules
@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
-from ..core.reasoning import STEPS, render
-from ..data.cor import rules
-from ..data.scenes import captions
-from ..data.scenes.questions import instructions
-from ..utils.command import Parser, output_folder, run
+from trace_vlm.core.prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
+from trace_vlm.core.reasoning import STEPS, render
+from trace_vlm.data.cor import rules
+from trace_vlm.data.scenes import captions
+from trace_vlm.data.scenes.questions import instructions
+from trace_vlm.utils.command import Parser, output_folder, run
 
 # How often each piece stands in the corpus, which decides the order of the merges: coordinates before words, so that a
 # digit never grows together with its comma; words before sentences, so that a word is one piece wherever it stands.
@@ -110,7 +110,7 @@ def save_tokenizer(folder: Path, vocabulary_size: int) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.model.nano_tokenizer", description="Train the nano model's tokenizer.")
+    parser = Parser(prog="nano_tokenizer.py", description="Train the nano model's tokenizer.")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.model and its configuration")
     parser.add_argument("--vocabulary-size", type=int, default=1400, help="pieces, the 256 bytes included")
     args = parser.parse_args(argv)
