@@ -21,7 +21,7 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import render
 from trace_vlm.drawing import canvas
-from trace_vlm.eval.benchmark import open_suite
+from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.report import comparison as comparing
 from trace_vlm.report import comparison_files
 from trace_vlm.utils.command import InputError, run
@@ -120,7 +120,7 @@ def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path
     ],
 )
 def test_the_order_of_the_questions(bench: Path, two: tuple[Path, Path], order: str, expected: list[Any]) -> None:
-    comparison = comparing.compare(open_suite(bench), {"a": two[0], "b": two[1]})
+    comparison = comparing.compare(open_benchmark(bench), {"a": two[0], "b": two[1]})
     assert [question.question_id for question in comparing.ordered(comparison, order)] == expected
 
 
@@ -145,13 +145,13 @@ def test_the_hard_part_by_the_published_flags(
 
 def test_only_what_all_models_answered_is_compared(bench: Path, answers: Callable[..., Path]) -> None:
     files = {"a": answers("a", OUT, IN, IN), "b": answers("b", IN, IN)}
-    comparison = comparing.compare(open_suite(bench), files)
+    comparison = comparing.compare(open_benchmark(bench), files)
     assert [question.question_id for question in comparison.questions] == [0, 1]
     assert [(one.label, one.questions, one.accuracy) for one in comparison.overall] == [("a", 2, 0.5), ("b", 2, 1.0)]
-    unseen = comparing.compare(open_suite(bench), files, "unseen")
+    unseen = comparing.compare(open_benchmark(bench), files, "unseen")
     assert [question.question_id for question in unseen.questions] == [1]
     with pytest.raises(InputError, match="no question of category 'hard'"):
-        comparing.compare(open_suite(bench), files, "hard")
+        comparing.compare(open_benchmark(bench), files, "hard")
 
 
 def test_the_mean_over_the_benchmark_counts_what_was_not_answered_as_0(
@@ -174,7 +174,7 @@ def test_the_mean_over_the_benchmark_counts_what_was_not_answered_as_0(
 def test_without_masks_nothing_is_scored(bench: Path, two: tuple[Path, Path]) -> None:
     for path in (bench / "masks").iterdir():
         path.unlink()
-    comparison = comparing.compare(open_suite(bench), {"a": two[0]})
+    comparison = comparing.compare(open_benchmark(bench), {"a": two[0]})
     assert comparison.overall == (comparison_files.Score("a", 3, None, asked=3),)
     with pytest.raises(InputError, match="--sort worst needs accuracies"):
         comparing.ordered(comparison, "worst")

@@ -23,7 +23,7 @@ from trace_vlm.utils.command import InputError, Parser, output_folder, run
 if TYPE_CHECKING:
     from trace_vlm.attention.capture import Capture
     from trace_vlm.core.records import Answer, Question
-    from trace_vlm.eval.benchmark import Suite
+    from trace_vlm.eval.benchmark import Benchmark
     from trace_vlm.model.checkpoint import Checkpoint
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from trace_vlm.attention.results import read_failures, refuse_other_settings, whole, write_attention_index
     from trace_vlm.core.prompts import template
-    from trace_vlm.eval.benchmark import open_suite
+    from trace_vlm.eval.benchmark import open_benchmark
     from trace_vlm.inference.predictor import default_model
 
     arguments.model_path = arguments.model_path or str(default_model())
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--max-new-tokens has to be at least 1, not {arguments.max_new_tokens}")
     if template(arguments.conv_mode).name == "plain":
         raise InputError("the conversation template 'plain' has no place for a question")
-    suite = open_suite(arguments.dataset_dir, arguments.question_file)
+    suite = open_benchmark(arguments.dataset_dir, arguments.question_file)
     end = len(suite.questions) if arguments.end_idx is None else min(arguments.end_idx, len(suite.questions))
     if not 0 <= arguments.start_idx < end:
         raise InputError(
@@ -118,7 +118,7 @@ def _parser() -> Parser:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides a record: it is only skipped under the same ones."""
-    from trace_vlm.eval.runs import fingerprint
+    from trace_vlm.eval.answering import fingerprint
     from trace_vlm.inference.predictor import bundled, placement
     from trace_vlm.model.checkpoint import type_in_memory
     from trace_vlm.utils.files import sha256
@@ -139,7 +139,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _picture(suite: Suite, question: Question) -> dict[str, Any]:
+def _picture(suite: Benchmark, question: Question) -> dict[str, Any]:
     """What tells the picture of a question from another one; nothing for one that is missing."""
     from trace_vlm.utils.files import sha256
 
@@ -149,11 +149,11 @@ def _picture(suite: Suite, question: Question) -> dict[str, Any]:
         return {}
 
 
-def _answers(path: Path | None, suite: Suite) -> dict[str, Answer]:
+def _answers(path: Path | None, suite: Benchmark) -> dict[str, Answer]:
     from trace_vlm.core.records import read_answers
-    from trace_vlm.eval.benchmark import pair
+    from trace_vlm.eval.benchmark import pair_answers
 
-    return {} if path is None else pair(read_answers(path), suite, path)
+    return {} if path is None else pair_answers(read_answers(path), suite, path)
 
 
 def _load(arguments: argparse.Namespace) -> Checkpoint:
@@ -165,7 +165,7 @@ def _load(arguments: argparse.Namespace) -> Checkpoint:
 def _draw_all(
     folder: Path,
     checkpoint: Checkpoint,
-    suite: Suite,
+    suite: Benchmark,
     wanted: Sequence[tuple[int, Any]],
     answers: Mapping[str, Answer],
     arguments: argparse.Namespace,
@@ -194,7 +194,7 @@ def _draw_all(
 def _draw(
     folder: Path,
     checkpoint: Checkpoint,
-    suite: Suite,
+    suite: Benchmark,
     place: int,
     answers: Mapping[str, Answer],
     arguments: argparse.Namespace,
@@ -205,7 +205,6 @@ def _draw(
     from trace_vlm.attention.results import named_object, write_attended
     from trace_vlm.attention.steps import analyse, analyse_answer
     from trace_vlm.core.images import open_image
-    from trace_vlm.eval.benchmark import key
 
     question = suite.questions[place]
     image = open_image(suite.image_path(question))
@@ -213,7 +212,7 @@ def _draw(
     if arguments.method == "generate":
         maps = analyse(checkpoint, image, question.text, capture, arguments.max_new_tokens, arguments.conv_mode)
     else:
-        answer = answers.get(key(question.question_id))
+        answer = answers.get(str(question.question_id))
         if answer is None:
             raise InputError(f"{arguments.answer_file} holds no answer to question {question.question_id}")
         maps = analyse_answer(checkpoint, image, question.text, answer, capture, arguments.conv_mode)
@@ -221,7 +220,7 @@ def _draw(
     write_attended(folder, place, question, image, masks, maps, checkpoint.name, settings, arguments.scaling)
 
 
-def _conclude(folder: Path, checkpoint: Checkpoint | None, suite: Suite, arguments: argparse.Namespace) -> None:
+def _conclude(folder: Path, checkpoint: Checkpoint | None, suite: Benchmark, arguments: argparse.Namespace) -> None:
     """What is said about all records: interventions if asked for, the summary, and the page."""
     from trace_vlm.attention.results import read_attention
     from trace_vlm.attention.summary import describe, write_summary

@@ -81,12 +81,12 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
 
     from trace_vlm.drawing.canvas import save
     from trace_vlm.drawing.figures import outcome_counts
-    from trace_vlm.eval.benchmark import open_suite
+    from trace_vlm.eval.benchmark import open_benchmark
     from trace_vlm.report.comparison import compare, failing, ordered, write_question
     from trace_vlm.report.comparison_files import ComparisonGallery, write_comparisons
     from trace_vlm.report.page import write_page
 
-    suite = open_suite(arguments.data_dir, arguments.question_file)
+    suite = open_benchmark(arguments.data_dir, arguments.question_file)
     comparison = compare(suite, answers, category, arguments.convention)
     questions = failing(comparison, ordered(comparison, arguments.sort), arguments.failure)
     items = [

@@ -82,7 +82,7 @@ def add_baseline(samples: list[Sample], work: Path, model: str) -> list[Sample]:
     """The samples with `meta.baseline`: what `model` answers when it is asked for points at once."""
     from trace_vlm.core.images import INSIDE, open_mask
     from trace_vlm.core.prompts import bare_instruction
-    from trace_vlm.eval.statistics import score
+    from trace_vlm.eval.scoring import score
     from trace_vlm.inference.predictor import Predictor
 
     images = [work / str(sample.image) for sample in samples]

@@ -23,8 +23,8 @@ from trace_vlm.core.conventions import CONVENTIONS
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.prompts import question_text
 from trace_vlm.eval import api_vqa, summarize_vqa
-from trace_vlm.eval.benchmark import open_suite, run_file
-from trace_vlm.eval.scoring import read_answer_file
+from trace_vlm.eval.benchmark import open_benchmark, run_file
+from trace_vlm.eval.scoring import read_single_run
 from trace_vlm.report.comparison import compare, write_question
 from trace_vlm.report.comparison_files import ComparisonGallery, read_comparisons, write_comparisons
 from trace_vlm.utils.command import run
@@ -141,7 +141,7 @@ def test_pictures_and_the_report_see_what_was_read(benchmark_folder: Path, tmp_p
     answers = tmp_path / "m.jsonl"
     with serving(answer=in_form("gemini")) as server:
         assert api_vqa.main(words(benchmark_folder, answers, server.url, provider="gemini", model="gemini-9")) == 0
-    suite = open_suite(benchmark_folder)
+    suite = open_benchmark(benchmark_folder)
     comparison = compare(suite, {"gemini": answers})
     assert comparison.overall[0].accuracy == 1.0
     (tmp_path / "page").mkdir()
@@ -159,8 +159,8 @@ def test_a_box_is_asked_for_and_all_of_its_pixels_count(benchmark_folder: Path, 
         flags = words(benchmark_folder, answers, server.url, "--box", provider="gemini", model="gemini-9")
         assert api_vqa.main(flags) == 0
         assert all("box_2d" in one.text and '"point"' not in one.text for one in server.asked)
-    suite = open_suite(benchmark_folder)
-    assert read_answer_file(answers, "m", suite).responses["3"].points == (Box(0.0, 0.0, 0.75, 1.0),)
+    suite = open_benchmark(benchmark_folder)
+    assert read_single_run(answers, "m", suite).responses["3"].points == (Box(0.0, 0.0, 0.75, 1.0),)
     assert 0.6 < accuracy(answers) < 0.7
 
 
@@ -171,9 +171,9 @@ def test_our_own_model_behind_a_server_is_asked_to_the_letter(benchmark_folder: 
         flags = words(benchmark_folder, answers, server.url, "--reasoning", provider="vllm", model="trace-13b")
         assert api_vqa.main(flags) == 0
         asked = {one.text for one in server.asked}
-    suite = open_suite(benchmark_folder)
+    suite = open_benchmark(benchmark_folder)
     assert asked == {question_text(question.text, True) for question in suite.questions}
-    response = read_answer_file(answers, "trace", suite).responses["5"]
+    response = read_single_run(answers, "trace", suite).responses["5"]
     assert [step.key for step in response.steps] == ["reference", "target", "subtype", "output"]
     assert response.points == (Point(0.25, 0.8), Point(0.301, 0.512))
     assert accuracy(answers) == 1.0

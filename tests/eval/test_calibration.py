@@ -15,7 +15,7 @@ from PIL import Image
 from trace_vlm.core.reasoning import parse
 from trace_vlm.drawing import canvas, overlay
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.eval.benchmark import open_suite
+from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
 from trace_vlm.inference.confidence import agreement, medoid, point_confidence
 from trace_vlm.utils.command import run
@@ -76,7 +76,7 @@ def test_models_without_confidence_keep_their_colors(
 ) -> None:
     given: list[Any] = []
     monkeypatch.setattr(summarize_vqa, "draw", lambda found, _, colors: given.append((list(found), colors)))
-    ids = [question.question_id for question in open_suite(benchmark_folder).questions]
+    ids = [question.question_id for question in open_benchmark(benchmark_folder).questions]
     for name, more in (("plain", {}), ("sure", {"point_confidence": [0.8]})):
         write_jsonl(tmp_path / f"{name}.jsonl", [
             {"question_id": one, "text": "(0.5, 0.5)", "metadata": more} for one in ids

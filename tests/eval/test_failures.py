@@ -15,8 +15,8 @@ from PIL import Image
 
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.records import Question
-from trace_vlm.eval.error_classes import Distances, Judge
-from trace_vlm.eval.statistics import score
+from trace_vlm.eval.error_classes import Distances, ErrorClassifier
+from trace_vlm.eval.scoring import score
 from trace_vlm.utils.command import InputError
 
 MASK = np.zeros((40, 80), bool)
@@ -25,8 +25,8 @@ REFERENCE = {"instance": 3, "center": [0.5, 0.5], "box": [0.45, 0.4, 0.55, 0.6]}
 META: dict[str, Any] = {"relation": "left", "references": [REFERENCE], "instances": "instances/a.png"}
 
 
-def judge(root: Path, meta: dict[str, Any] = META) -> Judge:
-    return Judge(Question(1, "a.png", "q", meta=meta), MASK, root)
+def judge(root: Path, meta: dict[str, Any] = META) -> ErrorClassifier:
+    return ErrorClassifier(Question(1, "a.png", "q", meta=meta), MASK, root)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_thousands_of_points_are_judged_and_measured_together() -> None:
     meta = {"relation": "left", "references": [{"center": [0.5, 0.5]}]}
     started = time.process_time()
     for number in range(4):
-        judge = Judge(Question(number, "a.png", "q", meta=meta), mask, Path())
+        judge = ErrorClassifier(Question(number, "a.png", "q", meta=meta), mask, Path())
         assert sum(judge.shares(points).values()) + score(points, mask) == pytest.approx(1)
         gaps = Distances(mask).of(points)
         assert gaps[0] == pytest.approx(max(0.0, points[0].x * 640 - 320)) and len(gaps) == 2500

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from trace_vlm.eval import catalog, importing
-from trace_vlm.eval.benchmark import open_suite
+from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.utils.command import InputError
 
 
@@ -44,7 +44,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_a_parquet_file_is_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = open_suite(write_parquet(tmp_path / "Where2Place.parquet", where2place()))
+    suite = open_benchmark(write_parquet(tmp_path / "Where2Place.parquet", where2place()))
     assert [(one.question_id, one.category) for one in suite.questions] == [(0, "seen"), (1, "unseen"), (2, "unseen")]
     assert suite.questions[1].text == "Point to mug 1." and suite.name == "Where2Place"
     columns = [int(suite.mask(question).any(0).argmax()) for question in suite.questions]
@@ -52,24 +52,24 @@ def test_a_parquet_file_is_a_benchmark(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "Where2Place.parquet").touch()  # unpacked already, it is not read again
     with monkeypatch.context() as patched:
         patched.setattr(importing, "_parquet_rows", None)
-        assert len(open_suite(tmp_path / "Where2Place.parquet").questions) == 3
+        assert len(open_benchmark(tmp_path / "Where2Place.parquet").questions) == 3
 
 
 def test_a_parquet_file_that_was_replaced_is_not_answered_with_its_old_folder(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "b.parquet", where2place())
-    open_suite(path)
+    open_benchmark(path)
     write_parquet(path, where2place(question="Point to the kettle."))
     with pytest.raises(InputError, match="b was not unpacked from .*b.parquet as it is now: remove or rename"):
-        open_suite(path)
-    assert open_suite(tmp_path / "b").questions[1].text == "Point to mug 1."  # the folder itself may be meant
+        open_benchmark(path)
+    assert open_benchmark(tmp_path / "b").questions[1].text == "Point to mug 1."  # the folder itself may be meant
     (tmp_path / "b").rename(tmp_path / "old")
-    assert open_suite(path).questions[1].text == "Point to the kettle."
+    assert open_benchmark(path).questions[1].text == "Point to the kettle."
 
 
 def test_questions_about_one_picture_share_its_file(tmp_path: Path) -> None:
     rows = [row | {"image": {"bytes": png((20, 10), 90 + number // 2), "path": None}}
             for number, row in enumerate(where2place())]  # fmt: skip
-    suite = open_suite(write_parquet(tmp_path / "b.parquet", rows))
+    suite = open_benchmark(write_parquet(tmp_path / "b.parquet", rows))
     assert [question.image for question in suite.questions] == ["0.png", "0.png", "2.png"]
     assert len(list((tmp_path / "b" / "images").iterdir())) == 2 == len(set(suite.pictures()))
     assert [int(suite.mask(question).any(0).argmax()) for question in suite.questions] == [0, 1, 2]
@@ -83,7 +83,7 @@ def test_masks_and_turned_pictures_of_a_parquet_are_read_as_those_of_a_folder(tm
     exif[0x112] = 6
     Image.new("RGB", (10, 20)).save(content, "JPEG", exif=exif)
     changes = {"image": {"bytes": content.getvalue(), "path": None}, "mask": {"bytes": mask.getvalue(), "path": None}}
-    suite = open_suite(write_parquet(tmp_path / "b.parquet", where2place(**changes)))
+    suite = open_benchmark(write_parquet(tmp_path / "b.parquet", where2place(**changes)))
     question = suite.questions[1]
     assert suite.image_size(question) == (20, 10)
     assert suite.mask(question).sum() == 50
@@ -95,10 +95,10 @@ def test_refspatial_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     source = write_parquet(tmp_path / "location-0.parquet", rows)
     monkeypatch.setenv("TRACE_DATASETS", str(tmp_path / "sets"))
     with pytest.raises(InputError, match="refspatial-location is not here .* get it with: hf download BAAI"):
-        open_suite("refspatial-location")
+        open_benchmark("refspatial-location")
     out = tmp_path / "sets" / "refspatial" / "location"
     assert catalog.main(["refspatial-location", "--from", str(source), "--out", str(out)]) == 0
-    suite = open_suite("refspatial-location")
+    suite = open_benchmark("refspatial-location")
     (question,) = suite.questions
     assert question.text == "Please point out the box." and question.meta["step"] == 2
     assert suite.mask(question).sum() == 4
@@ -123,7 +123,7 @@ def test_refspatial_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_what_is_wrong_with_a_row_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = write_parquet(tmp_path / "b.parquet", where2place(**changes))
     with pytest.raises(InputError, match=message):
-        open_suite(path)
+        open_benchmark(path)
     assert [one.name for one in tmp_path.iterdir()] == ["b.parquet"]  # nothing half-written stays
 
 
@@ -131,13 +131,13 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="comes with the extra `train`")
     (tmp_path / "a.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match="a.parquet cannot be read as parquet"):
-        open_suite(tmp_path / "a.parquet")
+        open_benchmark(tmp_path / "a.parquet")
     path = write_parquet(tmp_path / "c.parquet", [{"question_id": 1, "image": png((2, 2), 1)}])
     with pytest.raises(InputError, match="row 0, 'mask' holds no picture"):
-        open_suite(path)
+        open_benchmark(path)
     path = write_parquet(tmp_path / "d.parquet", [{"name": "x"}])
     with pytest.raises(InputError, match="none of the columns question_id, id; it has name"):
-        open_suite(path)
+        open_benchmark(path)
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_drawn_part_of_roborefit_is_labelled(roborefit: Path, tmp_path: Path) 
     for out, seed in zip(outs, ("0", "0", "1"), strict=True):
         words = ["roborefit", "--from", str(roborefit), "--out", str(out), "--count", "3", "--seed", seed]
         assert catalog.main(words) == 0
-    one, same, other = (open_suite(out) for out in outs)
+    one, same, other = (open_benchmark(out) for out in outs)
     assert one.note == "3 questions drawn with seed 0: not the authors' subset"
     assert [q.question_id for q in one.questions] == [q.question_id for q in same.questions]
     assert [q.question_id for q in one.questions] != [q.question_id for q in other.questions]
@@ -175,7 +175,7 @@ def test_the_authors_ids_choose_the_questions(roborefit: Path, tmp_path: Path) -
     ids = tmp_path / "authors.txt"
     ids.write_text("109\n0000001\n")  # a number, and an image's name
     importing.from_roborefit(roborefit, tmp_path / "out", ids)
-    suite = open_suite(tmp_path / "out")
+    suite = open_benchmark(tmp_path / "out")
     assert [question.question_id for question in suite.questions] == [109, 102]
     assert suite.questions[0].text == "Point to the cup 4 1." and suite.note == "the questions of authors.txt"
     ids.write_text('["7"]')

@@ -14,7 +14,8 @@ from PIL import Image
 from scipy import stats
 
 from trace_vlm.core.points import Box, Point, parse_points
-from trace_vlm.eval.statistics import difference, interval, robopoint_score, score, weight
+from trace_vlm.eval.scoring import robopoint_score, score, weight
+from trace_vlm.eval.statistics import difference, interval
 
 MASK = np.zeros((4, 10), bool)
 MASK[:, :5] = True

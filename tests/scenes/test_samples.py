@@ -25,7 +25,7 @@ from trace_vlm.core.records import Sample
 from trace_vlm.data.scenes.config import load_config
 from trace_vlm.data.scenes.questions import baselines
 from trace_vlm.data.scenes.scene import BENCHMARK, TRAINING
-from trace_vlm.eval.benchmark import open_suite
+from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.utils.command import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def test_committed_benchmark_has_the_stated_hashes() -> None:
 
 
 def test_questions_of_the_committed_benchmark() -> None:
-    suite, boxes = open_suite(TABLETOP), open_suite(TABLETOP, "bbox_questions.jsonl")
+    suite, boxes = open_benchmark(TABLETOP), open_benchmark(TABLETOP, "bbox_questions.jsonl")
     assert Counter(question.category for question in suite.questions) == {"seen": 70, "unseen": 30}
     assert Counter(question.meta["task"] for question in suite.questions) == {"object_reference": 50, "free_space": 50}
     assert len({question.meta["view"] for question in suite.questions}) == 100

@@ -29,7 +29,7 @@ from ..core import prompts
 from ..core.images import open_image
 from ..core.points import Box, Point
 from ..core.reasoning import STEPS, parse
-from ..eval.benchmark import Suite, key
+from ..eval.benchmark import Benchmark
 from ..eval.statistics import Interval, interval
 from ..utils.command import InputError
 from ..utils.files import JsonlWriter, read_jsonl, write_json
@@ -78,7 +78,7 @@ class Effect:
 
 
 def intervene_all(
-    folder: Path, checkpoint: Checkpoint, suite: Suite, max_new_tokens: int, style: str, resume: bool = False
+    folder: Path, checkpoint: Checkpoint, suite: Benchmark, max_new_tokens: int, style: str, resume: bool = False
 ) -> list[str]:
     """Edit every recorded answer of `folder` that has steps and points; returns the effects as lines of text.
 
@@ -92,10 +92,10 @@ def intervene_all(
         path.unlink(missing_ok=True)
     done = _done(path)
     scenes = _scenes(suite)
-    questions = {key(question.question_id): question for question in suite.questions}
+    questions = {str(question.question_id): question for question in suite.questions}
     with JsonlWriter(path) as writer:
         for record in tqdm(records, unit="answer", desc="interventions"):
-            name = key(record.question_id)
+            name = str(record.question_id)
             if done.get(name, (None,))[0] == record.text or name not in questions:
                 continue
             question = questions[name]
@@ -106,7 +106,7 @@ def intervene_all(
             done[name] = (record.text, results)
             writer.write({"question_id": record.question_id, "text": record.text,
                           "results": [asdict(result) for result in results]})  # fmt: skip
-    found = [(record, done[key(record.question_id)][1]) for record in records if key(record.question_id) in done]
+    found = [(record, done[str(record.question_id)][1]) for record in records if str(record.question_id) in done]
     effects = summarise(found)
     write_json(folder / SUMMARY, {"near": NEAR, "answers": len(found), "effects": [asdict(one) for one in effects]})
     return describe(effects)
@@ -233,13 +233,13 @@ def _done(path: Path) -> dict[str, tuple[str, list[Result]]]:
     for line, entry in read_jsonl(path, half_line_ends=True):
         try:
             results = [Result(**{**one, "moved": one["moved"] and tuple(one["moved"])}) for one in entry["results"]]
-            found[key(entry["question_id"])] = (str(entry["text"]), results)
+            found[str(entry["question_id"])] = (str(entry["text"]), results)
         except (KeyError, TypeError) as error:
             raise InputError(f"{path}, line {line} is no result of an intervention ({error}); remove it") from None
     return found
 
 
-def _scenes(suite: Suite) -> dict[str, tuple[Thing, ...]]:
+def _scenes(suite: Benchmark) -> dict[str, tuple[Thing, ...]]:
     """View -> its objects, where the benchmark's folder has views.jsonl."""
     path = suite.question_file.parent / "views.jsonl"
     if not path.is_file():

@@ -27,9 +27,9 @@ from ..core.reasoning import parse
 from ..core.records import Question, QuestionId
 from ..drawing import figures
 from ..drawing.canvas import save
-from ..eval.benchmark import Suite
-from ..eval.error_classes import Judge
-from ..eval.statistics import score
+from ..eval.benchmark import Benchmark
+from ..eval.error_classes import ErrorClassifier
+from ..eval.scoring import score
 from ..report.comparison_files import INDEX, Outline, file_name, outline, save_small
 from ..utils.command import InputError
 from ..utils.files import read_json, replacing, write_json
@@ -117,7 +117,7 @@ class Attended:
         ]
 
 
-def named_object(suite: Suite, question: Question) -> NDArray[np.bool_] | None:
+def named_object(suite: Benchmark, question: Question) -> NDArray[np.bool_] | None:
     """The pixels [height, width] of what the instruction names, where the benchmark knows it; None where it does not.
 
     That is every reference of the question, or the target itself where there is none. Generated benchmarks store
@@ -127,7 +127,7 @@ def named_object(suite: Suite, question: Question) -> NDArray[np.bool_] | None:
     named = [one for one in meta.get("references") or [meta.get("target")] if isinstance(one, dict)]
     width, height = suite.image_size(question)
     found = np.zeros((height, width), bool)
-    instances = Judge(question, found, suite.question_file.parent).instances
+    instances = ErrorClassifier(question, found, suite.question_file.parent).instances
     if instances is not None:
         found = np.isin(instances, [one["instance"] for one in named if isinstance(one.get("instance"), int)])
     else:

@@ -100,6 +100,21 @@ class Box:
         """(x0, y0, x1, y1) in pixels of an image of this size, not rounded."""
         return self.x0 * width, self.y0 * height, self.x1 * width, self.y1 * height
 
+    def to_pixel_range(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the pixels that the box covers, right and bottom exclusive, not clipped.
+
+        A box covers at least one pixel. As for `Point.to_pixel`, the far border belongs to the last pixel.
+        """
+
+        def covered(low: float, high: float, side: int) -> tuple[int, int]:
+            first = math.floor(low * side + 1e-6)
+            if low <= 1.0:
+                first = min(first, side - 1)
+            return first, max(math.floor(high * side + 1e-6), first + 1)
+
+        (left, right), (top, bottom) = covered(self.x0, self.x1, width), covered(self.y0, self.y1, height)
+        return left, top, right, bottom
+
 
 @dataclass(frozen=True, slots=True)
 class Mention:

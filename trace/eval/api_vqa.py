@@ -36,10 +36,20 @@ from ..inference.predict import prompt_template
 from ..remote.flags import add_remote_flags, asked_price, check_remote, estimate, report, server_of
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import sha256, write_json, write_jsonl
-from .answering import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
-from .benchmark import Suite, key, run_file
+from .answering import (
+    Tally,
+    add_question_flags,
+    asked_questions,
+    begun,
+    broken_images,
+    checked,
+    done_before,
+    ended,
+    numbered,
+    pictures,
+)
+from .benchmark import Benchmark, run_file
 from .remote_questions import EXPECTED_TOKENS, Asking
-from .runs import done_before, numbered, pictures
 
 PROTOCOLS = {"openai": "openai", "gemini": "gemini", "vllm": "openai", "sglang": "openai"}  # by provider
 OWN_SERVERS = ("vllm", "sglang")
@@ -51,7 +61,7 @@ class Job:
     """One file of answers, and what has come of it so far."""
 
     arguments: argparse.Namespace
-    suite: Suite
+    suite: Benchmark
     asking: Asking
     path: Path
     tally: Tally
@@ -67,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     template, suite = prompt_template(arguments), asked_questions(arguments)
     how = _convention(arguments)
     broken = broken_images(suite, suite.questions, arguments.skip_broken)  # shows now, not after an hour
-    skipped = [question.question_id for question in suite.questions if key(question.question_id) in broken]
-    suite = replace(suite, questions=tuple(one for one in suite.questions if key(one.question_id) not in broken))
+    skipped = [question.question_id for question in suite.questions if str(question.question_id) in broken]
+    suite = replace(suite, questions=tuple(one for one in suite.questions if str(one.question_id) not in broken))
     server = server_of(PROTOCOLS[arguments.provider], arguments.base_url)
     jobs = []
     for number in range(1, arguments.runs + 1):
@@ -262,7 +272,7 @@ async def _ask(job: Job, client: Any, requests: Sequence[Any]) -> None:
                     replies += 1
                     _count(job, question, result.completion)
                 else:
-                    job.failures[key(question.question_id)] = result.reason
+                    job.failures[str(question.question_id)] = result.reason
                     if not replies and len(job.failures) >= ALL_REFUSED:
                         raise InputError(f"none of {len(job.failures)} requests was answered: {result.reason}")
                 bar.update()

@@ -1,6 +1,6 @@
 """A benchmark is a folder: images/, masks/, and questions as JSONL, in the layout of Where2Place.
 
-Everything that has to find the image or the mask of a question asks a `Suite`, which pairs by `question_id` and
+Everything that has to find the image or the mask of a question asks a `Benchmark`, which pairs by `question_id` and
 never by line number. A mask is named after its question (`masks/7.png`, `masks/07.jpg`) or, where the folder names
 no mask after a question, after the question's image; where both fit and differ, suite.json has to say which. Masks are
 binarised (> 127), as `images.open_mask` reads them.
@@ -28,8 +28,8 @@ from ..core.images import INSIDE, image_size, is_turned, open_mask
 from ..core.records import Answer, Question, read_questions
 from ..utils.command import InputError, existing_file, existing_folder
 from ..utils.files import leaves, read_json, sha256
-from .statistics import Mask, Values
 
+Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 DESCRIPTION = "suite.json"  # what is to be said about a folder: its name, how its questions were chosen
 QUESTION_FILE = "point_questions.jsonl"
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # the first one found is taken
@@ -38,10 +38,10 @@ PAIRINGS = ("question", "image")  # what suite.json's "masks" may say: after wha
 
 
 @dataclass(frozen=True, slots=True)
-class Suite:
+class Benchmark:
     """The questions of a benchmark, and where their images and masks lie.
 
-    `masks` maps question keys (`key`) to files; it is empty for a folder without masks. `name` and `note` are what
+    `masks` maps question keys  to files; it is empty for a folder without masks. `name` and `note` are what
     the folder's suite.json says of it, "" where there is none. `skipped` are keys of questions that no model was asked,
     as their images are broken: they are scored without a look at the image.
     """
@@ -90,14 +90,14 @@ class Suite:
         Raises:
             InputError: the mask is missing, broken, or of another size than the image.
         """
-        path = self.masks.get(key(question.question_id))
+        path = self.masks.get(str(question.question_id))
         if path is None:
             raise InputError(
                 f"question {question.question_id} has no mask: {self.mask_folder} holds neither "
                 f"{question.question_id}.png (.jpg) nor {Path(question.image).stem}.png (.jpg)"
             )
         grey = open_mask(path)
-        if key(question.question_id) in self.skipped:
+        if str(question.question_id) in self.skipped:
             return grey
         width, height = self.image_size(question)
         if grey.shape != (height, width):
@@ -118,33 +118,28 @@ class Suite:
         mask: Mask = grey > INSIDE
         if not mask.any():
             raise InputError(
-                f"the mask {self.masks[key(question.question_id)]} of question {question.question_id} is empty: "
+                f"the mask {self.masks[str(question.question_id)]} of question {question.question_id} is empty: "
                 f"no value is above {INSIDE} (the largest is {grey.max()})"
             )
         return mask
 
-    def first(self, count: int | None) -> Suite:
+    def first(self, count: int | None) -> Benchmark:
         """The suite with its first `count` questions; None keeps all."""
         if count is not None and count < 1:
             raise InputError(f"{count} questions cannot be scored: --num-questions has to be at least 1")
         return replace(self, questions=self.questions[:count])
 
 
-def fractions(grey: NDArray[np.uint8]) -> Values:
+def fractions(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
     """A stored mask as grey values from 0 to 1, the way the reference uses it."""
     return grey / 255.0
 
 
-def key(question_id: int | str) -> str:
-    """What pairs answers, questions and masks: 7 and "7" are one question."""
-    return str(question_id)
-
-
-def open_suite(
+def open_benchmark(
     data_dir: str | Path | None = None,
     question_file: str | Path | None = None,
     image_folder: str | Path | None = None,
-) -> Suite:
+) -> Benchmark:
     """Read a benchmark.
 
     Args:
@@ -185,7 +180,7 @@ def open_suite(
     named_after = found.get("masks")
     if named_after not in (None, *PAIRINGS):
         raise InputError(f'{folder / DESCRIPTION}: "masks" must be "question" or "image", not {named_after!r}')
-    return Suite(
+    return Benchmark(
         file, images, masks, questions, _find_masks(masks, questions, named_after, folder / DESCRIPTION), name, note
     )
 
@@ -209,19 +204,19 @@ def _find_masks(
     numbers = {str(int(stem)): path for stem, path in reversed(files.items()) if stem.isdecimal()}  # 07 is question 7
     by_question = {
         name: found
-        for name in (key(question.question_id) for question in questions)
+        for name in (str(question.question_id) for question in questions)
         if (found := files.get(_composed(name)) or numbers.get(name)) is not None
     }
     by_image = {
-        key(question.question_id): files[stem]
+        str(question.question_id): files[stem]
         for question in questions
         if (stem := _composed(Path(question.image).stem)) in files
     }
     if named_after is not None:
         return by_question if named_after == "question" else by_image
     if len(by_question) == len(by_image) == len(questions) and by_question != by_image:
-        first = next(one for one in questions if by_question[key(one.question_id)] != by_image[key(one.question_id)])
-        own, other = (found[key(first.question_id)].name for found in (by_question, by_image))
+        first = next(one for one in questions if by_question[str(one.question_id)] != by_image[str(one.question_id)])
+        own, other = (found[str(first.question_id)].name for found in (by_question, by_image))
         raise InputError(
             f"the mask of question {first.question_id} about {first.image} may be {own} (by the question's id) or {other} "
             f'(by the image\'s name): write {{"masks": "question"}} or {{"masks": "image"}} into {description}'
@@ -238,7 +233,7 @@ def _rank(suffix: str) -> int:
     return MASK_SUFFIXES.index(suffix.lower()) if suffix.lower() in MASK_SUFFIXES else len(MASK_SUFFIXES)
 
 
-def pair(answers: Iterable[Answer], suite: Suite, source: Path) -> dict[str, Answer]:
+def pair_answers(answers: Iterable[Answer], suite: Benchmark, source: Path) -> dict[str, Answer]:
     """The answers of one run by question key.
 
     Raises:
@@ -252,10 +247,10 @@ def pair(answers: Iterable[Answer], suite: Suite, source: Path) -> dict[str, Ans
             f"{source} holds the answers of {len(runs)} runs ({', '.join(map(str, runs))}), and only one can be shown: "
             "write the lines of one run into a file of their own"
         )
-    questions = {key(question.question_id): question for question in suite.questions}
+    questions = {str(question.question_id): question for question in suite.questions}
     paired: dict[str, Answer] = {}
     for answer in answers:
-        name = key(answer.question_id)
+        name = str(answer.question_id)
         question = questions.get(name)
         if question is None:
             raise InputError(

@@ -24,7 +24,9 @@ from ..core.points import Box, Point, counted
 from ..core.records import Question
 from ..data.scenes.instances import on_object
 from ..utils.command import InputError
-from .statistics import Mask, Values, box_pixels, score, weight
+from .benchmark import Mask
+
+Values = NDArray[np.float64]
 
 UNANSWERED = "not answered"
 CUT = "cut"
@@ -41,7 +43,7 @@ DIRECTIONS = ("left", "right", "in front", "front", "behind", "above", "below")
 SAME_WAY = math.cos(math.radians(60))  # seen from the reference, a point less than this off the region's direction
 
 
-class Judge:
+class ErrorClassifier:
     """Says why a point misses one question's region."""
 
     def __init__(self, question: Question, mask: Mask, root: Path) -> None:
@@ -54,8 +56,8 @@ class Judge:
         """Class -> share of the answer; with the score they add up to 1. `cut`: it ended at the limit of tokens."""
         if not points:
             return {CUT if cut else UNPARSABLE: 1.0}
-        total = weight(points, self.mask)
-        missing = [item for item in points if isinstance(item, Point) and not score([item], self.mask)]
+        total = float(sum(map(self._weight, (points[place] for place in counted(points)))))
+        missing = [item for item in points if isinstance(item, Point) and not self._hit(item)]
         classes = dict(zip(missing, self.of(missing), strict=True))
         found: dict[str, float] = {}
         for item in (points[place] for place in counted(points)):
@@ -75,10 +77,21 @@ class Judge:
         classes = iter(self._classes(np.array([one.x for one in inside]), np.array([one.y for one in inside])))
         return [next(classes) if point.inside else OUTSIDE for point in points]
 
+    def _hit(self, point: Point) -> bool:
+        pixel = point.to_pixel(self.mask.shape[1], self.mask.shape[0])
+        return pixel is not None and bool(self.mask[pixel[1], pixel[0]])
+
+    def _weight(self, item: Point | Box) -> int:
+        """What an item counts in the score: a point 1, a box its pixels."""
+        if isinstance(item, Point):
+            return 1
+        left, top, right, bottom = item.to_pixel_range(self.mask.shape[1], self.mask.shape[0])
+        return (right - left) * (bottom - top)
+
     def _missed(self, item: Box) -> dict[str, float]:
         """Class -> how many pixels of a box miss."""
         height, width = self.mask.shape
-        left, top, right, bottom = box_pixels(item, (height, width))
+        left, top, right, bottom = item.to_pixel_range(width, height)
         first = np.array([max(top, 0), max(left, 0)])
         inner = self.mask[first[0] : max(bottom, 0), first[1] : max(right, 0)]
         y, x = (np.argwhere(~inner) + first + 0.5).T

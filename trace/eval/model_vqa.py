@@ -35,9 +35,24 @@ from ..inference.predictor import Prediction, Predictor, bundled, human_turn, pl
 from ..model.checkpoint import type_in_memory
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import JsonlWriter, sha256, write_json
-from .answering import Tally, add_question_flags, asked_questions, begun, broken_images, checked, ended
-from .benchmark import Suite, key, run_file
-from .runs import done_before, fingerprint, merge, numbered, part_of, pictures, sort_answers, torchrun
+from .answering import (
+    Tally,
+    add_question_flags,
+    asked_questions,
+    begun,
+    broken_images,
+    checked,
+    done_before,
+    ended,
+    fingerprint,
+    merge,
+    numbered,
+    part_of,
+    pictures,
+    sort_answers,
+    torchrun,
+)
+from .benchmark import Benchmark, run_file
 
 ALONE = 8  # answers that are repeated at batch 1 to say how many of a half-precision run depend on the batch
 
@@ -49,7 +64,7 @@ class Job:
     arguments: argparse.Namespace
     decoding: Decoding
     template: str | None
-    suite: Suite
+    suite: Benchmark
     start: int  # place of the first question in the suite
     questions: Sequence[Question]
     path: Path
@@ -145,7 +160,7 @@ def _answer_file(job: Job, predictor: Predictor | None) -> Predictor | None:
     done = done_before(path, settings, questions)
     record = begun("model_vqa", path, job.suite, arguments, settings, continued=bool(done))
     skipped = job.broken - done
-    record["skipped"] = [question.question_id for question in questions if key(question.question_id) in skipped]
+    record["skipped"] = [question.question_id for question in questions if str(question.question_id) in skipped]
     tally = Tally(job.suite)
     if done:
         print(f"{len(done)} of {len(questions)} questions are already answered in {path}")
@@ -192,12 +207,12 @@ def _ask(
         if done:
             tally.read(job.path, questions)
         before = float(record["seconds"])
-        unasked = done | {key(question_id) for question_id in record["skipped"]}
+        unasked = done | {str(question_id) for question_id in record["skipped"]}
         if len(unasked) < len(questions):
             predictor = predictor or _load(job)
             record["device"] = str(predictor.checkpoint.model.device)
             record["batch_size"] = _batch(job, predictor)
-            places = {index for index, question in enumerate(questions) if key(question.question_id) in unasked}
+            places = {index for index, question in enumerate(questions) if str(question.question_id) in unasked}
             batches = predictor.stream(*_inputs(job), job.decoding, **_options(job, record["batch_size"]), done=places)
             started = time.monotonic()
             with tqdm(total=len(questions), initial=len(unasked), unit="question", dynamic_ncols=True) as bar:
@@ -267,14 +282,14 @@ def _check_alone(job: Job, predictor: Predictor) -> dict[str, int] | None:
     images, texts = _inputs(job)
     options = _options(job, 1)
     options["seeds"] = options["seeds"][:count]
-    given = {key(answer.question_id): answer.token_ids for answer in read_answers(job.path)}
-    skipped = {index for index in range(count) if key(job.questions[index].question_id) not in given}
+    given = {str(answer.question_id): answer.token_ids for answer in read_answers(job.path)}
+    skipped = {index for index in range(count) if str(job.questions[index].question_id) not in given}
     count -= len(skipped)
     differ = 0
     for batch in predictor.stream(images[: len(options["seeds"])], texts[: len(options["seeds"])], job.decoding,
                                   **options, done=skipped):  # fmt: skip
         differ += sum(
-            given[key(job.questions[index].question_id)] != prediction.token_ids for index, prediction in batch.items()
+            given[str(job.questions[index].question_id)] != prediction.token_ids for index, prediction in batch.items()
         )
     dtype = str(predictor.checkpoint.model.dtype).removeprefix("torch.")
     print(f"{count} answers repeated at batch 1 in {dtype}: {differ} differ ({differ / count:.0%})")

@@ -24,7 +24,7 @@ from ..core.records import Answer, Question
 from ..inference.predictor import PLACEHOLDER
 from ..utils.command import InputError
 from ..utils.files import sha256
-from .benchmark import Suite, key
+from .benchmark import Benchmark
 
 if TYPE_CHECKING:
     from ..remote.client import Completion, Picture, Request
@@ -41,7 +41,7 @@ _AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # 
 class Asking:
     """How the questions of one run are asked. `options` stands for all that shapes an answer beside text and server."""
 
-    suite: Suite
+    suite: Benchmark
     convention: Convention
     box: bool
     reasoning: bool
@@ -77,7 +77,7 @@ class Asking:
         # Turned pictures were once sent as they are stored, under a name without the last word.
         upright = " upright" if is_turned(path) else ""
         name = f"{question.image} {sha256(path)[:16]} {sent[0]}x{sent[1]}{upright}"
-        item = f"{key(question.question_id)} run {self.run} seed {self.seed}"
+        item = f"{str(question.question_id)} run {self.run} seed {self.seed}"
         version = f"{WORDING} {self.options}" + (f" server={self.server}" if self.server else "")
         return Request(item, version, self.text(question), "", _picture(path, sent), name)
 

@@ -7,29 +7,67 @@ benchmark stores with its questions (`meta["shortcuts"]`: one point each, or nul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.conventions import CONVENTIONS, Doubts, convention, foreign, read, told_by
-from ..core.points import Point, counted
+from ..core.points import Box, Point, counted
 from ..core.reasoning import Response
 from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
-from .benchmark import Suite, fractions, key, pair, read_run
-from .error_classes import UNANSWERED, Distances, Judge
-from .statistics import Mask, robopoint_score, score, weight
+from .benchmark import Benchmark, Mask, fractions, pair_answers, read_run
+from .error_classes import UNANSWERED, Distances, ErrorClassifier
+from .statistics import Values
 from .unparsed import Unread, unread
 
+REFERENCE_SIZE = (640, 480)  # the image size that the reference assumes for every image
 SHUFFLES = 20  # answers about other images that are scored on a question's mask
 GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own field, then those of its meta
 
 
+def score(points: Sequence[Point | Box], mask: Mask) -> float:
+    """The fraction of `points` inside `mask` `[height, width]`, from 0 to 1; no points score 0.
+
+    Points are normalised to the image that the mask belongs to. (1, 1) is the image's corner and belongs to its
+    last pixel; what lies outside the image is a miss. Beside points boxes do not count (`points.counted`); otherwise a
+    box weighs as many points as it has pixels, those outside the image included.
+    """
+    hits = total = 0
+    for item in (points[place] for place in counted(points)):
+        inside, count = _box_hits(item, mask) if isinstance(item, Box) else (int(_point_hits(item, mask)), 1)
+        hits += inside
+        total += count
+    return hits / total if total else 0.0
+
+
+def weight(points: Sequence[Point | Box], mask: Mask) -> float:
+    """What an answer counts in the micro mean: a point 1, a box its pixels."""
+    items = [points[place] for place in counted(points)]
+    return float(sum(_box_hits(item, mask)[1] if isinstance(item, Box) else 1 for item in items))
+
+
+def _point_hits(point: Point, mask: Mask) -> bool:
+    height, width = mask.shape
+    pixel = point.to_pixel(width, height)
+    return pixel is not None and bool(mask[pixel[1], pixel[0]])
+
+
+def _box_hits(box: Box, mask: Mask) -> tuple[int, int]:
+    """Pixels of `box` inside the region, and all of its pixels (at least one)."""
+    height, width = mask.shape
+    left, top, right, bottom = box.to_pixel_range(width, height)
+    inside = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    return int(inside.sum()), (right - left) * (bottom - top)
+
+
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunAnswers:
     """The answers of one file: `responses` by question key, tokens generated where they are known.
 
     Of an answer that mixes points and boxes a response only holds the points (`points.counted`).
@@ -56,11 +94,11 @@ class Run:
     def skipped(self) -> frozenset[str]:
         """Keys of the questions that were not asked, as their images are broken."""
         found = self.record.get("skipped")
-        return frozenset(map(key, found)) if isinstance(found, list) else frozenset()
+        return frozenset(map(str, found)) if isinstance(found, list) else frozenset()
 
 
 @dataclass(slots=True)
-class Grades:
+class RunScores:
     """One run's results, one value a question, in the order of the suite.
 
     `scores` are from 0 to 1, 0 for what is not answered; `first` scores the first point alone; `weights` is what an
@@ -70,7 +108,7 @@ class Grades:
     under compatibility) where the reference skips. `sure_points` and `sure_answers` pair confidence with success.
     """
 
-    run: Run
+    run: RunAnswers
     scores: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     points: list[int] = field(default_factory=list)
@@ -88,21 +126,21 @@ class Grades:
 
 
 @dataclass(frozen=True, slots=True)
-class Graded:
+class BenchmarkScores:
     """All runs over one suite; `baselines` maps a name to one value a question, None where it does not apply.
 
     `pictures` tells the questions' pictures apart, one a question; `covered` are the questions whose mask is the whole
     picture.
     """
 
-    suite: Suite
-    runs: tuple[Grades, ...]
+    suite: Benchmark
+    runs: tuple[RunScores, ...]
     baselines: Mapping[str, Sequence[float | None]]
     pictures: Sequence[str]
     covered: Sequence[Question]
 
 
-def one_each(conventions: Sequence[str] | None, files: int) -> list[str | None]:
+def conventions_per_file(conventions: Sequence[str] | None, files: int) -> list[str | None]:
     """The convention asked for each file: one for all of them, or one each. InputError: unknown, or another number."""
     names = [convention(name).name for name in conventions or ()]
     if len(names) not in (0, 1, files):
@@ -110,7 +148,7 @@ def one_each(conventions: Sequence[str] | None, files: int) -> list[str | None]:
     return [None] * files if not names else [*names] * (files if len(names) == 1 else 1)
 
 
-def read_runs(path: Path, label: str, suite: Suite, asked: str | None = None) -> list[Run]:
+def read_runs(path: Path, label: str, suite: Benchmark, asked: str | None = None) -> list[RunAnswers]:
     """Read and parse an answer file: one run, or several that its answers tell apart by `run`.
 
     Args:
@@ -127,13 +165,15 @@ def read_runs(path: Path, label: str, suite: Suite, asked: str | None = None) ->
     return [_run(some, path, label, suite, number, asked) for some, number in zip(by_run, numbers, strict=True)]
 
 
-def read_answer_file(path: Path, label: str, suite: Suite, asked: str | None = None) -> Run:
+def read_single_run(path: Path, label: str, suite: Benchmark, asked: str | None = None) -> RunAnswers:
     """Read and parse an answer file of one run. InputError as `read_runs`, and where it holds several."""
     return _run(read_answers(path), path, label, suite, None, asked)
 
 
-def _run(found: Sequence[Answer], path: Path, label: str, suite: Suite, number: int | None, asked: str | None) -> Run:
-    answers = pair(found, suite, path)
+def _run(
+    found: Sequence[Answer], path: Path, label: str, suite: Benchmark, number: int | None, asked: str | None
+) -> RunAnswers:
+    answers = pair_answers(found, suite, path)
     record = read_run(path)
     recorded = {str(name) for answer in answers.values() if (name := answer.metadata.get("convention")) is not None}
     if not record and not recorded and asked is None:
@@ -142,8 +182,8 @@ def _run(found: Sequence[Answer], path: Path, label: str, suite: Suite, number: 
     responses: dict[str, Response] = {}
     confidence: dict[str, tuple[float, ...]] = {}
     doubts, conventions, missed, assumed = Doubts(), set(), [], False
-    sizes = {key(question.question_id): suite.image_size(question) for question in suite.questions
-             if key(question.question_id) in answers}  # fmt: skip
+    sizes = {str(question.question_id): suite.image_size(question) for question in suite.questions
+             if str(question.question_id) in answers}  # fmt: skip
     for name, answer in answers.items():
         how, sent = told_by(answer.metadata, sizes[name], f"{path}, question {answer.question_id}", otherwise)
         responses[name], sure = _counting(read(answer.text, sizes[name], how, sent), _confidence(answer, path))
@@ -160,7 +200,7 @@ def _run(found: Sequence[Answer], path: Path, label: str, suite: Suite, number: 
         notes.append(f"--convention {asked} does not apply: the file records its own, {names}")
     if assumed:
         notes.append("no size of the pictures as sent is recorded: pixels are read as those of the originals")
-    return Run(
+    return RunAnswers(
         label=label,
         path=path,
         responses=responses,
@@ -223,7 +263,9 @@ def _confidence(answer: Answer, source: Path) -> tuple[float, ...]:
     return tuple(min(1.0, float(one)) for one in found)
 
 
-def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint: bool = False) -> Graded:
+def score_runs(
+    suite: Benchmark, runs: Sequence[RunAnswers], rng: np.random.Generator, robopoint: bool = False
+) -> BenchmarkScores:
     """Score every run on every question of `suite`.
 
     Args:
@@ -233,7 +275,7 @@ def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint
         InputError: a mask is missing, empty, or of another size than its image.
     """
     suite = replace(suite, skipped=frozenset().union(*(run.skipped for run in runs)))
-    grades = tuple(Grades(run) for run in runs)
+    grades = tuple(RunScores(run) for run in runs)
     names = shortcut_names(suite.questions)
     baselines: dict[str, list[float | None]] = {name: [] for name in ("uniform points", "image centre", *names)}
     pictures, covered = suite.pictures(), []
@@ -242,13 +284,13 @@ def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint
         mask = suite.mask(question)
         covered += [question] * bool(mask.all())
         grey = fractions(suite.grey_mask(question)) if robopoint else None
-        judge, distances = Judge(question, mask, suite.question_file.parent), Distances(mask)
+        judge, distances = ErrorClassifier(question, mask, suite.question_file.parent), Distances(mask)
         for one in grades:
-            response = one.run.responses.get(key(question.question_id))
-            cut = key(question.question_id) in one.run.cut
+            response = one.run.responses.get(str(question.question_id))
+            cut = str(question.question_id) in one.run.cut
             _grade(one, response, mask, cut)
             _locate(one, response, judge, distances, cut)
-            _sure(one, response, one.run.confidence.get(key(question.question_id), ()), mask)
+            _sure(one, response, one.run.confidence.get(str(question.question_id), ()), mask)
             known = [found for name in others if (found := one.run.responses.get(name)) is not None]
             one.shuffled.append(_mean([score(other.points, mask) for other in known]))
             if grey is not None:
@@ -258,10 +300,10 @@ def grade(suite: Suite, runs: Sequence[Run], rng: np.random.Generator, robopoint
         for name, shortcut in names.items():
             point = _shortcut(question, shortcut)
             baselines[name].append(None if point is None else score([point], mask))
-    return Graded(suite, grades, baselines, pictures, covered)
+    return BenchmarkScores(suite, grades, baselines, pictures, covered)
 
 
-def _grade(grades: Grades, response: Response | None, mask: Mask, cut: bool) -> None:
+def _grade(grades: RunScores, response: Response | None, mask: Mask, cut: bool) -> None:
     points = response.points if response is not None else ()
     grades.scores.append(score(points, mask))
     grades.first.append(score(points[:1], mask))
@@ -275,7 +317,9 @@ def _grade(grades: Grades, response: Response | None, mask: Mask, cut: bool) -> 
         grades.outside += 1
 
 
-def _locate(grades: Grades, response: Response | None, judge: Judge, distances: Distances, cut: bool) -> None:
+def _locate(
+    grades: RunScores, response: Response | None, judge: ErrorClassifier, distances: Distances, cut: bool
+) -> None:
     """Where the points lie that miss."""
     points = response.points if response is not None else ()
     gaps = distances.of([item if isinstance(item, Point) else item.center for item in points])
@@ -284,7 +328,7 @@ def _locate(grades: Grades, response: Response | None, judge: Judge, distances: 
     grades.failures.append({UNANSWERED: 1.0} if response is None else judge.shares(points, cut))
 
 
-def _sure(grades: Grades, response: Response | None, confidence: Sequence[float], mask: Mask) -> None:
+def _sure(grades: RunScores, response: Response | None, confidence: Sequence[float], mask: Mask) -> None:
     if response is None or not confidence or len(confidence) != len(response.points):
         return
     grades.sure_points += [(sure, score([item], mask)) for sure, item in zip(confidence, response.points, strict=True)]
@@ -305,7 +349,7 @@ def _strangers(questions: Sequence[Question], pictures: Sequence[str], rng: np.r
         peers = by_kind[_kind(question)]
         # A few more are drawn than needed, as those about the same picture are left out.
         draw = rng.permutation(len(peers)) if len(peers) < 8 * SHUFFLES else rng.choice(len(peers), 4 * SHUFFLES, False)
-        others = [key(questions[peers[at]].question_id) for at in draw if pictures[peers[at]] != pictures[place]]
+        others = [str(questions[peers[at]].question_id) for at in draw if pictures[peers[at]] != pictures[place]]
         chosen.append(others[:SHUFFLES])
     return chosen
 
@@ -323,7 +367,7 @@ def shortcut_names(questions: Sequence[Question]) -> dict[str, str]:
     return {f"shortcut: {name.replace('_', ' ')}": name for name in found if name not in ("uniform", "center")}
 
 
-def covering(covered: Sequence[Question], count: int) -> list[str]:
+def full_mask_warnings(covered: Sequence[Question], count: int) -> list[str]:
     """The warning about those of `count` questions whose mask is the whole picture; none without any."""
     if not covered:
         return []
@@ -361,3 +405,58 @@ def groups(questions: Sequence[Question]) -> dict[tuple[str, str], list[int]]:
         if len(parts) > 1 or (parts and sum(map(len, parts.values())) < len(questions)):
             found |= parts
     return found
+
+
+# --- the reference's own scoring -------------------------------------------------------------------------------
+
+_BRACKETS = re.compile(r"\(([^()]*)\)")
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?")
+
+
+def robopoint_score(text: str, mask: Values, size: tuple[int, int] = REFERENCE_SIZE) -> float | None:
+    """What RoboPoint's script gives the answer `text`, or None where it skips the answer or dies on it.
+
+    `mask` `[height, width]` holds grey values divided by 255, not binarised: a point on a JPEG edge counts in part.
+    Coordinates are read from the whole text, and scaled by `size` (width, height) whatever the mask's size is.
+    """
+    groups: list[NDArray[np.generic]] = []
+    try:
+        for body in _BRACKETS.findall(text):
+            numbers = _reference_numbers(body)
+            if numbers is not None and len(numbers) in (2, 4):
+                groups.append(_reference_pixels(numbers, size))
+    except (ValueError, TypeError, OverflowError):
+        return None  # an int of 5000 digits, a box of mixed ints and floats, infinity
+    pixels = np.concatenate(groups) if groups else np.empty((0, 2), np.int64)
+    if not len(pixels):
+        return 0.0
+    inside = np.ones(len(pixels), bool)
+    for axis, side in ((0, mask.shape[1]), (1, mask.shape[0])):
+        inside &= (pixels[:, axis] >= 0) & (pixels[:, axis] < side)
+    if pixels.dtype.kind not in "iu":
+        return None  # too large for an integer array: indexing with it is where the script dies
+    hits = mask[pixels[inside, 1].astype(np.int64), pixels[inside, 0].astype(np.int64)]
+    return float(np.concatenate([hits, np.zeros(int((~inside).sum()))]).mean())
+
+
+def _reference_numbers(body: str) -> list[int | float] | None:
+    """The numbers between two brackets, or None when the reference sees no coordinates there."""
+    first, *rest = body.split(",")
+    pieces = [first, *(piece.lstrip() for piece in rest)]  # a space is allowed after a comma and nowhere else
+    if not all(_NUMBER.fullmatch(piece) for piece in pieces):
+        return None
+    return [float(piece) if "." in piece else int(piece) for piece in pieces]
+
+
+def _reference_pixels(numbers: list[int | float], size: tuple[int, int]) -> NDArray[np.generic]:
+    """Pixels `[n, 2]` (x, y) of a pair or a box; scaled when a pair holds a float, or a box begins with one."""
+    scaled = any(isinstance(number, float) for number in (numbers if len(numbers) == 2 else numbers[:1]))
+    if scaled:
+        numbers = [int(number * size[place % 2]) for place, number in enumerate(numbers)]
+    if len(numbers) == 2:
+        return np.array([numbers])
+    x0, y0, x1, y1 = numbers
+    columns = range(*slice(x0, x1).indices(size[0]))  # negative ends count from the far side, as in a slice
+    rows = range(*slice(y0, y1).indices(size[1]))
+    grid = np.stack(np.meshgrid(columns, rows), axis=-1)
+    return grid.reshape(-1, 2).astype(np.int64)

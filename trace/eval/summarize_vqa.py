@@ -30,10 +30,10 @@ from ..core.conventions import CONVENTIONS
 from ..drawing.overlay import model_colors
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
 from ..utils.files import read_jsonl, replacing, sha256, write_json
-from .benchmark import Suite, open_suite, read_run, settings_of
+from .benchmark import Benchmark, open_benchmark, read_run, settings_of
 from .calibration import calibration, draw
 from .error_classes import CLASSES
-from .scoring import Graded, Grades, covering, grade, groups, one_each, read_runs
+from .scoring import BenchmarkScores, RunScores, conventions_per_file, full_mask_warnings, groups, read_runs, score_runs
 from .statistics import RESAMPLES, Difference, difference, interval
 from .tables import as_csv, as_markdown, as_text, sentences, tables
 from .unparsed import summed
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = [_files(path, arguments.runs) for path in arguments.answer]
     _check_once([path for group in files for path in group])
     labels = _labels(arguments.answer, arguments.labels)
-    asked = one_each(arguments.convention, len(files))
+    asked = conventions_per_file(arguments.convention, len(files))
     arguments.answer = [path for group in files for path in group]
     suite = _find_suite(arguments)
     folder = output_folder(arguments.output or arguments.answer[0].parent)
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for one in read_runs(path, label, suite, how)
     ]
     rng = np.random.default_rng(arguments.seed)
-    graded = grade(_first(suite, arguments), runs, rng, robopoint=arguments.compat == "robopoint")
+    graded = score_runs(_first(suite, arguments), runs, rng, robopoint=arguments.compat == "robopoint")
     summary = summarize(graded, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
     write_json(folder / "summary.json", summary)
     written = ["summary.json"]
@@ -146,14 +146,14 @@ def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     return list(labels)
 
 
-def _find_suite(arguments: argparse.Namespace) -> Suite:
+def _find_suite(arguments: argparse.Namespace) -> Benchmark:
     """The benchmark that was asked for, or the one that the first answers' record names."""
     first = arguments.answer[0]
     record = read_run(first)
     if arguments.data_dir is not None or not record:
         if arguments.data_dir is None and arguments.question_file is None:
             raise InputError(f"no record beside {first} names its benchmark: give the folder with --data-dir")
-        return open_suite(arguments.data_dir, arguments.question_file)
+        return open_benchmark(arguments.data_dir, arguments.question_file)
     question_file = arguments.question_file or record.get("question_file")
     folder, images = Path(record.get("data_dir") or "?"), Path(record.get("image_folder") or "?")
     if not folder.is_dir():  # answers and benchmark may have been moved together
@@ -161,10 +161,10 @@ def _find_suite(arguments: argparse.Namespace) -> Suite:
         if not moved.is_dir():
             raise InputError(f"{folder}, which the record beside {first} names, is gone: give --data-dir")
         folder = moved
-    return open_suite(folder, question_file, images if images.is_dir() else None)
+    return open_benchmark(folder, question_file, images if images.is_dir() else None)
 
 
-def _first(suite: Suite, arguments: argparse.Namespace) -> Suite:
+def _first(suite: Benchmark, arguments: argparse.Namespace) -> Benchmark:
     """The questions to score: those asked for, or as many as the run that wrote the answers was asked for."""
     asked: list[Any] = [settings_of(read_run(path)).get("num_questions") for path in arguments.answer]
     count = arguments.num_questions
@@ -176,12 +176,12 @@ def _first(suite: Suite, arguments: argparse.Namespace) -> Suite:
 # --- the numbers -------------------------------------------------------------------------------------------------
 
 
-def summarize(graded: Graded, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+def summarize(graded: BenchmarkScores, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Everything that summary.json holds; accuracies are fractions from 0 to 1. Runs under one label are one model."""
     suite, questions = graded.suite, graded.suite.questions
     images = graded.pictures
     parts = groups(questions)
-    models: dict[str, list[Grades]] = {}
+    models: dict[str, list[RunScores]] = {}
     for one in graded.runs:
         models.setdefault(one.run.label, []).append(one)
     baselines = {name: _by_group([values], images, parts, 0, 0) for name, values in graded.baselines.items()}
@@ -208,7 +208,12 @@ def summarize(graded: Graded, seed: int = 0, resamples: int = RESAMPLES) -> dict
 
 
 def _model(
-    runs: Sequence[Grades], first: Sequence[Grades], graded: Graded, parts: Groups, seed: int, resamples: int
+    runs: Sequence[RunScores],
+    first: Sequence[RunScores],
+    graded: BenchmarkScores,
+    parts: Groups,
+    seed: int,
+    resamples: int,
 ) -> dict[str, Any]:
     questions, total = graded.suite.questions, len(graded.suite.questions)
     images = graded.pictures
@@ -262,7 +267,7 @@ def _mean_of(values: Sequence[Sequence[float]]) -> list[float]:
     return [sum(column) / len(column) for column in zip(*values, strict=True)]
 
 
-def _micro(one: Grades) -> float:
+def _micro(one: RunScores) -> float:
     return sum(s * n for s, n in zip(one.scores, one.weights, strict=True)) / max(1.0, sum(one.weights))
 
 
@@ -307,7 +312,7 @@ def _difference(found: Difference, label: str) -> dict[str, Any]:
     return {"to": label, **asdict(found.interval), "p_value": found.p_value, "clear": found.clear}
 
 
-def _reference(runs: Sequence[Grades]) -> dict[str, Any]:
+def _reference(runs: Sequence[RunScores]) -> dict[str, Any]:
     counted = [[value for value in one.robopoint if value is not None] for one in runs]
     means = [float(np.mean(values)) for values in counted if values]
     number = sum(map(len, counted)) / len(runs)
@@ -318,7 +323,7 @@ def _reference(runs: Sequence[Grades]) -> dict[str, Any]:
     }
 
 
-def _warnings(runs: Sequence[Grades], graded: Graded) -> list[str]:
+def _warnings(runs: Sequence[RunScores], graded: BenchmarkScores) -> list[str]:
     suite, count = graded.suite, len(graded.suite.questions)
     asked_keys = {_key(question) for question in suite.questions}
     found = []
@@ -335,7 +340,7 @@ def _warnings(runs: Sequence[Grades], graded: Graded) -> list[str]:
         if asked and asked != sha256(suite.question_file):
             found.append(f"{suite.question_file} is not the file that was answered{where}, or was changed since")
         found.extend(f"{note}{where}" for note in one.run.notes)
-    return found + covering(graded.covered, count)
+    return found + full_mask_warnings(graded.covered, count)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from .error_classes import CLASSES
 from .published import COLUMNS, TABLE, columns_of
-from .statistics import REFERENCE_SIZE
+from .scoring import REFERENCE_SIZE
 
 ON_SIDE = "shortcut: image nearest on side"
 RULES = (

@@ -15,10 +15,9 @@ from ..core.images import open_image
 from ..core.reasoning import Response
 from ..core.records import Question
 from ..drawing.figures import RIGHT, Panel
-from ..eval.benchmark import Suite, key
-from ..eval.error_classes import Judge
-from ..eval.scoring import Run, covering, one_each, read_answer_file
-from ..eval.statistics import score
+from ..eval.benchmark import Benchmark
+from ..eval.error_classes import ErrorClassifier
+from ..eval.scoring import RunAnswers, conventions_per_file, full_mask_warnings, read_single_run, score
 from ..utils.command import InputError
 from .comparison_files import Compared, Score, write_compared
 
@@ -33,8 +32,8 @@ class Comparison:
     the numbers has to know.
     """
 
-    suite: Suite
-    runs: tuple[Run, ...]
+    suite: Benchmark
+    runs: tuple[RunAnswers, ...]
     questions: tuple[Question, ...]
     scores: Mapping[str, tuple[float, ...]]
     outcomes: Mapping[str, tuple[str, ...]]
@@ -43,7 +42,7 @@ class Comparison:
 
 
 def compare(
-    suite: Suite, answers: Mapping[str, Path], category: str | None = None, conventions: Sequence[str] | None = None
+    suite: Benchmark, answers: Mapping[str, Path], category: str | None = None, conventions: Sequence[str] | None = None
 ) -> Comparison:
     """Read and score answer files (`answers`: label -> file) on the questions that all of them answer.
 
@@ -52,16 +51,16 @@ def compare(
     Raises:
         InputError: a file is broken or belongs to another benchmark, nothing was answered by all, a mask is unusable.
     """
-    asked = one_each(conventions, len(answers))
+    asked = conventions_per_file(conventions, len(answers))
     runs = tuple(
-        read_answer_file(path, label, suite, how) for (label, path), how in zip(answers.items(), asked, strict=True)
+        read_single_run(path, label, suite, how) for (label, path), how in zip(answers.items(), asked, strict=True)
     )
     suite = replace(suite, skipped=frozenset().union(*(run.skipped for run in runs)))
     questions = tuple(
         question
         for question in suite.questions
         if (category is None or question.category == category)
-        and all(key(question.question_id) in run.responses for run in runs)
+        and all(str(question.question_id) in run.responses for run in runs)
     )
     if not questions:
         files = ", ".join(map(str, answers.values()))
@@ -72,14 +71,14 @@ def compare(
     covered: list[Question] = []
     scores: dict[str, tuple[float, ...]] = {}
     outcomes: dict[str, tuple[str, ...]] = {}
-    compared = {key(question.question_id) for question in questions}
+    compared = {str(question.question_id) for question in questions}
     for question in suite.questions if suite.masks else ():
-        name, mask = key(question.question_id), suite.mask(question)
+        name, mask = str(question.question_id), suite.mask(question)
         covered += [question] * bool(mask.all())
         values = tuple(score(run.responses[name].points, mask) if name in run.responses else 0.0 for run in runs)
         benchmark.append(values)
         if name in compared:
-            judge = Judge(question, mask, suite.question_file.parent)
+            judge = ErrorClassifier(question, mask, suite.question_file.parent)
             scores[name] = values
             outcomes[name] = tuple(
                 outcome(judge, run.responses[name], value, name in run.cut)
@@ -98,11 +97,17 @@ def compare(
         for place, run in enumerate(runs)
     )
     return Comparison(
-        suite, runs, questions, scores, outcomes, overall, (*warnings, *covering(covered, len(suite.questions)))
+        suite,
+        runs,
+        questions,
+        scores,
+        outcomes,
+        overall,
+        (*warnings, *full_mask_warnings(covered, len(suite.questions))),
     )
 
 
-def outcome(judge: Judge, response: Response, value: float, cut: bool) -> str:
+def outcome(judge: ErrorClassifier, response: Response, value: float, cut: bool) -> str:
     """How an answer with the score `value` came out: "right", or where most of its other points went.
 
     `cut`: it ended at the limit of tokens.
@@ -125,7 +130,7 @@ def ordered(comparison: Comparison, sort: str) -> list[Question]:
         raise InputError(f"--sort {sort} needs accuracies, but {comparison.suite.mask_folder} holds no masks")
 
     def rank(question: Question) -> float:
-        values = comparison.scores[key(question.question_id)]
+        values = comparison.scores[str(question.question_id)]
         if sort == "disagree":
             return min(values) - max(values)
         return sum(values) if sort == "worst" else -sum(values)
@@ -141,7 +146,7 @@ def failing(comparison: Comparison, questions: Sequence[Question], failure: str 
     """
     if failure is None:
         return list(questions)
-    found = [question for question in questions if failure in comparison.outcomes.get(key(question.question_id), ())]
+    found = [question for question in questions if failure in comparison.outcomes.get(str(question.question_id), ())]
     if not found:
         known = sorted({name for names in comparison.outcomes.values() for name in names})
         raise InputError(f"no answer came out as {failure!r}; these occur: {', '.join(known) or 'none, without masks'}")
@@ -150,7 +155,7 @@ def failing(comparison: Comparison, questions: Sequence[Question], failure: str 
 
 def write_question(folder: Path, comparison: Comparison, question: Question, drawn: bool = True) -> Compared:
     """Write one question with all answers into `folder`, with its figure if `drawn`; returns its record."""
-    name, suite = key(question.question_id), comparison.suite
+    name, suite = str(question.question_id), comparison.suite
     values = comparison.scores.get(name)
     panels = [
         Panel(

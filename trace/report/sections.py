@@ -142,7 +142,7 @@ def accuracy(path: Path, colors: Mapping[str, str]) -> Accuracy | None:
     """The summary of an evaluation; `colors` by the models' labels."""
     if not path.is_file():
         return None
-    from ..eval.summarize_vqa import sentences, tables
+    from ..eval.tables import sentences, tables
 
     summary = read_json(path, "the summary")
     try:

@@ -15,8 +15,8 @@ import torch
 from transformers import TrainerCallback
 
 from ..core.images import decoded_size
-from ..eval.benchmark import Suite, open_suite
-from ..eval.statistics import score
+from ..eval.benchmark import Benchmark, open_benchmark
+from ..eval.scoring import score
 from ..inference.predictor import Predictor
 from ..model.checkpoint import Checkpoint
 from ..utils.command import InputError
@@ -36,7 +36,7 @@ class BenchmarkCallback(TrainerCallback):
                 "evaluation: does not go with ZeRO-3, where no process holds the model; take zero2.json, or run "
                 "trace.eval.model_vqa on the checkpoints"
             )
-        self._suite: Suite = open_suite(self._asked.benchmark).first(self._asked.questions)
+        self._suite: Benchmark = open_benchmark(self._asked.benchmark).first(self._asked.questions)
         for question in self._suite.questions:  # what cannot be used shows now, not in the middle of the training
             path = self._suite.image_path(question)
             if isinstance(reason := decoded_size(path), str):
