@@ -8,7 +8,7 @@ import pytest
 
 from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.train import train
-from trace_vlm.utils.config import typed
+from trace_vlm.utils.config import build_config
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
@@ -21,6 +21,6 @@ def test_the_logged_loss_is_the_originals(recorded, tmp_path, monkeypatch, packi
         "trainable": ["projector", "llm"], "global_batch_size": 4, "micro_batch_size": 4, "packing": packing,
         "precision": "fp32", "gradient_checkpointing": False, "dataloader_workers": 0, "logging_steps": 1, "report_to": [],
     }  # fmt: skip
-    folder = train(typed(TrainConfig, settings, "test"))
+    folder = train(build_config(TrainConfig, settings, "test"))
     (first,) = [one for one in map(json.loads, (folder / "log.jsonl").read_text().splitlines()) if "token_loss" in one]
     assert first["token_loss"] == pytest.approx(float(recorded.arrays["full__train_loss"][-1]), abs=1e-5)

@@ -21,7 +21,7 @@ from trace_vlm.train import plan
 from trace_vlm.train.checkpoints import last_checkpoint
 from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.model_size import total_params, trained_params
-from trace_vlm.utils.config import typed
+from trace_vlm.utils.config import build_config
 
 ROOT = Path(__file__).parents[2]
 FULL = {"trainable": {"llm": "full", "projector": "full"}}
@@ -175,7 +175,7 @@ def test_every_pair_resumes_bit_for_bit_and_on_another_number_of_processes(
 
 def _check_size(settings, checkpoint):
     """The plan's bytes of a checkpoint are those of its tensors; tiny ones leave room for what surrounds them."""
-    config = typed(TrainConfig, settings, "test")
+    config = build_config(TrainConfig, settings, "test")
     _, size = plan.model_dimensions(config)
     rank = config.lora.r if config.lora else 0
     total, trained = total_params(size, config.modes, rank), trained_params(size, config.modes, rank)

@@ -18,7 +18,7 @@ from trace_vlm.train.memory import _kept_by_a_layer
 from trace_vlm.train.param_groups import LORA_TARGETS, choose
 from trace_vlm.train.torch_compile import compile_layers
 from trace_vlm.utils.command import InputError
-from trace_vlm.utils.config import typed
+from trace_vlm.utils.config import build_config
 
 LORA = {"trainable": {"llm": "lora"}, "lora": {"r": 4, "alpha": 8, "dropout": 0.3, "shared_dropout": True}}
 NOWHERE = {"model": "m", "data": ["d"], "image_folder": "i", "output_dir": "o"}
@@ -58,7 +58,7 @@ def test_answering_sees_the_input_as_it_is():
 def test_without_dropout_there_is_nothing_to_share():
     lora = {"trainable": {"llm": "lora"}, "lora": {"dropout": 0.0, "shared_dropout": True}}
     with pytest.raises(InputError, match=r"lora\.shared_dropout: there is no dropout to share"):
-        typed(TrainConfig, NOWHERE | lora, "test")
+        build_config(TrainConfig, NOWHERE | lora, "test")
 
 
 def small(lora, seed=0):
@@ -113,7 +113,7 @@ def test_recomputation_draws_the_masks_of_the_forward_pass():
 
 
 def test_a_run_shares_when_it_is_asked_to(tiny_folder):
-    lora = typed(TrainConfig, NOWHERE | LORA, "test")
+    lora = build_config(TrainConfig, NOWHERE | LORA, "test")
     model = choose(load(tiny_folder).model, lora)
     shared = [one for one in model.modules() if isinstance(one, SharedDropout)]
     assert len(shared) == 5 * model.config.text_config.num_hidden_layers

@@ -17,7 +17,7 @@ from trace_vlm.train.sampling import Order, ProcessBatches
 from trace_vlm.train.sft import prepare
 from trace_vlm.train.varlen_attention import Line, packed_attention
 from trace_vlm.utils.command import InputError
-from trace_vlm.utils.config import typed
+from trace_vlm.utils.config import build_config
 
 RNG = np.random.default_rng(0)
 # Log-uniform texts, most of them with an image of 576 tokens: the mix of instruction data.
@@ -43,7 +43,7 @@ def one_step(scenes, data, model, out, **changes):
     found = {"model": str(model), "data": [str(data)], "image_folder": str(scenes), "output_dir": str(out)}
     found |= {"precision": "fp32", "gradient_checkpointing": False, "dataloader_workers": 0, "report_to": []}
     found |= {"global_batch_size": 12, "micro_batch_size": 3, "max_length": 512, "pack_tokens": 512} | changes
-    config = typed(TrainConfig, found, "test")
+    config = build_config(TrainConfig, found, "test")
     out.mkdir()
     made = prepare(config, lambda passes: training_arguments(config, out, passes), out, StopSignal())
     trainer = made.trainer

@@ -18,14 +18,14 @@ from trace_vlm.train.memory import Setting, memory
 from trace_vlm.train.model_size import Work, total_params, trained_params, training_flops
 from trace_vlm.train.param_groups import choose, learning
 from trace_vlm.utils.command import InputError
-from trace_vlm.utils.config import typed
+from trace_vlm.utils.config import build_config
 
 ROOT = Path(__file__).parents[2]
 BIG = ["train_13b_fft", "train_7b_lora", "train_7b_fft", "train_13b_lora", "robopoint_13b_fft", "pretrain_projector"]
 
 
 def nano(**changes):
-    return typed(TrainConfig, {"model": "nano", "data": "d", "output_dir": "o", "lora": None, **changes}, "test")
+    return build_config(TrainConfig, {"model": "nano", "data": "d", "output_dir": "o", "lora": None, **changes}, "test")
 
 
 @pytest.mark.parametrize("llm", ["full", "lora", "frozen"])

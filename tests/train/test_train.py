@@ -26,7 +26,7 @@ from trace_vlm.train.param_groups import choose, learning, make_optimizer, part_
 from trace_vlm.train.train import train
 from trace_vlm.train.trainer import LanguageTrainer
 from trace_vlm.utils.command import InputError
-from trace_vlm.utils.config import typed
+from trace_vlm.utils.config import build_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -40,7 +40,7 @@ def settings(scenes, out, model="nano", **changes):
 
 
 def config(scenes, out, **changes):
-    return typed(TrainConfig, settings(scenes, out, **changes), "test")
+    return build_config(TrainConfig, settings(scenes, out, **changes), "test")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -128,7 +128,9 @@ PREFIXES = {
     ids=str,
 )  # fmt: skip
 def test_exactly_the_named_parts_learn(trainable):
-    chosen = typed(TrainConfig, {"model": "nano", "data": "d", "output_dir": "o", "trainable": trainable}, "test")
+    chosen = build_config(
+        TrainConfig, {"model": "nano", "data": "d", "output_dir": "o", "trainable": trainable}, "test"
+    )
     model = choose(load("nano").model, chosen)
     expected = {
         name for name, _ in model.named_parameters() if any(name.startswith(PREFIXES[part]) for part in chosen.learns)
@@ -147,7 +149,7 @@ def test_adapters_and_the_projector_learn_each_at_its_rate():
         "lora": {"r": 2, "alpha": 4},
     }
     found |= {"learning_rate": 2e-4, "learning_rates": {"projector": 2e-5}, "weight_decay": 0.1}
-    chosen = typed(TrainConfig, found, "test")
+    chosen = build_config(TrainConfig, found, "test")
     model = choose(load("nano").model, chosen)
     names = set(learning(model))
     adapters = {name for name in names if ".lora_" in name}
@@ -313,7 +315,7 @@ def test_the_vision_stand_in_trains_the_tower_alone(scenes, tmp_path):
     found = yaml.safe_load((CONFIGS / "nano_vision.yaml").read_text())
     found |= {"data": [str(scenes)], "output_dir": str(tmp_path / "vision"), "max_steps": 3, "global_batch_size": 4}
     found |= {"micro_batch_size": 4, "dataloader_workers": 0, "report_to": []}
-    folder = train(typed(TrainConfig, found, "test"))
+    folder = train(build_config(TrainConfig, found, "test"))
     before, after = load("nano").model.state_dict(), load(folder).model.state_dict()
     changed = {part_of(name) for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed == {"vision", "projector"}  # the projector's first layer takes the features' scale
@@ -364,7 +366,7 @@ def test_a_model_from_its_parts_loads_in_the_type_it_trains_in(monkeypatch, nano
     monkeypatch.setattr(sft, "compose", lambda **options: asked.append(options) or nano)
     parts = {"llm": "l", "vision": "v", "projector": None}
     found = {"model": parts, "data": "d", "output_dir": "o", "deepspeed": deepspeed, "precision": precision}
-    sft.load_for_training(typed(TrainConfig, found, "test"))
+    sft.load_for_training(build_config(TrainConfig, found, "test"))
     half = deepspeed is not None and precision == "bf16"
     assert asked == [{**parts, "attn_implementation": "sdpa", "dtype": "bfloat16" if half else "float32"}]
 
@@ -396,7 +398,7 @@ def test_flash_attention_is_taken_when_it_loads_and_the_log_says_what_is(monkeyp
     monkeypatch.setattr(sft.importlib.util, "find_spec", lambda name: name == "flash_attn")
     monkeypatch.setattr(sft, "_load", fake_load)
     found = {"model": "m", "data": "d", "output_dir": "o", "precision": "bf16"} | changes
-    sft.load_for_training(typed(TrainConfig, found, "test"), told.append)
+    sft.load_for_training(build_config(TrainConfig, found, "test"), told.append)
     assert told == [said] and set(taken[0].values()) == {said.removeprefix("attention: ")}
 
 
@@ -408,7 +410,7 @@ def test_flash_attention_that_does_not_load_is_an_error_where_it_was_asked_for(m
     monkeypatch.setattr(sft, "_load", refuse)
     found = {"model": "m", "data": "d", "output_dir": "o", "attention": sft.FLASH}
     with pytest.raises(InputError, match="attention: flash_attention_2 cannot be used here: .*undefined symbol"):
-        sft.load_for_training(typed(TrainConfig, found, "test"))
+        sft.load_for_training(build_config(TrainConfig, found, "test"))
 
 
 def test_both_optimizers_step_save_and_follow_one_schedule():

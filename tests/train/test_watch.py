@@ -16,14 +16,14 @@ from trace_vlm.train.guards import REMEMBERED, Preempted, StopSignal, TrainingSt
 from trace_vlm.train.step_metrics import Tally
 from trace_vlm.train.train import train
 from trace_vlm.utils.command import InputError
-from trace_vlm.utils.config import typed
+from trace_vlm.utils.config import build_config
 
 
 def config(scenes, model, out, **changes):
     found = {"model": str(model), "data": [str(scenes / "captions.json")], "image_folder": str(scenes)}
     found |= {"output_dir": str(out), "precision": "fp32", "dataloader_workers": 0, "report_to": [], "max_steps": 3}
     found |= {"global_batch_size": 4, "micro_batch_size": 2, "max_length": 128, "pack_tokens": 256, "logging_steps": 1}
-    return typed(TrainConfig, found | changes, "test")
+    return build_config(TrainConfig, found | changes, "test")
 
 
 def test_a_loss_that_is_no_number_stops_with_the_samples_of_its_step(scenes, tiny_folder, tmp_path):

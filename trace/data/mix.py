@@ -26,6 +26,7 @@ from typing import Any
 from ..core.image_folder import Images
 from ..core.records import Sample
 from ..utils.command import InputError, Parser, run
+from ..utils.config import ListOf, config_class, read_config
 from ..utils.files import write_json_list
 from .licences import licences_of
 from .sources.problems import POINTS, ProblemLog, Problems
@@ -39,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FILES = ("mask", "instances")  # what `meta` names beside the image, relative to the same folder
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class Entry:
     """One source of a recipe. Paths are relative to --data-root."""
 
@@ -47,14 +48,14 @@ class Entry:
     kind: str  # trace.data.sources.registry
     path: str
     samples: int | None = None  # all when left out
-    part: list[str] = field(default_factory=lambda: list(PARTS))  # which of object_reference, free_space, ...
+    part: ListOf[str] = field(default_factory=lambda: list(PARTS))  # which of object_reference, free_space, ...
     cor: bool = False  # the samples carry reasoning, of which cor_share is kept
     image_folder: str | None = None
-    licence: list[str] = field(default_factory=list)  # trace.data.licences; known ones of the kind when left out
+    licence: ListOf[str] = field(default_factory=list)  # trace.data.licences; known ones of the kind when left out
     max_turns: int = 5  # lvis: categories asked of one image
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class Recipe:
     sources: list[Entry]
     seed: int = 0
@@ -81,9 +82,7 @@ class Taken:
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """InputError names what is wrong in the file: keys, types, names, numbers, parts, kinds, licences."""
-    from ..utils.config import read_settings
-
-    recipe = read_settings(Recipe, path, overrides)
+    recipe = read_config(Recipe, path, overrides)
     if not recipe.sources:
         raise InputError(f"{path}: sources is empty")
     if not 0 <= recipe.cor_share <= 100:

@@ -7,27 +7,26 @@ contract, so they come from a file that says when each was read and where (confi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.command import InputError
-from ..utils.config import read_settings
+from ..utils.config import Field, config_class, read_config
 
 PRICES = Path("configs/api/prices.yaml")
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class Price:
     """US dollars for a million tokens; thoughts count as output. `as_of` and `source`: when and where it was read."""
 
     model: str
-    input: float
-    output: float
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
     as_of: str
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class PriceList:
     prices: tuple[Price, ...]
 
@@ -43,7 +42,7 @@ def price_of(model: str, path: Path | None, given: tuple[float | None, float | N
         raise InputError("--price-in and --price-out belong together: dollars for a million tokens in and out")
     if path is None:
         return None
-    return next((price for price in read_settings(PriceList, path).prices if price.model == model), None)
+    return next((price for price in read_config(PriceList, path).prices if price.model == model), None)
 
 
 def dollars(price: Price, tokens_in: float, tokens_out: float) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..utils.command import InputError
-from ..utils.config import read_settings
+from ..utils.config import ListOf, config_class, read_config
 
 PARTS = ("vision", "projector", "llm")
 Schedule = Literal[
@@ -17,7 +17,7 @@ Schedule = Literal[
 ]
 
 
-@dataclass(frozen=True)
+@config_class
 class Trainable:
     """How each part of the model learns. `lora` puts adapters beside the frozen weights of the language model."""
 
@@ -26,7 +26,7 @@ class Trainable:
     vision: Literal["full", "frozen"] = "frozen"
 
 
-@dataclass(frozen=True)
+@config_class
 class LearningRates:
     """A part's own learning rate; the others take `learning_rate`."""
 
@@ -35,7 +35,7 @@ class LearningRates:
     vision: float | None = None
 
 
-@dataclass(frozen=True)
+@config_class
 class Lora:
     r: int = 128
     alpha: int = 256
@@ -43,7 +43,7 @@ class Lora:
     shared_dropout: bool = False  # one mask for the matrices of one input, not one each: `trace.train.dropout`
 
 
-@dataclass(frozen=True)
+@config_class
 class GroundingLoss:
     """The attention term of `trace.model.attention_recorder.GroundingRecorder`; it needs instance maps."""
 
@@ -52,7 +52,7 @@ class GroundingLoss:
     head: int = 0
 
 
-@dataclass(frozen=True)
+@config_class
 class ModelParts:
     """A starting point put together from its parts: folders, files or names on the hub."""
 
@@ -61,7 +61,7 @@ class ModelParts:
     projector: str | None = None  # a folder or name with mm_projector.bin; random when absent
 
 
-@dataclass(frozen=True)
+@config_class
 class Evaluation:
     """Answers to a benchmark while training goes on: point accuracy in the log, pictures in `evaluation/`."""
 
@@ -73,19 +73,19 @@ class Evaluation:
     max_new_tokens: int = 512
 
 
-@dataclass(frozen=True)
+@config_class
 class TrainConfig:
     """What a run does. Paths are relative to the working directory; sizes are in samples, lengths in tokens."""
 
     model: str | ModelParts  # a folder in Hugging Face's LLaVA format, a preset for random weights, or parts
-    data: list[str]  # LLaVA JSON / JSONL files; for `objective: vision` folders of generated scenes
+    data: ListOf[str]  # LLaVA JSON / JSONL files; for `objective: vision` folders of generated scenes
     output_dir: str
     image_folder: str = ""
     # language: next-token loss on the assistant's turns. vision: patch labels, the stand-in for CLIP's pre-training.
     objective: Literal["language", "vision"] = "language"
     template: str = "vicuna_v1"
     # A mapping of PARTS to full, lora or frozen; or a list of the parts that learn (fully, or the llm by `lora`).
-    trainable: list[str] | Trainable = field(default_factory=Trainable)
+    trainable: ListOf[str] | Trainable = field(default_factory=Trainable)
     lora: Lora | None = None
     learning_rate: float = 2e-5
     learning_rates: LearningRates = field(default_factory=LearningRates)
@@ -117,7 +117,7 @@ class TrainConfig:
     save_steps: int = 500
     save_total_limit: int = 1
     logging_steps: int = 10
-    report_to: list[Literal["tensorboard", "wandb"]] = field(default_factory=lambda: ["tensorboard"])
+    report_to: ListOf[Literal["tensorboard", "wandb"]] = field(default_factory=lambda: ["tensorboard"])
     evaluation: Evaluation | None = None
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
@@ -265,4 +265,4 @@ def _positive(section: Any, name: str, prefix: str = "") -> None:
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a YAML file and apply overrides `key=value` (`lora.r=64` reaches into a section; values are YAML)."""
-    return read_settings(TrainConfig, path, overrides)
+    return read_config(TrainConfig, path, overrides)

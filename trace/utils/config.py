@@ -1,117 +1,107 @@
-"""Configurations: YAML read into typed dataclasses, where an unknown key or a wrong type is an error that names it.
+"""Typed configurations: YAML read into pydantic dataclasses; an unknown key or a bad value is an error that names it.
 
-A configuration is a frozen dataclass of plain values, lists or tuples, `Literal` choices and nested dataclasses. The
-libraries that do this either accept unknown keys or bring a configuration language with them; this is what is left.
+@config_class
+class Lora:
+    r: int = Field(128, ge=1)
+
+config = read_config(Lora, "lora.yaml", ["r=64"])
 """
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from .command import InputError, existing_file
 
+__all__ = ["Field", "ListOf", "build_config", "config_class", "read_config"]
+
 T = TypeVar("T")
+ListOf = Annotated[list[T], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""A list that may be written as one string, as in `--set data=train.json`."""
 
 
-def read_settings(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
-    """A YAML file as the dataclass `kind`.
+@dataclass_transform(frozen_default=True)
+def config_class(kind: type[T]) -> type[T]:
+    """Make a class a frozen dataclass that refuses unknown keys, wrong types, and values outside `Field(ge=, le=)`."""
+    settings = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+    return dataclass(frozen=True, slots=True, config=settings)(kind)
+
+
+def read_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """Read a YAML file as the configuration class `kind`.
 
     Args:
-        overrides: `key=value` pairs put over the file; `section.key=value` reaches into a section, values are YAML.
+        overrides: `key=value` pairs that replace values of the file; `section.key=value` reaches into a section, and
+            values are YAML.
     Raises:
-        InputError: a broken file, an unknown or missing key, a value of another type; each named.
+        InputError: names the file and the key of the first mistake.
     """
     path = existing_file(path, "the configuration")
-    found = _yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    found = {} if found is None else found
+    values = _parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    values = {} if values is None else values
     for override in overrides:
-        _override(found, override)
-    return typing.cast(T, typed(kind, found, str(path)))
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise InputError(f"--set {override}: expected key=value")
+        *sections, last = key.strip().split(".")
+        section = values
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = _parse_yaml(text, f"--set {override}")
+    return build_config(kind, values, str(path))
 
 
-def _yaml(text: str, where: str) -> Any:
+def build_config(kind: type[T], values: Any, source: str) -> T:
+    """Check a mapping and convert it to the configuration class `kind`; an InputError begins with `source`."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{source} must contain `key: value` lines, not {values!r}")
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        # The alternatives of a union report one mistake each: the deepest is the one meant. A misspelt key comes
+        # before the key that it leaves missing.
+        mistake = max(error.errors(), key=lambda e: (len(e["loc"]), e["type"] == "unexpected_keyword_argument"))
+    raise InputError(f"{source}: {_message(kind, values, dict(mistake))}")
+
+
+def _message(kind: Any, values: Any, mistake: dict[str, Any]) -> str:
+    """The key and the mistake; pydantic's location also holds the alternatives of unions, which are no keys."""
+    keys: list[str] = []
+    for part in mistake["loc"]:
+        if dataclasses.is_dataclass(kind) and part in (fields := kind.__pydantic_fields__):  # type: ignore[attr-defined]
+            hint = fields[part].annotation
+            kind = next((one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)), None)
+        if isinstance(values, dict) and (part in values or part == mistake["loc"][-1]):
+            keys.append(str(part))
+            values = values.get(part)
+        elif isinstance(values, list) and part in range(len(values)):
+            keys.append(str(part))
+            values = values[part]
+    name = ".".join(keys)
+    if mistake["type"] == "unexpected_keyword_argument":
+        known = list(kind.__pydantic_fields__)
+        close = difflib.get_close_matches(keys[-1], known, n=1)
+        return f"unknown key {name}. " + (f"Did you mean {close[0]}?" if close else f"Known keys: {', '.join(known)}")
+    if mistake["type"] == "missing" and keys[-1] == mistake["loc"][-1]:  # not an item of a list
+        return f"missing key {name}"
+    if mistake["type"] == "value_error":  # raised by a configuration's own check, which names the key
+        return str(mistake["ctx"]["error"])
+    text = f"{name}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, not {values!r}"
+    return text + (". Quote on, off, yes and no: YAML reads them as true and false" if isinstance(values, bool) else "")
+
+
+def _parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _override(found: Any, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise InputError(f"--set {override}: expected key=value")
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        if not isinstance(found.get(section), dict):
-            found[section] = {}
-        found = found[section]
-    found[last] = _yaml(text, f"--set {override}")
-
-
-def typed(kind: Any, found: Any, source: str, prefix: str = "") -> Any:
-    """`found` as the dataclass `kind`; InputError, beginning with `source`, names what does not fit."""
-    if not isinstance(found, dict):
-        raise InputError(f"{source}: {prefix.rstrip('.') or 'the file'} must hold `key: value` lines, not {found!r}")
-    hints = typing.get_type_hints(kind)
-    unknown = [str(key) for key in found if key not in hints]
-    if unknown:
-        raise InputError(f"{source}: unknown key {prefix}{unknown[0]}; known here: {', '.join(hints)}")
-    for one in dataclasses.fields(kind):
-        if one.name not in found and one.default is one.default_factory is dataclasses.MISSING:
-            raise InputError(f"{source}: missing key {prefix}{one.name}")
-    return kind(**{key: _value(hints[key], value, source, f"{prefix}{key}") for key, value in found.items()})
-
-
-def _value(hint: Any, value: Any, source: str, name: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return _either(arguments, value, source, name)
-    if origin is Literal:
-        if value not in arguments:
-            raise InputError(f"{source}: {name} must be one of {', '.join(map(str, arguments))}, not {value!r}")
-        return value
-    if origin in (list, tuple):
-        return _sequence(origin, arguments, value, source, name)
-    if dataclasses.is_dataclass(hint):
-        return typed(hint, value, source, f"{name}.")
-    if hint is float and not isinstance(value, bool) and isinstance(value, int | str):
-        try:
-            return float(value)  # an integer, or 2e-5, which YAML reads as a string because it has no point
-        except ValueError:
-            pass
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        quote = (
-            "; YAML reads a bare on, off, yes or no so: put it in quotes"
-            if hint is str and isinstance(value, bool)
-            else ""
-        )
-        raise InputError(f"{source}: {name} must be of type {hint.__name__}, not {value!r}{quote}")
-    return value
-
-
-def _either(arguments: tuple[Any, ...], value: Any, source: str, name: str) -> Any:
-    if value is None and type(None) in arguments:
-        return None
-    choices = [one for one in arguments if one is not type(None)]
-    section = isinstance(value, dict)
-    fitting = next((one for one in choices if dataclasses.is_dataclass(one) == section), choices[0])
-    return _value(fitting, value, source, name)
-
-
-def _sequence(origin: Any, arguments: tuple[Any, ...], value: Any, source: str, name: str) -> Any:
-    if origin is list and isinstance(value, str):  # one item, as one types it on a command line
-        value = [value]
-    if not isinstance(value, list):
-        raise InputError(f"{source}: {name} must be a list, not {value!r}")
-    if origin is tuple and arguments[-1] is not Ellipsis:
-        if len(value) != len(arguments):
-            raise InputError(f"{source}: {name} must have {len(arguments)} values, not {len(value)}")
-        return tuple(_value(one, part, source, name) for one, part in zip(arguments, value, strict=True))
-    return origin(_value(arguments[0], item, source, name) for item in value)
+        raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None

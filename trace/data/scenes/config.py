@@ -8,12 +8,12 @@ The defaults are `configs/scenes/tabletop.yaml`: rooms, the whole catalog, pictu
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 from ...utils.command import InputError
-from ...utils.config import read_settings
+from ...utils.config import config_class, read_config
 from .limits import LIMITS
 from .objects.catalog import CATEGORIES, COLORS
 from .objects.meshes import kinds
@@ -27,7 +27,7 @@ SURFACES = ("table", "counter", "shelf", "side table", "tray")
 SIMPLE = ("box", "ball", "cone")  # plain solids that the rooms leave out
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class WorldConfig:
     """What the objects stand on. "flat": one bare table; "room": floor, walls and furniture. Lengths in metres."""
 
@@ -42,7 +42,7 @@ class WorldConfig:
     max_tilt: float = 4.0  # ... or that it tilts by more degrees
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class ObjectsConfig:
     """What stands there. Lengths in metres."""
 
@@ -59,7 +59,7 @@ class ObjectsConfig:
     table: tuple[float, float] = (0.40, 0.60)  # range of the half sides of tables
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class CameraConfig:
     """Where the picture is taken from. Angles in degrees."""
 
@@ -73,7 +73,7 @@ class CameraConfig:
     packing: Literal["fast", "small"] = "fast"  # of pictures: "small" takes a third more time for 7 % fewer bytes
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class RelationsConfig:
     """What the spatial words mean, in the camera's ground frame. Angles in degrees, lengths in metres."""
 
@@ -93,7 +93,7 @@ class RelationsConfig:
     part_margin: float = 0.04  # object reference: every other candidate is this far outside of the part
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class QuestionsConfig:
     """How many questions a view gets and how they are answered."""
 
@@ -121,7 +121,7 @@ class QuestionsConfig:
     marks: float = 0.15  # part of the questions whose references are marked by rectangles in a picture of their own
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class SceneConfig:
     world: WorldConfig = field(default_factory=WorldConfig)
     objects: ObjectsConfig = field(default_factory=ObjectsConfig)
@@ -140,7 +140,7 @@ def load_config(path: str | Path | None) -> SceneConfig:
     """The configuration in a YAML file, or the defaults. InputError for a broken file, key, type or value."""
     if path is None:
         return SceneConfig()
-    config = read_settings(SceneConfig, path)
+    config = read_config(SceneConfig, path)
     _check_names(config, str(path))
     _check_ranges(config, str(path))
     _check_conditions(config, str(path))

@@ -44,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 
 def _job(out: Path, settings: dict[str, Any]) -> Any:
-    from ...utils.config import typed
+    from ...utils.config import build_config
     from .config import SceneConfig
     from .scene import Job
 
     source = str(out)
-    config = typed(SceneConfig, settings["config"], source)
+    config = build_config(SceneConfig, settings["config"], source)
     sizes = tuple((width, height) for width, height in settings["sizes"])
     return Job(out, config, sizes, settings["views"], settings["seed"], settings["benchmark"])
 

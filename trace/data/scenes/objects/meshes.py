@@ -22,7 +22,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ....utils.command import InputError
-from ....utils.config import typed
+from ....utils.config import ListOf, build_config, config_class
 from .catalog import CATEGORIES, COLORS, Category
 
 Floats = NDArray[np.float64]
@@ -32,13 +32,13 @@ SUFFIXES = (".obj", ".stl")
 SIZES = (0.02, 0.25)  # radius of the footprint and height must be in this range, metres
 
 
-@dataclass(frozen=True, slots=True)
+@config_class
 class _Entry:
     file: str
     name: str
     licence: str
     scale: float = 1.0
-    colors: list[str] = field(default_factory=list)
+    colors: ListOf[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _asset(row: object, folder: Path, where: str) -> Asset:
         raise InputError(
             f"{where} ({row.get('file')}): licence is missing; a mesh is used only with its licence stated"
         )
-    entry = typed(_Entry, row, where)
+    entry = build_config(_Entry, row, where)
     for color in entry.colors:
         if color not in COLORS:
             raise InputError(f"{where}: colors has {color!r}; known: {', '.join(COLORS)}")
