@@ -22,7 +22,7 @@ WORK = """
 import json, re, sys
 from pathlib import Path
 import torch
-from trace_vlm.utils.config import typed
+from trace_vlm.utils.config import build_config
 from trace_vlm.train import arguments, language, recording, train
 from trace_vlm.train.config import TrainConfig
 import transformers.models.llava.modeling_llava, transformers.models.clip.modeling_clip, peft
@@ -31,7 +31,7 @@ def memory(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 before = memory("VmRSS")
-train.train(typed(TrainConfig, json.loads(sys.argv[1]), "benchmark"))
+train.train(build_config(TrainConfig, json.loads(sys.argv[1]), "benchmark"))
 print("BYTES", memory("VmHWM") - before)
 """
 
@@ -56,9 +56,9 @@ def predict(settings: dict[str, Any], length: int) -> float:
     from trace_vlm.train.config import TrainConfig
     from trace_vlm.train.memory import Setting, memory
     from trace_vlm.train.plan import model_dimensions
-    from trace_vlm.utils.config import typed
+    from trace_vlm.utils.config import build_config
 
-    config = typed(TrainConfig, settings, "benchmark")
+    config = build_config(TrainConfig, settings, "benchmark")
     _, size = model_dimensions(config)
     return memory(config, size, Setting("one process", 0), 1, length, config.micro_batch_size, 25).total
 

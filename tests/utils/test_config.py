@@ -1,0 +1,89 @@
+"""Configurations: what is accepted, and that an error names the file and the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from trace_vlm.utils.command import InputError
+from trace_vlm.utils.config import Field, ListOf, build_config, config_class, read_config
+
+
+@config_class
+class Lora:
+    r: int = Field(128, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
+@config_class
+class Run:
+    model: str | Lora
+    data: ListOf[str]
+    learning_rate: float = Field(2e-5, gt=0)
+    resume: Literal["auto", "never"] = "auto"
+    lora: Lora | None = None
+    span: tuple[float, float] = (0.0, 1.0)
+    sections: list[Lora] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.span[0] > self.span[1]:
+            raise InputError("span: the ends are reversed")
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Run:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return read_config(Run, path, overrides)
+
+
+def test_yaml_and_overrides(tmp_path: Path) -> None:
+    config = read(
+        tmp_path, "model: nano\ndata: [a.json]\nlearning_rate: 2e-4\n", "data=b.json", "lora.r=64", "span=[1, 2]"
+    )
+    assert config == Run("nano", ["b.json"], 2e-4, lora=Lora(r=64), span=(1.0, 2.0))
+    assert dataclasses.replace(config, lora=None).lora is None
+
+
+@pytest.mark.parametrize(
+    "values, named",
+    [
+        ({"learing_rate": 1}, "unknown key learing_rate. Did you mean learning_rate?"),
+        ({"lora": {"rank": 3}}, "unknown key lora.rank. Known keys: r, dropout"),
+        ({"lora": {"r": 0}}, "lora.r"),
+        ({"lora": {"dropout": 1}}, "lora.dropout"),
+        ({"lora": 3}, "lora"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"resume": False}, "resume"),
+        ({"span": [2, 1]}, "span"),
+        ({"span": [2]}, "span"),
+        ({"data": [3]}, "data.0"),
+        ({"model": {"r": "x"}}, "model.r"),
+        ({"sections": [{}, {"r": -1}]}, "sections.1.r"),
+        ({"model": None}, "model"),
+        ({3: 4}, "3"),
+    ],
+)
+def test_errors_name_source_and_key(values: dict[Any, Any], named: str) -> None:
+    with pytest.raises(InputError, match=rf"^run\.yaml: {re.escape(named)}"):
+        build_config(Run, {"model": "nano", "data": "a"} | values, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, overrides, named",
+    [
+        ("model: nano\n", [], "missing key data"),
+        ("- 1\n", [], "run.yaml"),
+        ("model: [\n", [], "run.yaml"),
+        ("model: nano\ndata: a\n", ["lora"], "--set lora"),
+        ("model: nano\ndata: a\n", ["lora=["], r"--set lora=\["),
+    ],
+)
+def test_broken_files_and_overrides(tmp_path: Path, text: str, overrides: list[str], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        read(tmp_path, text, *overrides)
