@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Annotated
 
 from ..utils.command import InputError
 from ..utils.config import Field, config_class, read_config
@@ -20,8 +21,8 @@ class Price:
     """US dollars for a million tokens; thoughts count as output. `as_of` and `source`: when and where it was read."""
 
     model: str
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
     as_of: str
     source: str
 
