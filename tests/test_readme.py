@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ELSEWHERE = ("bash ", "source ")  # installing, GPUs, the whole quickstart
+ELSEWHERE = ("#", "bash ", "source ")  # installing, GPUs, the whole quickstart
 
 
 def commands() -> list[str]:
