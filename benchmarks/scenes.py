@@ -29,23 +29,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from trace_vlm.data.scenes.assemble import assemble
 from trace_vlm.data.scenes.config import load_config
 from trace_vlm.data.scenes.generate import parse_sizes
-from trace_vlm.data.scenes.render.studio import Studio
+from trace_vlm.data.scenes.render import SceneRenderer
 from trace_vlm.data.scenes.scene import Job, make_scene
 from trace_vlm.data.scenes.shards import Parts
 
 TARGET = 0.60
 
 
-class Remembering(Studio):
-    """A studio that remembers what was rendered in color: only pictures that are kept are."""
+class Remembering(SceneRenderer):
+    """A renderer that remembers what was rendered in color: only pictures that are kept are."""
 
-    def arrange(self, *what: Any, **more: Any) -> None:
+    def set_scene(self, *what: Any, **more: Any) -> None:
         self.arranged = (what, more)
-        super().arrange(*what, **more)
+        super().set_scene(*what, **more)
 
-    def look(self, *what: Any, **more: Any) -> None:
+    def set_camera(self, *what: Any, **more: Any) -> None:
         self.looked = (what, more)
-        super().look(*what, **more)
+        super().set_camera(*what, **more)
 
     def color(self) -> Any:
         if not getattr(self, "again", False):
@@ -56,8 +56,8 @@ class Remembering(Studio):
         """Render what was kept once more; CPU seconds of the renderer alone."""
         seconds, self.again = 0.0, True
         for (arranged, more), (looked, details) in self.kept:
-            super().arrange(*arranged, **more)
-            super().look(*looked, **details)
+            super().set_scene(*arranged, **more)
+            super().set_camera(*looked, **details)
             started = time.process_time()
             self.segment()
             super().color()
@@ -83,17 +83,17 @@ def measure(job: Job, scenes: int) -> Result:
     result = Result()
     for folder in ("images", "masks", "instances"):
         (job.out / folder).mkdir(parents=True)
-    with Remembering.of(job.config, job.sizes) as studio:
-        studio.kept = []
-        make_scene(job, scenes, studio)  # caches and lazy imports
-        studio.replay()
+    with Remembering.of(job.config, job.sizes) as renderer:
+        renderer.kept = []
+        make_scene(job, scenes, renderer)  # caches and lazy imports
+        renderer.replay()
         for number in range(scenes):
             started = time.process_time()
-            line = make_scene(job, number, studio)
+            line = make_scene(job, number, renderer)
             text = json.dumps(line)
             result.seconds += time.process_time() - started
-            result.images += len(studio.kept)
-            result.raw += studio.replay()
+            result.images += len(renderer.kept)
+            result.raw += renderer.replay()
             result.views += len(line["views"])
             result.samples += len(line["samples"])
             result.rejects.update(line["rejects"])
@@ -110,9 +110,9 @@ def memory(scenes: int) -> None:
         for name in ("images", "masks", "instances"):
             (job.out / name).mkdir()
         lines = []
-        with Studio.of(job.config, job.sizes) as studio:
+        with SceneRenderer.from_config(job.config, job.sizes) as renderer:
             for number in range(scenes):
-                line = make_scene(job, number, studio)
+                line = make_scene(job, number, renderer)
                 lines = [*lines, line][:SAME]
                 if number + 1 in {scenes // 8, scenes // 4, scenes // 2, scenes}:
                     print(f"worker, {number + 1} scenes made: {_resident():.0f} MB")

@@ -25,34 +25,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trace_vlm.core.records import replacing
     from trace_vlm.data.scenes.config import CameraConfig, load_config
     from trace_vlm.data.scenes.generate import require_renderer
+    from trace_vlm.data.scenes.objects.assets import all_categories
     from trace_vlm.data.scenes.objects.catalog import make_body, sample_rgb
-    from trace_vlm.data.scenes.objects.meshes import kinds
     from trace_vlm.drawing.fonts import pil_font
 
     config = load_config(args.config)
     require_renderer()
-    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.world.camera import sample_camera
-    from trace_vlm.data.scenes.world.flat_table import plain_room
+    from trace_vlm.data.scenes.world.rooms import flat_room
 
     names = config.categories
     sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(names) // COLUMNS) * (TILE + CAPTION)), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     view = CameraConfig(elevation=(32.0, 32.0), fovy=(30.0, 30.0), roll=(0.0, 0.0), slack=(1.0, 1.0), margin=0.05)
-    with Studio.of(config, ((TILE, TILE),)) as studio:
+    with SceneRenderer.from_config(config, ((TILE, TILE),)) as renderer:
         for index, name in enumerate(names):
             rng = np.random.default_rng(index)
-            kind = kinds(config.objects.assets)[name]
+            kind = all_categories(config.objects.assets)[name]
             allowed = [color for color in config.objects.colors if color in (kind.colors or config.objects.colors)]
             color = allowed[index % len(allowed)]
             radius = kind.radius[1]
             height = radius * kind.slenderness[1]
             body = make_body(name, kind, color, sample_rgb(color, rng), radius, height, 0.5, (0.0, 0.0), 0.6)
-            studio.arrange([body], plain_room((0.5, 0.5), rng))
-            studio.look(sample_camera([body], -math.pi / 2, (TILE, TILE), view, rng))
+            renderer.set_scene([body], flat_room((0.5, 0.5), rng))
+            renderer.set_camera(sample_camera([body], -math.pi / 2, (TILE, TILE), view, rng))
             row, column = divmod(index, COLUMNS)
             x, y = column * TILE, row * (TILE + CAPTION)
-            sheet.paste(Image.fromarray(studio.color()), (x, y + CAPTION))
+            sheet.paste(Image.fromarray(renderer.color()), (x, y + CAPTION))
             title = f"{color} {name}"
             draw.text((x + 4, y + 2), title, (0, 0, 0), pil_font(title, 15))
     with replacing(args.out) as unfinished:

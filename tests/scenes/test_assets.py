@@ -12,8 +12,8 @@ from rendering import needs_gl
 
 from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.config import SceneConfig, load_config
+from trace_vlm.data.scenes.objects.assets import all_categories, load_assets
 from trace_vlm.data.scenes.objects.catalog import make_body
-from trace_vlm.data.scenes.objects.meshes import kinds, load_assets
 from trace_vlm.utils.command import InputError
 
 # A wedge, 100 x 60 x 40 millimetres, whose origin is a corner.
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_mesh_becomes_a_category(folder: Path) -> None:
-    kind = kinds(str(folder))["wedge"]
+    kind = all_categories(str(folder))["wedge"]
     body = make_body("wedge", kind, "red", (0.5, 0.5, 0.5), kind.radius[0], 0.0, 0.5, (0.0, 0.0), 0.0)
     assert body.half == pytest.approx((0.05, 0.03), abs=1e-6) and body.height == pytest.approx(0.04, abs=1e-6)
     config = folder / "scenes.yaml"
@@ -57,7 +57,7 @@ def test_a_mesh_becomes_a_category(folder: Path) -> None:
 def test_mistakes_are_named(folder: Path, listing: str, message: str) -> None:
     (folder / "assets.yaml").write_text(listing)
     with pytest.raises(InputError, match=message):
-        kinds(str(folder))
+        all_categories(str(folder))
 
 
 def test_a_folder_without_a_list_and_a_broken_mesh(folder: Path) -> None:
@@ -86,18 +86,18 @@ def test_a_set_states_the_licences_of_its_meshes(folder: Path, capsys: pytest.Ca
 
 @needs_gl
 def test_a_mesh_is_drawn_where_its_box_is(folder: Path) -> None:
-    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.world.camera import Camera
-    from trace_vlm.data.scenes.world.flat_table import plain_room
+    from trace_vlm.data.scenes.world.rooms import flat_room
 
     config = replace(SceneConfig(), objects=replace(SceneConfig().objects, assets=str(folder)))
-    kind = kinds(str(folder))["wedge"]
+    kind = all_categories(str(folder))["wedge"]
     body = make_body("wedge", kind, "red", (0.8, 0.1, 0.1), kind.radius[0], 0.0, 0.5, (0.1, -0.05), 0.6)
     camera = Camera((0.1, -0.06, 1.0), -np.pi / 2, np.radians(89.5), np.radians(30), 200, 200)
-    with Studio.of(config, ((200, 200),)) as studio:
-        studio.arrange([body], plain_room((0.5, 0.5), np.random.default_rng(0)))
-        studio.look(camera)
-        instances, _, _ = studio.segment()
+    with SceneRenderer.from_config(config, ((200, 200),)) as renderer:
+        renderer.set_scene([body], flat_room((0.5, 0.5), np.random.default_rng(0)))
+        renderer.set_camera(camera)
+        instances, _, _ = renderer.segment()
     rows, columns = np.nonzero(instances == 2)
     points = camera.ground_points(rows, columns, 0.0)
     assert body.half is not None

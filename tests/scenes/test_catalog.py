@@ -11,7 +11,7 @@ from trace_vlm.data.scenes.config import SceneConfig
 from trace_vlm.data.scenes.objects.catalog import CATEGORIES, COLORS, PLAIN_CATEGORIES, make_body, slenderness
 from trace_vlm.data.scenes.objects.lathe import LATHE_FACES, lathe_arrays
 from trace_vlm.data.scenes.objects.primitives import BANDS, SIDES, outline
-from trace_vlm.data.scenes.render.studio import MAX_LATHES, MAX_PARTS
+from trace_vlm.data.scenes.render import MAX_LATHES, MAX_PARTS
 
 RGB = (0.5, 0.5, 0.5)
 

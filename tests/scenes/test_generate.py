@@ -117,10 +117,10 @@ def test_the_renderer_has_no_thread_of_its_own() -> None:
     program = """
         from pathlib import Path
         from trace_vlm.data.scenes.config import SceneConfig
-        from trace_vlm.data.scenes.render.studio import Studio
+        from trace_vlm.data.scenes.render import SceneRenderer
 
-        with Studio.of(SceneConfig(), ((32, 32),)) as studio:
-            studio.color()
+        with SceneRenderer.from_config(SceneConfig(), ((32, 32),)) as renderer:
+            renderer.color()
             print(*(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")), sep="\\n")
     """
     environment = {name: value for name, value in os.environ.items() if name != "LP_NUM_THREADS"}
@@ -257,14 +257,14 @@ def _job(out: Path) -> Any:
 
 def _a_line(folder: Path, tmp_path: Path) -> dict[str, Any]:
     """The line of one scene, whose pictures lie in tmp_path / "one"."""
-    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.scene import make_scene
 
     job = _job(tmp_path / "one")
     for name in ("images", "masks", "instances"):
         (job.out / name).mkdir(parents=True)
-    with Studio.of(job.config, job.sizes) as studio:
-        line: dict[str, Any] = json.loads(json.dumps(make_scene(job, SCENES - 1, studio)))
+    with SceneRenderer.from_config(job.config, job.sizes) as renderer:
+        line: dict[str, Any] = json.loads(json.dumps(make_scene(job, SCENES - 1, renderer)))
     return line
 
 

@@ -19,20 +19,20 @@ from trace_vlm.data.scenes.questions.relational import (
     relational_questions,
     wanted_cells,
 )
-from trace_vlm.data.scenes.world.layout import Layouts, sample_layouts
+from trace_vlm.data.scenes.world.layout import LayoutBatch, sample_layouts
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml")
 
 
-def judge(layouts: Layouts, azimuths: np.ndarray):  # type: ignore[no-untyped-def]
+def judge(layouts: LayoutBatch, azimuths: np.ndarray):  # type: ignore[no-untyped-def]
     return relational_questions(layouts, azimuths, 6, np.ones(4, bool), CONFIG.relations)
 
 
-def arrangement(spots: list[tuple[int, int, float, float]]) -> Layouts:
+def arrangement(spots: list[tuple[int, int, float, float]]) -> LayoutBatch:
     """One arrangement of (category, color, x, y), all of radius 0.05."""
     categories, colors = np.array([[spot[0] for spot in spots]]), np.array([[spot[1] for spot in spots]])
     positions = np.array([[spot[2:] for spot in spots]], float)
-    return Layouts(categories, colors, np.full(categories.shape, 0.05), positions, np.ones(categories.shape, bool))
+    return LayoutBatch(categories, colors, np.full(categories.shape, 0.05), positions, np.ones(categories.shape, bool))
 
 
 NORTH = np.array([-math.pi / 2])  # the camera stands in the south: right is +x, behind is +y

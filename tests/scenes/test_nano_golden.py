@@ -26,15 +26,15 @@ pytestmark = needs_gl
 @pytest.fixture(scope="module", params=sorted(GOLDEN))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any], list[Any]]:
     """The record, and the views and samples made now."""
-    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.scene import Job, make_scene
 
     wanted = GOLDEN[request.param]
     out = tmp_path_factory.mktemp("golden")
     config = load_config(ROOT / "configs" / "scenes" / "nano.yaml")
     job = Job(out, config, (SIZE,), VIEWS, SEED, request.param == "benchmark")
-    with Studio.of(config, job.sizes) as studio:
-        lines = [make_scene(job, number, studio) for number in range(len(wanted["views"]) // VIEWS)]
+    with SceneRenderer.from_config(config, job.sizes) as renderer:
+        lines = [make_scene(job, number, renderer) for number in range(len(wanted["views"]) // VIEWS)]
     return (
         wanted,
         [view for line in lines for view in line["views"]],

@@ -20,11 +20,10 @@ from rendering import MISSING
 from trace_vlm.data.scenes.config import DIRECTIONS, SceneConfig, WorldConfig
 from trace_vlm.data.scenes.objects.catalog import CATEGORIES, Body, make_body
 from trace_vlm.data.scenes.questions.spatial_facts import NO, UNSURE, YES, Facts, footprint_gap
-from trace_vlm.data.scenes.questions.view import Reject, supports_of
 from trace_vlm.data.scenes.world.layout import sample_layouts
 from trace_vlm.data.scenes.world.physics import settle
 from trace_vlm.data.scenes.world.rooms import plan_room
-from trace_vlm.data.scenes.world.surfaces import Block, Light, Room, Support
+from trace_vlm.data.scenes.world.surfaces import Block, Light, Reject, Room, Support, supports_of
 
 CONFIG = SceneConfig()
 LIGHT = Light((0.0, 0.0, 2.0), 0.4, (0.0, 0.0, -1.0), 0.1, 0.3, (1.0, 1.0, 1.0), 0.0)
@@ -164,14 +163,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[Any]
     """Three scenes of three views in three shapes, with depth."""
     if MISSING:
         pytest.skip(MISSING)
-    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.scene import Job, make_scene
 
     out = tmp_path_factory.mktemp("rooms")
     config = replace(CONFIG, camera=replace(CONFIG.camera, depth=True))
     job = Job(out, config, ((160, 120), (128, 128), (96, 128)), 3, 9, True)
-    with Studio.of(config, job.sizes) as studio:
-        return out, job, [json.loads(json.dumps(make_scene(job, number, studio))) for number in range(3)]
+    with SceneRenderer.from_config(config, job.sizes) as renderer:
+        return out, job, [json.loads(json.dumps(make_scene(job, number, renderer))) for number in range(3)]
 
 
 def test_views_take_turns_in_shape(made: tuple[Path, Any, list[Any]]) -> None:
@@ -228,12 +227,12 @@ def test_every_view_shows_enough_and_asks(made: tuple[Path, Any, list[Any]]) -> 
 
 
 def test_a_scene_does_not_depend_on_those_before_it(made: tuple[Path, Any, list[Any]], tmp_path: Path) -> None:
-    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.scene import make_scene
 
     out, job, lines = made
-    with Studio.of(job.config, job.sizes) as studio:
-        again = make_scene(dataclasses.replace(job, out=tmp_path), 2, studio)
+    with SceneRenderer.from_config(job.config, job.sizes) as renderer:
+        again = make_scene(dataclasses.replace(job, out=tmp_path), 2, renderer)
     assert json.loads(json.dumps(again)) == lines[2]
     files = list(tmp_path.rglob("*.png"))
     assert len(files) > 15
@@ -242,17 +241,17 @@ def test_a_scene_does_not_depend_on_those_before_it(made: tuple[Path, Any, list[
 
 def test_nothing_of_a_scene_stays_in_memory(made: tuple[Path, Any, list[Any]], tmp_path: Path) -> None:
     """A view alone holds ten times the limit. (What the GL library holds: benchmarks/scenes.py --memory.)"""
-    from trace_vlm.data.scenes.render.studio import Studio
+    from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.scene import make_scene
 
     _, job, _ = made
     small = replace(job, out=tmp_path, sizes=((96, 72),), views=1)
     held = []
-    with Studio.of(small.config, small.sizes) as studio:
+    with SceneRenderer.from_config(small.config, small.sizes) as renderer:
         tracemalloc.start()
         try:
             for number in range(9):
-                make_scene(small, number, studio)
+                make_scene(small, number, renderer)
                 gc.collect()
                 held.append(tracemalloc.get_traced_memory()[0])
         finally:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from ...utils.command import InputError
 from ...utils.config import config_class, read_config
 from .limits import LIMITS
+from .objects.assets import all_categories
 from .objects.catalog import CATEGORIES, COLORS
-from .objects.meshes import kinds
 
 DIRECTIONS = ("left", "right", "front", "behind")
 PARTS = ("left part", "right part", "front part", "back part")
@@ -132,7 +132,7 @@ class SceneConfig:
     @property
     def categories(self) -> tuple[str, ...]:
         """The configured categories and those of the user's own meshes."""
-        own = tuple(name for name in kinds(self.objects.assets) if name not in CATEGORIES)
+        own = tuple(name for name in all_categories(self.objects.assets) if name not in CATEGORIES)
         return (*self.objects.categories, *own)
 
 
@@ -174,7 +174,7 @@ def _check_names(config: SceneConfig, source: str) -> None:
         if len(set(values)) < len(values):
             raise InputError(f"{source}: {name} names something twice")
     for name in config.categories:
-        colors = kinds(objects.assets)[name].colors
+        colors = all_categories(objects.assets)[name].colors
         if colors and not set(colors) & set(objects.colors):
             raise InputError(f"{source}: objects.colors has none of the colors of {name}: {', '.join(colors)}")
 

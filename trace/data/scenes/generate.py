@@ -101,7 +101,7 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
 def _settings(args: Any, config: Any) -> dict[str, Any]:
     """Everything the data depends on, as it is recorded in generate.json."""
     from .config import as_dict
-    from .objects.meshes import statement
+    from .objects.assets import asset_licences
 
     settings = {
         "scenes": args.scenes,
@@ -111,7 +111,7 @@ def _settings(args: Any, config: Any) -> dict[str, Any]:
         "benchmark": args.benchmark,
         "config": as_dict(config),
     }
-    meshes = statement(config.objects.assets)
+    meshes = asset_licences(config.objects.assets)
     return settings | {"meshes": meshes} if meshes else settings
 
 
@@ -161,9 +161,9 @@ def require_renderer() -> None:
         )
     try:
         from .config import SceneConfig
-        from .render.studio import Studio
+        from .render import SceneRenderer
 
-        Studio.of(SceneConfig(), ((32, 32),)).close()
+        SceneRenderer.from_config(SceneConfig(), ((32, 32),)).close()
     except ModuleNotFoundError as error:
         if error.name != "mujoco":
             raise

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ...utils.parallel import Pool, WorkerDied
-from .render.studio import Studio
+from .render import SceneRenderer
 from .scene import Job, make_scene
 
 
@@ -36,4 +36,4 @@ def run_scenes(
 
 
 def _renderer(job: Job) -> Callable[[int], dict[str, Any]]:
-    return partial(make_scene, job, studio=Studio.of(job.config, job.sizes))
+    return partial(make_scene, job, renderer=SceneRenderer.from_config(job.config, job.sizes))

@@ -30,14 +30,13 @@ from .questions.relational import (
     wanted_cells,
 )
 from .questions.spatial_facts import Facts
-from .questions.view import Reject, View, supports_of
-from .render.studio import Studio
+from .questions.view import View
+from .render import SceneRenderer
 from .scene_files import Shot, write_scene
 from .world.camera import Camera, sample_camera
-from .world.flat_table import plan_flat
-from .world.layout import Layouts, layout_of, sample_layouts
-from .world.rooms import plan_room
-from .world.surfaces import Plan, Room
+from .world.layout import LayoutBatch, layout_from_bodies, sample_layouts
+from .world.rooms import ScenePlan, plan_flat_table, plan_room
+from .world.surfaces import Reject, Room, supports_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -95,7 +94,7 @@ class Job:
         return {kind: tuple(name for name in names if name not in hidden) for kind, names in kinds.items()}
 
 
-def make_scene(job: Job, number: int, studio: Studio) -> dict[str, Any]:
+def make_scene(job: Job, number: int, renderer: SceneRenderer) -> dict[str, Any]:
     """Render scene `number`, write its images and masks, and return its line: views, samples and rejects by reason."""
     rng = np.random.default_rng(np.random.SeedSequence(job.seed, spawn_key=(job.split, 0, number)))
     rejects: Counter[str] = Counter()
@@ -105,7 +104,7 @@ def make_scene(job: Job, number: int, studio: Studio) -> dict[str, Any]:
         for view in range(job.views)
     ]
     for _ in range(MAX_ROUNDS):
-        plan = plan_flat(job.config) if job.config.world.kind == "flat" else plan_room(job.config, rng)
+        plan = plan_flat_table(job.config) if job.config.world.kind == "flat" else plan_room(job.config, rng)
         azimuths = rng.uniform(*plan.azimuths, BATCH)
         lead = _lead(plan, wanted)
         group = next((_group(job, azimuths, order, rng) for cell, order in wanted[lead] if cell == HARD), None)
@@ -122,17 +121,17 @@ def make_scene(job: Job, number: int, studio: Studio) -> dict[str, Any]:
             if plan.checked and not _promising(job, plan, single, wanted, lead, rng):
                 rejects["the wanted relational questions are not possible"] += 1
                 continue
-            shots = _shoot(job, number, plan, single, float(azimuths[row]), wanted, lead, studio, rng, rejects)
+            shots = _shoot(job, number, plan, single, float(azimuths[row]), wanted, lead, renderer, rng, rejects)
             if shots is not None:
                 bodies, room, taken = shots
-                return write_scene(job, number, bodies, room, taken, studio, rejects)
+                return write_scene(job, number, bodies, room, taken, renderer, rejects)
     raise InputError(
         f"scene {number} was given up after {MAX_ROUNDS} rounds; loosen the configuration. Rejected: "
         + ", ".join(f"{reason}: {count}" for reason, count in rejects.most_common())
     )
 
 
-def _lead(plan: Plan, wanted: Wanted) -> int:
+def _lead(plan: ScenePlan, wanted: Wanted) -> int:
     """The view for which the arrangement is drawn: the first, or the first with a question of the cell HARD."""
     hard = (index for index, cells in enumerate(wanted) if any(cell == HARD for cell, _ in cells))
     return next(hard, 0) if plan.checked else 0
@@ -143,22 +142,24 @@ def _group(job: Job, azimuths: Floats, order: Ints, rng: np.random.Generator) ->
     return hard_group(azimuths, direction, job.config.objects, job.config.relations, rng)
 
 
-def _judge(job: Job, layouts: Layouts, azimuths: Floats) -> Relational:
+def _judge(job: Job, layouts: LayoutBatch, azimuths: Floats) -> Relational:
     """`layouts` are compact: the number of nouns does not grow with the catalog."""
     names = job.relations["relational"]
     allowed = np.array([relation in names for relation in DIRECTIONS])
     return relational_questions(layouts, azimuths, int(layouts.categories.max()) + 1, allowed, job.config.relations)
 
 
-def _repeated(layouts: Layouts, azimuths: Floats) -> Layouts:
+def _repeated(layouts: LayoutBatch, azimuths: Floats) -> LayoutBatch:
     return layouts.compact().select(np.zeros(len(azimuths), np.int64))
 
 
-def _promising(job: Job, plan: Plan, single: Layouts, wanted: Wanted, lead: int, rng: np.random.Generator) -> bool:
+def _promising(
+    job: Job, plan: ScenePlan, single: LayoutBatch, wanted: Wanted, lead: int, rng: np.random.Generator
+) -> bool:
     """Whether the arrangement by itself allows what the views other than `lead` want: objects cost more than this."""
     for index, cells in enumerate(wanted):
         if index != lead and cells:
-            azimuths = rng.uniform(*plan.azimuths, plan.looks)
+            azimuths = rng.uniform(*plan.azimuths, plan.num_azimuths)
             questions = _judge(job, _repeated(single, azimuths), azimuths)
             if not len(matching_rows(questions, tuple(cell for cell, _ in cells))):
                 return False
@@ -166,8 +167,8 @@ def _promising(job: Job, plan: Plan, single: Layouts, wanted: Wanted, lead: int,
 
 
 def _shoot(
-    job: Job, number: int, plan: Plan, single: Layouts, azimuth: float, wanted: Wanted, lead: int,
-    studio: Studio, rng: np.random.Generator, rejects: Counter[str],
+    job: Job, number: int, plan: ScenePlan, single: LayoutBatch, azimuth: float, wanted: Wanted, lead: int,
+    renderer: SceneRenderer, rng: np.random.Generator, rejects: Counter[str],
 ) -> tuple[list[Body], Room, list[Shot]] | None:  # fmt: skip
     """Every view of one arrangement, `lead` at `azimuth`; None when one of them cannot be had."""
     try:
@@ -175,26 +176,28 @@ def _shoot(
     except Reject as reason:
         rejects[str(reason)] += 1
         return None
-    whole = layout_of(bodies, job.config)
+    whole = layout_from_bodies(bodies, job.config)
     facts = Facts(bodies, supports_of(bodies, room.surfaces), job.config.relations)
-    studio.arrange(bodies, room)
+    renderer.set_scene(bodies, room)
     shots: list[Shot] = []
     for index, cells in enumerate(wanted):
-        azimuths = plan.look_from(azimuth, rng) if index == lead else rng.uniform(*plan.azimuths, plan.looks)
+        azimuths = (
+            plan.first_azimuths(azimuth, rng) if index == lead else rng.uniform(*plan.azimuths, plan.num_azimuths)
+        )
         repeated = _repeated(whole, azimuths)
         questions = _judge(job, repeated, azimuths)
         rows = matching_rows(questions, tuple(cell for cell, _ in cells))
         if not len(rows) and plan.checked:
             rejects["a view does not have the wanted relational questions"] += 1
         shot = None
-        for row in rows[: plan.tries]:
+        for row in rows[: plan.attempts]:
             orders = np.array([order for _, order in cells], np.int64).reshape(-1, len(DIRECTIONS))
             chosen = choose_questions(questions, repeated, row, tuple(cell for cell, _ in cells), orders, rng)
             if chosen is None:
                 continue
             camera = sample_camera(bodies, float(azimuths[row]), job.size(number, index), job.config.camera, rng)
             try:
-                shot = _take(job, number, index, bodies, room, facts, camera, chosen, studio, rng)
+                shot = _take(job, number, index, bodies, room, facts, camera, chosen, renderer, rng)
                 break
             except Reject as reason:
                 rejects[str(reason)] += 1
@@ -206,15 +209,15 @@ def _shoot(
 
 def _take(
     job: Job, number: int, index: int, bodies: list[Body], room: Room, facts: Facts, camera: Camera,
-    chosen: tuple[RelationalCandidate, ...], studio: Studio, rng: np.random.Generator,
+    chosen: tuple[RelationalCandidate, ...], renderer: SceneRenderer, rng: np.random.Generator,
 ) -> Shot:  # fmt: skip
     low, high = job.config.camera.height
     if not low <= camera.position[2] <= high:
         raise Reject("the camera is too low or too high")
     if math.hypot(*camera.position[:2]) > room.reach:
         raise Reject("the camera is outside of the room")
-    studio.look(camera)
-    instances, areas, depth = studio.segment(job.config.camera.depth)
+    renderer.set_camera(camera)
+    instances, areas, depth = renderer.segment(job.config.camera.depth)
     view = View(bodies, room, camera, instances, areas, job.config)
     counts = job.counts
     first = number * job.views + index

@@ -16,10 +16,10 @@ from .instances import FIRST_OBJECT
 from .objects.catalog import Body
 from .questions.common import ViewQuestion
 from .questions.rectangles import draw_marks
-from .questions.view import View, supports_of
-from .render.studio import Studio
+from .questions.view import View
+from .render import SceneRenderer
 from .world.camera import Camera
-from .world.surfaces import Room, Support
+from .world.surfaces import Room, Support, supports_of
 
 if TYPE_CHECKING:
     from .scene import Job
@@ -39,7 +39,13 @@ class Shot:
 
 
 def write_scene(
-    job: Job, number: int, bodies: list[Body], room: Room, shots: list[Shot], studio: Studio, rejects: Counter[str]
+    job: Job,
+    number: int,
+    bodies: list[Body],
+    room: Room,
+    shots: list[Shot],
+    renderer: SceneRenderer,
+    rejects: Counter[str],
 ) -> dict[str, Any]:
     """Render the pictures and write every file; returns the scene's line."""
     views, samples = [], []
@@ -47,8 +53,8 @@ def write_scene(
     per_view = sum(job.counts.values())
     for index, shot in enumerate(shots):
         name = f"{number:06d}_{index}"
-        studio.look(shot.camera)
-        picture = studio.color()
+        renderer.set_camera(shot.camera)
+        picture = renderer.color()
         _save(job.out / "images" / f"{name}.png", picture, level)
         _save(job.out / "instances" / f"{name}.png", shot.view.instances, level)
         if shot.depth is not None:

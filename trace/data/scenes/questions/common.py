@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import DIRECTIONS
+from ..world.surfaces import Reject
 from .baselines import guesses
 from .instructions import word
 from .mask_sampling import XY, sample_points
 from .rectangles import MARK_COLORS
 from .relational import RelationalCandidate
-from .view import Goal, Reject, SeenObject, View
+from .view import Goal, SeenObject, View
 
 Bools = NDArray[np.bool_]
 

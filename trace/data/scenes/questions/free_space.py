@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..objects.assets import all_categories
 from ..objects.catalog import slenderness
-from ..objects.meshes import kinds
-from ..world.surfaces import Support
+from ..world.surfaces import Reject, Support
 from .common import ViewQuestion, asked
 from .relations import between_region, free_region, names_part, part_position
-from .view import Goal, Reject, Removed, SeenObject, View
+from .view import Goal, Removed, SeenObject, View
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -239,7 +239,7 @@ def _extra(view: View, rng: np.random.Generator) -> Extra:
     """Category, footprint radius and height of an extra object."""
     categories = view.config.categories
     name = categories[int(rng.integers(len(categories)))]
-    kind = kinds(view.config.objects.assets)[name]
+    kind = all_categories(view.config.objects.assets)[name]
     radius = round(rng.uniform(*kind.radius), 5)
     height = radius * rng.uniform(*kind.slenderness)
     return Extra(name, radius, height if kind.build is not None else radius * slenderness(kind))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ObjectsConfig, RelationsConfig
-from ..world.layout import Layouts
+from ..world.layout import LayoutBatch
 from .relations import directions, in_cone, outside_cone, split
 
 Floats = NDArray[np.float64]
@@ -63,7 +63,7 @@ class Relational:
 
 
 def relational_questions(
-    layouts: Layouts, azimuths: Floats, num_categories: int, allowed: Bools, config: RelationsConfig
+    layouts: LayoutBatch, azimuths: Floats, num_categories: int, allowed: Bools, config: RelationsConfig
 ) -> Relational:
     """Judge every (direction, reference, noun) of every arrangement, seen by a camera at its azimuth.
 
@@ -104,7 +104,7 @@ def relational_questions(
     return Relational(valid, hits.argmax(-1), extreme, nearest)
 
 
-def _measures(layouts: Layouts, ways: Floats, offset: Floats) -> tuple[Floats, Floats]:
+def _measures(layouts: LayoutBatch, ways: Floats, offset: Floats) -> tuple[Floats, Floats]:
     """Half extents of two objects together along each direction, and the gap from a reference to an object.
 
     `ways` [num, 4, 2] are the directions. [num, 4 or 1, reference, object] and [num, reference, object]. The gap ends
@@ -130,7 +130,12 @@ def _leads(values: Floats, margin: float) -> Bools:
 
 
 def choose_questions(
-    questions: Relational, layouts: Layouts, row: int, wanted: tuple[Cell, ...], orders: Ints, rng: np.random.Generator
+    questions: Relational,
+    layouts: LayoutBatch,
+    row: int,
+    wanted: tuple[Cell, ...],
+    orders: Ints,
+    rng: np.random.Generator,
 ) -> tuple[RelationalCandidate, ...] | None:
     """Distinct questions of arrangement `row` in the wanted cells, each in the first direction possible."""
     cells = questions.cells()[:, row]

@@ -14,17 +14,12 @@ from ..config import SceneConfig
 from ..instances import FIRST_OBJECT
 from ..objects.catalog import Body
 from ..world.camera import Camera
-from ..world.obstacles import Obstacles, Spans, close
-from ..world.surfaces import Room, Support, object_support
+from ..world.surfaces import Obstacles, Reject, Room, Spans, Support, close, supports_of
 from .mask_sampling import bounding_box, center_on_mask
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-
-
-class Reject(Exception):
-    """The view is not good enough; the reason is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +240,3 @@ def _taken(ground: Floats, chosen: Ints) -> Floats:
     for axis in (0, 1):
         ground[:, axis].take(chosen, out=result[:, axis], mode="clip")  # "raise" would copy once more
     return result
-
-
-def supports_of(bodies: Sequence[Body], surfaces: Sequence[Support]) -> list[Support]:
-    """The room's surfaces, then the places on and in the objects, in the order of `Studio.segment`'s areas."""
-    places = [object_support(body, slot, spot) for slot, body in enumerate(bodies) for spot in body.spots()]
-    return [*surfaces, *places]

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import SceneConfig
+from ..objects.assets import all_categories
 from ..objects.catalog import Body, Category, make_body, sample_rgb
-from ..objects.meshes import kinds
-from ..questions.view import Reject, supports_of
-from ..render.studio import FINISHES
-from .furniture import Furniture, look, tray
-from .surfaces import Support
+from .furniture import FINISHES, Furniture, look, tray
+from .surfaces import Reject, Support, supports_of
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +34,7 @@ class Arranger:
 
     def __init__(self, config: SceneConfig, furniture: Furniture, bodies: list[Body], rng: np.random.Generator) -> None:
         self.config, self.furniture, self.rng = config, furniture, rng
-        self.kinds = kinds(config.objects.assets)
+        self.kinds = all_categories(config.objects.assets)
         self.bodies = [self._finished(body) for body in bodies]
         self._first = {body.category for body in bodies}
         objects = config.objects

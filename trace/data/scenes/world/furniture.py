@@ -22,6 +22,9 @@ MATERIALS: tuple[RGB, ...] = (
     (0.80, 0.74, 0.62), (0.60, 0.68, 0.72), (0.70, 0.67, 0.68), (0.56, 0.64, 0.56), (0.46, 0.42, 0.40),
     (0.66, 0.50, 0.36), (0.77, 0.72, 0.70), (0.50, 0.55, 0.60), (0.82, 0.78, 0.70),
 )  # fmt: skip
+# Materials of objects in a room: texture, shininess.
+FINISHES = (("plain", 0.1), ("plain", 0.7), ("speckle", 0.2), ("grain", 0.3), ("weave", 0.1), ("stripes", 0.4),
+            ("dots", 0.4), ("plain", 0.4))  # fmt: skip
 WOODS = ("grain", "planks", "plain", "speckle", "cloud", "tiles")
 
 

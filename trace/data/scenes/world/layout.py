@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import SceneConfig
+from ..objects.assets import all_categories
 from ..objects.catalog import Body, make_body, sample_rgb
-from ..objects.meshes import kinds
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -25,7 +25,7 @@ TRIES = 12  # spots drawn for each object
 
 
 @dataclass(frozen=True, slots=True)
-class Layouts:
+class LayoutBatch:
     """`num` arrangements of up to `slots` objects each; `present` says which slots are filled."""
 
     categories: Ints  # [num, slots], index into the configured categories
@@ -35,13 +35,13 @@ class Layouts:
     present: Bools  # [num, slots]
     bodies: tuple[Body, ...] = ()  # where every row is this one scene, whose footprints are known exactly
 
-    def select(self, rows: Ints) -> Layouts:
-        return Layouts(
+    def select(self, rows: Ints) -> LayoutBatch:
+        return LayoutBatch(
             self.categories[rows], self.colors[rows], self.radii[rows], self.positions[rows], self.present[rows],
             self.bodies,
         )  # fmt: skip
 
-    def compact(self) -> Layouts:
+    def compact(self) -> LayoutBatch:
         """The same with categories numbered within each arrangement, from 0 to less than `slots`, in their order."""
         ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in self.categories])
         return replace(self, categories=ranks)
@@ -54,11 +54,11 @@ class Layouts:
         return result
 
 
-def layout_of(bodies: Sequence[Body], config: SceneConfig) -> Layouts:
+def layout_from_bodies(bodies: Sequence[Body], config: SceneConfig) -> LayoutBatch:
     """A whole scene as one arrangement."""
     categories = [config.categories.index(body.category) for body in bodies]
     colors = [config.objects.colors.index(body.color) for body in bodies]
-    return Layouts(
+    return LayoutBatch(
         np.array([categories]), np.array([colors]), np.array([[body.radius for body in bodies]]),
         np.array([[body.position for body in bodies]]), np.ones((1, len(bodies)), bool), tuple(bodies),
     )  # fmt: skip
@@ -67,7 +67,7 @@ def layout_of(bodies: Sequence[Body], config: SceneConfig) -> Layouts:
 def sample_layouts(
     num: int, config: SceneConfig, rng: np.random.Generator, group: Floats | None = None,
     counts: tuple[int, int] | None = None,
-) -> tuple[Layouts, Ints]:  # fmt: skip
+) -> tuple[LayoutBatch, Ints]:  # fmt: skip
     """Arrangements without overlap, and which of the `num` drawn ones they are: those that do not fit are dropped.
 
     `group` [num, members, 2] fixes the places of the first objects, of which all but the first then share a category.
@@ -83,7 +83,7 @@ def sample_layouts(
         categories[:, 1:members] = categories[:, 1:2]
     colors = rng.integers(0, len(objects.colors), (num, slots))
     colors = _natural_colors(config)[categories, colors]
-    low, high = np.array([kinds(objects.assets)[name].radius for name in config.categories]).T
+    low, high = np.array([all_categories(objects.assets)[name].radius for name in config.categories]).T
     radii = low[categories] + (high - low)[categories] * rng.random((num, slots))
     spots = rng.uniform(-objects.region, objects.region, (num, slots, TRIES, 2))
     if group is not None:
@@ -96,7 +96,7 @@ def sample_layouts(
         positions[:, slot] = spots[np.arange(num), slot, clear.argmax(1)]
         fits &= clear.any(1) | ~present[:, slot]
     shuffle = np.where(present, rng.random((num, slots)), 2.0).argsort(1)
-    layouts = Layouts(
+    layouts = LayoutBatch(
         np.take_along_axis(categories, shuffle, 1),
         np.take_along_axis(colors, shuffle, 1),
         np.take_along_axis(radii, shuffle, 1),
@@ -115,7 +115,7 @@ def _natural_colors(config: SceneConfig) -> Ints:
     names = config.objects.colors
     table = np.tile(np.arange(len(names)), (len(config.categories), 1))
     for row, name in enumerate(config.categories):
-        own = [names.index(color) for color in kinds(config.objects.assets)[name].colors if color in names]
+        own = [names.index(color) for color in all_categories(config.objects.assets)[name].colors if color in names]
         if own:
             table[row] = np.resize(own, len(names))
     return table
@@ -131,12 +131,12 @@ def _sample_categories(num: int, slots: int, config: SceneConfig, rng: np.random
     return np.take_along_axis(palette, choice, 1)
 
 
-def realise(layouts: Layouts, row: int, config: SceneConfig, rng: np.random.Generator) -> list[Body]:
+def build_bodies(layouts: LayoutBatch, row: int, config: SceneConfig, rng: np.random.Generator) -> list[Body]:
     """The bodies of one arrangement (slot by slot) with sizes, yaw and jittered color."""
     bodies: list[Body] = []
     for slot in np.flatnonzero(layouts.present[row]):
         category = config.categories[layouts.categories[row, slot]]
-        kind = kinds(config.objects.assets)[category]
+        kind = all_categories(config.objects.assets)[category]
         color = config.objects.colors[layouts.colors[row, slot]]
         radius = float(layouts.radii[row, slot])
         height = radius * rng.uniform(*kind.slenderness)

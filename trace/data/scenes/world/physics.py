@@ -18,8 +18,7 @@ from ..config import WorldConfig
 from ..gl import mujoco
 from ..objects.catalog import Body
 from ..objects.primitives import Part, outline
-from ..questions.view import Reject, supports_of
-from .surfaces import Block, Room, Support
+from .surfaces import Block, Reject, Room, Support, supports_of
 
 Floats = NDArray[np.float64]
 

@@ -7,19 +7,22 @@ seen); then an arrangement that allows the wanted questions gets its objects, an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import SceneConfig
+from ..instances import surface_instance
 from ..objects.catalog import RGB, Body
 from . import furniture as pieces
 from .arrangement import Arranger
 from .furniture import Furniture, look
-from .layout import Layouts, realise
+from .layout import LayoutBatch, build_bodies
 from .physics import settle
-from .surfaces import Block, Light, Plan, Room, renumbered
+from .surfaces import OPEN, Block, Light, Room, Support, renumbered
+from .textures import PLAIN_TEXTURES
 
 Floats = NDArray[np.float64]
 
@@ -37,6 +40,38 @@ WALL_COLORS: tuple[RGB, ...] = (
 )  # fmt: skip
 
 
+FLOOR_DEPTH = 0.7
+LEG_RGB: RGB = (0.3, 0.28, 0.26)
+# Muted, so that no table or floor passes for the color of an object.
+TABLE_COLORS = (
+    (0.72, 0.58, 0.42), (0.55, 0.40, 0.28), (0.88, 0.86, 0.82), (0.62, 0.62, 0.64), (0.36, 0.35, 0.36),
+    (0.80, 0.74, 0.62), (0.60, 0.68, 0.72), (0.70, 0.67, 0.68), (0.56, 0.64, 0.56), (0.46, 0.42, 0.40),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ScenePlan:
+    """How a scene is going to be: from where it can be seen, and how an arrangement is made into objects and a room.
+
+    `furnish` raises `view.Reject` when that fails. `counts`: range of the number of objects that the arrangement has.
+    """
+
+    azimuths: tuple[float, float]
+    furnish: Callable[[LayoutBatch, np.random.Generator], tuple[list[Body], Room]]
+    counts: tuple[int, int] | None = None
+    spread: float = 0.0  # how far the first view may turn from the arrangement's azimuth, radians
+    attempts: int = 3  # pictures tried for a view
+    num_azimuths: int = 64  # azimuths from which a further view is chosen
+    checked: bool = False  # objects are costly to make: an arrangement is looked at for every view before
+
+    def first_azimuths(self, azimuth: float, rng: np.random.Generator) -> Floats:
+        """Azimuths for the first view, the arrangement's own first."""
+        if not self.spread:
+            return np.array([azimuth])
+        near = np.clip(azimuth + rng.uniform(-self.spread, self.spread, 16), *self.azimuths)
+        return np.array([azimuth, *near])
+
+
 @dataclass(frozen=True, slots=True)
 class _Sketch:
     """The furniture of a room before its objects: everything but a tray, whose place depends on them."""
@@ -47,21 +82,21 @@ class _Sketch:
     tray: bool
 
 
-def plan_room(config: SceneConfig, rng: np.random.Generator) -> Plan:
+def plan_room(config: SceneConfig, rng: np.random.Generator) -> ScenePlan:
     """Furniture, and the directions from which it is seen."""
     sketch = _sketch(config, rng)
     azimuths = (FRONT - FACING, FRONT + FACING) if sketch.back is not None else (-math.pi, math.pi)
 
-    def furnish(layouts: Layouts, rng: np.random.Generator) -> tuple[list[Body], Room]:
+    def furnish(layouts: LayoutBatch, rng: np.random.Generator) -> tuple[list[Body], Room]:
         own = Furniture(list(sketch.furniture.surfaces), list(sketch.furniture.blocks))
-        arranger = Arranger(config, own, realise(layouts, 0, config, rng), rng)
+        arranger = Arranger(config, own, build_bodies(layouts, 0, config, rng), rng)
         arranger.populate(sketch.tray)
         room = _finished(own, sketch, rng)
         return settle(arranger.bodies, room, config.world), room
 
     most = max(4, config.objects.max_objects // 2)
     counts = (min(config.objects.min_objects, most), most)
-    return Plan(azimuths, furnish, counts, spread=math.radians(6), tries=5, looks=24, checked=True)
+    return ScenePlan(azimuths, furnish, counts, spread=math.radians(6), attempts=5, num_azimuths=24, checked=True)
 
 
 def _sketch(config: SceneConfig, rng: np.random.Generator) -> _Sketch:
@@ -194,3 +229,56 @@ def _light(rng: np.random.Generator, behind: bool) -> Light:
         tint=tuple(1 + rng.uniform(-0.06, 0.06, 3)),
         shininess=0.0,
     )
+
+
+def plan_flat_table(config: SceneConfig) -> ScenePlan:
+    """Every arrangement on a table of its own size, seen from all around."""
+
+    def furnish(layouts: LayoutBatch, rng: np.random.Generator) -> tuple[list[Body], Room]:
+        bodies = build_bodies(layouts, 0, config, rng)
+        half = rng.uniform(*config.objects.table, 2)
+        return bodies, flat_room((float(half[0]), float(half[1])), rng)
+
+    return ScenePlan((0.0, 2 * math.pi), furnish)
+
+
+def flat_room(half: tuple[float, float], rng: np.random.Generator) -> Room:
+    """A bare table of these half sizes in random colors and light."""
+    table, floor = rng.choice(len(TABLE_COLORS), 2, replace=False)
+    angle, lean = rng.uniform(0, 2 * math.pi), rng.uniform(0.2, 1.2)
+    fill = rng.uniform(0, 2 * math.pi)
+    jitter = rng.uniform(-0.03, 0.03, (2, 3))
+    table_rgb = _rgb(np.clip(np.array(TABLE_COLORS[table]) + jitter[0], 0, 1))
+    table_texture = PLAIN_TEXTURES[int(rng.integers(len(PLAIN_TEXTURES)))]
+    floor_rgb = _rgb(np.clip(0.8 * np.array(TABLE_COLORS[floor]) + jitter[1], 0, 1))
+    floor_texture = PLAIN_TEXTURES[int(rng.integers(len(PLAIN_TEXTURES)))]
+    light = Light(
+        key_position=(lean * math.cos(angle), lean * math.sin(angle), rng.uniform(1.6, 2.4)),
+        key=rng.uniform(0.35, 0.6),
+        fill_direction=(math.cos(fill), math.sin(fill), -1.2),
+        fill=rng.uniform(0.05, 0.2),
+        ambient=rng.uniform(0.25, 0.38),
+        tint=tuple(1 + rng.uniform(-0.06, 0.06, 3)),
+        shininess=rng.uniform(0.0, 0.5),
+    )
+    x, y = half
+    legs = [
+        Block(
+            (0.025, 0.025, FLOOR_DEPTH / 2 - 0.02),
+            (sx * (x - 0.04), sy * (y - 0.04), -FLOOR_DEPTH / 2 - 0.02),
+            LEG_RGB,
+        )
+        for sx, sy in ((-1, -1), (-1, 1), (1, -1), (1, 1))
+    ]
+    blocks = (
+        Block((12, 12, 0.2), (0, 0, -FLOOR_DEPTH - 0.2), floor_rgb, texture=floor_texture),
+        Block((x, y, 0.02), (0, 0, -0.02), table_rgb, texture=table_texture, surface=0),
+        *legs,
+    )
+    top = Support("table", "table", surface_instance(0), (0.0, 0.0, 0.0), 0.0, half, headroom=OPEN)
+    return Room((top,), blocks, light)
+
+
+def _rgb(values: Floats) -> RGB:
+    red, green, blue = values.tolist()
+    return red, green, blue

@@ -79,7 +79,7 @@ def load_assets(folder: str) -> tuple[Asset, ...]:
     return tuple(assets)
 
 
-def statement(folder: str) -> dict[str, dict[str, str]]:
+def asset_licences(folder: str) -> dict[str, dict[str, str]]:
     """What a data set records of the meshes it was made with: by name the licence and the hash of the file."""
     return {
         asset.name: {"licence": asset.licence, "sha256": hashlib.sha256(asset.data).hexdigest()}
@@ -88,7 +88,7 @@ def statement(folder: str) -> dict[str, dict[str, str]]:
 
 
 @lru_cache(maxsize=8)
-def kinds(folder: str) -> dict[str, Category]:
+def all_categories(folder: str) -> dict[str, Category]:
     """Every category by name: the catalog's and those of a folder of meshes."""
     result = dict(CATEGORIES)
     for number, asset in enumerate(load_assets(folder)):
