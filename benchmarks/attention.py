@@ -230,7 +230,7 @@ def _model(hidden: int, layers: int, vocabulary: int, side: int) -> Any:
     config = build.llava_configuration(text, vision, tokenizer.convert_tokens_to_ids("<image>"))
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config).eval()
-    return Checkpoint(model, build.processor(tokenizer, vision), "random", "random")
+    return Checkpoint(model, build.build_processor(tokenizer, vision), "random", "random")
 
 
 if __name__ == "__main__":

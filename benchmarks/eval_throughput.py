@@ -311,13 +311,13 @@ def make_model(preset: str, device: Any) -> Any:
     torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:
         with device:
-            model = build.build(made, tokenizer)
+            model = build.build_model(made, tokenizer)
     finally:
         torch.set_default_dtype(torch.float32)
     with torch.no_grad():
         model.lm_head.weight.mul_(20)  # far from a tie between two tokens
         model.lm_head.weight[[tokenizer.eos_token_id, index, *range(len(tokenizer), shape["vocab_size"])]] = 0
-    return Checkpoint(model.eval(), build.processor(tokenizer, model.config.vision_config), preset, preset)
+    return Checkpoint(model.eval(), build.build_processor(tokenizer, model.config.vision_config), preset, preset)
 
 
 def make_tokenizer() -> Any:

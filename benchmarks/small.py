@@ -12,8 +12,8 @@ from trace_vlm.model.presets import PRESETS
 
 def small(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None) -> Checkpoint:
     """The nano preset with some fields of its two configurations changed."""
-    nano = PRESETS["nano"]
+    nano = PRESETS["nano-random"]
     preset = dataclasses.replace(nano, text={**nano.text, **(text or {})}, vision={**nano.vision, **(vision or {})})
     tokenizer = build.nano_tokenizer()
-    model = build.build(preset, tokenizer)
-    return Checkpoint(model, build.processor(tokenizer, model.config.vision_config), "small", "small")
+    model = build.build_model(preset, tokenizer)
+    return Checkpoint(model, build.build_processor(tokenizer, model.config.vision_config), "small", "small")

@@ -19,7 +19,7 @@ def nano():  # type: ignore[no-untyped-def]
     """A nano checkpoint with random weights; tests must not change it."""
     from trace_vlm.model.checkpoint import load
 
-    return load("nano")
+    return load("nano-random")
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import HEADINGS, render
 from trace_vlm.demo import app
 from trace_vlm.demo.session import Models, Options, Told, as_record, ask, model_paths
-from trace_vlm.inference import predictor
-from trace_vlm.inference.predictor import shipped
+from trace_vlm.model import presets
+from trace_vlm.model.presets import bundled_models
 from trace_vlm.utils.command import InputError, run
 
 STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}
@@ -80,20 +80,20 @@ def test_models_have_names_and_those_that_were_named_come_first(tmp_path: Path) 
     for name in ("a", "b/a"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     found = model_paths([f"trace={tmp_path / 'a'}", str(tmp_path / "a"), str(tmp_path / "b/a")])
-    assert list(found) == ["trace", "a", str(tmp_path / "b/a"), *shipped()]
+    assert list(found) == ["trace", "a", str(tmp_path / "b/a"), *bundled_models()]
     with pytest.raises(InputError, match=r"the model none/such is no folder"):
         model_paths(["trace=none/such"])
 
 
 def test_the_model_that_reasons_answers_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor, "ASSETS", tmp_path)
+    monkeypatch.setattr(presets, "ASSETS", tmp_path)
     (tmp_path / "nano-base").mkdir()
-    assert predictor.default_model() == tmp_path / "nano-base" and list(model_paths([])) == ["nano-base"]
+    assert presets.default_model() == tmp_path / "nano-base" and list(model_paths([])) == ["nano-base"]
     (tmp_path / "nano").mkdir()
-    assert predictor.default_model() == tmp_path / "nano" and list(model_paths([])) == ["nano", "nano-base"]
-    assert predictor.bundled("nano") == tmp_path / "nano" and predictor.bundled("other") == "other"
+    assert presets.default_model() == tmp_path / "nano" and list(model_paths([])) == ["nano", "nano-base"]
+    assert presets.resolve_model("nano") == tmp_path / "nano" and presets.resolve_model("other") == "other"
     monkeypatch.chdir(tmp_path)  # a folder of that name where one stands is meant
-    assert predictor.bundled("nano") == "nano" and predictor.default_model() == tmp_path / "nano"
+    assert presets.resolve_model("nano") == "nano" and presets.default_model() == tmp_path / "nano"
 
 
 def test_an_answer_is_written_step_by_step_and_nothing_in_it_is_markup() -> None:

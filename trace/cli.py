@@ -23,7 +23,7 @@ COMMANDS = {
     "mix": (".data.mix:main", "mix a training set from a recipe"),
     "train": (".train.train:main", "train a model from a YAML configuration"),
     "plan": (".train.plan:main", "memory, hours and disk of a training run, before it starts"),
-    "predict": (".inference.predictor:main", "one picture, one instruction: the reasoning and its points"),
+    "predict": (".inference.predict:main", "one picture, one instruction: the reasoning and its points"),
     "eval": (".eval.model_vqa:main", "let a model answer the questions of a benchmark"),
     "ask": (".eval.api_vqa:main", "let GPT-4o, Gemini or a vLLM / SGLang server answer them"),
     "summarize": (".eval.summarize_vqa:main", "turn answers into accuracy tables"),

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trace_vlm.attention.results import read_failures, refuse_other_settings, whole, write_attention_index
     from trace_vlm.core.prompts import template
     from trace_vlm.eval.benchmark import open_benchmark
-    from trace_vlm.inference.predictor import default_model
+    from trace_vlm.model.presets import default_model
 
     arguments.model_path = arguments.model_path or str(default_model())
     if (arguments.answer_file is not None) != (arguments.method == "teacher-forced"):
@@ -119,15 +119,16 @@ def _parser() -> Parser:
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What decides a record: it is only skipped under the same ones."""
     from trace_vlm.eval.answering import fingerprint
-    from trace_vlm.inference.predictor import bundled, placement
-    from trace_vlm.model.checkpoint import type_in_memory
+    from trace_vlm.inference.predictor import device_and_dtype
+    from trace_vlm.model.checkpoint import loaded_dtype
+    from trace_vlm.model.presets import resolve_model
     from trace_vlm.utils.files import sha256
 
-    model, dtype = bundled(arguments.model_path), placement(arguments.device, arguments.dtype)[1]
+    model, dtype = resolve_model(arguments.model_path), device_and_dtype(arguments.device, arguments.dtype)[1]
     return {
         "model": fingerprint(model),
         "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
-        "dtype": type_in_memory(model, arguments.model_base, dtype),
+        "dtype": loaded_dtype(model, arguments.model_base, dtype),
         "layers": arguments.layers,
         "reduce": arguments.reduce,
         "heads": arguments.heads,

@@ -71,9 +71,9 @@ def tiny_checkpoint() -> Any:
         image_token_index=-1,
     )  # fmt: skip
     tokenizer = build.nano_tokenizer()
-    model = build.build(preset, tokenizer, seed=1)
+    model = build.build_model(preset, tokenizer, seed=1)
     model.get_output_embeddings().weight.data.mul_(20)  # far from a tie between two tokens
-    return Checkpoint(model.eval(), build.processor(tokenizer, model.config.vision_config), "tiny", "tiny")
+    return Checkpoint(model.eval(), build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny")
 
 
 @pytest.fixture(scope="session")

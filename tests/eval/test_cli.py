@@ -14,7 +14,7 @@ from PIL import Image
 
 from trace_vlm.eval import model_vqa, summarize_vqa
 from trace_vlm.eval.benchmark import run_file
-from trace_vlm.model.checkpoint import load, save, type_in_memory
+from trace_vlm.model.checkpoint import load, loaded_dtype, save
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import write_jsonl
 
@@ -161,11 +161,11 @@ def test_other_pictures_or_another_type_do_not_continue_a_run(
 def test_the_type_in_memory_is_known_before_a_model_is_loaded(tiny_checkpoint: Any, tmp_path: Path) -> None:
     save(tiny_checkpoint, tmp_path / "half", dtype="bfloat16")
     asked = (("auto", "bfloat16"), ("float32", "float32"), ("half", "float16"))
-    assert all(type_in_memory(tmp_path / "half", None, dtype) == name for dtype, name in asked)
+    assert all(loaded_dtype(tmp_path / "half", None, dtype) == name for dtype, name in asked)
     assert all(str(load(tmp_path / "half", dtype=dtype).model.dtype) == f"torch.{name}" for dtype, name in asked)
-    assert type_in_memory("nano", None, "auto") == "float32"  # the preset: random weights
+    assert loaded_dtype("nano-random", None, "auto") == "float32"  # the preset: random weights
     with pytest.raises(InputError, match="'int8' is no type of weights"):
-        type_in_memory(tmp_path / "half", None, "int8")
+        loaded_dtype(tmp_path / "half", None, "int8")
 
 
 def test_a_record_that_does_not_name_a_setting_is_not_trusted(

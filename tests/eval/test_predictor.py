@@ -16,7 +16,7 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse
 from trace_vlm.inference.generation import PASS_TOKENS, Decoding
 from trace_vlm.inference.predict import as_json, describe, main
-from trace_vlm.inference.predictor import Prediction, Predictor, plan_batches
+from trace_vlm.inference.predictor import Prediction, Predictor, make_batches
 from trace_vlm.inference.vision_cache import pass_bytes, row_bytes
 from trace_vlm.utils.command import InputError
 
@@ -205,7 +205,7 @@ def test_confidence_is_the_probability_of_a_points_tokens(pictures: list[Path]) 
     ids = torch.cat([inputs["input_ids"], torch.tensor([found.token_ids])], dim=1)
     with torch.no_grad():
         logits = checkpoint.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0]
-    logits[:, predictor.checkpoint.no_text] = -torch.inf
+    logits[:, predictor.checkpoint.suppressed_ids] = -torch.inf
     chosen = logits[-len(found.token_ids) - 1 : -1].log_softmax(-1)
     logprobs = chosen.gather(1, torch.tensor(found.token_ids)[:, None])[:, 0]
     text, spans = token_spans(checkpoint.tokenizer, found.token_ids)
@@ -316,8 +316,8 @@ def test_points_are_read_in_the_frame_of_the_original_image(
 
 def test_longest_questions_first_and_every_one_once() -> None:
     prompts = ["a" * length for length in (3, 9, 1, 9, 5)]
-    assert plan_batches(prompts, 2) == [[1, 3], [4, 0], [2]]
-    assert plan_batches(prompts, 2, ["x", "y", "y", "z", "x"]) == [[1, 2], [3, 4], [0]]  # an image's stay together
+    assert make_batches(prompts, 2) == [[1, 3], [4, 0], [2]]
+    assert make_batches(prompts, 2, ["x", "y", "y", "z", "x"]) == [[1, 2], [3, 4], [0]]  # an image's stay together
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_logits_of_the_original_code_in_every_precision(name, dtype, bound):
         image = Image.open(ORIGINAL / "images" / prompts[case]["image"]).convert("RGB")
         inputs = checkpoint.inputs([image], [prompts[case]["prompt"]])
         with torch.no_grad():
-            logits = checkpoint.model(**inputs).logits[0, said[case]["logit_positions"], : checkpoint.vocabulary]
+            logits = checkpoint.model(**inputs).logits[0, said[case]["logit_positions"], : checkpoint.text_vocab_size]
         expected = arrays[f"{name}__{case}__logits"]
         error = np.abs(logits.float().cpu().numpy() - expected).max() / np.abs(expected).max()
         print(f"{name} {dtype} {case}: {error:.2e} of the largest logit")
@@ -94,10 +94,10 @@ def test_logits_of_the_original_code_in_every_precision(name, dtype, bound):
 def test_quantised_weights_answer_nearly_as_the_whole_ones(quantize, pictures):
     if importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed")
-    from trace_vlm.inference.predictor import bundled
     from trace_vlm.model.checkpoint import load
+    from trace_vlm.model.presets import resolve_model
 
-    folder = bundled("nano-base")
+    folder = resolve_model("nano-base")
     whole, small = load(folder, dtype="float16", device="cuda"), load(folder, dtype="float16", device="cuda",
                                                                       quantize=quantize)  # fmt: skip
     from trace_vlm.core.prompts import question_text, render_prompt
@@ -191,16 +191,16 @@ def test_deepspeed_trains_saves_and_loads(scenes, tmp_path, zero, trained):
 
 def test_attention_captured_on_the_gpu_is_the_cpus(pictures):
     from trace_vlm.core.prompts import question_text, render_prompt
-    from trace_vlm.inference.predictor import bundled
     from trace_vlm.model.attention_recorder import ImageRecorder, recording
     from trace_vlm.model.checkpoint import load
+    from trace_vlm.model.presets import resolve_model
 
     maps = []
     for device in ("cpu", "cuda"):
-        checkpoint = load(bundled("nano-base"), device=device)
+        checkpoint = load(resolve_model("nano-base"), device=device)
         inputs = checkpoint.inputs(pictures[:1], [render_prompt(question_text("Point to the red mug.", False))])
         start = int((inputs["input_ids"][0] == checkpoint.image_token_id).int().argmax())
-        recorder = ImageRecorder(range(4), slice(start, start + checkpoint.patches**2), dtype=torch.float32)
+        recorder = ImageRecorder(range(4), slice(start, start + checkpoint.patches_per_side**2), dtype=torch.float32)
         with recording(checkpoint.model, recorder), torch.no_grad():
             checkpoint.model(**inputs)
         maps.append(recorder.attention())

@@ -89,7 +89,9 @@ def test_what_is_no_model_is_refused_with_a_sentence(nano_folder, tmp_path):
 
 def test_random_weights_follow_the_seed():
     tokenizer = build.nano_tokenizer()
-    one, two, other = (build.build(PRESETS["nano"], tokenizer, seed=seed).lm_head.weight for seed in (1, 1, 2))
+    one, two, other = (
+        build.build_model(PRESETS["nano-random"], tokenizer, seed=seed).lm_head.weight for seed in (1, 1, 2)
+    )
     assert torch.equal(one, two) and not torch.equal(one, other)
 
 
@@ -124,7 +126,7 @@ def test_parts_make_a_model_that_saves_and_loads(parts):
     folder, weights = parts
     made = compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))
     assert torch.equal(made.model.model.multi_modal_projector.linear_2.bias, weights["model.mm_projector.2.bias"])
-    assert made.model.lm_head.weight.shape[0] == 1408 and made.patches == 4
+    assert made.model.lm_head.weight.shape[0] == 1408 and made.patches_per_side == 4
     save(made, folder / "whole")
     assert torch.equal(logits(made), logits(load(folder / "whole")))
 
@@ -182,7 +184,7 @@ def test_chat_template_and_raw_prompt_give_the_ids_of_training(name, how, old_ll
         save(loaded, folder := tmp_path / "made")
     question = "Find free space left of the mug."
     text = render_prompt(question)
-    expected = loaded.expand(encode(loaded.tokenizer, Rendered(text, ())).input_ids)
+    expected = loaded.expand_image_tokens(encode(loaded.tokenizer, Rendered(text, ())).input_ids)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
     for asked in (text, processor.apply_chat_template([turn])):

@@ -38,11 +38,14 @@ def test_ids_logits_and_greedy_tokens(original, recorded, case):
     name, checkpoint = original
     said, asked = recorded.numbers["cases"][case], recorded.prompts[case]
     inputs = checkpoint.inputs([recorded.image(asked["image"])], [asked["prompt"]])
-    assert inputs["input_ids"][0].tolist() == checkpoint.expand(said["input_ids"])
+    assert inputs["input_ids"][0].tolist() == checkpoint.expand_image_tokens(said["input_ids"])
     assert inputs["input_ids"].shape[1] == said["expanded_length"]
     with torch.no_grad():
         logits = checkpoint.model(**inputs).logits[0, said["logit_positions"]]
-    assert np.abs(logits[:, : checkpoint.vocabulary].numpy() - recorded.arrays[f"{name}__{case}__logits"]).max() < 5e-5
+    assert (
+        np.abs(logits[:, : checkpoint.text_vocab_size].numpy() - recorded.arrays[f"{name}__{case}__logits"]).max()
+        < 5e-5
+    )
     tokens = checkpoint.model.generate(**inputs, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]
     assert tokens.tolist() == recorded.arrays[f"{name}__{case}__greedy"].tolist()
 
@@ -55,17 +58,17 @@ def test_labels_and_loss(original, recorded):
         turns = [Turn(turn["from"], turn["value"]) for turn in sample["conversations"]]
         encoded = encode(checkpoint.tokenizer, prompts.render(turns, prompts.template("v1")))
         assert encoded.input_ids == said["input_ids"] and encoded.labels == said["labels"]
-        ids = torch.tensor([checkpoint.expand(encoded.input_ids)])
+        ids = torch.tensor([checkpoint.expand_image_tokens(encoded.input_ids)])
         labels = torch.tensor(
             [
                 label
                 for token, label in zip(encoded.input_ids, encoded.labels, strict=True)
-                for label in ([IGNORE] * checkpoint.patches**2 if token == IMAGE_ID else [label])
+                for label in ([IGNORE] * checkpoint.patches_per_side**2 if token == IMAGE_ID else [label])
             ]
         )
         pixels = checkpoint.pixels([recorded.image(sample["image"])]) if "image" in sample else None
         with torch.no_grad():
-            logits = checkpoint.model(input_ids=ids, pixel_values=pixels).logits[0, :-1, : checkpoint.vocabulary]
+            logits = checkpoint.model(input_ids=ids, pixel_values=pixels).logits[0, :-1, : checkpoint.text_vocab_size]
         loss = functional.cross_entropy(logits, labels[1:], ignore_index=IGNORE, reduction="sum").item()
         learned = int((labels[1:] != IGNORE).sum())
         losses.append(loss / learned)
@@ -77,7 +80,7 @@ def test_labels_and_loss(original, recorded):
 def test_rows_that_are_no_text_are_never_generated(original):
     name, checkpoint = original
     rows = checkpoint.model.get_output_embeddings().weight.shape[0]
-    assert checkpoint.vocabulary == 1000 and rows == 1024
+    assert checkpoint.text_vocab_size == 1000 and rows == 1024
     assert checkpoint.model.generation_config.suppress_tokens == list(range(1000, 1024))
     # Every row of text gets a negative logit: the zeros of the others would win without the list.
     prompt = {"input_ids": torch.tensor([[1, 286, 471]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}

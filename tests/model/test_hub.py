@@ -11,7 +11,7 @@ import pytest
 from hub_server import COMMIT, hub
 from safetensors.torch import load_file
 
-from trace_vlm.model import formats
+from trace_vlm.model import presets
 from trace_vlm.utils.command import InputError
 
 NAMES = ("base", "lora", "projector_only", "clip")
@@ -35,14 +35,14 @@ def test_an_adapter_its_base_and_the_tower_come_from_the_hub(recorded, converted
     assert all(one.equal(here[name]) for name, one in made.items()) and set(made) == set(here)
     card = (tmp_path / "made" / "README.md").read_text()
     assert "base_model: lab/base" in card and "vision tower: lab/clip" in card and COMMIT not in card
-    assert (
-        absent.returncode == 2 and "the model lab/absent is no folder, and cannot be had from the hub" in absent.stderr
-    )
+    assert absent.returncode == 2 and "the model lab/absent is not a folder" in absent.stderr
     # what was fetched once is enough without the hub
     away = command(address, tmp_path / "home", "checkpoint", "inspect", *LORA)
     assert away.returncode == 0 and "missing         nothing" in away.stdout, away.stderr
     gone = command(address, tmp_path / "home", "checkpoint", "inspect", "lab/full")
-    assert gone.returncode == 2 and "cannot be had from the hub" in gone.stderr and "Traceback" not in gone.stderr
+    assert (
+        gone.returncode == 2 and "cannot be downloaded from the hub" in gone.stderr and "Traceback" not in gone.stderr
+    )
 
 
 def test_a_connection_that_ends_inside_a_file_is_one_sentence(tmp_path):
@@ -52,13 +52,13 @@ def test_a_connection_that_ends_inside_a_file_is_one_sentence(tmp_path):
     with hub("lab/cut", tmp_path / "served", "models", cut="model.safetensors") as (address, _):
         done = command(address, tmp_path / "home", "checkpoint", "inspect", "lab/cut")
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "the model lab/cut is no folder, and cannot be had from the hub" in done.stderr
+    assert "the model lab/cut is not a folder" in done.stderr
 
 
 def test_a_download_is_called_by_its_repository_and_a_folder_by_its_own_name(tmp_path):
     download = tmp_path / "hub" / "models--lab--a-model" / "snapshots" / COMMIT
     download.mkdir(parents=True)
-    assert (formats.repository(download), formats.name_of(download)) == ("lab/a-model", "a-model")
-    assert (formats.repository(tmp_path), formats.name_of(tmp_path)) == (None, tmp_path.name)
-    with pytest.raises(InputError, match="no name of a repository on the hub"):
-        formats.locate("a/b/c", "the model")
+    assert (presets.hub_repository(download), presets.model_name(download)) == ("lab/a-model", "a-model")
+    assert (presets.hub_repository(tmp_path), presets.model_name(tmp_path)) == (None, tmp_path.name)
+    with pytest.raises(InputError, match="a.b.c"):
+        presets.model_folder("a/b/c", "the model")

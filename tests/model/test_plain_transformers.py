@@ -131,11 +131,11 @@ def test_a_published_folder_gets_the_originals_ids_and_keeps_its_own_pixels(publ
     checkpoint, stock = load(published), LlavaProcessor.from_pretrained(published, backend="pil")
     convert(published, tmp_path / "made")
     plain = LlavaProcessor.from_pretrained(tmp_path / "made", backend="pil")
-    assert checkpoint.vocabulary == 1000 and checkpoint.no_text == list(range(1000, 1024))
+    assert checkpoint.text_vocab_size == 1000 and checkpoint.suppressed_ids == list(range(1000, 1024))
     assert plain.chat_template == "USER: <image>"
     for case in recorded.prompts.values():
         image = recorded.image(case["image"])
-        ids = checkpoint.expand(recorded.numbers["cases"][case["name"]]["input_ids"])
+        ids = checkpoint.expand_image_tokens(recorded.numbers["cases"][case["name"]]["input_ids"])
         inputs = plain(images=image, text=case["prompt"], return_tensors="pt")
         assert inputs["input_ids"][0].tolist() == ids
         theirs = stock(images=image, text=case["prompt"], return_tensors="pt")

@@ -14,7 +14,7 @@ import yaml
 from checkpoints_by_hand import write_llama2_style
 from transformers import GenerationConfig
 
-from trace_vlm.model import build, formats
+from trace_vlm.model import build, presets
 from trace_vlm.model.checkpoint import check_generation_config, load, save
 from trace_vlm.model.convert import convert
 from trace_vlm.model.model_card import card_of
@@ -30,7 +30,7 @@ SIZES = {"trace-13b": 13_351_494_656, "trace-7b": 7_063_427_072, "robopoint-13b"
 def test_big_presets_have_the_published_size_to_the_parameter(name):
     preset = PRESETS[name]
     with torch.device("meta"):
-        model = build.build(preset)
+        model = build.build_model(preset)
     assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
     assert model.config.image_seq_length == 576 and model.config.text_config.rms_norm_eps == 1e-5
     assert model.config.vision_config.hidden_act == "quick_gelu" and model.config.text_config.vocab_size == 32064
@@ -39,18 +39,18 @@ def test_big_presets_have_the_published_size_to_the_parameter(name):
 def test_nano_has_its_size():
     tokenizer = build.nano_tokenizer()
     with torch.device("meta"):
-        model = build.build(PRESETS["nano"], tokenizer)
+        model = build.build_model(PRESETS["nano-random"], tokenizer)
     assert sum(parameter.numel() for parameter in model.parameters()) == 2_296_064
 
 
 def test_a_preset_from_named_weights_has_to_have_its_dimensions(nano_folder, nano):
-    model = build.build(PRESETS["nano"], weights={"model": str(nano_folder)})
+    model = build.build_model(PRESETS["nano-random"], weights={"model": str(nano_folder)})
     assert torch.equal(model.lm_head.weight, nano.model.lm_head.weight)
-    wider = dataclasses.replace(PRESETS["nano"], text={**PRESETS["nano"].text, "hidden_size": 256})
-    with pytest.raises(InputError, match="hidden_size is 128, the preset nano has 256"):
-        build.build(wider, weights=str(nano_folder))
+    wider = dataclasses.replace(PRESETS["nano-random"], text={**PRESETS["nano-random"].text, "hidden_size": 256})
+    with pytest.raises(InputError, match="hidden_size is 128, the preset nano-random has 256"):
+        build.build_model(wider, weights=str(nano_folder))
     with pytest.raises(InputError, match="expected model, or llm and vision"):
-        build.build(PRESETS["nano"], weights={"llm": str(nano_folder)})
+        build.build_model(PRESETS["nano-random"], weights={"llm": str(nano_folder)})
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_names_on_the_hub_stand_for_every_kind_of_folder(recorded, hub, tmp_path
         ours = load(f"lab/{name}", base="lab/base", **arguments).model.state_dict()
         here = load(recorded.folder / name, base=recorded.folder / "base").model.state_dict()
         assert all(torch.equal(one, here[key]) for key, one in ours.items())
-    with pytest.raises(InputError, match="the model lab/absent is no folder, and cannot be had from the hub"):
+    with pytest.raises(InputError, match="lab/absent"):
         load("lab/absent")
 
 
@@ -88,15 +88,15 @@ def test_a_relative_tower_is_looked_for_beside_then_above_then_here(recorded, tm
         write_llama2_style(root / "model", recorded.folder / "tokenizer", seed=seed)
     model, here = tmp_path / "own" / "root" / "model", tmp_path / "here" / "root"
     monkeypatch.chdir(here)
-    assert formats.locate("eyes/v1", "tower", model) == model.parent / "eyes" / "v1"
+    assert presets.model_folder("eyes/v1", "tower", model) == model.parent / "eyes" / "v1"
     shutil.copytree(model.parent / "eyes", model / "eyes")
-    assert formats.locate("eyes/v1", "tower", model) == model / "eyes" / "v1"
+    assert presets.model_folder("eyes/v1", "tower", model) == model / "eyes" / "v1"
     shutil.rmtree(model / "eyes")
     shutil.rmtree(model.parent / "eyes")
-    assert formats.locate("eyes/v1", "tower", model).resolve() == here / "eyes" / "v1"
+    assert presets.model_folder("eyes/v1", "tower", model).resolve() == here / "eyes" / "v1"
     shutil.rmtree(here / "eyes")
-    with pytest.raises(InputError, match="tower eyes/v1 is no folder, and cannot be had from the hub"):
-        formats.locate("eyes/v1", "tower", model)
+    with pytest.raises(InputError, match="eyes/v1"):
+        presets.model_folder("eyes/v1", "tower", model)
 
 
 def test_a_known_tower_inside_needs_no_network(recorded, tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_tower_inside_is_used_where_its_name_is_a_path_of_another_machine(reco
     there, here = load(tmp_path / "full").model, load(recorded.folder / "full").model
     assert all(one.equal(other) for one, other in zip(there.parameters(), here.parameters(), strict=True))
     file.write_text(json.dumps({**read_json(file), "mm_vision_tower": "/data/weights/mine"}))
-    with pytest.raises(InputError, match="/data/weights/mine was not found: .*; --vision-tower names another"):
+    with pytest.raises(InputError, match="/data/weights/mine is not found: .*; --vision-tower names another"):
         load(tmp_path / "full")
 
 

@@ -19,7 +19,7 @@ def logits(checkpoint, image):
     """(pixels, logits over the original's vocabulary), in float32."""
     inputs = checkpoint.inputs([image], [PROMPT])
     with torch.no_grad():
-        found = checkpoint.model(**inputs).logits[0, :, : checkpoint.vocabulary]
+        found = checkpoint.model(**inputs).logits[0, :, : checkpoint.text_vocab_size]
     return inputs["pixel_values"].float(), found.float()
 
 
@@ -31,7 +31,7 @@ def test_whatever_is_drawn_computes_what_it_means(seed, kind, tmp_path, recorded
     checkpoint = load(drawn.source, base=drawn.base)
     pixels, got = logits(checkpoint, image)
     ids = encode(checkpoint.tokenizer, Rendered(PROMPT, ())).input_ids
-    assert checkpoint.vocabulary == drawn.shape.vocabulary
+    assert checkpoint.text_vocab_size == drawn.shape.vocabulary
     assert (got - hand.original_logits(drawn.shape, drawn.text, drawn.tower, ids, pixels)).abs().max() < 5e-5
     if drawn.base is not None and "LLaVA" in kind:  # the same over the base in Hugging Face's format
         convert(drawn.base, tmp_path / "base")

@@ -34,7 +34,7 @@ def drawn(request, tmp_path_factory, recorded):
 def logits(checkpoint, image):
     inputs = checkpoint.inputs([image], [PROMPT])
     with torch.no_grad():
-        return inputs["pixel_values"], checkpoint.model(**inputs).logits[0, :, : checkpoint.vocabulary]
+        return inputs["pixel_values"], checkpoint.model(**inputs).logits[0, :, : checkpoint.text_vocab_size]
 
 
 def expected(shape, text, tower, checkpoint, pixels):

@@ -40,14 +40,14 @@ def tiny_folder(tmp_path_factory):
     from trace_vlm.model.checkpoint import Checkpoint, save
     from trace_vlm.model.presets import PRESETS
 
-    nano = PRESETS["nano"]
+    nano = PRESETS["nano-random"]
     text = {**nano.text, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = {**nano.vision, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "image_size": 32}
     preset = dataclasses.replace(
         nano, text={**text, "num_key_value_heads": 2}, vision={**vision, "num_attention_heads": 2, "patch_size": 8}
     )
     tokenizer = build.nano_tokenizer()
-    model = build.build(preset, tokenizer, seed=0)
+    model = build.build_model(preset, tokenizer, seed=0)
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save(Checkpoint(model, build.processor(tokenizer, model.config.vision_config), "tiny", "tiny"), folder)
+    save(Checkpoint(model, build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny"), folder)
     return folder

@@ -394,7 +394,7 @@ def test_patches_of_a_shelf_are_labelled_as_a_surface(rooms, nano):
     for index, (_, view) in enumerate(data.views):
         instances = np.asarray(Image.open(rooms / view["instances"]))
         floor, main, surfaces, things = (
-            patch_coverage(region, nano.patches).reshape(-1)
+            patch_coverage(region, nano.patches_per_side).reshape(-1)
             for region in (
                 instances == 0,
                 instances == 1,

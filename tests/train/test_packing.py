@@ -111,7 +111,10 @@ def test_a_forward_pass_without_pictures_runs_the_tower_and_changes_nothing(scen
         trainer.data_collator._packed = packed
         blank = trainer.data_collator([item])
         assert blank["pixel_values"].shape[0] == 1
-        assert int((blank["input_ids"] == trainer.checkpoint.image_token_id).sum()) == trainer.checkpoint.patches**2
+        assert (
+            int((blank["input_ids"] == trainer.checkpoint.image_token_id).sum())
+            == trainer.checkpoint.patches_per_side**2
+        )
         assert (blank["labels"] != -100).sum() == (item["labels"] != -100).sum()
     trainer.data_collator._packed = False
     with torch.no_grad():

@@ -25,7 +25,9 @@ BIG = ["train_13b_fft", "train_7b_lora", "train_7b_fft", "train_13b_lora", "robo
 
 
 def nano(**changes):
-    return build_config(TrainConfig, {"model": "nano", "data": "d", "output_dir": "o", "lora": None, **changes}, "test")
+    return build_config(
+        TrainConfig, {"model": "nano-random", "data": "d", "output_dir": "o", "lora": None, **changes}, "test"
+    )
 
 
 @pytest.mark.parametrize("llm", ["full", "lora", "frozen"])
@@ -33,7 +35,7 @@ def nano(**changes):
 def test_parameters_are_counted_as_the_model_has_them(llm, vision):
     config = nano(trainable={"llm": llm, "vision": vision}, **({"lora": {"r": 4, "alpha": 8}} if llm == "lora" else {}))
     _, size = plan.model_dimensions(config)
-    model = choose(load("nano").model, config)
+    model = choose(load("nano-random").model, config)
     rank = config.lora.r if config.lora else 0
     assert trained_params(size, config.modes, rank) == sum(learning(model).values())
     names = {name for name, _ in model.named_parameters() if ".original_module." not in name}

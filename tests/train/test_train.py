@@ -31,7 +31,7 @@ from trace_vlm.utils.config import build_config
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def settings(scenes, out, model="nano", **changes):
+def settings(scenes, out, model="nano-random", **changes):
     found = yaml.safe_load((CONFIGS / "nano_projector.yaml").read_text())
     found |= {"model": str(model), "data": [str(scenes / "captions.json")], "image_folder": str(scenes)}
     found |= {"output_dir": str(out), "max_steps": 6, "save_steps": 2, "logging_steps": 1, "global_batch_size": 4}
@@ -129,9 +129,9 @@ PREFIXES = {
 )  # fmt: skip
 def test_exactly_the_named_parts_learn(trainable):
     chosen = build_config(
-        TrainConfig, {"model": "nano", "data": "d", "output_dir": "o", "trainable": trainable}, "test"
+        TrainConfig, {"model": "nano-random", "data": "d", "output_dir": "o", "trainable": trainable}, "test"
     )
-    model = choose(load("nano").model, chosen)
+    model = choose(load("nano-random").model, chosen)
     expected = {
         name for name, _ in model.named_parameters() if any(name.startswith(PREFIXES[part]) for part in chosen.learns)
     }
@@ -142,7 +142,7 @@ def test_exactly_the_named_parts_learn(trainable):
 
 def test_adapters_and_the_projector_learn_each_at_its_rate():
     found = {
-        "model": "nano",
+        "model": "nano-random",
         "data": "d",
         "output_dir": "o",
         "trainable": {"llm": "lora"},
@@ -150,7 +150,7 @@ def test_adapters_and_the_projector_learn_each_at_its_rate():
     }
     found |= {"learning_rate": 2e-4, "learning_rates": {"projector": 2e-5}, "weight_decay": 0.1}
     chosen = build_config(TrainConfig, found, "test")
-    model = choose(load("nano").model, chosen)
+    model = choose(load("nano-random").model, chosen)
     names = set(learning(model))
     adapters = {name for name in names if ".lora_" in name}
     assert len(adapters) == 4 * 7 * 2 and all(".language_model.layers." in name for name in adapters)
@@ -165,7 +165,7 @@ def test_adapters_and_the_projector_learn_each_at_its_rate():
 
 
 def test_training_changes_what_learns_and_nothing_else(scenes, tmp_path):
-    before = load("nano").model.state_dict()
+    before = load("nano-random").model.state_dict()
     folder = train(config(scenes, tmp_path / "run", trainable=["projector"]))
     after = load(folder).model.state_dict()
     for name, tensor in before.items():
@@ -316,7 +316,7 @@ def test_the_vision_stand_in_trains_the_tower_alone(scenes, tmp_path):
     found |= {"data": [str(scenes)], "output_dir": str(tmp_path / "vision"), "max_steps": 3, "global_batch_size": 4}
     found |= {"micro_batch_size": 4, "dataloader_workers": 0, "report_to": []}
     folder = train(build_config(TrainConfig, found, "test"))
-    before, after = load("nano").model.state_dict(), load(folder).model.state_dict()
+    before, after = load("nano-random").model.state_dict(), load(folder).model.state_dict()
     changed = {part_of(name) for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed == {"vision", "projector"}  # the projector's first layer takes the features' scale
     assert set(json.loads((folder / "run.json").read_text())["held_out_patch_accuracy"]) == {

@@ -152,7 +152,7 @@ def greedy(checkpoint: Checkpoint, max_new_tokens: int) -> dict[str, Any]:
         "do_sample": False,
         "num_beams": 1,
         "use_cache": True,
-        "suppress_tokens": checkpoint.no_text,
+        "suppress_tokens": checkpoint.suppressed_ids,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": pad,
     }

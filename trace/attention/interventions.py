@@ -167,7 +167,7 @@ def _in_side(shift: tuple[float, float], size: tuple[int, int]) -> tuple[float, 
 
 
 def _mean(points: Sequence[Point | Box]) -> Point | None:
-    centers = [item if isinstance(item, Point) else item.center for item in points]
+    centers = [item.center for item in points]
     inside = [point for point in centers if point.inside]
     if not inside:
         return None

@@ -66,7 +66,7 @@ def regions(
 ) -> Regions:
     """The regions of an image of `size` (width, height); masks are [height, width] over the original image."""
     square = Square(*size)
-    centers = [item if isinstance(item, Point) else item.center for item in points]
+    centers = [item.center for item in points]
     return Regions(
         None if target is None else patch_coverage(target, patches),
         None if reference is None else patch_coverage(reference, patches),

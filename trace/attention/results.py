@@ -314,7 +314,7 @@ def read_maps(folder: Path, record: Attended) -> tuple[NDArray[np.float32], Regi
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"the arrays {path} cannot be read ({error}); write them anew") from None
     square = Square(*record.size)
-    centers = [item if isinstance(item, Point) else item.center for item in record.points]
+    centers = [item.center for item in record.points]
     return maps, Regions(target, reference, tuple(square.pad_point(point) for point in centers if point.inside))
 
 

@@ -283,7 +283,7 @@ class Doubts:
         self.answers += response.parsable
         self.pixels += response.parsable and how.name == "unit" and _above_one(response.text)
         for item in response.points:
-            point = item.center if isinstance(item, Box) else item
+            point = item.center
             self.points += 1
             self.outside += not point.inside
             # below 1/100, or below 1 where 1 is a pixel of a very small picture

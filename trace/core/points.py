@@ -59,6 +59,11 @@ class Point:
         """Whether the point lies in the image, its border included."""
         return 0 <= self.x <= 1 and 0 <= self.y <= 1
 
+    @property
+    def center(self) -> Point:
+        """The point itself, so that points and boxes have a centre alike."""
+        return self
+
     def to_pixels(self, width: int, height: int) -> tuple[float, float]:
         """(x, y) in pixels of an image of this size, not rounded."""
         return self.x * width, self.y * height

@@ -79,9 +79,9 @@ class Models:
 
 def model_paths(given: list[str]) -> dict[str, str]:
     """Names for the models of the command line, `NAME=FOLDER` or `FOLDER`, in their order; those that ship follow."""
-    from ..inference.predictor import shipped
+    from ..model.presets import bundled_models
 
-    ships = {name: str(folder) for name, folder in shipped().items()}
+    ships = {name: str(folder) for name, folder in bundled_models().items()}
     paths: dict[str, str] = {}
     for one in given:
         name, equals, folder = one.partition("=")

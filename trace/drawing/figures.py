@@ -349,7 +349,7 @@ def overlay(
     axes = page.axes(0, 0, page.width, page.height)
     size = draw_image(axes, rgb(image) if heat is None else blend(image, heat, top))
     draw_answer(axes, points, size, dot=8.5)
-    centers = [item if isinstance(item, Point) else item.center for item in points]
+    centers = [item.center for item in points]
     places = [np.clip((center.x, center.y), 0.02, 0.98) * size for center in centers]
     for (x, y), words in _gathered(places, labels if len(points) <= FEW else (), 14 / scale):
         right = x > 0.8 * size[0]

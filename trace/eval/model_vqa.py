@@ -30,9 +30,10 @@ from typing import Any
 from ..core.prompts import render_prompt
 from ..core.records import FINISHED_AT_LIMIT, Answer, Question, read_answers
 from ..inference.generation import Decoding
-from ..inference.predict import add_decoding_flags, decoding_of, prompt_template
-from ..inference.predictor import Prediction, Predictor, bundled, human_turn, placement
-from ..model.checkpoint import type_in_memory
+from ..inference.predict import add_decoding_flags, decoding_from_flags, prompt_template
+from ..inference.predictor import Prediction, Predictor, build_question, device_and_dtype
+from ..model.checkpoint import loaded_dtype
+from ..model.presets import resolve_model
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import JsonlWriter, sha256, write_json
 from .answering import (
@@ -78,7 +79,7 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = checked(_parser(), argv)
-    decoding, template = decoding_of(arguments), prompt_template(arguments)
+    decoding, template = decoding_from_flags(arguments), prompt_template(arguments)
     suite = asked_questions(arguments)
     shared = torchrun()
     chunk, chunks = shared[:2] if shared else (arguments.chunk_idx, arguments.num_chunks)
@@ -180,7 +181,7 @@ def _settings(job: Job) -> dict[str, Any]:
     """What decides the answers. A file of answers is only continued under the same ones."""
     arguments = job.arguments
     return {
-        "model": fingerprint(bundled(arguments.model_path)),
+        "model": fingerprint(resolve_model(arguments.model_path)),
         "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
         "dtype": job.dtype,
         "question_sha256": sha256(job.suite.question_file),
@@ -237,8 +238,8 @@ def _placement(arguments: argparse.Namespace) -> tuple[str, str]:
         import torch
 
         device = f"cuda:{shared[2] % torch.cuda.device_count()}" if torch.cuda.is_available() else None
-    device, dtype = placement(device, arguments.dtype)
-    return device, type_in_memory(bundled(arguments.model_path), arguments.model_base, dtype)
+    device, dtype = device_and_dtype(device, arguments.dtype)
+    return device, loaded_dtype(resolve_model(arguments.model_path), arguments.model_base, dtype)
 
 
 def _load(job: Job) -> Predictor:
@@ -249,7 +250,7 @@ def _batch(job: Job, predictor: Predictor) -> int:
     if job.arguments.batch_size != "auto":
         return int(job.arguments.batch_size)
     arguments = job.arguments
-    turns = [human_turn(question.text, arguments.reasoning, job.template) for question in job.questions]
+    turns = [build_question(question.text, arguments.reasoning, job.template) for question in job.questions]
     prompts = [render_prompt(turn, arguments.conv_mode) for turn in turns]
     size = predictor.largest_batch(prompts, job.decoding)
     print(f"batches of {size} answers")
@@ -307,7 +308,7 @@ def _answer(job: Job, question: Question, prediction: Prediction, predictor: Pre
         metadata["samples"] = list(prediction.samples)
     return Answer(
         question_id=question.question_id,
-        prompt=human_turn(question.text, arguments.reasoning, job.template),
+        prompt=build_question(question.text, arguments.reasoning, job.template),
         text=prediction.text,
         answer_id=hashlib.sha256(made_of.encode()).hexdigest()[:22],  # the same run twice writes the same file
         model_id=model,

@@ -313,7 +313,7 @@ def _grade(grades: RunScores, response: Response | None, mask: Mask, cut: bool) 
     elif not points:
         grades.cut += cut
         grades.unparsable += not cut
-    elif not any((item if isinstance(item, Point) else item.center).inside for item in points):
+    elif not any(item.center.inside for item in points):
         grades.outside += 1
 
 
@@ -322,7 +322,7 @@ def _locate(
 ) -> None:
     """Where the points lie that miss."""
     points = response.points if response is not None else ()
-    gaps = distances.of([item if isinstance(item, Point) else item.center for item in points])
+    gaps = distances.of([item.center for item in points])
     grades.distances.append(_mean(gaps))
     grades.weights.append(weight(points, judge.mask))
     grades.failures.append({UNANSWERED: 1.0} if response is None else judge.shares(points, cut))

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.points import Box, Point
+from ..core.points import Point
 from ..core.reasoning import Response
 
 NEAR = 0.05  # of the image's diagonal: two answers that lie closer mean the same place
@@ -53,7 +53,7 @@ def _tokens_of(tokenizer: Any, token_ids: Sequence[int], characters: int) -> int
 
 def centers(response: Response) -> list[Point]:
     """The points of an answer, a box by its centre."""
-    return [item.center if isinstance(item, Box) else item for item in response.points]
+    return [item.center for item in response.points]
 
 
 def agreement(responses: Sequence[Response], size: tuple[int, int], near: float = NEAR) -> list[tuple[float, ...]]:

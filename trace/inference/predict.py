@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from ..core.images import is_turned, open_image
 from ..core.points import Point
 from ..core.prompts import TEMPLATES, bare_instruction, template
+from ..model.presets import default_model
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
 from .backprojection import ALIGNMENTS, UNITS, Lifted, lift, read_depth
 from .cameras import read_extrinsics, read_intrinsics
 from .confidence import centers
 from .generation import Decoding
-from .predictor import PLACEHOLDER, Prediction, Predictor, default_model
+from .predictor import PLACEHOLDER, Prediction, Predictor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +60,7 @@ def add_decoding_flags(parser: Parser) -> None:
     parser.add_argument("--dtype", help="of the weights; by default float32 on a CPU, on a GPU as stored")
 
 
-def decoding_of(arguments: argparse.Namespace) -> Decoding:
+def decoding_from_flags(arguments: argparse.Namespace) -> Decoding:
     """The settings that `add_decoding_flags` collected. InputError: one is out of range."""
     template(arguments.conv_mode)
     names = Decoding.__dataclass_fields__
@@ -78,7 +79,7 @@ def prompt_template(arguments: argparse.Namespace) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    decoding, wording = decoding_of(arguments), prompt_template(arguments)
+    decoding, wording = decoding_from_flags(arguments), prompt_template(arguments)
     try:
         arguments.instruction.encode("utf-8")
     except UnicodeEncodeError:

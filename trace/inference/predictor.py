@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
     from .grammar import Grammar
 
-__all__ = ["Decoding", "Prediction", "Predictor", "bundled", "default_model", "human_turn", "main", "placement",
-           "plan_batches", "shipped"]  # fmt: skip
-
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
-BUNDLED = ("nano", "nano-base")  # may ship with the package: one that reasons, and the one it was trained from
 READERS = 4  # threads that decode images while the model generates
 BATCH_LIMITS = {"cpu": 32, "cuda": 256}  # beyond these a batch gains nothing
 FREE_SHARE = 0.85  # of the free memory that a batch may take
@@ -74,7 +69,7 @@ class Prediction:
     cut: bool = False
 
 
-def placement(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
+def device_and_dtype(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
     """Where a model is loaded, and as what: see `Predictor.load`."""
     import torch
 
@@ -94,7 +89,7 @@ class Predictor:
     def load(
         cls, path: str | Path, base: str | Path | None = None, device: str | None = None, dtype: str | None = None
     ) -> Predictor:
-        """Load a checkpoint in any format that is known, or a model that ships with the package (BUNDLED).
+        """Load a checkpoint in any format that is known, or a bundled model by its name.
 
         Args:
             base: the model that an adapter at `path` belongs to.
@@ -105,8 +100,8 @@ class Predictor:
         """
         from ..model.checkpoint import load
 
-        device, dtype = placement(device, dtype)
-        return cls(load(bundled(path), base=base, dtype=dtype, device=device))
+        device, dtype = device_and_dtype(device, dtype)
+        return cls(load(path, base=base, dtype=dtype, device=device))
 
     def predict(
         self,
@@ -171,11 +166,11 @@ class Predictor:
                 "the conversation template 'plain' is an image and its caption: it has no place for a question"
             )
         decoding = decoding or Decoding()
-        prompts = [render_prompt(human_turn(text, reasoning, template), style) for text in instructions]
+        prompts = [render_prompt(build_question(text, reasoning, template), style) for text in instructions]
         keys = [str(image) if isinstance(image, str | Path) else f"object {id(image)}" for image in images]
         if batch_size is None:
             batch_size = self.largest_batch(prompts, decoding)
-        plan = plan_batches(prompts, batch_size, keys)
+        plan = make_batches(prompts, batch_size, keys)
         left = [[index for index in batch if index not in done] for batch in plan]
         store = Features(self.checkpoint, Counter(keys[index] for batch in left for index in batch))
         grammar = self._grammar(reasoning, decoding)
@@ -285,7 +280,7 @@ class Predictor:
             for sample in range(decoding.samples):
                 rng = np.random.default_rng([decoding.seed, seed, sample]) if decoding.temperature > 0 else None
                 rows.append(Row(number[key], ids, rng, grammar.guide() if grammar is not None else None))
-        generate(self.checkpoint, rows, features, decoding, self.checkpoint.no_text)
+        generate(self.checkpoint, rows, features, decoding, self.checkpoint.suppressed_ids)
         answers = [(row.token_ids, row.logprobs) for row in rows]
         return [answers[start : start + decoding.samples] for start in range(0, len(rows), decoding.samples)]
 
@@ -337,7 +332,7 @@ class Predictor:
             no_repeat_ngram_size=0,
             use_cache=True,
             return_dict_in_generate=False,
-            suppress_tokens=self.checkpoint.no_text,
+            suppress_tokens=self.checkpoint.suppressed_ids,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
@@ -358,29 +353,14 @@ class Predictor:
         return int(self.checkpoint.model.get_output_embeddings().weight.shape[0])
 
 
-def shipped() -> dict[str, Path]:
-    """The models that ship with the package: name -> folder; the one that answers where none is named comes first."""
-    return {name: ASSETS / name for name in BUNDLED if (ASSETS / name).is_dir()}
-
-
-def bundled(path: str | Path) -> str | Path:
-    """The folder of a model that ships with the package, for its name; any other path as it is."""
-    return path if Path(path).exists() else shipped().get(str(path), path)
-
-
-def default_model() -> Path:
-    """The folder of the model that answers where none is named."""
-    return next(iter(shipped().values()))
-
-
-def human_turn(instruction: str, reasoning: bool, template: str | None = None) -> str:
+def build_question(instruction: str, reasoning: bool, template: str | None = None) -> str:
     """What a model is asked: the built-in wording, or the user's, in which `{instruction}` is replaced."""
     if template is None:
         return question_text(instruction, reasoning)
     return template.replace(PLACEHOLDER, bare_instruction(instruction))
 
 
-def plan_batches(prompts: Sequence[str], batch_size: int, images: Sequence[str] | None = None) -> list[list[int]]:
+def make_batches(prompts: Sequence[str], batch_size: int, images: Sequence[str] | None = None) -> list[list[int]]:
     """Positions of `prompts` in batches: those about one image together, of similar length, the longest first.
 
     What does not fit in memory shows at once.
@@ -392,16 +372,3 @@ def plan_batches(prompts: Sequence[str], batch_size: int, images: Sequence[str] 
         groups.setdefault(images[index] if images is not None else index, []).append(index)
     order = [index for group in groups.values() for index in group]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`trace-vlm predict`; it lives in `predict`."""
-    from .predict import main as command
-
-    return command(argv)
-
-
-if __name__ == "__main__":
-    from ..utils.command import run
-
-    raise SystemExit(run(main))

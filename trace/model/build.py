@@ -38,7 +38,7 @@ NANO_TOKENIZER = Path(__file__).resolve().parents[1] / "assets" / "nano-tokenize
 VOCABULARY_MULTIPLE = 64
 
 
-def build(
+def build_model(
     preset: Preset,
     tokenizer: PreTrainedTokenizerBase | None = None,
     seed: int = 0,
@@ -59,7 +59,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(configuration(preset, tokenizer))
-        if preset.name == "nano":
+        if preset.name == "nano-random":
             _initialise_nano(model)
     return model
 
@@ -115,7 +115,7 @@ def nano_tokenizer() -> PreTrainedTokenizerBase:
     return with_image_token(LlamaTokenizer.from_pretrained(NANO_TOKENIZER))
 
 
-def processor(tokenizer: PreTrainedTokenizerBase, vision: CLIPVisionConfig) -> LlavaProcessor:
+def build_processor(tokenizer: PreTrainedTokenizerBase, vision: CLIPVisionConfig) -> LlavaProcessor:
     """Pixels as LLaVA makes them (padded square, CLIP's resize and colours) and the training template for chats."""
     return make_processor(tokenizer, vision.patch_size, pixel_settings({}, vision.image_size, pad=True))
 

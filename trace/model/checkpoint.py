@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.prompts import IMAGE_ID, Rendered, encode
 from ..utils.command import InputError, Parser, run
-from .presets import PRESETS
+from .presets import PRESETS, is_preset
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +55,7 @@ class Checkpoint:
         return int(self.model.config.image_token_index)
 
     @property
-    def vocabulary(self) -> int:
+    def text_vocab_size(self) -> int:
         """Rows of the output that the original model has: the loss is taken over these.
 
         The image's token and what rounds the vocabulary up come behind them.
@@ -66,14 +66,14 @@ class Checkpoint:
         return original_vocabulary(config) or 1 + max(text_ids(self.tokenizer, config))
 
     @property
-    def no_text(self) -> list[int]:
+    def suppressed_ids(self) -> list[int]:
         """Ids that no answer may hold: the image's own, and those that only round the vocabulary up."""
         from .checkpoint_plan import no_text
 
         return no_text(self.tokenizer, self.model.config)
 
     @property
-    def patches(self) -> int:
+    def patches_per_side(self) -> int:
         """Patches along a side of the padded square; an image is `patches ** 2` tokens."""
         vision = self.model.config.vision_config
         return int(vision.image_size // vision.patch_size)
@@ -82,14 +82,14 @@ class Checkpoint:
         """`[images, 3, side, side]`: padded to a square, resized and normalised as CLIP's."""
         return self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
 
-    def expand(self, ids: Sequence[int]) -> list[int]:
+    def expand_image_tokens(self, ids: Sequence[int]) -> list[int]:
         """Encoded ids with every image placeholder replaced by the image's tokens."""
-        image = [self.image_token_id] * self.patches**2
+        image = [self.image_token_id] * self.patches_per_side**2
         return [token for one in ids for token in (image if one == IMAGE_ID else (one,))]
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids of an open prompt, the image's tokens among them. InputError: more than the model has positions for."""
-        ids = self.expand(encode(self.tokenizer, Rendered(prompt, ())).input_ids)
+        ids = self.expand_image_tokens(encode(self.tokenizer, Rendered(prompt, ())).input_ids)
         most = self.model.config.text_config.max_position_embeddings
         if len(ids) > most:
             raise InputError(
@@ -140,16 +140,16 @@ def load(
         check_device(device)
     if dtype != "auto":
         usable_type(dtype)
-    if str(path) in PRESETS and not Path(path).exists():
+    if is_preset(path):
         return from_preset(str(path), device=device, dtype=dtype, **options)
     from .checkpoint_plan import plan
-    from .formats import name_of
+    from .presets import model_name
 
     made = plan(path, base, vision_tower)
-    return _realised(made, name_of(made.source), str(path), dtype, device, quantize, options)
+    return _realised(made, model_name(made.source), str(path), dtype, device, quantize, options)
 
 
-def type_in_memory(path: str | Path, base: str | Path | None = None, dtype: str = "float32") -> str:
+def loaded_dtype(path: str | Path, base: str | Path | None = None, dtype: str = "float32") -> str:
     """The name of the weights' type under which `load` would hold this model; reads no weights. InputError as `load`."""
     from .loading import usable_type
     from .weight_files import largest_type
@@ -157,13 +157,12 @@ def type_in_memory(path: str | Path, base: str | Path | None = None, dtype: str 
     if dtype != "auto":
         return str(usable_type(dtype)).removeprefix("torch.")
     from .checkpoint_plan import composed, plan
-    from .presets import preset
 
-    if str(path) not in PRESETS or Path(path).exists():
+    if not is_preset(path):
         return largest_type(plan(path, base).weights, stored=True)
-    sources = preset(str(path)).sources
+    sources = PRESETS[str(path)].sources
     if "model" in sources:
-        return type_in_memory(sources["model"], None, dtype)
+        return loaded_dtype(sources["model"], None, dtype)
     return largest_type(composed(**sources, seed=0).weights, stored=True) if sources else "float32"
 
 
@@ -177,9 +176,7 @@ def _realised(
 
 def from_preset(name: str, device: str = "cpu", dtype: Any = "float32", seed: int = 0, **options: Any) -> Checkpoint:
     """`nano` with random weights; a published preset from its parts on the hub (trace-13b: where training starts)."""
-    from .presets import preset
-
-    sources = preset(name).sources
+    sources = PRESETS[name].sources
     if "model" in sources:
         return load(sources["model"], dtype=dtype, device=device, **options)
     if sources:
@@ -189,8 +186,8 @@ def from_preset(name: str, device: str = "cpu", dtype: Any = "float32", seed: in
     from .model_card import card_of
 
     tokenizer = build.nano_tokenizer()
-    model = build.build(PRESETS[name], tokenizer, seed=seed)
-    processor = build.processor(tokenizer, model.config.vision_config)
+    model = build.build_model(PRESETS[name], tokenizer, seed=seed)
+    processor = build.build_processor(tokenizer, model.config.vision_config)
     kind = usable_type("float32" if dtype == "auto" else dtype)
     return Checkpoint(model.to(device, kind).eval(), processor, name, name, card_of(name, None, ["random weights"]))
 

@@ -19,10 +19,11 @@ from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from . import llava_layout as layout
 from .build import VOCABULARY_MULTIPLE, expected_tensors, llava_configuration, random_projector
-from .formats import Found, Kind, is_hub_name, locate, name_of, read_object, recognise, understood
+from .formats import Found, Kind, read_object, recognise, understood
 from .lazy_tensors import Computed, Held, Weight, resized
 from .lora import merged_weights
 from .model_card import Card, card_of
+from .presets import is_hub_name, model_folder, model_name
 from .processor import load_processor, load_tokenizer, make_processor
 from .vision_tower import Tower, find_tower, pixel_settings
 
@@ -85,7 +86,7 @@ def finished(found: Plan) -> Plan:
 
 def planned(path: str | Path, base: str | Path | None, vision_tower: str | None) -> Plan:
     """As `plan`, without the comparison of names and shapes with what the configuration needs."""
-    folder = locate(path, "the model")
+    folder = model_folder(path, "the model")
     found = recognise(folder)
     if found.kind in (Kind.LANGUAGE, Kind.VISION):
         raise InputError(
@@ -111,9 +112,9 @@ def planned(path: str | Path, base: str | Path | None, vision_tower: str | None)
 def _base(found: Found, base: str | Path | None) -> Path:
     named = found.adapter.get("base_model_name_or_path")
     if base is not None:
-        return locate(base, "the base model")
+        return model_folder(base, "the base model")
     if named:
-        return locate(named, "the base model (named in adapter_config.json; --base names another)", found.folder)
+        return model_folder(named, "the base model (named in adapter_config.json; --base names another)", found.folder)
     trained = found.config.get("_name_or_path")
     hint = f" (it was trained over {trained})" if trained else ""
     raise InputError(f"{found.folder} is a {found.kind.value} and needs its language model: give --base{hint}")
@@ -132,7 +133,7 @@ def _standard(found: Found, vision_tower: str | None) -> Plan:
     if _HEAD not in weights and (config.tie_word_embeddings or config.text_config.tie_word_embeddings):
         weights[_HEAD] = weights[_EMBEDDING]
     generation = generation_config(found.folder, processor.tokenizer, config)
-    card = _card(found, found, [f"from: {name_of(found.folder)}"])
+    card = _card(found, found, [f"from: {model_name(found.folder)}"])
     return Plan(found.folder, found.kind, config, weights, processor, generation, card)
 
 
@@ -166,7 +167,7 @@ def _adapted(found: Found, base: str | Path | None, vision_tower: str | None) ->
 
 
 def _upon(made: Plan, found: Found, weights: dict[str, Weight]) -> Plan:
-    card = replace(made.card, parts=(*made.card.parts, f"{found.kind.value}: {name_of(found.folder)}"))
+    card = replace(made.card, parts=(*made.card.parts, f"{found.kind.value}: {model_name(found.folder)}"))
     return replace(
         made,
         source=found.folder,
@@ -212,8 +213,8 @@ def _original(found: Found, under: Found | None, vision_tower: str | None, pad: 
         pixels = pixel_settings(tower.preprocessor, vision.image_size, padded)
         processor = make_processor(tokenizer, vision.patch_size, pixels)
     generation = generation_config(whole.folder, tokenizer, config)
-    parts = [f"language model: {name_of(whole.folder)}", f"vision tower: {tower.name}"]
-    parts += [f"{found.kind.value}: {name_of(found.folder)}"] if under else []
+    parts = [f"language model: {model_name(whole.folder)}", f"vision tower: {tower.name}"]
+    parts += [f"{found.kind.value}: {model_name(found.folder)}"] if under else []
     return Plan(
         found.folder, found.kind, config, weights, processor, generation, _card(found, whole, parts),
         merged=bool(found.deltas), tower=tower, base=under.folder if under else None,
@@ -247,14 +248,14 @@ def composed(llm: str, vision: str, projector: str | None, seed: int) -> Plan:
 
     Images are padded to a square, whatever the projector was pre-trained with.
     """
-    under = recognise(locate(llm, "the language model"))
+    under = recognise(model_folder(llm, "the language model"))
     if under.kind is not Kind.LANGUAGE:
         raise InputError(f"{under.folder} is a {under.kind.value}; expected a language model alone")
     config: dict[str, Any] = {"mm_vision_tower": vision, "image_aspect_ratio": "pad"}
     if projector is None:
         found = Found(under.folder, Kind.PROJECTOR, config, {})
     else:
-        found = recognise(locate(projector, "the projector"))
+        found = recognise(model_folder(projector, "the projector"))
         if found.kind is not Kind.PROJECTOR:
             raise InputError(f"{found.folder} is a {found.kind.value}; expected a projector (mm_projector.bin)")
         found = replace(found, config=config)

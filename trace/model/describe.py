@@ -12,13 +12,14 @@ from typing import Any
 
 from ..utils.command import InputError
 from . import llava_layout as layout
-from .formats import Found, Kind, locate, read_object, recognise
+from .formats import Found, Kind, read_object, recognise
 from .lazy_tensors import Weight
+from .presets import model_folder
 
 
 def describe(path: str | Path, base: str | Path | None = None, vision_tower: str | None = None) -> dict[str, str]:
     """Lines of (what, found), in the order of reading. InputError: the folder is no model, or broken."""
-    found = recognise(locate(path, "the model"))
+    found = recognise(model_folder(path, "the model"))
     lines = {"folder": str(found.folder), "format": found.kind.value}
     if found.weights:
         lines["weights"] = _sizes(found.weights)

@@ -13,13 +13,12 @@ The kinds, and what each needs besides itself:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -204,65 +203,3 @@ def understood(source: Path | str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{source} cannot be used: {reason or type(error).__name__}") from None
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-_DOWNLOAD = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
-_FILES = [
-    "*.json", "*.model", "*.jinja", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*",
-    "non_lora_trainables.bin", "mm_projector.bin",
-]  # fmt: skip
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether `name` could be a repository on the hub: OWNER/NAME."""
-    return _HUB_ID.match(name) is not None
-
-
-def repository(folder: Path) -> str | None:
-    """OWNER/NAME where `folder` is a download in the hub's cache; its own name there is a number of the version."""
-    match = _DOWNLOAD.search(str(folder.resolve()))
-    return None if match is None else f"{match[1]}/{match[2]}"
-
-
-def name_of(folder: Path) -> str:
-    """What people call the model in `folder`: its repository's name, or the folder's own."""
-    return (repository(folder) or folder.resolve().name).rpartition("/")[2]
-
-
-def locate(name: str | Path, what: str, beside: Path | None = None) -> Path:
-    """The folder that `name` stands for: a path, a name beside a checkpoint, or a repository on the hub.
-
-    Args:
-        what: names it in messages ("the base model").
-        beside: the checkpoint that mentions a relative name, which is looked for in its folder, in that folder's parent,
-            then in the working directory, and at last on the hub.
-    """
-    text = str(name)
-    path = Path(text).expanduser()
-    tried = [path] if path.is_absolute() or beside is None else [beside / path, beside.resolve().parent / path, path]
-    for one in tried:
-        if one.is_dir():
-            return one
-    if is_hub_name(text):
-        return _download(text, what)
-    places = ", ".join(str(one) for one in tried)
-    raise InputError(f"{what} {text} was not found: no folder {places}, and no name of a repository on the hub")
-
-
-def _download(name: str, what: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # Its bases: OSError, and the error of whichever HTTP library this version of huggingface_hub is built on.
-    network = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=[*_FILES, "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):  # many repositories hold both: one is enough
-            folder = Path(snapshot_download(name, allow_patterns=["*.bin"]))
-    except (OSError, ValueError, *network) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{what} {name} is no folder, and cannot be had from the hub: {reason}") from None
-    return folder

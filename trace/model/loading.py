@@ -15,8 +15,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..utils.command import InputError, how_to_install
 from .checkpoint_plan import Plan
-from .formats import repository
 from .lazy_tensors import cast
+from .presets import hub_repository
 from .weight_files import largest_type
 
 QUANTIZED = ("8bit", "4bit")
@@ -62,7 +62,7 @@ def realise(
         raise InputError(f"{quantize} cannot be had on this machine ({device}): {reason}") from None
     model.generation_config = plan.generation
     # An adapter made on it names its base by this.
-    model.name_or_path = model.config.name_or_path = repository(plan.source) or str(plan.source)
+    model.name_or_path = model.config.name_or_path = hub_repository(plan.source) or str(plan.source)
     return model.eval() if quantize is not None or "device_map" in options else model.to(device).eval()
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import yaml
 
-from .formats import repository
+from .presets import hub_repository
 
 # What the cards of published bases say. Vicuna 1.5 is Llama 2, and so is what is trained from it.
 LICENCES = (
     (r"(^|/)vicuna-(7|13)b-v1\.5", "llama2"),
     (r"(^|/)llama-?2-", "llama2"),
     (r"(^|/)llava-v1\.5-(7|13)b", "llama2"),
-    (r"(^|/)nano(-base)?$", "apache-2.0"),
+    (r"(^|/)nano(-base|-random)?$", "apache-2.0"),
 )
 NOTICES = {
     "llama2": "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. "
@@ -44,7 +44,7 @@ class Card:
 def card_of(base: str, folder: Path | None, parts: Sequence[str] = ()) -> Card:
     """The card of a model made from `base`, which lies in `folder` (None: nowhere, as a preset does)."""
     # Of a folder that is no download nothing but its own name: a path says nothing to others.
-    name = base if folder is None else repository(folder) or folder.resolve().name
+    name = base if folder is None else hub_repository(folder) or folder.resolve().name
     files = () if folder is None else tuple(sorted(one for pattern in _TRAVELLING for one in folder.glob(pattern)))
     licence = None if folder is None else _front_matter(folder / "README.md").get("license")
     if not isinstance(licence, str) or licence == "unknown":

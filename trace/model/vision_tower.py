@@ -15,10 +15,10 @@ from typing import Any
 from ..core.images import CLIP_MEAN, CLIP_STD
 from ..utils.command import InputError
 from . import llava_layout as layout
-from .formats import Kind, locate, read_object, recognise, repository
+from .formats import Kind, read_object, recognise
 from .lazy_tensors import Weight
 from .openclip import PREFIX, SUFFIXES, open_clip_tower
-from .presets import CLIP_L_336
+from .presets import CLIP_L_336, hub_repository, model_folder
 
 # Towers whose configuration is known without asking the hub, so that a checkpoint with its tower inside loads offline.
 KNOWN: Mapping[str, Mapping[str, Any]] = {
@@ -59,7 +59,7 @@ def find_tower(name: str | None, beside: Path | None, inside: Mapping[str, Weigh
         spoken = f"{PREFIX}{name.removeprefix(PREFIX).partition('/')[0]}" if name.endswith(SUFFIXES) else name
         return Tower(spoken, name, config, inside or weights, pixels)
     try:
-        folder = locate(name, "the vision tower", beside)
+        folder = model_folder(name, "the vision tower", beside)
     except InputError as error:
         # A path of the machine where it was trained: the folder still says which published tower it was.
         known = next((one for one in KNOWN if Path(one).name == Path(name).name), None)
@@ -77,7 +77,7 @@ def find_tower(name: str | None, beside: Path | None, inside: Mapping[str, Weigh
     file = folder / "preprocessor_config.json"
     preprocessor = read_object(file) if file.is_file() else {}
     source = f"inside the checkpoint, configured by {folder}" if inside else str(folder)
-    spoken = repository(folder) or folder.resolve().name
+    spoken = hub_repository(folder) or folder.resolve().name
     return Tower(spoken, source, settings, inside or found.part(layout.VISION), preprocessor)
 
 

@@ -94,7 +94,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         self._starts = np.cumsum([0, *map(len, self._files)])
         with_image = np.concatenate([file.with_image() for file in self._files])
         lengths = np.concatenate([file.column("tokens") for file in self._files])
-        self._image_tokens = checkpoint.patches**2
+        self._image_tokens = checkpoint.patches_per_side**2
         lengths = lengths + with_image * np.int32(self._image_tokens - 1)
         self.too_long: list[str] = []
         self.cut: list[str] = []
@@ -205,7 +205,7 @@ class RowDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A row's tensors, `[tokens]` each, with its pixels and, when its picture cannot be read, the reason."""
         row = self.row(index)
-        prefix = np.array(self._checkpoint.expand(row.prefix.tolist()), dtype=np.int64)
+        prefix = np.array(self._checkpoint.expand_image_tokens(row.prefix.tolist()), dtype=np.int64)
         parts = [branch.ids for branch in row.branches]
         ids = np.concatenate([prefix, *parts]).astype(np.int64)
         labels, kinds = np.full(len(ids), IGNORE), np.full(len(ids), -1)
@@ -257,7 +257,7 @@ class RowDataset(Dataset[dict[str, Any]]):
 
     def _guided_patches(self, row: Row, guided: Sequence[tuple[int, NDArray[np.float64]]]) -> tuple[Tensor, Tensor]:
         """Row positions `[N]` and patches `[N, patches ** 2]` of the guides whose point lies on an object."""
-        side = self._checkpoint.patches
+        side = self._checkpoint.patches_per_side
         positions: list[int] = []
         patches: list[NDArray[Any]] = []
         if row.instances is not None and guided:

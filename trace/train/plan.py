@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..model.presets import PRESETS
+from ..model.presets import PRESETS, resolve_model
 from ..utils.command import InputError, Parser, existing_file, run
 from ..utils.files import read_json
 from .config import ModelParts, TrainConfig, load_config
@@ -79,7 +79,7 @@ def model_dimensions(config: TrainConfig) -> tuple[str, Dimensions]:
     by_source = next((one for one in PRESETS.values() if model in one.sources.values()), None)
     if by_source is not None:
         return by_source.name, dimensions(by_source.text, by_source.vision, by_source.name)
-    found = _described(Path(model))
+    found = _described(Path(resolve_model(model)))
     return model, dimensions(found.get("text_config", {}), found.get("vision_config", {}), model)
 
 

@@ -52,11 +52,11 @@ def prepare(config: TrainConfig, arguments: Arguments, folder: Path, stop: StopS
         too_long=config.too_long,
     )
     _tell_lengths(dataset, config, tell)
-    order = _order(config, dataset, first.world_size, checkpoint.patches**2)
+    order = _order(config, dataset, first.world_size, checkpoint.patches_per_side**2)
     passes = order.passes()
     if config.packing:
         tell(f"packing: {config.global_batch_size} rows a step in {passes} x {first.world_size} lines")
-    blank = (dataset.blank_pixels(), [checkpoint.image_token_id] * checkpoint.patches**2)
+    blank = (dataset.blank_pixels(), [checkpoint.image_token_id] * checkpoint.patches_per_side**2)
     if first.process_index == 0:
         write_json(folder / "trainable.json", learning(checkpoint.model))
     trainer = LanguageTrainer(

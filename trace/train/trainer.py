@@ -155,7 +155,7 @@ class LanguageTrainer(SteadyTrainer):
         self.checkpoint, self._batches, self._watch = checkpoint, batches, watch
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        self._vocabulary = checkpoint.vocabulary
+        self._vocabulary = checkpoint.text_vocab_size
         self._sums: dict[str, list[Tensor]] = {"token_loss": [], "grounding_loss": []}
         self._tally = Tally(self.args.device, self.args.world_size)
         self._step_losses: list[Tensor] = []

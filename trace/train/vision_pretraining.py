@@ -63,7 +63,7 @@ class PatchLabels(Dataset[dict[str, Tensor]]):
         image = open_image(folder / view["image"])
         with Image.open(folder / view["instances"]) as picture:
             instances = np.asarray(picture)
-        side, square = self._checkpoint.patches, Square(*image.size)
+        side, square = self._checkpoint.patches_per_side, Square(*image.size)
         objects = {item["instance"]: item for item in view["objects"]}
         regions = [instances == BACKGROUND, on_surface(instances), *(instances == instance for instance in objects)]
         coverage = np.stack([patch_coverage(region, side).reshape(-1) for region in regions])

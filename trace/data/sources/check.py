@@ -17,7 +17,6 @@ from typing import Any
 
 from ...core.image_folder import Images
 from ...core.images import INSIDE, decoded_size, image_size, is_turned, open_mask
-from ...core.points import Box
 from ...core.reasoning import parse
 from ...core.records import Sample
 from ...utils.command import InputError
@@ -310,7 +309,7 @@ def _mask_problem(sample: Sample, name: str, size: tuple[int, int] | None, image
         return f"{name} is empty"
     answer = sample.conversations[-1].text
     for item in parse(answer).points:
-        point = item.center if isinstance(item, Box) else item
+        point = item.center
         # Written with so many decimals, a point may be half a unit of the last one beside its pixel.
         decimals = max((len(digits) for digits in _DECIMALS.findall(answer)), default=3)
         reach_x, reach_y = (1 + math.ceil(0.5 * 10**-decimals * side) for side in (width, height))
