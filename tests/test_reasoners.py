@@ -15,7 +15,7 @@ from trace_vlm.data.cor import build, rules, rules_wording
 from trace_vlm.data.cor.checks import Rejected, Rules, check, read_steps
 from trace_vlm.data.cor.instruction_parser import PARTS, RELATIONS, asks_for_room, from_meta, from_wording
 from trace_vlm.data.cor.tasks import task_of
-from trace_vlm.data.scenes.questions.instructions import word
+from trace_vlm.data.scenes.questions.wording import write_instruction
 from trace_vlm.utils.command import InputError, run
 
 
@@ -268,7 +268,9 @@ def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
         marks = ["red", "green"][:count] if rng.random() < 0.3 else ()
         free = kind in ("free", "between", "part")
         noun = "" if free else "yellow toy car"
-        said = word(kind, relation, noun, names, rng, wording="rich", surface="lower shelf", marks=marks)
+        said = write_instruction(
+            relation, kind != "relational", noun, names, rng, wording="rich", surface="lower shelf", marks=marks
+        )
         try:
             facts = from_wording(said)
         except ValueError:

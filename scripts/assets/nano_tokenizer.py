@@ -20,7 +20,8 @@ from trace_vlm.core.prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
 from trace_vlm.core.reasoning import STEPS, render
 from trace_vlm.data.cor import rules
 from trace_vlm.data.scenes import captions
-from trace_vlm.data.scenes.questions import instructions
+from trace_vlm.data.scenes.objects.catalog import PLAIN_CATEGORIES, PLAIN_COLORS
+from trace_vlm.data.scenes.questions.wording import PLAIN
 from trace_vlm.utils.command import Parser, output_folder, run
 
 # How often each piece stands in the corpus, which decides the order of the merges: coordinates before words, so that a
@@ -45,9 +46,16 @@ def sentences() -> list[str]:
 
 def words() -> list[str]:
     """Every word of the texts with its leading space; one that opens a sentence also without (after a newline)."""
-    texts = [*instructions.vocabulary(), *rules.phrases(), *captions.phrases(), REASONING_SUFFIX, POINTS_SUFFIX]
+    texts = [*vocabulary(), *rules.phrases(), *captions.phrases(), REASONING_SUFFIX, POINTS_SUFFIX]
     found = list(dict.fromkeys(re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))))
     return [*[f" {word}" for word in found], *[word for word in found if word[0].isupper()]]
+
+
+def vocabulary() -> list[str]:
+    """Every word and mark that plain instructions use, sorted."""
+    pieces = [*PLAIN.find, *PLAIN.free, *(place for places in PLAIN.places.values() for place in places)]
+    texts = ["the", *PLAIN_COLORS, *PLAIN_CATEGORIES, *(re.sub(r"\{\w+\}", " ", piece) for piece in pieces)]
+    return sorted({token for text in texts for token in re.findall(r"\w+|[^\w\s]", text)})
 
 
 def _trimmed(piece: str) -> str:

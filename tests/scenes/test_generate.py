@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nano_tokenizer import vocabulary
 from parallel_workers import HOW, renderer_that_ends
 from PIL import Image
 from rendering import needs_gl
@@ -29,7 +30,7 @@ from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
 from trace_vlm.core.records import read_json, read_jsonl, read_questions, read_samples
 from trace_vlm.data.scenes import generate, merge, pool
 from trace_vlm.data.scenes.questions import baselines as shortcuts
-from trace_vlm.data.scenes.questions import instructions
+from trace_vlm.data.scenes.questions.wording import PLAIN
 from trace_vlm.data.scenes.shards import Parts, pictures_whole
 from trace_vlm.utils.command import InputError, run
 
@@ -303,7 +304,7 @@ def test_every_point_is_on_its_mask(folder: Path, samples: list[Any]) -> None:
 def test_samples_are_complete(folder: Path, samples: list[Any]) -> None:
     assert len({sample.id for sample in samples}) == len(samples) == SCENES * VIEWS * 6
     assert [sample.meta["kind"] for sample in samples[:6]] == ["direct", *["relational"] * 2, "between", *["free"] * 2]
-    words = set(instructions.vocabulary())
+    words = set(vocabulary())
     for sample in samples:
         assert (folder / sample.image).is_file()
         question = sample.conversations[0].text
@@ -458,7 +459,7 @@ def test_relational_questions_have_one_answer(folder: Path, samples: list[Any], 
         # The named side of the picture too: what is to the right on the table is to the right in the image.
         text = bare_instruction(sample.conversations[0].text)
         assert f"{target['category']} " in text and reference["name"] in text
-        assert any(words in text for words in instructions.RELATION_WORDS[meta["relation"]])
+        assert any(place.format(first="") in text for place in PLAIN.places[meta["relation"]])
 
 
 def test_direct_questions_name_one_object(samples: list[Any], views: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trace_vlm.data.scenes.config import DIRECTIONS, load_config
+from trace_vlm.data.scenes.config import load_config
 from trace_vlm.data.scenes.questions.relational import (
     CELLS,
     HARD,
@@ -19,6 +19,7 @@ from trace_vlm.data.scenes.questions.relational import (
     relational_questions,
     wanted_cells,
 )
+from trace_vlm.data.scenes.questions.wording import DIRECTIONS
 from trace_vlm.data.scenes.world.layout import LayoutBatch, sample_layouts
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml")

@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 from rendering import MISSING
 
-from trace_vlm.data.scenes.config import DIRECTIONS, SceneConfig, WorldConfig
+from trace_vlm.data.scenes.config import SceneConfig, WorldConfig
 from trace_vlm.data.scenes.objects.catalog import CATEGORIES, Body, make_body
 from trace_vlm.data.scenes.questions.spatial_facts import NO, UNSURE, YES, Facts, footprint_gap
+from trace_vlm.data.scenes.questions.wording import DIRECTIONS
 from trace_vlm.data.scenes.world.layout import sample_layouts
 from trace_vlm.data.scenes.world.physics import settle
 from trace_vlm.data.scenes.world.rooms import plan_room

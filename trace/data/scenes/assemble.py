@@ -12,7 +12,7 @@ from ...core.prompts import question_text
 from ...core.records import Question, Sample, Turn, replacing, write_questions, write_samples
 from .contact_sheet import contact_sheet
 from .questions.baselines import Score, fit_shifts, shifted_reference
-from .questions.instructions import box_question
+from .questions.wording import box_question
 from .scene import Job
 from .shards import Parts, Scene
 from .totals import Tally

@@ -28,10 +28,10 @@ from ...core.points import Point, format_points
 from ...core.prompts import IMAGE_TAG, question_text
 from ...core.records import Sample, Turn, read_jsonl, write_samples
 from ...utils.command import Parser, existing_folder, run
-from .config import DIRECTIONS, RelationsConfig
+from .config import RelationsConfig
 from .instances import on_surface
-from .questions.instructions import RELATION_WORDS
 from .questions.relations import direction, in_cone, split
+from .questions.wording import DIRECTIONS, relation_phrase
 from .world.camera import GroundFrame
 
 NAMING = ("Where is the {name}?", "The {name} at {place}")
@@ -93,7 +93,7 @@ def _relations(
             along, across = split(offset, np.array(direction(relation, ground)))
             if found < PAIRS and in_cone(along, across, 0.0, config.cone - config.ambiguity):
                 found += 1
-                facts = {"name": one["name"], "place": _place(one, decimals), "side": RELATION_WORDS[relation][0]}
+                facts = {"name": one["name"], "place": _place(one, decimals), "side": relation_phrase(relation)}
                 facts |= {"other": other["name"], "there": _place(other, decimals)}
                 yield "relate", RELATING[0].format(**facts), RELATING[1].format(**facts)
 

@@ -17,11 +17,8 @@ from ...utils.config import config_class, read_config
 from .limits import LIMITS
 from .objects.assets import all_categories
 from .objects.catalog import CATEGORIES, COLORS
+from .questions.wording import DIRECTIONS, NEAR, PARTS, RELATIONS
 
-DIRECTIONS = ("left", "right", "front", "behind")
-PARTS = ("left part", "right part", "front part", "back part")
-NEAR = ("next to", "above", "below", "on", "inside")  # the other relations to one object
-RELATIONS = (*DIRECTIONS, *NEAR, "between", *PARTS)
 KINDS = ("direct", "relational", "between", "free", "part")
 SURFACES = ("table", "counter", "shelf", "side table", "tray")
 SIMPLE = ("box", "ball", "cone")  # plain solids that the rooms leave out

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...utils.command import InputError
-from .config import DIRECTIONS, SceneConfig
+from .config import SceneConfig
 from .objects.catalog import Body
 from .questions.common import direct_questions, relational_question
 from .questions.free_space import between_questions, free_questions, part_questions
@@ -31,6 +31,7 @@ from .questions.relational import (
 )
 from .questions.spatial_facts import Facts
 from .questions.view import View
+from .questions.wording import DIRECTIONS
 from .render import SceneRenderer
 from .scene_files import Shot, write_scene
 from .world.camera import Camera, sample_camera

@@ -23,7 +23,7 @@ from ...core.points import Box, format_points
 from ...core.prompts import IMAGE_TAG
 from ...core.records import Sample, Turn
 from ...utils.command import InputError
-from ..scenes.questions.instructions import box_question
+from ..scenes.questions.wording import box_question
 from .problems import RECORD, Problem
 from .stream import read_members
 

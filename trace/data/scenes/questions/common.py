@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import DIRECTIONS
 from ..world.surfaces import Reject
 from .baselines import guesses
-from .instructions import word
 from .mask_sampling import XY, sample_points
-from .rectangles import MARK_COLORS
 from .relational import RelationalCandidate
 from .view import Goal, SeenObject, View
+from .wording import DIRECTIONS, MARK_COLORS, write_instruction
 
 Bools = NDArray[np.bool_]
 
@@ -58,8 +56,8 @@ def asked(view: View, goal: Goal, rng: np.random.Generator, near: Bools | None =
         marks = tuple(str(color) for color in rng.permutation(list(MARK_COLORS)))[: len(goal.references)]
     names = [name_of(view, reference, rng) for reference in goal.references]
     surface = goal.surface.name if goal.surface else None
-    instruction = word(
-        goal.kind, goal.relation, _target(view, goal, rng), names, rng, questions.wording, surface, marks,
+    instruction = write_instruction(
+        goal.relation, goal.target is None, _target(view, goal, rng), names, rng, questions.wording, surface, marks,
         [_crowded(view, reference) for reference in goal.references] if marks else (),
     )  # fmt: skip
     return ViewQuestion(goal, instruction, points, guesses(goal, view.objects, rng), marks)

@@ -12,13 +12,13 @@ from itertools import combinations
 
 import numpy as np
 
-from ..config import NEAR, PARTS
 from ..instances import FIRST_OBJECT
 from ..world.surfaces import Support
 from .common import ViewQuestion, asked
 from .relations import names_part, part_position
 from .spatial_facts import NO, UNSURE, YES, Facts
 from .view import Goal, SeenObject, View
+from .wording import NEAR, PARTS
 
 MIN_SURFACE = 0.01  # part of the picture that a named surface covers
 

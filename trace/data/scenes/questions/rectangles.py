@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-MARK_COLORS: dict[str, tuple[int, int, int]] = {"red": (255, 0, 0), "green": (0, 255, 0)}
+from .wording import MARK_COLORS
+
 GAP = 1  # pixels left free between the object and the line
 
 

@@ -14,10 +14,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import DIRECTIONS, RelationsConfig
+from ..config import RelationsConfig
 from ..objects.catalog import Body
 from ..world.camera import GroundFrame
 from ..world.surfaces import Support
+from .wording import DIRECTIONS
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -1,22 +1,65 @@
-"""The full wording of instructions: at least twenty sentences a relation and task, with and without marked objects.
+"""The names of the relations, and the sentences in which a generated question is asked.
 
-Everything is a table. A sentence of `FIND` holds `{thing}`, what is to be pointed at ("the mug to the left of the red
-ball"); one of `FREE` holds `{where}` ("to the left of the red ball"). A reference object goes by its name or, where a
-rectangle marks it in the picture, by the rectangle. The small vocabulary of the nano model has tables of its own, in
-`instructions`.
+Two wordings. "rich": at least twenty sentences a relation and task, with and without marked objects. "plain": short
+sentences with the small vocabulary of the nano model; its tables are part of the trained model (a change needs a new
+tokenizer, scripts/assets/nano_tokenizer.py, and a new model). A sentence that asks for an object holds `{thing}` ("the
+mug to the left of the red ball"), one that asks for free space `{where}` ("to the left of the red ball").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-# Where something is, by relation; "on" without a reference object is on a surface. `{first}` and `{second}` are
-# reference objects with their article, `{surface}` is a surface. Words that could also mean a part of the reference
-# object ("on the left side of the tray") are left out.
+DIRECTIONS = ("left", "right", "front", "behind")
+PARTS = ("left part", "right part", "front part", "back part")  # of a surface
+NEAR = ("next to", "above", "below", "on", "inside")  # the other relations to one object
+RELATIONS = (*DIRECTIONS, *NEAR, "between", *PARTS)
+MARK_COLORS: dict[str, tuple[int, int, int]] = {"red": (255, 0, 0), "green": (0, 255, 0)}  # of rectangles in a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """Sentences that ask for an object and for free space, and the words for each relation."""
+
+    find: tuple[str, ...]
+    free: tuple[str, ...]
+    places: dict[str, tuple[str, ...]]
+
+
+PLAIN = Wording(
+    find=(
+        "Point to {thing}.",
+        "Find {thing}.",
+        "Locate {thing}.",
+        "Mark {thing}.",
+        "Show {thing}.",
+        "Where is {thing}?",
+    ),
+    free=(
+        "Point to free space {where}.",
+        "Find free space {where}.",
+        "Locate free space {where}.",
+        "Mark a free place {where}.",
+        "Place the object {where}.",
+        "Where is free space {where}?",
+    ),
+    places={
+        "left": ("to the left of {first}", "left of {first}"),
+        "right": ("to the right of {first}", "right of {first}"),
+        "front": ("in front of {first}",),
+        "behind": ("behind {first}",),
+        "next to": ("next to {first}",),
+        "between": ("between {first} and {second}",),
+    },
+)
+
+# "on" without a reference object is on a surface. `{first}` and `{second}` are reference objects with their article.
+# Words that could also mean a part of the reference object ("on the left side of the tray") are left out.
 ON_SURFACE = "on surface"
-PLACES: dict[str, tuple[str, ...]] = {
+_RICH_PLACES: dict[str, tuple[str, ...]] = {
     "left": ("to the left of {first}", "left of {first}"),
     "right": ("to the right of {first}", "right of {first}"),
     "front": ("in front of {first}", "in front of {first} as seen in the picture"),
@@ -38,7 +81,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "back part": ("on the back part of the {surface}", "in the back area of the {surface}"),
 }
 
-FIND: tuple[str, ...] = (
+_RICH_FIND: tuple[str, ...] = (
     "Point to {thing}.",
     "Point at {thing}.",
     "Find {thing}.",
@@ -65,7 +108,7 @@ FIND: tuple[str, ...] = (
     "Select points on the surface of {thing}.",
 )
 
-FREE: tuple[str, ...] = (
+_RICH_FREE: tuple[str, ...] = (
     "Point to free space {where}.",
     "Find free space {where}.",
     "Locate an empty spot {where}.",
@@ -92,6 +135,9 @@ FREE: tuple[str, ...] = (
     "An object is to be placed in the area {where}. Show where it fits.",
 )
 
+RICH = Wording(_RICH_FIND, _RICH_FREE, _RICH_PLACES)
+WORDINGS = {"plain": PLAIN, "rich": RICH}
+
 # How an object is called that a rectangle marks. The second kind follows a sentence of LEADS.
 MARKED: tuple[str, ...] = (
     "the object in the {color} rectangle",
@@ -117,36 +163,64 @@ LEADS: dict[int, tuple[str, ...]] = {
 }
 LED_SHARE = 0.4  # part of the instructions about marked objects that begin with a sentence of LEADS
 
+BOX_SUFFIX = (
+    "Your answer should be formatted as a list of bounding boxes, i.e. [(x0, y0, x1, y1), ...], where each tuple "
+    "contains the top left and the bottom right corner of a box satisfying the conditions above. The coordinates "
+    "should be between 0 and 1, indicating the normalized pixel locations of the corners in the image."
+)
 
-def instruction(
+
+def write_instruction(
     relation: str | None, free: bool, target: str, references: Sequence[str], rng: np.random.Generator,
-    surface: str | None, marks: Sequence[str | None], crowded: Sequence[bool] = (),
+    wording: str = "plain", surface: str | None = None, marks: Sequence[str | None] = (), crowded: Sequence[bool] = (),
 ) -> str:  # fmt: skip
-    """One instruction. `target` and `references` are names without an article, `marks` a color for each reference.
+    """One instruction, without the sentence on the answer's format, which `prompts.question_text` adds.
 
-    `crowded`: for each reference whether its rectangle holds another object as well.
+    Args:
+        free: whether free space is asked for, otherwise an object.
+        target: the name ("red mug") or the noun ("mug") of the object that is asked for.
+        references: names of the objects that the relation refers to, without an article.
+        wording: "plain" or "rich".
+        surface: the surface that a relation without references refers to ("on", "left part"; rich wording).
+        marks: for each reference the color of the rectangle that marks it in the picture, or None (rich wording).
+        crowded: for each reference whether its rectangle holds another object as well.
+    Raises:
+        ValueError: an unknown wording, or marks in the plain one, which has no words for them.
     """
+    plain = wording == "plain"
+    if wording not in WORDINGS or (plain and any(marks)):
+        raise ValueError(f"the wording {wording!r} is unknown, or has no words for marks")
+    tables = WORDINGS[wording]
+    sentences = tables.free if free else tables.find
+    sentence = _pick(sentences, rng) if plain else ""  # drawn first: the data of the nano model depend on the order
     colors = [*marks, None, None][: len(references)]
     drawn = [color for color in colors if color]
     led = bool(drawn) and rng.random() < LED_SHARE
-    way = _one(LED if led else MARKED, rng)
-    full = [*crowded, False, False][: len(references)]
-    called = [
-        (CROWDED[led] if more else way).format(name=f"the {name}", color=color) if color else f"the {name}"
-        for name, color, more in zip(references, colors, full, strict=True)
+    marked = "" if plain else _pick(LED if led else MARKED, rng)
+    names = [
+        (CROWDED[led] if several else marked).format(name=f"the {name}", color=color) if color else f"the {name}"
+        for name, color, several in zip(references, colors, [*crowded, False, False][: len(references)], strict=True)
     ]
     where = ""
     if relation:
-        first, second = [*called, "", ""][:2]
-        known = ON_SURFACE if relation == "on" and not called else relation
-        where = _one(PLACES[known], rng).format(first=first, second=second, surface=surface)
-    thing = f"the {target} {where}".strip()
-    text = _one(FREE if free else FIND, rng).format(where=where, thing=thing)
+        first, second = [*names, "", ""][:2]
+        key = ON_SURFACE if relation == "on" and not names else relation
+        where = _pick(tables.places[key], rng).format(first=first, second=second, surface=surface)
+    text = (sentence or _pick(sentences, rng)).format(where=where, thing=f"the {target} {where}".strip())
     if led:
-        lead = _one(LEADS[len(drawn)], rng).format(first=drawn[0], second=drawn[-1])
-        text = f"{lead} {text}"
+        text = f"{_pick(LEADS[len(drawn)], rng).format(first=drawn[0], second=drawn[-1])} {text}"
     return text
 
 
-def _one(sentences: Sequence[str], rng: np.random.Generator) -> str:
+def _pick(sentences: Sequence[str], rng: np.random.Generator) -> str:
     return sentences[int(rng.integers(len(sentences)))]
+
+
+def relation_phrase(relation: str) -> str:
+    """The plain words for a relation, without its references: "to the left of"."""
+    return PLAIN.places[relation][0].partition(" {first}")[0]
+
+
+def box_question(instruction: str) -> str:
+    """The same question about boxes, as Where2Place keeps in bbox_questions.jsonl."""
+    return f"{instruction} {BOX_SUFFIX}"
