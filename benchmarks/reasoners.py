@@ -1,6 +1,6 @@
 """What the reasoning builder costs besides the network: samples a second, CPU time by part, and memory.
 
-    python benchmarks/reasoners.py [--samples 4000] [--processes 2] [--memory-samples 200000]
+    python benchmarks/reasoners.py [--samples 4000] [--memory-samples 200000]
 
 Answers come at once, from a server in a process of its own, whose CPU time is shown and counted to nobody. First the
 parts, one after the other, in milliseconds of CPU time a sample:
@@ -10,10 +10,9 @@ parts, one after the other, in milliseconds of CPU time a sample:
     picture    drawing the marks and JPEG
     ours       the builder with a provider that answers inside the process and pictures that are there: reading,
                prompt, cache, check, writing
-    crew       handing requests to other processes and answers back
 
 Then the builder without SDK and network, pictures included, and the commands as one runs them, by the clock and by CPU
-time, all processes of the builder together, start and import of the SDKs included. With other work on the machine only
+time, start and import of the SDKs included. With other work on the machine only
 CPU time says anything. Memory is the peak of a process of its own.
 """
 
@@ -39,12 +38,9 @@ from PIL import Image
 
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.records import Sample, Turn, read_samples, write_samples
-from trace_vlm.data.cor import build, remote_build
-from trace_vlm.data.cor.checks import Rules
-from trace_vlm.data.cor.prompt import Writing, request_for
-from trace_vlm.data.cor.tasks import task_of
+from trace_vlm.data.cor import build, remote
+from trace_vlm.data.cor.tasks import ReasoningTask
 from trace_vlm.remote.client import Completion, Picture, picture_of
-from trace_vlm.remote.crew import Crew
 from trace_vlm.remote.providers import Options, make_provider
 
 SIDE, A_PICTURE, CONCURRENCY = 336, 6, 32
@@ -158,9 +154,8 @@ def server() -> Iterator[tuple[str, Callable[[], float]]]:
 
 
 class Inside:
-    """A provider that answers where it is asked, without a network. The client thinks that it makes the pictures."""
+    """A provider that answers inside the process, without a network."""
 
-    makes_pictures = True
     model = place = "at-once"
 
     async def send(self, request: Any, picture: Any) -> Completion:
@@ -215,44 +210,27 @@ def sdk_loop(provider: Any, requests: list[tuple[Any, Picture]]) -> None:
     in_workers(one, requests)
 
 
-def crew_loop(requests: list[Any]) -> None:
-    async def everything() -> None:
-        async def work() -> None:
-            for request in waiting:
-                assert (await crew.send(request, None)).text
-
-        await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
-        await crew.close()
-
-    crew, waiting = Crew(Inside, "m", "here", 1), iter(requests)
-    asyncio.run(everything())
-
-
 def run_build(data: Path, out: Path, *flags: str) -> None:
-    common = ["--data", str(data), "--image-folder", str(data.parent), "--out", str(out), "--model", "gpt-4o"]
+    common = ["--data", str(data), "--images", str(data.parent), "--out", str(out), "--model", "gpt-4o"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         assert build.main([*common, "--concurrency", str(CONCURRENCY), *flags]) == 0
 
 
-def inside(*_: Any) -> Inside:
-    return Inside()
-
-
-def build_inside(folder: Path, data: Path, processes: int = 1) -> dict[str, Any]:
-    """The whole command but for SDK and network; its record. One process draws no pictures, the others do."""
-    out = folder / f"inside-{processes}.json"
-    real, remote_build.make_provider = remote_build.make_provider, inside
+def build_inside(folder: Path, data: Path) -> dict[str, Any]:
+    """The whole command but for SDK and network; its record."""
+    out = folder / "inside.json"
+    real, remote.make_provider = remote.make_provider, lambda *_: Inside()
     try:
-        run_build(data, out, "--reasoner", "openai", "--processes", str(processes))
+        run_build(data, out, "--reasoner", "openai")
     finally:
-        remote_build.make_provider = real
+        remote.make_provider = real
     record: dict[str, Any] = json.loads(out.with_name(out.name + ".run.json").read_text())
     return record
 
 
 def parts(folder: Path, data: Path, url: str, served: Callable[[], float], count: int) -> dict[str, float]:
-    writing = Writing(folder, "benchmark", Rules())
-    requests = [request_for(task_of(sample), writing) for sample in read_samples(data)][:count]
+    config = remote.PromptConfig(folder, "benchmark")
+    requests = [remote.first_request(ReasoningTask.of(sample), config) for sample in read_samples(data)][:count]
     pictures = [picture_of(request) for request in requests[:60]]
     sent = [(request, pictures[number % 60]) for number, request in enumerate(requests)]
     openai = make_provider("openai", "m", f"{url}/v1", Options(), CONCURRENCY)
@@ -266,8 +244,6 @@ def parts(folder: Path, data: Path, url: str, served: Callable[[], float], count
     found["SDK, openai"] = each_ms(lambda: sdk_loop(openai, sent), count) - found["HTTP"]
     found["SDK, gemini"] = each_ms(lambda: sdk_loop(gemini, sent), count) - found["HTTP"]
     found["picture"] = each_ms(lambda: [picture_of(request) for request in requests], count)
-    starting = each_ms(lambda: crew_loop(requests[:1]), 1)
-    found["crew"] = each_ms(lambda: crew_loop(requests), count) - starting / count - found["picture"]
     found["ours"] = each_ms(lambda: build_inside(folder, data), sum(1 for _ in read_samples(data)))
     return found
 
@@ -275,41 +251,32 @@ def parts(folder: Path, data: Path, url: str, served: Callable[[], float], count
 # --- the commands ---------------------------------------------------------------------------------
 
 
-def command(folder: Path, data: Path, url: str, reasoner: str, processes: int) -> tuple[float, float, float]:
+def command(folder: Path, data: Path, url: str, reasoner: str) -> tuple[float, float, float]:
     """(samples a second while asking, of the whole command, CPU milliseconds a sample of the whole command)"""
-    out = folder / f"{reasoner}-{processes}.json"
+    out = folder / f"{reasoner}.json"
     address = url if reasoner == "gemini" else f"{url}/v1"
-    words = ["-m", "trace_vlm.data.cor.build", "--data", data, "--image-folder", data.parent, "--out", out]
-    words += ["--reasoner", reasoner, "--model", "m", "--base-url", address, "--processes", processes]
+    words = ["-m", "trace_vlm.data.cor.build", "--data", data, "--images", data.parent, "--out", out]
+    words += ["--reasoner", reasoner, "--model", "m", "--base-url", address, "--concurrency", CONCURRENCY]
     count = sum(1 for _ in read_samples(data))
     before, start = cpu(), time.perf_counter()
-    subprocess.run(
-        [sys.executable, *map(str, words), "--concurrency", str(CONCURRENCY)], check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, *map(str, words)], check=True, capture_output=True)
     seconds, used = time.perf_counter() - start, cpu() - before
     record = json.loads(out.with_name(out.name + ".run.json").read_text())
     assert record["written"] == count and record["rejected"] == 0
     return record["remote"]["responses"] / record["remote"]["seconds"], count / seconds, used / count * 1000
 
 
-def speed(folder: Path, count: int, processes: int) -> None:
+def speed(folder: Path, count: int) -> None:
     data = make_data(folder, count, count // A_PICTURE)
     with server() as (url, served):
-        found = parts(folder, data, url, served, min(count, 1500))
-        for name, milliseconds in found.items():
+        costs = parts(folder, data, url, served, min(count, 1500))
+        for name, milliseconds in costs.items():
             print(f"  {name:14}{milliseconds:8.2f} ms of CPU a sample")
         print(f"{'':24}{'asking, a s':>13}{'all, a second':>15}{'CPU ms a sample':>17}")
-        before, start = cpu(), time.perf_counter()
-        record = build_inside(folder, data, max(2, processes))["remote"]
-        used, whole = (cpu() - before) / count * 1000, count / (time.perf_counter() - start)
-        asking = record["responses"] / record["seconds"]
-        print(f"{f'no SDK, {max(2, processes)} processes':24}{asking:13.0f}{whole:15.0f}{used:17.2f}", flush=True)
         for reasoner in ("openai", "gemini"):
-            for number in sorted({1, processes}):
-                asking, whole, used = command(folder, data, url, reasoner, number)
-                name = f"{reasoner}, {number} process" + "es" * (number > 1)
-                print(f"{name:24}{asking:13.0f}{whole:15.0f}{used:17.2f}", flush=True)
-    print(f"a bare loop of the HTTP library alone: {1000 / found['HTTP']:.0f} a CPU second; {os.cpu_count()} cores")
+            asking, all_a_second, used = command(folder, data, url, reasoner)
+            print(f"{reasoner:24}{asking:13.0f}{all_a_second:15.0f}{used:17.2f}", flush=True)
+    print(f"a bare loop of the HTTP library alone: {1000 / costs['HTTP']:.0f} a CPU second; {os.cpu_count()} cores")
 
 
 def memory(folder: Path, count: int) -> None:
@@ -328,7 +295,6 @@ def memory(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=4000)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--memory-samples", type=int, default=200_000, help="0: leave memory out")
     parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -340,7 +306,7 @@ def main() -> None:
         if args.only_memory:
             return memory(Path(folder), args.memory_samples)
         if args.samples:
-            speed(Path(folder), args.samples, args.processes)
+            speed(Path(folder), args.samples)
     if args.memory_samples:
         words = [sys.executable, __file__, "--only-memory", "--memory-samples", str(args.memory_samples)]
         subprocess.run(words, check=True)

@@ -40,7 +40,7 @@ def sentences() -> list[str]:
     headings[0] = " " + headings[0]  # an answer follows "ASSISTANT:" after a space
     around = [f" {vicuna.system} {vicuna.human}:", f" {vicuna.assistant}:", f" {REASONING_SUFFIX}", f" {POINTS_SUFFIX}"]
     stretches = [_trimmed(piece) for phrase in rules.phrases() for piece in re.split(r"\{\w+\}", phrase)]
-    sides = [f" {side}" for side in rules.SIDES.values()]
+    sides = [f" {side}" for side in rules.relation_phrases()]
     return [*around, *headings, *sides, *[piece for piece in stretches if len(piece) > 1]]
 
 

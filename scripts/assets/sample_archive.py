@@ -64,7 +64,7 @@ def choose_samples(work: Path, each: int, seed: int) -> list[Sample]:
     """The samples, with reasoning before their answers."""
     import numpy as np
 
-    from trace_vlm.data.cor.local import with_reasoning
+    from trace_vlm.data.cor.rules import with_reasoning
 
     data = work / "data.json"
     candidates = [Candidate.of(position, sample.meta) for position, sample in enumerate(read_samples(data))]

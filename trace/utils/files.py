@@ -226,6 +226,30 @@ class JsonlWriter:
             _write_all(self._file, b"\n")
 
 
+class JsonlLog:
+    """A JSONL file that is made when its first record comes; one of an earlier run is removed. For a `with` block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: JsonlWriter | None = None
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = JsonlWriter(self.path)
+        self._writer.write(record)
+
+    def __enter__(self) -> JsonlLog:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _not_written(self.path, error) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
 @contextmanager
 def locked(path: Path, busy: str | None = None) -> Iterator[bool]:
     """Hold a lock file, which the system drops when its holder dies; whether it is held.

@@ -1,9 +1,9 @@
-"""What is known of a sample: from its `meta` (our generator's), else from the wording of its instruction.
+"""What is known of a sample: from the generator's `meta`, or read from the wording of its instruction.
 
-Reasoning may state these facts and nothing else. RoboPoint's archive has no `meta`; its instructions are sentences
-such as "The image features an object outlined by a red rectangle. Locate several points on an item that is situated on
-the right side of the marked item." What such a sentence says is read here (the marked object, the relation, whether
-free space or an object is asked for); where it does not say enough, ValueError gives the reason.
+Reasoning states these facts and nothing else. RoboPoint's archive has no `meta`; its instructions are sentences such as
+"The image features an object outlined by a red rectangle. Locate several points on an item that is situated on the
+right side of the marked item." The marked object, the relation, and whether free space or an object is asked for are
+read from the words; an instruction that does not say enough is a ValueError with the reason.
 """
 
 from __future__ import annotations
@@ -17,56 +17,52 @@ from ...core.points import Point
 from ...core.prompts import bare_instruction
 from ...core.records import Sample
 
-Task = Literal["object_reference", "free_space"]
 PARTS = ("left part", "right part", "front part", "back part")
 RELATIONS = ("left", "right", "front", "behind", "above", "below", "next to", "on", "inside", "between", *PARTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class NamedObject:
     """An object, or several that are named as one. `phrase` has its article: "the blue ball", "the two mugs"."""
 
     phrase: str
-    names: tuple[str, ...]  # what a text about it may call it: one of these, all its words
+    names: tuple[str, ...]  # what a text may call it: one of these, with all its words
     plural: bool = False
     center: Point | None = None
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class InstructionFacts:
     """What the sentences may state. An object reference without a relation has its target as the only reference."""
 
-    task: Task
+    task: Literal["object_reference", "free_space"]
     relation: str | None
-    references: tuple[Thing, ...]
-    target: Thing | None = None
+    references: tuple[NamedObject, ...]
+    target: NamedObject | None = None
     surface: str | None = None  # a name without its article
 
     @property
-    def anchors(self) -> tuple[Thing, ...]:
+    def anchors(self) -> tuple[NamedObject, ...]:
         """What the instruction names: the references, else the target, else the surface."""
         if self.references:
             return self.references
         if self.target is not None and self.relation is None:
             return (self.target,)
-        return (Thing(f"the {self.surface}", (str(self.surface),)),) if self.surface else ()
+        return (NamedObject(f"the {self.surface}", (str(self.surface),)),) if self.surface else ()
 
 
-def facts_of(sample: Sample) -> Facts:
+def facts_of(sample: Sample) -> InstructionFacts:
     """The facts of a sample. ValueError says what is missing."""
     if "kind" in sample.meta:
-        return from_meta(sample.meta)
-    human = next((turn.text for turn in sample.conversations if turn.speaker == "human"), "")
-    return from_wording(bare_instruction(human))
+        return facts_from_meta(sample.meta)
+    question = next((turn.text for turn in sample.conversations if turn.speaker == "human"), "")
+    return facts_from_wording(bare_instruction(question))
 
 
-# --- from our generator's meta ----------------------------------------------------------------------------------------
-
-
-def from_meta(meta: Mapping[str, Any]) -> Facts:
-    """ValueError when what the kind of sample needs is missing; the message says what."""
-    missing = [key for key in ("task", "kind", "references", "surface") if key not in meta]
-    if missing:
+def facts_from_meta(meta: Mapping[str, Any]) -> InstructionFacts:
+    """Read the `meta` of a generated sample. ValueError says what is missing."""
+    if missing := [key for key in ("task", "kind", "references", "surface") if key not in meta]:
         raise ValueError(f"meta lacks {', '.join(missing)}")
     kind, task, relation = meta["kind"], meta["task"], meta.get("relation")
     if task not in ("object_reference", "free_space"):
@@ -74,27 +70,26 @@ def from_meta(meta: Mapping[str, Any]) -> Facts:
     if relation is not None and relation not in RELATIONS:
         raise ValueError(f"meta has the relation {relation!r}; known are {', '.join(RELATIONS)}")
     marks = {mark.get("instance"): mark.get("color") for mark in meta.get("marks") or ()}
+
+    def named(item: Mapping[str, Any]) -> NamedObject:
+        name, center = str(item["name"]), Point(*item["center"])
+        color = marks.get(item["instance"]) if "instance" in item else None
+        if color is None:
+            return NamedObject(f"the {name}", (name,), center=center, category=str(item.get("category", "")))
+        return NamedObject(f"the {name} in the {color} rectangle", (name, *_frame_names(color)), center=center)
+
     try:
-        references = tuple(_named(item, marks) for item in meta["references"])
-        target = _named(meta["target"], marks) if meta.get("target") else None
+        references = tuple(map(named, meta["references"]))
+        target = named(meta["target"]) if meta.get("target") else None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"meta has an object without a name and a center ({error})") from None
-    facts = Facts(task, relation, references, target, str(meta["surface"]) if meta["surface"] else None)
-    wanted = {"between": 2, "direct": 0}.get(kind, 0 if relation in PARTS else 1)
-    if relation == "between":
-        wanted = 2
-    on_surface = relation == "on" and task == "object_reference" and not references
-    if len(references) < wanted and not on_surface or not facts.anchors or (task == "object_reference") != bool(target):
+    facts = InstructionFacts(task, relation, references, target, str(meta["surface"]) if meta["surface"] else None)
+    needed = 2 if "between" in (kind, relation) else 0 if kind == "direct" or relation in PARTS else 1
+    if relation == "on" and task == "object_reference" and not references:
+        needed = 0  # on a surface
+    if len(references) < needed or not facts.anchors or (task == "object_reference") != bool(target):
         raise ValueError(f"a {kind} sample without the objects that it names")
     return facts
-
-
-def _named(item: Mapping[str, Any], marks: Mapping[Any, Any]) -> Thing:
-    name, (x, y) = str(item["name"]), item["center"]
-    color = marks.get(item["instance"]) if "instance" in item else None
-    if color is None:
-        return Thing(f"the {name}", (name,), center=Point(x, y))
-    return Thing(f"the {name} in the {color} rectangle", (name, *_by_frame(color)), center=Point(x, y))
 
 
 # --- from the wording of an instruction -------------------------------------------------------------------------------
@@ -183,32 +178,30 @@ _DIRECT = re.compile(
 _LONGEST_NAME = 10  # words
 
 
-def from_wording(instruction: str) -> Facts:
-    """What an instruction says about itself. ValueError when it does not say enough to reason about."""
+def facts_from_wording(instruction: str) -> InstructionFacts:
+    """Read what an instruction says about itself. ValueError if that is not enough to reason about."""
     text = " ".join(instruction.split())
-    free = asks_for_room(text)
+    free = asks_for_free_space(text)
     marks = list(dict.fromkeys((match["color"] or match["ink"]).lower() for match in _MARK.finditer(text)))
-    read = ((match.start(), _read_relation(text, match, free)) for match in _RELATION.finditer(text))
-    found = [(place, *one) for place, one in read if one]
-    if not found:
-        return _direct(text, free, marks)
-    place, relation, phrase = found[-1]  # what stands before it introduces the picture
+    relations = [(match, read) for match in _RELATION.finditer(text) if (read := _read_relation(text, match, free))]
+    if not relations:
+        return _direct_facts(text, free, marks)
+    match, (relation, phrase) = relations[-1]  # what stands before it introduces the picture
     if _UNREAD.search(phrase) or re.search(r"\bon one side and\b", text, re.IGNORECASE):
         raise ValueError("the instruction has a relation that cannot be read")
     first, both, second = phrase.partition(" and ") if relation == "between" else (phrase, "", "")
-    names = [first, second] if both else [phrase]
-    references = tuple(_thing(name, marks[number:] or marks) for number, name in enumerate(names))
+    phrases = [first, second] if both else [phrase]
+    references = tuple(_named_object(name, marks[number:] or marks) for number, name in enumerate(phrases))
     if relation == "between" and len(references) == 1 and not references[0].plural:
         raise ValueError("the instruction says between, but names one thing")
-    target = None if free else _asked_for(text, place)
-    free = target is None
-    task: Task = "free_space" if free else "object_reference"
+    target = None if free else _target_before(text, match.start())
+    task: Literal["object_reference", "free_space"] = "free_space" if target is None else "object_reference"
     if relation in PARTS:
-        return Facts(task, relation, (), target, references[0].phrase.removeprefix("the "))
-    return Facts(task, relation, references, target)
+        return InstructionFacts(task, relation, (), target, references[0].phrase.removeprefix("the "))
+    return InstructionFacts(task, relation, references, target)
 
 
-def asks_for_room(instruction: str) -> bool:
+def asks_for_free_space(instruction: str) -> bool:
     """Whether the words of an instruction ask for a place where nothing stands."""
     return _VACANT.search(instruction) is not None or _PLACING.search(instruction) is not None
 
@@ -216,46 +209,43 @@ def asks_for_room(instruction: str) -> bool:
 def _read_relation(text: str, match: re.Match[str], free: bool) -> tuple[str, str] | None:
     """(relation, what it refers to, with its article); None where these words say something else."""
     relation = _WORDS[int(str(match.lastgroup)[1:])][0]
-    phrase = _PHRASE.match(text, match.end())
-    if phrase is None:
+    noun = _PHRASE.match(text, match.end())
+    if noun is None:
         return None
-    whole = (phrase["article"] + phrase["words"]).strip()
-    if _IS_THE_TARGET.match(whole) or _VACANT.search(whole) or _IS_A_MARK.match(whole):
+    phrase = (noun["article"] + noun["words"]).strip()
+    if _IS_THE_TARGET.match(phrase) or _VACANT.search(phrase) or _IS_A_MARK.match(phrase):
         return None
     if relation in ("on", "inside") and not free and _POINTS.search(text, 0, match.start()):
         return None
     if relation == "part":
         side = match["side"].lower()
         named = match["share"].lower() in ("part", "half", "portion", "section") or match["most"]
-        is_part = named or _SURFACE_NOUNS.search(whole)
+        is_part = named or _SURFACE_NOUNS.search(phrase)
         relation = f"{'back' if side == 'rear' else side} part" if is_part else _SIDES[side]
-    return relation, whole
+    return relation, phrase
 
 
-def _thing(phrase: str, marks: list[str]) -> Thing:
+def _named_object(phrase: str, marks: list[str]) -> NamedObject:
     """A reference as it is named; one that is only called highlighted goes by its rectangle."""
     words = re.sub(r"^(?:the|an?|this|that|these|those|its|both)\b ?", "", phrase, flags=re.IGNORECASE)
     if not words or len(words.split()) > _LONGEST_NAME:
         raise ValueError(f"the name of the reference object is not clear: {phrase!r}")
     own = _MARK.search(words)
     if own is not None:  # "the ball in the red rectangle"
-        marks = [(own["color"] or own["ink"]).lower()]
         words = re.sub(r" (?:in|inside|within|with|by|of|framed|outlined) (?:the |an? )?$", "", words[: own.start()])
         words = re.sub(r" (?:in|inside|within|with) (?:the|an?)$", "", words.strip())
-        return _framed(words or "object", marks[0])
+        return _framed(words or "object", (own["color"] or own["ink"]).lower())
     plural = re.match(r"(?:the )?(?:two|both)\b", phrase, re.IGNORECASE) is not None or _is_plural(words)
     generic = re.fullmatch(_NOUN, words, re.IGNORECASE) is not None
-    if not generic and not _MARKED.search(words):
-        return Thing(f"the {words}", (words,), plural)
-    if not marks:
-        if generic:
+    if not marks or (not generic and not _MARKED.search(words)):
+        if generic and not marks:
             raise ValueError(f"the reference object is only called {phrase!r}")
-        return Thing(f"the {words}", (words,), plural)
+        return NamedObject(f"the {words}", (words,), plural)
     noun = " ".join(_MARKED.sub("", words.removeprefix("two ")).split()) or "object"
-    if plural:
-        drawn = " and ".join(f"the {color}" for color in marks[:2])
-        return Thing(f"the two {noun} in {drawn} rectangles", ("rectangles", words), True)
-    return _framed(noun, marks[0])
+    if not plural:
+        return _framed(noun, marks[0])
+    frames = " and ".join(f"the {color}" for color in marks[:2])
+    return NamedObject(f"the two {noun} in {frames} rectangles", ("rectangles", words), True)
 
 
 _HEAD = re.compile(r"^(?P<head>.*?\w)(?= (?:of|in|on|with|from|by|for|at|near|behind|under)\b|$)", re.IGNORECASE)
@@ -268,33 +258,31 @@ def _is_plural(words: str) -> bool:
     return head is not None and _PLURAL.search(head["head"]) is not None
 
 
-def _framed(noun: str, color: str) -> Thing:
-    """A thing that is known by the rectangle around it."""
-    return Thing(f"the {noun} in the {color} rectangle", _by_frame(color))
+def _framed(noun: str, color: str) -> NamedObject:
+    return NamedObject(f"the {noun} in the {color} rectangle", _frame_names(color))
 
 
-def _by_frame(color: str) -> tuple[str, ...]:
-    words = ("rectangle", "frame", "framed", "border", "bounding box", "outline")
-    return tuple(f"{color} {word}" for word in words)
+def _frame_names(color: str) -> tuple[str, ...]:
+    return tuple(f"{color} {word}" for word in ("rectangle", "frame", "framed", "border", "bounding box", "outline"))
 
 
-def _asked_for(text: str, place: int) -> Thing | None:
-    """The noun before the relation at `place`, which an object reference asks for; None when it is a space.
+def _target_before(text: str, end: int) -> NamedObject | None:
+    """The noun before the relation at `end`, which an object reference asks for; None if it is a space.
 
-    ValueError when it may be either.
+    ValueError if it may be either.
     """
-    found = [match["noun"].lower() for match in _ASKED_FOR.finditer(text) if match.start() < place]
-    if not found or _NO_OBJECT.search(found[-1]) or _MOVING.search(text):
+    nouns = [match["noun"].lower() for match in _ASKED_FOR.finditer(text) if match.start() < end]
+    if not nouns or _NO_OBJECT.search(nouns[-1]) or _MOVING.search(text):
         raise ValueError("the instruction does not say whether an object or free space is asked for")
-    noun = found[-1]
+    noun = nouns[-1]
     if _GAP.search(noun):
         return None
     if re.fullmatch(_NOUN, noun):
-        return Thing(f"the {noun} that is asked for", (noun,))
-    return Thing(f"the {noun}", (noun,), _is_plural(noun))
+        return NamedObject(f"the {noun} that is asked for", (noun,))
+    return NamedObject(f"the {noun}", (noun,), _is_plural(noun))
 
 
-def _direct(text: str, free: bool, marks: list[str]) -> Facts:
+def _direct_facts(text: str, free: bool, marks: list[str]) -> InstructionFacts:
     """An object that is named, without a relation."""
     if free:
         raise ValueError("the instruction asks for free space without a relation that can be read")
@@ -304,4 +292,5 @@ def _direct(text: str, free: bool, marks: list[str]) -> Facts:
         raise ValueError("the instruction names no object, relation or free space that can be read")
     if _RELATION.search(phrase[0] + " ") or _UNREAD.search(phrase[0]):
         raise ValueError("the instruction has a relation that cannot be read")
-    return Facts("object_reference", None, (), _thing((phrase["article"] + phrase["words"]).strip(), marks))
+    target = _named_object((phrase["article"] + phrase["words"]).strip(), marks)
+    return InstructionFacts("object_reference", None, (), target)

@@ -1,85 +1,161 @@
-"""Reasoning from a remote model: who is still to be asked, what was answered, what of it may be kept.
+"""Reasoning from a remote model: the prompt, what is still to be asked, and which responses are kept.
 
-The cache of responses is the only state. What a sample's next request is, or which of its texts was accepted, is read
-off it again whenever it is needed (`Conversations.state`), so a run that was killed continues where it was.
+The cache of responses is the only state. A sample's next request, or its accepted text, is read from the cache whenever
+it is needed (`RemoteReasoner.state`), so a run that was killed continues where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import asyncio
+import io
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from ...core.image_folder import Images
-from ...core.images import image_size
-from ...core.records import FINISHED_AT_LIMIT
-from ...remote.client import Client, Completion, Failure, Request
-from ...remote.cost import image_tokens, text_tokens
+from ...core.images import image_size, open_image
+from ...core.points import Box, Point
+from ...core.reasoning import STEPS
+from ...core.records import FINISHED_AT_LIMIT, Sample
+from ...remote.client import Client, Completion, Failure, Limits, Picture, Request, cached_key, read_cached
+from ...remote.cost import Price, image_tokens, text_tokens
+from ...remote.flags import asked_price, estimate, report, server_of
+from ...remote.providers import Options, make_provider
 from ...utils.command import InputError
-from .checks import Rejected, check, read_steps
-from .prompt import Writing, asked_again, request_for
-from .tasks import Task
+from ...utils.files import leaves, replacing
+from ...utils.lookup import Lookup
+from .checks import SUBTYPES, Rejected, check, read_steps
+from .tasks import ReasoningTask, answer_text, reasoning_tasks
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # Tokens of an answer, for the estimate: four steps of one to three sentences as JSON. Hidden thoughts come on top.
 EXPECTED_TOKENS = 220
 
+# --- the prompt -------------------------------------------------------------------------------------------------------
+
+# Stands for every word below and for how the points are drawn. It is part of the cache's key, so that a changed prompt
+# is asked anew: change it with the wording (a test holds the two together).
+VERSION = "cor-1"
+SYSTEM = (
+    "You write training data for a robot's vision-language model. The model gets an image and an instruction, reasons "
+    "in four short steps, and then gives points on the image. You are given the image, the instruction and the correct "
+    "points; you write the four steps that lead there, as the model itself would: from the image and the instruction "
+    "alone."
+)
+_TASK = """\
+Instruction: {instruction}
+
+The correct points, as (x, y) fractions of the image's width and height from its top left corner: {points}
+In the image they are drawn as magenta dots with a white rim. The robot will see neither the dots nor the points.
+
+Write the four steps:
+- "reference": which object (or surface) the instruction refers to. Call it by the instruction's own words, and say \
+how it can be told apart in the image.
+- "target": where, relative to it, the area lies that the instruction asks for, and what bounds it.
+- "subtype": whether the goal is "object reference" (the points lie on an object) or "free space reference" (they lie \
+where nothing stands){subtype}.
+- "output": how the points are chosen within that area.
+
+Every step is one to three plain sentences. State only what the image and the instruction show. Never mention the \
+dots, their color, or that an answer was given to you. {coordinates}
+Answer with one JSON object whose keys are "reference", "target", "subtype" and "output"."""
+_NO_COORDINATES = "Write no coordinates, percentages or pixel numbers in any step."
+_COORDINATES = "After the name of each object, write its place in brackets: (x, y), fractions with three decimals."
+_AGAIN = "\n\nThese earlier texts of yours were not accepted; write a better one:\n{reasons}"
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {key: {"type": "string"} for key in STEPS},
+    "required": list(STEPS),
+    "additionalProperties": False,
+}
+DOT = "#ff00ff"
+
 
 @dataclass(frozen=True, slots=True)
-class Conversations:
-    """What has been said about each sample, by the cache of responses that `known` reads."""
+class PromptConfig:
+    """How remote models are asked."""
 
-    known: Callable[[Request], Completion | None]
-    writing: Writing
-    ask_again: int  # how often a sample is asked again after a text that was rejected
-    _accepted: dict[str, int] = field(default_factory=dict)  # sample -> the attempt that passed: none is checked twice
-
-    def accepts(self, request: Request, completion: Completion, task: Task) -> bool:
-        """Whether a response may be kept; one that may is not judged again by `state`."""
-        try:
-            judged(completion, task, self.writing)
-        except Rejected:
-            return False
-        self._accepted[request.item] = request.attempt
-        return True
-
-    def state(self, task: Task) -> dict[str, str] | Rejected | Request:
-        """The accepted steps; or why there are none and will be none; or what to ask next."""
-        try:
-            first = request = request_for(task, self.writing)
-        except ValueError as error:
-            return Rejected(str(error))
-        reasons: list[str] = []
-        while True:
-            completion = self.known(request)
-            if completion is None:
-                return request
-            try:
-                if self._accepted.get(request.item) == request.attempt:
-                    return read_steps(completion.text)
-                steps = judged(completion, task, self.writing)
-                self._accepted[request.item] = request.attempt
-                return steps
-            except Rejected as error:
-                reasons.append(str(error))
-            if len(reasons) > self.ask_again:
-                return Rejected(f"asked {len(reasons)} times; the last text was rejected: {reasons[-1]}")
-            request = asked_again(first, reasons)
+    image_folder: Path
+    version: str  # VERSION and everything else that shapes the answers
+    coordinates: bool = False
+    decimals: int = 3
+    max_side: int = 1024  # pixels of the longer side of the picture that is sent
 
 
-def judged(completion: Completion, task: Task, writing: Writing) -> dict[str, str]:
-    """The steps of a response; Rejected when they may not be kept."""
-    if not completion.text.strip():
-        raise Rejected(f"no text came back ({completion.finish})")
-    if completion.finish in FINISHED_AT_LIMIT:
-        raise Rejected("the text was cut off at the limit of output tokens")
-    steps = read_steps(completion.text)
-    check(steps, task.instruction, task.facts, writing.rules)
-    return steps
+def first_request(task: ReasoningTask, config: PromptConfig) -> Request:
+    """The first request about a sample. The picture is drawn only when it is sent.
+
+    Raises:
+        ValueError: there is no image, or the answer has too many decimals, so that paying for a text would be in vain.
+    """
+    image = task.sample.image
+    if image is None:
+        raise ValueError("the sample has no image")
+    if leaves(image):
+        raise ValueError(f"the name {image!r} leaves the image folder; no such picture is sent")
+    text = _TASK.format(
+        instruction=task.instruction,
+        points=answer_text(task, config.decimals),
+        subtype=f'; here it is "{SUBTYPES[task.facts.task]}"' if task.facts else "",
+        coordinates=_COORDINATES if config.coordinates else _NO_COORDINATES,
+    )
+    picture = partial(_picture, Images(config.image_folder).path(image), task.points, config.max_side)
+    return Request(task.sample.id, config.version, text, SYSTEM, picture, image, SCHEMA)
+
+
+def retry_request(first: Request, reasons: Sequence[str]) -> Request:
+    """The first request once more, with the reasons why the texts so far were rejected."""
+    listed = "\n".join(f"{number}. {reason}" for number, reason in enumerate(reasons, start=1))
+    return replace(first, text=first.text + _AGAIN.format(reasons=listed), attempt=len(reasons) + 1)
+
+
+_LOCKS = tuple(Lock() for _ in range(16))
+
+
+def _picture(path: Path, points: Sequence[Point | Box], max_side: int) -> Picture:
+    with _LOCKS[hash(path) % len(_LOCKS)]:  # threads that want the same image wait for the first to read it
+        image = _open_scaled(path, max_side)
+    buffer = io.BytesIO()
+    draw_answer(image.copy(), points).save(buffer, "JPEG", quality=90)
+    return Picture(buffer.getvalue())
+
+
+@lru_cache(maxsize=16)  # samples of one image stand together; at most 16 x 3 MB at the default size
+def _open_scaled(path: Path, max_side: int) -> Image:
+    image = open_image(path)
+    if max(image.size) > max_side:
+        image.thumbnail((max_side, max_side))
+    return image
+
+
+def draw_answer(image: Image, points: Sequence[Point | Box]) -> Image:
+    """Draw a dot for each point and an outline for each box, with PIL: matplotlib takes fifty times as long."""
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(image)
+    radius = max(3.0, max(image.size) / 110)
+    rim = max(1, round(radius / 3))
+    for item in points:
+        if isinstance(item, Box):
+            draw.rectangle(item.to_pixels(*image.size), outline=DOT, width=max(2, rim))
+            continue
+        x, y = item.to_pixels(*image.size)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=DOT, outline="white", width=rim)
+    return image
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Plan:
-    """What is still to be asked, and roughly how many tokens that takes (texts asked again not counted)."""
+class RequestPlan:
+    """What is still to be asked, and roughly how many tokens that takes (retries are not counted)."""
 
     samples: int = 0
     requests: int = 0
@@ -87,27 +163,94 @@ class Plan:
     first: Request | None = None
 
 
-def planned(tasks: Iterable[Task], conversations: Conversations, provider: str) -> Plan:
-    """Count what is still to be asked. Images are opened for their size only; one that cannot be read costs nothing."""
-    plan, folder = Plan(), Images(conversations.writing.image_folder)
-    sizes: dict[str, int] = {}
-    for task in tasks:
-        plan.samples += 1
-        state = conversations.state(task)
-        if not isinstance(state, Request):
-            continue
-        plan.first = plan.first or state
-        plan.requests += 1
-        name = task.sample.image or ""
-        if name not in sizes:
-            if len(sizes) > 100_000:  # samples of one image stand together
-                sizes.clear()
-            sizes[name] = _tokens(folder.path(name), provider, conversations.writing.max_side)
-        plan.tokens_in += text_tokens(state.system) + text_tokens(state.text) + sizes[name]
-    return plan
+@dataclass(slots=True)
+class RemoteReasoner:
+    """Asks a remote model for the steps of samples.
+
+    Args:
+        lookup: the cached response to a request, None if there is none.
+        retries: how often a sample is asked again after a text that was rejected.
+    """
+
+    config: PromptConfig
+    lookup: Callable[[Request], Completion | None]
+    retries: int
+    failures: dict[str, str] = field(default_factory=dict)  # by sample id
+    _open: dict[str, ReasoningTask] = field(default_factory=dict)
+
+    def state(self, task: ReasoningTask) -> dict[str, str] | Rejected | Request:
+        """The accepted steps, the reason why there will be none, or the next request."""
+        try:
+            first = request = first_request(task, self.config)
+        except ValueError as error:
+            return Rejected(str(error))
+        reasons: list[str] = []
+        while True:
+            completion = self.lookup(request)
+            if completion is None:
+                return request
+            try:
+                return _accepted_steps(completion, task, self.config.coordinates)
+            except Rejected as error:
+                reasons.append(str(error))
+            if len(reasons) > self.retries:
+                return Rejected(f"asked {len(reasons)} times; the last text was rejected: {reasons[-1]}")
+            request = retry_request(first, reasons)
+
+    def steps(self, task: ReasoningTask) -> Mapping[str, str]:
+        """The steps of a sample. ValueError gives the reason if there are none."""
+        state = self.state(task)
+        if isinstance(state, Request):
+            raise ValueError(self.failures.get(task.sample.id, "it was not asked"))
+        if isinstance(state, Rejected):
+            raise state
+        return state
+
+    def plan(self, tasks: Iterable[ReasoningTask], provider: str) -> RequestPlan:
+        """Count what is still to be asked. Images are opened for their size only; an unreadable one costs nothing."""
+        plan, folder = RequestPlan(), Images(self.config.image_folder)
+        for task in tasks:
+            plan.samples += 1
+            state = self.state(task)
+            if isinstance(state, Request):
+                plan.first = plan.first or state
+                plan.requests += 1
+                plan.tokens_in += text_tokens(state.system) + text_tokens(state.text)
+                plan.tokens_in += _image_tokens(folder.path(task.sample.image or ""), provider, self.config.max_side)
+        return plan
+
+    async def ask(self, tasks: Iterable[ReasoningTask], client: Client, settled: Callable[[], object]) -> None:
+        """Ask until every sample is settled; `settled` is called after each."""
+        async for result in client.ask(self._requests(tasks), self._next):
+            self._open.pop(result.request.item)
+            if isinstance(result, Failure):
+                self.failures[result.request.item] = result.reason
+            settled()
+
+    def _requests(self, tasks: Iterable[ReasoningTask]) -> Iterator[Request]:
+        for task in tasks:
+            state = self.state(task)
+            if isinstance(state, Request):
+                self._open[task.sample.id] = task
+                yield state
+
+    def _next(self, request: Request, _: Completion) -> Request | None:
+        state = self.state(self._open[request.item])  # the response is in the cache by now
+        return state if isinstance(state, Request) else None
 
 
-def _tokens(path: Path, provider: str, max_side: int) -> int:
+def _accepted_steps(completion: Completion, task: ReasoningTask, coordinates: bool) -> dict[str, str]:
+    if not completion.text.strip():
+        raise Rejected(f"no text came back ({completion.finish})")
+    if completion.finish in FINISHED_AT_LIMIT:
+        raise Rejected("the text was cut off at the limit of output tokens")
+    steps = read_steps(completion.text)
+    check(steps, task.instruction, task.facts, coordinates)
+    return steps
+
+
+@lru_cache(maxsize=1024)  # samples of one image stand together
+def _image_tokens(path: Path, provider: str, max_side: int) -> int:
     try:
         size = image_size(path)
     except InputError:
@@ -116,32 +259,104 @@ def _tokens(path: Path, provider: str, max_side: int) -> int:
     return image_tokens(provider, round(size[0] * scale), round(size[1] * scale))
 
 
-@dataclass(slots=True)
-class Asking:
-    """One pass over the samples in which all that is still to be asked is asked; failures by sample id."""
+# --- the run ----------------------------------------------------------------------------------------------------------
 
-    conversations: Conversations
-    failures: dict[str, str] = field(default_factory=dict)
-    _open: dict[str, Task] = field(default_factory=dict)
+Summary = Mapping[str, Any]
+WriteSteps = Callable[[Callable[[ReasoningTask], Mapping[str, str]], Mapping[str, Any]], Summary]
 
-    async def run(self, tasks: Iterable[Task], client: Client, settled: Callable[[], object]) -> None:
-        """Ask until every sample is settled; `settled` is called for each."""
-        async for result in client.ask(self._requests(tasks), self._next):
-            self._open.pop(result.request.item)
-            if isinstance(result, Failure):
-                self.failures[result.request.item] = result.reason
-            settled()
 
-    def _requests(self, tasks: Iterable[Task]) -> Iterator[Request]:
-        for task in tasks:
-            state = self.conversations.state(task)
-            if isinstance(state, Request):
-                self._open[task.sample.id] = task
-                yield state
+def build_remote(args: Namespace, samples: Callable[[], Iterable[Sample]], write: WriteSteps) -> Summary | None:
+    """Estimate, ask for what is missing, and write; returns the counts, None after a dry run.
 
-    def _next(self, request: Request, completion: Completion) -> Request | None:
-        task = self._open[request.item]
-        if self.conversations.accepts(request, completion, task):
-            return None
-        state = self.conversations.state(task)
-        return state if isinstance(state, Request) else None
+    The samples are read three times, one at a time: to count what is still to be asked, to ask it, and to write the
+    result in the order of the data from the cache of responses.
+    """
+    options = Options(
+        temperature=args.temperature,
+        max_output_tokens=args.max_output_tokens,
+        thinking_budget=args.thinking_budget,
+        structured=not args.no_structured_output,
+    )
+    version = _version(args, options)
+    config = PromptConfig(args.images, version, args.coordinates, args.decimals, args.max_side)
+    price = asked_price(args)
+    cache = args.cache or args.out.with_name(args.out.name + ".cache.jsonl")
+
+    def tasks() -> Iterator[ReasoningTask]:
+        return reasoning_tasks(samples(), lambda *_: None)
+
+    if args.dry_run:
+        with Lookup(cache, cached_key) as lookup:
+            reasoner = RemoteReasoner(config, lambda request: read_cached(lookup, request, args.model), args.ask_again)
+            plan = _plan(reasoner, tasks(), args, price)
+        _show_first_request(plan, args.out)
+        return None
+    provider = make_provider(args.reasoner, args.model, args.base_url, options, args.concurrency)
+    limits = Limits(
+        args.concurrency, args.requests_per_minute, args.tokens_per_minute, args.timeout, args.tries, args.first_wait
+    )
+    with Client(provider, cache, limits) as client:
+        reasoner = RemoteReasoner(config, client.cached, args.ask_again)
+        plan = _plan(reasoner, tasks(), args, price)
+        if plan.requests:
+            asyncio.run(_ask(reasoner, tasks(), client, plan.requests))
+            print(report(client.figures, price))
+        figures = {"prompt": version, "remote": client.figures.as_json(), "price": price and asdict(price)}
+        return write(reasoner.steps, figures)
+
+
+def _version(args: Namespace, options: Options) -> str:
+    """The prompt's version with the options that shape an answer, and the server if it is not the provider's own."""
+    parts = {
+        "temperature": options.temperature,
+        "thinking": options.thinking_budget,
+        "side": args.max_side,
+        "limit": options.max_output_tokens,
+        "coordinates": args.coordinates or None,
+        "free-form": not options.structured or None,
+        "server": server_of(args.reasoner, args.base_url),
+    }
+    return " ".join([VERSION, *(f"{name}={value}" for name, value in parts.items() if value is not None)])
+
+
+def _plan(
+    reasoner: RemoteReasoner, tasks: Iterator[ReasoningTask], args: Namespace, price: Price | None
+) -> RequestPlan:
+    from tqdm import tqdm
+
+    with tqdm(tasks, desc="counting", unit=" samples", leave=False) as bar:
+        plan = reasoner.plan(bar, args.reasoner)
+    if plan.requests:
+        print(f"{plan.samples} samples, {plan.requests} requests to {args.reasoner} {args.model}, not counting retries")
+        print(estimate(args, plan.requests, plan.tokens_in, EXPECTED_TOKENS, price), flush=True)
+    else:
+        print(f"{plan.samples} samples, all of them asked already: nothing to ask", flush=True)
+    return plan
+
+
+async def _ask(reasoner: RemoteReasoner, tasks: Iterator[ReasoningTask], client: Client, total: int) -> None:
+    from tqdm import tqdm
+
+    try:
+        with tqdm(total=total, desc="asking", unit=" samples", smoothing=0.02) as bar:
+
+            def settled() -> None:
+                bar.update()
+                bar.set_postfix(failed=len(reasoner.failures), retries=client.figures.retries.total(), refresh=False)
+
+            await reasoner.ask(tasks, client, settled)
+    finally:
+        await client.provider.close()
+
+
+def _show_first_request(plan: RequestPlan, out: Path) -> None:
+    """Print the first request as it would be sent, and write its picture to a file."""
+    if plan.first is None:
+        return
+    print(f"\n--- the first request ({plan.first.item}) ---\n{plan.first.system}\n\n{plan.first.text}\n---")
+    if plan.first.picture is not None:
+        path = out.with_name(out.name + ".example.jpg")
+        picture = plan.first.picture()
+        with replacing(path) as temporary:
+            temporary.write_bytes(picture.data)
+        print(f"its picture: {path}")

@@ -13,7 +13,7 @@ from ...core.points import Box
 from ...core.prompts import IMAGE_TAG, bare_instruction
 from ...core.reasoning import FINAL_ANSWER, Response, parse
 from ...core.records import Sample
-from ..cor.instruction_parser import asks_for_room
+from ..cor.instruction_parser import asks_for_free_space
 from .problems import MISSING, POINTS
 
 OBJECT_REFERENCE, FREE_SPACE, DETECTION, VQA, TEXT = "object_reference", "free_space", "detection", "vqa", "text"
@@ -111,7 +111,7 @@ def part_of(sample: Sample) -> str:
         return VQA
     if isinstance(points[0], Box):
         return DETECTION
-    return FREE_SPACE if asks_for_room(bare_instruction(sample.conversations[0].text)) else OBJECT_REFERENCE
+    return FREE_SPACE if asks_for_free_space(bare_instruction(sample.conversations[0].text)) else OBJECT_REFERENCE
 
 
 def reasoned(sample: Sample) -> Response | None:

@@ -1,0 +1,134 @@
+"""Which reasoning is kept: lengths, coordinates, leaked words, the reference object, the subtype; and how it is read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from generated_samples import BALL, MUG, PLAIN, generated
+
+from trace_vlm.core import reasoning
+from trace_vlm.data.cor.checks import Rejected, check, read_steps
+from trace_vlm.data.cor.instruction_parser import facts_from_meta, facts_from_wording
+
+GOOD = {
+    "reference": "The reference object is the blue ball near the front edge.",
+    "target": "The target area lies to the left of it, where the red mug stands.",
+    "subtype": "This is an object reference goal.",
+    "output": "Several spots on the mug are chosen.",
+}
+FACTS = facts_from_meta(PLAIN[1].meta)
+
+
+def judge(coordinates=False, instruction="Point to the mug left of the blue ball.", facts=FACTS, **changed):
+    check({**GOOD, **changed}, instruction, facts, coordinates)
+
+
+@pytest.mark.parametrize(
+    "step,text",
+    [
+        ("output", "The points (0.21, 0.31) are chosen."),
+        ("output", "The mug stands at 0.21 and 0.31."),
+        ("output", "The mug stands at 20 % of the width."),
+        ("target", "It lies around (120, 300) in the picture."),
+        ("target", "It lies at x = 3 on the table."),
+        ("target", "It lies around 120, 300 in the picture."),
+        ("target", "It lies around [527, 461] in the picture."),
+        ("target", "The area begins at pixel 120 from the left."),
+        ("target", "It lies at 20 percent of the width."),
+        ("reference", "The reference object is the green box."),
+        ("reference", "The reference object is the blue mug."),
+        ("output", "The magenta dots show the mug."),
+        ("output", "The marked places lie on the mug."),
+        ("target", "The area is given by the correct points."),
+        ("output", "The points shown in the image lie on the mug."),
+        ("output", "The pink spots lie on the mug."),
+        ("output", "A highlighted part of the mug is chosen."),
+        ("output", "The ground truth lies on the mug."),
+        ("subtype", "This is a free space goal."),
+        ("subtype", "It is."),
+        ("target", "word " * 91),
+        ("target", "It is there.\n**Final Answer:**\nThe mug."),
+    ],
+)
+def test_a_text_that_is_not_kept(step, text):
+    with pytest.raises(Rejected, match="template" if "Final" in text else step):
+        judge(**{step: text})
+
+
+def test_a_good_text_is_kept():
+    judge()
+    judge(reference="The ball that is blue is the reference object.")
+    judge(output="Two of the 3 visible mugs are left out.")  # a number is no coordinate
+    judge(coordinates=True, reference="The reference object is the blue ball (0.50, 0.60).")
+
+
+def test_words_of_the_instruction_are_allowed():
+    instruction = "In the image, an object is marked by a red rectangle. Find free space left of the marked object."
+    facts = facts_from_wording(instruction)
+    steps = {
+        **GOOD,
+        "reference": "The marked object in the red rectangle is the reference.",
+        "subtype": "It is free space.",
+    }
+    check(steps, instruction, facts)
+    with pytest.raises(Rejected, match="highlighted"):
+        check({**steps, "output": "The highlighted points are taken."}, instruction, facts)
+
+
+def test_an_object_may_be_called_as_the_instruction_calls_it():
+    """The generator knows the mug's color; an instruction that says "the mug" does not need it."""
+    facts = facts_from_meta(PLAIN[0].meta)
+    judge(instruction="Point to the mug.", facts=facts, reference="The reference object is the mug on the table.")
+    with pytest.raises(Rejected, match="the red mug"):
+        judge(instruction="Point to the red mug.", facts=facts, reference="The reference object is the mug there.")
+    marked = facts_from_meta(generated("relational", "left", MUG, [BALL], marks=[(BALL, "red")]).meta)
+    instruction = "One object is framed in red. Point to the mug left of it."
+    for name in ("the blue ball", "the object framed in red", "the thing in the red frame"):
+        judge(instruction=instruction, facts=marked, reference=f"The reference object is {name}.")
+    with pytest.raises(Rejected, match="the blue ball in the red rectangle"):
+        judge(instruction=instruction, facts=marked, reference="The reference object is the red ball.")
+
+
+def test_with_coordinates_the_reference_is_located_inside_the_image():
+    with pytest.raises(Rejected, match="reference"):
+        judge(coordinates=True)
+    with pytest.raises(Rejected, match="reference"):
+        judge(coordinates=True, reference="The blue ball (1.50, 0.60) is the reference object.")
+
+
+def test_without_facts_the_reference_shares_a_word_with_the_instruction():
+    judge(facts=None)
+    with pytest.raises(Rejected, match="reference"):
+        judge(facts=None, reference="The reference object is a spoon.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(GOOD),
+        "Here it is:\n```json\n" + json.dumps(GOOD, indent=1) + "\n```",
+        reasoning.render(GOOD, []),
+    ],
+    ids=["json", "fenced", "headings"],
+)
+def test_steps_are_read_however_a_model_wraps_them(text):
+    assert read_steps(text) == GOOD
+
+
+@pytest.mark.parametrize(
+    "text,named",
+    [
+        ("I am sorry.", "JSON"),
+        (json.dumps({key: GOOD[key] for key in list(GOOD)[:3]}), "output"),
+        (json.dumps({**GOOD, "answer": "[(0.1, 0.2)]"}), "answer"),
+        (json.dumps({**GOOD, "target": ["left"]}), "target"),
+        (json.dumps({**GOOD, "target": " "}), "target"),
+        ("[" * 100_000, "JSON"),
+        ("{" * 100_000 + "}", "JSON"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_steps_that_cannot_be_read(text, named):
+    with pytest.raises(Rejected, match=named):
+        read_steps(text)

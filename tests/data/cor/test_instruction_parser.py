@@ -1,0 +1,134 @@
+"""What is known of a sample, from its `meta` or from the words of its instruction: read rightly, or refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from generated_samples import PLAIN, bare
+
+from trace_vlm.data.cor.instruction_parser import (
+    PARTS,
+    RELATIONS,
+    asks_for_free_space,
+    facts_from_meta,
+    facts_from_wording,
+)
+from trace_vlm.data.cor.rules import with_reasoning
+from trace_vlm.data.cor.tasks import ReasoningTask
+from trace_vlm.data.scenes.questions.instructions import word
+
+
+@pytest.mark.parametrize(
+    "change,named",
+    [
+        ({"task": "cooking"}, "cooking"),
+        ({"relation": "nearby"}, "nearby"),
+        ({"references": []}, "relational"),
+        ({"references": [{"name": "ball"}]}, "center"),
+        ({"target": None}, "relational"),
+    ],
+)
+def test_broken_meta_is_refused(change, named):
+    with pytest.raises(ValueError, match=named):
+        facts_from_meta({**PLAIN[1].meta, **change})
+
+
+READ = {
+    "In the image, there is an item encased within a red rectangle. Pinpoint several points within the vacant space "
+    "situated to the left of the object that is highlighted.": (
+        "free_space", "left", ["the object in the red rectangle"]),
+    "In the image, there is an item framed by a red rectangle and another item encased within a green rectangle. "
+    "Locate several points upon the item situated between the two highlighted items.": (
+        "object_reference", "between", ["the two items in the red and the green rectangles"]),
+    "The image depicts a container delineated by a red rectangular border. Pinpoint several spots within the vacant "
+    "area enclosed by the outlined container.": ("free_space", "inside", ["the container in the red rectangle"]),
+    "The image features an object outlined by a red rectangle. Locate several points on an item that is situated on "
+    "the right side of the marked item.": ("object_reference", "right", ["the item in the red rectangle"]),
+    "The image showcases an area demarcated by a red rectangle. Locate a few points within a vacant area on the right "
+    "side of the marked surface.": ("free_space", "right part", ["the surface in the red rectangle"]),
+    "In the image, there is a bowl. Pinpoint several points within the vacant space situated in front of the bowl.": (
+        "free_space", "front", ["the bowl"]),
+    "Find spots within the vacant area on the left part of the table.": ("free_space", "left part", ["the table"]),
+    "Locate several points on an item located beneath the bordered item, which a blue rectangle surrounds.": (
+        "object_reference", "below", ["the item in the blue rectangle"]),
+    "Place the object between the blue can and the green box.": (
+        "free_space", "between", ["the blue can", "the green box"]),
+    "Where is the mug behind the red ball?": ("object_reference", "behind", ["the red ball"]),
+    "Point to the red mug.": ("object_reference", None, ["the red mug"]),
+    "Find a few spots within the space between the two cups.": ("free_space", "between", ["the two cups"]),
+    "Find a few spots within the vacant area on the rightmost side of the white plate.": (
+        "free_space", "right part", ["the white plate"]),
+    "Locate several points on an item that is situated adjacent to the object encased within the red rectangle.": (
+        "object_reference", "next to", ["the object encased in the red rectangle"]),
+    "Where are the books next to the lamp?": ("object_reference", "next to", ["the lamp"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("instruction", READ, ids=lambda text: text[-40:])
+def test_an_instruction_of_the_archive_is_read_and_reasoned_about(instruction):
+    facts = facts_from_wording(instruction)
+    assert (facts.task, facts.relation, [anchor.phrase for anchor in facts.anchors]) == READ[instruction]
+    for seed in range(20):
+        text = with_reasoning(bare(instruction), seed, False, 3).conversations[1].text.split("**Final Answer:**")[0]
+        assert all(name.removeprefix("the ") in text for name in READ[instruction][2])
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "What color is the cat?",
+        "Describe the image.",
+        "Find the vacant space.",
+        "Point to the free space left of the object.",
+        "Point to free space between the mug.",
+        "Left of the mug.",
+        "Find the area left of the mug.",
+        "Put the cup next to the plate.",
+        "In the picture there is an object framed in green. Point out some spots on the front part of the object.",
+    ],
+)
+def test_an_instruction_that_does_not_say_enough_is_refused(instruction):
+    with pytest.raises(ValueError, match="."):
+        facts_from_wording(instruction)
+    assert ReasoningTask.of(bare(instruction)).facts is None
+
+
+def test_the_item_of_an_instruction_is_told_from_the_reference():
+    facts = facts_from_wording("Locate several points on an item left of the item outlined by a red rectangle.")
+    assert facts.target.phrase == "the item that is asked for" and facts.references[0].phrase != facts.target.phrase
+
+
+def test_free_space_is_told_from_an_object_by_the_words():
+    assert asks_for_free_space("Where can the book be put, away from the lamp?")
+    assert asks_for_free_space("Find an empty spot.")
+    assert not asks_for_free_space("Point to the mug on the table.")
+
+
+def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
+    """Independent of the sentences above: hundreds of wordings whose meaning is known."""
+    rng, read, wrong = np.random.default_rng(5), 0, []
+    kinds = [("free", relation, 1) for relation in RELATIONS if relation not in (*PARTS, "between")]
+    kinds += [("relational", relation, count) for _, relation, count in kinds] + [("direct", None, 0)]
+    kinds += [("between", "between", 2), ("relational", "between", 2)]
+    kinds += [(kind, part, 0) for kind in ("part", "relational") for part in PARTS]
+    for number in range(600):
+        kind, relation, count = kinds[number % len(kinds)]
+        names = ["blue ball", "green roll of tape"][:count]
+        marks = ["red", "green"][:count] if rng.random() < 0.3 else ()
+        free = kind in ("free", "between", "part")
+        noun = "" if free else "yellow toy car"
+        text = word(kind, relation, noun, names, rng, wording="rich", surface="lower shelf", marks=marks)
+        try:
+            facts = facts_from_wording(text)
+        except ValueError:
+            continue
+        read += 1
+        phrases = [anchor.phrase for anchor in facts.anchors]
+        wanted = names or [noun if kind == "direct" else "lower shelf"]
+        right = facts.task == ("free_space" if free else "object_reference") and facts.relation == relation
+        for name, phrase, color in zip(wanted, phrases, [*marks, None, None], strict=False):
+            right &= phrase == f"the {name}" or (color is not None and f"in the {color} rectangle" in phrase)
+        if not right or len(phrases) != len(wanted):
+            wrong.append((text, facts.task, facts.relation, phrases))
+    assert not wrong, wrong[:5]
+    assert read > 500

@@ -1,0 +1,143 @@
+"""Reasoning by rules: sentences that are true of their sample, the answer untouched, the recorded texts unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import pytest
+from generated_samples import BALL, BETWEEN_MARKED, FULL, MUG, PLAIN, bare, generated
+
+from trace_vlm.core import reasoning
+from trace_vlm.core.prompts import REASONING_SUFFIX
+from trace_vlm.core.records import Sample
+from trace_vlm.data.cor import rules
+from trace_vlm.data.cor.checks import check
+from trace_vlm.data.cor.instruction_parser import RELATIONS, facts_from_meta, facts_from_wording
+
+
+def steps_of(sample, seed, wording="full", coordinates=False):
+    return rules.write_steps(facts_from_meta(sample.meta), np.random.default_rng(seed), wording, coordinates, 2)
+
+
+@pytest.mark.parametrize("coordinates", [False, True])
+@pytest.mark.parametrize(
+    "sample,wording", [*((one, "plain") for one in PLAIN), *((one, "full") for one in FULL)],
+    ids=lambda value: value if isinstance(value, str) else value.id,
+)  # fmt: skip
+def test_reasoning_has_four_steps_and_the_sample_s_own_answer(sample, wording, coordinates):
+    made = rules.with_reasoning(sample, seed=0, coordinates=coordinates, decimals=2, wording=wording)
+    response = reasoning.parse(made.conversations[1].text)
+    assert [step.key for step in response.steps] == list(reasoning.STEPS)
+    assert [(point.x, point.y) for point in response.points] == [(0.21, 0.31), (0.19, 0.28)]
+    assert REASONING_SUFFIX in made.conversations[0].text
+    assert made.meta == sample.meta
+    located = re.search(r"\d\.\d", made.conversations[1].text.split("**Final Answer:**")[0])
+    assert bool(located) == (coordinates and bool(sample.meta["references"] or sample.meta["target"]))
+
+
+@pytest.mark.parametrize(
+    ("wording", "digest"), [("plain", "92a49f8d046e"), ("full", "b4fd2b6ed394")], ids=["plain", "full"]
+)
+def test_the_texts_are_the_recorded_ones(wording, digest):
+    """Recorded before both wordings were one mechanism: published data sets are made again to the byte."""
+    samples = PLAIN if wording == "plain" else FULL
+    texts = [
+        rules.with_reasoning(sample, seed, coordinates, 2, wording).conversations[1].text
+        for sample in samples
+        for coordinates in (False, True)
+        for seed in range(20)
+    ]
+    assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12] == digest
+
+
+@pytest.mark.parametrize("wording", ["plain", "full"])
+def test_wording_varies_with_the_sample_and_not_with_the_run(wording):
+    texts = set()
+    for number in range(40):
+        sample = Sample(f"s{number}", "a.png", PLAIN[1].conversations, PLAIN[1].meta)
+        first, again = (rules.with_reasoning(sample, 3, False, 2, wording).conversations[1].text for _ in range(2))
+        assert first == again
+        texts.add(first)
+    assert len(texts) >= (10 if wording == "plain" else 39)
+
+
+@pytest.mark.parametrize("sample", FULL, ids=lambda sample: sample.id)
+def test_the_full_wording_states_the_facts_and_leaves_no_placeholder(sample):
+    facts, meta = facts_from_meta(sample.meta), sample.meta
+    names = [item["name"] for item in meta["references"]] or [meta["surface"]]
+    if meta["kind"] == "direct":
+        names = [meta["target"]["name"]]
+    for seed in range(40):
+        steps = steps_of(sample, seed)
+        assert not any("{" in text or "  " in text or text[0].islower() for text in steps.values())
+        check(steps, "Do it.", facts)
+        assert all(name in steps["reference"] for name in names)
+        if meta["target"]:
+            assert meta["target"]["name"] in steps["target"] + steps["reference"]
+            assert meta["target"]["name"] in steps["output"] and "object reference" in steps["subtype"]
+        else:
+            assert "free space" in steps["subtype"]
+        if meta["relation"]:
+            relations = [words.partition("{")[0] for words in rules.FULL["where"][meta["relation"]]]
+            assert any(words in steps["target"] for words in relations), "the relation is stated"
+            assert all(name in steps["target"] for name in names)
+
+
+def test_each_step_and_situation_has_twelve_phrasings():
+    for step, situations in rules.FULL.items():
+        for sentences in situations.values():
+            assert len(set(sentences)) == len(sentences) and (step == "where" or len(sentences) >= 12)
+    assert set(rules.FULL["where"]) == set(RELATIONS)
+
+
+@pytest.mark.parametrize(
+    "instruction,names,verb",
+    [
+        ("Locate several points on the mugs.", "mugs", "are"),
+        ("Where are the books next to the lamp?", "lamp", "is"),
+        ("Point to the free space behind the scissors.", "scissors", "are"),
+        ("Point to the pair of scissors.", "pair of scissors", "is"),
+        ("Point to the glass.", "glass", "is"),
+    ],
+)
+def test_verbs_agree_with_what_an_instruction_names(instruction, names, verb):
+    facts = facts_from_wording(instruction)
+    other = {"is": "are", "are": "is"}[verb]
+    rngs = map(np.random.default_rng, range(99))
+    texts = " ".join(rules.write_steps(facts, rng, "full")["reference"] for rng in rngs)
+    assert f"he {names} {verb} " in texts and f"he {names} {other} " not in texts
+
+
+def test_marked_references_are_called_by_their_rectangle():
+    text = steps_of(BETWEEN_MARKED, 0)["reference"]
+    assert "he blue ball in the red rectangle and the green box in the green rectangle" in text
+
+
+def test_the_plain_sentences_name_the_objects_and_the_relation():
+    steps = steps_of(PLAIN[1], 0, "plain", coordinates=True)
+    assert "blue ball at (0.50, 0.60)" in steps["reference"]
+    assert "to the left of it at (0.20, 0.30)" in steps["target"] and "mug" in steps["target"]
+    assert "object reference" in steps["subtype"]
+    between = steps_of(PLAIN[3], 0, "plain")
+    assert "red mug" in between["reference"] and "green box" in between["reference"]
+
+
+@pytest.mark.parametrize(
+    "sample", [generated("free", "on", None, [BALL]), BETWEEN_MARKED, generated("part", "left part"), bare("x")],
+    ids=lambda sample: sample.id,
+)  # fmt: skip
+def test_the_plain_wording_refuses_what_it_has_no_words_for(sample):
+    with pytest.raises(ValueError, match="--wording"):
+        rules.with_reasoning(sample, 0, False, 2, "plain")
+
+
+def test_coordinates_need_meta():
+    with pytest.raises(ValueError, match="meta"):
+        rules.with_reasoning(bare("Point to the red mug."), 0, True, 3)
+
+
+def test_an_answer_with_more_decimals_is_not_rounded():
+    with pytest.raises(ValueError, match="2 decimals"):
+        rules.with_reasoning(generated("direct", target=MUG, answer="[(0.2155, 0.3)]"), 0, False, 2)

@@ -1,0 +1,61 @@
+"""Samples as our generator writes them, by hand: objects, relations, surfaces and marks in `meta`."""
+
+from __future__ import annotations
+
+from trace_vlm.core.prompts import question_text
+from trace_vlm.core.records import Sample, Turn
+from trace_vlm.data.cor.instruction_parser import PARTS, RELATIONS
+
+ANSWER = "[(0.21, 0.31), (0.19, 0.28)]"
+
+
+def generated_object(name, x, y, instance=2):
+    color, category = name.split()
+    return {"instance": instance, "name": name, "color": color, "category": category, "center": [x, y]}
+
+
+MUG = generated_object("red mug", 0.2, 0.3)
+BALL = generated_object("blue ball", 0.5, 0.6, 3)
+BOX = generated_object("green box", 0.8, 0.4, 4)
+
+
+def generated(
+    kind, relation=None, target=None, references=(), answer=ANSWER, surface="table", marks=(), instruction="Do it."
+):
+    meta = {
+        "task": "object_reference" if kind in ("direct", "relational") else "free_space",
+        "kind": kind,
+        "relation": relation,
+        "target": target,
+        "references": list(references),
+        "surface": surface,
+        "marks": [{"instance": item["instance"], "color": color} for item, color in marks],
+    }
+    turns = (Turn("human", "<image>\n" + question_text(instruction, reasoning=False)), Turn("gpt", answer))
+    return Sample(f"{kind}-{relation}", "images/a.png", turns, meta)
+
+
+def bare(instruction, identifier="a"):
+    """A sample without `meta`."""
+    return Sample(identifier, "a.png", generated("direct", instruction=instruction).conversations, {})
+
+
+PLAIN = [
+    generated("direct", target=MUG),
+    generated("relational", "left", MUG, [BALL]),
+    generated("free", "behind", None, [BALL]),
+    generated("between", "between", None, [MUG, BOX]),
+]
+ON_UPPER_SHELF = generated("relational", "on", MUG, surface="upper shelf")
+BETWEEN_MARKED = generated("between", "between", None, [BALL, BOX], marks=[(BALL, "red"), (BOX, "green")])
+FULL = [
+    *PLAIN,
+    *(generated("relational", relation, MUG, [BALL]) for relation in RELATIONS if relation not in (*PARTS, "between")),
+    *(generated("free", relation, None, [BALL]) for relation in RELATIONS if relation not in (*PARTS, "between")),
+    *(generated("part", part, surface="lower shelf") for part in PARTS),
+    *(generated("relational", part, MUG, surface="counter") for part in PARTS),
+    ON_UPPER_SHELF,
+    generated("relational", "between", MUG, [BALL, BOX]),
+    generated("free", "left", None, [BALL], marks=[(BALL, "red")]),
+    BETWEEN_MARKED,
+]
