@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.records import Sample, Turn
-from trace_vlm.data.cor.instruction_parser import PARTS, RELATIONS
 
+PARTS = ("left part", "right part", "front part", "back part")
+NEAR = ("left", "right", "front", "behind", "above", "below", "next to", "on", "inside")
 ANSWER = "[(0.21, 0.31), (0.19, 0.28)]"
 
 
@@ -50,8 +51,8 @@ ON_UPPER_SHELF = generated("relational", "on", MUG, surface="upper shelf")
 BETWEEN_MARKED = generated("between", "between", None, [BALL, BOX], marks=[(BALL, "red"), (BOX, "green")])
 FULL = [
     *PLAIN,
-    *(generated("relational", relation, MUG, [BALL]) for relation in RELATIONS if relation not in (*PARTS, "between")),
-    *(generated("free", relation, None, [BALL]) for relation in RELATIONS if relation not in (*PARTS, "between")),
+    *(generated("relational", relation, MUG, [BALL]) for relation in NEAR),
+    *(generated("free", relation, None, [BALL]) for relation in NEAR),
     *(generated("part", part, surface="lower shelf") for part in PARTS),
     *(generated("relational", part, MUG, surface="counter") for part in PARTS),
     ON_UPPER_SHELF,

@@ -14,7 +14,6 @@ from crew_provider import Here, make_wrong
 from parallel_workers import HOW
 
 from trace_vlm.core.points import Point
-from trace_vlm.data.cor.prompt import Drawing
 from trace_vlm.remote.client import Client, Failure, Limits, Reply, Request, Transient
 from trace_vlm.remote.crew import Crew
 from trace_vlm.remote.providers import Options, make_provider
@@ -25,8 +24,8 @@ pytest.importorskip("tenacity", reason="pip install 'trace-vlm[reason]'")
 FAST = Limits(concurrency=16, timeout=2.0, tries=12, first_wait=0.005, longest_wait=0.02)
 
 
-def drawing(path: Path) -> Drawing:
-    return Drawing(path, (Point(0.5, 0.5),), 64)
+def drawing(path: Path):
+    return partial(remote._picture, path, (Point(0.5, 0.5),), 64)
 
 
 def ask(crew, cache, asked, limits=FAST):

@@ -21,7 +21,7 @@ from trace_vlm.core.reasoning import STEPS, render
 from trace_vlm.data.cor import rules
 from trace_vlm.data.scenes import captions
 from trace_vlm.data.scenes.objects.catalog import PLAIN_CATEGORIES, PLAIN_COLORS
-from trace_vlm.data.scenes.questions.wording import PLAIN
+from trace_vlm.data.scenes.questions.wording import PLAIN, relation_phrase
 from trace_vlm.utils.command import Parser, output_folder, run
 
 # How often each piece stands in the corpus, which decides the order of the merges: coordinates before words, so that a
@@ -40,7 +40,7 @@ def sentences() -> list[str]:
     headings[0] = " " + headings[0]  # an answer follows "ASSISTANT:" after a space
     around = [f" {vicuna.system} {vicuna.human}:", f" {vicuna.assistant}:", f" {REASONING_SUFFIX}", f" {POINTS_SUFFIX}"]
     stretches = [_trimmed(piece) for phrase in rules.phrases() for piece in re.split(r"\{\w+\}", phrase)]
-    sides = [f" {side}" for side in rules.relation_phrases()]
+    sides = [f" {relation_phrase(relation)}" for relation in PLAIN.places]
     return [*around, *headings, *sides, *[piece for piece in stretches if len(piece) > 1]]
 
 

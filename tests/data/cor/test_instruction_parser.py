@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from generated_samples import PLAIN, bare
+from generated_samples import NEAR, PARTS, PLAIN, bare
 
 from trace_vlm.data.cor.instruction_parser import (
-    PARTS,
-    RELATIONS,
     asks_for_free_space,
     facts_from_meta,
     facts_from_wording,
 )
 from trace_vlm.data.cor.rules import with_reasoning
 from trace_vlm.data.cor.tasks import ReasoningTask
-from trace_vlm.data.scenes.questions.instructions import word
+from trace_vlm.data.scenes.questions.wording import write_instruction
 
 
 @pytest.mark.parametrize(
@@ -107,7 +105,7 @@ def test_free_space_is_told_from_an_object_by_the_words():
 def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
     """Independent of the sentences above: hundreds of wordings whose meaning is known."""
     rng, read, wrong = np.random.default_rng(5), 0, []
-    kinds = [("free", relation, 1) for relation in RELATIONS if relation not in (*PARTS, "between")]
+    kinds = [("free", relation, 1) for relation in NEAR]
     kinds += [("relational", relation, count) for _, relation, count in kinds] + [("direct", None, 0)]
     kinds += [("between", "between", 2), ("relational", "between", 2)]
     kinds += [(kind, part, 0) for kind in ("part", "relational") for part in PARTS]
@@ -117,7 +115,7 @@ def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
         marks = ["red", "green"][:count] if rng.random() < 0.3 else ()
         free = kind in ("free", "between", "part")
         noun = "" if free else "yellow toy car"
-        text = word(kind, relation, noun, names, rng, wording="rich", surface="lower shelf", marks=marks)
+        text = write_instruction(relation, free, noun, names, rng, "rich", "lower shelf", marks)
         try:
             facts = facts_from_wording(text)
         except ValueError:

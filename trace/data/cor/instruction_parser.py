@@ -16,9 +16,7 @@ from typing import Any, Literal
 from ...core.points import Point
 from ...core.prompts import bare_instruction
 from ...core.records import Sample
-
-PARTS = ("left part", "right part", "front part", "back part")
-RELATIONS = ("left", "right", "front", "behind", "above", "below", "next to", "on", "inside", "between", *PARTS)
+from ..scenes.questions.wording import PARTS, RELATIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ import numpy as np
 
 from ...core.points import format_points
 from ...core.records import Sample
+from ..scenes.questions.wording import DIRECTIONS, PARTS, relation_phrase
+from ..scenes.questions.wording import WORDINGS as INSTRUCTIONS
 from .checks import check
 from .instruction_parser import InstructionFacts, NamedObject, facts_of
 from .tasks import ReasoningTask, with_steps
@@ -31,14 +33,7 @@ WordingName = Literal["plain", "full"]
 #   {object} {is} {has} {serves} {s}   in the number of the references (step reference) or of the target (other steps)
 Tables = Mapping[str, Mapping[str, tuple[str, ...]]]
 PLAIN: Tables = {
-    "where": {
-        "left": ("to the left of",),
-        "right": ("to the right of",),
-        "front": ("in front of",),
-        "behind": ("behind",),
-        "next to": ("next to",),
-        "between": ("between",),
-    },
+    "where": {relation: (relation_phrase(relation),) for relation in INSTRUCTIONS["plain"].places},
     "reference": {
         "itself": (
             "The reference object is the {ref}.",
@@ -85,8 +80,7 @@ PLAIN: Tables = {
 }
 FULL: Tables = {
     "where": {
-        "left": ("to the left of {refs}", "left of {refs}"),
-        "right": ("to the right of {refs}", "right of {refs}"),
+        **{relation: INSTRUCTIONS["rich"].places[relation] for relation in ("left", "right", *PARTS)},
         "front": ("in front of {refs}", "on the near side of {refs}"),
         "behind": ("behind {refs}", "on the far side of {refs}"),
         "above": ("above {refs}", "in the space above {refs}"),
@@ -95,10 +89,6 @@ FULL: Tables = {
         "on": ("on {refs}", "on top of {refs}"),
         "inside": ("inside {refs}", "within {refs}"),
         "between": ("between {refs}", "in between {refs}"),
-        "left part": ("on the left part of {refs}", "in the left area of {refs}"),
-        "right part": ("on the right part of {refs}", "in the right area of {refs}"),
-        "front part": ("on the front part of {refs}", "in the front area of {refs}"),
-        "back part": ("on the back part of {refs}", "in the back area of {refs}"),
     },
     "reference": {
         "itself": (
@@ -269,7 +259,7 @@ FULL: Tables = {
 }
 WORDINGS: Mapping[str, Tables] = MappingProxyType({"plain": PLAIN, "full": FULL})
 # Relations for which the free space lies on the surface that `meta` names, and not on another object or surface.
-_ON_THE_SURFACE = ("left", "right", "front", "behind", "next to", "between")
+_ON_THE_SURFACE = (*DIRECTIONS, "next to", "between")
 
 
 def phrases() -> Iterator[str]:
@@ -277,11 +267,6 @@ def phrases() -> Iterator[str]:
     for step in ("reference", "target", "subtype", "output"):
         for sentences in PLAIN[step].values():
             yield from sentences
-
-
-def relation_phrases() -> list[str]:
-    """The words for each relation in the plain wording."""
-    return [words for (words,) in PLAIN["where"].values()]
 
 
 def with_reasoning(
@@ -354,9 +339,8 @@ def write_steps(
         "where": "",
     }
     if facts.relation:
-        words["where"] = pick(tables["where"][facts.relation]).format(
-            refs=" and ".join(item.phrase for item in anchors)
-        )
+        plain = " and ".join(item.phrase for item in anchors)
+        words["where"] = pick(tables["where"][facts.relation]).format(refs=plain, first=plain, surface=facts.surface)
     several = len(anchors) > 1 or anchors[0].plural
     reference, targets = tables["reference"], tables["target"]
     if facts.relation is None:
