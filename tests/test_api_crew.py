@@ -14,6 +14,7 @@ from crew_provider import Here, make_wrong
 from parallel_workers import HOW
 
 from trace_vlm.core.points import Point
+from trace_vlm.data.cor import remote
 from trace_vlm.remote.client import Client, Failure, Limits, Reply, Request, Transient
 from trace_vlm.remote.crew import Crew
 from trace_vlm.remote.providers import Options, make_provider
