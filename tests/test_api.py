@@ -27,7 +27,7 @@ from trace_vlm.remote.client import (
 )
 from trace_vlm.remote.providers import Options, make_provider
 from trace_vlm.utils.command import InputError
-from trace_vlm.utils.lookup import Lookup, key_of
+from trace_vlm.utils.files import JsonlIndex, hash_key
 
 pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
@@ -367,17 +367,17 @@ def test_tokens_of_an_image_are_the_published_ones(provider, size, tokens):
 def test_prices_come_from_flags_or_a_file_and_are_never_invented(tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text('prices: [{model: m, input: 2.0, output: 10.0, as_of: "2026-01-01", source: here}]')
-    price = cost.price_of("m", path, (None, None))
+    price = cost.find_price("m", path, (None, None))
     assert cost.dollars(price, 1_000_000, 100_000) == pytest.approx(3.0)
-    assert cost.price_of("another", path, (None, None)) is None
-    assert cost.price_of("m", path, (1.0, 1.0)).source == "the command line"
+    assert cost.find_price("another", path, (None, None)) is None
+    assert cost.find_price("m", path, (1.0, 1.0)).source == "the command line"
     with pytest.raises(InputError, match="belong together"):
-        cost.price_of("m", path, (1.0, None))
+        cost.find_price("m", path, (1.0, None))
 
 
 def test_the_shipped_prices_can_be_read():
     path = Path(__file__).parents[1] / cost.PRICES
-    price = cost.price_of("gemini-2.5-flash", path, (None, None))
+    price = cost.find_price("gemini-2.5-flash", path, (None, None))
     assert price is not None and price.as_of and price.source
 
 
@@ -393,11 +393,11 @@ def test_time_is_the_slower_of_both_limits():
 def test_lookup_finds_records_by_key_over_blank_lines_and_a_mark(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"id": "a", "n": 1}\n\n{"id": "b", "n": 2}\n{"id": "a", "n": 3}\n{"id": "c", "n')
-    with Lookup(path, lambda record, where: key_of(record["id"])) as lookup:
+    with JsonlIndex(path, lambda record, where: hash_key(record["id"])) as lookup:
         assert len(lookup) == 2
-        assert lookup.get(key_of("a")) == {"id": "a", "n": 3}
-        assert lookup.get(key_of("b")) == {"id": "b", "n": 2}
-        assert lookup.get(key_of("c")) is None
+        assert lookup.get(hash_key("a")) == {"id": "a", "n": 3}
+        assert lookup.get(hash_key("b")) == {"id": "b", "n": 2}
+        assert lookup.get(hash_key("c")) is None
 
 
 def test_the_server_s_wrong_answers_are_whole_ones(tmp_path):

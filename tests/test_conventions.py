@@ -13,10 +13,10 @@ from trace_vlm.core.conventions import (
     CONVENTIONS,
     QWEN_LEAST,
     QWEN_MOST,
-    Doubts,
+    ConventionCheck,
     convention,
     convention_of,
-    foreign,
+    foreign_syntax,
     read,
     sent_size,
 )
@@ -192,7 +192,7 @@ def test_a_model_that_points_by_special_tokens_is_refused(model: str) -> None:
     ],
 )
 def test_what_may_not_be_in_fractions(text: str, shown: str | None) -> None:
-    assert foreign(text) == shown
+    assert foreign_syntax(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_what_may_not_be_in_fractions(text: str, shown: str | None) -> None:
 )
 def test_points_that_look_like_another_convention_are_doubted(name: str, text: str, said: str | None) -> None:
     for sent in (SENT, (64, 48)):  # a pixel of a small picture is more than a hundredth of it
-        doubts = Doubts()
+        doubts = ConventionCheck()
         doubts.add(read(text, SIZE, CONVENTIONS[name], sent), CONVENTIONS[name], sent)
-        sentence = doubts.sentence(name)
+        sentence = doubts.warning(name)
         assert sentence is None if said is None else sentence is not None and re.search(said, sentence)

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from timing import assert_linear
 
-from trace_vlm.core.points import LIMIT, Box, Point, counted, find_points, format_points, parse_points
+from trace_vlm.core.points import LIMIT, Box, Point, find_points, format_points, parse_points, scored_indices
 
 coordinates = st.floats(-1e6, 1e6)
 fractions = st.floats(0, 1)
@@ -201,7 +201,7 @@ def test_a_depth_and_swapped_numbers_are_read_where_they_are_known() -> None:
     ],
 )
 def test_boxes_count_where_there_are_no_points(items: list[Point | Box], places: list[int]) -> None:
-    assert counted(items) == places
+    assert scored_indices(items) == places
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------------

@@ -391,7 +391,7 @@ def test_every_point_that_an_answer_lists_counts(listed: str, heading: str, afte
 
 
 def test_some_of_the_points_keep_their_places() -> None:
-    response = parse("**Final Answer:** [(0.1, 0.2), (0.1, 0.2, 0.3, 0.4), (0.5, 0.6)]").only([0, 2])
+    response = parse("**Final Answer:** [(0.1, 0.2), (0.1, 0.2, 0.3, 0.4), (0.5, 0.6)]").select([0, 2])
     assert response.points == (Point(0.1, 0.2), Point(0.5, 0.6))
     assert [response.text[start:end] for start, end in response.spans] == ["(0.1, 0.2)", "(0.5, 0.6)"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from timing import assert_linear
 
-from trace_vlm.core.conventions import foreign
+from trace_vlm.core.conventions import foreign_syntax
 from trace_vlm.core.reasoning import parse
 from trace_vlm.eval.unparsed import unread
 
@@ -50,7 +50,7 @@ def test_a_final_answer_of_any_length(piece: str) -> None:
 def test_why_a_text_is_not_read(piece: str) -> None:
     text = piece * (150_000 // len(piece))
     assert_linear(lambda text: unread(1, parse("The answer is (none). " + text)), text)
-    assert_linear(foreign, text)
+    assert_linear(foreign_syntax, text)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

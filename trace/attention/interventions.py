@@ -230,7 +230,7 @@ def _done(path: Path) -> dict[str, tuple[str, list[Result]]]:
     if not path.is_file():
         return {}
     found: dict[str, tuple[str, list[Result]]] = {}
-    for line, entry in read_jsonl(path, half_line_ends=True):
+    for line, entry in read_jsonl(path, skip_partial_line=True):
         try:
             results = [Result(**{**one, "moved": one["moved"] and tuple(one["moved"])}) for one in entry["results"]]
             found[str(entry["question_id"])] = (str(entry["text"]), results)

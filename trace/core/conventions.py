@@ -254,7 +254,7 @@ def _divided(item: Point | Box, width: float, height: float) -> Point | Box:
     return Box(item.x0 / width, item.y0 / height, item.x1 / width, item.y1 / height)
 
 
-def foreign(text: str) -> str | None:
+def foreign_syntax(text: str) -> str | None:
     """What shows that a text may not be in fractions: "JSON keys", "XML tags" or "numbers above 1"; None for none."""
     for what, pattern in _FOREIGN.items():
         if pattern.search(text):
@@ -268,7 +268,7 @@ def _above_one(text: str) -> bool:
 
 
 @dataclass(slots=True)
-class Doubts:
+class ConventionCheck:
     """Counts points and answers that look as if their convention was not the model's."""
 
     points: int = 0
@@ -290,7 +290,7 @@ class Doubts:
             low = 0 <= point.x * width < max(1.0, width / 100) and 0 <= point.y * height < max(1.0, height / 100)
             self.small += low and how.name != "unit"
 
-    def sentence(self, name: str) -> str | None:
+    def warning(self, name: str) -> str | None:
         """What most points have in common that were read in the convention `name`, if that makes it doubtful."""
         if self.outside * 2 > self.points:
             return (
@@ -310,7 +310,7 @@ class Doubts:
         return None
 
 
-def told_by(
+def recorded_convention(
     recorded: Mapping[str, Any], size: Size, where: str, otherwise: Convention = CONVENTIONS["unit"]
 ) -> tuple[Convention, Size]:
     """The convention that is recorded with an answer, and the size of the picture as the model saw it.

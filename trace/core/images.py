@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import io
 import struct
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..utils.command import InputError
+from ..utils.files import escapes_folder
 from .points import Point
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -187,6 +191,54 @@ def open_mask(source: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
         f"the mask {name or source!s} marks one region by its colours and another by its transparency (alpha): "
         "save it as a grey picture without alpha, white inside the region"
     )
+
+
+class Images:
+    """Finds the files that records name: in `folder`, in its `images/`, or beside it when names carry the folder.
+
+    A name that is written with other Unicode code points than the file's (é as one or as two, as macOS stores it) is
+    the same name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._roots = (folder, folder / "images", folder.parent)
+        # one instance, one cache: samples of one image mostly follow each other
+        self.find = lru_cache(maxsize=4096)(self._find)
+
+    def __reduce__(self) -> tuple[type[Images], tuple[Path]]:
+        return Images, (self.folder,)  # for another process, which has a cache of its own
+
+    def _find(self, name: str) -> Path | None:
+        """The file, None when there is none. A name that leaves the folder is never followed."""
+        if escapes_folder(name):
+            return None
+        names = dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)])
+        try:
+            return next((path for root in self._roots for one in names if (path := root / one).is_file()), None)
+        except (OSError, ValueError):  # longer than a name can be, or no name at all
+            return None
+
+    def path(self, name: str) -> Path:
+        """The file; where none is found, the path below the folder that an error is to name."""
+        return self.find(name) or self.folder / name
+
+    def problem(self, name: str) -> str | None:
+        if escapes_folder(name):
+            return f"the name {name!r} leaves the image folder"
+        return None if self.find(name) else f"{name} is not in {self.folder}"
+
+
+def open_region(source: str | Path | bytes, name: str = "") -> NDArray[np.bool_]:
+    """Read a mask as `open_mask` does; True `[height, width]` inside the region."""
+    region: NDArray[np.bool_] = open_mask(source, name) > INSIDE
+    return region
+
+
+def open_instances(path: str | Path) -> NDArray[Any]:
+    """Read an instance map: the number of an object for each pixel `[height, width]`, as stored."""
+    with _reading(path, f"the instance map {path}") as image:
+        return np.asarray(image)
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def _are_pixels(values: list[float]) -> bool:
     return max(values[0::2]) > 1 and max(values[1::2]) > 1
 
 
-def counted(items: Sequence[Point | Box]) -> list[int]:
+def scored_indices(items: Sequence[Point | Box]) -> list[int]:
     """The places of those items of an answer that count: its points where it has any, otherwise its boxes.
 
     A box counts as all of its pixels, which would outweigh the points beside it.

@@ -63,7 +63,7 @@ class Response:
         _check_key(key)
         return next((step for step in self.steps if step.key == key), None)
 
-    def only(self, places: Sequence[int]) -> Response:
+    def select(self, places: Sequence[int]) -> Response:
         """The same with these of its points alone."""
         spans = tuple(self.spans[place] for place in places) if self.spans else ()
         return replace(self, points=tuple(self.points[place] for place in places), spans=spans)

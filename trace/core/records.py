@@ -15,7 +15,7 @@ from ..utils.command import InputError, existing_file
 from ..utils.files import (
     JsonlWriter,
     first_character,
-    json_kind,
+    json_type,
     read_json,
     read_json_list,
     read_jsonl,
@@ -250,7 +250,7 @@ def answered(path: str | Path, run: int | None = None) -> set[QuestionId]:
     if not path.exists():
         return set()
     done: set[QuestionId] = set()
-    for line, record in read_jsonl(path, half_line_ends=True):
+    for line, record in read_jsonl(path, skip_partial_line=True):
         where = f"{path}, line {line}"
         if run is None or (_optional(record, "run", int, where) or 0) == run:
             done.add(_identifier(record, "question_id", where))
@@ -282,7 +282,7 @@ def _optional(record: Mapping[str, Any], key: str, kind: Any, where: str, null: 
         return None
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = {str: "a text", list: "a list", int: "an integer", dict: "an object"}.get(kind, "a number")
-        raise InputError(f'{where}: "{key}" must be {wanted}, not {json_kind(value)}')
+        raise InputError(f'{where}: "{key}" must be {wanted}, not {json_type(value)}')
     _check_characters(value, key, where)
     return value
 
@@ -292,17 +292,17 @@ def _identifier(record: Mapping[str, Any], key: str, where: str) -> QuestionId:
         raise InputError(f'{where}: "{key}" is missing')
     value = record[key]
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise InputError(f'{where}: "{key}" must be an integer or a text that is not empty, not {json_kind(value)}')
+        raise InputError(f'{where}: "{key}" must be an integer or a text that is not empty, not {json_type(value)}')
     _check_characters(value, key, where)
     return value
 
 
 def _check_characters(value: Any, key: str, where: str) -> None:
-    if isinstance(value, str) and (half := half_character(value)):
+    if isinstance(value, str) and (half := lone_surrogate(value)):
         raise InputError(f'{where}: "{key}" holds half a character ({half!r}): write the text again as UTF-8')
 
 
-def half_character(text: str) -> str | None:
+def lone_surrogate(text: str) -> str | None:
     """A surrogate without its pair, which JSON can hold and no tokenizer and no file in UTF-8 takes; None without one."""
     try:
         text.encode("utf-8")
@@ -313,7 +313,7 @@ def half_character(text: str) -> str | None:
 
 def _turn(record: Any, where: str) -> Turn:
     if not isinstance(record, dict):
-        raise InputError(f"{where} must be a JSON object, not {json_kind(record)}")
+        raise InputError(f"{where} must be a JSON object, not {json_type(record)}")
     speaker = _take(record, "from", str, where)
     if speaker not in ("human", "gpt"):
         raise InputError(f'{where}: "from" must be "human" or "gpt", not {speaker!r}')

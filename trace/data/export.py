@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..core.image_folder import Images
+from ..core.images import Images
 from ..core.records import Sample, read_samples
-from ..utils.command import InputError, how_to_install
-from ..utils.files import leaves, read_json, replacing, write_json
+from ..utils.command import InputError, install_hint
+from ..utils.files import escapes_folder, read_json, replacing, write_json
 from .cards import card_text
 from .licences import UNKNOWN
 from .sources.sample_checks import part_of
@@ -45,7 +45,7 @@ def export(folder: Path, train: Path, held_out: Path | None, image_root: Path, f
         InputError: an unknown licence, an image that cannot be read, or a folder that is something else.
     """
     if importlib.util.find_spec("datasets") is None:  # pyarrow comes with it
-        raise InputError(f"--parquet needs datasets; install it with: {how_to_install('train')}")
+        raise InputError(f"--parquet needs datasets; install it with: {install_hint('train')}")
     refuse_unknown({one["name"]: one["licences"] for one in facts["sources"]})
     if folder.exists() and not (folder / MARK).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is no earlier export; name another folder")
@@ -112,7 +112,7 @@ def _row(sample: Sample, embed: Path | None) -> dict[str, Any]:
 def _picture(sample: Sample, root: Path) -> dict[str, Any] | None:
     if sample.image is None:
         return None
-    if leaves(sample.image):
+    if escapes_folder(sample.image):
         raise InputError(f"sample {sample.id}: the image name {sample.image!r} leaves the image folder")
     path = Images(root).path(sample.image)
     try:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.image_folder import Images
+from ..core.images import Images
 from ..core.records import Sample
 from ..utils.command import InputError, Parser, run
 from ..utils.config import ListOf, config_class, read_config

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.images import BROKEN_IMAGE
-from ..utils.command import InputError, Parser, how_to_install, run
+from ..utils.command import InputError, Parser, install_hint, run
 
 if TYPE_CHECKING:
     from .session import Models, Told
@@ -72,7 +72,7 @@ def launch(models: Models, port: int, browser: bool = False, wait: bool = True) 
         import gradio as gr
         from starlette.middleware import Middleware
     except ModuleNotFoundError as error:
-        raise InputError(f"the demo needs gradio ({error}): {how_to_install('demo')}") from None
+        raise InputError(f"the demo needs gradio ({error}): {install_hint('demo')}") from None
     app = build(models)
     local = ["system-ui", "sans-serif"]  # gradio's own themes load their fonts from the network
     try:

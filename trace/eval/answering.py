@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import Any
 from ..core.images import decoded_size
 from ..core.reasoning import Response
 from ..core.records import Question, answered, read_answers
-from ..utils.command import InputError, Parser
+from ..utils.command import InputError, Parser, package_versions
 from ..utils.files import read_json, replacing, sha256, write_json
 from .benchmark import Benchmark, open_benchmark, read_run, run_file, settings_of
 from .scoring import response_of, score
@@ -30,6 +29,9 @@ PROCESSING = ("processor_config.json", "preprocessor_config.json", "tokenizer*",
 NAMED = 5  # broken images that a message names
 READERS = 8  # images decoded at a time
 PROTOCOLS = {"paper": {"temperature": 0.2, "runs": 3}}  # TRACE and RoboPoint: mean and deviation of three runs
+
+# whose versions decide the numbers of a model
+PACKAGES = ("trace-vlm", "torch", "transformers", "tokenizers", "llguidance", "numpy", "pillow")
 
 
 def add_question_flags(parser: Parser) -> None:
@@ -121,7 +123,7 @@ def begun(
         "data_dir_from_here": os.path.relpath(folder.resolve(), path.parent.resolve()),
         "question_file": suite.question_file.name,
         "image_folder": str(suite.image_folder.resolve()),
-        "versions": versions(),
+        "versions": package_versions(*PACKAGES),
         "started": earlier.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
         "finished": earlier.get("finished"),
         "seconds": earlier.get("seconds", 0.0),
@@ -200,19 +202,6 @@ def pictures(suite: Benchmark) -> str:
     for name, path in sorted(found.items()):
         digest.update(f"{name} {sha256(path)} ".encode("utf-8", "surrogatepass"))
     return f"sha256:{digest.hexdigest()}"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what decides a model's numbers."""
-    from importlib import metadata  # a tenth of a second, which no --help has to wait for
-
-    found = {"python": platform.python_version()}
-    for name in ("trace-vlm", "torch", "transformers", "tokenizers", "llguidance", "numpy", "pillow"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def done_before(path: Path, settings: Mapping[str, Any], questions: Sequence[Question]) -> set[str]:

@@ -30,10 +30,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.conventions import CONVENTIONS, Convention, Doubts, convention, convention_of, read
+from ..core.conventions import CONVENTIONS, Convention, ConventionCheck, convention, convention_of, read
 from ..core.records import FINISHED_AT_LIMIT, Question, QuestionId
 from ..inference.predict import prompt_template
-from ..remote.flags import add_remote_flags, asked_price, check_remote, estimate, report, server_of
+from ..remote.flags import add_remote_flags, check_remote, estimate, model_price, report, server_address
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import sha256, write_json, write_jsonl
 from .answering import (
@@ -68,7 +68,7 @@ class Job:
     skipped: Sequence[QuestionId]  # not asked, as their images are broken; the suite is without them
     failures: dict[str, str] = field(default_factory=dict)  # question key -> reason
     cut: int = 0
-    doubts: Doubts = field(default_factory=Doubts)
+    doubts: ConventionCheck = field(default_factory=ConventionCheck)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     broken = broken_images(suite, suite.questions, arguments.skip_broken)  # shows now, not after an hour
     skipped = [question.question_id for question in suite.questions if str(question.question_id) in broken]
     suite = replace(suite, questions=tuple(one for one in suite.questions if str(one.question_id) not in broken))
-    server = server_of(PROTOCOLS[arguments.provider], arguments.base_url)
+    server = server_address(PROTOCOLS[arguments.provider], arguments.base_url)
     jobs = []
     for number in range(1, arguments.runs + 1):
         seed = None if arguments.seed is None else arguments.seed + number - 1
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _forget(jobs: Sequence[Job]) -> None:
     """Remove the answers, and the responses that they were made of."""
-    from ..remote.client import forget
+    from ..remote.client import remove_cached
 
     named = jobs[0].arguments.cache
     if named is None:
@@ -112,7 +112,7 @@ def _forget(jobs: Sequence[Job]) -> None:
         asked = (
             job.asking.request(question).key(job.arguments.model) for job in jobs for question in job.suite.questions
         )
-        forget(named, set(asked))
+        remove_cached(named, set(asked))
     for job in jobs:
         job.path.unlink(missing_ok=True)
         run_file(job.path).unlink(missing_ok=True)
@@ -232,7 +232,7 @@ def _answer_file(job: Job) -> int:
         arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute, arguments.timeout,
         arguments.tries, arguments.first_wait,
     )  # fmt: skip
-    price = asked_price(arguments)
+    price = model_price(arguments)
     with Client(provider, _cache(arguments), limits) as client:
         requests = [job.asking.request(question) for question in questions]
         missing = sum(client.cached(request) is None for request in requests)
@@ -301,15 +301,15 @@ def _planned(job: Job, questions: Sequence[Question], requests: int, runs: int =
     each = EXPECTED_TOKENS[job.asking.reasoning]
     of_runs = f" in {runs} runs" if runs > 1 else ""
     head = f"{len(questions)} questions{of_runs}, {requests} requests to {arguments.provider} {arguments.model}"
-    return f"{head}\n{estimate(arguments, requests, tokens, each, asked_price(arguments))}"
+    return f"{head}\n{estimate(arguments, requests, tokens, each, model_price(arguments))}"
 
 
 def _dry_run(jobs: Sequence[Job]) -> None:
     """What it would take, and the first request as it would be sent; nothing is written."""
     from ..remote.client import cached_key, read_cached
-    from ..utils.lookup import Lookup
+    from ..utils.files import JsonlIndex
 
-    with Lookup(_cache(jobs[0].arguments), cached_key) as lookup:
+    with JsonlIndex(_cache(jobs[0].arguments), cached_key) as lookup:
         missing = sum(
             job.arguments.overwrite or read_cached(lookup, job.asking.request(question), job.arguments.model) is None
             for job in jobs
@@ -326,7 +326,7 @@ def _finish(jobs: Sequence[Job], unanswered: int) -> int:
         print(f"{job.path}: {job.tally.answers} answers, {job.tally.describe()}")
         if job.cut:
             print(f"  {job.cut} answers were cut at the limit of output tokens: give more --max-output-tokens")
-        if doubt := job.doubts.sentence(job.asking.convention.name):
+        if doubt := job.doubts.warning(job.asking.convention.name):
             print(f"  {doubt} (--convention names another way)")
     if unanswered:
         reasons = Counter(reason for job in jobs for reason in job.failures.values())

@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.image_folder import Images
-from ..core.images import INSIDE, image_size, is_turned, open_mask
+from ..core.images import INSIDE, Images, image_size, is_turned, open_mask
 from ..core.records import Answer, Question, read_questions
 from ..utils.command import InputError, existing_file, existing_folder
-from ..utils.files import leaves, read_json, sha256
+from ..utils.files import escapes_folder, read_json, sha256
 
 Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 DESCRIPTION = "suite.json"  # what is to be said about a folder: its name, how its questions were chosen
@@ -58,7 +57,7 @@ class Benchmark:
     def image_path(self, question: Question) -> Path:
         """The image of a question. InputError: it is missing, or its name leads out of the image folder."""
         name = os.path.normpath(question.image)
-        if leaves(name):
+        if escapes_folder(name):
             raise InputError(
                 f"question {question.question_id} of {self.question_file} names the image {question.image!r}, "
                 f"which lies outside {self.image_folder}: give a path inside that folder"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.images import BROKEN_IMAGE
-from ..core.points import Box, Point, counted
+from ..core.points import Box, Point, scored_indices
 from ..core.records import Question
 from ..data.scenes.instances import on_object
 from ..utils.command import InputError
@@ -56,11 +56,11 @@ class ErrorClassifier:
         """Class -> share of the answer; with the score they add up to 1. `cut`: it ended at the limit of tokens."""
         if not points:
             return {CUT if cut else UNPARSABLE: 1.0}
-        total = float(sum(map(self._weight, (points[place] for place in counted(points)))))
+        total = float(sum(map(self._weight, (points[place] for place in scored_indices(points)))))
         missing = [item for item in points if isinstance(item, Point) and not self._hit(item)]
         classes = dict(zip(missing, self.of(missing), strict=True))
         found: dict[str, float] = {}
-        for item in (points[place] for place in counted(points)):
+        for item in (points[place] for place in scored_indices(points)):
             if isinstance(item, Box):
                 missed = self._missed(item)
             else:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..core.images import INSIDE, open_image, open_mask
+from ..core.images import open_image, open_region
 from ..core.records import Question, write_questions
-from ..utils.command import InputError, existing_file, existing_folder, how_to_install
+from ..utils.command import InputError, existing_file, existing_folder, install_hint
 from ..utils.files import read_json, sha256, write_json
 from .benchmark import DESCRIPTION, QUESTION_FILE
 
@@ -76,7 +76,7 @@ def _parquet_rows(paths: Sequence[Path]) -> Iterator[Saved]:
     try:
         pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")  # neither has types
     except ModuleNotFoundError:
-        raise InputError(f"reading parquet needs pyarrow: {how_to_install('train')}") from None
+        raise InputError(f"reading parquet needs pyarrow: {install_hint('train')}") from None
     number = 0
     for path in paths:
         try:
@@ -243,7 +243,7 @@ def _write(out: Path, rows: Callable[[], Iterator[Saved]], description: Mapping[
 
 def _saved(folder: Path, images: dict[str, str], question: Question, image: bytes, mask: bytes, where: str) -> Question:
     """Write the files of a question; an image that is there already, by the hash of its bytes, is shared."""
-    region = open_mask(mask, f"{where}, 'mask'") > INSIDE
+    region = open_region(mask, f"{where}, 'mask'")
     picture = open_image(image, f"{where}, 'image'")
     if region.shape != (picture.height, picture.width):
         raise InputError(

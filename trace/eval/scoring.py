@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.conventions import CONVENTIONS, Doubts, convention, foreign, read, told_by
-from ..core.points import Box, Point, counted
+from ..core.conventions import CONVENTIONS, ConventionCheck, convention, foreign_syntax, read, recorded_convention
+from ..core.points import Box, Point, scored_indices
 from ..core.reasoning import Response
 from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
@@ -35,11 +35,11 @@ def score(points: Sequence[Point | Box], mask: Mask) -> float:
     """The fraction of `points` inside `mask` `[height, width]`, from 0 to 1; no points score 0.
 
     Points are normalised to the image that the mask belongs to. (1, 1) is the image's corner and belongs to its
-    last pixel; what lies outside the image is a miss. Beside points boxes do not count (`points.counted`); otherwise a
-    box weighs as many points as it has pixels, those outside the image included.
+    last pixel; what lies outside the image is a miss. Beside points boxes do not count (`points.scored_indices`);
+    otherwise a box weighs as many points as it has pixels, those outside the image included.
     """
     hits = total = 0
-    for item in (points[place] for place in counted(points)):
+    for item in (points[place] for place in scored_indices(points)):
         inside, count = _box_hits(item, mask) if isinstance(item, Box) else (int(_point_hits(item, mask)), 1)
         hits += inside
         total += count
@@ -48,7 +48,7 @@ def score(points: Sequence[Point | Box], mask: Mask) -> float:
 
 def weight(points: Sequence[Point | Box], mask: Mask) -> float:
     """What an answer counts in the micro mean: a point 1, a box its pixels."""
-    items = [points[place] for place in counted(points)]
+    items = [points[place] for place in scored_indices(points)]
     return float(sum(_box_hits(item, mask)[1] if isinstance(item, Box) else 1 for item in items))
 
 
@@ -70,7 +70,7 @@ def _box_hits(box: Box, mask: Mask) -> tuple[int, int]:
 class RunAnswers:
     """The answers of one file: `responses` by question key, tokens generated where they are known.
 
-    Of an answer that mixes points and boxes a response only holds the points (`points.counted`).
+    Of an answer that mixes points and boxes a response only holds the points (`points.scored_indices`).
     """
 
     label: str
@@ -181,11 +181,13 @@ def _run(
     otherwise = convention(asked) if asked is not None and not record else CONVENTIONS["unit"]
     responses: dict[str, Response] = {}
     confidence: dict[str, tuple[float, ...]] = {}
-    doubts, conventions, missed, assumed = Doubts(), set(), [], False
+    doubts, conventions, missed, assumed = ConventionCheck(), set(), [], False
     sizes = {str(question.question_id): suite.image_size(question) for question in suite.questions
              if str(question.question_id) in answers}  # fmt: skip
     for name, answer in answers.items():
-        how, sent = told_by(answer.metadata, sizes[name], f"{path}, question {answer.question_id}", otherwise)
+        how, sent = recorded_convention(
+            answer.metadata, sizes[name], f"{path}, question {answer.question_id}", otherwise
+        )
         responses[name], sure = _counting(read(answer.text, sizes[name], how, sent), _confidence(answer, path))
         if sure:
             confidence[name] = sure
@@ -195,7 +197,7 @@ def _run(
         if not responses[name].points:
             missed.append(unread(answer.question_id, responses[name], answer.cut))
     names = ", ".join(sorted(conventions))
-    notes = [doubt] if (doubt := doubts.sentence(names)) else []
+    notes = [doubt] if (doubt := doubts.warning(names)) else []
     if asked is not None and asked not in conventions and answers:
         notes.append(f"--convention {asked} does not apply: the file records its own, {names}")
     if assumed:
@@ -218,7 +220,7 @@ def _run(
 def _refuse_foreign(answers: Iterable[Answer], path: Path) -> None:
     """InputError where an answer may count in another way than from 0 to 1, and nothing says in which."""
     for answer in answers:
-        if shown := foreign(answer.text):
+        if shown := foreign_syntax(answer.text):
             raise InputError(
                 f"{path}, question {answer.question_id}: the answer holds {shown}, and nothing records how its model "
                 "writes coordinates. Name its convention with --convention (unit: from 0 to 1, and integers above 1 are "
@@ -228,16 +230,16 @@ def _refuse_foreign(answers: Iterable[Answer], path: Path) -> None:
 
 def response_of(answer: Answer, size: tuple[int, int], source: Path) -> Response:
     """What counts of an answer, read in the convention of the model that gave it (`api_vqa` records it)."""
-    how, sent = told_by(answer.metadata, size, f"{source}, question {answer.question_id}")
+    how, sent = recorded_convention(answer.metadata, size, f"{source}, question {answer.question_id}")
     return _counting(read(answer.text, size, how, sent), ())[0]
 
 
 def _counting(response: Response, confidence: tuple[float, ...]) -> tuple[Response, tuple[float, ...]]:
-    """An answer without what does not count (`points.counted`); `confidence` is that of each point, where known."""
-    kept = counted(response.points)
+    """An answer without what does not count (`points.scored_indices`); `confidence` is that of each point, where known."""
+    kept = scored_indices(response.points)
     if len(confidence) == len(response.points):
         confidence = tuple(confidence[place] for place in kept)
-    return response.only(kept), confidence
+    return response.select(kept), confidence
 
 
 def _tokens(answer: Answer) -> int:

@@ -121,7 +121,7 @@ def _files(path: Path, which: str | None) -> list[Path]:
 
 def _holds_run(path: Path, number: int) -> bool:
     """Whether the answers of a file say that they are those of run `number`."""
-    return next((record.get("run") == number for _, record in read_jsonl(path, half_line_ends=True)), False)
+    return next((record.get("run") == number for _, record in read_jsonl(path, skip_partial_line=True)), False)
 
 
 def _check_once(paths: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ..core.reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS
-from ..utils.command import InputError, how_to_install
+from ..utils.command import InputError, install_hint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +154,7 @@ def _guidance_tokenizer(tokenizer: Any, vocabulary: int) -> Any:
     try:
         from llguidance.hf import from_tokenizer
     except ModuleNotFoundError:
-        raise InputError(f"a given form of answers needs llguidance: {how_to_install('constrain')}") from None
+        raise InputError(f"a given form of answers needs llguidance: {install_hint('constrain')}") from None
     return from_tokenizer(tokenizer, n_vocab=vocabulary)
 
 

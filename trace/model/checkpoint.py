@@ -229,11 +229,12 @@ def save(
     Raises:
         InputError: the folder is not free, the disk is too small, or the generation configuration is not valid.
     """
+    from ..utils.files import new_folder
     from .checkpoint_plan import PARTS_FILE, generation_config_of, held
     from .loading import check_generation_config
     from .model_card import card_of, write_card
     from .processor import save_processor
-    from .saving import new_folder, write_standard
+    from .saving import write_standard
     from .weight_files import planned_bytes
 
     path, model = Path(path), checkpoint.model

@@ -14,9 +14,10 @@ from transformers import LlavaConfig
 
 from ..core.prompts import Rendered, encode, render_prompt
 from ..utils.command import InputError
+from ..utils.files import new_folder, refuse_existing
 from .checkpoint_plan import Plan, plan
 from .lazy_tensors import Weight, weights_in
-from .saving import llava_weights, new_folder, refuse_existing, write_llava, write_standard
+from .saving import llava_weights, write_llava, write_standard
 from .weight_files import differences, planned_bytes
 
 

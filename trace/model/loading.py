@@ -13,7 +13,7 @@ import torch
 from transformers import BitsAndBytesConfig, LlavaForConditionalGeneration
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..utils.command import InputError, how_to_install
+from ..utils.command import InputError, install_hint
 from .checkpoint_plan import Plan
 from .lazy_tensors import cast
 from .presets import hub_repository
@@ -93,7 +93,7 @@ def quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
         raise InputError(f"quantize is {quantize!r}; {' and '.join(QUANTIZED)} are known")
     for package in ("bitsandbytes", "accelerate"):
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"{quantize} needs the package {package}: {how_to_install('quantize')}")
+            raise InputError(f"{quantize} needs the package {package}: {install_hint('quantize')}")
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_PLAIN_PARTS)
     return BitsAndBytesConfig(

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..utils.command import InputError, how_to_install
+from ..utils.command import InputError, install_hint
 from .lazy_tensors import Computed, Held, Weight, tensors_of
 from .llava_layout import VISION
 
@@ -47,7 +47,7 @@ def open_clip_tower(name: str, beside: Path | None = None) -> tuple[dict[str, An
         import open_clip
     except ImportError as error:
         raise InputError(
-            f"{name} needs the package open_clip_torch: {how_to_install('openclip')} ({error}); or give a file"
+            f"{name} needs the package open_clip_torch: {install_hint('openclip')} ({error}); or give a file"
         ) from None
     except RuntimeError as error:  # torchvision's compiled operators, built for another torch
         raise InputError(

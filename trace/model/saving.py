@@ -6,13 +6,7 @@ something hidden that no loader takes for a model, and the next run sweeps it aw
 
 from __future__ import annotations
 
-import glob
-import os
-import platform
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,51 +22,6 @@ from .model_card import Card, write_card
 from .processor import save_processor
 from .vision_tower import KNOWN
 from .weight_files import largest_type, planned_bytes, write_weights
-
-
-def refuse_existing(path: Path) -> None:
-    """InputError unless `path` is free: absent, or an empty folder."""
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise InputError(f"{path} is not empty; choose another folder for the model")
-
-
-@contextmanager
-def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` when the block ends well and vanishes when it does not.
-
-    Args:
-        needed: bytes that will be written; InputError when the disk has fewer.
-    """
-    refuse_existing(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        free = shutil.disk_usage(path.parent).free
-        if free < needed:
-            raise InputError(f"{path} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")
-        own = f"{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        unfinished = path.parent / f".{path.name}.{own}.unfinished"
-        unfinished.mkdir()
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
-    try:
-        yield unfinished
-        if path.is_dir():
-            path.rmdir()
-        os.rename(unfinished, path)
-    except OSError as error:  # a full disk, or somebody else wrote `path` meanwhile
-        raise InputError(f"{path} was not written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what a killed process of this machine left of the same folder."""
-    mine = f".{path.name}.{platform.node()}."
-    for left in path.parent.glob(f"{glob.escape(mine)}*.unfinished"):
-        pid = left.name.removeprefix(mine).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_standard(

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..utils.command import InputError
-from ..utils.files import JsonlWriter, read_jsonl, write_jsonl
-from ..utils.lookup import Lookup, key_of
+from ..utils.files import JsonlIndex, JsonlWriter, hash_key, read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,8 @@ class Request:
         """What the response is stored under. A changed text or picture is another request."""
         key = self._keys.get(model)
         if key is None:
-            content = key_of(self.system, self.text, self.picture_name, self.schema).hex()
-            key = self._keys[model] = key_of(self.version, model, self.item, self.attempt, content)
+            content = hash_key(self.system, self.text, self.picture_name, self.schema).hex()
+            key = self._keys[model] = hash_key(self.version, model, self.item, self.attempt, content)
         return key
 
 
@@ -188,7 +187,7 @@ class Client:
         self.provider, self.limits, self.figures = provider, limits or Limits(), Figures()
         self._writer = JsonlWriter(cache)
         try:
-            self._cache = Lookup(cache, cached_key)
+            self._cache = JsonlIndex(cache, cached_key)
         except BaseException:
             self._writer.close()
             raise
@@ -368,7 +367,7 @@ def _rough_tokens(request: Request) -> float:
     return float(text_tokens(request.system) + text_tokens(request.text) + 258 * (request.picture is not None))
 
 
-def read_cached(cache: Lookup, request: Request, model: str) -> Completion | None:
+def read_cached(cache: JsonlIndex, request: Request, model: str) -> Completion | None:
     """The response to a request in a cache, which `cached_key` has read."""
     record = cache.get(request.key(model))
     if record is None:
@@ -376,7 +375,7 @@ def read_cached(cache: Lookup, request: Request, model: str) -> Completion | Non
     return Completion(record["text"], record["finish"], record["tokens_in"], record["tokens_out"])
 
 
-def forget(cache: Path, keys: Collection[bytes]) -> None:
+def remove_cached(cache: Path, keys: Collection[bytes]) -> None:
     """Take the responses under `keys` out of a cache, so that they are asked for anew; the others stay."""
     if not cache.is_file():
         return

@@ -32,7 +32,7 @@ class PriceList:
     prices: tuple[Price, ...]
 
 
-def price_of(model: str, path: Path | None, given: tuple[float | None, float | None]) -> Price | None:
+def find_price(model: str, path: Path | None, given: tuple[float | None, float | None]) -> Price | None:
     """The price of a model: as given by flags (both of them), else as listed, else None.
 
     InputError for half a price, and for a list that cannot be read.

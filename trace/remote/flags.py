@@ -58,18 +58,18 @@ def check_remote(arguments: Namespace) -> None:
         raise InputError(f"--max-output-tokens must be at least 1, not {arguments.max_output_tokens}")
 
 
-def server_of(protocol: str, base_url: str | None) -> str | None:
+def server_address(protocol: str, base_url: str | None) -> str | None:
     """The address that is asked, which belongs to a model's name in a cache; None for the provider's own."""
     found = base_url or os.environ.get(_ADDRESS[protocol])
     return found.rstrip("/") if found else None
 
 
-def asked_price(arguments: Namespace) -> Price | None:
+def model_price(arguments: Namespace) -> Price | None:
     """The price of the model that is asked; None where none is known."""
-    from .cost import PRICES, price_of
+    from .cost import PRICES, find_price
 
     listed = arguments.prices or (PRICES if PRICES.is_file() else None)
-    return price_of(arguments.model, listed, (arguments.price_in, arguments.price_out))
+    return find_price(arguments.model, listed, (arguments.price_in, arguments.price_out))
 
 
 def estimate(arguments: Namespace, requests: int, tokens_in: float, tokens_each: int, price: Price | None) -> str:

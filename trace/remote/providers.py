@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..utils.command import InputError, how_to_install
+from ..utils.command import InputError, install_hint
 from .client import Completion, Picture, Refused, Request, Transient
 
 KEYS = {"gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"), "openai": ("OPENAI_API_KEY",)}
@@ -56,7 +56,7 @@ def make_provider(name: str, model: str, base_url: str | None, options: Options,
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("google", "openai", "tenacity", "httpx2"):
             raise
-        raise InputError(f"asking {name} needs {error.name}; install it with: {how_to_install('reason')}") from None
+        raise InputError(f"asking {name} needs {error.name}; install it with: {install_hint('reason')}") from None
 
 
 class Gemini:

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.image_folder import Images
-from ..core.images import INSIDE, open_image, open_mask
+from ..core.images import Images, open_image, open_region
 from ..core.prompts import bare_instruction
 from ..core.reasoning import parse
 from ..core.records import Sample, read_samples
@@ -71,7 +70,7 @@ def training(folder: Path, colors: Mapping[str, str]) -> Training | None:
     if not arms:
         return None
     logs = {
-        arm.name: [line for _, line in read_jsonl(arm / "log.jsonl", half_line_ends=True)]
+        arm.name: [line for _, line in read_jsonl(arm / "log.jsonl", skip_partial_line=True)]
         for arm in arms
         if (arm / "log.jsonl").is_file()
     }
@@ -197,7 +196,7 @@ def _sample(folder: Path, sample: Sample) -> SampleView:
     files = Images(folder)
     image = open_image(files.path(str(sample.image)))
     mask_file = files.find(str(sample.meta.get("mask", "")))
-    region: Outline = outline(open_mask(mask_file) > INSIDE) if mask_file is not None else ()
+    region: Outline = outline(open_region(mask_file)) if mask_file is not None else ()
     said = [turn.text for turn in sample.conversations if turn.speaker == "gpt"]
     asked = [turn.text for turn in sample.conversations if turn.speaker == "human"]
     response = parse(said[0] if said else "", image.size)

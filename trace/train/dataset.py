@@ -23,8 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.image_folder import Images
-from ..core.images import PAD_COLOR, open_image, patch_coverage
+from ..core.images import PAD_COLOR, Images, open_image, open_instances, patch_coverage
 from ..core.prompts import IGNORE, template
 from ..data.scenes.instances import on_object
 from ..model.checkpoint import Checkpoint
@@ -261,8 +260,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         positions: list[int] = []
         patches: list[NDArray[Any]] = []
         if row.instances is not None and guided:
-            with Image.open(row.instances) as picture:
-                instances = np.asarray(picture)
+            instances = open_instances(row.instances)
             height, width = instances.shape
             coverage: dict[int, NDArray[Any]] = {}
             for offset, (first, last, x, y) in guided:

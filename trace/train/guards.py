@@ -111,4 +111,4 @@ class Watch:
 def broken_ids(folder: Path) -> list[str]:
     """The samples, over all processes and resumptions of a run, whose pictures could not be read."""
     logs = sorted(folder.glob("broken_images.*.jsonl"))
-    return sorted({str(entry["id"]) for log in logs for _, entry in read_jsonl(log, half_line_ends=True)})
+    return sorted({str(entry["id"]) for log in logs for _, entry in read_jsonl(log, skip_partial_line=True)})

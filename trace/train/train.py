@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from ..core.records import read_json, sha256, write_json
-from ..utils.command import Incomplete, InputError, Parser, existing_file, existing_folder, output_folder, run
+from ..utils.command import (
+    Incomplete,
+    InputError,
+    Parser,
+    existing_file,
+    existing_folder,
+    output_folder,
+    package_versions,
+    run,
+)
 from ..utils.files import locked
 from .config import TrainConfig, load_config
 from .guards import PREEMPTED, Preempted, StopSignal, TrainingStopped
@@ -123,7 +132,9 @@ def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, A
                 f"output_dir: {folder} holds {strange[0]} and no run.json of a run, and training would write over what "
                 "is there; choose a folder that is new or empty"
             )
-        return {"config": wanted, "versions": versions(), "data_sha256": hashes, "finished": False}
+        versions = package_versions("trace-vlm", "torch", "transformers", "accelerate", "peft", "deepspeed")
+        versions["machine"] = platform.machine()
+        return {"config": wanted, "versions": versions, "data_sha256": hashes, "finished": False}
     found = read_json(path)
     for key, value in wanted.items():
         if key not in _may_change(config) and found.get("config", {}).get(key) != value:
@@ -184,18 +195,6 @@ def world_size() -> int:
 def _hashes(config: TrainConfig) -> dict[str, str]:
     names = [Path(path) / "views.jsonl" if config.objective == "vision" else Path(path) for path in config.data]
     return {str(path): sha256(path) for path in names if path.is_file()}
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("trace-vlm", "torch", "transformers", "accelerate", "peft", "deepspeed"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import TrainingArguments
 
-from ..core.images import Square, open_image, patch_coverage
+from ..core.images import Square, open_image, open_instances, patch_coverage
 from ..core.points import Point
 from ..core.prompts import IGNORE
 from ..core.records import read_jsonl
@@ -61,8 +60,7 @@ class PatchLabels(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         folder, view = self.views[index]
         image = open_image(folder / view["image"])
-        with Image.open(folder / view["instances"]) as picture:
-            instances = np.asarray(picture)
+        instances = open_instances(folder / view["instances"])
         side, square = self._checkpoint.patches_per_side, Square(*image.size)
         objects = {item["instance"]: item for item in view["objects"]}
         regions = [instances == BACKGROUND, on_surface(instances), *(instances == instance for instance in objects)]

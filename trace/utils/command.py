@@ -8,8 +8,10 @@ traceback. This module imports nothing heavy, so that `--help` of every command 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -26,9 +28,20 @@ class Incomplete(RuntimeError):
     """A part of the work could not be done, and everything else was. The message names the part and what to do."""
 
 
-def how_to_install(extra: str) -> str:
+def install_hint(extra: str) -> str:
     """The end of a message about a package that is missing; pip alone does not keep to the tested versions."""
     return f"bash environment_setup.sh --extras {extra} in a clone, or pip install 'trace-vlm[{extra}]'"
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Return Python's version and those of the named packages that are installed, as runs record them."""
+    from importlib.metadata import PackageNotFoundError, version  # 0.1 s, which no --help has to wait for
+
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 NEGATIVE_NUMBER = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)

@@ -6,12 +6,16 @@ grows line by line loses no whole line and keeps no half one. A user's mistake i
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import re
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -35,10 +39,10 @@ def read_json_list(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]
         yield from _scan_list(file, path)
 
 
-def read_jsonl(path: str | Path, half_line_ends: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: str | Path, skip_partial_line: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of every line that is not blank; InputError names the line.
 
-    A last line that was cut off by a crash is an error too, unless `half_line_ends` is set: then it is left out.
+    A last line that was cut off by a crash is an error too, unless `skip_partial_line` is set: then it is left out.
     """
     path = existing_file(path, "the file")
     with _input_errors(path), open(path, "rb") as file:
@@ -53,14 +57,14 @@ def read_jsonl(path: str | Path, half_line_ends: bool = False) -> Iterator[tuple
             except (ValueError, RecursionError) as error:
                 if line.endswith(b"\n"):
                     raise InputError(f"{where} is broken JSON: {_reason(error)}") from None
-                if half_line_ends:
+                if skip_partial_line:
                     return
                 raise InputError(
                     f"{where} is broken JSON at the end of the file, cut off by a crash perhaps; "
                     "run the command that wrote it again"
                 ) from None
             if not isinstance(record, dict):
-                raise InputError(f"{where} must be a JSON object, not {json_kind(record)}")
+                raise InputError(f"{where} must be a JSON object, not {json_type(record)}")
             yield number, record
 
 
@@ -119,6 +123,51 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise _not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """InputError unless `path` is free: absent, or an empty folder."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(f"{path} is not empty; choose another folder for the model")
+
+
+@contextmanager
+def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends well and vanishes when it does not.
+
+    Args:
+        needed: bytes that will be written; InputError when the disk has fewer.
+    """
+    refuse_existing(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        free = shutil.disk_usage(path.parent).free
+        if free < needed:
+            raise InputError(f"{path} needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there")
+        own = f"{platform.node()}.{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        unfinished = path.parent / f".{path.name}.{own}.unfinished"
+        unfinished.mkdir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from None
+    try:
+        yield unfinished
+        if path.is_dir():
+            path.rmdir()
+        os.rename(unfinished, path)
+    except OSError as error:  # a full disk, or somebody else wrote `path` meanwhile
+        raise InputError(f"{path} was not written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process of this machine left of the same folder."""
+    mine = f".{path.name}.{platform.node()}."
+    for left in path.parent.glob(f"{glob.escape(mine)}*.unfinished"):
+        pid = left.name.removeprefix(mine).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -400,7 +449,7 @@ def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def json_kind(value: Any) -> str:
+def json_type(value: Any) -> str:
     """What a JSON value is, in the words of an error message."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
@@ -409,9 +458,83 @@ def json_kind(value: Any) -> str:
 _DRIVE = re.compile("[A-Za-z]:")
 
 
-def leaves(name: str) -> bool:
+def escapes_folder(name: str) -> bool:
     """Whether a name from a data file points outside the folder that it is relative to (or may, on another system)."""
     pure = PurePosixPath(name.replace("\\", "/"))
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name:
         return True
     return _DRIVE.match(pure.parts[0]) is not None
+
+
+def hash_key(*parts: object) -> bytes:
+    """16 bytes that stand for these values; no two different keys share them in practice."""
+    text = json.dumps([str(part) for part in parts], ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+class JsonlIndex:
+    """The records of a JSONL file by the key that `key(record, where)` gives; an absent file has none.
+
+    Of two records with one key the later counts, unless `twice(line, first line)` raises. Broken lines are InputError,
+    save for half a line at the end. Close it, or use it in a `with` block.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        key: Callable[[Mapping[str, Any], str], bytes],
+        twice: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._places: dict[bytes, int] = {}
+        if self.path.exists():
+            lines: dict[bytes, int] = {}
+            starts = _line_starts(self.path)
+            for (line, record), start in zip(read_jsonl(self.path, skip_partial_line=True), starts, strict=False):
+                found = key(record, f"{self.path}, line {line}")
+                if twice is not None and lines.setdefault(found, line) != line:
+                    twice(line, lines[found])
+                self._places[found] = start
+        self._file: IO[bytes] | None = None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places
+
+    def get(self, key: bytes) -> dict[str, Any] | None:
+        """The record of this key, read from the file; None when there is none."""
+        place = self._places.get(key)
+        if place is None:
+            return None
+        if self._file is None:
+            self._file = open(self.path, "rb")  # noqa: SIM115 (closed by close)
+        self._file.seek(place)
+        record: dict[str, Any] = json.loads(self._file.readline())
+        return record
+
+    def add(self, key: bytes, place: int) -> None:
+        """Remember a record that was just appended at byte `place`."""
+        self._places[key] = place
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> JsonlIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _line_starts(path: Path) -> Iterator[int]:
+    """Where each line that is not blank begins, in bytes: the lines that `read_jsonl` gives."""
+    place = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file):
+            mark = 3 if number == 0 and line.startswith(b"\xef\xbb\xbf") else 0
+            if line[mark:].strip():
+                yield place + mark
+            place += len(line)

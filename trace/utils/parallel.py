@@ -241,7 +241,7 @@ class Pool:
     def _replace(self, worker: _Worker) -> None:
         worker.connection.close()
         worker.process.join()
-        how = how_it_ended(worker.process.exitcode)
+        how = describe_exit(worker.process.exitcode)
         self._failed_starts += not worker.ready
         if self._failed_starts >= TRIES * len(self._workers):
             self._fail(WorkerDied(f"the worker processes end before they have started: {how}"))
@@ -282,7 +282,7 @@ def _no_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def how_it_ended(code: int | None) -> str:
+def describe_exit(code: int | None) -> str:
     """The exit status of a process in words: "signal 11 (segmentation fault)", "exit code 3"."""
     if code is not None and code < 0:
         return f"signal {-code} ({(signal.strsignal(-code) or 'unknown').lower()})"

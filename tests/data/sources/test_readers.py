@@ -11,7 +11,7 @@ import sources_by_hand as hand
 from PIL import Image
 from shell import ROOT
 
-from trace_vlm.core.image_folder import Images
+from trace_vlm.core.images import Images
 from trace_vlm.core.points import parse_points
 from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.data.sources import Problems, Source, read_source

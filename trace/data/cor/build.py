@@ -23,7 +23,7 @@ from ...core.records import Sample, read_samples, write_samples
 from ...remote.flags import add_remote_flags, check_remote
 from ...utils.command import InputError, Parser, existing_file, existing_folder, run
 from ...utils.files import JsonlLog, read_json, sha256, write_json
-from ...utils.lookup import Lookup, key_of
+from ...utils.files import JsonlIndex, hash_key
 from .checks import Rejected, as_steps, check, read_steps
 from .rules import WordingName, steps_by_rules
 from .tasks import ReasoningTask, reasoning_tasks, with_steps
@@ -102,7 +102,7 @@ class ReasoningFile:
     def __init__(self, path: Path, coordinates: bool) -> None:
         self.path = existing_file(path, "the reasoning file")
         self._coordinates = coordinates
-        self._lookup = Lookup(path, _line_key, self._refuse_repeated)
+        self._lookup = JsonlIndex(path, _line_key, self._refuse_repeated)
 
     def __enter__(self) -> ReasoningFile:
         return self
@@ -112,7 +112,7 @@ class ReasoningFile:
 
     def steps(self, task: ReasoningTask) -> dict[str, str]:
         """The checked steps of a sample. Rejected if the file has none, or if they are not four texts."""
-        record = self._lookup.get(key_of(task.sample.id))
+        record = self._lookup.get(hash_key(task.sample.id))
         if record is None:
             raise Rejected(f"{self.path} has no reasoning for it")
         if isinstance(record.get("steps"), Mapping):
@@ -132,7 +132,7 @@ def _line_key(record: Mapping[str, Any], where: str) -> bytes:
     identifier = record.get("id")
     if isinstance(identifier, bool) or not isinstance(identifier, (int, str)) or identifier == "":
         raise InputError(f'{where}: "id" must be the id of a sample')
-    return key_of(identifier)
+    return hash_key(identifier)
 
 
 def _rejects(out: Path) -> Path:

@@ -16,18 +16,18 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ...core.image_folder import Images
+from ...core.images import Images
 from ...core.images import image_size, open_image
 from ...core.points import Box, Point
 from ...core.reasoning import STEPS
 from ...core.records import FINISHED_AT_LIMIT, Sample
 from ...remote.client import Client, Completion, Failure, Limits, Picture, Request, cached_key, read_cached
 from ...remote.cost import Price, image_tokens, text_tokens
-from ...remote.flags import asked_price, estimate, report, server_of
+from ...remote.flags import model_price, estimate, report, server_address
 from ...remote.providers import Options, make_provider
 from ...utils.command import InputError
-from ...utils.files import leaves, replacing
-from ...utils.lookup import Lookup
+from ...utils.files import escapes_folder, replacing
+from ...utils.files import JsonlIndex
 from .checks import SUBTYPES, Rejected, check, read_steps
 from .tasks import ReasoningTask, answer_text, reasoning_tasks
 
@@ -97,7 +97,7 @@ def first_request(task: ReasoningTask, config: PromptConfig) -> Request:
     image = task.sample.image
     if image is None:
         raise ValueError("the sample has no image")
-    if leaves(image):
+    if escapes_folder(image):
         raise ValueError(f"the name {image!r} leaves the image folder; no such picture is sent")
     text = _TASK.format(
         instruction=task.instruction,
@@ -279,14 +279,14 @@ def build_remote(args: Namespace, samples: Callable[[], Iterable[Sample]], write
     )
     version = _version(args, options)
     config = PromptConfig(args.images, version, args.coordinates, args.decimals, args.max_side)
-    price = asked_price(args)
+    price = model_price(args)
     cache = args.cache or args.out.with_name(args.out.name + ".cache.jsonl")
 
     def tasks() -> Iterator[ReasoningTask]:
         return reasoning_tasks(samples(), lambda *_: None)
 
     if args.dry_run:
-        with Lookup(cache, cached_key) as lookup:
+        with JsonlIndex(cache, cached_key) as lookup:
             reasoner = RemoteReasoner(config, lambda request: read_cached(lookup, request, args.model), args.ask_again)
             plan = _plan(reasoner, tasks(), args, price)
         _show_first_request(plan, args.out)
@@ -314,7 +314,7 @@ def _version(args: Namespace, options: Options) -> str:
         "limit": options.max_output_tokens,
         "coordinates": args.coordinates or None,
         "free-form": not options.structured or None,
-        "server": server_of(args.reasoner, args.base_url),
+        "server": server_address(args.reasoner, args.base_url),
     }
     return " ".join([VERSION, *(f"{name}={value}" for name, value in parts.items() if value is not None)])
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.images import open_instances
 from ...core.points import Point, format_points
 from ...core.prompts import IMAGE_TAG, question_text
 from ...core.records import Sample, Turn, read_jsonl, write_samples
@@ -125,13 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = existing_folder(args.data, "the folder of scenes")
     from itertools import islice
 
-    from PIL import Image
     from tqdm import tqdm
 
     def samples() -> Iterator[Sample]:
         for _, view in tqdm(islice(read_jsonl(folder / "views.jsonl"), args.views), desc="captions", unit=" views"):
-            with Image.open(folder / view["instances"]) as picture:
-                yield from captions(view, np.asarray(picture), args.decimals)
+            yield from captions(view, open_instances(folder / view["instances"]), args.decimals)
 
     write_samples(args.out, samples())
     print(f"wrote {args.out}")

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...utils.command import Incomplete, InputError, Parser, how_to_install, output_folder, run
+from ...utils.command import Incomplete, InputError, Parser, install_hint, output_folder, package_versions, run
 
 if TYPE_CHECKING:
     from .scene import Job
@@ -167,7 +167,7 @@ def require_renderer() -> None:
     except ModuleNotFoundError as error:
         if error.name != "mujoco":
             raise
-        raise InputError(f"generating scenes needs MuJoCo; install it with: {how_to_install('scenes')}") from None
+        raise InputError(f"generating scenes needs MuJoCo; install it with: {install_hint('scenes')}") from None
     except (ImportError, AttributeError, RuntimeError, OSError):
         # PyOpenGL reports a missing library in any of these ways, depending on which library is missing.
         raise InputError(
@@ -212,7 +212,8 @@ def finish(job: Job, parts: Parts, settings: dict[str, Any], timing: dict[str, A
     from ...core.records import write_json
     from .assemble import assemble
 
-    summary = {"settings": settings, "versions": _versions(), **assemble(job, parts), "timing": timing}
+    versions = package_versions("mujoco", "numpy", "scipy", "pillow")
+    summary = {"settings": settings, "versions": versions, **assemble(job, parts), "timing": timing}
     write_json(job.out / "generate.json", summary)
     tidy(job.out)
     return summary
@@ -224,12 +225,6 @@ def tidy(out: Path) -> None:
 
     for path in (out / PARTIAL, *part_files(out)):
         path.unlink(missing_ok=True)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("mujoco", "numpy", "scipy", "pillow")}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 from ...utils.command import InputError, existing_file
-from ...utils.files import leaves, read_json, sha256, write_json
+from ...utils.files import escapes_folder, read_json, sha256, write_json
 
 MAX_FILES = 200_000
 MAX_BYTES = 32 << 30
@@ -66,7 +66,7 @@ def _safe_entries(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]
     seen: set[str] = set()
     for entry in entries:
         mode = entry.external_attr >> 16
-        if leaves(entry.filename) or "\\" in entry.orig_filename:
+        if escapes_folder(entry.filename) or "\\" in entry.orig_filename:
             raise InputError(f"{path}: the entry {entry.orig_filename!r} would leave the folder; nothing was unpacked")
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise InputError(f"{path}: the entry {entry.filename!r} is a link or a device; nothing was unpacked")

@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...core.image_folder import Images
-from ...core.images import INSIDE, decoded_size, image_size, is_turned, open_mask
+from ...core.images import Images, decoded_size, image_size, is_turned, open_region
 from ...core.reasoning import parse
 from ...core.records import Sample
 from ...utils.command import InputError
@@ -145,7 +144,7 @@ def _begin(report: Path, head: Mapping[str, Any]) -> dict[int, Findings]:
     if not report.exists():
         return {}
     try:
-        lines = [record for _, record in read_jsonl(report, half_line_ends=True)]
+        lines = [record for _, record in read_jsonl(report, skip_partial_line=True)]
     except InputError:
         raise InputError(f"{report} is no report of this command; give another --report or remove it") from None
     if lines and "chunk_size" not in lines[0]:
@@ -298,7 +297,7 @@ def _mask_problem(sample: Sample, name: str, size: tuple[int, int] | None, image
     if path is None:
         return images.problem(name)
     try:
-        mask = open_mask(path, name) > INSIDE
+        mask = open_region(path, name)
     except InputError as error:
         return str(error)
     height, width = mask.shape

@@ -10,8 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from ...core.image_folder import Images
-from ...core.images import decoded_size
+from ...core.images import Images, decoded_size
 from ...core.records import Sample, write_samples
 from ...utils.command import InputError, Parser, existing_file, existing_folder
 from .check import Summary, check

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...core.images import BROKEN_IMAGE
-from ...utils.command import InputError, how_to_install, output_folder
+from ...utils.command import InputError, install_hint, output_folder
 from ...utils.files import replacing
 from .problems import BROKEN, Problem
 
@@ -35,7 +35,7 @@ def download(repository: str, folder: Path, revision: str | None, include: Seque
             RevisionNotFoundError,
         )
     except ModuleNotFoundError:
-        raise InputError(f"downloading needs huggingface_hub; install it with: {how_to_install('train')}") from None
+        raise InputError(f"downloading needs huggingface_hub; install it with: {install_hint('train')}") from None
     # Its bases: OSError, and the error of whichever HTTP library this version of huggingface_hub is built on.
     network = cast("tuple[type[Exception], ...]", (LocalEntryNotFoundError, *HfHubHTTPError.__bases__))
     output_folder(folder)
@@ -69,7 +69,7 @@ def read_hub(path: str, image_folder: Path) -> Iterator[tuple[str, dict[str, Any
         from datasets import Image, load_dataset
         from datasets.exceptions import DatasetNotFoundError
     except ModuleNotFoundError:
-        raise InputError(f"reading the Hub needs datasets; install it with: {how_to_install('train')}") from None
+        raise InputError(f"reading the Hub needs datasets; install it with: {install_hint('train')}") from None
     try:
         rows = load_dataset(path, split=SPLIT, streaming=True)
     except (DatasetNotFoundError, FileNotFoundError, ConnectionError, ValueError) as error:

@@ -18,11 +18,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...core.image_folder import Images
-from ...core.images import image_size
+from ...core.images import Images, image_size
 from ...core.points import Point, format_points
 from ...core.prompts import IMAGE_TAG, question_text
-from ...core.records import Sample, Turn, half_character
+from ...core.records import Sample, Turn, lone_surrogate
 from ...utils.command import InputError
 from ...utils.files import read_jsonl
 from .problems import BROKEN, MISSING, POINTS, RECORD, Problem
@@ -127,7 +126,7 @@ def _sample(identifier: str, row: Mapping[str, Any], where: str, images: Images)
     for key, value in (("image", name), ("instruction", instruction)):
         if not isinstance(value, str) or not value.strip():
             return Problem(identifier, RECORD, f'{where}: "{key}" is missing or empty')
-        if half := half_character(value):
+        if half := lone_surrogate(value):
             return Problem(identifier, RECORD, f'{where}: "{key}" holds half a character ({half!r})')
     assert isinstance(name, str) and isinstance(instruction, str)
     given = "points_px" if "points_px" in row else "points"

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...core.image_folder import Images
+from ...core.images import Images
 from ...core.records import Sample
 from ...utils.command import InputError
 from ...utils.files import first_character, read_json_list, read_jsonl

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from types import MappingProxyType
 
-from ...core.image_folder import Images
+from ...core.images import Images
 from ...core.points import Box
 from ...core.prompts import IMAGE_TAG, bare_instruction
 from ...core.reasoning import FINAL_ANSWER, Response, parse

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ....core.images import INSIDE, open_mask
+from ....core.images import open_region
 from ....utils.command import InputError, Parser, existing_folder, run
 
 if TYPE_CHECKING:
@@ -167,8 +167,7 @@ class Score:
 
 def load_mask(path: Path) -> NDArray[np.bool_]:
     """[height, width]; InputError when it cannot be read."""
-    mask: NDArray[np.bool_] = open_mask(path) > INSIDE
-    return mask
+    return open_region(path)
 
 
 def _resized(mask: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
