@@ -16,18 +16,16 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ...core.images import Images
-from ...core.images import image_size, open_image
+from ...core.images import Images, image_size, open_image
 from ...core.points import Box, Point
 from ...core.reasoning import STEPS
 from ...core.records import FINISHED_AT_LIMIT, Sample
 from ...remote.client import Client, Completion, Failure, Limits, Picture, Request, cached_key, read_cached
 from ...remote.cost import Price, image_tokens, text_tokens
-from ...remote.flags import model_price, estimate, report, server_address
+from ...remote.flags import estimate, model_price, report, server_address
 from ...remote.providers import Options, make_provider
 from ...utils.command import InputError
-from ...utils.files import escapes_folder, replacing
-from ...utils.files import JsonlIndex
+from ...utils.files import JsonlIndex, escapes_folder, replacing
 from .checks import SUBTYPES, Rejected, check, read_steps
 from .tasks import ReasoningTask, answer_text, reasoning_tasks
 
