@@ -18,9 +18,8 @@ data=${given[1]:+$(absolute "${given[1]}")}
 data=${data:-$ROOT/datasets/where2place}
 out=${given[2]:+$(absolute "${given[2]}")}
 out=${out:-$ROOT/output/where2place/$(basename "$model")}
-[[ -f $data/point_questions.jsonl ]] || die "$SCRIPT found no point_questions.jsonl in $data; give the benchmark's folder as DATA_DIR, or see: python -m trace.eval.catalog"
+[[ -f $data/point_questions.jsonl ]] || die "$SCRIPT found no point_questions.jsonl in $data; give the benchmark's folder as DATA_DIR, or see: python -m trace.eval.import_benchmark"
 need_environment
 
-"$PY" -m trace_vlm.eval.model_vqa --model-path "$model" --image-folder "$data/images" \
-  --question-file "$data/point_questions.jsonl" --answer-file "$out/answers.jsonl" "$@"
-"$PY" -m trace_vlm.eval.summarize_vqa --answer "$out/answers.jsonl" --data-dir "$data"
+"$PY" -m trace_vlm.eval.model_vqa --model "$model" --data "$data" --answers "$out/answers.jsonl" "$@"
+"$PY" -m trace_vlm.eval.summarize_vqa --answers "$out/answers.jsonl" --data "$data"

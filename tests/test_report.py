@@ -17,7 +17,7 @@ from report_by_hand import COR, EVIL, INSTRUCTION, make_run, picture
 
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
-from trace_vlm.eval import summarize_vqa
+from trace_vlm.eval.tables import sentences, tables
 from trace_vlm.report import comparison_files, sections
 from trace_vlm.report import items as report_items
 from trace_vlm.report import page as report
@@ -103,12 +103,12 @@ def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
 def test_every_given_number_is_on_the_page(page: str, whole_run: Path) -> None:
     text = Reader(page).text
     summary = read_json(whole_run / "summary.json")
-    for title, rows in summarize_vqa.tables(summary):
+    for title, rows in tables(summary):
         assert title in text
         for row in rows:
             for cell in row:
                 assert " ".join(cell.split()) in text, cell
-    for sentence in summarize_vqa.sentences(summary):
+    for sentence in sentences(summary):
         assert " ".join(sentence.split()) in text
     low, high = (100 * summary["models"][1]["accuracy"][0][end] for end in ("low", "high"))
     assert f"95 % interval {low:.1f} to {high:.1f}" in text

@@ -257,7 +257,6 @@ def test_evaluation_answers_and_summarises_the_given_folder(tmp_path: Path) -> N
     done = bash("scripts/eval_where2place.sh", *given, cwd=tmp_path, TRACE_VENV=str(tmp_path / "venv"))
     bench, answers = tmp_path / "bench", tmp_path / "out/answers.jsonl"
     assert done.stdout.splitlines() == [
-        f"-m trace_vlm.eval.model_vqa --model-path my/model --image-folder {bench}/images "
-        f"--question-file {bench}/point_questions.jsonl --answer-file {answers} --model-base base",
-        f"-m trace_vlm.eval.summarize_vqa --answer {answers} --data-dir {bench}",
+        f"-m trace_vlm.eval.model_vqa --model my/model --data {bench} --answers {answers} --model-base base",
+        f"-m trace_vlm.eval.summarize_vqa --answers {answers} --data {bench}",
     ]

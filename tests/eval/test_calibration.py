@@ -16,7 +16,8 @@ from trace_vlm.core.reasoning import parse
 from trace_vlm.drawing import canvas, overlay
 from trace_vlm.eval import summarize_vqa
 from trace_vlm.eval.benchmark import open_benchmark
-from trace_vlm.eval.calibration import calibration, draw, reliability, risk_coverage
+from trace_vlm.eval.statistics import calibration, reliability, risk_coverage
+from trace_vlm.eval.tables import draw_calibration
 from trace_vlm.inference.confidence import agreement, medoid, point_confidence
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_jsonl
@@ -48,7 +49,7 @@ def test_risk_falls_when_the_unsure_answers_are_left_out() -> None:
 def test_the_figure_is_written(tmp_path: Path) -> None:
     found = calibration([(0.9, 1.0), (0.3, 0.0), (0.5, 1.0)], [(0.9, 1.0), (0.3, 0.0)])
     assert found is not None
-    draw({"a model": found, "another": found}, tmp_path / "c.png", {"a model": "red", "another": "blue"})
+    draw_calibration({"a model": found, "another": found}, tmp_path / "c.png", {"a model": "red", "another": "blue"})
     assert Image.open(tmp_path / "c.png").size[0] > 800
 
 
@@ -58,7 +59,7 @@ def test_the_figure_counts_points_in_each_bin_and_shows_what_range_they_have(mon
     points = [(0.93, float(place % 50 == 0)) for place in range(200)] + [(0.85, 0.0)] * 7  # sure and wrong
     found = calibration(points, [(0.9, 0.02), (0.8, 0.01)])
     assert found is not None
-    draw({"model": found}, Path("c.png"), {"model": "#1f5fbf", "a model without confidence": "#ec2a2e"})
+    draw_calibration({"model": found}, Path("c.png"), {"model": "#1f5fbf", "a model without confidence": "#ec2a2e"})
     reliable, counts, risks = figures[0].axes
     assert {round(bar.get_x(), 1): bar.get_height() for bar in counts.patches} == {0.8: 7, 0.9: 200}
     assert [text.get_text() for text in counts.texts] == ["7", "200"]
@@ -75,7 +76,7 @@ def test_models_without_confidence_keep_their_colors(
     benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(summarize_vqa, "draw", lambda found, _, colors: given.append((list(found), colors)))
+    monkeypatch.setattr(summarize_vqa, "draw_calibration", lambda found, _, colors: given.append((list(found), colors)))
     ids = [question.question_id for question in open_benchmark(benchmark_folder).questions]
     for name, more in (("plain", {}), ("sure", {"point_confidence": [0.8]})):
         write_jsonl(tmp_path / f"{name}.jsonl", [

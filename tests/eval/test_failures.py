@@ -15,7 +15,7 @@ from PIL import Image
 
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.records import Question
-from trace_vlm.eval.error_classes import Distances, ErrorClassifier
+from trace_vlm.eval.error_classes import ErrorClassifier, RegionDistances
 from trace_vlm.eval.scoring import score
 from trace_vlm.utils.command import InputError
 
@@ -53,21 +53,21 @@ def root(tmp_path: Path) -> Path:
     ],
 )
 def test_classes(root: Path, point: Point, expected: str) -> None:
-    assert judge(root).of([point]) == [expected]
+    assert judge(root).classify([point]) == [expected]
     assert judge(root).shares([point]) == {expected: 1.0}
 
 
 def test_a_benchmark_that_tells_less_is_judged_less(root: Path) -> None:
-    assert judge(root, {}).of([Point(0.5, 0.5)]) == ["elsewhere"]
+    assert judge(root, {}).classify([Point(0.5, 0.5)]) == ["elsewhere"]
     boxes = {"relation": "left", "references": [REFERENCE]}
-    assert judge(root, boxes).of([Point(0.46, 0.55)]) == ["on the reference object"]
+    assert judge(root, boxes).classify([Point(0.46, 0.55)]) == ["on the reference object"]
     between = META | {"relation": "between", "references": [REFERENCE, REFERENCE]}
-    assert judge(root, between).of([Point(0.9, 0.5)]) == ["elsewhere"]
-    assert judge(root, META | {"references": [{"center": "?"}], "instances": "../a.png"}).of([Point(0.9, 0.5)]) == [
-        "elsewhere"
-    ]
+    assert judge(root, between).classify([Point(0.9, 0.5)]) == ["elsewhere"]
+    assert judge(root, META | {"references": [{"center": "?"}], "instances": "../a.png"}).classify(
+        [Point(0.9, 0.5)]
+    ) == ["elsewhere"]
     (root / "instances" / "a.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match="image of instances .* of question 1 is broken"):
+    with pytest.raises(InputError, match="question 1: .*a.png"):
         judge(root)
 
 
@@ -117,7 +117,7 @@ def test_distance_is_that_to_the_nearest_pixel(mask: np.ndarray, places: list[tu
         )
         for x, y in places
     ]
-    assert Distances(mask).of([Point(x, y) for x, y in places]) == pytest.approx(expected, abs=1e-9)
+    assert RegionDistances(mask).measure([Point(x, y) for x, y in places]) == pytest.approx(expected, abs=1e-9)
 
 
 def test_thousands_of_points_are_judged_and_measured_together() -> None:
@@ -130,7 +130,7 @@ def test_thousands_of_points_are_judged_and_measured_together() -> None:
     for number in range(4):
         judge = ErrorClassifier(Question(number, "a.png", "q", meta=meta), mask, Path())
         assert sum(judge.shares(points).values()) + score(points, mask) == pytest.approx(1)
-        gaps = Distances(mask).of(points)
+        gaps = RegionDistances(mask).measure(points)
         assert gaps[0] == pytest.approx(max(0.0, points[0].x * 640 - 320)) and len(gaps) == 2500
     assert time.process_time() - started < 10  # CPU seconds; about one
 

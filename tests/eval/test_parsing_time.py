@@ -7,7 +7,7 @@ from timing import assert_linear
 
 from trace_vlm.core.conventions import foreign_syntax
 from trace_vlm.core.reasoning import parse
-from trace_vlm.eval.unparsed import unread
+from trace_vlm.eval.error_classes import explain_unparsed
 
 # Headings, tags and lists without an end, and everything that may stand between two points of an answer.
 PATTERNS = [
@@ -49,7 +49,7 @@ def test_a_final_answer_of_any_length(piece: str) -> None:
 @pytest.mark.parametrize("piece", ["1", "1 ", "1,", "[1, ", "(", "<", "<|a", "<a1", "{", "0,1 ", '"point": [1', " %"])
 def test_why_a_text_is_not_read(piece: str) -> None:
     text = piece * (150_000 // len(piece))
-    assert_linear(lambda text: unread(1, parse("The answer is (none). " + text)), text)
+    assert_linear(lambda text: explain_unparsed(1, parse("The answer is (none). " + text)), text)
     assert_linear(foreign_syntax, text)
 
 

@@ -46,8 +46,8 @@ def test_the_papers_protocol_is_three_seeded_runs(
     ("more", "message"),
     [
         (["--runs", "3"], "3 greedy runs are all the same"),
-        (["--runs", "0"], "cannot be 0 runs"),
-        (["--protocol", "paper", "--temperature", "0.7"], "means --temperature 0.2, not 0.7"),
+        (["--runs", "0"], "--runs"),
+        (["--protocol", "paper", "--temperature", "0.7"], "--temperature 0.2, not 0.7"),
         (["--samples", "3"], "need a temperature above 0"),
         (["--num-points", "3"], "5 new tokens are too few for 3 points"),
         (["--prompt-template", "nowhere.txt"], "nowhere.txt does not exist"),

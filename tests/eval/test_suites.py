@@ -150,7 +150,7 @@ def test_a_turned_picture_is_measured_as_people_see_it(tmp_path: Path) -> None:
     suite = open_benchmark(folder)
     assert suite.image_size(suite.questions[0]) == (6, 4) and columns(folder) == [5]
     (folder / "images" / "a.png").write_bytes(turned((6, 4), 6))
-    with pytest.raises(InputError, match="is 6 x 4 pixels, its image a.png is 4 x 6 as its EXIF orientation shows it"):
+    with pytest.raises(InputError, match="is 6 x 4 pixels, its image a.png is 4 x 6 .*EXIF"):
         suite.mask(suite.questions[0])
 
 

@@ -1,15 +1,11 @@
-"""A remote model answers the questions of a benchmark: GPT-4o, Gemini, or whatever a vLLM or SGLang server serves.
+"""Answer the questions of a benchmark with a remote model: GPT-4o, Gemini, or a model served by vLLM or SGLang.
 
-    python -m trace.eval.api_vqa --provider openai --model gpt-4o --data-dir where2place --answer-file out/gpt-4o.jsonl
-    python -m trace.eval.api_vqa --provider gemini --model gemini-2.5-flash --question-file D/point_questions.jsonl \\
-        --image-folder D/images --answer-file out/gemini.jsonl --dry-run
+    python -m trace.eval.api_vqa --provider openai --model gpt-4o --data where2place --answers out/gpt-4o.jsonl
     python -m trace.eval.api_vqa --provider vllm --base-url http://localhost:8000/v1 --model trace-13b --reasoning \\
-        --data-dir where2place --answer-file out/trace.jsonl
+        --data where2place --answers out/trace.jsonl
 
-Each model is asked, and read, in its own convention of coordinates (--convention; by default that of its family in
-conventions.yaml). Keys come from OPENAI_API_KEY and GEMINI_API_KEY. Every response is kept in ANSWERS.cache.jsonl as soon
-as it is whole: killed at any moment, the same command goes on, and nothing is asked or paid for twice. The answers are
-like those of `model_vqa`.
+Each model is asked and read in its own convention of coordinates. Keys come from OPENAI_API_KEY and GEMINI_API_KEY. Every
+response is cached when it arrives: after a kill the same command continues, and nothing is asked or paid for twice.
 """
 
 from __future__ import annotations
@@ -22,137 +18,112 @@ if not __package__:  # run by its path: the relative imports below need the inst
     runpy.run_module("trace_vlm.eval.api_vqa", run_name="__main__", alter_sys=True)
 
 import argparse
+import asyncio
+import hashlib
+import io
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..core.conventions import CONVENTIONS, Convention, ConventionCheck, convention, convention_of, read
-from ..core.records import FINISHED_AT_LIMIT, Question, QuestionId
+from PIL import Image
+
+from ..core.conventions import CONVENTIONS, Convention, ConventionCheck, convention, convention_of, read, sent_size
+from ..core.images import is_turned, open_image
+from ..core.prompts import REASONING_SUFFIX, bare_instruction, question_text
+from ..core.reasoning import FINAL_ANSWER
+from ..core.records import FINISHED_AT_LIMIT, Answer, Question, QuestionId
 from ..inference.predict import prompt_template
+from ..inference.predictor import PLACEHOLDER
 from ..remote.flags import add_remote_flags, check_remote, estimate, model_price, report, server_address
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import sha256, write_json, write_jsonl
 from .answering import (
-    Tally,
-    add_question_flags,
-    asked_questions,
-    begun,
-    broken_images,
-    checked,
-    done_before,
-    ended,
-    numbered,
-    pictures,
+    RunningAccuracy,
+    add_answering_flags,
+    answered_before,
+    find_broken_images,
+    finish_record,
+    hash_images,
+    load_questions,
+    parse_answering_flags,
+    run_path,
+    start_record,
 )
 from .benchmark import Benchmark, run_file
-from .remote_questions import EXPECTED_TOKENS, Asking
+
+if TYPE_CHECKING:
+    from ..remote.client import Client, Completion, Picture, Request
 
 PROTOCOLS = {"openai": "openai", "gemini": "gemini", "vllm": "openai", "sglang": "openai"}  # by provider
 OWN_SERVERS = ("vllm", "sglang")
-ALL_REFUSED = 8  # requests, before it is taken for certain that none will be answered
-
-
-@dataclass(slots=True)
-class Job:
-    """One file of answers, and what has come of it so far."""
-
-    arguments: argparse.Namespace
-    suite: Benchmark
-    asking: Asking
-    path: Path
-    tally: Tally
-    skipped: Sequence[QuestionId]  # not asked, as their images are broken; the suite is without them
-    failures: dict[str, str] = field(default_factory=dict)  # question key -> reason
-    cut: int = 0
-    doubts: ConventionCheck = field(default_factory=ConventionCheck)
+ALL_REFUSED = 8  # failed requests without any answer, after which the command stops
+WORDING = "vqa-1"  # version of every word below, part of the cache's key: changed wording is asked anew
+EXPECTED_TOKENS = {False: 60, True: 250}  # of an answer without or with reasoning, for the estimate
+FORMAT_SENTENCE = "Your answer should be formatted"  # begins the last sentences of published questions
+ANSWER_LAST = f'Begin the final answer with "{FINAL_ANSWER}".'
+JPEG_QUALITY = 95  # of pictures that have to be encoded again
+MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # accepted by every provider
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = checked(_parser(), argv)
-    _check(arguments)
-    template, suite = prompt_template(arguments), asked_questions(arguments)
-    how = _convention(arguments)
-    broken = broken_images(suite, suite.questions, arguments.skip_broken)  # shows now, not after an hour
-    skipped = [question.question_id for question in suite.questions if str(question.question_id) in broken]
-    suite = replace(suite, questions=tuple(one for one in suite.questions if str(one.question_id) not in broken))
+    arguments = parse_answering_flags(_parser(), argv)
+    check_remote(arguments)
+    if arguments.provider in OWN_SERVERS and not arguments.base_url:
+        raise InputError(f"--provider {arguments.provider} needs --base-url, such as http://localhost:8000/v1")
+    if arguments.prompt_template is not None and (arguments.reasoning or arguments.box):
+        raise InputError("--prompt-template is the complete text of a question. Leave out --reasoning and --box")
+    template, benchmark = prompt_template(arguments), load_questions(arguments)
+    how = _choose_convention(arguments)
+    broken = find_broken_images(benchmark, benchmark.questions, arguments.skip_broken)  # now, not after an hour
+    skipped = [one.question_id for one in benchmark.questions if str(one.question_id) in broken]
+    benchmark = replace(
+        benchmark, questions=tuple(one for one in benchmark.questions if str(one.question_id) not in broken)
+    )
     server = server_address(PROTOCOLS[arguments.provider], arguments.base_url)
-    jobs = []
+    runs = []
     for number in range(1, arguments.runs + 1):
+        path = run_path(arguments.answers, number, arguments.runs)
         seed = None if arguments.seed is None else arguments.seed + number - 1
-        at = number if arguments.runs > 1 else 0
-        asking = Asking(suite, how, arguments.box, arguments.reasoning, template, arguments.max_side,
-                        _options(arguments), server, at, seed)  # fmt: skip
-        jobs.append(
-            Job(
-                arguments, suite, asking, numbered(arguments.answer_file, number, arguments.runs), Tally(suite), skipped
-            )
-        )
+        run_number = number if arguments.runs > 1 else 0
+        runs.append(RemoteRun(arguments, benchmark, how, template, server, path, run_number, seed, skipped))
     if arguments.dry_run:
-        _dry_run(jobs)
+        _dry_run(runs)
         return 0
-    output_folder(arguments.answer_file.parent)
+    output_folder(arguments.answers.parent)
     if arguments.overwrite:
-        _forget(jobs)
-    unanswered = sum(_answer_file(job) for job in jobs)
-    return _finish(jobs, unanswered)
-
-
-def _forget(jobs: Sequence[Job]) -> None:
-    """Remove the answers, and the responses that they were made of."""
-    from ..remote.client import remove_cached
-
-    named = jobs[0].arguments.cache
-    if named is None:
-        _cache(jobs[0].arguments).unlink(missing_ok=True)
-    else:  # it may serve other answers too
-        asked = (
-            job.asking.request(question).key(job.arguments.model) for job in jobs for question in job.suite.questions
+        _remove_answers(runs)
+    unanswered = sum(remote_run.write_answers() for remote_run in runs)
+    for remote_run in runs:
+        print(remote_run.describe())
+    if unanswered:
+        reasons = Counter(reason for remote_run in runs for reason in remote_run.failures.values())
+        counted = "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
+        raise InputError(
+            f"{unanswered} questions got no answer ({counted}). The answers so far are in "
+            f"{', '.join(str(remote_run.path) for remote_run in runs)}; the same command asks for the rest"
         )
-        remove_cached(named, set(asked))
-    for job in jobs:
-        job.path.unlink(missing_ok=True)
-        run_file(job.path).unlink(missing_ok=True)
-
-
-def _convention(arguments: argparse.Namespace) -> Convention:
-    """The convention that was asked for, or that of the model's family; an unknown family is assumed and said."""
-    name = arguments.model
-    how = convention(arguments.convention) if arguments.convention else convention_of(name)
-    assumed = "" if how is not None else ", assumed"
-    if how is None:
-        how = CONVENTIONS["unit"]
-        print(
-            f"warning: how {name} writes coordinates is not known; assumed: {how.name} ({how.summary}). Name it with "
-            f"--convention ({', '.join(CONVENTIONS)})",
-            file=sys.stderr,
-        )
-    print(f"{name} is asked and read in the convention {how.name}{assumed}: {how.summary}")
-    return how
+    return 0
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="api_vqa", description="A remote model answers the questions of a benchmark.")
+    parser = Parser(prog="api_vqa", description="Answer the questions of a benchmark with a remote model.")
     parser.add_argument("--provider", choices=PROTOCOLS, required=True, help="vllm and sglang need --base-url")
-    parser.add_argument("--model", required=True, help="the provider's name of the model")
-    add_question_flags(parser)
-    parser.add_argument(
-        "--convention", choices=CONVENTIONS, help="how the model writes coordinates (default: by its name)"
-    )
+    parser.add_argument("--model", "--model-path", required=True, help="the provider's name of the model")
+    add_answering_flags(parser)
+    parser.add_argument("--convention", choices=CONVENTIONS,
+                        help="how the model writes coordinates (default: that of its family)")  # fmt: skip
     parser.add_argument("--box", action="store_true", help="ask for a box instead of points; all of its pixels count")
-    parser.add_argument(
-        "--reasoning", action=argparse.BooleanOptionalAction, default=False, help="ask for reasoning before the points"
-    )
-    parser.add_argument(
-        "--prompt-template", type=Path, metavar="FILE", help="the whole text of a question, with {instruction} in it"
-    )
-    parser.add_argument(
-        "--temperature", type=_temperature, default=0.0, help="0 is greedy; `default` leaves it to the provider"
-    )
-    parser.add_argument("--seed", type=int, help="sent along, where the provider knows seeds; run i gets seed + i - 1")
+    parser.add_argument("--reasoning", action=argparse.BooleanOptionalAction, default=False,
+                        help="ask for reasoning before the points")  # fmt: skip
+    parser.add_argument("--prompt-template", type=Path, metavar="FILE",
+                        help="the complete text of a question, with {instruction} in it")  # fmt: skip
+    parser.add_argument("--temperature", type=_temperature, default=0.0,
+                        help="0 is greedy; default: the provider's")  # fmt: skip
+    parser.add_argument("--seed", type=int, help="sent to providers that accept one; run i gets seed + i - 1")
     add_remote_flags(parser.add_argument_group("the server"))
     return parser
 
@@ -169,173 +140,265 @@ def _temperature(text: str) -> float | None:
     return value
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    check_remote(arguments)
-    if arguments.provider in OWN_SERVERS and not arguments.base_url:
-        raise InputError(f"where does {arguments.provider} listen? give --base-url, such as http://localhost:8000/v1")
-    if arguments.prompt_template is not None and (arguments.reasoning or arguments.box):
-        raise InputError("--prompt-template is the whole text of a question: leave out --reasoning and --box")
-
-
-def _options(arguments: argparse.Namespace) -> str:
-    """What shapes an answer beside text, picture, model and server; part of the cache's key."""
-    wanted = {"temperature": arguments.temperature, "limit": arguments.max_output_tokens}
-    wanted["thinking"] = arguments.thinking_budget
-    return " ".join(f"{name}={value}" for name, value in wanted.items() if value is not None)
+def _choose_convention(arguments: argparse.Namespace) -> Convention:
+    """The given convention, or that of the model's family; for an unknown family `unit` with a warning."""
+    name = arguments.model
+    how = convention(arguments.convention) if arguments.convention else convention_of(name)
+    assumed = how is None
+    if how is None:
+        how = CONVENTIONS["unit"]
+        print(
+            f"warning: how {name} writes coordinates is not known; assumed: {how.name} ({how.summary}). Name it with "
+            f"--convention ({', '.join(CONVENTIONS)})",
+            file=sys.stderr,
+        )
+    if arguments.box and not how.box:
+        raise InputError(f"models of the convention {how.name} write no boxes. Leave out --box")
+    print(f"{name} is asked and read in the convention {how.name}{', assumed' * assumed}: {how.summary}")
+    return how
 
 
 def _cache(arguments: argparse.Namespace) -> Path:
-    """One for all runs."""
-    return Path(arguments.cache or arguments.answer_file.with_suffix(".cache.jsonl"))
+    """The file of responses, shared by all runs."""
+    return Path(arguments.cache or arguments.answers.with_suffix(".cache.jsonl"))
 
 
-def _settings(job: Job) -> dict[str, Any]:
-    """What decides the answers. A file of answers is only continued under the same ones."""
-    arguments, asking = job.arguments, job.asking
-    return {
-        "provider": arguments.provider,
-        "model": arguments.model,
-        "server": asking.server or "the provider's own",
-        "question_sha256": sha256(job.suite.question_file),
-        "convention": asking.convention.name,
-        "box": asking.box,
-        "reasoning": asking.reasoning,
-        "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
-        "num_questions": arguments.num_questions,
-        "images": pictures(job.suite),
-        "max_side": asking.max_side,
-        "options": asking.options,
-        "run": asking.run,
-        "seed": asking.seed,
-    }
+def _remove_answers(runs: Sequence[RemoteRun]) -> None:
+    """Remove the answers and the cached responses they were made of; a named cache keeps those of other answers."""
+    from ..remote.client import remove_cached
+
+    arguments = runs[0].arguments
+    if arguments.cache is None:
+        _cache(arguments).unlink(missing_ok=True)
+    else:
+        requests = (remote_run.request(one) for remote_run in runs for one in remote_run.benchmark.questions)
+        remove_cached(arguments.cache, {request.key(arguments.model) for request in requests})
+    for remote_run in runs:
+        remote_run.path.unlink(missing_ok=True)
+        run_file(remote_run.path).unlink(missing_ok=True)
 
 
-# --- one file of answers -------------------------------------------------------------------------------------------
-
-
-def _answer_file(job: Job) -> int:
-    """Ask what was not answered yet and write the file, in the order of the questions; returns how many are missing."""
-    import asyncio
-
-    from ..remote.client import Client, Limits
-    from ..remote.providers import Options, make_provider
-
-    arguments, questions = job.arguments, job.suite.questions
-    settings = _settings(job)
-    done_before(job.path, settings, questions)
-    record = begun("api_vqa", job.path, job.suite, arguments, settings, continued=True)
-    record["skipped"] = job.skipped
-    options = Options(arguments.temperature, arguments.max_output_tokens, job.asking.seed, arguments.thinking_budget)
-    protocol = PROTOCOLS[arguments.provider]
-    provider = make_provider(protocol, arguments.model, arguments.base_url, options, arguments.concurrency)
-    limits = Limits(
-        arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute, arguments.timeout,
-        arguments.tries, arguments.first_wait,
-    )  # fmt: skip
-    price = model_price(arguments)
-    with Client(provider, _cache(arguments), limits) as client:
-        requests = [job.asking.request(question) for question in questions]
-        missing = sum(client.cached(request) is None for request in requests)
-        if missing:
-            print(_planned(job, questions, missing))
-        asyncio.run(_ask(job, client, requests))
-        if missing:
-            print(report(client.figures, price))
-        known = [client.cached(request) for request in requests]
-        answers = [
-            job.asking.answer(question, completion, arguments.model).as_json()
-            for question, completion in zip(questions, known, strict=True)
-            if completion is not None
-        ]
-    if answers:
-        write_jsonl(job.path, answers)
-    record["seconds"] = round(record["seconds"] + client.figures.seconds, 3)
-    record["remote"], record["price"] = client.figures.as_json(), price and asdict(price)
-    if len(answers) == len(questions):
-        record = ended(record, len(answers))
-    write_json(run_file(job.path), record)
-    return len(questions) - len(answers)
-
-
-async def _ask(job: Job, client: Any, requests: Sequence[Any]) -> None:
-    from tqdm import tqdm
-
-    from ..remote.client import Reply
-
-    questions = {request.item: question for request, question in zip(requests, job.suite.questions, strict=True)}
-    replies, started = 0, time.monotonic()
-    try:
-        with tqdm(total=len(requests), unit="question", dynamic_ncols=True) as bar:
-            async for result in client.ask(requests):
-                question = questions[result.request.item]
-                if isinstance(result, Reply):
-                    replies += 1
-                    _count(job, question, result.completion)
-                else:
-                    job.failures[str(question.question_id)] = result.reason
-                    if not replies and len(job.failures) >= ALL_REFUSED:
-                        raise InputError(f"none of {len(job.failures)} requests was answered: {result.reason}")
-                bar.update()
-                rate = 60 * client.figures.responses / (time.monotonic() - started)
-                bar.set_postfix_str(f"{rate:.0f} questions/min, {job.tally.describe()}", refresh=False)
-    finally:
-        await client.provider.close()
-
-
-def _count(job: Job, question: Question, completion: Any) -> None:
-    asking = job.asking
-    response = read(completion.text, job.suite.image_size(question), asking.convention, asking.sent(question))
-    job.tally.add(question, response)
-    job.cut += completion.finish in FINISHED_AT_LIMIT
-    job.doubts.add(response, asking.convention, asking.sent(question))
-
-
-# --- what is said ---------------------------------------------------------------------------------------------------
-
-
-def _planned(job: Job, questions: Sequence[Question], requests: int, runs: int = 1) -> str:
-    """What `requests` will take; they ask each question once in a run."""
-    arguments = job.arguments
-    protocol = PROTOCOLS[arguments.provider]
-    tokens = sum(job.asking.tokens(question, protocol) for question in questions) / len(questions) * requests
-    each = EXPECTED_TOKENS[job.asking.reasoning]
-    of_runs = f" in {runs} runs" if runs > 1 else ""
-    head = f"{len(questions)} questions{of_runs}, {requests} requests to {arguments.provider} {arguments.model}"
-    return f"{head}\n{estimate(arguments, requests, tokens, each, model_price(arguments))}"
-
-
-def _dry_run(jobs: Sequence[Job]) -> None:
-    """What it would take, and the first request as it would be sent; nothing is written."""
+def _dry_run(runs: Sequence[RemoteRun]) -> None:
+    """Print what the requests would cost, and the first one as it would be sent; nothing is written."""
     from ..remote.client import cached_key, read_cached
     from ..utils.files import JsonlIndex
 
-    with JsonlIndex(_cache(jobs[0].arguments), cached_key) as lookup:
+    first, arguments = runs[0], runs[0].arguments
+    with JsonlIndex(_cache(arguments), cached_key) as cache:
         missing = sum(
-            job.arguments.overwrite or read_cached(lookup, job.asking.request(question), job.arguments.model) is None
-            for job in jobs
-            for question in job.suite.questions
+            arguments.overwrite or read_cached(cache, remote_run.request(question), arguments.model) is None
+            for remote_run in runs
+            for question in remote_run.benchmark.questions
         )
-    print(_planned(jobs[0], jobs[0].suite.questions, missing, len(jobs)))
-    first = jobs[0].suite.questions[0]
-    width, height = jobs[0].asking.sent(first)
-    print(f"\nthe first request, with {first.image} in {width} x {height} pixels:\n{jobs[0].asking.text(first)}")
+    print(first.estimate(missing, len(runs)))
+    question = first.benchmark.questions[0]
+    width, height = first.sent_size(question)
+    print(f"\nthe first request, with {question.image} in {width} x {height} pixels:\n{first.text(question)}")
 
 
-def _finish(jobs: Sequence[Job], unanswered: int) -> int:
-    for job in jobs:
-        print(f"{job.path}: {job.tally.answers} answers, {job.tally.describe()}")
-        if job.cut:
-            print(f"  {job.cut} answers were cut at the limit of output tokens: give more --max-output-tokens")
-        if doubt := job.doubts.warning(job.asking.convention.name):
-            print(f"  {doubt} (--convention names another way)")
-    if unanswered:
-        reasons = Counter(reason for job in jobs for reason in job.failures.values())
-        why = "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
-        raise InputError(
-            f"{unanswered} questions got no answer ({why}); what was answered is in "
-            f"{', '.join(str(job.path) for job in jobs)} and the cache: the same command asks for the rest"
+@dataclass(slots=True)
+class RemoteRun:
+    """One answer file of a remote model: how its questions are asked, and the results so far."""
+
+    arguments: argparse.Namespace
+    benchmark: Benchmark  # without the skipped questions
+    convention: Convention
+    template: str | None
+    server: str | None  # its address; None for the provider's own
+    path: Path
+    run: int  # from 1; 0 for a single run
+    seed: int | None
+    skipped: Sequence[QuestionId]  # not asked, because their images are broken
+    failures: dict[str, str] = field(default_factory=dict)  # question id -> reason
+    cut: int = 0
+    doubts: ConventionCheck = field(default_factory=ConventionCheck)
+    accuracy: RunningAccuracy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.accuracy = RunningAccuracy(self.benchmark)
+
+    def text(self, question: Question) -> str:
+        """Return the text of a request: the question's own words, then the format of the answer."""
+        instruction = bare_instruction(question.text).partition(FORMAT_SENTENCE)[0].rstrip()
+        if self.template is not None:
+            return self.template.replace(PLACEHOLDER, instruction)
+        if (
+            self.convention.name == "unit" and not self.arguments.box
+        ):  # exactly what the project's models are trained on
+            return question_text(instruction, self.arguments.reasoning)
+        reasoning = [REASONING_SUFFIX, ANSWER_LAST] if self.arguments.reasoning else []
+        return " ".join(
+            [instruction, *reasoning, self.convention.box if self.arguments.box else self.convention.points]
         )
-    return 0
+
+    def sent_size(self, question: Question) -> tuple[int, int]:
+        """Return the size of the picture as it is sent."""
+        return sent_size(self.benchmark.image_size(question), self.arguments.max_side, self.convention)
+
+    def options(self) -> str:
+        """Name what shapes an answer beside text, picture, model and server; part of the cache's key."""
+        values = {"temperature": self.arguments.temperature, "limit": self.arguments.max_output_tokens,
+                  "thinking": self.arguments.thinking_budget}  # fmt: skip
+        return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+
+    def request(self, question: Question) -> Request:
+        from ..remote.client import Request
+
+        path, size = self.benchmark.image_path(question), self.sent_size(question)
+        # Turned pictures were once sent as they are stored, under a name without the last word.
+        upright = " upright" if is_turned(path) else ""
+        picture_name = f"{question.image} {sha256(path)[:16]} {size[0]}x{size[1]}{upright}"
+        item = f"{question.question_id} run {self.run} seed {self.seed}"
+        version = f"{WORDING} {self.options()}" + (f" server={self.server}" if self.server else "")
+        return Request(item, version, self.text(question), "", _picture_maker(path, size), picture_name)
+
+    def answer(self, question: Question, request: Request, completion: Completion) -> Answer:
+        """Return the reply as a record; the metadata says how to read it and why it ended."""
+        model = self.arguments.model
+        return Answer(
+            question_id=question.question_id,
+            prompt=request.text,
+            text=completion.text,
+            answer_id=hashlib.sha256(request.key(model)).hexdigest()[:22],
+            model_id=model,
+            category=question.category,
+            seed=self.seed,
+            run=self.run,
+            metadata={
+                "convention": self.convention.name,
+                "sent": list(self.sent_size(question)),
+                "finish": completion.finish,
+                "tokens_in": completion.tokens_in,
+                "tokens_out": completion.tokens_out,
+            },
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the answers. A file is only continued under the same settings."""
+        arguments = self.arguments
+        return {
+            "provider": arguments.provider,
+            "model": arguments.model,
+            "server": self.server or "the provider's own",
+            "question_sha256": sha256(self.benchmark.question_file),
+            "convention": self.convention.name,
+            "box": arguments.box,
+            "reasoning": arguments.reasoning,
+            "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
+            "num_questions": arguments.num_questions,
+            "images": hash_images(self.benchmark),
+            "max_side": arguments.max_side,
+            "options": self.options(),
+            "run": self.run,
+            "seed": self.seed,
+        }
+
+    def write_answers(self) -> int:
+        """Ask what was not answered yet, write the file in the order of the questions, and return how many are missing."""
+        from ..remote.client import Client, Limits
+        from ..remote.providers import Options, make_provider
+
+        arguments, questions, settings = self.arguments, self.benchmark.questions, self.settings()
+        answered_before(self.path, settings, questions)
+        record = start_record("api_vqa", self.path, self.benchmark, arguments, settings, continued=True)
+        record["skipped"] = self.skipped
+        options = Options(arguments.temperature, arguments.max_output_tokens, self.seed, arguments.thinking_budget)
+        protocol = PROTOCOLS[arguments.provider]
+        provider = make_provider(protocol, arguments.model, arguments.base_url, options, arguments.concurrency)
+        limits = Limits(
+            arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute, arguments.timeout,
+            arguments.tries, arguments.first_wait,
+        )  # fmt: skip
+        price = model_price(arguments)
+        with Client(provider, _cache(arguments), limits) as client:
+            requests = [self.request(question) for question in questions]
+            missing = sum(client.cached(request) is None for request in requests)
+            if missing:
+                print(self.estimate(missing))
+            asyncio.run(self._ask(client, requests))
+            if missing:
+                print(report(client.figures, price))
+            answers = [
+                self.answer(question, request, completion).as_json()
+                for question, request in zip(questions, requests, strict=True)
+                if (completion := client.cached(request)) is not None
+            ]
+        if answers:
+            write_jsonl(self.path, answers)
+        record["seconds"] = round(record["seconds"] + client.figures.seconds, 3)
+        record["remote"], record["price"] = client.figures.as_json(), price and asdict(price)
+        complete = len(answers) == len(questions)
+        write_json(run_file(self.path), finish_record(record, len(answers)) if complete else record)
+        return len(questions) - len(answers)
+
+    async def _ask(self, client: Client, requests: Sequence[Request]) -> None:
+        from tqdm import tqdm
+
+        from ..remote.client import Reply
+
+        questions = {request.item: one for request, one in zip(requests, self.benchmark.questions, strict=True)}
+        replies, started = 0, time.monotonic()
+        try:
+            with tqdm(total=len(requests), unit="question", dynamic_ncols=True) as bar:
+                async for result in client.ask(requests):
+                    question = questions[result.request.item]
+                    if isinstance(result, Reply):
+                        replies += 1
+                        size, completion = self.sent_size(question), result.completion
+                        response = read(completion.text, self.benchmark.image_size(question), self.convention, size)
+                        self.accuracy.add(question, response)
+                        self.cut += completion.finish in FINISHED_AT_LIMIT
+                        self.doubts.add(response, self.convention, size)
+                    else:
+                        self.failures[str(question.question_id)] = result.reason
+                        if not replies and len(self.failures) >= ALL_REFUSED:
+                            raise InputError(f"none of {len(self.failures)} requests was answered: {result.reason}")
+                    bar.update()
+                    rate = 60 * client.figures.responses / (time.monotonic() - started)
+                    bar.set_postfix_str(f"{rate:.0f} questions/min, {self.accuracy.describe()}", refresh=False)
+        finally:
+            await client.provider.close()
+
+    def estimate(self, requests: int, runs: int = 1) -> str:
+        """Describe the tokens, time and price of `requests`, each question once per run."""
+        from ..remote.cost import image_tokens, text_tokens
+
+        arguments, questions = self.arguments, self.benchmark.questions
+        protocol = PROTOCOLS[arguments.provider]
+        tokens = sum(text_tokens(self.text(one)) + image_tokens(protocol, *self.sent_size(one)) for one in questions)
+        of_runs = f" in {runs} runs" if runs > 1 else ""
+        head = f"{len(questions)} questions{of_runs}, {requests} requests to {arguments.provider} {arguments.model}"
+        expected, price = EXPECTED_TOKENS[arguments.reasoning], model_price(arguments)
+        return f"{head}\n{estimate(arguments, requests, tokens / len(questions) * requests, expected, price)}"
+
+    def describe(self) -> str:
+        """Return the result of the run, with warnings about cut answers and a doubtful convention."""
+        lines = [f"{self.path}: {self.accuracy.answers} answers, {self.accuracy.describe()}"]
+        if self.cut:
+            lines.append(f"  {self.cut} answers were cut at the limit of output tokens: raise --max-output-tokens")
+        if doubt := self.doubts.warning(self.convention.name):
+            lines.append(f"  {doubt} (--convention names another one)")
+        return "\n".join(lines)
+
+
+def _picture_maker(path: Path, size: tuple[int, int]) -> Callable[[], Picture]:
+    """Encode a picture when it is needed: the file itself if nothing has to change, otherwise a resized JPEG."""
+    from ..remote.client import Picture
+
+    def make() -> Picture:
+        picture = open_image(path)  # also checks that the file is complete
+        with Image.open(path) as image:
+            media_type = MEDIA_TYPES.get(image.format or "")
+        # not every server applies a picture's EXIF orientation
+        if media_type and not is_turned(path) and picture.size == size:
+            return Picture(path.read_bytes(), media_type)
+        if picture.size != size:
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        return Picture(buffer.getvalue())
+
+    return make
 
 
 if __name__ == "__main__":

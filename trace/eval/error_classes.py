@@ -1,35 +1,34 @@
-"""What went wrong with an answer: every point that misses gets a class, as far as the benchmark tells.
+"""Error classes: why an answer, or a part of it, did not score.
 
-Shares are of questions: an answer with four points of which one misses gives a quarter to that point's class, so that
-the classes and the accuracy of a model add up to 1. Of a box every pixel outside the region has its own class. An answer
-without a point is "cut" where it ended at the limit of tokens, otherwise "unparsable". What a
-class needs is taken from the question's `meta` as the scene generator writes it: `references` (with `instance`, `box`,
-`center`), `instances` (an image of object numbers) and `relation`. Where that is missing, a miss is "elsewhere".
+Shares are of questions: an answer with four points of which one misses gives a quarter to that point's class, so that a
+model's accuracy and its classes add up to 1. Of a box, each pixel outside the region has its own class. The classes need
+the question's `meta` as the scene generator writes it: `references` (`instance`, `box`, `center`), `instances` (an image
+of object numbers), `relation`. Without it, a miss is "elsewhere".
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..core.images import BROKEN_IMAGE
+from ..core.images import open_instances
 from ..core.points import Box, Point, scored_indices
+from ..core.reasoning import THOUGHTS, THOUGHTS_END, Response
 from ..core.records import Question
 from ..data.scenes.instances import on_object
 from ..utils.command import InputError
 from .benchmark import Mask
 
-Values = NDArray[np.float64]
-
 UNANSWERED = "not answered"
-CUT = "cut"
+CUT = "cut"  # no point, because the answer ended at the token limit
 UNPARSABLE = "unparsable"
 OUTSIDE = "outside the image"
 ON_REFERENCE = "on the reference object"
@@ -40,157 +39,203 @@ WRONG_WAY = "wrong direction"
 ELSEWHERE = "elsewhere"
 CLASSES = (UNANSWERED, CUT, UNPARSABLE, OUTSIDE, ON_REFERENCE, ON_OBJECT, TOO_FAR, BESIDE, WRONG_WAY, ELSEWHERE)
 DIRECTIONS = ("left", "right", "in front", "front", "behind", "above", "below")
-SAME_WAY = math.cos(math.radians(60))  # seen from the reference, a point less than this off the region's direction
+MIN_COSINE = math.cos(math.radians(60))  # a point on the right side is less than this off the region's direction
 
 
 class ErrorClassifier:
-    """Says why a point misses one question's region."""
+    """Classifies the points that miss one question's region.
+
+    Args:
+        root: the benchmark's folder, to which `meta["instances"]` is relative.
+    """
 
     def __init__(self, question: Question, mask: Mask, root: Path) -> None:
-        """`root` is the benchmark's folder, to which `meta["instances"]` is relative."""
         self.mask, self.meta = mask, question.meta
-        self.references = [one for one in _sequence(question.meta.get("references")) if isinstance(one, Mapping)]
-        self.instances = _instances(question, root, mask.shape)
+        references = question.meta.get("references")
+        references = references if isinstance(references, list | tuple) else ()
+        self.references = [reference for reference in references if isinstance(reference, Mapping)]
+        self.instances = _read_instances(question, root, mask.shape)
 
     def shares(self, points: Sequence[Point | Box], cut: bool = False) -> dict[str, float]:
-        """Class -> share of the answer; with the score they add up to 1. `cut`: it ended at the limit of tokens."""
+        """Return class -> share of the answer; `cut`: it ended at the token limit."""
         if not points:
             return {CUT if cut else UNPARSABLE: 1.0}
-        total = float(sum(map(self._weight, (points[place] for place in scored_indices(points)))))
-        missing = [item for item in points if isinstance(item, Point) and not self._hit(item)]
-        classes = dict(zip(missing, self.of(missing), strict=True))
-        found: dict[str, float] = {}
-        for item in (points[place] for place in scored_indices(points)):
+        items = [points[index] for index in scored_indices(points)]
+        missing = [item for item in points if isinstance(item, Point) and not self._hits(item)]
+        classes = dict(zip(missing, self.classify(missing), strict=True))
+        total, shares = 0.0, dict[str, float]()
+        missed: list[Mapping[str, float]] = []
+        for item in items:
             if isinstance(item, Box):
-                missed = self._missed(item)
+                weight, pixels = self._classify_box(item)
+                missed.append(pixels)
             else:
-                missed = {classes[item]: 1.0} if item in classes else {}
-            for name, amount in missed.items():
-                found[name] = found.get(name, 0.0) + amount / total
-        return found
+                weight = 1
+                missed.append({classes[item]: 1.0} if item in classes else {})
+            total += weight
+        for amounts in missed:
+            for name, amount in amounts.items():
+                shares[name] = shares.get(name, 0.0) + amount / total
+        return shares
 
-    def of(self, points: Sequence[Point]) -> list[str]:
-        """The classes of points that miss."""
+    def classify(self, points: Sequence[Point]) -> list[str]:
+        """Return the classes of points that miss."""
         inside = [point for point in points if point.inside]
         if not inside:
             return [OUTSIDE] * len(points)
-        classes = iter(self._classes(np.array([one.x for one in inside]), np.array([one.y for one in inside])))
+        x, y = np.array([(point.x, point.y) for point in inside]).T
+        classes = iter(self._classify(x, y))
         return [next(classes) if point.inside else OUTSIDE for point in points]
 
-    def _hit(self, point: Point) -> bool:
-        pixel = point.to_pixel(self.mask.shape[1], self.mask.shape[0])
+    def _hits(self, point: Point) -> bool:
+        height, width = self.mask.shape
+        pixel = point.to_pixel(width, height)
         return pixel is not None and bool(self.mask[pixel[1], pixel[0]])
 
-    def _weight(self, item: Point | Box) -> int:
-        """What an item counts in the score: a point 1, a box its pixels."""
-        if isinstance(item, Point):
-            return 1
-        left, top, right, bottom = item.to_pixel_range(self.mask.shape[1], self.mask.shape[0])
-        return (right - left) * (bottom - top)
-
-    def _missed(self, item: Box) -> dict[str, float]:
-        """Class -> how many pixels of a box miss."""
+    def _classify_box(self, box: Box) -> tuple[int, dict[str, float]]:
+        """Return the number of pixels of a box, and class -> pixels that miss."""
         height, width = self.mask.shape
-        left, top, right, bottom = item.to_pixel_range(width, height)
+        left, top, right, bottom = box.to_pixel_range(width, height)
         first = np.array([max(top, 0), max(left, 0)])
         inner = self.mask[first[0] : max(bottom, 0), first[1] : max(right, 0)]
         y, x = (np.argwhere(~inner) + first + 0.5).T
-        beyond = (right - left) * (bottom - top) - inner.size
-        found = {**Counter(self._classes(x / width, y / height)), OUTSIDE: beyond}
-        return {name: float(pixels) for name, pixels in found.items() if pixels}
+        size = (right - left) * (bottom - top)
+        classes = {**Counter(self._classify(x / width, y / height)), OUTSIDE: size - inner.size}
+        return size, {name: float(pixels) for name, pixels in classes.items() if pixels}
 
-    def _classes(self, x: Values, y: Values) -> list[str]:
-        """The classes of missing points inside the image, normalised `x` and `y` `[points]`."""
+    def _classify(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> list[str]:
+        """Return the classes of missing points inside the image, normalised `x` and `y` `[points]`."""
         height, width = self.mask.shape
         columns = np.minimum((x * width + 1e-6).astype(int), width - 1)  # as Point.to_pixel
         rows = np.minimum((y * height + 1e-6).astype(int), height - 1)
-        found = self._directions(columns, rows)
+        classes = self._classify_direction(columns, rows)
         if self.instances is not None:
             instance = self.instances[rows, columns]
-            named = [one["instance"] for one in self.references if isinstance(one.get("instance"), int)]
-            found[on_object(instance)] = ON_OBJECT
-            found[on_object(instance) & np.isin(instance, named)] = ON_REFERENCE
+            named = [number for one in self.references if isinstance(number := one.get("instance"), int)]
+            classes[on_object(instance)] = ON_OBJECT
+            classes[on_object(instance) & np.isin(instance, named)] = ON_REFERENCE
         else:
-            for one in self.references:
-                found[_inside(x, y, one.get("box"))] = ON_REFERENCE
-        return list(found)
+            for reference in self.references:
+                box = reference.get("box")
+                if isinstance(box, list | tuple) and len(box) == 4:
+                    classes[(box[0] <= x) & (x <= box[2]) & (box[1] <= y) & (y <= box[3])] = ON_REFERENCE
+        return list(classes)
 
-    def _directions(self, columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.object_]:
-        """Seen from the one reference: whether each pixel lies where the region does, and how far."""
+    def _classify_direction(self, columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.object_]:
+        """Compare each pixel with the region in direction and distance, seen from the only reference."""
         relation, height, width = self.meta.get("relation"), *self.mask.shape
         center = self.references[0].get("center") if len(self.references) == 1 else None
-        if relation not in DIRECTIONS or center is None or not _pair(center):
+        known = (
+            isinstance(center, list | tuple) and len(center) == 2 and all(isinstance(v, int | float) for v in center)
+        )
+        if relation not in DIRECTIONS or center is None or not known:
             return np.full(len(columns), ELSEWHERE, object)
         origin = np.array([center[0] * width, center[1] * height])
         region = np.argwhere(self.mask)[:, ::-1] + 0.5 - origin
-        way = region.mean(0) / max(float(np.hypot(*region.mean(0))), 1e-9)
+        direction = region.mean(0) / max(float(np.hypot(*region.mean(0))), 1e-9)
         offset = np.stack([columns, rows], axis=-1) + 0.5 - origin
         distance = np.hypot(*offset.T)
-        same = (distance >= 1e-9) & (offset @ way >= SAME_WAY * distance)
+        right_side = (distance >= 1e-9) & (offset @ direction >= MIN_COSINE * distance)
         far = distance > float(np.hypot(*region.T).max())
-        found: NDArray[np.object_] = np.where(same, np.where(far, TOO_FAR, BESIDE), WRONG_WAY).astype(object)
-        return found
+        return np.where(right_side, np.where(far, TOO_FAR, BESIDE), WRONG_WAY).astype(object)
 
 
-def _sequence(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _pair(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(one, int | float) for one in value)
-
-
-def _inside(x: Values, y: Values, box: Any) -> NDArray[np.bool_]:
-    values = _sequence(box)
-    if len(values) != 4:
-        return np.zeros(len(x), bool)
-    return np.asarray((values[0] <= x) & (x <= values[2]) & (values[1] <= y) & (y <= values[3]))
-
-
-def _instances(question: Question, root: Path, shape: tuple[int, int]) -> NDArray[np.int64] | None:
+def _read_instances(question: Question, root: Path, shape: tuple[int, int]) -> NDArray[np.int64] | None:
     name = question.meta.get("instances")
-    if not isinstance(name, str):
-        return None
-    path = root / name
-    if not path.resolve().is_relative_to(root.resolve()) or not path.is_file():
+    path = root / str(name)
+    if not isinstance(name, str) or not path.resolve().is_relative_to(root.resolve()) or not path.is_file():
         return None
     try:
-        with Image.open(path) as image:
-            found = np.asarray(image, np.int64)
-    except BROKEN_IMAGE as error:
-        raise InputError(
-            f"the image of instances {path} of question {question.question_id} is broken: {error}"
-        ) from None
-    return found if found.shape == shape else None
+        instances = open_instances(path).astype(np.int64)
+    except InputError as error:
+        raise InputError(f"question {question.question_id}: {error}") from None
+    return instances if instances.shape == shape else None
 
 
-class Distances:
+class RegionDistances:
     """Distances in pixels to the nearest pixel of a region, 0 inside it.
 
-    For every pixel the nearest columns of the region in its row are found once, to the left and to the right, as a
-    distance transform begins; a point then looks at one pixel a row, however large the region is.
+    The nearest columns of the region to the left and right of every pixel are computed once per row, as a distance
+    transform begins; a point then looks at one pixel per row, however large the region is.
+
+    Args:
+        mask: `[height, width]` with at least one pixel.
     """
 
     def __init__(self, mask: Mask) -> None:
-        """`mask` `[height, width]` has at least one pixel."""
         self.shape = mask.shape
         self.rows = np.flatnonzero(mask.any(axis=1))
         region, columns = mask[self.rows], np.arange(mask.shape[1], dtype=np.float32)
         self.left = np.maximum.accumulate(np.where(region, columns, -np.inf), axis=1)
         self.right = np.minimum.accumulate(np.where(region, columns, np.inf)[:, ::-1], axis=1)[:, ::-1]
 
-    def of(self, points: Sequence[Point]) -> list[float]:
-        """The distance of each point."""
-        return [self._of(point.x * self.shape[1], point.y * self.shape[0]) for point in points]
+    def measure(self, points: Sequence[Point]) -> list[float]:
+        """Return the distance of each point."""
 
-    def _of(self, x: float, y: float) -> float:
-        column = int(min(max(x, 0.0), self.shape[1] - 1.0))
-        across = np.minimum(_gap(self.left[:, column], x), _gap(self.right[:, column], x))
-        return float(np.hypot(across, _gap(self.rows, y)).min())
+        def gap(pixels: NDArray[Any], position: float) -> NDArray[np.float64]:  # pixels have size 1
+            first = pixels.astype(np.float64)
+            return np.maximum(np.maximum(first - position, position - first - 1.0), 0.0)
+
+        distances = []
+        for point in points:
+            x, y = point.x * self.shape[1], point.y * self.shape[0]
+            column = int(min(max(x, 0.0), self.shape[1] - 1.0))
+            across = np.minimum(gap(self.left[:, column], x), gap(self.right[:, column], x))
+            distances.append(float(np.hypot(across, gap(self.rows, y)).min()))
+        return distances
 
 
-def _gap(pixels: NDArray[Any], place: float) -> Values:
-    """How far `place` lies from pixels of size 1 that begin at `pixels`, along one axis."""
-    first = pixels.astype(np.float64)
-    gap: Values = np.maximum(np.maximum(first - place, place - first - 1.0), 0.0)
-    return gap
+# --- answers without a point -----------------------------------------------------------------------------------------
+
+EXAMPLES = 3
+EXAMPLE_LENGTH = 120  # characters
+
+_NUMBER = r"\d++(?:\.\d++)?+"
+# The first pattern that occurs in the text names the reason.
+_REASONS = (
+    ("percent signs", re.compile(r"\d\.?+\s{0,3}+(?:%|％|percent)", re.IGNORECASE)),
+    ("special tokens", re.compile(r"<\|?[a-z_]{1,30}+\d{1,6}+\|?>|<\|\w{1,30}+\|>", re.IGNORECASE)),
+    ("XML tags of another convention", re.compile(r"<points?\b", re.IGNORECASE)),
+    ("decimal commas", re.compile(r"(?<![\d.])\d,\d++\s{0,3}+[;/|]|(?<![\d.])0,\d++\s{0,3}+,?+\s{0,3}+0,\d")),
+    ("three numbers in brackets", re.compile(rf"[(\[] ?+(?:-?{_NUMBER} ?+, ?+){{2}}-?{_NUMBER} ?+[)\]]")),
+    ("cut inside a point", re.compile(r"[(\[]\s{0,3}+[-\d.,\s]{0,40}+\Z")),
+    ("another form of brackets", re.compile(rf"[(\[{{<]\s{{0,3}}+-?{_NUMBER}")),
+    ("no brackets", re.compile(r"\d")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class UnparsedAnswer:
+    question_id: str
+    text: str  # on one line, shortened
+    reason: str
+
+
+def explain_unparsed(question_id: object, response: Response, cut: bool = False) -> UnparsedAnswer:
+    """Name the reason why `response` holds no point; `cut`: it ended at the token limit."""
+    line = " ".join(response.text.split())
+    if len(line) > EXAMPLE_LENGTH:  # its beginning and its end, where the points should be
+        line = f"{line[: EXAMPLE_LENGTH // 2].rstrip()} ... {line[-EXAMPLE_LENGTH // 2 :].lstrip()}"
+    return UnparsedAnswer(str(question_id), line, _reason(response, cut))
+
+
+def _reason(response: Response, cut: bool) -> str:
+    text = response.text
+    answer = text[slice(*response.answer_span)] if response.answer_span else text
+    thinking = text.rfind(THOUGHTS) > text.rfind(THOUGHTS_END)
+    if not text.strip():
+        return "empty"
+    if response.answer_span is None and (thinking or response.steps or cut):
+        return "cut before the final answer"
+    reason = next((name for name, pattern in _REASONS if pattern.search(answer)), "no numbers")
+    return "cut inside the final answer" if cut and reason in ("no numbers", "cut inside a point") else reason
+
+
+def summarize_unparsed(answers: Sequence[UnparsedAnswer]) -> dict[str, Any]:
+    """Count the reasons and choose examples, of different reasons first."""
+    first = {answer.reason: answer for answer in reversed(answers)}
+    examples = sorted(answers, key=lambda answer: first[answer.reason] is not answer)
+    return {
+        "reasons": dict(Counter(answer.reason for answer in answers).most_common()),
+        "examples": [asdict(answer) for answer in examples[:EXAMPLES]],
+    }

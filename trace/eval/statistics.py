@@ -1,19 +1,15 @@
-"""The score of an answer, and what may be said about the mean of many.
+"""Statistics of scores: bootstrap intervals, paired differences of two models, calibration of confidences.
 
-One decision, in one place: an answer scores the fraction of its points that lie inside the ground-truth region; one of
-boxes alone the fraction of their pixels; an answer without a point scores 0 and stays in the mean. The mean is over
-questions (macro), as RoboPoint publishes it. Questions about one image are not independent, so intervals resample
-images, and comparisons of two models pair the questions they share. Where all images are alike (3 of 3 right) there is
-nothing to resample, and the exact binomial bound takes its place.
-
-`robopoint_score` keeps the behaviour of the reference's own script, for numbers that have to be comparable with
-published ones. Nothing here needs torch.
+Questions about one image are not independent, so intervals resample images, and two models are compared on the questions
+they share. If all images have the same mean (3 of 3 right), resampling gives no width and the exact binomial bound is
+used. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +18,12 @@ Values = NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-ALIKE = 1e-9  # means of images that differ by no more are equal but for rounding
+EQUAL_MEANS = 1e-9  # means of images that differ by no more are equal but for rounding
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over questions with its 95 % interval; `low` and `high` are None where one image is all there is."""
+    """A mean over questions with its 95 % interval; `low` and `high` are None if there is only one image."""
 
     mean: float
     low: float | None
@@ -43,20 +39,23 @@ def interval(
     level: float = LEVEL,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Interval:
-    """Mean of `values` `[questions]` and its percentile bootstrap interval, resampling images, not questions.
+    """Compute the mean of `values` `[questions]` and its percentile bootstrap interval over images.
 
     Args:
-        bounds: the smallest and the largest value that is possible; used where all images have the same mean.
+        bounds: the smallest and the largest possible value; used if all images have the same mean.
     Raises:
-        ValueError: no values, or not one image a value.
+        ValueError: no values, or not one image per value.
     """
     sums, counts = _by_image(values, images)
-    mean = float(sums.sum() / counts.sum())
+    mean, questions = float(sums.sum() / counts.sum()), int(counts.sum())
     if len(sums) < 2 or resamples < 1:
-        return Interval(mean, None, None, int(counts.sum()))
-    if np.ptp(sums / counts) <= ALIKE:
-        low, high = _all_alike(mean, len(sums), level, bounds)
-        return Interval(mean, low, high, int(counts.sum()))
+        return Interval(mean, None, None, questions)
+    if np.ptp(sums / counts) <= EQUAL_MEANS:
+        # By the exact binomial (Clopper-Pearson) bound, at most this share of the images not asked can differ; the mean
+        # moves most if all of these have the smallest, or the largest, value.
+        share = 1 - ((1 - level) / 2) ** (1 / len(sums))
+        low, high = mean - share * (mean - min(mean, bounds[0])), mean + share * (max(mean, bounds[1]) - mean)
+        return Interval(mean, low, high, questions)
     means = np.empty(resamples)
     chunk = max(1, 2_000_000 // len(sums))  # bounds the memory of the draws
     for start in range(0, resamples, chunk):
@@ -64,29 +63,19 @@ def interval(
         draws = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=size)  # [size, images]
         means[start : start + size] = (draws @ sums) / (draws @ counts)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), int(counts.sum()))
-
-
-def _all_alike(mean: float, images: int, level: float, bounds: tuple[float, float]) -> tuple[float, float]:
-    """The interval of a mean that all of `images` have.
-
-    By the exact binomial (Clopper-Pearson) bound at most the share `other` of the images that were not asked can be
-    otherwise; the mean moves most when all of these have the smallest, or the largest, value.
-    """
-    other = 1 - ((1 - level) / 2) ** (1 / images)
-    return mean - other * (mean - min(mean, bounds[0])), mean + other * (max(mean, bounds[1]) - mean)
+    return Interval(mean, float(low), float(high), questions)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much better one model is than another on the questions both were asked; `p_value` as for `Interval`."""
+    """How much better one model is than another on shared questions; `p_value` is None if `low` is."""
 
     interval: Interval
     p_value: float | None
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0 and the test agrees: with few images the interval alone is too short."""
+        """Whether the interval excludes 0 and the test agrees: with few images the interval alone is too short."""
         low, high = self.interval.low, self.interval.high
         if low is None or high is None or self.p_value is None:
             return False
@@ -100,7 +89,7 @@ def difference(
     rng: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """Mean of `values - others`, paired by question: a bootstrap interval and a permutation test, both by image.
+    """Compare two models question by question: a bootstrap interval of `values - others` and a permutation test.
 
     The permutation test exchanges the two models' answers to all questions about an image at once.
     """
@@ -108,7 +97,7 @@ def difference(
     gap = interval(first - second, images, rng, resamples, bounds=(-1.0, 1.0))
     if gap.low is None:
         return Difference(gap, None)
-    from scipy import stats  # half a second to import: not for callers that only score
+    from scipy import stats  # half a second to import: not for callers that only need intervals
 
     test = stats.permutation_test(
         (_by_image(first, images)[0], _by_image(second, images)[0]),
@@ -123,10 +112,73 @@ def difference(
 
 
 def _by_image(values: Sequence[float] | Values, images: Sequence[Hashable]) -> tuple[Values, Values]:
-    """Sum and number of the values of each image, both `[images]`."""
+    """Return the sum and the number of the values of each image, both `[images]`."""
     array = np.asarray(values, float)
     if array.size == 0 or len(array) != len(images):
-        raise ValueError(f"{array.size} values for {len(images)} images: one each, and at least one, are needed")
+        raise ValueError(f"{array.size} values for {len(images)} images: at least one value, and one image per value")
     index: dict[Hashable, int] = {}
-    places = np.array([index.setdefault(image, len(index)) for image in images])
-    return np.bincount(places, weights=array).astype(np.float64), np.bincount(places).astype(np.float64)
+    positions = np.array([index.setdefault(image, len(index)) for image in images])
+    return np.bincount(positions, weights=array).astype(np.float64), np.bincount(positions).astype(np.float64)
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+BINS = 10
+COVERAGES = tuple(round(0.1 * step, 1) for step in range(1, 11))
+
+
+def calibration(points: Sequence[tuple[float, float]], answers: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+    """Compute a model's reliability, expected calibration error and risk against coverage; None without confidences.
+
+    Args:
+        points: (confidence, 1 if inside the region else 0) of every point.
+        answers: (confidence, score) of every answer that has a confidence.
+    """
+    if not points or not answers:
+        return None
+    bins = reliability(points)
+    error = sum(b["points"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / sum(b["points"] for b in bins)
+    risks = risk_coverage(answers)
+    return {
+        "points": len(points),
+        "answers": len(answers),
+        "mean_confidence": float(np.mean([confidence for confidence, _ in points])),
+        "ece": error,
+        "reliability": bins,
+        "risk_coverage": [{"coverage": share, "risk": risk} for share, risk in zip(COVERAGES, risks, strict=True)],
+        "aurc": float(np.mean(_risks(answers))),
+    }
+
+
+def reliability(points: Sequence[tuple[float, float]], bins: int = BINS) -> list[dict[str, float]]:
+    """Return the bins of equal width in confidence that hold points, with their mean confidence and accuracy."""
+    confidence, right = np.array(points, float).T
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        {
+            "low": number / bins,
+            "high": (number + 1) / bins,
+            "points": int((index == number).sum()),
+            "confidence": float(confidence[index == number].mean()),
+            "accuracy": float(right[index == number].mean()),
+        }
+        for number in range(bins)
+        if (index == number).any()
+    ]
+
+
+def risk_coverage(answers: Sequence[tuple[float, float]]) -> list[float]:
+    """Return 1 - mean score of the most confident answers, for each share of `COVERAGES`."""
+    risks = _risks(answers)
+    return [float(risks[max(1, round(share * len(risks))) - 1]) for share in COVERAGES]
+
+
+def _risks(answers: Sequence[tuple[float, float]]) -> Values:
+    """Return the risk of the n most confident answers for every n; ties count with their mean."""
+    confidence, scores = np.array(answers, float).T
+    order = np.argsort(-confidence, kind="stable")
+    loss, confidence = 1 - scores[order], confidence[order]
+    _, group = np.unique(confidence, return_inverse=True)
+    loss = (np.bincount(group, weights=loss) / np.bincount(group))[group]
+    risks: Values = np.cumsum(loss) / np.arange(1, len(loss) + 1)
+    return risks

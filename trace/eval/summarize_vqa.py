@@ -1,12 +1,10 @@
-"""Answer files -> accuracy, with what may be concluded from it.
+"""Summarize answer files: accuracy with intervals, error classes, calibration and comparisons of models.
 
-    python -m trace.eval.summarize_vqa --answer out/trace.jsonl out/robopoint.jsonl --labels trace robopoint
+    python -m trace.eval.summarize_vqa --answers out/trace.jsonl out/robopoint.jsonl --labels trace robopoint
 
-Prints tables and writes summary.json, summary.md and summary.csv, and calibration.png where confidences are known.
-Every question of the benchmark counts, failures as 0. Intervals are 95 % bootstrap intervals that resample images;
-each model is compared with the first one on the same questions. Several runs of a model (out/m-1.jsonl, out/m-2.jsonl
-..., all meant by out/m.jsonl; any files under one label; or one file whose answers differ in `run`) give their mean and
-standard deviation.
+Writes summary.json, .md and .csv, and calibration.png if confidences are known. Each model is compared with the first one.
+Runs of a model (out/m-1.jsonl, out/m-2.jsonl ..., all meant by out/m.jsonl; files under one label; or one file whose
+answers differ in `run`) give their mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -30,317 +28,286 @@ from ..core.conventions import CONVENTIONS
 from ..drawing.overlay import model_colors
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
 from ..utils.files import read_jsonl, replacing, sha256, write_json
-from .benchmark import Benchmark, open_benchmark, read_run, settings_of
-from .calibration import calibration, draw
-from .error_classes import CLASSES
-from .scoring import BenchmarkScores, RunScores, conventions_per_file, full_mask_warnings, groups, read_runs, score_runs
-from .statistics import RESAMPLES, Difference, difference, interval
-from .tables import as_csv, as_markdown, as_text, sentences, tables
-from .unparsed import summed
-
-__all__ = ["as_csv", "as_markdown", "as_text", "main", "sentences", "summarize", "tables"]
+from .benchmark import Benchmark, add_benchmark_flags, open_benchmark, read_run_record, run_settings
+from .error_classes import CLASSES, summarize_unparsed
+from .scoring import (
+    BenchmarkScores,
+    RunScores,
+    conventions_per_file,
+    full_mask_warnings,
+    question_groups,
+    read_runs,
+    score_runs,
+)
+from .statistics import RESAMPLES, calibration, difference, interval
+from .tables import as_csv, as_markdown, as_text, draw_calibration
 
 Groups = dict[tuple[str, str], list[int]]
-Values = Sequence[float | None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Accuracy of answer files on a benchmark.")
-    parser.add_argument(
-        "--answer", "--answer-file", "--answer-files", "--answers-file", type=Path, nargs="+", required=True,
-        metavar="JSONL", help="answers, one file a model or run",
-    )  # fmt: skip
-    parser.add_argument("--labels", nargs="+", help="names for the tables, the same one for runs of one model; "
-                        "by default those of the files")  # fmt: skip
-    parser.add_argument("--runs", choices=["single", "numbered"], help="which files m.jsonl means where m-1.jsonl, "
-                        "m-2.jsonl ... are there too: itself, or those runs")  # fmt: skip
-    parser.add_argument("--convention", nargs="+", metavar="NAME", help="how models write coordinates whose answers do "
-                        f"not record it, one for all files or one each: {', '.join(CONVENTIONS)}")  # fmt: skip
-    parser.add_argument("--data-dir", help="the benchmark, by name or folder; by default the one that the run's "
-                        "record names")  # fmt: skip
-    parser.add_argument("--question-file", help="by default point_questions.jsonl, or what the run's record names")
-    parser.add_argument("--num-questions", type=int, help="only the first ones of the file")
-    parser.add_argument("--output", "--output-dir", type=Path, help="folder for summary.json, .md and .csv; "
-                        "by default that of the first answers")  # fmt: skip
-    parser.add_argument("--compat", choices=["robopoint"], help="also score as the reference's script does")
-    parser.add_argument("--paper", action="store_true", help="print the papers' tables beside it, as published")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES)
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     if arguments.resamples < 1 or arguments.seed < 0:
         raise InputError(f"--resamples {arguments.resamples} must be at least 1 and --seed {arguments.seed} at least 0")
-    files = [_files(path, arguments.runs) for path in arguments.answer]
-    _check_once([path for group in files for path in group])
-    labels = _labels(arguments.answer, arguments.labels)
-    asked = conventions_per_file(arguments.convention, len(files))
-    arguments.answer = [path for group in files for path in group]
-    suite = _find_suite(arguments)
-    folder = output_folder(arguments.output or arguments.answer[0].parent)
+    files = [_run_files(path, arguments.runs) for path in arguments.answers]
+    paths = [path for group in files for path in group]
+    for index, path in enumerate(paths):
+        if path.resolve() in (other.resolve() for other in paths[:index]):
+            raise InputError(f"{path} is given twice: its answers would count as two runs")
+    labels = _labels(arguments.answers, arguments.labels)
+    conventions = conventions_per_file(arguments.convention, len(files))
+    benchmark = _open_benchmark(arguments, paths[0])
+    counts: list[Any] = [run_settings(read_run_record(path)).get("num_questions") for path in paths]
+    # the questions asked for, or as many as the runs that wrote the answers were asked for
+    count = arguments.num_questions if arguments.num_questions is not None else max(counts) if all(counts) else None
+    folder = output_folder(arguments.out or paths[0].parent)
     runs = [
-        one
-        for group, label, how in zip(files, labels, asked, strict=True)
+        run_answers
+        for group, label, convention in zip(files, labels, conventions, strict=True)
         for path in group
-        for one in read_runs(path, label, suite, how)
+        for run_answers in read_runs(path, label, benchmark, convention)
     ]
     rng = np.random.default_rng(arguments.seed)
-    graded = score_runs(_first(suite, arguments), runs, rng, robopoint=arguments.compat == "robopoint")
-    summary = summarize(graded, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
+    scores = score_runs(benchmark.first(count), runs, rng, robopoint=arguments.compat == "robopoint")
+    summary = summarize(scores, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
     write_json(folder / "summary.json", summary)
     written = ["summary.json"]
     for name, text in (("summary.md", as_markdown(summary)), ("summary.csv", as_csv(summary))):
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
         written.append(name)
-    calibrated = {one["label"]: one["calibration"] for one in summary["models"] if one["calibration"]}
-    if calibrated:
-        draw(calibrated, folder / "calibration.png", model_colors(one["label"] for one in summary["models"]))
+    if calibrated := {one["label"]: one["calibration"] for one in summary["models"] if one["calibration"]}:
+        colors = model_colors(model["label"] for model in summary["models"])
+        draw_calibration(calibrated, folder / "calibration.png", colors)
         written.append("calibration.png")
     print(as_text(summary))
     print(f"\nwritten: {', '.join(str(folder / name) for name in written)}")
     return 0
 
 
-def _files(path: Path, which: str | None) -> list[Path]:
-    """A file of answers, or the files of the runs that `model_vqa --runs` wrote under its name.
+def _parser() -> Parser:
+    parser = Parser(prog="summarize_vqa", description="Summarize answer files: accuracy on a benchmark.")
+    parser.add_argument("--answers", "--answer", "--answer-file", "--answer-files", "--answers-file", type=Path,
+                        nargs="+", required=True, metavar="JSONL", help="answer files, one per model or run")  # fmt: skip
+    parser.add_argument("--labels", nargs="+", help="names of the models, the same one for runs of one model (default: "
+                        "the file names)")  # fmt: skip
+    parser.add_argument("--runs", choices=["single", "numbered"], help="if m.jsonl and m-1.jsonl, m-2.jsonl ... exist: "
+                        "score m.jsonl itself, or the numbered runs")  # fmt: skip
+    parser.add_argument("--convention", nargs="+", metavar="NAME", help="coordinate convention of answers that do not "
+                        f"record it, one for all files or one each: {', '.join(CONVENTIONS)}")  # fmt: skip
+    add_benchmark_flags(parser)
+    parser.add_argument("--out", "--output", "--output-dir", type=Path,
+                        help="folder for the summary (default: that of the first answers)")  # fmt: skip
+    parser.add_argument("--compat", choices=["robopoint"], help="also score as the reference's script does")
+    parser.add_argument("--paper", action="store_true", help="add the papers' tables, as published")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="bootstrap resamples")
+    return parser
 
-    InputError: both are there, and `which` ("single" or "numbered") does not say what is meant.
+
+def _run_files(path: Path, choice: str | None) -> list[Path]:
+    """Return the answer file, or the files of the runs that `model_vqa --runs` wrote under its name.
+
+    InputError: both exist, and `choice` ("single" or "numbered") is not given.
     """
-    numbers = {one: one.stem[len(path.stem) + 1 :] for one in path.parent.glob(f"{path.stem}-*{path.suffix}")}
-    runs = sorted((one for one, text in numbers.items() if text.isdecimal()), key=lambda one: int(numbers[one]))
-    if path.exists():  # then another model's file, gpt-4.jsonl beside gpt.jsonl, is none of its runs
-        runs = [one for one in runs if _holds_run(one, int(numbers[one]))]
-    if path.exists() and runs and which is None:
+    numbers = {file: file.stem[len(path.stem) + 1 :] for file in path.parent.glob(f"{path.stem}-*{path.suffix}")}
+    runs = {file: int(number) for file, number in numbers.items() if number.isdecimal()}
+    if path.exists():  # then another model's file, gpt-4.jsonl beside gpt.jsonl, is not one of its runs
+
+        def is_run(file: Path, number: int) -> bool:
+            return next((record.get("run") == number for _, record in read_jsonl(file, skip_partial_line=True)), False)
+
+        runs = {file: number for file, number in runs.items() if is_run(file, number)}
+    numbered = sorted(runs, key=lambda file: runs[file])
+    if path.exists() and numbered and choice is None:
         raise InputError(
-            f"{path} is one run, and {', '.join(one.name for one in runs)} beside it are numbered runs of the same "
-            "name: say which are meant with --runs single or --runs numbered"
+            f"{path} is one run, and {', '.join(file.name for file in numbered)} beside it are numbered runs of the same "
+            "name. Choose with --runs single or --runs numbered"
         )
-    if runs and (which == "numbered" or (which is None and not path.exists())):
-        return runs
+    if numbered and (choice == "numbered" or (choice is None and not path.exists())):
+        return numbered
     return [existing_file(path, "the answer file")]
-
-
-def _holds_run(path: Path, number: int) -> bool:
-    """Whether the answers of a file say that they are those of run `number`."""
-    return next((record.get("run") == number for _, record in read_jsonl(path, skip_partial_line=True)), False)
-
-
-def _check_once(paths: Sequence[Path]) -> None:
-    seen: set[Path] = set()
-    for path in paths:
-        if path.resolve() in seen:
-            raise InputError(f"{path} is given twice: its answers would count as two runs")
-        seen.add(path.resolve())
 
 
 def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     if labels is None:
         labels = [path.stem for path in paths]
-        whole, shown = [path.resolve().with_suffix("") for path in paths], 1
-        if len(set(whole)) < len(whole):  # of one name but for the suffix
-            whole = [path.resolve() for path in paths]
-        while len(set(labels)) < len(labels):  # as many of the folders above as tell them apart
+        full, shown = [path.resolve().with_suffix("") for path in paths], 1
+        if len(set(full)) < len(full):  # names that differ in the suffix only
+            full = [path.resolve() for path in paths]
+        while len(set(labels)) < len(labels):  # add as many parent folders as tell them apart
             shown += 1
-            labels = ["/".join(path.parts[-shown:]) for path in whole]
+            labels = ["/".join(path.parts[-shown:]) for path in full]
     if len(labels) != len(paths):
-        raise InputError(f"{len(labels)} labels for {len(paths)} answer files: give one each")
+        raise InputError(f"{len(labels)} labels for {len(paths)} answer files. Give one each")
     return list(labels)
 
 
-def _find_suite(arguments: argparse.Namespace) -> Benchmark:
-    """The benchmark that was asked for, or the one that the first answers' record names."""
-    first = arguments.answer[0]
-    record = read_run(first)
-    if arguments.data_dir is not None or not record:
-        if arguments.data_dir is None and arguments.question_file is None:
-            raise InputError(f"no record beside {first} names its benchmark: give the folder with --data-dir")
-        return open_benchmark(arguments.data_dir, arguments.question_file)
-    question_file = arguments.question_file or record.get("question_file")
+def _open_benchmark(arguments: argparse.Namespace, answers: Path) -> Benchmark:
+    """Open the given benchmark, or the one that the record of the first answers names."""
+    record = read_run_record(answers)
+    if arguments.data is not None or not record:
+        if arguments.data is None and arguments.questions is None:
+            raise InputError(f"no record beside {answers} names its benchmark. Give its folder with --data")
+        return open_benchmark(arguments.data, arguments.questions, arguments.images)
     folder, images = Path(record.get("data_dir") or "?"), Path(record.get("image_folder") or "?")
     if not folder.is_dir():  # answers and benchmark may have been moved together
-        moved = first.parent / (record.get("data_dir_from_here") or "?")
+        moved = answers.parent / (record.get("data_dir_from_here") or "?")
         if not moved.is_dir():
-            raise InputError(f"{folder}, which the record beside {first} names, is gone: give --data-dir")
+            raise InputError(f"{folder}, which the record beside {answers} names, does not exist. Give --data")
         folder = moved
-    return open_benchmark(folder, question_file, images if images.is_dir() else None)
-
-
-def _first(suite: Benchmark, arguments: argparse.Namespace) -> Benchmark:
-    """The questions to score: those asked for, or as many as the run that wrote the answers was asked for."""
-    asked: list[Any] = [settings_of(read_run(path)).get("num_questions") for path in arguments.answer]
-    count = arguments.num_questions
-    if count is None and all(asked):
-        count = max(asked)
-    return suite.first(count)
+    question_file = arguments.questions or record.get("question_file")
+    return open_benchmark(folder, question_file, arguments.images or (images if images.is_dir() else None))
 
 
 # --- the numbers -------------------------------------------------------------------------------------------------
 
 
-def summarize(graded: BenchmarkScores, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Everything that summary.json holds; accuracies are fractions from 0 to 1. Runs under one label are one model."""
-    suite, questions = graded.suite, graded.suite.questions
-    images = graded.pictures
-    parts = groups(questions)
+def summarize(scores: BenchmarkScores, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Return the contents of summary.json; accuracies are fractions. Runs under one label are one model."""
+    benchmark, images = scores.benchmark, scores.images
+    groups = question_groups(benchmark.questions)
     models: dict[str, list[RunScores]] = {}
-    for one in graded.runs:
-        models.setdefault(one.run.label, []).append(one)
-    baselines = {name: _by_group([values], images, parts, 0, 0) for name, values in graded.baselines.items()}
+    for run_scores in scores.runs:
+        models.setdefault(run_scores.run.label, []).append(run_scores)
+    baselines = {name: _by_group([values], images, groups, 0, 0) for name, values in scores.baselines.items()}
     for label, runs in models.items():
         name = "other images" if len(models) == 1 else f"other images, {label}"
-        baselines[name] = _by_group([one.shuffled for one in runs], images, parts, 0, 0)
+        baselines[name] = _by_group([one.shuffled for one in runs], images, groups, 0, 0)
     first = next(iter(models.values()))
     return {
         "benchmark": {
-            "name": suite.name,
-            "note": suite.note,
-            "folder": str(suite.question_file.parent),
-            "question_file": suite.question_file.name,
-            "sha256": sha256(suite.question_file),
-            "questions": len(questions),
+            "name": benchmark.name,
+            "note": benchmark.note,
+            "folder": str(benchmark.question_file.parent),
+            "question_file": benchmark.question_file.name,
+            "sha256": sha256(benchmark.question_file),
+            "questions": len(benchmark.questions),
             "images": len(set(images)),
         },
         "paper": False,
         "seed": seed,
         "resamples": resamples,
-        "models": [_model(runs, first, graded, parts, seed, resamples) for runs in models.values()],
+        "models": [_summarize_model(runs, first, scores, groups, seed, resamples) for runs in models.values()],
         "baselines": baselines,
     }
 
 
-def _model(
+def _summarize_model(
     runs: Sequence[RunScores],
     first: Sequence[RunScores],
-    graded: BenchmarkScores,
-    parts: Groups,
+    results: BenchmarkScores,
+    groups: Groups,
     seed: int,
     resamples: int,
 ) -> dict[str, Any]:
-    questions, total = graded.suite.questions, len(graded.suite.questions)
-    images = graded.pictures
-    tokens = [one.run.tokens[name] for one in runs for name in map(_key, questions) if name in one.run.tokens]
-    scores = _mean_of([one.scores for one in runs])
+    question_ids, images = [str(one.question_id) for one in results.benchmark.questions], results.images
+    total, count = len(question_ids), len(runs)
+    tokens = [one.run.tokens[name] for one in runs for name in question_ids if name in one.run.tokens]
+    scores = _mean_over_runs([one.scores for one in runs])
     compared = None
     if runs is not first:
-        rng = np.random.default_rng(seed)
-        others = _mean_of([one.scores for one in first])
-        compared = _difference(difference(scores, others, images, rng, resamples), first[0].run.label)
-    per_run = len(runs)
-    unanswered, cut, unparsable, outside = (
-        sum(getattr(one, name) for one in runs) / per_run for name in ("unanswered", "cut", "unparsable", "outside")
-    )
-    gaps = [gap for one in runs for gap in one.distances if gap is not None]
+        others = _mean_over_runs([one.scores for one in first])
+        gap = difference(scores, others, images, np.random.default_rng(seed), resamples)
+        compared = {"to": first[0].run.label, **asdict(gap.interval), "p_value": gap.p_value, "clear": gap.clear}
+    failed = {
+        name: sum(getattr(one, name) for one in runs) / count for name in ("unanswered", "cut", "unparsable", "outside")
+    }
+    micro = [
+        sum(s * n for s, n in zip(one.scores, one.weights, strict=True)) / max(1.0, sum(one.weights)) for one in runs
+    ]
+    distances = [distance for one in runs for distance in one.distances if distance is not None]
     return {
         "label": runs[0].run.label,
         "answers": str(runs[0].run.path),
         "files": list(dict.fromkeys(str(one.run.path) for one in runs)),
-        "runs": per_run,
+        "runs": count,
         "run": {name: runs[0].run.record.get(name) for name in ("settings", "versions", "seconds")},
         "convention": ", ".join(dict.fromkeys(one.run.convention for one in runs)),
-        "accuracy": _by_group([one.scores for one in runs], images, parts, seed, resamples),
+        "accuracy": _by_group([one.scores for one in runs], images, groups, seed, resamples),
         "difference": compared,
-        "first_point": float(np.mean(_mean_of([one.first for one in runs]))),
-        "micro": float(np.mean([_micro(one) for one in runs])),
-        "parsable": 1 - (unparsable + cut + unanswered) / total,
-        "unanswered": _whole(unanswered),
-        "cut": _whole(cut),
-        "unparsable": _whole(unparsable),
-        "outside": _whole(outside),
-        "unread": summed([found for one in runs for found in one.run.unread]),
+        "first_point": float(np.mean(_mean_over_runs([one.first for one in runs]))),
+        "micro": float(np.mean(micro)),
+        "parsable": 1 - (failed["unparsable"] + failed["cut"] + failed["unanswered"]) / total,
+        **{name: _integer_if_whole(value) for name, value in failed.items()},
+        "unread": summarize_unparsed([answer for one in runs for answer in one.run.unparsed]),
         "failures": {
-            name: sum(shares.get(name, 0.0) for one in runs for shares in one.failures) / (per_run * total)
+            name: sum(shares.get(name, 0.0) for one in runs for shares in one.errors) / (count * total)
             for name in CLASSES
         },
-        "distance": float(np.mean(gaps)) if gaps else None,
-        "mean_points": float(np.mean([count for one in runs for count in one.points])),
+        "distance": float(np.mean(distances)) if distances else None,
+        "mean_points": float(np.mean([points for one in runs for points in one.points])),
         "mean_tokens": float(np.mean(tokens)) if tokens else None,
         "robopoint": _reference(runs) if runs[0].robopoint else None,
         "calibration": calibration(
-            [pair for one in runs for pair in one.sure_points], [pair for one in runs for pair in one.sure_answers]
+            [pair for one in runs for pair in one.point_confidence],
+            [pair for one in runs for pair in one.answer_confidence],
         ),
-        "warnings": _warnings(runs, graded),
-        "scores": {_key(question): value for question, value in zip(questions, scores, strict=True)},
+        "warnings": _warnings(runs, results),
+        "scores": dict(zip(question_ids, scores, strict=True)),
     }
 
 
-def _mean_of(values: Sequence[Sequence[float]]) -> list[float]:
-    """The mean over runs, one value a question."""
+def _mean_over_runs(values: Sequence[Sequence[float]]) -> list[float]:
     return [sum(column) / len(column) for column in zip(*values, strict=True)]
 
 
-def _micro(one: RunScores) -> float:
-    return sum(s * n for s, n in zip(one.scores, one.weights, strict=True)) / max(1.0, sum(one.weights))
-
-
-def _whole(value: float) -> float | int:
+def _integer_if_whole(value: float) -> float | int:
     return int(value) if value == int(value) else value
 
 
-def _key(question: Any) -> str:
-    return str(question.question_id)
-
-
 def _by_group(
-    runs: Sequence[Values], images: Sequence[str], parts: Groups, seed: int, resamples: int
+    runs: Sequence[Sequence[float | None]], images: Sequence[str], groups: Groups, seed: int, resamples: int
 ) -> list[dict[str, Any]]:
-    """Mean and interval of each group; questions without a value are left out, groups without one have a null mean.
+    """Return mean and interval of each group; questions without a value are left out.
 
-    `runs` holds one value a question and run. `std` is the sample deviation of the runs' means, None for one run.
+    `std` is the sample deviation of the runs' means, None for one run. A group without values has a null mean.
     """
-    found = []
-    for (name, value), places in parts.items():
-        known = [
-            (sum(ours) / len(ours), images[place])
-            for place in places
-            if (ours := [one for run in runs if (one := run[place]) is not None])
-        ]
-        # one stream a group, from the same seed: two runs and two groups share their resamples, so they compare well
+    entries = []
+    for (name, value), indices in groups.items():
+        by_question = [(index, [one for run in runs if (one := run[index]) is not None]) for index in indices]
+        known = [(sum(values) / len(values), images[index]) for index, values in by_question if values]
+        # one stream per group, from the same seed: runs and groups share their resamples, so they compare well
         rng = np.random.default_rng(seed)
-        result = interval([one for one, _ in known], [image for _, image in known], rng, resamples) if known else None
-        entry = asdict(result) if result else {"mean": None, "low": None, "high": None, "questions": 0}
-        found.append({"field": name, "value": value, **entry, "std": _deviation(runs, places)})
-    return found
-
-
-def _deviation(runs: Sequence[Values], places: Sequence[int]) -> float | None:
-    means = [[value for place in places if (value := run[place]) is not None] for run in runs]
-    if len(runs) < 2 or not all(means):
-        return None
-    return float(np.std([np.mean(values) for values in means], ddof=1))
-
-
-def _difference(found: Difference, label: str) -> dict[str, Any]:
-    return {"to": label, **asdict(found.interval), "p_value": found.p_value, "clear": found.clear}
+        entry: dict[str, Any] = {"mean": None, "low": None, "high": None, "questions": 0}
+        if known:
+            entry = asdict(interval([one for one, _ in known], [image for _, image in known], rng, resamples))
+        of_runs = [[one for index in indices if (one := run[index]) is not None] for run in runs]
+        deviation = None
+        if len(runs) > 1 and all(of_runs):
+            deviation = float(np.std([np.mean(values) for values in of_runs], ddof=1))
+        entries.append({"field": name, "value": value, **entry, "std": deviation})
+    return entries
 
 
 def _reference(runs: Sequence[RunScores]) -> dict[str, Any]:
+    """The number that the reference's script prints, the mean over runs."""
     counted = [[value for value in one.robopoint if value is not None] for one in runs]
     means = [float(np.mean(values)) for values in counted if values]
     number = sum(map(len, counted)) / len(runs)
     return {
         "accuracy": float(np.mean(means)) if means else None,
-        "counted": _whole(number),
-        "skipped": _whole(len(runs[0].robopoint) - number),
+        "counted": _integer_if_whole(number),
+        "skipped": _integer_if_whole(len(runs[0].robopoint) - number),
     }
 
 
-def _warnings(runs: Sequence[RunScores], graded: BenchmarkScores) -> list[str]:
-    suite, count = graded.suite, len(graded.suite.questions)
-    asked_keys = {_key(question) for question in suite.questions}
-    found = []
+def _warnings(runs: Sequence[RunScores], scores: BenchmarkScores) -> list[str]:
+    benchmark, count = scores.benchmark, len(scores.benchmark.questions)
+    question_ids = {str(question.question_id) for question in benchmark.questions}
+    warnings = []
     for one in runs:
         where = f" in {one.run.source}" if len(runs) > 1 else ""
-        skipped = len(asked_keys.intersection(one.run.skipped))
-        if skipped:
-            found.append(
-                f"{skipped} of {count} questions were skipped{where}, as their images are broken, and count as 0"
-            )
+        if skipped := len(question_ids.intersection(one.run.skipped)):
+            reason = "because their images are broken, and count as 0"
+            warnings.append(f"{skipped} of {count} questions were skipped{where}, {reason}")
         if one.unanswered > skipped:
-            found.append(f"{one.unanswered - skipped} of {count} questions are not answered{where} and count as 0")
-        asked = settings_of(one.run.record).get("question_sha256")
-        if asked and asked != sha256(suite.question_file):
-            found.append(f"{suite.question_file} is not the file that was answered{where}, or was changed since")
-        found.extend(f"{note}{where}" for note in one.run.notes)
-    return found + full_mask_warnings(graded.covered, count)
+            warnings.append(f"{one.unanswered - skipped} of {count} questions are not answered{where} and count as 0")
+        answered_file = run_settings(one.run.record).get("question_sha256")
+        if answered_file and answered_file != sha256(benchmark.question_file):
+            warnings.append(f"{benchmark.question_file} is not the file that was answered{where}, or was changed since")
+        warnings.extend(f"{note}{where}" for note in one.run.notes)
+    return warnings + full_mask_warnings(scores.full_masks, count)
 
 
 if __name__ == "__main__":
