@@ -1,38 +1,33 @@
 """What can stand in a scene: categories with their parametric shapes, and colors.
 
-A category is a row of `CATEGORIES`: its range of size and the function that builds it from primitive parts. To add
-one, add a row; everything else (names, questions, vocabulary) follows from the table. `shapes/` holds the functions.
+A category is a row of `_SHAPES`: the function that builds it from primitive parts and its range of size. To add one,
+add a row; everything else (names, questions, vocabulary) follows from the table.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import desk, food, kitchen, plain, tools, toys
-from .primitives import RGB, Part, Vector, outline, scaled
+from . import METAL, RGB, Vector, household, kitchen, toys
+from .primitives import Part, darker, outline
 
-__all__ = ["CATEGORIES", "COLORS", "PLAIN_CATEGORIES", "PLAIN_COLORS", "Body", "Category", "Part", "RGB", "Vector"]
+Floats = NDArray[np.float64]
 
 # Far apart in hue and lightness, so that jitter and colored light do not make one color pass for another.
 COLORS: dict[str, RGB] = {
-    "red": (0.82, 0.07, 0.08),
-    "green": (0.08, 0.58, 0.14),
-    "blue": (0.08, 0.22, 0.85),
-    "yellow": (0.95, 0.85, 0.08),
-    "purple": (0.48, 0.10, 0.62),
-    "orange": (0.98, 0.45, 0.03),
-    "pink": (0.98, 0.52, 0.70),
-    "turquoise": (0.10, 0.74, 0.72),
-    "white": (0.94, 0.94, 0.93),
-    "black": (0.06, 0.06, 0.07),
-}
+    "red": (0.82, 0.07, 0.08), "green": (0.08, 0.58, 0.14), "blue": (0.08, 0.22, 0.85), "yellow": (0.95, 0.85, 0.08),
+    "purple": (0.48, 0.10, 0.62), "orange": (0.98, 0.45, 0.03), "pink": (0.98, 0.52, 0.70),
+    "turquoise": (0.10, 0.74, 0.72), "white": (0.94, 0.94, 0.93), "black": (0.06, 0.06, 0.07),
+}  # fmt: skip
 PLAIN_COLORS = ("red", "green", "blue", "yellow", "purple", "orange")  # of the nano model's words
+PLAIN_CATEGORIES = ("box", "ball", "can", "cone", "mug", "bottle")
 COLOR_JITTER = 0.04
 
 
@@ -40,8 +35,9 @@ COLOR_JITTER = 0.04
 class Category:
     """`radius`: range of the footprint's enclosing disc in metres; `slenderness`: range of height / radius.
 
-    `build` takes (radius, height, shape, rgb). A `sculpted` category has the height that its parts have; its builder
-    takes (shape, rgb) alone and is scaled. `colors` restricts what has a color by nature.
+    A category has one of: `build` (radius, height, shape, rgb); `sculpt` (shape, rgb), whose parts are scaled to the
+    radius and decide the height; `mesh`, a mesh of the user's own (number, offset, half sizes, height). `colors`
+    restricts what has a color by nature.
     """
 
     radius: tuple[float, float]
@@ -49,108 +45,119 @@ class Category:
     build: Callable[[float, float, float, RGB], tuple[Part, ...]] | None = None
     sculpt: Callable[[float, RGB], list[Part]] | None = None
     colors: tuple[str, ...] = ()
-    mesh: tuple[int, Vector, tuple[float, float], float] | None = None  # number, offset, half sizes, height of an asset
+    mesh: tuple[int, Vector, tuple[float, float], float] | None = None
 
 
-def _made(sculpt: Callable[[float, RGB], list[Part]], low: float, high: float, *colors: str) -> Category:
-    return Category((low, high), sculpt=sculpt, colors=colors)
+def _box(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
+    angle = math.radians(33 + 24 * shape)
+    half = (radius * math.cos(angle), radius * math.sin(angle), height / 2)
+    return (Part("box", half, (0, 0, height / 2), rgb),)
 
+
+def _ball(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
+    return (Part("sphere", (radius, radius, radius), (0, 0, radius), rgb),)
+
+
+def _can(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
+    rim = 0.06 * height
+    return (
+        Part("cylinder", (radius, height / 2 - rim, 0), (0, 0, height / 2), rgb),
+        Part("cylinder", (0.9 * radius, rim / 2, 0), (0, 0, rim / 2), METAL),
+        Part("cylinder", (0.9 * radius, rim / 2, 0), (0, 0, height - rim / 2), METAL),
+    )
+
+
+def _cone(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
+    return (Part("cone", (radius, radius, height), (0, 0, 0), rgb),)
+
+
+def _mug(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
+    reach = 0.52  # how far the handle stands out, in units of the body's radius
+    body = radius / (1 + reach / 2)
+    center = -reach * body / 2  # the enclosing disc's center is the origin
+    thick = 0.14 * body
+    outer, inner = center + body * (1 + reach) - thick, center + body
+    low, high = 0.25 * height, 0.75 * height
+    length, middle = (outer - inner) / 2 + 0.1 * body, (outer + inner) / 2 - 0.1 * body
+    along_x = (0.0, 0.0, 1.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0)
+    return (
+        Part("cylinder", (body, height / 2, 0), (center, 0, height / 2), rgb),
+        Part("cylinder", (0.82 * body, 0.002, 0), (center, 0, height), darker(rgb, 0.35)),
+        Part("capsule", (thick, (high - low) / 2, 0), (outer, 0, (low + high) / 2), rgb),
+        Part("capsule", (thick, length, 0), (middle, 0, low), rgb, along_x),
+        Part("capsule", (thick, length, 0), (middle, 0, high), rgb, along_x),
+    )
+
+
+def _bottle(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
+    body = (0.52 + 0.1 * shape) * height
+    neck, cap = 0.36 * radius, 0.07 * height
+    return (
+        Part("cylinder", (radius, body / 2, 0), (0, 0, body / 2), rgb),
+        Part("ellipsoid", (radius, radius, 0.16 * height), (0, 0, body), rgb),
+        Part("cylinder", (neck, (height - body - cap) / 2, 0), (0, 0, (height + body - cap) / 2), rgb),
+        Part("cylinder", (1.2 * neck, cap / 2, 0), (0, 0, height - cap / 2), darker(rgb, 0.55)),
+    )
+
+
+# Name: shape, smallest and largest radius, the colors that it has by nature. A set of scenes depends on the order.
+_SHAPES: dict[str, tuple[Any, ...]] = {
+    "bowl": (kitchen.bowl, 0.075, 0.105), "plate": (kitchen.plate, 0.090, 0.120), "pot": (kitchen.pot, 0.090, 0.115),
+    "pan": (kitchen.pan, 0.120, 0.150), "kettle": (kitchen.kettle, 0.075, 0.095),
+    "teapot": (kitchen.teapot, 0.080, 0.105), "jug": (kitchen.jug, 0.060, 0.080),
+    "wine glass": (kitchen.wine_glass, 0.038, 0.050), "vase": (kitchen.vase, 0.055, 0.075),
+    "candle": (kitchen.candle, 0.050, 0.065), "fork": (kitchen.fork, 0.090, 0.110),
+    "spoon": (kitchen.spoon, 0.090, 0.110), "spatula": (kitchen.spatula, 0.100, 0.125),
+    "cutting board": (kitchen.cutting_board, 0.120, 0.150), "bucket": (kitchen.bucket, 0.070, 0.095),
+    "crate": (kitchen.crate, 0.100, 0.130), "basket": (kitchen.basket, 0.085, 0.110),
+    "drawer": (kitchen.drawer, 0.110, 0.135), "toaster": (kitchen.toaster, 0.085, 0.105),
+    "salt shaker": (kitchen.salt_shaker, 0.036, 0.046),
+    "cake": (kitchen.cake, 0.070, 0.095, "white", "pink", "yellow", "purple", "turquoise"),
+    "apple": (kitchen.apple, 0.040, 0.052, "red", "green", "yellow"),
+    "pear": (kitchen.pear, 0.042, 0.054, "green", "yellow"),
+    "banana": (kitchen.banana, 0.085, 0.105, "yellow", "green"),
+    "carrot": (kitchen.carrot, 0.080, 0.100, "orange", "purple"),
+    "mushroom": (kitchen.mushroom, 0.045, 0.060, "red", "orange", "purple"),
+    "cupcake": (kitchen.cupcake, 0.042, 0.055, "pink", "white", "blue", "turquoise", "purple", "yellow"),
+    "donut": (kitchen.donut, 0.050, 0.065, "pink", "blue", "purple", "turquoise", "red"),
+    "pumpkin": (kitchen.pumpkin, 0.055, 0.075, "orange", "white"), "cactus": (kitchen.cactus, 0.050, 0.065, "green"),
+    "potted plant": (kitchen.potted_plant, 0.070, 0.095, "green"),
+    "tree": (kitchen.tree, 0.055, 0.075, "green", "white"), "hammer": (household.hammer, 0.100, 0.130),
+    "screwdriver": (household.screwdriver, 0.090, 0.115), "wrench": (household.wrench, 0.095, 0.115),
+    "pair of scissors": (household.scissors, 0.085, 0.105), "paintbrush": (household.paintbrush, 0.090, 0.110),
+    "dumbbell": (household.dumbbell, 0.075, 0.100), "lamp": (household.lamp, 0.070, 0.095),
+    "bell": (household.bell, 0.045, 0.062), "hourglass": (household.hourglass, 0.042, 0.056),
+    "padlock": (household.padlock, 0.045, 0.062), "magnifying glass": (household.magnifying_glass, 0.085, 0.110),
+    "flashlight": (household.flashlight, 0.075, 0.095), "alarm clock": (household.alarm_clock, 0.052, 0.070),
+    "iron": (household.iron, 0.085, 0.105), "roll of tape": (household.tape, 0.042, 0.056),
+    "watering can": (household.watering_can, 0.085, 0.110), "toy car": (toys.toy_car, 0.070, 0.095),
+    "toy truck": (toys.toy_truck, 0.085, 0.110), "toy train": (toys.toy_train, 0.075, 0.100),
+    "toy plane": (toys.toy_plane, 0.085, 0.115), "toy boat": (toys.toy_boat, 0.060, 0.080),
+    "rocket": (toys.rocket, 0.050, 0.065), "toy house": (toys.toy_house, 0.070, 0.095),
+    "chair": (toys.chair, 0.055, 0.075), "stool": (toys.stool, 0.055, 0.070),
+    "snowman": (toys.snowman, 0.050, 0.065, "white"), "rubber duck": (toys.rubber_duck, 0.055, 0.075),
+    "teddy bear": (toys.teddy_bear, 0.055, 0.075), "toy robot": (toys.toy_robot, 0.050, 0.065),
+    "chess pawn": (toys.chess_pawn, 0.036, 0.048), "bowling pin": (toys.bowling_pin, 0.036, 0.046),
+    "trophy": (toys.trophy, 0.055, 0.070), "die": (toys.die, 0.040, 0.056),
+    "toy brick": (toys.toy_brick, 0.060, 0.080), "drum": (toys.drum, 0.060, 0.080),
+    "gift": (household.gift, 0.060, 0.085), "book": (household.book, 0.105, 0.130),
+    "laptop": (household.laptop, 0.115, 0.140), "photo camera": (household.camera, 0.058, 0.075),
+    "radio": (household.radio, 0.075, 0.095), "hat": (household.hat, 0.080, 0.105),
+    "spinning top": (toys.spinning_top, 0.042, 0.056), "chest": (household.chest, 0.075, 0.095),
+    "lantern": (household.lantern, 0.050, 0.065),
+}  # fmt: skip
 
 CATEGORIES: dict[str, Category] = {
-    "box": Category((0.058, 0.084), (0.9, 1.5), plain.box),
-    "ball": Category((0.046, 0.068), (2.0, 2.0), plain.ball),
-    "can": Category((0.042, 0.055), (2.4, 3.0), plain.can),
-    "cone": Category((0.052, 0.074), (2.0, 3.0), plain.cone),
-    "mug": Category((0.058, 0.076), (1.5, 1.9), plain.mug),
-    "bottle": Category((0.038, 0.050), (4.6, 5.8), plain.bottle),
-    "bowl": _made(kitchen.bowl, 0.075, 0.105),
-    "plate": _made(kitchen.plate, 0.090, 0.120),
-    "pot": _made(kitchen.pot, 0.090, 0.115),
-    "pan": _made(kitchen.pan, 0.120, 0.150),
-    "kettle": _made(kitchen.kettle, 0.075, 0.095),
-    "teapot": _made(kitchen.teapot, 0.080, 0.105),
-    "jug": _made(kitchen.jug, 0.060, 0.080),
-    "wine glass": _made(kitchen.wine_glass, 0.038, 0.050),
-    "vase": _made(kitchen.vase, 0.055, 0.075),
-    "candle": _made(kitchen.candle, 0.050, 0.065),
-    "fork": _made(kitchen.fork, 0.090, 0.110),
-    "spoon": _made(kitchen.spoon, 0.090, 0.110),
-    "spatula": _made(kitchen.spatula, 0.100, 0.125),
-    "cutting board": _made(kitchen.cutting_board, 0.120, 0.150),
-    "bucket": _made(kitchen.bucket, 0.070, 0.095),
-    "crate": _made(kitchen.crate, 0.100, 0.130),
-    "basket": _made(kitchen.basket, 0.085, 0.110),
-    "drawer": _made(kitchen.drawer, 0.110, 0.135),
-    "toaster": _made(kitchen.toaster, 0.085, 0.105),
-    "salt shaker": _made(kitchen.salt_shaker, 0.036, 0.046),
-    "cake": _made(kitchen.cake, 0.070, 0.095, "white", "pink", "yellow", "purple", "turquoise"),
-    "apple": _made(food.apple, 0.040, 0.052, "red", "green", "yellow"),
-    "pear": _made(food.pear, 0.042, 0.054, "green", "yellow"),
-    "banana": _made(food.banana, 0.085, 0.105, "yellow", "green"),
-    "carrot": _made(food.carrot, 0.080, 0.100, "orange", "purple"),
-    "mushroom": _made(food.mushroom, 0.045, 0.060, "red", "orange", "purple"),
-    "cupcake": _made(food.cupcake, 0.042, 0.055, "pink", "white", "blue", "turquoise", "purple", "yellow"),
-    "donut": _made(food.donut, 0.050, 0.065, "pink", "blue", "purple", "turquoise", "red"),
-    "pumpkin": _made(food.pumpkin, 0.055, 0.075, "orange", "white"),
-    "cactus": _made(food.cactus, 0.050, 0.065, "green"),
-    "potted plant": _made(food.potted_plant, 0.070, 0.095, "green"),
-    "tree": _made(food.tree, 0.055, 0.075, "green", "white"),
-    "hammer": _made(tools.hammer, 0.100, 0.130),
-    "screwdriver": _made(tools.screwdriver, 0.090, 0.115),
-    "wrench": _made(tools.wrench, 0.095, 0.115),
-    "pair of scissors": _made(tools.scissors, 0.085, 0.105),
-    "paintbrush": _made(tools.paintbrush, 0.090, 0.110),
-    "dumbbell": _made(tools.dumbbell, 0.075, 0.100),
-    "lamp": _made(tools.lamp, 0.070, 0.095),
-    "bell": _made(tools.bell, 0.045, 0.062),
-    "hourglass": _made(tools.hourglass, 0.042, 0.056),
-    "padlock": _made(tools.padlock, 0.045, 0.062),
-    "magnifying glass": _made(tools.magnifying_glass, 0.085, 0.110),
-    "flashlight": _made(tools.flashlight, 0.075, 0.095),
-    "alarm clock": _made(tools.alarm_clock, 0.052, 0.070),
-    "iron": _made(tools.iron, 0.085, 0.105),
-    "roll of tape": _made(tools.tape, 0.042, 0.056),
-    "watering can": _made(tools.watering_can, 0.085, 0.110),
-    "toy car": _made(toys.toy_car, 0.070, 0.095),
-    "toy truck": _made(toys.toy_truck, 0.085, 0.110),
-    "toy train": _made(toys.toy_train, 0.075, 0.100),
-    "toy plane": _made(toys.toy_plane, 0.085, 0.115),
-    "toy boat": _made(toys.toy_boat, 0.060, 0.080),
-    "rocket": _made(toys.rocket, 0.050, 0.065),
-    "toy house": _made(toys.toy_house, 0.070, 0.095),
-    "chair": _made(toys.chair, 0.055, 0.075),
-    "stool": _made(toys.stool, 0.055, 0.070),
-    "snowman": _made(toys.snowman, 0.050, 0.065, "white"),
-    "rubber duck": _made(toys.rubber_duck, 0.055, 0.075),
-    "teddy bear": _made(toys.teddy_bear, 0.055, 0.075),
-    "toy robot": _made(toys.toy_robot, 0.050, 0.065),
-    "chess pawn": _made(toys.chess_pawn, 0.036, 0.048),
-    "bowling pin": _made(toys.bowling_pin, 0.036, 0.046),
-    "trophy": _made(toys.trophy, 0.055, 0.070),
-    "die": _made(toys.die, 0.040, 0.056),
-    "toy brick": _made(toys.toy_brick, 0.060, 0.080),
-    "drum": _made(toys.drum, 0.060, 0.080),
-    "gift": _made(desk.gift, 0.060, 0.085),
-    "book": _made(desk.book, 0.105, 0.130),
-    "laptop": _made(desk.laptop, 0.115, 0.140),
-    "photo camera": _made(desk.camera, 0.058, 0.075),
-    "radio": _made(desk.radio, 0.075, 0.095),
-    "hat": _made(desk.hat, 0.080, 0.105),
-    "spinning top": _made(toys.spinning_top, 0.042, 0.056),
-    "chest": _made(desk.chest, 0.075, 0.095),
-    "lantern": _made(desk.lantern, 0.050, 0.065),
+    "box": Category((0.058, 0.084), (0.9, 1.5), _box),
+    "ball": Category((0.046, 0.068), (2.0, 2.0), _ball),
+    "can": Category((0.042, 0.055), (2.4, 3.0), _can),
+    "cone": Category((0.052, 0.074), (2.0, 3.0), _cone),
+    "mug": Category((0.058, 0.076), (1.5, 1.9), _mug),
+    "bottle": Category((0.038, 0.050), (4.6, 5.8), _bottle),
+} | {
+    name: Category((low, high), sculpt=sculpt, colors=tuple(colors))
+    for name, (sculpt, low, high, *colors) in _SHAPES.items()
 }
-PLAIN_CATEGORIES = ("box", "ball", "can", "cone", "mug", "bottle")
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A flat, level place on an object where others can stand: its floor or top, in the object's frame."""
-
-    center: Vector
-    half: tuple[float, float]  # of a rectangle; of a disc both are its radius
-    disc: bool
-    interior: bool  # inside a container, not on top
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +189,7 @@ class Body:
         return f"{self.color} {self.category}".strip()
 
     @property
-    def axes(self) -> NDArray[np.float64]:
+    def axes(self) -> Floats:
         """The footprint's axes in the world: the rows of [2, 2]."""
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         return np.array([[cos, sin], [-sin, cos]])
@@ -192,77 +199,73 @@ class Body:
         """Radius of a disc that holds the footprint as `distance` takes it, a rectangle's corners included."""
         return self.radius if self.half is None else math.hypot(*self.half)
 
-    def extent(self, direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    def extent(self, direction: Floats) -> Floats:
         """Half extent of the footprint along unit vectors [..., 2]."""
         if self.half is None:
             return np.full(direction.shape[:-1], self.radius)
-        result: NDArray[np.float64] = np.abs(direction @ self.axes.T) @ np.array(self.half)
-        return result
+        extent: Floats = np.abs(direction @ self.axes.T) @ np.array(self.half)
+        return extent
 
-    def distance(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """From points [..., 2] to the footprint; negative inside of a disc, 0 inside of a rectangle."""
+    def distance(self, points: Floats) -> Floats:
+        """Distance from points [..., 2] to the footprint; negative inside a disc, 0 inside a rectangle."""
         x, y = points[..., 0] - self.position[0], points[..., 1] - self.position[1]
         if self.half is None:
-            result: NDArray[np.float64] = np.hypot(x, y) - self.radius
-            return result
+            distance: Floats = np.hypot(x, y) - self.radius
+            return distance
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         along = np.maximum(np.abs(cos * x + sin * y) - self.half[0], 0)
         across = np.maximum(np.abs(cos * y - sin * x) - self.half[1], 0)
-        result = np.hypot(along, across)
-        return result
-
-    def spots(self) -> list[Spot]:
-        """Where other objects can stand on it or in it."""
-        found = []
-        for part in self.parts:
-            if part.role in ("top", "interior"):
-                x, y, z = part.offset
-                disc = part.shape == "cylinder"
-                height = part.size[1] if disc else part.size[2]
-                half = (part.size[0], part.size[0] if disc else part.size[1])
-                found.append(Spot((x, y, z + height), half, disc, part.role == "interior"))
-        return found
+        distance = np.hypot(along, across)
+        return distance
 
 
 def make_body(
-    category: str, kind: Category, color: str, rgb: RGB, radius: float, height: float, shape: float,
+    name: str, category: Category, color: str, rgb: RGB, radius: float, height: float, shape: float,
     position: tuple[float, float], yaw: float,
 ) -> Body:  # fmt: skip
-    """A body of these measures; a sculpted one has the height and the rectangle that its parts have."""
-    asset = None
-    if kind.build is not None:
-        return Body(category, color, rgb, radius, height, shape, position, yaw, kind.build(radius, height, shape, rgb))
-    if kind.mesh is not None:
-        asset, offset, half, height = kind.mesh
-        parts: tuple[Part, ...] = (Part("mesh", (1.0, 1.0, 1.0), offset, rgb),)
+    """Build a body of this radius and, where the category leaves it open, this height."""
+    asset, rectangle = None, None
+    if category.build is not None:
+        parts = category.build(radius, height, shape, rgb)
     else:
-        assert kind.sculpt is not None
-        parts, half, height = _sculpted(kind.sculpt(shape, rgb), radius)
-    rectangle = half if 4 * half[0] * half[1] < math.pi * radius**2 else None
-    return Body(category, color, rgb, radius, height, shape, position, yaw, parts, rectangle, asset=asset)
+        if category.mesh is not None:
+            asset, offset, half, height = category.mesh
+            parts = (Part("mesh", (1.0, 1.0, 1.0), offset, rgb),)
+        else:
+            parts, half, height = _scaled_parts(category, shape, rgb, radius)
+        if 4 * half[0] * half[1] < math.pi * radius**2:
+            rectangle = half
+    return Body(name, color, rgb, radius, height, shape, position, yaw, parts, rectangle, asset=asset)
 
 
-def _sculpted(parts: list[Part], radius: float) -> tuple[tuple[Part, ...], tuple[float, float], float]:
+def _scaled_parts(
+    category: Category, shape: float, rgb: RGB, radius: float
+) -> tuple[tuple[Part, ...], tuple[float, float], float]:
     """Parts scaled to a footprint's enclosing disc, above the origin; half sizes of the footprint and the height."""
+    assert category.sculpt is not None
+    parts = category.sculpt(shape, rgb)
     points = np.concatenate([outline(part) for part in parts])
     low, high = points.min(0), points.max(0)
     middle = (low + high) / 2
-    reach = float(np.hypot(points[:, 0] - middle[0], points[:, 1] - middle[1]).max())
-    factor = radius / reach
+    factor = radius / float(np.hypot(points[:, 0] - middle[0], points[:, 1] - middle[1]).max())
     shift = (-float(middle[0]), -float(middle[1]), -float(low[2]))
     half_x, half_y, height = ((high - low) / (2, 2, 1) * factor).tolist()
-    return tuple(scaled(part, factor, shift) for part in parts), (half_x, half_y), height
+    scaled = []
+    for part in parts:
+        x, y, z = ((value + move) * factor for value, move in zip(part.offset, shift, strict=True))
+        a, b, c = (value * factor for value in part.size)
+        scaled.append(replace(part, size=(a, b, c), offset=(x, y, z)))
+    return tuple(scaled), (half_x, half_y), height
 
 
 @lru_cache(maxsize=512)
-def slenderness(kind: Category) -> float:
-    """Height by radius of a category that has no height of its own, at its middle proportion."""
-    if kind.mesh is not None:
-        return kind.mesh[3] / kind.radius[0]
-    assert kind.sculpt is not None
-    return _sculpted(kind.sculpt(0.5, (0.5, 0.5, 0.5)), 1.0)[2]
+def slenderness(category: Category) -> float:
+    """Height / radius of a category that decides its own height, at its middle proportion."""
+    if category.mesh is not None:
+        return category.mesh[3] / category.radius[0]
+    return _scaled_parts(category, 0.5, (0.5, 0.5, 0.5), 1.0)[2]
 
 
 def sample_rgb(color: str, rng: np.random.Generator) -> RGB:
-    jittered: NDArray[np.float64] = np.clip(np.array(COLORS[color]) + rng.uniform(-COLOR_JITTER, COLOR_JITTER, 3), 0, 1)
-    return (float(jittered[0]), float(jittered[1]), float(jittered[2]))
+    red, green, blue = np.clip(np.array(COLORS[color]) + rng.uniform(-COLOR_JITTER, COLOR_JITTER, 3), 0, 1).tolist()
+    return red, green, blue

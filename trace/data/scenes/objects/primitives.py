@@ -1,67 +1,55 @@
 """Building blocks of objects: primitives and turned profiles, placed in the object's own frame.
 
-Frame: z up. Lengths are in units of the builder's choice; `catalog` scales the finished object to metres and puts the
-middle of its footprint above the origin.
+Frame: z up. Lengths are in units of the builder's choice; `catalog.make_body` scales the finished object to metres
+and puts the center of its footprint above the origin.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-RGB = tuple[float, float, float]
-Vector = tuple[float, float, float]
+from . import RGB, Vector
+
 Floats = NDArray[np.float64]
 Profile = tuple[tuple[float, float], ...]
+Turn = tuple[float, ...]  # a rotation matrix by rows; () is no rotation
 
-METAL: RGB = (0.72, 0.72, 0.74)
-STEEL: RGB = (0.52, 0.53, 0.56)
-DARK: RGB = (0.10, 0.10, 0.11)
-WOOD: RGB = (0.62, 0.42, 0.24)
-CREAM: RGB = (0.94, 0.89, 0.76)
-PAPER: RGB = (0.95, 0.94, 0.90)
-LEAF: RGB = (0.14, 0.45, 0.13)
-GLOW: RGB = (1.0, 0.80, 0.25)
-BANDS = 14  # rings of faces a turned profile may have
+BANDS = 14  # rings of faces that a turned profile may have
 SIDES = 24
+SHARP = math.cos(math.radians(50))  # pieces of a profile that meet at a larger angle keep their edge
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One primitive of an object. `offset`: its center in the object's frame (origin: the footprint's center, z up).
+    """One primitive of an object; `offset` is its center in the object's frame.
 
     `profile` belongs to the shape "lathe": (radius, height) from the bottom of the axis along the outside to the top
-    (and down the inside of something hollow), turned around z and scaled by `size`. `role` "top" or "interior" marks
-    the flat part on which other objects can stand, "print" what is painted on the "top" before it.
+    (and down the inside of a hollow object), turned around z and scaled by `size`. `role`: "top" or "interior" is the
+    flat part on which other objects can stand, "print" is painted on the "top" before it.
     """
 
-    shape: str  # "box", "cylinder", "sphere", "capsule", "ellipsoid", "cone" or "lathe"
+    shape: str  # "box", "cylinder", "sphere", "capsule", "ellipsoid", "cone", "lathe" or "mesh"
     size: Vector  # MuJoCo's half sizes; for a cone (radius, radius, height); for a lathe the scale of its profile
     offset: Vector
     rgb: RGB
-    axis: str = "z"  # direction of the long axis of cylinders and capsules
-    turn: tuple[float, ...] = ()  # a rotation matrix by rows, instead of `axis`
+    turn: Turn = ()
     profile: Profile = ()
     role: str = ""
 
     def rotation(self) -> Floats:
-        if self.turn:
-            return np.array(self.turn).reshape(3, 3)
-        return np.eye(3) if self.axis == "z" else X_UP
-
-
-X_UP = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])  # the z axis of a part to x
+        return np.array(self.turn).reshape(3, 3)
 
 
 def darker(rgb: RGB, factor: float) -> RGB:
     return (rgb[0] * factor, rgb[1] * factor, rgb[2] * factor)
 
 
-def turned(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> tuple[float, ...]:
+def turned(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Turn:
     """A rotation by degrees about x, then y, then z."""
     (cx, sx), (cy, sy), (cz, sz) = ((math.cos(math.radians(a)), math.sin(math.radians(a))) for a in (x, y, z))
     return (
@@ -71,32 +59,14 @@ def turned(x: float = 0.0, y: float = 0.0, z: float = 0.0) -> tuple[float, ...]:
     )  # fmt: skip
 
 
-def _towards(start: Sequence[float], end: Sequence[float]) -> tuple[float, tuple[float, ...]]:
-    """Length of a segment and the rotation that lays z along it."""
-    length = math.dist(start, end)
-    x, y, z = ((b - a) / length for a, b in zip(start, end, strict=True))
-    level = math.hypot(x, z)
-    if level > 0.4:  # a side across y, then the third axis
-        side = (-z / level, 0.0, x / level)
-    else:
-        level = math.hypot(y, z)
-        side = (0.0, z / level, -y / level)
-    third = (y * side[2] - z * side[1], z * side[0] - x * side[2], x * side[1] - y * side[0])
-    return length, (side[0], third[0], x, side[1], third[1], y, side[2], third[2], z)
+LYING = turned(y=90)  # the z axis of a part along x
 
 
-def _middle(start: Sequence[float], end: Sequence[float]) -> Vector:
-    x, y, z = ((a + b) / 2 for a, b in zip(start, end, strict=True))
-    return x, y, z
-
-
-def box(
-    width: float, depth: float, height: float, at: Vector, rgb: RGB, turn: tuple[float, ...] = (), role: str = ""
-) -> Part:
-    """A box of these full sizes (x, y, z); `at` is the middle of its lower face, or of the box where it is turned."""
+def box(width: float, depth: float, height: float, at: Vector, rgb: RGB, turn: Turn = (), role: str = "") -> Part:
+    """A box of these full sizes (x, y, z); `at` is the middle of its lower face, or its center if it is turned."""
     x, y, z = at
     center = at if turn else (x, y, z + height / 2)
-    return Part("box", (width / 2, depth / 2, height / 2), center, rgb, turn=turn, role=role)
+    return Part("box", (width / 2, depth / 2, height / 2), center, rgb, turn, role=role)
 
 
 def cylinder(radius: float, height: float, at: Vector, rgb: RGB, role: str = "") -> Part:
@@ -105,16 +75,25 @@ def cylinder(radius: float, height: float, at: Vector, rgb: RGB, role: str = "")
     return Part("cylinder", (radius, height / 2, 0), (x, y, z + height / 2), rgb, role=role)
 
 
-def bar(start: Vector, end: Vector, radius: float, rgb: RGB) -> Part:
+def bar(start: Vector, end: Vector, radius: float, rgb: RGB, shape: str = "cylinder") -> Part:
     """A cylinder between two points."""
-    length, turn = _towards(start, end)
-    return Part("cylinder", (radius, length / 2, 0), _middle(start, end), rgb, turn=turn)
+    length = math.dist(start, end)
+    x, y, z = ((b - a) / length for a, b in zip(start, end, strict=True))
+    level = math.hypot(x, z)
+    if level > 0.4:  # the first axis is perpendicular to y, or to x where the segment runs along y
+        side = (-z / level, 0.0, x / level)
+    else:
+        level = math.hypot(y, z)
+        side = (0.0, z / level, -y / level)
+    third = (y * side[2] - z * side[1], z * side[0] - x * side[2], x * side[1] - y * side[0])
+    turn = (side[0], third[0], x, side[1], third[1], y, side[2], third[2], z)
+    middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, (start[2] + end[2]) / 2)
+    return Part(shape, (radius, length / 2, 0), middle, rgb, turn)
 
 
 def rod(start: Vector, end: Vector, radius: float, rgb: RGB) -> Part:
     """A capsule whose half spheres have their centers at the two points."""
-    length, turn = _towards(start, end)
-    return Part("capsule", (radius, length / 2, 0), _middle(start, end), rgb, turn=turn)
+    return bar(start, end, radius, rgb, "capsule")
 
 
 def chain(points: Sequence[Vector], radius: float, rgb: RGB) -> list[Part]:
@@ -135,19 +114,19 @@ def ball(radius: float, at: Vector, rgb: RGB) -> Part:
     return Part("sphere", (radius, radius, radius), at, rgb)
 
 
-def egg(radii: Vector, at: Vector, rgb: RGB, turn: tuple[float, ...] = ()) -> Part:
+def egg(radii: Vector, at: Vector, rgb: RGB, turn: Turn = ()) -> Part:
     """An ellipsoid."""
-    return Part("ellipsoid", radii, at, rgb, turn=turn)
+    return Part("ellipsoid", radii, at, rgb, turn)
 
 
-def lathe(profile: Sequence[tuple[float, float]], at: Vector, rgb: RGB, turn: tuple[float, ...] = ()) -> Part:
+def lathe(profile: Sequence[tuple[float, float]], at: Vector, rgb: RGB, turn: Turn = ()) -> Part:
     """A body of revolution; `at` is the origin of its profile."""
     if len(profile) - 1 > BANDS:
         raise ValueError(f"a profile may have {BANDS} pieces, not {len(profile) - 1}")
-    return Part("lathe", (1.0, 1.0, 1.0), at, rgb, turn=turn, profile=tuple(profile))
+    return Part("lathe", (1.0, 1.0, 1.0), at, rgb, turn, tuple(profile))
 
 
-def ring(radius: float, thickness: float, at: Vector, rgb: RGB, turn: tuple[float, ...] = ()) -> Part:
+def ring(radius: float, thickness: float, at: Vector, rgb: RGB, turn: Turn = ()) -> Part:
     """A torus around z."""
     angles = np.radians(np.linspace(-90, 270, 11))
     profile = [(radius + thickness * math.cos(a), thickness * math.sin(a)) for a in angles]
@@ -160,17 +139,14 @@ def dome(radius: float, height: float, steps: int = 5) -> list[tuple[float, floa
     return [(radius * math.cos(a), height * math.sin(a)) for a in angles]
 
 
-def scaled(part: Part, factor: float, shift: Vector) -> Part:
-    """The part moved by `shift` and then scaled about the origin."""
-    x, y, z = ((value + move) * factor for value, move in zip(part.offset, shift, strict=True))
-    a, b, c = (value * factor for value in part.size)
-    return replace(part, size=(a, b, c), offset=(x, y, z))
+def _circle(steps: int) -> tuple[Floats, Floats]:
+    angles = np.linspace(0, 2 * math.pi, steps, endpoint=False)
+    return np.cos(angles), np.sin(angles)
 
 
-_ANGLES = np.linspace(0, 2 * math.pi, 16, endpoint=False)
-_COS, _SIN = np.cos(_ANGLES), np.sin(_ANGLES)
-_CIRCLE = np.stack([_COS, _SIN, np.zeros(16)], 1)
-_CYLINDER = np.concatenate([_CIRCLE - [0, 0, 1], _CIRCLE + [0, 0, 1]])
+_COS, _SIN = _circle(16)
+_RIM = np.stack([_COS, _SIN, np.zeros(16)], 1)
+_CYLINDER = np.concatenate([_RIM - [0, 0, 1], _RIM + [0, 0, 1]])
 _CUBE = np.array([(x, y, z) for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
 _SPHERE = np.concatenate(
     [np.stack([math.cos(t) * _COS, math.cos(t) * _SIN, np.full(16, math.sin(t))], 1)
@@ -188,13 +164,56 @@ def outline(part: Part) -> Floats:
     elif part.shape == "lathe":
         rings = np.array(part.profile)
         points = np.empty((len(rings), 16, 3))
-        points[..., :2] = rings[:, :1, None] * _CIRCLE[None, :, :2] * a
+        points[..., :2] = rings[:, :1, None] * _RIM[None, :, :2] * a
         points[..., 2] = rings[:, 1:] * c
         local = points.reshape(-1, 3)
     elif part.shape == "capsule":
         local = a * _SPHERE + np.sign(_SPHERE[:, 2:]) * np.array([0.0, 0.0, b])
     else:
         local = _SPHERE * part.size
-    if part.turn or part.axis != "z":
+    if part.turn:
         local = local @ part.rotation().T
     return local + part.offset
+
+
+# A turned profile as a mesh of one fixed topology, so that a compiled model's mesh can be rewritten for another
+# profile. Every piece of a profile has two rings of vertices of its own: where two pieces meet in an edge, their
+# normals differ; where they continue each other, the normals agree and the surface is smooth.
+
+_SIDES_COS, _SIDES_SIN = _circle(SIDES)
+
+
+def _lathe_faces() -> NDArray[np.int64]:
+    band, side = np.divmod(np.arange(BANDS * SIDES), SIDES)
+    after, low = (side + 1) % SIDES, 2 * band * SIDES
+    high = low + SIDES
+    return np.stack([low + side, low + after, high + after, low + side, high + after, high + side], 1).reshape(-1, 3)
+
+
+LATHE_FACES = _lathe_faces()
+
+
+def lathe_arrays(profile: Profile, scale: Vector) -> tuple[Floats, Floats]:
+    """Vertices and normals [2 * BANDS * SIDES, 3] of a profile turned around z and scaled."""
+    points = np.array(profile) * np.array([scale[0], scale[2]])
+    steps = np.diff(points, axis=0)
+    normals = np.stack([steps[:, 1], -steps[:, 0]], 1)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    starts, ends = normals.copy(), normals.copy()
+    smooth = (normals[:-1] * normals[1:]).sum(1) > SHARP
+    mean = normals[:-1] + normals[1:]
+    mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+    ends[:-1][smooth], starts[1:][smooth] = mean[smooth], mean[smooth]
+    count = len(steps)
+    rings, ring_normals = np.zeros((BANDS, 2, 2)), np.tile([0.0, 1.0], (BANDS, 2, 1))
+    rings[:count, 0], rings[:count, 1] = points[:-1], points[1:]
+    rings[count:] = points[-1]  # pieces that are not needed have no area
+    ring_normals[:count, 0], ring_normals[:count, 1] = starts, ends
+    return _spin(rings.reshape(-1, 2)), _spin(ring_normals.reshape(-1, 2))
+
+
+def _spin(rings: Floats) -> Floats:
+    """Pairs (radius, height) [n, 2] as n rings of SIDES points."""
+    radius, height = rings[:, :1], rings[:, 1:]
+    heights = np.broadcast_to(height, (len(rings), SIDES))
+    return np.stack([radius * _SIDES_COS, radius * _SIDES_SIN, heights], -1).reshape(-1, 3)

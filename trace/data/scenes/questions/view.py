@@ -14,7 +14,7 @@ from ..config import SceneConfig
 from ..instances import FIRST_OBJECT
 from ..objects.catalog import Body
 from ..world.camera import Camera
-from ..world.surfaces import Obstacles, Reject, Room, Spans, Support, close, supports_of
+from ..world.surfaces import Obstacles, Reject, Room, Spans, Support, points_in_square, supports_of
 from .mask_sampling import bounding_box, center_on_mask
 
 Floats = NDArray[np.float64]
@@ -202,7 +202,7 @@ class View:
             starts, stops = self._stretch(area.rows, z, np.array([window[0]]), np.array([window[1]]))
             start, stop = int(starts[0]), int(stops[0])
         ground = area.ground[start:stop]
-        chosen = np.arange(len(ground)) if window is None else close(ground, *window)
+        chosen = np.arange(len(ground)) if window is None else points_in_square(ground, *window)
         chosen = chosen[related(_taken(ground, chosen))]
         if len(chosen) >= least * self.size:  # fewer can only become fewer
             rows = area.rows[start + chosen]

@@ -1,4 +1,4 @@
-"""A pinhole camera that looks down on the table, and its frame on the ground.
+"""A pinhole camera that looks down on the scene, and its frame on the ground.
 
 World: metres, z up, the main surface at z = 0. Camera: OpenCV's axes (x right, y down, z forward). Pixels:
 origin at the top left corner of the image, so that the center of pixel (column 0, row 0) is (0.5, 0.5).
@@ -29,7 +29,7 @@ class GroundFrame:
 
     @classmethod
     def at(cls, azimuth: float) -> GroundFrame:
-        """The frame of a camera that stands at `azimuth` (radians) of what it looks at."""
+        """The frame of a camera at `azimuth` (radians) of what it looks at."""
         forward = (-math.cos(azimuth), -math.sin(azimuth))
         return cls((forward[1], -forward[0]), forward)
 
@@ -37,12 +37,12 @@ class GroundFrame:
 @dataclass(frozen=True, slots=True)
 class Camera:
     position: tuple[float, float, float]
-    azimuth: float  # radians: where the camera stands, seen from what it looks at
+    azimuth: float  # radians: direction of the camera, seen from what it looks at
     elevation: float  # radians above the ground
     fovy: float  # radians, vertical
     width: int
     height: int
-    roll: float = 0.0  # radians: clockwise as one stands behind the camera
+    roll: float = 0.0  # radians, clockwise
 
     @property
     def ground(self) -> GroundFrame:
@@ -50,7 +50,7 @@ class Camera:
 
     @property
     def rotation(self) -> Floats:
-        """World from camera, [3, 3]: the columns are the camera's right, down and forward in the world."""
+        """World from camera [3, 3]: the columns are the camera's right, down and forward in the world."""
         return _rotation(self.azimuth, self.elevation, self.roll)
 
     @property
@@ -69,25 +69,19 @@ class Camera:
         matrix[:3, 3] = self.position
         return matrix
 
-    def project(self, points: Floats) -> Floats:
-        """World points [..., 3] to pixels [..., 2]."""
-        local = (points - np.array(self.position)) @ self.rotation
-        pixels: Floats = local[..., :2] / local[..., 2:] * self.focal + np.array([self.width / 2, self.height / 2])
-        return pixels
-
     def rows_of(self, points: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """The least and the largest pixel row that world points [..., k, 3] have, and whether one is behind: [...]."""
+        """Smallest and largest pixel row of world points [..., k, 3], and whether one is behind the camera: [...] each."""
         local = (points - np.array(self.position)) @ self.rotation[:, 1:]
         behind = (local[..., 1] <= 1e-3).any(-1)
         rows = local[..., 0] / np.maximum(local[..., 1], 1e-3) * self.focal + self.height / 2
         return rows.min(-1), rows.max(-1), behind
 
     def ground_points(self, rows: NDArray[np.int64], columns: NDArray[np.int64], z: float = 0.0) -> Floats:
-        """Where rays through these pixels' centers meet the height z: world x, y [num_pixels, 2]; NaN where not."""
+        """Where rays through these pixels' centers meet the height z: world x, y [num_pixels, 2]; NaN if they do not."""
         across = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
         down = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal
         right, low, ahead = self.rotation.T  # the world's directions of the camera's axes
-        points = np.empty((len(rows), 2), order="F")  # x and y are looked at one by one
+        points = np.empty((len(rows), 2), order="F")  # x and y are used one by one
         # A ray's direction is a sum of what its column and what its row adds.
         drop = (across * right[2])[columns]
         drop += (down * low[2] + ahead[2])[rows]
@@ -102,7 +96,7 @@ class Camera:
         return points
 
 
-@lru_cache(maxsize=64)  # a view asks for its own again and again
+@lru_cache(maxsize=64)  # a view needs its own many times
 def _rotation(azimuth: float, elevation: float, roll: float = 0.0) -> Floats:
     ground = GroundFrame.at(azimuth)
     cos, sin = math.cos(elevation), math.sin(elevation)
@@ -119,7 +113,7 @@ def _rotation(azimuth: float, elevation: float, roll: float = 0.0) -> Floats:
 def sample_camera(
     bodies: Sequence[Body], azimuth: float, size: tuple[int, int], config: CameraConfig, rng: np.random.Generator
 ) -> Camera:
-    """A camera at `azimuth` that has every body inside its picture of `size` (width, height)."""
+    """Draw a camera at `azimuth` that has every body inside its picture of `size` (width, height)."""
     width, height = size
     elevation = math.radians(rng.uniform(*config.elevation))
     fovy = math.radians(rng.uniform(*config.fovy))

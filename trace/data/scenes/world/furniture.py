@@ -1,4 +1,4 @@
-"""Pieces of furniture as blocks and the surfaces on them, in random proportions and materials."""
+"""Pieces of furniture as blocks and the surfaces on them, in random proportions, materials and patterns."""
 
 from __future__ import annotations
 
@@ -8,131 +8,168 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..objects.catalog import RGB
+from ..objects import RGB, Vector
+from ..objects.primitives import darker
 from .surfaces import OPEN, Block, Support
 
 Floats = NDArray[np.float64]
 
-TOP = 0.018  # half thickness of a table's top
-BOARD = 0.009  # of a shelf's board
-RIM = 0.006  # of a tray's rim
+PLAIN_TEXTURES = ("plain", "grain", "speckle", "tiles", "cloud")
+ROOM_TEXTURES = (*PLAIN_TEXTURES, "planks", "checker", "bricks", "weave", "stripes", "dots")
+TEXTURE_SIZE = 128
+# Materials of objects in a room: texture, shininess.
+FINISHES = (("plain", 0.1), ("plain", 0.7), ("speckle", 0.2), ("grain", 0.3), ("weave", 0.1), ("stripes", 0.4),
+            ("dots", 0.4), ("plain", 0.4))  # fmt: skip
 # Muted, so that no surface passes for the color of an object.
 MATERIALS: tuple[RGB, ...] = (
     (0.72, 0.58, 0.42), (0.55, 0.40, 0.28), (0.86, 0.84, 0.80), (0.62, 0.62, 0.64), (0.40, 0.39, 0.40),
     (0.80, 0.74, 0.62), (0.60, 0.68, 0.72), (0.70, 0.67, 0.68), (0.56, 0.64, 0.56), (0.46, 0.42, 0.40),
     (0.66, 0.50, 0.36), (0.77, 0.72, 0.70), (0.50, 0.55, 0.60), (0.82, 0.78, 0.70),
 )  # fmt: skip
-# Materials of objects in a room: texture, shininess.
-FINISHES = (("plain", 0.1), ("plain", 0.7), ("speckle", 0.2), ("grain", 0.3), ("weave", 0.1), ("stripes", 0.4),
-            ("dots", 0.4), ("plain", 0.4))  # fmt: skip
-WOODS = ("grain", "planks", "plain", "speckle", "cloud", "tiles")
+FURNITURE_TEXTURES = ("grain", "planks", "plain", "speckle", "cloud", "tiles")
+
+TOP = 0.018  # half thickness of a table's top
+BOARD = 0.009  # of a shelf's board
+TRAY = 0.004  # of a tray
+RIM = 0.006  # of a tray's rim
+GAP = (0.02, 0.12)  # between two pieces of furniture
 
 
-@dataclass
-class Furniture:
-    """What a room is put together from; `add` numbers the surfaces."""
-
-    surfaces: list[Support] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
-
-    def add(self, surface: Support, half_height: float, rgb: RGB, texture: str | None, fixture: str = "") -> None:
-        """A surface with the slab under it."""
-        x, y, z = surface.center
-        half = (*surface.half, half_height)
-        number = len(self.surfaces)
-        self.surfaces.append(surface)
-        center = (x, y, z - half_height)
-        self.blocks.append(Block(half, center, rgb, surface.yaw, texture, number, fixture))
-
-
-def look(rng: np.random.Generator, avoid: RGB | None = None) -> tuple[RGB, str]:
-    """A material that does not look like `avoid`."""
+def sample_material(rng: np.random.Generator, avoid: RGB | None = None) -> tuple[RGB, str]:
+    """Draw a color that does not look like `avoid`, and a texture."""
     while True:
         base = MATERIALS[int(rng.integers(len(MATERIALS)))]
         if avoid is None or sum(abs(a - b) for a, b in zip(base, avoid, strict=True)) > 0.3:
             break
-    red, green, blue = np.clip(np.array(base) + rng.uniform(-0.03, 0.03, 3), 0, 1).tolist()
-    return (red, green, blue), WOODS[int(rng.integers(len(WOODS)))]
+    return jittered(base, rng.uniform(-0.03, 0.03, 3)), FURNITURE_TEXTURES[int(rng.integers(len(FURNITURE_TEXTURES)))]
 
 
-def table(
-    furniture: Furniture, name: str, center: tuple[float, float, float], half: tuple[float, float], floor: float,
-    rgb: RGB, texture: str, rng: np.random.Generator,
-) -> None:  # fmt: skip
-    """A top on four legs, or on two panels."""
-    x, y, z = center
-    kind = "table"
-    furniture.add(Support(name, kind, 0, center, 0.0, half), TOP, rgb, texture)
-    dark: RGB = (rgb[0] * 0.7, rgb[1] * 0.7, rgb[2] * 0.7)
-    low = z - 2 * TOP
-    height = (low - floor) / 2
-    if rng.random() < 0.6:
-        leg = rng.uniform(0.018, 0.032)
-        for sx in (-1, 1):
-            for sy in (-1, 1):
-                place = (x + sx * (half[0] - 0.05), y + sy * (half[1] - 0.05), floor + height)
-                furniture.blocks.append(Block((leg, leg, height), place, dark, solid=False))
-    else:
-        for sx in (-1, 1):
-            place = (x + sx * (half[0] - 0.06), y, floor + height)
-            furniture.blocks.append(Block((0.02, half[1] - 0.04, height), place, dark, texture=texture, solid=False))
+def jittered(rgb: RGB, jitter: Floats) -> RGB:
+    red, green, blue = np.clip(np.array(rgb) + jitter, 0, 1).tolist()
+    return red, green, blue
 
 
-def counter(
-    furniture: Furniture, name: str, center: tuple[float, float, float], half: tuple[float, float], floor: float,
-    rgb: RGB, texture: str, rng: np.random.Generator,
-) -> None:  # fmt: skip
-    """A worktop on a closed cupboard with doors."""
-    x, y, z = center
-    furniture.add(Support(name, "counter", 0, center, 0.0, half), TOP, rgb, texture)
-    body, _ = look(rng, rgb)
-    low = z - 2 * TOP
-    height = (low - floor) / 2
-    furniture.blocks.append(Block((half[0] - 0.02, half[1] - 0.03, height), (x, y, floor + height), body, solid=False))
-    for sx in (-0.5, 0.5):
-        door = (x + sx * half[0], y - half[1] + 0.028, floor + height)
-        shade: RGB = (body[0] * 0.92, body[1] * 0.92, body[2] * 0.92)
-        furniture.blocks.append(Block((half[0] * 0.46, 0.004, height * 0.92), door, shade, solid=False))
-        grip = (x + 0.18 * sx * half[0], y - half[1] + 0.018, floor + 1.5 * height)
-        furniture.blocks.append(Block((0.006, 0.008, 0.05), grip, (0.6, 0.6, 0.62), solid=False))
+@dataclass
+class Furniture:
+    """The furniture of a room: surfaces, numbered in their order, and blocks."""
+
+    surfaces: list[Support] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+
+    def _add_surface(
+        self, name: str, kind: str, center: Vector, half: tuple[float, float], half_height: float, rgb: RGB,
+        texture: str | None, yaw: float = 0.0, fixture: str = "", headroom: float = OPEN,
+    ) -> None:  # fmt: skip
+        """Add a surface and the slab under it."""
+        slab = (center[0], center[1], center[2] - half_height)
+        self.blocks.append(Block((*half, half_height), slab, rgb, yaw, texture, len(self.surfaces), fixture))
+        self.surfaces.append(Support(name, kind, 0, center, yaw, half, headroom=headroom))
+
+    def add_table(
+        self, kind: str, name: str, center: Vector, half: tuple[float, float], floor: float,
+        material: tuple[RGB, str], rng: np.random.Generator,
+    ) -> None:  # fmt: skip
+        """Add a "table" on four legs or two panels, or a "counter": a worktop on a closed cupboard with doors."""
+        (x, y, z), (rgb, texture) = center, material
+        self._add_surface(name, kind, center, half, TOP, rgb, texture)
+        height = (z - 2 * TOP - floor) / 2
+        middle, dark = floor + height, darker(rgb, 0.7)
+        if kind == "counter":
+            body, _ = sample_material(rng, rgb)
+            cupboard = (half[0] - 0.02, half[1] - 0.03, height)
+            self.blocks.append(Block(cupboard, (x, y, middle), body, solid=False))
+            for side in (-0.5, 0.5):
+                door = (x + side * half[0], y - half[1] + 0.028, middle)
+                panel = (half[0] * 0.46, 0.004, height * 0.92)
+                self.blocks.append(Block(panel, door, darker(body, 0.92), solid=False))
+                handle = (x + 0.18 * side * half[0], y - half[1] + 0.018, floor + 1.5 * height)
+                self.blocks.append(Block((0.006, 0.008, 0.05), handle, (0.6, 0.6, 0.62), solid=False))
+        elif rng.random() < 0.6:
+            leg = rng.uniform(0.018, 0.032)
+            for side, end in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+                foot = (x + side * (half[0] - 0.05), y + end * (half[1] - 0.05), middle)
+                self.blocks.append(Block((leg, leg, height), foot, dark, solid=False))
+        else:
+            for side in (-1, 1):
+                foot = (x + side * (half[0] - 0.06), y, middle)
+                panel = (0.02, half[1] - 0.04, height)
+                self.blocks.append(Block(panel, foot, dark, texture=texture, solid=False))
+
+    def add_beside(
+        self, kind: str, side: int, main: tuple[float, float], floor: float, rng: np.random.Generator
+    ) -> None:
+        """Add a second table or counter at the left (-1) or right (1) of the main surface of half sizes `main`."""
+        half = rng.uniform(0.20, 0.30), rng.uniform(0.22, min(0.40, main[1]))
+        x = side * (main[0] + rng.uniform(*GAP) + half[0])
+        y, z = rng.uniform(-0.1, 0.1), rng.uniform(-0.18, 0.12)
+        material = sample_material(rng, self.blocks[0].rgb)
+        name = "counter" if kind == "counter" else "side table"
+        if name not in [surface.name for surface in self.surfaces]:
+            self.add_table("counter" if kind == "counter" else "table", name, (x, y, z), half, floor, material, rng)
+
+    def add_shelf(self, depth: float, floor: float, rng: np.random.Generator) -> float:
+        """Add two boards, one above the other, between two sides, behind the main surface; open in front.
+
+        `depth` is the half depth of the main surface. Returns where the wall may begin.
+        """
+        half = rng.uniform(0.34, 0.50), rng.uniform(0.14, 0.18)
+        y = depth + rng.uniform(*GAP) + half[1]
+        lower, gap = rng.uniform(-0.02, 0.14), rng.uniform(0.30, 0.42)
+        rgb, texture = sample_material(rng)
+        x = rng.uniform(-0.1, 0.1)
+        upper = lower + gap + 2 * BOARD
+        for name, z, headroom in (("lower shelf", lower, gap), ("upper shelf", upper, OPEN)):
+            self._add_surface(name, "shelf", (x, y, z), half, BOARD, rgb, texture, 0.0, name, headroom)
+        top = upper + rng.uniform(0.0, 0.03)
+        for side in (-1, 1):
+            center = (x + side * (half[0] + BOARD), y, (floor + top) / 2)
+            board = (BOARD, half[1], (top - floor) / 2)
+            self.blocks.append(Block(board, center, rgb, texture=texture, fixture="shelf"))
+        center = (x, y + half[1] + BOARD, (lower + upper) / 2 - 0.02)
+        back = (half[0] + 2 * BOARD, BOARD, (upper - lower) / 2 + 0.02)
+        self.blocks.append(Block(back, center, darker(rgb, 0.85), fixture="shelf"))
+        return float(y + half[1] + 2 * BOARD + rng.uniform(0.01, 0.1))
+
+    def add_tray(self, center: Vector, half: tuple[float, float], yaw: float, rgb: RGB) -> None:
+        """Add a thin board with a low rim, on another surface."""
+        x, y, z = center
+        self._add_surface("tray", "tray", (x, y, z + 2 * TRAY), half, TRAY, rgb, "plain", yaw, "tray")
+        cos, sin = math.cos(yaw), math.sin(yaw)
+        for side, end in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            dx, dy = (half[0] + RIM) * side, (half[1] + RIM) * end
+            rim = (x + cos * dx - sin * dy, y + sin * dx + cos * dy, z + 0.011)
+            size = (RIM, half[1] + 2 * RIM, 0.011) if side else (half[0] + 2 * RIM, RIM, 0.011)
+            self.blocks.append(Block(size, rim, darker(rgb, 0.75), yaw, fixture="tray"))
 
 
-def shelf(
-    furniture: Furniture, center: tuple[float, float], half: tuple[float, float], lower: float, gap: float,
-    floor: float, rgb: RGB, texture: str, rng: np.random.Generator,
-) -> None:  # fmt: skip
-    """Two boards, one above the other, between two sides; open in front."""
-    x, y = center
-    upper = lower + gap + 2 * BOARD
-    furniture.add(
-        Support("lower shelf", "shelf", 0, (x, y, lower), 0.0, half, headroom=gap), BOARD, rgb, texture, "lower shelf"
+def draw_textures(names: tuple[str, ...]) -> dict[str, Floats]:
+    """Draw grey patterns that a material's color tints, each [TEXTURE_SIZE, TEXTURE_SIZE], around 0.9 on a scale to 1.
+
+    They come from a fixed seed, so they are the same in every data set.
+    """
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[0:TEXTURE_SIZE, 0:TEXTURE_SIZE] / TEXTURE_SIZE
+    waves = sum(
+        np.sin(2 * math.pi * (k * x + m * y) + p)
+        for k, m, p in zip(*rng.integers(-4, 5, (2, 8)), rng.uniform(0, 6, 8), strict=True)
     )
-    furniture.add(
-        Support("upper shelf", "shelf", 0, (x, y, upper), 0.0, half, headroom=OPEN), BOARD, rgb, texture, "upper shelf"
-    )
-    top = upper + rng.uniform(0.0, 0.03)
-    for sx in (-1, 1):
-        side = (x + sx * (half[0] + BOARD), y, (floor + top) / 2)
-        furniture.blocks.append(Block((BOARD, half[1], (top - floor) / 2), side, rgb, texture=texture, fixture="shelf"))
-    back: RGB = (rgb[0] * 0.85, rgb[1] * 0.85, rgb[2] * 0.85)
-    place = (x, y + half[1] + BOARD, (lower + upper) / 2 - 0.02)
-    furniture.blocks.append(
-        Block((half[0] + 2 * BOARD, BOARD, (upper - lower) / 2 + 0.02), place, back, fixture="shelf")
-    )
-
-
-def tray(
-    furniture: Furniture, center: tuple[float, float, float], half: tuple[float, float], yaw: float, rgb: RGB
-) -> None:
-    """A thin board with a low rim, on another surface."""
-    x, y, z = center
-    thick = 0.004
-    level = z + 2 * thick
-    furniture.add(Support("tray", "tray", 0, (x, y, level), yaw, half), thick, rgb, "plain", "tray")
-    dark: RGB = (rgb[0] * 0.75, rgb[1] * 0.75, rgb[2] * 0.75)
-    cos, sin = math.cos(yaw), math.sin(yaw)
-    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        reach = (half[0] + RIM) * dx, (half[1] + RIM) * dy
-        place = (x + cos * reach[0] - sin * reach[1], y + sin * reach[0] + cos * reach[1], z + 0.011)
-        size = (RIM, half[1] + 2 * RIM, 0.011) if dx else (half[0] + 2 * RIM, RIM, 0.011)
-        furniture.blocks.append(Block(size, place, dark, yaw, fixture="tray"))
+    grain = 0.9 + 0.08 * np.sin(2 * math.pi * (14 * y + 0.3 * np.sin(2 * math.pi * x))) * (0.6 + 0.4 * np.cos(8 * x))
+    speckle = rng.standard_normal(x.shape)
+    shade = rng.uniform(0.82, 1.0, 8)[np.floor(y * 8).astype(int)]
+    brick = np.floor(y * 12).astype(int)
+    along = (x * 6 + 0.5 * (brick % 2)) % 1
+    wave = np.sin(2 * math.pi * 24 * x) * np.sin(2 * math.pi * 24 * y)
+    patterns = {
+        "plain": np.ones_like(x),
+        "grain": grain,
+        "speckle": 0.9 + 0.1 * speckle,
+        "tiles": np.where(((x * 8 % 1) < 0.04) | ((y * 8 % 1) < 0.04), 0.78, 0.97),
+        "cloud": 0.9 + 0.03 * np.asarray(waves),
+        "planks": shade * np.where((y * 8 % 1) < 0.05, 0.75, 1.0) * (grain / 0.95),
+        "checker": np.where((np.floor(x * 6) + np.floor(y * 6)) % 2 == 0, 0.98, 0.80),
+        "bricks": np.where((along < 0.05) | ((y * 12 % 1) < 0.09), 0.98, 0.84 + 0.06 * np.sin(9 * brick)),
+        "weave": 0.9 + 0.08 * wave,
+        "stripes": np.where((x * 8 % 1) < 0.5, 1.0, 0.80),
+        "dots": np.where(np.hypot(x * 6 % 1 - 0.5, y * 6 % 1 - 0.5) < 0.26, 0.78, 1.0),
+    }
+    return {name: patterns[name] for name in names}

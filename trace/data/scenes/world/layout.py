@@ -1,7 +1,7 @@
-"""Where objects stand: arrangements, drawn many at a time as arrays and only then made into bodies.
+"""Where objects stand: layouts, drawn many at a time as arrays and only then made into bodies.
 
-An arrangement that allows exactly the questions one wants (`relational.py`) is found in milliseconds, before anything
-is rendered.
+A layout that allows exactly the wanted questions (`relational.py`) is found in milliseconds, before anything is
+rendered.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-TRIES = 12  # spots drawn for each object
+TRIES = 12  # positions drawn for each object
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutBatch:
-    """`num` arrangements of up to `slots` objects each; `present` says which slots are filled."""
+    """`num` layouts of up to `slots` objects each; `present` says which slots are filled."""
 
     categories: Ints  # [num, slots], index into the configured categories
     colors: Ints  # [num, slots]
@@ -36,26 +36,24 @@ class LayoutBatch:
     bodies: tuple[Body, ...] = ()  # where every row is this one scene, whose footprints are known exactly
 
     def select(self, rows: Ints) -> LayoutBatch:
-        return LayoutBatch(
-            self.categories[rows], self.colors[rows], self.radii[rows], self.positions[rows], self.present[rows],
-            self.bodies,
-        )  # fmt: skip
+        arrays = (self.categories, self.colors, self.radii, self.positions, self.present)
+        return LayoutBatch(*(array[rows] for array in arrays), self.bodies)
 
     def compact(self) -> LayoutBatch:
-        """The same with categories numbered within each arrangement, from 0 to less than `slots`, in their order."""
+        """Number the categories within each layout, from 0 to less than `slots`, in their order."""
         ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in self.categories])
         return replace(self, categories=ranks)
 
     @property
     def unique(self) -> Bools:
-        """[num, slots]: whether no other object of the arrangement has the same color and category."""
+        """[num, slots]: whether no other object of the layout has the same color and category."""
         names = np.where(self.present, self.categories * 1000 + self.colors, -1 - np.arange(self.present.shape[1]))
-        result: Bools = self.present & ((names[:, :, None] == names[:, None, :]).sum(2) == 1)
-        return result
+        unique: Bools = self.present & ((names[:, :, None] == names[:, None, :]).sum(2) == 1)
+        return unique
 
 
 def layout_from_bodies(bodies: Sequence[Body], config: SceneConfig) -> LayoutBatch:
-    """A whole scene as one arrangement."""
+    """Describe a whole scene as one layout."""
     categories = [config.categories.index(body.category) for body in bodies]
     colors = [config.objects.colors.index(body.color) for body in bodies]
     return LayoutBatch(
@@ -68,10 +66,14 @@ def sample_layouts(
     num: int, config: SceneConfig, rng: np.random.Generator, group: Floats | None = None,
     counts: tuple[int, int] | None = None,
 ) -> tuple[LayoutBatch, Ints]:  # fmt: skip
-    """Arrangements without overlap, and which of the `num` drawn ones they are: those that do not fit are dropped.
+    """Draw `num` layouts without overlap; those that do not fit are dropped.
 
-    `group` [num, members, 2] fixes the places of the first objects, of which all but the first then share a category.
-    The objects are shuffled afterwards, so that their numbers say nothing. `counts` is the range of their number.
+    Args:
+        group: [num, members, 2], the positions of the first objects, of which all but the first then share a category.
+            The objects are shuffled afterwards, so that their numbers say nothing.
+        counts: the range of the number of objects (default: the configuration's).
+    Returns:
+        The layouts that fit, and their numbers among the `num`.
     """
     objects = config.objects
     least, slots = counts or (objects.min_objects, objects.max_objects)
@@ -81,8 +83,7 @@ def sample_layouts(
     categories = _sample_categories(num, slots, config, rng)
     if members:
         categories[:, 1:members] = categories[:, 1:2]
-    colors = rng.integers(0, len(objects.colors), (num, slots))
-    colors = _natural_colors(config)[categories, colors]
+    colors = _natural_colors(config)[categories, rng.integers(0, len(objects.colors), (num, slots))]
     low, high = np.array([all_categories(objects.assets)[name].radius for name in config.categories]).T
     radii = low[categories] + (high - low)[categories] * rng.random((num, slots))
     spots = rng.uniform(-objects.region, objects.region, (num, slots, TRIES, 2))
@@ -96,17 +97,12 @@ def sample_layouts(
         positions[:, slot] = spots[np.arange(num), slot, clear.argmax(1)]
         fits &= clear.any(1) | ~present[:, slot]
     shuffle = np.where(present, rng.random((num, slots)), 2.0).argsort(1)
-    layouts = LayoutBatch(
-        np.take_along_axis(categories, shuffle, 1),
-        np.take_along_axis(colors, shuffle, 1),
-        np.take_along_axis(radii, shuffle, 1),
-        np.take_along_axis(positions, shuffle[..., None], 1),
-        present,
-    )
-    found = (layouts.categories[:, :, None] == np.arange(len(config.categories))) & present[:, :, None]
-    fits &= found.any(1).sum(1) >= objects.min_categories
-    allowed = rng.random(num) < objects.duplicate_names
-    rows = np.flatnonzero(fits & ((layouts.unique | ~present).all(1) | allowed))
+    shuffled = [np.take_along_axis(array, shuffle, 1) for array in (categories, colors, radii)]
+    layouts = LayoutBatch(*shuffled, np.take_along_axis(positions, shuffle[..., None], 1), present)
+    has_category = (layouts.categories[:, :, None] == np.arange(len(config.categories))) & present[:, :, None]
+    fits &= has_category.any(1).sum(1) >= objects.min_categories
+    duplicates_allowed = rng.random(num) < objects.duplicate_names
+    rows = np.flatnonzero(fits & ((layouts.unique | ~present).all(1) | duplicates_allowed))
     return layouts.select(rows), rows
 
 
@@ -115,34 +111,37 @@ def _natural_colors(config: SceneConfig) -> Ints:
     names = config.objects.colors
     table = np.tile(np.arange(len(names)), (len(config.categories), 1))
     for row, name in enumerate(config.categories):
-        own = [names.index(color) for color in all_categories(config.objects.assets)[name].colors if color in names]
+        natural = all_categories(config.objects.assets)[name].colors
+        own = [names.index(color) for color in natural if color in names]
         if own:
             table[row] = np.resize(own, len(names))
     return table
 
 
 def _sample_categories(num: int, slots: int, config: SceneConfig, rng: np.random.Generator) -> Ints:
-    """[num, slots]: a few categories an arrangement, each of them present in the first slots."""
+    """[num, slots]: a few categories a layout, each of them present in the first slots."""
     amount = rng.integers(config.objects.min_categories, config.objects.max_categories + 1, num)
     palette = rng.random((num, len(config.categories))).argsort(1)
     choice = (rng.random((num, slots)) * amount[:, None]).astype(np.int64)
     first = np.broadcast_to(np.arange(slots), (num, slots))
-    choice = np.where(first < amount[:, None], first, choice)
-    return np.take_along_axis(palette, choice, 1)
+    return np.take_along_axis(palette, np.where(first < amount[:, None], first, choice), 1)
 
 
-def build_bodies(layouts: LayoutBatch, row: int, config: SceneConfig, rng: np.random.Generator) -> list[Body]:
-    """The bodies of one arrangement (slot by slot) with sizes, yaw and jittered color."""
+def build_bodies(layout: LayoutBatch, config: SceneConfig, rng: np.random.Generator) -> list[Body]:
+    """Build the bodies of a single layout (slot by slot) with sizes, yaw and jittered color."""
     bodies: list[Body] = []
-    for slot in np.flatnonzero(layouts.present[row]):
-        category = config.categories[layouts.categories[row, slot]]
-        kind = all_categories(config.objects.assets)[category]
-        color = config.objects.colors[layouts.colors[row, slot]]
-        radius = float(layouts.radii[row, slot])
-        height = radius * rng.uniform(*kind.slenderness)
-        x, y = (float(value) for value in layouts.positions[row, slot])
-        yaw = rng.uniform(0, 2 * math.pi)
-        bodies.append(
-            make_body(category, kind, color, sample_rgb(color, rng), radius, height, rng.random(), (x, y), yaw)
-        )
+    for slot in np.flatnonzero(layout.present[0]):
+        name = config.categories[layout.categories[0, slot]]
+        color = config.objects.colors[layout.colors[0, slot]]
+        position = (float(layout.positions[0, slot, 0]), float(layout.positions[0, slot, 1]))
+        bodies.append(sample_body(name, color, float(layout.radii[0, slot]), position, config, rng))
     return bodies
+
+
+def sample_body(
+    name: str, color: str, radius: float, position: tuple[float, float], config: SceneConfig, rng: np.random.Generator
+) -> Body:
+    """Build a body with a random height, yaw, proportion and jittered color."""
+    category = all_categories(config.objects.assets)[name]
+    height, yaw = radius * rng.uniform(*category.slenderness), rng.uniform(0, 2 * math.pi)
+    return make_body(name, category, color, sample_rgb(color, rng), radius, height, rng.random(), position, yaw)
