@@ -1,6 +1,4 @@
-"""Meshes of the user's own, with the licence that each must state.
-
-A folder holds .obj or .stl files and one `assets.yaml` that lists them:
+"""Meshes of the user's own, each with its licence: a folder of .obj or .stl files and an `assets.yaml` that lists them.
 
     - file: dragon.obj
       name: dragon
@@ -13,7 +11,7 @@ Nothing is bundled. A mesh is drawn in one of the scene's colors, like every oth
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,60 +20,53 @@ import yaml
 from numpy.typing import NDArray
 
 from ....utils.command import InputError
-from ....utils.config import ListOf, build_config, config_class
+from ....utils.config import Field, ListOf, build_config, config_class
 from .catalog import CATEGORIES, COLORS, Category
 
-Floats = NDArray[np.float64]
-
 LIST = "assets.yaml"
-SUFFIXES = (".obj", ".stl")
-SIZES = (0.02, 0.25)  # radius of the footprint and height must be in this range, metres
+MIN_RADIUS, MAX_RADIUS = 0.02, 0.25  # of the footprint, metres; the height is at most twice the largest
 
 
 @config_class
-class _Entry:
-    file: str
-    name: str
-    licence: str
-    scale: float = 1.0
-    colors: ListOf[str] = field(default_factory=list)
+class AssetEntry:
+    file: str = Field(pattern=r"(?i)\.(obj|stl)$")
+    name: str = Field(pattern=r"\S")
+    licence: str = Field(pattern=r"\S")
+    scale: float = Field(1.0, gt=0)
+    colors: ListOf[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One mesh and its measures at its scale: middle of the footprint and lowest height, half sizes, reach, height."""
-
     name: str
     licence: str
     suffix: str
     data: bytes
     scale: float
-    colors: tuple[str, ...]
-    origin: tuple[float, float, float]
-    half: tuple[float, float]
-    radius: float
-    height: float
+    category: Category
 
 
 @lru_cache(maxsize=8)
 def load_assets(folder: str) -> tuple[Asset, ...]:
-    """The meshes that a folder lists; () without a folder. InputError names the file and what is wrong with it."""
+    """Read the meshes that a folder lists; () without a folder. InputError names the file and the mistake."""
     if not folder:
         return ()
     listing = Path(folder) / LIST
     if not listing.is_file():
-        raise InputError(f"{listing} does not exist: it lists the meshes of objects.assets with name and licence")
+        raise InputError(f"{listing} does not exist. It lists the meshes of objects.assets with name and licence")
     try:
         rows = yaml.safe_load(listing.read_text(encoding="utf-8", errors="replace"))
     except yaml.YAMLError as error:
         raise InputError(f"{listing} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{listing} must hold a list of meshes, each with file, name, licence and scale")
-    assets = [_asset(row, Path(folder), f"{listing}, mesh {number}") for number, row in enumerate(rows, start=1)]
-    names = [asset.name for asset in assets]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{listing}: the name {name!r} is used twice")
+    assets = [_load_asset(row, Path(folder), number) for number, row in enumerate(rows)]
+    names = [*CATEGORIES, *(asset.name for asset in assets)]
+    for asset in assets:
+        if names.count(asset.name) > 1:
+            raise InputError(
+                f"{listing}: the name {asset.name!r} is used twice or is one of the catalog. Choose another"
+            )
     return tuple(assets)
 
 
@@ -90,61 +81,36 @@ def asset_licences(folder: str) -> dict[str, dict[str, str]]:
 @lru_cache(maxsize=8)
 def all_categories(folder: str) -> dict[str, Category]:
     """Every category by name: the catalog's and those of a folder of meshes."""
-    result = dict(CATEGORIES)
-    for number, asset in enumerate(load_assets(folder)):
-        if asset.name in CATEGORIES:
-            raise InputError(f"{Path(folder) / LIST}: the name {asset.name!r} is one of the catalog; choose another")
-        x, y, z = asset.origin
-        mesh = (number, (-x, -y, -z), asset.half, asset.height)
-        result[asset.name] = Category((asset.radius, asset.radius), colors=asset.colors, mesh=mesh)
-    return result
+    return CATEGORIES | {asset.name: asset.category for asset in load_assets(folder)}
 
 
-def _asset(row: object, folder: Path, where: str) -> Asset:
-    if isinstance(row, dict) and not str(row.get("licence") or "").strip():
-        raise InputError(
-            f"{where} ({row.get('file')}): licence is missing; a mesh is used only with its licence stated"
-        )
-    entry = build_config(_Entry, row, where)
+def _load_asset(row: object, folder: Path, number: int) -> Asset:
+    source = f"{folder / LIST}, mesh {number + 1}"
+    entry = build_config(AssetEntry, row, source)
     for color in entry.colors:
         if color not in COLORS:
-            raise InputError(f"{where}: colors has {color!r}; known: {', '.join(COLORS)}")
-    if not entry.name.strip() or not entry.scale > 0:
-        raise InputError(f"{where} ({entry.file}): name is what questions call it, and scale is above 0")
+            raise InputError(f"{source}: colors has {color!r}; known: {', '.join(COLORS)}")
     path = folder / entry.file
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{where}: {entry.file} must be one of {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise InputError(f"{where}: {path} does not exist")
-    data = path.read_bytes()
-    points = _vertices(data, suffix, str(path)) * entry.scale
+        raise InputError(f"{source}: {path} does not exist")
+    data, suffix = path.read_bytes(), path.suffix.lower()
+    points = _vertices(data, suffix, path) * entry.scale
     low, high = points.min(0), points.max(0)
-    middle = (low + high) / 2
-    radius = float(np.hypot(points[:, 0] - middle[0], points[:, 1] - middle[1]).max())
+    x, y = ((low + high) / 2).tolist()[:2]
+    radius = float(np.hypot(points[:, 0] - x, points[:, 1] - y).max())
     half_x, half_y, height = ((high - low) / (2, 2, 1)).tolist()
-    if not (SIZES[0] <= radius <= SIZES[1] and height <= 2 * SIZES[1]):
+    if not (MIN_RADIUS <= radius <= MAX_RADIUS and height <= 2 * MAX_RADIUS):
         raise InputError(
-            f"{where}: {entry.name} is {2 * radius:.3g} m wide and {height:.3g} m high at scale {entry.scale}; the "
-            f"width must be {2 * SIZES[0]} to {2 * SIZES[1]} m, so change scale"
+            f"{source}: {entry.name} is {2 * radius:.3g} m wide and {height:.3g} m high at scale {entry.scale}. The "
+            f"width must be {2 * MIN_RADIUS} to {2 * MAX_RADIUS} m: change scale"
         )
-    origin = (float(middle[0]), float(middle[1]), float(low[2]))
-    return Asset(
-        entry.name,
-        entry.licence,
-        suffix,
-        data,
-        entry.scale,
-        tuple(entry.colors),
-        origin,
-        (half_x, half_y),
-        radius,
-        height,
-    )
+    mesh = (number, (-x, -y, -float(low[2])), (half_x, half_y), height)
+    category = Category((radius, radius), colors=tuple(entry.colors), mesh=mesh)
+    return Asset(entry.name, entry.licence, suffix, data, entry.scale, category)
 
 
-def _vertices(data: bytes, suffix: str, path: str) -> Floats:
-    """Where a mesh reaches in space, through MuJoCo's own reader, so that what it refuses is refused here."""
+def _vertices(data: bytes, suffix: str, path: Path) -> NDArray[np.float64]:
+    """Read the vertices [n, 3] through MuJoCo's own reader, so that what it refuses is refused here."""
     from ..gl import mujoco
 
     xml = f"""<mujoco><asset><mesh name="m" file="m{suffix}" inertia="shell"/></asset>
@@ -155,5 +121,5 @@ def _vertices(data: bytes, suffix: str, path: str) -> Floats:
         raise InputError(f"{path} is no mesh that MuJoCo can read: {' '.join(str(error).split())[:200]}") from None
     rotation = np.zeros(9)
     mujoco.mju_quat2Mat(rotation, model.mesh_quat[0])
-    points: Floats = model.mesh_vert @ rotation.reshape(3, 3).T + model.mesh_pos[0]
+    points: NDArray[np.float64] = model.mesh_vert @ rotation.reshape(3, 3).T + model.mesh_pos[0]
     return points
