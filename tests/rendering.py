@@ -1,4 +1,4 @@
-"""The mark of tests that render scenes: they are skipped, with the sentence that a user gets, where nothing can."""
+"""`needs_gl` marks tests that render scenes: they are skipped, with the user's error message, where nothing can."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ import pytest
 from trace_vlm.data.scenes import generate
 from trace_vlm.utils.command import InputError
 
-
-def _reason() -> str:
-    try:
-        generate.require_renderer()
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-MISSING = _reason()
+try:
+    generate.require_renderer()
+    MISSING = ""
+except InputError as error:
+    MISSING = str(error)
 needs_gl = pytest.mark.skipif(bool(MISSING), reason=MISSING or "renders")

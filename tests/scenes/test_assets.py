@@ -13,7 +13,7 @@ from rendering import needs_gl
 from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.config import SceneConfig, load_config
 from trace_vlm.data.scenes.objects.assets import all_categories, load_assets
-from trace_vlm.data.scenes.objects.catalog import make_body
+from trace_vlm.data.scenes.objects.catalog import Body, make_body
 from trace_vlm.utils.command import InputError
 
 # A wedge, 100 x 60 x 40 millimetres, whose origin is a corner.
@@ -30,41 +30,44 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def wedge(folder: Path, position: tuple[float, float] = (0.0, 0.0), yaw: float = 0.0) -> Body:
+    category = all_categories(str(folder))["wedge"]
+    return make_body("wedge", category, "red", (0.8, 0.1, 0.1), category.radius[0], 0.0, 0.5, position, yaw)
+
+
 def test_a_mesh_becomes_a_category(folder: Path) -> None:
-    kind = all_categories(str(folder))["wedge"]
-    body = make_body("wedge", kind, "red", (0.5, 0.5, 0.5), kind.radius[0], 0.0, 0.5, (0.0, 0.0), 0.0)
+    body = wedge(folder)
     assert body.half == pytest.approx((0.05, 0.03), abs=1e-6) and body.height == pytest.approx(0.04, abs=1e-6)
-    config = folder / "scenes.yaml"
-    config.write_text(f"objects:\n  assets: {folder}\n")
-    assert "wedge" in load_config(config).categories and "wedge" not in SceneConfig().categories
+    (folder / "scenes.yaml").write_text(f"objects:\n  assets: {folder}\n")
+    assert "wedge" in load_config(folder / "scenes.yaml").categories and "wedge" not in SceneConfig().categories
 
 
 @pytest.mark.parametrize(
-    "listing, message",
+    "listing, named",
     [
-        (ENTRY.replace("  licence: CC0\n", ""), r"mesh 1 \(wedge.obj\): licence is missing"),
-        (ENTRY.replace("CC0", "' '"), "licence is missing"),
-        (ENTRY.replace("wedge.obj", "other.obj"), "other.obj does not exist"),
-        (ENTRY.replace("wedge.obj", "wedge.fbx"), "must be one of .obj, .stl"),
-        (ENTRY.replace("0.001", "1.0"), "so change scale"),
-        (ENTRY.replace("name: wedge", "name: mug"), "'mug' is one of the catalog"),
-        (ENTRY + ENTRY, "'wedge' is used twice"),
-        (ENTRY + "  colors: [beige]\n", "colors has 'beige'"),
-        (ENTRY + "  weight: 3\n", "unknown key weight"),
-        ("wedge", "must hold a list of meshes"),
+        (ENTRY.replace("  licence: CC0\n", ""), "mesh 1.*licence"),
+        (ENTRY.replace("CC0", "' '"), "licence"),
+        (ENTRY.replace("wedge.obj", "other.obj"), "other.obj"),
+        (ENTRY.replace("wedge.obj", "wedge.fbx"), "file.*wedge.fbx"),
+        (ENTRY.replace("0.001", "1.0"), "scale"),
+        (ENTRY.replace("name: wedge", "name: mug"), "'mug'"),
+        (ENTRY + ENTRY, "'wedge'"),
+        (ENTRY + "  colors: [beige]\n", "beige"),
+        (ENTRY + "  weight: 3\n", "weight"),
+        ("wedge", "assets.yaml"),
     ],
 )
-def test_mistakes_are_named(folder: Path, listing: str, message: str) -> None:
+def test_mistakes_are_named(folder: Path, listing: str, named: str) -> None:
     (folder / "assets.yaml").write_text(listing)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=named):
         all_categories(str(folder))
 
 
 def test_a_folder_without_a_list_and_a_broken_mesh(folder: Path) -> None:
-    with pytest.raises(InputError, match="it lists the meshes of objects.assets with name and licence"):
+    with pytest.raises(InputError, match="nowhere/assets.yaml"):
         load_assets(str(folder / "nowhere"))
     (folder / "wedge.obj").write_text("v 0 0\n")
-    with pytest.raises(InputError, match="is no mesh that MuJoCo can read"):
+    with pytest.raises(InputError, match="wedge.obj"):
         load_assets(str(folder))
 
 
@@ -80,7 +83,7 @@ def test_a_set_states_the_licences_of_its_meshes(folder: Path, capsys: pytest.Ca
     assert any(item["category"] == "wedge" for view in views for item in view["objects"])
     (folder / "wedge.obj").write_text(WEDGE.replace("40", "50"))
     load_assets.cache_clear()
-    with pytest.raises(InputError, match="another configuration: meshes.wedge.sha256 was"):
+    with pytest.raises(InputError, match="meshes.wedge.sha256"):
         generate.main(flags)
 
 
@@ -91,15 +94,13 @@ def test_a_mesh_is_drawn_where_its_box_is(folder: Path) -> None:
     from trace_vlm.data.scenes.world.rooms import flat_room
 
     config = replace(SceneConfig(), objects=replace(SceneConfig().objects, assets=str(folder)))
-    kind = all_categories(str(folder))["wedge"]
-    body = make_body("wedge", kind, "red", (0.8, 0.1, 0.1), kind.radius[0], 0.0, 0.5, (0.1, -0.05), 0.6)
+    body = wedge(folder, (0.1, -0.05), 0.6)
     camera = Camera((0.1, -0.06, 1.0), -np.pi / 2, np.radians(89.5), np.radians(30), 200, 200)
     with SceneRenderer.from_config(config, ((200, 200),)) as renderer:
         renderer.set_scene([body], flat_room((0.5, 0.5), np.random.default_rng(0)))
         renderer.set_camera(camera)
         instances, _, _ = renderer.segment()
-    rows, columns = np.nonzero(instances == 2)
-    points = camera.ground_points(rows, columns, 0.0)
     assert body.half is not None
-    local = np.abs((points - np.array(body.position)) @ body.axes.T)
-    assert (local.max(0) < np.array(body.half) + 0.006).all() and (local.max(0) > np.array(body.half) - 0.006).all()
+    points = camera.ground_points(*np.nonzero(instances == 2), 0.0)
+    reach = np.abs((points - np.array(body.position)) @ body.axes.T).max(0)
+    assert np.abs(reach - body.half).max() < 0.006

@@ -9,27 +9,27 @@ import pytest
 
 from trace_vlm.data.scenes.config import SceneConfig
 from trace_vlm.data.scenes.objects.catalog import CATEGORIES, COLORS, PLAIN_CATEGORIES, make_body, slenderness
-from trace_vlm.data.scenes.objects.lathe import LATHE_FACES, lathe_arrays
-from trace_vlm.data.scenes.objects.primitives import BANDS, SIDES, outline
+from trace_vlm.data.scenes.objects.primitives import BANDS, LATHE_FACES, SIDES, lathe_arrays, outline
 from trace_vlm.data.scenes.render import MAX_LATHES, MAX_PARTS
+from trace_vlm.data.scenes.world.surfaces import supports_of
 
 RGB = (0.5, 0.5, 0.5)
 
 
-def test_at_least_forty_categories_are_made_of_three_parts_or_a_profile() -> None:
-    made = 0
-    for name in SceneConfig().objects.categories:
+def test_the_default_categories_have_detail() -> None:
+    names = SceneConfig().objects.categories
+    assert len(names) >= 40
+    for name in names:
         body = make_body(name, CATEGORIES[name], "red", RGB, CATEGORIES[name].radius[0], 0.1, 0.5, (0.0, 0.0), 0.0)
-        made += len(body.parts) >= 3 or any(part.shape == "lathe" for part in body.parts)
-    assert made == len(SceneConfig().objects.categories) >= 40
+        assert len(body.parts) >= 3 or any(part.shape == "lathe" for part in body.parts), name
 
 
 @pytest.mark.parametrize("name", sorted(set(CATEGORIES) - set(PLAIN_CATEGORIES)))
 def test_measures_are_those_of_the_parts(name: str) -> None:
-    kind = CATEGORIES[name]
+    category = CATEGORIES[name]
     for shape in (0.0, 0.37, 1.0):
-        radius = kind.radius[0] + shape * (kind.radius[1] - kind.radius[0])
-        body = make_body(name, kind, "red", RGB, radius, 0.0, shape, (0.3, -0.2), 1.0)
+        radius = category.radius[0] + shape * (category.radius[1] - category.radius[0])
+        body = make_body(name, category, "red", RGB, radius, 0.0, shape, (0.3, -0.2), 1.0)
         points = np.concatenate([outline(part) for part in body.parts])
         low, high = points.min(0), points.max(0)
         assert low[2] == pytest.approx(0, abs=1e-9) and high[2] == pytest.approx(body.height)
@@ -40,25 +40,25 @@ def test_measures_are_those_of_the_parts(name: str) -> None:
             assert 4 * body.half[0] * body.half[1] < math.pi * radius**2
         lathes = sum(part.shape == "lathe" for part in body.parts)
         assert lathes <= MAX_LATHES and len(body.parts) - lathes <= MAX_PARTS
-        for spot in body.spots():
-            assert 0 < spot.center[2] <= body.height + 1e-9 and max(spot.half) <= radius
+        for support in supports_of([body], ()):
+            assert 0 < support.center[2] <= body.height + 1e-9 and max(support.half) <= radius
         if shape == 0.37:
-            assert 0.7 < slenderness(kind) * radius / body.height < 1.4
-    assert all(color in COLORS for color in kind.colors)
+            assert 0.7 < slenderness(category) * radius / body.height < 1.4
+    assert all(color in COLORS for color in category.colors)
 
 
 def test_a_footprint_s_distance_and_extent_agree_with_its_corners() -> None:
     body = make_body("book", CATEGORIES["book"], "red", RGB, 0.12, 0.0, 0.5, (0.2, 0.1), 0.7)
     assert body.half is not None
-    corners = np.array([(x, y) for x in (-1, 1) for y in (-1, 1)]) * body.half @ body.axes + np.array(body.position)
+    cos, sin = math.cos(0.7), math.sin(0.7)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 201)] * 2), -1).reshape(-1, 2) * body.half
+    points = grid @ [[cos, sin], [-sin, cos]] + body.position
     rng = np.random.default_rng(0)
     for angle in rng.uniform(0, 2 * math.pi, 20):
         direction = np.array([math.cos(angle), math.sin(angle)])
-        assert float(body.extent(direction)) == pytest.approx(((corners - body.position) @ direction).max())
-    grid = np.array(np.meshgrid(*[np.linspace(-1, 1, 201)] * 2)).reshape(2, -1).T * body.half @ body.axes
+        assert float(body.extent(direction)) == pytest.approx(((points - body.position) @ direction).max())
     for point in rng.uniform(-0.5, 0.5, (40, 2)):
-        nearest = np.hypot(*(grid + np.array(body.position) - point).T).min()
-        assert float(body.distance(point)) == pytest.approx(nearest, abs=2e-3)
+        assert float(body.distance(point)) == pytest.approx(np.hypot(*(points - point).T).min(), abs=2e-3)
 
 
 def test_lathe_arrays_describe_the_turned_profile() -> None:
@@ -67,8 +67,7 @@ def test_lathe_arrays_describe_the_turned_profile() -> None:
     assert vertices[:, 2].max() == pytest.approx(0.5) and np.hypot(*vertices[:, :2].T).max() == pytest.approx(0.5)
     assert np.linalg.norm(normals, axis=1) == pytest.approx(1.0)
     wall = (np.abs(vertices[:, 2] - 0.25) < 0.26) & (np.abs(normals[:, 2]) < 0.5)
-    assert (np.einsum("ij,ij->i", vertices[wall, :2], normals[wall, :2]) > 0).all(), "the wall looks outwards"
-    triangles = vertices[LATHE_FACES]
-    area = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
-    facing = np.einsum("ij,ij->i", area, normals[LATHE_FACES[:, 0]])
+    assert (np.einsum("ij,ij->i", vertices[wall, :2], normals[wall, :2]) > 0).all(), "the wall faces inwards"
+    a, b, c = vertices[LATHE_FACES].transpose(1, 0, 2)
+    facing = np.einsum("ij,ij->i", np.cross(b - a, c - a), normals[LATHE_FACES[:, 0]])
     assert facing.min() > -1e-9, "a face is wound against its normal"

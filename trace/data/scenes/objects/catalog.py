@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import METAL, RGB, Vector, household, kitchen, toys
-from .primitives import Part, darker, outline
+from .primitives import Part, darker, ground_axes, outline, rectangle_distance
 
 Floats = NDArray[np.float64]
 
@@ -33,19 +33,14 @@ COLOR_JITTER = 0.04
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """`radius`: range of the footprint's enclosing disc in metres; `slenderness`: range of height / radius.
+    """What all objects of a name share. It has one of `build`, `sculpt` (scaled; decides its own height) and `mesh`."""
 
-    A category has one of: `build` (radius, height, shape, rgb); `sculpt` (shape, rgb), whose parts are scaled to the
-    radius and decide the height; `mesh`, a mesh of the user's own (number, offset, half sizes, height). `colors`
-    restricts what has a color by nature.
-    """
-
-    radius: tuple[float, float]
-    slenderness: tuple[float, float] = (1.0, 1.0)
-    build: Callable[[float, float, float, RGB], tuple[Part, ...]] | None = None
-    sculpt: Callable[[float, RGB], list[Part]] | None = None
-    colors: tuple[str, ...] = ()
-    mesh: tuple[int, Vector, tuple[float, float], float] | None = None
+    radius: tuple[float, float]  # range of the footprint's enclosing disc, metres
+    slenderness: tuple[float, float] = (1.0, 1.0)  # range of height / radius
+    build: Callable[[float, float, float, RGB], tuple[Part, ...]] | None = None  # of radius, height, shape, color
+    sculpt: Callable[[float, RGB], list[Part]] | None = None  # of shape, color
+    colors: tuple[str, ...] = ()  # that it has by nature; () is all
+    mesh: tuple[int, Vector, tuple[float, float], float] | None = None  # number, offset, half sizes, height of an asset
 
 
 def _box(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
@@ -190,9 +185,7 @@ class Body:
 
     @property
     def axes(self) -> Floats:
-        """The footprint's axes in the world: the rows of [2, 2]."""
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        return np.array([[cos, sin], [-sin, cos]])
+        return ground_axes(self.yaw)
 
     @property
     def reach(self) -> float:
@@ -208,14 +201,9 @@ class Body:
 
     def distance(self, points: Floats) -> Floats:
         """Distance from points [..., 2] to the footprint; negative inside a disc, 0 inside a rectangle."""
-        x, y = points[..., 0] - self.position[0], points[..., 1] - self.position[1]
-        if self.half is None:
-            distance: Floats = np.hypot(x, y) - self.radius
-            return distance
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        along = np.maximum(np.abs(cos * x + sin * y) - self.half[0], 0)
-        across = np.maximum(np.abs(cos * y - sin * x) - self.half[1], 0)
-        distance = np.hypot(along, across)
+        if self.half is not None:
+            return rectangle_distance(points, self.position, self.yaw, self.half)
+        distance: Floats = np.hypot(points[..., 0] - self.position[0], points[..., 1] - self.position[1]) - self.radius
         return distance
 
 

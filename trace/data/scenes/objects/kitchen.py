@@ -260,4 +260,5 @@ def _flowerpot() -> list[Part]:
 
 def tree(s: float, c: RGB) -> list[Part]:
     return [bar((0, 0, 0), (0, 0, 4.2), 1.5, WOOD),
-            *(lathe([(0, 0), (r, 0), (0, h)], (0, 0, z), c) for r, h, z in ((6.6, 7, 4), (5.3, 6.4, 8), (3.9, 6.4, 12)))]
+            *(lathe([(0, 0), (r, 0), (0, h)], (0, 0, z), c)
+              for r, h, z in ((6.6, 7, 4), (5.3, 6.4, 8), (3.9, 6.4, 12)))]

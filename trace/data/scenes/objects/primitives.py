@@ -45,6 +45,28 @@ class Part:
         return np.array(self.turn).reshape(3, 3)
 
 
+def ground_axes(yaw: float) -> Floats:
+    """The x and y axes of something turned by `yaw` radians, in the world: the rows of [2, 2]."""
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    return np.array([[cos, sin], [-sin, cos]])
+
+
+def local_xy(points: Floats, center: Sequence[float], yaw: float) -> tuple[Floats, Floats]:
+    """World points [..., 2] in a frame at `center` that is turned by `yaw`: x and y, each [...]."""
+    x, y = points[..., 0] - center[0], points[..., 1] - center[1]
+    if not yaw:
+        return x, y
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    return cos * x + sin * y, cos * y - sin * x
+
+
+def rectangle_distance(points: Floats, center: Sequence[float], yaw: float, half: Sequence[float]) -> Floats:
+    """Distance from points [..., 2] to a turned rectangle of these half sizes, 0 inside it."""
+    x, y = local_xy(points, center, yaw)
+    distance: Floats = np.hypot(np.maximum(np.abs(x) - half[0], 0), np.maximum(np.abs(y) - half[1], 0))
+    return distance
+
+
 def darker(rgb: RGB, factor: float) -> RGB:
     return (rgb[0] * factor, rgb[1] * factor, rgb[2] * factor)
 

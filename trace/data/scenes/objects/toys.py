@@ -86,7 +86,8 @@ def chair(s: float, c: RGB) -> list[Part]:
 def stool(s: float, c: RGB) -> list[Part]:
     h = 9 + 2 * s
     seat = [(0, 0), (5.8, 0), (6.2, 0.4), (6.2, 1.3), (5.8, 1.6), (0, 1.6)]
-    return [*(rod((4.8 * x, 4.8 * y, 0.7), (3.2 * x, 3.2 * y, h), 0.7, darker(c, 0.7)) for x in (-1, 1) for y in (-1, 1)),
+    corners = [(x, y) for x in (-1, 1) for y in (-1, 1)]
+    return [*(rod((4.8 * x, 4.8 * y, 0.7), (3.2 * x, 3.2 * y, h), 0.7, darker(c, 0.7)) for x, y in corners),
             lathe(seat, (0, 0, h), c), cylinder(5.6, 0.1, (0, 0, h + 1.55), c, role="top")]
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..config import SceneConfig
 from ..objects.assets import all_categories
 from ..objects.catalog import Body
+from ..objects.primitives import ground_axes
 from .furniture import FINISHES, Furniture, sample_material
 from .layout import sample_body
 from .surfaces import Reject, Support, supports_of
@@ -157,7 +158,7 @@ class ObjectPlacer:
         """Add a tray on the main surface, where the objects leave room for it."""
         rng, main = self.rng, self.furniture.surfaces[0]
         half, yaw = rng.uniform(*TRAY_HALF, 2).tolist(), rng.uniform(0, math.pi)
-        axes = np.array([[math.cos(yaw), math.sin(yaw)], [-math.sin(yaw), math.cos(yaw)]])
+        axes = ground_axes(yaw)
         reach = np.abs(axes.T) @ half + 0.03
         positions, radii = np.array([body.position for body in self.bodies]), [body.radius for body in self.bodies]
         for x, y in rng.uniform(-1, 1, (8 * TRIES, 2)) * np.maximum(np.array(main.half) - reach, 0):

@@ -70,14 +70,14 @@ class Camera:
         return matrix
 
     def rows_of(self, points: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-        """Smallest and largest pixel row of world points [..., k, 3], and whether one is behind the camera: [...] each."""
+        """Smallest and largest pixel row of world points [..., k, 3], and whether one is behind: [...] each."""
         local = (points - np.array(self.position)) @ self.rotation[:, 1:]
         behind = (local[..., 1] <= 1e-3).any(-1)
         rows = local[..., 0] / np.maximum(local[..., 1], 1e-3) * self.focal + self.height / 2
         return rows.min(-1), rows.max(-1), behind
 
     def ground_points(self, rows: NDArray[np.int64], columns: NDArray[np.int64], z: float = 0.0) -> Floats:
-        """Where rays through these pixels' centers meet the height z: world x, y [num_pixels, 2]; NaN if they do not."""
+        """Where rays through these pixels' centers meet height z: world x, y [num_pixels, 2]; NaN if they do not."""
         across = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
         down = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal
         right, low, ahead = self.rotation.T  # the world's directions of the camera's axes

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..instances import FIRST_OBJECT
 from ..objects import RGB, Vector
 from ..objects.catalog import Body
+from ..objects.primitives import ground_axes, local_xy, rectangle_distance
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -28,15 +29,6 @@ OPEN = 10.0  # headroom where nothing is above, metres
 
 class Reject(Exception):
     """The scene or view is not good enough; the reason is counted."""
-
-
-def _local(points: Floats, center: Vector, yaw: float) -> tuple[Floats, Floats]:
-    """World points [..., 2] in a frame at `center` that is turned by `yaw`: x and y, each [...]."""
-    x, y = points[..., 0] - center[0], points[..., 1] - center[1]
-    if not yaw:
-        return x, y
-    cos, sin = math.cos(yaw), math.sin(yaw)
-    return cos * x + sin * y, cos * y - sin * x
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +51,7 @@ class Support:
 
     @property
     def axes(self) -> Floats:
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        return np.array([[cos, sin], [-sin, cos]])
+        return ground_axes(self.yaw)
 
     def world(self, points: Floats) -> Floats:
         """Convert points [n, 2] of the support's own frame to world x, y."""
@@ -69,7 +60,7 @@ class Support:
 
     def inset(self, points: Floats) -> Floats:
         """Return how far points [..., 2] are inside the border; negative outside."""
-        x, y = _local(points, self.center, self.yaw)
+        x, y = local_xy(points, self.center, self.yaw)
         if self.disc:
             inset: Floats = self.half[0] - np.hypot(x, y)
             return inset
@@ -77,7 +68,7 @@ class Support:
 
     def distance(self, points: Floats) -> Floats:
         """Return the distance from points [n, 2] to a rectangle, 0 inside it."""
-        return _rectangle_distance(points, self.center, self.yaw, self.half)
+        return rectangle_distance(points, self.center, self.yaw, self.half)
 
     def extent(self, direction: Floats) -> float:
         """Return the half extent along a unit vector [2]."""
@@ -89,12 +80,6 @@ class Support:
         if self.disc:
             return {"shape": "disc", "center": center, "radius": half[0]}
         return {"shape": "rectangle", "center": center, "half_size": half, "yaw": round(self.yaw, 6)}
-
-
-def _rectangle_distance(points: Floats, center: Vector, yaw: float, half: Sequence[float]) -> Floats:
-    x, y = _local(points, center, yaw)
-    distance: Floats = np.hypot(np.maximum(np.abs(x) - half[0], 0), np.maximum(np.abs(y) - half[1], 0))
-    return distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +98,7 @@ class Block:
 
     def distance(self, points: Floats) -> Floats:
         """Return the distance from points [n, 2] to the outline, 0 inside it."""
-        return _rectangle_distance(points, self.center, self.yaw, self.half)
+        return rectangle_distance(points, self.center, self.yaw, self.half)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +141,9 @@ def supports_of(bodies: Sequence[Body], surfaces: Sequence[Support]) -> list[Sup
             cos, sin = math.cos(body.yaw), math.sin(body.yaw)
             level = body.z + (z + part.size[1 if disc else 2])
             center = (body.position[0] + cos * x - sin * y, body.position[1] + sin * x + cos * y, level)
-            supports.append(
-                Support(
-                    body.name, body.category, FIRST_OBJECT + slot, center, body.yaw, half, disc,
-                    owner=slot, area="top" if part.role == "top" else "inside",
-                )
-            )  # fmt: skip
+            area, instance = "top" if part.role == "top" else "inside", FIRST_OBJECT + slot
+            support = Support(body.name, body.category, instance, center, body.yaw, half, disc, OPEN, slot, area)
+            supports.append(support)
     return supports
 
 
