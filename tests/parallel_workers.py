@@ -75,9 +75,9 @@ def names_itself() -> Callable[[Any], Awaitable[int]]:
 
 def ends_at(how: str, image: str, folder: Path) -> Callable[[list[Any]], Any]:
     """What looks at the samples of a training set, until it comes to one with this image."""
-    from trace_vlm.data.sources.check import _looker
+    from trace_vlm.data.sources.check import chunk_checker
 
-    look = _looker(folder)
+    look = chunk_checker(folder)
 
     def work(chunk: list[Any]) -> Any:
         if any(task.record.get("image") == image for task in chunk):

@@ -19,7 +19,7 @@ from .utils.command import InputError, run
 COMMANDS = {
     "generate": (".data.scenes.generate:main", "render tabletop scenes with questions, answers and exact masks"),
     "reason": (".data.cor.build:main", "write the reasoning into a training set"),
-    "sources": (".data.sources.cli:main", "check, convert and download training data"),
+    "sources": (".data.sources.__main__:main", "check, convert and download training data"),
     "mix": (".data.mix:main", "mix a training set from a recipe"),
     "train": (".train.train:main", "train a model from a YAML configuration"),
     "plan": (".train.plan:main", "memory, hours and disk of a training run, before it starts"),

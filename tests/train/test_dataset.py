@@ -22,7 +22,7 @@ from trace_vlm.core.images import patch_coverage
 from trace_vlm.core.prompts import IGNORE, template
 from trace_vlm.core.records import read_jsonl, read_samples
 from trace_vlm.data.scenes import captions, generate
-from trace_vlm.data.sources import cli as sources_cli
+from trace_vlm.data.sources import __main__ as sources_cli
 from trace_vlm.train import token_cache
 from trace_vlm.train.dataset import Collator, RowDataset
 from trace_vlm.train.token_cache import KINDS, TASKS, open_records

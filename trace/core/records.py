@@ -28,6 +28,9 @@ from ..utils.files import (
 
 __all__ = [
     "FINISHED_AT_LIMIT",
+    "FREE_SPACE",
+    "OBJECT_REFERENCE",
+    "TASKS",
     "Answer",
     "JsonlWriter",
     "Question",
@@ -41,6 +44,7 @@ __all__ = [
     "read_json_list",
     "read_jsonl",
     "read_questions",
+    "read_records",
     "read_samples",
     "replacing",
     "sha256",
@@ -54,6 +58,10 @@ __all__ = [
 Speaker = Literal["human", "gpt"]
 FINISHED_AT_LIMIT = ("length", "max_tokens")  # how servers and `model_vqa` say that an answer reached its last token
 QuestionId = int | str
+OBJECT_REFERENCE, FREE_SPACE = TASKS = ("object_reference", "free_space")
+# The generator's kinds of question, and the folders of RoboPoint's images, whose records name no task.
+_TASK_OF = dict.fromkeys(("direct", "relational", "object_ref"), OBJECT_REFERENCE)
+_TASK_OF |= dict.fromkeys(("free", "between", "part", "region_ref"), FREE_SPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,17 @@ class Sample:
     image: str | None
     conversations: tuple[Turn, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str | None:
+        """Either "object_reference" or "free_space", by `meta` or by RoboPoint's folders; None where neither names it."""
+        task = self.meta.get("task")
+        if task in TASKS:
+            return str(task)
+        if self.image is None:
+            return None
+        names = [part for name in (self.id, self.image) for part in name.split("/")[:-1]]
+        return next((_TASK_OF[name] for name in (str(self.meta.get("kind")), *names) if name in _TASK_OF), None)
 
     def as_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {"id": self.id}
@@ -198,19 +217,20 @@ def read_samples(path: str | Path) -> Iterator[Sample]:
     InputError, while reading, names the file and the line or the position in the list.
     """
     path = existing_file(path, "the data file")
-    return _iterate_samples(path)
+    return (Sample.from_json(record, where) for where, record in read_records(path))
 
 
-def _iterate_samples(path: Path) -> Iterator[Sample]:
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, record) of a JSON list or a JSONL file, before a record is looked at."""
     first = first_character(path)
     if not first:
         raise InputError(f"{path} is empty: a JSON list of samples, or one sample a line, was expected")
     if first == "[":
         for line, index, record in read_json_list(path):
-            yield Sample.from_json(record, f"{path}, line {line} (sample {index})")
+            yield f"{path}, line {line} (sample {index})", record
     else:
         for line, record in read_jsonl(path):
-            yield Sample.from_json(record, f"{path}, line {line}")
+            yield f"{path}, line {line}", record
 
 
 def read_questions(path: str | Path) -> list[Question]:

@@ -1,122 +1,77 @@
-"""The card of a mix: what went in, how much of it, under which terms, and the hashes by which it can be made again."""
+"""The card of a mix: what it holds, how much of it, under which terms, and the hashes by which it can be made again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import __version__
-from ..utils.files import replacing, sha256, write_json
-from .licences import LICENCES, UNKNOWN, may_embed, strictest
-
-if TYPE_CHECKING:
-    from .mix import Mixer
+from ..utils.files import replacing, write_json
+from .licences import LICENCES, UNKNOWN
 
 
-def write_cards(out: Path, config: Path, mixer: Mixer, written: Mapping[Path, int]) -> dict[str, Any]:
-    """Write OUT.card.json and OUT.card.md beside the mix; return what they say."""
-    facts = card_facts(config, mixer, written)
+def write_cards(out: Path, facts: Mapping[str, Any]) -> Path:
+    """Write OUT.card.json and OUT.card.md; return the latter's path."""
     write_json(out.with_suffix(".card.json"), facts)
-    with replacing(out.with_suffix(".card.md")) as temporary:
+    card = out.with_suffix(".card.md")
+    with replacing(card) as temporary:
         temporary.write_text(card_text(facts, out.stem), encoding="utf-8")
-    return facts
+    return card
 
 
-def card_facts(config: Path, mixer: Mixer, written: Mapping[Path, int]) -> dict[str, Any]:
-    names = [name for taken in mixer.taken.values() for name in taken.licences]
-    hashes: dict[Path, str] = {}
-    for taken in mixer.taken.values():
-        for path in taken.files:
-            hashes.setdefault(path, sha256(path))
-    return {
-        "made_by": f"trace-vlm {__version__}, trace.data.mix",
-        "recipe": str(config),
-        "seed": mixer.recipe.seed,
-        "cor_share": mixer.recipe.cor_share,
-        "scale": mixer.recipe.scale,
-        "image_root": str(mixer.image_root),
-        "licence": strictest(names),
-        "images_may_be_embedded": may_embed(names),
-        "files": {path.name: {"samples": count, "sha256": sha256(path)} for path, count in written.items()},
-        "sources": [
-            {
-                **{key: value for key, value in asdict(taken.entry).items() if key not in ("part", "licence")},
-                "asked_for": taken.entry.part,
-                "candidates": taken.seen,
-                "taken": taken.samples,
-                "with_reasoning": taken.with_reasoning,
-                "parts": dict(taken.parts),
-                "licences": list(taken.licences),
-                "left_out": dict(taken.problems),
-                "read_from": [{"file": path.name, "sha256": hashes[path]} for path in taken.files],
-            }
-            for taken in mixer.taken.values()
-        ],
-    }
-
-
-def card_text(facts: Mapping[str, Any], title: str) -> str:
-    """Markdown with a Hugging Face header."""
-    total = sum(one["samples"] for one in facts["files"].values())
-    reasoned = sum(one["with_reasoning"] for one in facts["sources"])
-    lines = [
-        "---",
-        *_header(facts),
-        "---",
-        "",
-        f"# {title}",
-        "",
-        f"{total:,} conversations over images, {reasoned:,} of them with a Chain of Reasoning before the points.",
-        f"Made by {facts['made_by']} from `{facts['recipe']}` (seed {facts['seed']}, {facts['cor_share']:g} % of the "
-        f"reasoning kept, scale {facts['scale']:g}).",
-        "",
-        "| source | kind | taken | of | with reasoning | parts | licence |",
-        "| --- | --- | ---: | ---: | ---: | --- | --- |",
+def card_text(facts: Mapping[str, Any], title: str, header: str = "") -> str:
+    """Markdown with a Hugging Face header, to which the lines of `header` are added."""
+    files, sources, licence = facts["files"], facts["sources"], facts["licence"]
+    total, reasoned = sum(file["samples"] for file in files.values()), sum(one["with_reasoning"] for one in sources)
+    hub = UNKNOWN if licence == UNKNOWN else LICENCES[licence].hub
+    named = f"license_name: {licence}\nlicense_link: README.md\n" if hub == "other" else ""
+    rows = [
+        f"| {one['name']} | {one['kind']} | {one['taken']:,} | {one['candidates']:,} | {one['with_reasoning']:,} "
+        f"| {', '.join(f'{part} {count:,}' for part, count in one['parts'].items())} | {', '.join(one['licences'])} |"
+        for one in sources
     ]
-    for one in facts["sources"]:
-        parts = ", ".join(f"{part} {count:,}" for part, count in one["parts"].items())
-        lines.append(
-            f"| {one['name']} | {one['kind']} | {one['taken']:,} | {one['candidates']:,} | {one['with_reasoning']:,} "
-            f"| {parts} | {', '.join(one['licences'])} |"
-        )
-    lines += [
-        "",
-        "## Terms",
-        "",
-        *_terms(facts),
-        "",
-        "## Files",
-        "",
-        "| file | samples | SHA-256 |",
-        "| --- | ---: | --- |",
+    terms = [
+        f"- `{name}`: {LICENCES[name].title}; {LICENCES[name].terms}."
+        if name != UNKNOWN
+        else "- `unknown`: the licence of a source was not named; the set must not be passed on until it is."
+        for name in sorted({name for one in sources for name in one["licences"]})
     ]
-    lines += [f"| {name} | {one['samples']:,} | `{one['sha256']}` |" for name, one in facts["files"].items()]
-    read = {one["file"]: one["sha256"] for source in facts["sources"] for one in source["read_from"]}
-    lines += ["", "Read from:", "", "| file | SHA-256 |", "| --- | --- |"]
-    lines += [f"| {name} | `{digest}` |" for name, digest in read.items()]
-    return "\n".join(lines) + "\n"
+    note = "" if facts["images_may_be_embedded"] else " Images are named, not included: not every source allows that."
+    written = [f"| {name} | {file['samples']:,} | `{file['sha256']}` |" for name, file in files.items()]
+    read = {one["file"]: one["sha256"] for source in sources for one in source["read_from"]}
+    return f"""---
+license: {hub}
+{named}task_categories:
+- visual-question-answering
+language:
+- en
+{header}---
+
+# {title}
+
+{total:,} conversations over images, {reasoned:,} of them with a Chain of Reasoning before the points.
+Made by {facts["made_by"]} from `{facts["recipe"]}` (seed {facts["seed"]}, {facts["cor_share"]:g} % of the \
+reasoning kept, scale {facts["scale"]:g}).
+
+| source | kind | taken | of | with reasoning | parts | licence |
+| --- | --- | ---: | ---: | ---: | --- | --- |
+{_lines(rows)}
+## Terms
+
+The set is under the strictest of its sources' licences: **{licence}**.{note}
+
+{_lines(terms)}
+## Files
+
+| file | samples | SHA-256 |
+| --- | ---: | --- |
+{_lines(written)}
+Read from:
+
+| file | SHA-256 |
+| --- | --- |
+{_lines(f"| {name} | `{digest}` |" for name, digest in read.items())}"""
 
 
-def _header(facts: Mapping[str, Any]) -> list[str]:
-    name = facts["licence"]
-    hub = UNKNOWN if name == UNKNOWN else LICENCES[name].hub
-    lines = [f"license: {hub}"]
-    if hub == "other":
-        lines += [f"license_name: {name}", "license_link: README.md"]
-    return [*lines, "task_categories:", "- visual-question-answering", "language:", "- en"]
-
-
-def _terms(facts: Mapping[str, Any]) -> list[str]:
-    names = sorted({name for one in facts["sources"] for name in one["licences"]})
-    lines = [f"The whole is under the strictest of its sources' licences: **{facts['licence']}**."]
-    if not facts["images_may_be_embedded"]:
-        lines[0] += " Images are named, not included: not every source allows passing them on."
-    lines.append("")
-    for name in names:
-        if name == UNKNOWN:
-            lines.append("- `unknown`: a source's licence was not named; the set must not be passed on until it is.")
-        else:
-            lines.append(f"- `{name}`: {LICENCES[name].title}; {LICENCES[name].terms}.")
-    return lines
+def _lines(lines: Any) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -3,291 +3,327 @@
     python -m trace.data.mix --config configs/mixes/trace_200k.yaml --out trace_200k.json
     python -m trace.data.mix --config configs/mixes/trace_200k.yaml --cor-share 25 --out trace_cor25.json
 
-The same recipe gives the same file, byte for byte. `--cor-share` keeps the samples and takes the reasoning out of all
-but that percentage, nested: what reasons at 25 % also does at 50 %. Beside the result lies its card (counts, sources,
-licences, hashes); `--split` also makes a held-out file that shares no image with it; `--parquet` exports a Hugging Face
-data set.
-
-Sources are read twice, once to choose and once to write, so that memory grows with the mix and not with its sources.
+The same recipe gives the same file, byte for byte, and smaller choices are inside larger ones. Sources are read twice,
+once to choose and once to write, so that memory grows with the mix and not with its sources.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
-import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from tqdm import tqdm
+
+from .. import __version__
 from ..core.images import Images
-from ..core.records import Sample
+from ..core.points import parse_points
+from ..core.prompts import IMAGE_TAG, question_text
+from ..core.reasoning import parse
+from ..core.records import Sample, Turn
 from ..utils.command import InputError, Parser, run
-from ..utils.config import ListOf, config_class, read_config
-from ..utils.files import write_json_list
-from .licences import licences_of
-from .sources.problems import POINTS, ProblemLog, Problems
-from .sources.registry import KINDS, Opened, Source, not_read, number_of, open_source, sound_samples
-from .sources.sample_checks import PARTS, late_problem, part_of, points_problem
-from .subset import Pick, choose, without_reasoning
+from ..utils.config import Field, ListOf, config_class, read_config
+from ..utils.files import sha256, write_json_list
+from .cards import write_cards
+from .export import export, refuse_unknown
+from .licences import licences_of, may_embed, strictest
+from .sources.registry import OpenSource, Source, stable_hash
+from .sources.sample_checks import (
+    CONVERSATION,
+    PARTS,
+    ImageCheck,
+    Problem,
+    Problems,
+    content_problem,
+    logged_problems,
+    part_of,
+    problem_log,
+)
 
-LARGEST_SCALE = 1000
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _FILES = ("mask", "instances")  # what `meta` names beside the image, relative to the same folder
 
 
 @config_class
-class Entry:
+class RecipeSource:
     """One source of a recipe. Paths are relative to --data-root."""
 
-    name: str  # ids begin with it
-    kind: str  # trace.data.sources.registry
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # ids begin with it
+    kind: Literal["llava", "scenes", "trace", "robopoint", "llava_mix", "lvis", "points"]  # hub is converted first
     path: str
-    samples: int | None = None  # all when left out
-    part: ListOf[str] = field(default_factory=lambda: list(PARTS))  # which of object_reference, free_space, ...
+    samples: int | None = Field(None, ge=1)  # None: all
+    part: ListOf[Literal["object_reference", "free_space", "detection", "vqa", "text"]] = Field(
+        default_factory=lambda: list(PARTS)
+    )
     cor: bool = False  # the samples carry reasoning, of which cor_share is kept
     image_folder: str | None = None
-    licence: ListOf[str] = field(default_factory=list)  # trace.data.licences; known ones of the kind when left out
-    max_turns: int = 5  # lvis: categories asked of one image
+    licence: ListOf[str] = Field(default_factory=list)  # default: known ones of the kind
+    max_turns: int = Field(5, ge=1)  # lvis: categories asked of one image
+
+    def __post_init__(self) -> None:
+        licences_of(self.kind, self.part, self.licence)
 
 
 @config_class
 class Recipe:
-    sources: list[Entry]
-    seed: int = 0
-    cor_share: float = 100.0  # percent of the samples of `cor` sources that keep their reasoning
-    scale: float = 1.0  # of every number of samples; smaller mixes lie inside larger ones
+    sources: Annotated[list[RecipeSource], Field(min_length=1)]
+    seed: int = Field(0, ge=0)
+    cor_share: float = Field(100.0, ge=0, le=100)  # percent of the `cor` samples that keep their reasoning
+    scale: float = Field(1.0, gt=0, le=1000)  # of every number of samples
 
-
-@dataclass(slots=True)
-class Taken:
-    """What a mix took from one entry, as the card tells it."""
-
-    entry: Entry
-    licences: tuple[str, ...]
-    files: tuple[Path, ...]
-    seen: int = 0
-    with_reasoning: int = 0
-    parts: Counter[str] = field(default_factory=Counter)
-    problems: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def samples(self) -> int:
-        return sum(self.parts.values())
+    def __post_init__(self) -> None:
+        names = [source.name for source in self.sources]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"sources: two are called {repeated[0]!r}")
+        used: dict[tuple[str, str, str], str] = {}
+        for source in self.sources:
+            for part in source.part:
+                other = used.setdefault((source.kind, source.path, part), source.name)
+                if other != source.name:
+                    raise InputError(
+                        f"sources: {source.name!r} takes the same part ({part}) of {source.path} as {other!r}"
+                    )
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """InputError names what is wrong in the file: keys, types, names, numbers, parts, kinds, licences."""
-    recipe = read_config(Recipe, path, overrides)
-    if not recipe.sources:
-        raise InputError(f"{path}: sources is empty")
-    if not 0 <= recipe.cor_share <= 100:
-        raise InputError(f"{path}: cor_share is a percentage from 0 to 100, not {recipe.cor_share}")
-    if not 0 < recipe.scale <= LARGEST_SCALE or recipe.seed < 0:
-        raise InputError(
-            f"{path}: scale must be above 0, at most {LARGEST_SCALE}, and seed at least 0, "
-            f"not {recipe.scale} and {recipe.seed}"
-        )
-    used: dict[tuple[str, str, str], str] = {}
-    for entry in recipe.sources:
-        where = f"{path}: source {entry.name!r}"
-        if not _NAME.fullmatch(entry.name):
-            raise InputError(f"{where}: a name consists of letters, digits, '_', '-' and '.'")
-        if entry.kind not in KINDS or entry.kind == "hub":
-            known = ", ".join(kind for kind in KINDS if kind != "hub")
-            raise InputError(f"{where}: kind must be one of {known}, not {entry.kind!r} (hub is converted first)")
-        if entry.samples is not None and entry.samples < 1:
-            raise InputError(f"{where}: samples must be at least 1, not {entry.samples}")
-        if wrong := [part for part in entry.part if part not in PARTS]:
-            raise InputError(f"{where}: there is no part {wrong[0]!r}; parts are {', '.join(PARTS)}")
-        licences_of(entry.kind, entry.part, entry.licence)
-        for part in entry.part:
-            other = used.setdefault((entry.kind, entry.path, part), entry.name)
-            if other != entry.name:
-                raise InputError(f"{where} takes the same part ({part}) of {entry.path} as source {other!r}")
-    names = [entry.name for entry in recipe.sources]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{path}: two sources are called {twice[0]!r}")
-    return recipe
+    """InputError names the key that is wrong."""
+    return read_config(Recipe, path, overrides)
 
 
 # --- choosing and writing -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """The entries that are read from one source, together."""
+@dataclass(slots=True)
+class MixedSource:
+    """What a mix takes from one source of the recipe.
 
-    kind: str
-    opened: Opened
-    entries: tuple[Entry, ...]
+    Every sample has a number that depends on the seed and its id alone, and the `wanted` smallest are taken (all if
+    None): the choice does not depend on the order of the file, and needs one pass over a file of any size.
+    """
 
-    def samples(self, problems: Problems) -> Iterator[Sample]:
-        return sound_samples(self.opened, problems, KINDS[self.kind].shared_ids)
+    entry: RecipeSource
+    licences: tuple[str, ...]
+    files: tuple[Path, ...]
+    wanted: int | None
+    candidates: int = 0  # samples of its parts without those that are unusable
+    with_reasoning: int = 0
+    parts: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    chosen: dict[int, bool] = field(default_factory=dict)  # position -> whether the sample keeps its reasoning
+    _heap: list[tuple[int, int]] = field(default_factory=list)  # (-number, position): the largest number is on top
+
+    def accepts(self, number: int) -> bool:
+        return self.wanted is None or len(self._heap) < self.wanted or number < -self._heap[0][0]
+
+    def add(self, number: int, position: int) -> None:
+        if self.wanted is None or len(self._heap) < self.wanted:
+            heapq.heappush(self._heap, (-number, position))
+        else:
+            heapq.heapreplace(self._heap, (-number, position))
+
+    def choose(self, cor_share: float) -> None:
+        """Fill `chosen`; the samples with the smallest numbers keep their reasoning."""
+        order = [position for _, position in sorted((-number, position) for number, position in self._heap)]
+        keep = round(len(order) * cor_share / 100)
+        self.chosen = {position: self.entry.cor and rank < keep for rank, position in enumerate(order)}
 
 
 class Mixer:
-    """Chooses and writes one recipe.
+    """Chooses and writes the samples of one recipe.
 
     Args:
         data_root: what the recipe's paths are relative to.
-        image_root: what image names in the result are relative to; the folder common to all sources when None.
-        images: whether every sample's image has to be there.
+        image_root: what image names in the result are relative to; None: the folder common to all sources.
+        image_check: what is required of images.
     """
 
     def __init__(
-        self, recipe: Recipe, data_root: Path, image_root: Path | None, images: bool, problems: Problems
+        self, recipe: Recipe, data_root: Path, image_root: Path | None, image_check: ImageCheck, problems: Problems
     ) -> None:
-        self.recipe, self._images, self.problems = recipe, images, problems
-        self._groups = _groups(recipe, data_root)
-        folders = [group.opened.image_folder for group in self._groups]
-        root = image_root or Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
-        self.image_root = Path(os.path.abspath(root))
-        self.taken = {
-            entry.name: Taken(entry, licences_of(entry.kind, entry.part, entry.licence), group.opened.files)
-            for group in self._groups
-            for entry in group.entries
-        }
+        self.recipe, self.problems, self._image_check = recipe, problems, image_check
+        entries: dict[tuple[str, str, str | None, int], list[RecipeSource]] = {}
+        for entry in recipe.sources:
+            entries.setdefault((entry.kind, entry.path, entry.image_folder, entry.max_turns), []).append(entry)
+        self._groups: list[tuple[OpenSource, list[MixedSource]]] = []  # those that are read together
+        for (kind, path, folder, max_turns), group in entries.items():
+            images = None if folder is None else data_root / folder
+            if images is not None and not images.is_dir():
+                raise InputError(f"source {group[0].name!r}: the image folder {images} does not exist")
+            source = Source(kind, data_root / path, images, max_turns, recipe.seed).open()
+            self._groups.append((source, [self._mixed(entry, source) for entry in group]))
+        folders = [os.path.abspath(source.images.folder) for source, _ in self._groups]
+        self.image_root = Path(os.path.abspath(image_root or os.path.commonpath(folders)))
+
+    def _mixed(self, entry: RecipeSource, source: OpenSource) -> MixedSource:
+        wanted = None if entry.samples is None else max(1, round(entry.samples * self.recipe.scale))
+        return MixedSource(entry, licences_of(entry.kind, entry.part, entry.licence), source.files, wanted)
+
+    @property
+    def sources(self) -> list[MixedSource]:
+        return [mixed for _, group in self._groups for mixed in group]
 
     def write(self, out: Path, held_out: Path | None, share: float) -> dict[Path, int]:
         """Choose, then write `out` and, with about `share` of the images, `held_out`; the samples of each."""
-        for group in self._groups:
-            for written in (out, held_out):
-                if written is not None:
-                    not_read(written, group.opened.files)
-        from tqdm import tqdm
-
-        chosen = [self._choose(group) for group in self._groups]
+        for source, _ in self._groups:
+            for path in (out, held_out):
+                if path is not None:
+                    source.refuse_output(path)
+        for source, group in self._groups:
+            self._choose(source, group)
         spool = out.with_name(f".{out.name}.{os.getpid()}.spool")
         order: list[tuple[int, int, bool]] = []  # (number, offset in the spool, held out)
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            with open(spool, "wb") as file:
-                total = sum(map(len, chosen))
-                with tqdm(total=total, desc="write", unit=" samples", mininterval=0.5) as bar:
-                    for group, places in zip(self._groups, chosen, strict=True):
-                        for sample, group_name in self._taken_samples(group, places):
-                            number = number_of(self.recipe.seed, "order", sample.id)
-                            aside = number_of("split", group_name) < share * 2**64
-                            order.append((number, file.tell(), held_out is not None and aside))
-                            file.write(json.dumps(sample.as_json()).encode() + b"\n")
-                            bar.update()
+            total = sum(len(mixed.chosen) for mixed in self.sources)
+            with open(spool, "wb") as file, tqdm(total=total, desc="write", unit=" samples", mininterval=0.5) as bar:
+                for source, group in self._groups:
+                    for sample, image_key in self._chosen_samples(source, group):
+                        number = stable_hash(self.recipe.seed, "order", sample.id)
+                        aside = stable_hash("split", image_key) < share * 2**64
+                        order.append((number, file.tell(), held_out is not None and aside))
+                        file.write(json.dumps(sample.as_json()).encode() + b"\n")
+                        bar.update()
             order.sort()
-            self._check_split(order, held_out)
-            parts = {out: False} if held_out is None else {out: False, held_out: True}
-            for path, aside in parts.items():
-                write_json_list(path, _spooled(spool, order, aside))
+            counts = {out: order}
+            if held_out is not None:
+                counts = {path: [item for item in order if item[2] == (path == held_out)] for path in (out, held_out)}
+                if not all(counts.values()):
+                    raise InputError(
+                        f"the split leaves {len(counts[out])} samples to train on and {len(counts[held_out])} held "
+                        "out; use another --split or more images (images are told apart by name and size)"
+                    )
+            for path, items in counts.items():
+                write_json_list(path, _spooled(spool, array("q", (offset for _, offset, _ in items))))
         except OSError as error:
             raise InputError(f"{out} cannot be written: {error.strerror or error}") from None
         finally:
             spool.unlink(missing_ok=True)
-        return {path: sum(held == aside for _, _, held in order) for path, aside in parts.items()}
+        return {path: len(items) for path, items in counts.items()}
 
-    def _check_split(self, order: Sequence[tuple[int, int, bool]], held_out: Path | None) -> None:
-        aside = sum(held for _, _, held in order)
-        if held_out is not None and aside in (0, len(order)):
-            raise InputError(
-                f"the split leaves {len(order) - aside} samples to train on and {aside} held out; "
-                "more images or another --split are needed (images are told apart by name and size)"
-            )
-
-    def _choose(self, group: _Group) -> dict[int, tuple[Entry, bool]]:
-        """The places to take, with their entry and whether they keep their reasoning."""
-        from tqdm import tqdm
-
+    def _choose(self, source: OpenSource, group: list[MixedSource]) -> None:
         before = self.problems.counts.copy()
-        picks = {entry.name: _pick(entry, self.recipe.scale) for entry in group.entries}
-        found = Images(group.opened.image_folder)
-        names = ", ".join(picks)
-        samples = tqdm(group.samples(self.problems), desc=f"choose {names}", unit=" samples", mininterval=0.5)
-        choose(iter(samples), list(picks.values()), self.recipe.seed, self._trouble(found), self.problems)
-        places: dict[int, tuple[Entry, bool]] = {}
-        for entry in group.entries:
-            pick, taken = picks[entry.name], self.taken[entry.name]
-            chosen = pick.chosen(self.recipe.cor_share)
-            taken.seen, taken.problems = pick.seen, self.problems.counts - before
-            if not chosen or (pick.wanted is not None and len(chosen) < pick.wanted):
-                wanted = "any" if pick.wanted is None else f"{pick.wanted:,}"
+        names = ", ".join(mixed.entry.name for mixed in group)
+        samples = tqdm(source.samples(self.problems), desc=f"choose {names}", unit=" samples", mininterval=0.5)
+        of_part = {part: mixed for mixed in group for part in mixed.entry.part}
+        for position, sample in enumerate(samples):
+            mixed = of_part.get(part_of(sample))
+            if mixed is None:
+                continue
+            mixed.candidates += 1
+            number = stable_hash(self.recipe.seed, sample.id)
+            if not mixed.accepts(number):
+                continue  # only samples that would be taken are looked at
+            problem = content_problem(sample, source.images, self._image_check)
+            if problem is None and mixed.entry.cor and without_reasoning(sample) is None:
+                problem = Problem(sample.id, CONVERSATION, "it has no Chain of Reasoning with a final answer")
+            if problem is None:
+                mixed.add(number, position)
+            else:
+                mixed.candidates -= 1
+                self.problems.report(problem)
+        for mixed in group:
+            mixed.left_out = self.problems.counts - before
+            mixed.choose(self.recipe.cor_share)
+            if not mixed.chosen or len(mixed.chosen) < (mixed.wanted or 0):
+                wanted = "any" if mixed.wanted is None else f"{mixed.wanted:,}"
+                reasoning = " with reasoning" * mixed.entry.cor
                 raise InputError(
-                    f"source {entry.name!r} ({', '.join(map(str, group.opened.files))}) holds {len(chosen):,} usable "
-                    f"samples of {', '.join(entry.part)}{' with reasoning' * entry.cor}, the recipe wants {wanted}"
+                    f"source {mixed.entry.name!r} ({', '.join(map(str, source.files))}) holds {len(mixed.chosen):,} "
+                    f"usable samples of {', '.join(mixed.entry.part)}{reasoning}, the recipe wants {wanted}"
                     + "".join(f"\n{line}" for line in self.problems.table())
                 )
-            places |= {place: (entry, keeps) for place, keeps in chosen.items()}
-        return places
 
-    def _trouble(self, found: Images) -> Callable[[Sample], tuple[str, str] | None]:
-        if self._images:
-            return lambda sample: late_problem(sample, found)
-        return lambda sample: (POINTS, trouble) if (trouble := points_problem(sample)) else None
-
-    def _taken_samples(self, group: _Group, places: Mapping[int, tuple[Entry, bool]]) -> Iterator[tuple[Sample, str]]:
+    def _chosen_samples(self, source: OpenSource, group: list[MixedSource]) -> Iterator[tuple[Sample, str]]:
         """(the sample as the mix writes it, what its image is called when the set is split)."""
-        found = Images(group.opened.image_folder)
-        for place, sample in enumerate(group.samples(Problems())):
-            if place not in places:
+        owners = {position: mixed for mixed in group for position in mixed.chosen}
+        for position, sample in enumerate(source.samples(Problems())):
+            mixed = owners.get(position)
+            if mixed is None:
                 continue
-            entry, keeps = places[place]
-            taken = self.taken[entry.name]
-            taken.parts[part_of(sample)] += 1
-            taken.with_reasoning += keeps
-            if entry.cor and not keeps:
+            mixed.parts[part_of(sample)] += 1
+            mixed.with_reasoning += mixed.chosen[position]
+            if mixed.entry.cor and not mixed.chosen[position]:
                 sample = without_reasoning(sample) or sample  # chosen only where this is possible
-            yield self._placed(sample, entry, found), _image_key(sample, found)
+            key = f"text {sample.id}"
+            if sample.image is not None:
+                # Base name and size: COCO's images are in several folders, and every copy falls on the same side.
+                path = source.images.find(sample.image)
+                key = f"{Path(sample.image).name} {path.stat().st_size if path is not None else ''}"
+            yield self._renamed(sample, mixed.entry.name, source.images), key
 
-    def _placed(self, sample: Sample, entry: Entry, found: Images) -> Sample:
-        meta = dict(sample.meta)
-        for key in _FILES:
-            if isinstance(meta.get(key), str):
-                meta[key] = self._relative(meta[key], found, entry)
-        image = None if sample.image is None else self._relative(sample.image, found, entry)
-        return replace(sample, id=f"{entry.name}/{sample.id}", image=image, meta={**meta, "source": entry.name})
+    def _renamed(self, sample: Sample, name: str, images: Images) -> Sample:
+        """The sample under its id in the mix, its files named relative to the image root."""
 
-    def _relative(self, name: str, found: Images, entry: Entry) -> str:
-        path = found.find(name) or found.folder / name
-        relative = os.path.relpath(os.path.abspath(path), self.image_root)
-        if relative.startswith(".."):
-            raise InputError(
-                f"source {entry.name!r}: {path} does not lie in the image root {self.image_root}; "
-                "name a folder that holds all images with --image-root"
-            )
-        return Path(relative).as_posix()
+        def relative(file: str) -> str:
+            path = images.path(file)
+            relative = os.path.relpath(os.path.abspath(path), self.image_root)
+            if relative.startswith(".."):
+                raise InputError(
+                    f"source {name!r}: {path} is not in the image root {self.image_root}; "
+                    "name a folder that holds all images with --images"
+                )
+            return Path(relative).as_posix()
+
+        files = {key: relative(sample.meta[key]) for key in _FILES if isinstance(sample.meta.get(key), str)}
+        image = None if sample.image is None else relative(sample.image)
+        meta = {**sample.meta, **files, "source": name}
+        return replace(sample, id=f"{name}/{sample.id}", image=image, meta=meta)
+
+    def card_facts(self, config: Path, written: Mapping[Path, int]) -> dict[str, Any]:
+        """What the card says: counts, licences, and the hashes by which the mix can be made again."""
+        hashes = {path: sha256(path) for path in dict.fromkeys(path for mixed in self.sources for path in mixed.files)}
+        licences = [name for mixed in self.sources for name in mixed.licences]
+        return {
+            "made_by": f"trace-vlm {__version__}, trace.data.mix",
+            "recipe": str(config),
+            "seed": self.recipe.seed,
+            "cor_share": self.recipe.cor_share,
+            "scale": self.recipe.scale,
+            "image_root": str(self.image_root),
+            "licence": strictest(licences),
+            "images_may_be_embedded": may_embed(licences),
+            "files": {path.name: {"samples": count, "sha256": sha256(path)} for path, count in written.items()},
+            "sources": [
+                {
+                    **{key: value for key, value in asdict(mixed.entry).items() if key not in ("part", "licence")},
+                    "asked_for": mixed.entry.part,
+                    "candidates": mixed.candidates,
+                    "taken": sum(mixed.parts.values()),
+                    "with_reasoning": mixed.with_reasoning,
+                    "parts": dict(mixed.parts),
+                    "licences": list(mixed.licences),
+                    "left_out": dict(mixed.left_out),
+                    "read_from": [{"file": path.name, "sha256": hashes[path]} for path in mixed.files],
+                }
+                for mixed in self.sources
+            ],
+        }
 
 
-def _groups(recipe: Recipe, data_root: Path) -> list[_Group]:
-    entries: dict[tuple[str, str, str | None, int], list[Entry]] = {}
-    for entry in recipe.sources:
-        entries.setdefault((entry.kind, entry.path, entry.image_folder, entry.max_turns), []).append(entry)
-    groups = []
-    for (kind, path, folder, max_turns), together in entries.items():
-        images = None if folder is None else data_root / folder
-        if images is not None and not images.is_dir():
-            raise InputError(f"source {together[0].name!r}: the image folder {images} does not exist")
-        opened = open_source(Source(kind, data_root / path, images, max_turns, recipe.seed))
-        groups.append(_Group(kind, opened, tuple(together)))
-    return groups
+def without_reasoning(sample: Sample) -> Sample | None:
+    """The same question and final answer, to the character, without the reasoning; None if there is none."""
+    if len(sample.conversations) != 2:
+        return None
+    response = parse(sample.conversations[1].text)
+    if not response.steps or response.answer_span is None:
+        return None
+    answer = response.text[slice(*response.answer_span)]
+    starts = [start for start in (answer.find("["), answer.find("(")) if start >= 0]
+    points = answer[min(starts) :].strip() if starts else ""
+    if not points or tuple(parse_points(points)) != response.points:
+        return None
+    question = f"{IMAGE_TAG}\n{question_text(sample.conversations[0].text, reasoning=False)}"
+    return replace(sample, conversations=(Turn("human", question), Turn("gpt", points)))
 
 
-def _pick(entry: Entry, scale: float) -> Pick:
-    wanted = None if entry.samples is None else max(1, round(entry.samples * scale))
-    return Pick(entry.name, frozenset(entry.part), wanted, entry.cor)
-
-
-def _image_key(sample: Sample, found: Images) -> str:
-    """Base name and size: COCO's images lie under several folders, and every copy has to fall on the same side."""
-    if sample.image is None:
-        return f"text {sample.id}"
-    path = found.find(sample.image)
-    return f"{Path(sample.image).name} {path.stat().st_size if path is not None else ''}"
-
-
-def _spooled(spool: Path, order: Sequence[tuple[int, int, bool]], aside: bool) -> Iterator[dict[str, Any]]:
+def _spooled(spool: Path, offsets: array[int]) -> Iterator[dict[str, Any]]:
     with open(spool, "rb") as file:
-        for offset in array("q", (offset for _, offset, held in order if held == aside)):
+        for offset in offsets:
             file.seek(offset)
             yield json.loads(file.readline())
 
@@ -297,54 +333,47 @@ def _spooled(spool: Path, order: Sequence[tuple[int, int, bool]], aside: bool) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="trace.data.mix", description="Mix a training set from a recipe.")
-    parser.add_argument("--config", type=Path, required=True, help="recipe (YAML), for example configs/mixes/*.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="training file (LLaVA's JSON) to write")
-    parser.add_argument("--data-root", type=Path, default=Path("."), help="what the recipe's paths are relative to")
-    parser.add_argument(
-        "--image-root", type=Path, help="what image names shall be relative to (default: common folder)"
-    )
-    parser.add_argument("--images", choices=("exist", "ignore"), default="exist", help="what is asked of images")
-    parser.add_argument("--cor-share", type=float, help="percent of `cor` samples that keep their reasoning")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over the recipe: seed=1 scale=0.1")
-    parser.add_argument("--split", type=float, help="share of the images to hold out, in OUT_heldout.json")
-    parser.add_argument("--parquet", type=Path, help="also export a Hugging Face data set to this folder")
-    parser.add_argument("--strict", action="store_true", help="stop at the first problem")
+    add = parser.add_argument
+    add("--config", type=Path, required=True, help="recipe (YAML), for example configs/mixes/*.yaml")
+    add("--out", type=Path, required=True, help="training file (LLaVA's JSON) to write")
+    add("--data-root", type=Path, default=Path("."), help="what the recipe's paths are relative to")
+    add(
+        "--images", "--image-root", "--image-folder", type=Path,
+        help="what image names in OUT are relative to (default: the folder common to all sources)",
+    )  # fmt: skip
+    add("--check-images", choices=("exist", "ignore"), default="exist", help="what is required of images")
+    add("--cor-share", type=float, help="percent of `cor` samples that keep their reasoning")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="replaces values of the recipe: seed=1 scale=0.1")
+    add("--split", type=float, help="share of the images to hold out, in OUT_heldout.json")
+    add("--parquet", type=Path, help="also export a Hugging Face data set to this folder")
+    add("--strict", action="store_true", help="stop at the first problem")
     args = parser.parse_args(argv)
     if args.split is not None and not 0 < args.split < 1:
         raise InputError(f"--split is a share between 0 and 1, not {args.split}")
     share = [] if args.cor_share is None else [f"cor_share={args.cor_share}"]
     recipe = read_recipe(args.config, [*args.set, *share])
     if args.parquet is not None:
-        from .export import refuse_unknown
-
         refuse_unknown({entry.name: licences_of(entry.kind, entry.part, entry.licence) for entry in recipe.sources})
     held_out = None if args.split is None else args.out.with_name(f"{args.out.stem}_heldout{args.out.suffix}")
-    with ProblemLog(args.out.with_name(args.out.name + ".problems.jsonl")) as log:
-        mixer = Mixer(recipe, args.data_root, args.image_root, args.images == "exist", Problems(args.strict, log))
+    with logged_problems(args.out, args.strict) as problems:
+        mixer = Mixer(recipe, args.data_root, args.images, args.check_images, problems)
         written = mixer.write(args.out, held_out, args.split or 0.0)
-    from .cards import write_cards
-
-    facts = write_cards(args.out, args.config, mixer, written)
-    _report(mixer, written, log.path)
+    facts = mixer.card_facts(args.config, written)
+    card = write_cards(args.out, facts)
+    for mixed in mixer.sources:
+        parts = ", ".join(f"{part} {count:,}" for part, count in mixed.parts.most_common())
+        reasoned = f", {mixed.with_reasoning:,} with reasoning" if mixed.entry.cor else ""
+        taken = sum(mixed.parts.values())
+        print(f"  {mixed.entry.name:<16} {taken:>9,} of {mixed.candidates:,} ({parts}{reasoned})")
+    if left_out := sum(problems.counts.values()):
+        print("\n".join([f"left out: {left_out:,} ({problem_log(args.out)})", *problems.table()]))
+    for path, count in written.items():
+        print(f"{path}: {count:,} samples")
+    print(f"train with --images {mixer.image_root}; the card is {card}")
     if args.parquet is not None:
-        from .export import export
-
         export(args.parquet, args.out, held_out, mixer.image_root, facts)
         print(f"{args.parquet}: a Hugging Face data set; datasets.load_dataset({str(args.parquet)!r}) reads it")
     return 0
-
-
-def _report(mixer: Mixer, written: Mapping[Path, int], log: Path) -> None:
-    for taken in mixer.taken.values():
-        parts = ", ".join(f"{part} {count:,}" for part, count in taken.parts.most_common())
-        reasoned = f", {taken.with_reasoning:,} with reasoning" if taken.entry.cor else ""
-        print(f"  {taken.entry.name:<16} {taken.samples:>9,} of {taken.seen:,} ({parts}{reasoned})")
-    if left_out := sum(mixer.problems.counts.values()):
-        print(f"left out: {left_out:,} ({log})")
-        print("\n".join(mixer.problems.table()))
-    for path, count in written.items():
-        print(f"{path}: {count:,} samples")
-    print(f"train with --image-folder {mixer.image_root}; the card is {next(iter(written)).with_suffix('.card.md')}")
 
 
 if __name__ == "__main__":

@@ -36,9 +36,7 @@ ROWS = 512  # records a batch of the file: what is parsed to reach one of them
 PARALLEL_ABOVE = 20 << 20  # bytes of a data file from which several processes tokenise
 MAX_WORKERS = 16
 KINDS = ("text", "reasoning", "answer")  # what a learned token belongs to; final coordinates are "answer"
-TASKS = ("other", "object_reference", "free_space")
-# RoboPoint's data names no task; its images lie in folders that do.
-TASK_FOLDERS = {"object_ref": "object_reference", "region_ref": "free_space"}
+TASKS = ("other", "object_reference", "free_space")  # of `Sample.task`
 # A coordinate pair as our own texts write it; what is guided are the tokens between its parentheses.
 COORDINATES = re.compile(r"\((\d*\.\d+), (\d*\.\d+)\)")
 
@@ -244,19 +242,12 @@ def _row(sample: Sample, tokenizer: Any, style: Template) -> dict[str, Any]:
         "id": sample.id,
         "image": sample.image,
         "instances": sample.meta.get("instances"),
-        "task": _task(sample),
+        "task": TASKS.index(sample.task or "other"),
         "tokens": len(encoded.input_ids),
         "ids": encoded.input_ids,
         "learned": learned,
         "guides": [number for guide in _guides(encoded, rendered.text) for number in guide],
     }
-
-
-def _task(sample: Sample) -> int:
-    named = sample.meta.get("task")
-    if named not in TASKS and sample.image is not None:
-        named = next((task for folder, task in TASK_FOLDERS.items() if folder in Path(sample.image).parts), None)
-    return TASKS.index(named) if named in TASKS else 0
 
 
 def _learned(encoded: Encoded, rendered: Rendered) -> Iterator[tuple[int, int, int]]:

@@ -1,43 +1,99 @@
-"""Is a sample sound? Turns, the image tag, coordinates, and where its image lies; each answer is a sentence or nothing.
+"""Whether a sample can be trained on, and which part of a mix it belongs to.
 
-Also which part of a mix a sample belongs to: object reference, free space, detection, visual questions or text alone.
+Each check returns a sentence, or None if nothing is wrong. Problems are counted by kind, and named by the sample's id.
 """
 
 from __future__ import annotations
 
 import re
-from types import MappingProxyType
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from ...core.images import Images
+from ...core.images import Images, decoded_size
 from ...core.points import Box
 from ...core.prompts import IMAGE_TAG, bare_instruction
-from ...core.reasoning import FINAL_ANSWER, Response, parse
-from ...core.records import Sample
+from ...core.reasoning import FINAL_ANSWER, parse
+from ...core.records import FREE_SPACE, OBJECT_REFERENCE, TASKS, Sample
+from ...utils.command import InputError
+from ...utils.files import JsonlLog
 from ..cor.instruction_parser import asks_for_free_space
-from .problems import MISSING, POINTS
 
-OBJECT_REFERENCE, FREE_SPACE, DETECTION, VQA, TEXT = "object_reference", "free_space", "detection", "vqa", "text"
+RECORD, DUPLICATE, CONVERSATION = "record", "duplicate id", "conversation"
+MISSING, BROKEN, POINTS, MASK = "image missing", "image broken", "points", "mask"
+PROBLEMS = (RECORD, DUPLICATE, CONVERSATION, MISSING, BROKEN, POINTS, MASK)
+EXAMPLES = 3  # printed of each kind
+
+DETECTION, VQA, TEXT = "detection", "vqa", "text"
 PARTS = (OBJECT_REFERENCE, FREE_SPACE, DETECTION, VQA, TEXT)
-POINTING = (OBJECT_REFERENCE, FREE_SPACE)
-# RoboPoint's folders and our generator's kinds of question; other sets are told by their words.
-_FOLDERS = MappingProxyType({"object_ref": OBJECT_REFERENCE, "region_ref": FREE_SPACE})
-_KINDS = MappingProxyType(
-    {
-        "direct": OBJECT_REFERENCE,
-        "relational": OBJECT_REFERENCE,
-        "free": FREE_SPACE,
-        "between": FREE_SPACE,
-        "part": FREE_SPACE,
-    }
-    | {DETECTION: DETECTION}
-)
+
+ImageCheck = Literal["exist", "decode", "ignore"]
+IMAGE_CHECKS: tuple[ImageCheck, ...] = ("exist", "decode", "ignore")
+
 # An answer that is nothing but coordinates. RefCOCO's single box in LLaVA's mix, `[0.1, 0.2, ...]`, is none: it belongs
 # to the visual questions it came with, and to their frame.
 _COORDINATES = re.compile(r"\s*\[?\s*\(")
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What makes a sample unusable. A sample without an id is named by its position in the file."""
+
+    id: str
+    kind: str  # one of PROBLEMS
+    detail: str
+
+    def __str__(self) -> str:
+        return f"sample {self.id}: {self.kind}: {self.detail}"
+
+
+class Problems:
+    """Counts problems, keeps a few of each kind to print, and passes each one to `log`.
+
+    Args:
+        strict: raise InputError at the first problem.
+    """
+
+    def __init__(self, strict: bool = False, log: Callable[[Problem], object] | None = None) -> None:
+        self.strict, self._log = strict, log
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[Problem]] = {}
+
+    def report(self, problem: Problem) -> None:
+        if self.strict:
+            raise InputError(f"{problem} (without --strict such a sample is left out and counted)")
+        self.counts[problem.kind] += 1
+        examples = self.examples.setdefault(problem.kind, [])
+        if len(examples) < EXAMPLES:
+            examples.append(problem)
+        if self._log is not None:
+            self._log(problem)
+
+    def table(self) -> list[str]:
+        """A line for each kind that occurred, with the first few ids."""
+        lines = []
+        for kind in filter(self.counts.__getitem__, PROBLEMS):
+            lines.append(f"  {kind:<14} {self.counts[kind]:>9,}")
+            lines += [f"      {problem.id}: {problem.detail}" for problem in self.examples[kind]]
+        return lines
+
+
+def problem_log(out: Path) -> Path:
+    return out.with_name(out.name + ".problems.jsonl")
+
+
+@contextmanager
+def logged_problems(out: Path, strict: bool) -> Iterator[Problems]:
+    """Problems that are also written to OUT.problems.jsonl."""
+    with JsonlLog(problem_log(out)) as log:
+        yield Problems(strict, lambda one: log.write({"id": one.id, "problem": one.kind, "detail": one.detail}))
+
+
 def conversation_problem(sample: Sample) -> str | None:
-    """What keeps these turns from being trained on, None when nothing does."""
+    """Turns that do not alternate or are empty, or an image tag that is missing or too many."""
     turns = sample.conversations
     if not turns:
         return "it has no turns"
@@ -47,9 +103,9 @@ def conversation_problem(sample: Sample) -> str | None:
             return f"turn {number} is by {turn.speaker!r} where {expected!r} was expected; turns have to alternate"
     if len(turns) % 2:
         return "the last turn is a question without an answer"
-    empty = next((number for number, turn in enumerate(turns, start=1) if not _has_words(turn.text)), None)
-    if empty is not None:
-        return f"turn {empty} is empty"
+    for number, turn in enumerate(turns, start=1):
+        if not turn.text.replace(IMAGE_TAG, "").strip():
+            return f"turn {number} is empty"
     tags = sum(turn.text.count(IMAGE_TAG) for turn in turns)
     if sample.image is None:
         return f"{tags} {IMAGE_TAG} tags but no image" if tags else None
@@ -58,13 +114,9 @@ def conversation_problem(sample: Sample) -> str | None:
     return None if IMAGE_TAG in turns[0].text else f"{IMAGE_TAG} is not in the first turn"
 
 
-def _has_words(text: str) -> bool:
-    return bool(text.replace(IMAGE_TAG, "").strip())
-
-
 def points_problem(sample: Sample) -> str | None:
-    """Whether answers that have to hold coordinates do, all of them readable and inside the image."""
-    pointing = part_of(sample) in (*POINTING, DETECTION)
+    """Coordinates that cannot be read or lie outside the image, in answers that have to hold coordinates."""
+    pointing = part_of(sample) in (*TASKS, DETECTION)
     for number, turn in enumerate(sample.conversations, start=1):
         if turn.speaker != "gpt":
             continue
@@ -83,40 +135,32 @@ def points_problem(sample: Sample) -> str | None:
     return None
 
 
-def late_problem(sample: Sample, images: Images) -> tuple[str, str] | None:
-    """(kind, sentence) of what takes longer to see: coordinates that cannot be read, an image that is not there."""
+def content_problem(sample: Sample, images: Images, image_check: ImageCheck = "exist") -> Problem | None:
+    """What takes longer to find: coordinates that cannot be read, an image that is missing or does not decode."""
     if trouble := points_problem(sample):
-        return POINTS, trouble
-    if sample.image is not None and (trouble := images.problem(sample.image)):
-        return MISSING, trouble
+        return Problem(sample.id, POINTS, trouble)
+    if sample.image is None or image_check == "ignore":
+        return None
+    if trouble := images.problem(sample.image):
+        return Problem(sample.id, MISSING, trouble)
+    if image_check == "decode" and isinstance(size := decoded_size(images.path(sample.image)), str):
+        return Problem(sample.id, BROKEN, f"{sample.image}: {size}")
     return None
 
 
 def part_of(sample: Sample) -> str:
-    """Which of PARTS the sample is: by RoboPoint's folder, by the generator's `meta`, otherwise by its words."""
+    """Which of PARTS the sample is: by its task if that is named, otherwise by its words."""
     if sample.image is None:
         return TEXT
-    kind = sample.meta.get("kind")
-    if isinstance(kind, str) and kind in _KINDS:
-        return _KINDS[kind]
-    for name in (sample.id, sample.image):
-        for folder in name.split("/")[:-1]:
-            if folder in _FOLDERS:
-                return _FOLDERS[folder]
+    if sample.meta.get("kind") == DETECTION:
+        return DETECTION
+    if sample.task is not None:
+        return sample.task
     answer = next((turn.text for turn in sample.conversations if turn.speaker == "gpt"), "")
-    if FINAL_ANSWER not in answer and not _COORDINATES.match(answer):
-        return VQA
-    points = parse(answer).points
+    points = parse(answer).points if FINAL_ANSWER in answer or _COORDINATES.match(answer) else ()
     if not points:
         return VQA
     if isinstance(points[0], Box):
         return DETECTION
-    return FREE_SPACE if asks_for_free_space(bare_instruction(sample.conversations[0].text)) else OBJECT_REFERENCE
-
-
-def reasoned(sample: Sample) -> Response | None:
-    """The answer's response when it holds reasoning before its points, otherwise None."""
-    if len(sample.conversations) != 2:
-        return None
-    response = parse(sample.conversations[1].text)
-    return response if response.steps and response.answer_span and response.points else None
+    instruction = bare_instruction(sample.conversations[0].text)
+    return FREE_SPACE if asks_for_free_space(instruction) else OBJECT_REFERENCE
