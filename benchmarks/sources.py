@@ -132,7 +132,17 @@ def _pictures(folder: Path, count: int, size: tuple[int, int], suffix: str) -> N
 def _read(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     data = folder / "robopoint_1432k.json"
     write_samples(data, _robopoint(args.samples))
-    convert = ("-m", "trace_vlm.data.sources", "convert", "--kind", "robopoint", "--path", data, "--images", "ignore")
+    convert = (
+        "-m",
+        "trace_vlm.data.sources",
+        "convert",
+        "--kind",
+        "robopoint",
+        "--path",
+        data,
+        "--check-images",
+        "ignore",
+    )
     peak, seconds, _ = watch(*convert, "--out", folder / "out.json")
     return _cost(data, args.samples, peak, seconds)
 
@@ -153,7 +163,7 @@ def _mix(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     ]
     (folder / "recipe.yaml").write_text("sources:\n" + "\n".join(lines) + "\n")
     command = ("-m", "trace_vlm.data.mix", "--config", folder / "recipe.yaml", "--data-root", folder)
-    peak, seconds, _ = watch(*command, "--out", folder / "out.json", "--images", "ignore", "--cor-share", "50")
+    peak, seconds, _ = watch(*command, "--out", folder / "out.json", "--check-images", "ignore", "--cor-share", "50")
     return {**_cost(folder / "robopoint_1432k.json", args.samples, peak, seconds), "mixed": 4 * share}
 
 
@@ -183,7 +193,7 @@ def _lvis(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         ]
         names = [{"id": number, "name": f"thing_{number}"} for number in range(1203)]
         file.write(f'], "categories": {json.dumps(names)}, "images": {json.dumps(pictures)}, "licenses": []}}')
-    convert = ("-m", "trace_vlm.data.sources", "convert", "--kind", "lvis", "--path", data, "--images", "ignore")
+    convert = ("-m", "trace_vlm.data.sources", "convert", "--kind", "lvis", "--path", data, "--check-images", "ignore")
     peak, seconds, _ = watch(*convert, "--out", folder / "out.json")
     return _cost(data, images, peak, seconds)
 

@@ -13,6 +13,11 @@ from PIL import Image
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import IMAGE_TAG, question_text
 from trace_vlm.core.reasoning import render
+from trace_vlm.core.records import Sample
+from trace_vlm.data.sources.__main__ import main
+from trace_vlm.data.sources.registry import Source
+from trace_vlm.data.sources.sample_checks import Problems
+from trace_vlm.utils.command import run
 
 STEPS = {
     "reference": "The mug beside the plate.",
@@ -43,6 +48,17 @@ def pointing(identifier: str, image: str, reasoning: bool = False, **more: Any) 
     asked = question_text("Pinpoint several points within the vacant space left of the mug.", reasoning)
     answer = render(STEPS, points) if reasoning else "[(0.461, 0.527), (0.498, 0.521)]"
     return record(identifier, image, asked, answer, **more)
+
+
+def read(kind: str, path: Path, **more: Any) -> tuple[list[Sample], Problems]:
+    """The usable samples of a source, and the problems of the others."""
+    problems = Problems()
+    return list(Source(kind, path, **more).open().usable_samples(problems)), problems
+
+
+def converted(kind: str, path: Path | str, out: Path, *flags: object) -> int:
+    """The exit code of the command that converts a source."""
+    return run(main, ["convert", "--kind", kind, "--path", str(path), "--out", str(out), *map(str, flags)])
 
 
 def write(path: Path, records: Sequence[dict[str, Any]]) -> Path:

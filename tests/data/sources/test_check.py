@@ -20,7 +20,7 @@ from PIL import Image
 from trace_vlm.core.images import decoded_size
 from trace_vlm.core.records import read_samples
 from trace_vlm.data.sources import check
-from trace_vlm.data.sources.cli import main
+from trace_vlm.data.sources.__main__ import main
 from trace_vlm.utils.command import run
 
 
@@ -30,6 +30,11 @@ def mask(path: Path, inside: bool, size: tuple[int, int] = (32, 24)) -> None:
     pixels = np.full((size[1], size[0]), 0 if inside else 255, dtype=np.uint8)
     pixels[size[1] // 2 - 3 : size[1] // 2 + 4, size[0] // 2 - 4 : size[0] // 2 + 4] = 255 if inside else 0
     Image.fromarray(pixels).save(path)
+
+
+def checked(data: Path, *flags: object) -> int:
+    """The exit code of the command."""
+    return run(main, ["check", "--data", str(data), "--workers", "1", *map(str, flags)])
 
 
 @pytest.fixture
@@ -79,28 +84,27 @@ FOUND = {
 @pytest.mark.parametrize("workers", [1, 2])
 def test_check_names_every_flaw_and_writes_the_rest(workers: int, flawed: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     out = tmp_path / "sound.json"
-    command = ["check", "--data", str(flawed), "--image-folder", str(tmp_path), "--workers", str(workers)]
-    assert run(main, [*command, "--out", str(out)]) == 1, "a set with problems"
+    assert checked(flawed, "--images", tmp_path, "--workers", workers, "--out", out) == 1, "a set with problems"
     shown = capsys.readouterr().out
     assert "13 samples, 11 with problems" in shown and "images decoded             3  all 64x48" in shown
     for identifier, kind in FOUND.items():
         assert kind in shown, identifier
     assert "masks/small.png is 32x24, the image 64x48" in shown
     assert [sample.id for sample in read_samples(out)] == ["good", "text"]
-    assert run(main, ["check", "--data", str(out), "--image-folder", str(tmp_path), "--workers", "1"]) == 0
+    assert checked(out, "--images", tmp_path) == 0
     assert "2 samples, 0 with problems" in capsys.readouterr().out
 
 
 def test_the_report_holds_every_problem(flawed: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.jsonl"
-    run(main, ["check", "--data", str(flawed), "--workers", "1", "--report", str(report)])
+    checked(flawed, "--report", report)
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     found = {problem["id"]: problem["kind"] for line in lines for problem in line.get("problems", ())}
     assert found == FOUND
 
 
 def test_strict_stops_at_the_first(flawed: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    assert run(main, ["check", "--data", str(flawed), "--workers", "1", "--strict"]) == 2
+    assert checked(flawed, "--strict") == 2
     assert "sample truncated: image broken" in capsys.readouterr().err
 
 
@@ -124,29 +128,29 @@ def test_points_are_compared_with_masks_as_finely_as_they_are_written(tmp_path: 
     Image.fromarray(pixels).save(tmp_path / "m.png")
     for answer, expected in (("[(0.47, 0.53)]", 0), ("[(0.470, 0.530)]", 1)):
         path = hand.write(tmp_path / "data.json", [hand.record("x", "a.png", "Point.", answer, mask="m.png")])
-        assert run(main, ["check", "--data", str(path), "--workers", "1"]) == expected, answer
+        assert checked(path) == expected, answer
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "named"),
     [
-        (["--data", "gone.json"], "the training file gone.json does not exist"),
-        (["--data", "{data}", "--image-folder", "gone"], "the image folder gone does not exist"),
-        (["--data", "{data}", "--workers", "0"], "--workers must be at least 1"),
-        (["--data", "{data}", "--report", "{data}"], "is no report of this command"),
+        (["--data", "gone.json"], "gone.json"),
+        (["--data", "{data}", "--images", "gone"], "gone"),
+        (["--data", "{data}", "--workers", "0"], "--workers"),
+        (["--data", "{data}", "--report", "{data}"], "data.json"),
         (["--data", "{folder}/cut.json"], "cut.json"),
-        (["--data", "{folder}/nothing.json"], "holds no samples"),
+        (["--data", "{folder}/nothing.json"], "nothing.json"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: list[str], words: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_mistake_is_one_sentence(arguments: list[str], named: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     data = hand.write(tmp_path / "data.json", [hand.record("a", None, "b", "c")])
     content = data.read_text()
     (tmp_path / "cut.json").write_text(content[:-5])
     (tmp_path / "nothing.json").write_text("[]")
     filled = [word.format(folder=tmp_path, data=data) for word in arguments]
     assert run(main, ["check", *filled]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and words in error
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ") and named in message
     assert data.read_text() == content
 
 
@@ -185,8 +189,7 @@ def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
         hand.write(data, [hand.record("a", None, *texts)])
         lines = report.read_text().splitlines() if report.exists() else []
         report.write_text("\n".join(lines[:-1]) + "\n" if lines else "")  # as if killed before its end
-        expected = 0 if texts[1] == "c" else 1
-        assert run(main, ["check", "--data", str(data), "--workers", "1"]) == expected
+        assert checked(data) == (0 if texts[1] == "c" else 1)
 
 
 def test_masks_of_every_kind_and_turned_pictures_are_checked_as_they_are_scored(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -206,16 +209,11 @@ def test_masks_of_every_kind_and_turned_pictures_are_checked_as_they_are_scored(
     names = ["in", "in_deep", "in_alpha", "out", "out_deep", "out_alpha", "stored"]
     data = hand.write(tmp_path / "data.json", [hand.pointing(name, "a.jpg", mask=f"{name}.png") for name in names])
     report = tmp_path / "report.jsonl"
-    words = ["check", "--data", data, "--image-folder", tmp_path, "--workers", 1, "--report", report]
-    assert run(main, [str(word) for word in words]) == 1
-    problems = [one for line in report.read_text().splitlines() for one in json.loads(line).get("problems", ())]
-    assert [one["id"] for one in problems] == ["out", "out_deep", "out_alpha", "stored"]
+    assert checked(data, "--images", tmp_path, "--report", report) == 1
+    lines = map(json.loads, report.read_text().splitlines())
+    problems = [problem for line in lines for problem in line.get("problems", ())]
+    assert [problem["id"] for problem in problems] == ["out", "out_deep", "out_alpha", "stored"]
     assert "24x32, the image 32x24, upright by its EXIF orientation" in problems[-1]["detail"]
-
-
-def test_decoded_size_says_what_is_wrong(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"")
-    assert "cannot identify" in str(decoded_size(tmp_path / "a.jpg"))
 
 
 def test_an_image_that_a_malformed_record_shows_first_is_decoded_for_the_others(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -224,8 +222,7 @@ def test_an_image_that_a_malformed_record_shows_first_is_decoded_for_the_others(
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) - 200])
     records = [{"id": "bad", "image": "cut.jpg", "conversations": "none"}, hand.pointing("second", "cut.jpg")]
     data = hand.write(tmp_path / "data.json", records)
-    words = ["check", "--data", data, "--image-folder", tmp_path, "--workers", 1, "--report", tmp_path / "report.jsonl"]
-    assert run(main, [str(word) for word in words]) == 1
+    assert checked(data, "--images", tmp_path) == 1
     assert "2 samples, 2 with problems" in " ".join(capsys.readouterr().out.split())
 
 
@@ -237,9 +234,8 @@ def test_a_picture_that_ends_every_worker_is_named_and_all_others_are_looked_at(
     for name in names:
         hand.picture(tmp_path / name, (64, 48))
     data = hand.write(tmp_path / "data.json", [hand.pointing(name, name) for name in names])
-    monkeypatch.setattr(check, "_looker", partial(ends_at, how, "7.jpg"))
-    words = ["check", "--data", str(data), "--workers", "2", "--report", str(tmp_path / "report.jsonl")]
-    assert run(main, words) == 1
-    told = capsys.readouterr().out
-    assert "70 samples, 1 with problems" in told
-    assert f"7.jpg: its worker process ended 3 times, the last time by {HOW[how]}" in told
+    monkeypatch.setattr(check, "chunk_checker", partial(ends_at, how, "7.jpg"))
+    assert checked(data, "--workers", 2) == 1
+    printed = capsys.readouterr().out
+    assert "70 samples, 1 with problems" in printed
+    assert f"7.jpg: its worker process ended 3 times, the last time by {HOW[how]}" in printed

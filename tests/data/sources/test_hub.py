@@ -1,10 +1,11 @@
-"""Downloading with the Hub's own client from a local server, and rows with pictures as `datasets` reads them."""
+"""Folders from elsewhere: downloads from a local server, rows with pictures as `datasets` reads them, zips."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,16 @@ import sources_by_hand as hand
 from hub_server import COMMIT, hub
 
 from trace_vlm.core.records import read_samples
-from trace_vlm.data.sources.cli import main
-from trace_vlm.utils.command import run
+from trace_vlm.data.sources import hub as hub_module
+from trace_vlm.data.sources.__main__ import main
+from trace_vlm.data.sources.hub import MARK, unpack
+from trace_vlm.utils.command import InputError, run
 
-pytest.importorskip("datasets", reason="comes with the extra [train]")
 REPOSITORY = "wentao-yuan/robopoint-data"
 
 
 def download(address: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("huggingface_hub", reason="comes with the extra [train]")
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
     command = [sys.executable, "-m", "trace_vlm.data.sources", "download", *arguments]
     return subprocess.run(command, env=environment, cwd=home.parent, capture_output=True, text=True, timeout=120)
@@ -34,28 +37,30 @@ def test_a_data_set_is_downloaded_once_and_then_read(tmp_path: Path) -> None:
         assert sum(f"/resolve/{COMMIT}/" in line for line in log) > 0
         log.clear()
         assert download(address, tmp_path / "home", *arguments).returncode == 0
-        assert not any("/resolve/" in line for line in log), "what is there is not fetched again"
+        assert not any("/resolve/" in line for line in log), "what exists is not fetched again"
     out = tmp_path / "out.json"
-    assert run(main, ["convert", "--kind", "robopoint", "--path", str(tmp_path / "got"), "--out", str(out)]) == 0
+    assert hand.converted("robopoint", tmp_path / "got", out) == 0
     assert len(list(read_samples(out))) == 9
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with hub(REPOSITORY, hand.robopoint(tmp_path / "served", 1)) as (address, _):
         out = str(tmp_path / "got")
         only = download(address, tmp_path / "home", "--repo", REPOSITORY, "--out", out, "--include", "*.json")
         assert only.returncode == 0 and ": 1 files of" in only.stdout
         unknown = download(address, tmp_path / "home", "--repo", "nobody/nothing", "--out", out)
-    assert unknown.returncode == 2 and "there is no data set 'nobody/nothing'" in unknown.stderr
+    assert unknown.returncode == 2 and "nobody/nothing" in unknown.stderr
     away = download(address, tmp_path / "home", "--repo", REPOSITORY, "--out", out)
-    assert away.returncode == 2 and "the same command continues" in away.stderr and "Traceback" not in away.stderr
+    assert away.returncode == 2 and REPOSITORY in away.stderr and "Traceback" not in away.stderr
+
+
+# --- rows with pictures ---------------------------------------------------------------------------
 
 
 def parquet(folder: Path, rows: list[dict[str, object]]) -> Path:
-    from datasets import Dataset, Image
-
+    datasets = pytest.importorskip("datasets", reason="comes with the extra [train]")
     folder.mkdir()
-    pictured = Dataset.from_list(rows).cast_column("image", Image())
+    pictured = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
     pictured.to_parquet(folder / "train-00000-of-00001.parquet")
     return folder
 
@@ -71,21 +76,96 @@ def test_rows_with_pictures_become_files_and_samples(tmp_path: Path) -> None:
         {**hand.record("text", None, "Hello", "Hi"), "image": None, "meta": None},
         {**hand.pointing("odd", "x"), "image": {"bytes": b"no picture", "path": None}, "meta": None},
     ]
-    folder, images, out = parquet(tmp_path / "rows", rows), tmp_path / "images", tmp_path / "out.json"
-    command = ["convert", "--kind", "hub", "--path", str(folder), "--image-folder", str(images), "--out", str(out)]
-    assert run(main, command) == 0
-    one, two, text = read_samples(out)
-    assert one.image == two.image and (images / str(one.image)).read_bytes() == content
-    assert one.meta == {"kind": "free"} and text.image is None
-    assert "its picture cannot be identified" in (tmp_path / "out.json.problems.jsonl").read_text()
+    images, out = tmp_path / "images", tmp_path / "out.json"
+    assert hand.converted("hub", parquet(tmp_path / "rows", rows), out, "--images", images) == 0
+    first, second, text = read_samples(out)
+    assert first.image == second.image and (images / str(first.image)).read_bytes() == content
+    assert first.meta == {"kind": "free"} and text.image is None
+    assert '"odd"' in (tmp_path / "out.json.problems.jsonl").read_text()
 
 
-@pytest.mark.parametrize(("path", "words"), [("nothing/here", "cannot be loaded"), ("{folder}", "no column id")])
-def test_a_mistake_is_one_sentence(path: str, words: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("path", "named"), [("nothing/here", "nothing/here"), ("{folder}", "id")])
+def test_a_mistake_is_one_sentence(path: str, named: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     hand.picture(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
     folder = parquet(tmp_path / "rows", [{"name": "x", "image": {"bytes": content, "path": None}}])
-    command = ["--kind", "hub", "--path", path.format(folder=folder), "--image-folder", str(tmp_path / "images")]
-    assert run(main, ["convert", *command, "--out", str(tmp_path / "out.json")]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and words in error
+    code = hand.converted("hub", path.format(folder=folder), tmp_path / "out.json", "--images", tmp_path / "images")
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2 and message.startswith("error: ") and named in message
+
+
+# --- zips -----------------------------------------------------------------------------------------
+
+
+def sample_zip(folder: Path, root: str = "") -> Path:
+    """data.json in LLaVA's format, images/ and masks/, below `root` in the archive; and a Macintosh's leftovers."""
+    made = folder / "made"
+    records = []
+    for number in range(4):
+        for kind in ("images", "masks"):
+            hand.picture(made / kind / f"{number}.png", seed=number)
+        records.append(hand.pointing(f"s{number}", f"images/{number}.png", True, mask=f"masks/{number}.png"))
+    hand.write(made / "data.json", records)
+    path = folder / "sample_50_cor_data.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for file in sorted(made.rglob("*")):
+            target.write(file, root + file.relative_to(made).as_posix())
+        target.writestr("__MACOSX/._data.json", b"\0\5\26\7")
+    return path
+
+
+@pytest.mark.parametrize("root", ["", "sample_50_cor_data/"])
+def test_a_zip_of_samples_is_opened_directly(root: str, tmp_path: Path) -> None:
+    path, out = sample_zip(tmp_path, root), tmp_path / "out.json"
+    assert hand.converted("llava", path, out) == 0
+    samples = list(read_samples(out))
+    assert [sample.id for sample in samples] == ["s0", "s1", "s2", "s3"]
+    folder = tmp_path / "sample_50_cor_data" / root
+    assert all((folder / str(sample.image)).is_file() for sample in samples)
+    assert hand.converted("llava", path, out) == 0, "unpacked already: used again"
+    (path.with_suffix("") / MARK).unlink()
+    assert hand.converted("llava", path, out) == 2, "a folder that is something else is left alone"
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "a/../../evil.txt", "/tmp/evil.txt", "..\\evil.txt", "C:\\evil.txt", "C:evil"]
+)
+def test_no_path_leaves_the_folder(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as target:
+        target.writestr("good.txt", b"good")
+        target.writestr(zipfile.ZipInfo(name), b"x")
+    with pytest.raises(InputError, match="evil"):
+        unpack(tmp_path / "a.zip", tmp_path / "deep/in/here")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.zip"]
+
+
+def test_an_archive_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sample_zip(tmp_path)
+    monkeypatch.setattr(hub_module, "MAX_BYTES", 1000)
+    with pytest.raises(InputError, match=path.name):
+        unpack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "entry", "encrypted", "understated"])
+def test_a_broken_archive_is_one_sentence_and_leaves_nothing(damage: str, tmp_path: Path) -> None:
+    path = sample_zip(tmp_path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as opened:
+        entry = next(entry for entry in opened.infolist() if entry.filename.endswith("3.png"))
+    if damage == "entry":
+        content[entry.header_offset + 60 : entry.header_offset + 90] = bytes(30)
+    elif damage == "encrypted":
+        content[content.index(b"PK\1\2") + 8] |= 1  # the flags in the directory
+    elif damage == "understated":
+        size = entry.file_size.to_bytes(4, "little")
+        content = content.replace(size, (9).to_bytes(4, "little"))
+    path.write_bytes(content[: {"empty": 0, "half": len(content) // 2}.get(damage)])
+    with pytest.raises(InputError, match=path.name):
+        unpack(path, tmp_path / "out")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["made", path.name]
+
+
+def test_run_returns_two_for_a_zip_option_without_a_zip(tmp_path: Path) -> None:
+    words = ["--kind", "llava", "--path", str(tmp_path), "--out", str(tmp_path / "o.json"), "--unpack-to", "x"]
+    assert run(main, ["convert", *words]) == 2

@@ -45,8 +45,8 @@ def test_a_file_of_300_mb_is_converted_in_less_than_100_mb(tmp_path: Path) -> No
     path, out = tmp_path / "robopoint_1432k.json", tmp_path / "out.json"
     size = long_set(path, 5_000, 65_000)
     assert size > 300 * MEGABYTE
-    arguments = ("convert", "--kind", "robopoint", "--path", path, "--out", out, "--images", "ignore")
-    assert peak("trace_vlm.data.sources.cli", *arguments) < 100 * MEGABYTE
+    arguments = ("convert", "--kind", "robopoint", "--path", path, "--out", out, "--check-images", "ignore")
+    assert peak("trace_vlm.data.sources.__main__", *arguments) < 100 * MEGABYTE
     assert out.stat().st_size > 300 * MEGABYTE
 
 
@@ -55,15 +55,24 @@ def test_a_million_and_a_half_samples_are_converted_in_less_than_500_mb(tmp_path
     """As many ids as RoboPoint's: what grows is the set of their hashes."""
     path, out = tmp_path / "robopoint_1432k.json", tmp_path / "out.json"
     long_set(path, 1_432_000)
-    arguments = ("convert", "--kind", "robopoint", "--path", path, "--out", out, "--images", "ignore")
-    assert peak("trace_vlm.data.sources.cli", *arguments) < 500 * MEGABYTE
+    arguments = ("convert", "--kind", "robopoint", "--path", path, "--out", out, "--check-images", "ignore")
+    assert peak("trace_vlm.data.sources.__main__", *arguments) < 500 * MEGABYTE
 
 
 def test_a_mix_grows_with_what_it_takes_and_not_with_its_sources(tmp_path: Path) -> None:
     long_set(tmp_path / "robopoint_1432k.json", 4_000, 50_000)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("sources: [{name: a, kind: robopoint, path: robopoint_1432k.json, samples: 500}]")
-    arguments = ("--config", recipe, "--data-root", tmp_path, "--out", tmp_path / "out.json", "--images", "ignore")
+    arguments = (
+        "--config",
+        recipe,
+        "--data-root",
+        tmp_path,
+        "--out",
+        tmp_path / "out.json",
+        "--check-images",
+        "ignore",
+    )
     assert peak("trace_vlm.data.mix", *arguments) < 100 * MEGABYTE
 
 
@@ -76,5 +85,15 @@ def test_long_annotations_are_streamed(tmp_path: Path) -> None:
     whole["annotations"] += long
     path.write_text(json.dumps(whole).replace('"OUTLINE"', outline))
     assert path.stat().st_size > 110 * MEGABYTE
-    arguments = ("convert", "--kind", "lvis", "--path", path, "--out", tmp_path / "out.json", "--images", "ignore")
-    assert peak("trace_vlm.data.sources.cli", *arguments) < 100 * MEGABYTE
+    arguments = (
+        "convert",
+        "--kind",
+        "lvis",
+        "--path",
+        path,
+        "--out",
+        tmp_path / "out.json",
+        "--check-images",
+        "ignore",
+    )
+    assert peak("trace_vlm.data.sources.__main__", *arguments) < 100 * MEGABYTE

@@ -82,7 +82,7 @@ def _turns(
 ) -> list[Turn]:  # fmt: skip
     """Questions about up to `max_turns` categories; `boxes` [num, 4] are x, y, width, height in pixels."""
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    corners = np.clip(corners / [image.width, image.height] * 2, 0.0, 1.0)  # some reach over the border by a fraction
+    corners = np.clip(corners / ([image.width, image.height] * 2), 0.0, 1.0)  # some reach over the border by a fraction
     visible = (corners[:, 0] < corners[:, 2]) & (corners[:, 1] < corners[:, 3])
     groups = {int(category): category_ids == category for category in np.unique(category_ids)}
     asked = [

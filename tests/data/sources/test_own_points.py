@@ -1,0 +1,120 @@
+"""One's own points, from CSV and JSONL, in fractions and in pixels; a bad line is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import sources_by_hand as hand
+from PIL import Image
+from shell import ROOT
+from sources_by_hand import converted, read
+
+from trace_vlm.core.points import Point, parse_points
+from trace_vlm.core.records import read_samples
+from trace_vlm.data.sources.__main__ import main
+from trace_vlm.utils.command import InputError, run
+
+
+def test_own_points_from_csv(tmp_path: Path) -> None:
+    hand.picture(tmp_path / "kitchen.jpg")
+    (tmp_path / "points.csv").write_text(
+        "image,instruction,x,y,place\n"
+        "kitchen.jpg,Point to the mug.,0.41,0.62,home\n"
+        'kitchen.jpg,"Find space left of the mug, please.",0.2,0.6,home\n'
+        "kitchen.jpg,Point to the mug.,0.43,0.60,home\n\n"
+    )
+    samples, problems = read("points", tmp_path)
+    assert not problems.counts
+    assert [sample.conversations[1].text for sample in samples] == [
+        "[(0.410, 0.620), (0.430, 0.600)]",
+        "[(0.200, 0.600)]",
+    ]
+    assert samples[0].conversations[0].text.startswith("<image>\nPoint to the mug. Your answer should be formatted")
+    assert samples[0].meta["place"] == "home"
+
+
+def test_own_points_in_pixels(tmp_path: Path) -> None:
+    hand.picture(tmp_path / "a.png", (200, 100))
+    (tmp_path / "points.csv").write_text("image,instruction,x_px,y_px\na.png,Point.,50,25\n")
+    assert parse_points(read("points", tmp_path)[0][0].conversations[1].text) == [Point(0.25, 0.25)]
+    (tmp_path / "points.csv").unlink()
+    (tmp_path / "mine.jsonl").write_text(
+        '{"id": "m", "image": "a.png", "instruction": "Point.", "points_px": [[50, 25]]}'
+    )
+    (sample,) = read("points", tmp_path / "mine.jsonl")[0]
+    assert (sample.id, sample.conversations[1].text) == ("m", "[(0.250, 0.250)]")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "named"),
+    [
+        ("a.png,Point.,120,40", "points", "x_px"),
+        ("a.png,Point.,left,0.4", "points", "left"),
+        ("a.png,Point.,0.5", "points", "line 3"),
+        ("a.png,,0.5,0.5", "record", "instruction"),
+        ("b.png,Point.,0.5,0.5", "image missing", "b.png"),
+        ("a.png,Point.,nan,0.5", "points", "line 3"),
+    ],
+)
+def test_a_bad_line_of_own_points_is_named(line: str, kind: str, named: str, tmp_path: Path) -> None:
+    hand.picture(tmp_path / "a.png")
+    (tmp_path / "points.csv").write_text(f"image,instruction,x,y\na.png,Point there.,0.5,0.5\n{line}\n")
+    samples, problems = read("points", tmp_path)
+    assert len(samples) == 1 and problems.counts == {kind: 1}
+    (problem,) = problems.examples[kind]
+    assert problem.id == "points/2" and named in problem.detail
+
+
+def test_a_csv_without_the_columns_is_named(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_text("file,text\na.png,Point.\n")
+    with pytest.raises(InputError, match=r"points\.csv.*file, text"):
+        read("points", tmp_path)
+
+
+def test_lines_of_a_csv_with_different_masks_are_no_sample(tmp_path: Path) -> None:
+    hand.picture(tmp_path / "a.png")
+    (tmp_path / "points.csv").write_text(
+        "image,instruction,x,y,mask\na.png,Point.,0.5,0.5,left.png\na.png,Point.,0.6,0.5,\na.png,Point.,0.7,0.5,right.png\n"
+        "a.png,Point there.,0.5,0.5,left.png\na.png,Point there.,0.5,0.5,left.png\n"
+    )
+    samples, problems = read("points", tmp_path)
+    assert [sample.meta["mask"] for sample in samples] == ["left.png"]
+    assert "right.png in line 4" in problems.examples["record"][0].detail
+
+
+def test_a_csv_that_is_not_utf8_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_bytes(b"image,instruction,x,y\na.png,Point.,0.5,0.5\na.png,Caf\xe9.,0.5,0.5\n")
+    with pytest.raises(InputError, match=r"points\.csv, line 3"):
+        read("points", tmp_path)
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    text = (ROOT / "docs/data.md").read_text()
+    section = text.split("## Your own points", 1)[1]
+    example = dedent(section.split("```csv\n", 1)[1].split("   ```", 1)[0])
+    (tmp_path / "points.csv").write_text(example)
+    for name in {line.split(",")[0] for line in example.splitlines()[1:]}:
+        hand.picture(tmp_path / name)
+    out = tmp_path / "mine.json"
+    assert converted("points", tmp_path, out) == 0
+    assert run(main, ["check", "--data", str(out), "--workers", "1"]) == 0
+    assert len(list(read_samples(out))) == len({tuple(line.split(",")[:2]) for line in example.splitlines()[1:]})
+
+
+def test_pixels_of_a_turned_picture_are_counted_as_people_see_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored 40 x 30, seen 30 x 40
+    Image.new("RGB", (40, 30)).save(tmp_path / "phone.jpg", exif=exif)
+    (tmp_path / "points.csv").write_text("image,instruction,x_px,y_px\nphone.jpg,Point.,15,36\n")
+    samples, _ = read("points", tmp_path / "points.csv")
+    assert samples[0].conversations[1].text == "[(0.500, 0.900)]"
+
+
+def test_half_a_character_in_an_instruction_is_a_problem(tmp_path: Path) -> None:
+    hand.picture(tmp_path / "a.png")
+    line = '{"image": "a.png", "instruction": "the \\ud83d cup", "points": [[0.5, 0.5]]}\n'
+    (tmp_path / "points.jsonl").write_text(line)
+    samples, problems = read("points", tmp_path / "points.jsonl")
+    assert not samples and 'line 1: "instruction"' in " ".join(problems.table())
