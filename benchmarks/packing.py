@@ -24,9 +24,9 @@ import torch
 from numpy.typing import NDArray
 from small import small
 
-from trace_vlm.train.batching import Bins, by_length, in_order, laid_out, padding_share, passes_needed
-from trace_vlm.train.collate import Collator
-from trace_vlm.train.varlen_attention import IMPLEMENTATION, Line
+from trace_vlm.train.batching import Batches, batch_by_length, batch_in_order, count_passes, pack_rows, padding_share
+from trace_vlm.train.dataset import Collator
+from trace_vlm.train.varlen_attention import IMPLEMENTATION, PackedRows
 
 ROWS, MICRO, IMAGE, VOCABULARY = 64, 16, 576, 1300
 SIZE = {
@@ -49,7 +49,7 @@ def rows_of(lengths: Lengths, rng: np.random.Generator) -> list[dict[str, torch.
     return rows
 
 
-def llava(lengths: Lengths, pictured: NDArray[np.bool_], rng: np.random.Generator) -> list[Bins]:
+def llava(lengths: Lengths, pictured: NDArray[np.bool_], rng: np.random.Generator) -> list[Batches]:
     """Steps of one modality each, the forward passes of a step balanced by their sums of tokens."""
     steps = []
     for kind in (pictured, ~pictured):
@@ -58,8 +58,8 @@ def llava(lengths: Lengths, pictured: NDArray[np.bool_], rng: np.random.Generato
     return steps
 
 
-def balanced(rows: NDArray[np.int64], lengths: Lengths) -> Bins:
-    bins: Bins = [[] for _ in range(-(-len(rows) // MICRO))]
+def balanced(rows: NDArray[np.int64], lengths: Lengths) -> Batches:
+    bins: Batches = [[] for _ in range(-(-len(rows) // MICRO))]
     sums = [0] * len(bins)
     for row in rows[np.argsort(-lengths[rows], kind="stable")].tolist():
         target = min((number for number, one in enumerate(bins) if len(one) < MICRO), key=sums.__getitem__)
@@ -73,7 +73,7 @@ def step(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]]) -> floa
     for batch in batches:
         call = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask") if name in batch}
         if "row_ends" in batch:
-            call["line"] = Line(tuple(batch["row_ends"]), None, torch.device("cpu"))
+            call["packed_rows"] = PackedRows(tuple(batch["row_ends"]), None, torch.device("cpu"))
         columns = batch["columns"]
         logits = model(**call, logits_to_keep=columns, use_cache=False).logits.flatten(0, 1).float()
         wanted = batch["labels"][:, columns + 1].flatten()
@@ -100,12 +100,12 @@ def main() -> None:
     lengths = (text + IMAGE * pictured).astype(np.int32)
     rows = rows_of(lengths, rng)
     plain = [np.arange(start, start + ROWS) for start in range(0, count, ROWS)]
-    lines = passes_needed(plain, lengths, args.line, 1)
+    lines = count_passes(plain, lengths, args.line, 1)
     ways = {
         "llava": llava(lengths, pictured, rng),
-        "shuffled": [in_order(chosen, MICRO) for chosen in plain],
-        "grouped": [by_length(chosen, lengths, MICRO) for chosen in plain],
-        "packed": [laid_out(chosen, lengths, lines) for chosen in plain],
+        "shuffled": [batch_in_order(chosen, MICRO) for chosen in plain],
+        "grouped": [batch_by_length(chosen, lengths, MICRO) for chosen in plain],
+        "packed": [pack_rows(chosen, lengths, lines) for chosen in plain],
     }
     seconds = dict.fromkeys(ways, 0.0)
     for number in range(-1, max(map(len, ways.values()))):  # the first one warms up

@@ -23,7 +23,7 @@ import json, re, sys
 from pathlib import Path
 import torch
 from trace_vlm.utils.config import build_config
-from trace_vlm.train import arguments, language, recording, train
+from trace_vlm.train import sft, step_metrics, train
 from trace_vlm.train.config import TrainConfig
 import transformers.models.llava.modeling_llava, transformers.models.clip.modeling_clip, peft
 
@@ -54,13 +54,13 @@ def measure(settings: dict[str, Any]) -> int:
 
 def predict(settings: dict[str, Any], length: int) -> float:
     from trace_vlm.train.config import TrainConfig
-    from trace_vlm.train.memory import Setting, memory
+    from trace_vlm.train.memory import Sharding, plan_memory
     from trace_vlm.train.plan import model_dimensions
     from trace_vlm.utils.config import build_config
 
     config = build_config(TrainConfig, settings, "benchmark")
     _, size = model_dimensions(config)
-    return memory(config, size, Setting("one process", 0), 1, length, config.micro_batch_size, 25).total
+    return plan_memory(config, size, Sharding("one process", 0), 1, length, config.micro_batch_size, 25).total
 
 
 def main() -> None:

@@ -54,10 +54,10 @@ def own_mib() -> float:
 def convert(path: Path) -> dict[str, float]:
     from trace_vlm.core.prompts import template
     from trace_vlm.model.build import nano_tokenizer
-    from trace_vlm.train.token_cache import open_records
+    from trace_vlm.train.token_cache import open_token_cache
 
     tokenizer, before, started = nano_tokenizer(), peak_mib(), time.process_time()
-    records = open_records(path, tokenizer, template("vicuna_v1"))
+    records = open_token_cache(path, tokenizer, template("vicuna_v1"))
     spent = time.process_time() - started
     return {"file": str(records.path), "samples a CPU second": len(records) / spent, "MiB more": peak_mib() - before}
 
@@ -87,19 +87,19 @@ def open_as_training(path: Path) -> dict[str, float]:
     from small import small
 
     from trace_vlm.train import dataset as module
-    from trace_vlm.train.sampling import Order, ProcessBatches
-    from trace_vlm.train.token_cache import Records
+    from trace_vlm.train.batching import BatchSchedule, ProcessBatchSampler
+    from trace_vlm.train.token_cache import TokenCache
 
     checkpoint = small(vision={"image_size": 336, "patch_size": 14})
-    module.open_records = lambda *_: Records(path)
-    module.RowDataset._look_for_images = lambda self: None  # there are none
+    module.open_token_cache = lambda *_: TokenCache(path)
+    module.RowDataset._check_images = lambda self: None  # there are none
     before, started = own_mib(), time.process_time()
     data = module.RowDataset(["data.json"], ".", checkpoint)
-    order = Order(data.lengths, 128, 0, "packed", 16, 8, len(data) // 128, 16384, 576)
-    batches = ProcessBatches(order, 0, order.passes())
+    schedule = BatchSchedule(data.lengths, 128, 0, "packed", 16, 8, len(data) // 128, 16384, 576)
+    batches = ProcessBatchSampler(schedule, 0, schedule.passes())
     spent = time.process_time() - started
     for index in np.random.default_rng(0).permutation(len(data))[:20000]:
-        data.record(int(index))
+        data.sample(int(index))
     steps = sum(1 for _, _ in zip(batches, range(50), strict=False))
     assert steps == 50
     here = own_mib() - before
@@ -118,7 +118,7 @@ def _keep(data: Any) -> None:
 def _work() -> float:
     before = own_mib()  # of the process it was forked from
     for index in np.random.default_rng(os.getpid()).permutation(len(_kept[0]))[:20000]:
-        _kept[0].record(int(index))
+        _kept[0].sample(int(index))
     return own_mib() - before
 
 

@@ -10,7 +10,7 @@ an image of 576 tokens). The cases of a model and way of learning share a proces
 LoRA steps with torch's AdamW, or where `engine` says so in DeepSpeed's ZeRO-2, as its recipe does, with float32 copies
 of what learns. Adam's float32 states of a full 7B take more than one GPU's memory, so that case steps with plain SGD
 and says so; time and MFU of forward and backward are the same. Beside the peak memory stands what `trace.train.memory`
-predicts. MFU counts useful operations (`trace.train.model_size`) against the maker's dense bf16 peak; what gradient
+predicts. MFU counts useful operations (the same module) against the maker's dense bf16 peak; what gradient
 checkpointing computes a second time is not counted. A case that does not fit says so.
 """
 
@@ -43,7 +43,6 @@ class Case:
     line: int = 8192  # tokens of a packed forward pass
     compiled: bool = False  # compile: true
     engine: str = "torch"  # what steps: torch's optimizer, or zero2
-    shared: bool = False  # lora.shared_dropout
 
     @property
     def group(self) -> tuple[str, str]:
@@ -59,10 +58,10 @@ CASES = [
     Case("trace-7b", "lora", "packed", "varlen", recompute=False, compiled=True, engine="zero2"),
     Case("trace-7b", "lora", "packed", "varlen", compiled=True, engine="zero2"),
     Case("trace-7b", "lora", "padded", "sdpa", compiled=True, engine="zero2"),
-    Case("trace-7b", "lora", "packed", "varlen", recompute=False, compiled=True, engine="zero2", shared=True),
+    Case("trace-7b", "lora", "packed", "varlen", recompute=False, compiled=True, engine="zero2"),
     Case("trace-13b", "lora", "packed", "varlen", engine="zero2"),
     Case("trace-13b", "lora", "padded", "sdpa", engine="zero2"),
-    Case("trace-13b", "lora", "packed", "varlen", False, line=4096, compiled=True, engine="zero2", shared=True),
+    Case("trace-13b", "lora", "packed", "varlen", False, line=4096, compiled=True, engine="zero2"),
 ]
 LIMITS = {("trace-7b", "full"): 150.0, ("trace-7b", "lora"): 240.0, ("trace-13b", "lora"): 160.0}  # seconds
 TIMED = 7.0  # seconds of a case's steps, after the first
@@ -124,7 +123,7 @@ def configuration(case: Case, tiny: bool) -> Any:
     lora = case.llm == "lora"
     return TrainConfig(
         case.model, ["none"], "none", trainable=Trainable(llm=case.llm),
-        lora=Lora(r=4 if tiny else RANK, shared_dropout=case.shared) if lora else None,
+        lora=Lora(r=4 if tiny else RANK) if lora else None,
         gradient_checkpointing=case.recompute, packing=case.layout == "packed", pack_tokens=case.line,
         micro_batch_size=MICRO_BATCH, deepspeed="zero2" if case.engine == "zero2" else None, compile=case.compiled,
     )  # fmt: skip
@@ -133,15 +132,15 @@ def configuration(case: Case, tiny: bool) -> Any:
 def bins_of(case: Case, lengths: Any, tiny: bool) -> list[list[int]]:
     import numpy as np
 
-    from trace_vlm.train.batching import in_order, laid_out
+    from trace_vlm.train.batching import batch_in_order, pack_rows
 
     everything = np.arange(len(lengths))
     line = 512 if tiny else case.line
     if case.layout == "padded":
-        return in_order(everything, MICRO_BATCH)
+        return batch_in_order(everything, MICRO_BATCH)
     passes = -(-int(lengths.sum()) // line)
     while True:
-        bins = laid_out(everything, lengths, passes)
+        bins = pack_rows(everything, lengths, passes)
         if int(lengths[bins[0]].sum()) <= line:
             return bins
         passes += 1
@@ -205,18 +204,15 @@ def run_group(cases: list[Case], tiny: bool, written: Path) -> None:
     """Measure cases that share a model; each result is a line of `written` as soon as it is there."""
     import torch
 
-    from trace_vlm.train.dropout import share_dropout
-    from trace_vlm.train.param_groups import choose
-    from trace_vlm.train.torch_compile import compile_layers
+    from trace_vlm.train.param_groups import set_trainable
+    from trace_vlm.train.sft import compile_layers
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = choose(model_of(cases[0].model, tiny, device), configuration(cases[0], tiny)).to(device)
+    model = set_trainable(model_of(cases[0].model, tiny, device), configuration(cases[0], tiny)).to(device)
     model.train()
     rows = rows_of(model, ROWS)
-    engine, kind, compiled, shared = None, None, False, cases[0].shared
+    engine, kind, compiled = None, None, False
     for case in cases:
-        if case.shared and not shared:
-            shared = share_dropout(model) > 0
         if case.compiled and not compiled:
             compile_layers(model)
             compiled = True
@@ -239,7 +235,7 @@ def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], eng
     import torch
 
     from trace_vlm.train import varlen_attention
-    from trace_vlm.train.model_size import Work, dimensions, training_flops
+    from trace_vlm.train.memory import Workload, dimensions, training_flops
     from trace_vlm.train.step_metrics import peak_flops, peak_memory
 
     device, config, is_packed = model.device, configuration(case, tiny), case.layout == "packed"
@@ -254,7 +250,7 @@ def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], eng
     bins = bins_of(case, lengths, tiny)
     size = dimensions(model.config.text_config.to_dict(), model.config.vision_config.to_dict(), case.model)
     learned = sum(int((row["labels"] != -100).sum()) for row in rows)
-    work = Work(float(lengths.sum()), float((lengths.astype(float) ** 2).sum()), learned, ROWS)
+    work = Workload(float(lengths.sum()), float((lengths.astype(float) ** 2).sum()), learned, ROWS)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -273,7 +269,7 @@ def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], eng
     else:
         planned = plan(config, size, engine.optimizer, widest, columns / 2)
     peak = peak_flops(device)
-    useful = training_flops(size, work, config.modes, config.rank)
+    useful = training_flops(size, work, config.modes, config.lora_rank)
     return {
         "tokens_per_second": lengths.sum() / spent,
         "samples_per_second": ROWS / spent,
@@ -318,7 +314,7 @@ def one_step(
     from torch.nn import functional
 
     from trace_vlm.train import varlen_attention
-    from trace_vlm.train.collate import Collator
+    from trace_vlm.train.dataset import Collator
 
     collate = Collator(0, packed=is_packed)
     for line in bins:
@@ -327,7 +323,7 @@ def one_step(
         names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
         call = {key: batch[key] for key in names if key in batch}
         if is_packed:
-            call["line"] = varlen_attention.Line(tuple(batch["row_ends"]), None, device)
+            call["packed_rows"] = varlen_attention.PackedRows(tuple(batch["row_ends"]), None, device)
         columns = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
         logits = engine.forward(**call, logits_to_keep=columns, use_cache=False).logits.float().flatten(0, 1)
         wanted = batch["labels"][:, columns + 1].flatten()
@@ -359,14 +355,13 @@ def plan(
         learned: tokens of a row that carry a label; half the labelled columns where rows are padded.
         line: tokens of the longest packed forward pass.
     """
-    from trace_vlm.train.memory import Setting, memory
-    from trace_vlm.train.model_size import trained_params
+    from trace_vlm.train.memory import Sharding, plan_memory, trained_params
 
     if line is not None:
         config = dataclasses.replace(config, pack_tokens=line, max_length=min(line, config.max_length))
-    found = memory(config, size, Setting("ZeRO-2", 2), 1, round(length), config.micro_batch_size, learned)
+    found = plan_memory(config, size, Sharding("ZeRO-2", 2), 1, round(length), config.micro_batch_size, learned)
     if "ZeRO" not in optimizer:
-        one = 2 * trained_params(size, config.modes, config.rank)  # in bfloat16
+        one = 2 * trained_params(size, config.modes, config.lora_rank)  # in bfloat16
         states = 2 * one if optimizer == "AdamW" else 0.0
         found = dataclasses.replace(found, optimizer=states, gradients=one, step=0.0, buffers=0.0)
     return {**dataclasses.asdict(found), "total": found.total}

@@ -1,8 +1,11 @@
-"""Several training processes on one machine, as a launcher would start them, forked from a server that has imported
-everything once: a run of two processes then costs seconds."""
+"""Training runs of the tests: their settings, what they leave, and several processes started as by a launcher.
+
+Processes are forked from a server that has imported everything once: a run of two processes then costs seconds.
+"""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -17,8 +20,49 @@ from typing import Any
 import yaml
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["trace_vlm.train.sft", "trace_vlm.train.outputs", "peft", "deepspeed"])
+CONTEXT.set_forkserver_preload(["trace_vlm.train.sft", "peft", "deepspeed"])
 TIMEOUT = 300.0  # seconds; what hangs is noticed, what shares a busy machine is not
+
+
+def settings(scenes: Path, model: Any, out: Path, /, **changes: Any) -> dict[str, Any]:
+    """A run of a few steps on the captions of `scenes`, in this process or by `Run`."""
+    values = {
+        "model": str(model), "data": [str(scenes / "captions.json")], "image_folder": str(scenes),
+        "output_dir": str(out), "learning_rate": 1e-3, "max_steps": 4, "save_steps": 2, "save_total_limit": 2,
+        "logging_steps": 1, "global_batch_size": 8, "micro_batch_size": 4, "max_length": 128, "pack_tokens": 256,
+        "dataloader_workers": 0, "report_to": [], "precision": "fp32", "gradient_checkpointing": False,
+    }  # fmt: skip
+    return values | changes
+
+
+def train_config(scenes: Path, model: Any, out: Path, /, **changes: Any) -> Any:
+    from trace_vlm.train.config import TrainConfig
+    from trace_vlm.utils.config import build_config
+
+    return build_config(TrainConfig, settings(scenes, model, out, **changes), "test")
+
+
+def logged(folder: Path, name: str = "loss") -> list[float]:
+    """What a run logged under `name`, step by step."""
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [entry[name] for entry in entries if name in entry]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())  # type: ignore[no-any-return]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from trace_vlm.model.checkpoint import load
+
+    return load(folder).model.state_dict()  # type: ignore[no-any-return]
+
+
+def changed_parts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """The parts of the model (language_model, vision_tower, ...) whose weights differ."""
+    import torch
+
+    return {name.split(".")[1] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
 
 
 @dataclass
@@ -49,19 +93,14 @@ class Run:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         logs = [self.folder.with_suffix(f".{rank}.log") for rank in range(self.processes)]
-        processes = [
-            CONTEXT.Process(
-                target=_work,
-                args=(rank, self.processes, port, str(self._path), str(log), self._sabotage(rank)),
-            )
-            for rank, log in enumerate(logs)
-        ]
+        processes = []
+        for rank, log in enumerate(logs):
+            sabotage = self.sabotage if rank == self.processes - 1 else ""
+            arguments = (rank, self.processes, port, str(self._path), str(log), sabotage)
+            processes.append(CONTEXT.Process(target=_work, args=arguments))
         for process in processes:
             process.start()
         return Started(processes, logs, time.monotonic())
-
-    def _sabotage(self, rank: int) -> str:
-        return self.sabotage if rank == self.processes - 1 else ""
 
     def to_its_end(self) -> Ended:
         ended = self.start().wait()
@@ -93,6 +132,14 @@ class Started:
             time.sleep(0.005)
         return self
 
+    def when_saved(self, folder: Path, step: int) -> Started:
+        return self.when(lambda: (folder / f"checkpoints/checkpoint-{step}").is_dir())
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+        self.wait()
+
 
 def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage: str) -> None:
     with open(log, "w") as file:
@@ -107,7 +154,7 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
 
     if sabotage:
         _spoil(sabotage)
-    train._end(run(train.main, ["--config", config]))
+    train.exit_process(run(train.main, ["--config", config]))
 
 
 def _spoil(sabotage: str) -> None:
@@ -124,7 +171,7 @@ def _spoil(sabotage: str) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             raise InputError("image_folder: is not on this node")
 
-        train._check_inputs = refused
+        train.check_inputs = refused
         return
 
     fetch, calls = RowDataset.__getitem__, [0]

@@ -45,24 +45,24 @@ def pictures():
 
 
 def _lines(dtype: torch.dtype) -> tuple[list[torch.Tensor], object]:
-    from trace_vlm.train import varlen_attention as packed
+    from trace_vlm.train import varlen_attention
 
     generator = torch.Generator("cuda").manual_seed(0)
-    line = packed.Line((300, 317, 900), None, torch.device("cuda"))
+    rows = varlen_attention.PackedRows((300, 317, 900), None, torch.device("cuda"))
     made = [torch.randn(1, 8, 900, 64, device="cuda", dtype=dtype, generator=generator) for _ in range(3)]
-    return [one.requires_grad_() for one in made], line
+    return [one.requires_grad_() for one in made], rows
 
 
 def test_varlen_attention_is_sdpa_row_by_row_forward_and_backward(monkeypatch):
-    from trace_vlm.train import varlen_attention as packed
+    from trace_vlm.train import varlen_attention
 
     found = []
     for varlen in (True, False):
-        tensors, line = _lines(torch.bfloat16)
-        assert packed.uses_varlen(tensors[0])
+        tensors, rows = _lines(torch.bfloat16)
+        assert varlen_attention.uses_varlen(tensors[0])
         if not varlen:
-            monkeypatch.setattr(packed, "uses_varlen", lambda tensor: False)
-        out, _ = packed.packed_attention(torch.nn.Module(), *tensors, None, 0.125, line=line)
+            monkeypatch.setattr(varlen_attention, "uses_varlen", lambda tensor: False)
+        out, _ = varlen_attention.packed_attention(torch.nn.Module(), *tensors, None, 0.125, packed_rows=rows)
         out.square().sum().backward()
         found.append([out.detach(), *(one.grad for one in tensors)])
     for one, other in zip(*found, strict=True):

@@ -1,27 +1,29 @@
-"""What the tests of training share: a few drawn views, and a cache of their own."""
+"""Fixtures of the training tests: drawn views, a cache of their own, a model a tenth of nano's size, a benchmark."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import shutil
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # before DeepSpeed is imported, in the server that runs are forked from
 
 import pytest
+from PIL import Image
 from scenes_by_hand import draw_views
 
 from trace_vlm.data.scenes import captions
+from trace_vlm.model import build
+from trace_vlm.model.checkpoint import Checkpoint, save
+from trace_vlm.model.presets import PRESETS
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """Tokenised records of the tests go to a folder of theirs."""
-    before = os.environ.get("TRACE_CACHE")
-    os.environ["TRACE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["TRACE_CACHE"]
-    else:
-        os.environ["TRACE_CACHE"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -33,21 +35,24 @@ def scenes(tmp_path_factory, cache):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A model of the nano model's kind, a tenth of its size: what several processes train in seconds."""
-    import dataclasses
-
-    from trace_vlm.model import build
-    from trace_vlm.model.checkpoint import Checkpoint, save
-    from trace_vlm.model.presets import PRESETS
-
     nano = PRESETS["nano-random"]
-    text = {**nano.text, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {**nano.vision, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "image_size": 32}
-    preset = dataclasses.replace(
-        nano, text={**text, "num_key_value_heads": 2}, vision={**vision, "num_attention_heads": 2, "patch_size": 8}
-    )
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text, vision = nano.text | small | {"num_key_value_heads": 2}, nano.vision | small
+    preset = dataclasses.replace(nano, text=text, vision=vision | {"image_size": 32, "patch_size": 8})
     tokenizer = build.nano_tokenizer()
     model = build.build_model(preset, tokenizer, seed=0)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save(Checkpoint(model, build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny"), folder)
     return folder
+
+
+@pytest.fixture
+def bench(scenes, tmp_path):
+    """A benchmark of one question whose mask is the whole image."""
+    bench = tmp_path / "bench"
+    (bench / "images").mkdir(parents=True)
+    (bench / "masks").mkdir()
+    shutil.copy(min((scenes / "images").iterdir()), bench / "images/a.png")
+    Image.new("L", (128, 128), 255).save(bench / "masks/7.png")
+    (bench / "point_questions.jsonl").write_text(json.dumps({"question_id": 7, "image": "a.png", "text": "Where?"}))
+    return bench

@@ -1,10 +1,9 @@
-"""Rows: what a shared image computes, what is guided, what is left out, what is refused."""
+"""Rows and the token cache: what is labelled and guided, what shares an image, what is left out or refused."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import pickle
 import re
 import subprocess
 import sys
@@ -15,20 +14,19 @@ import pytest
 import torch
 from parallel_workers import HOW, always_end
 from PIL import Image
-from rendering import MISSING
 from scenes_by_hand import draw_views
 
-from trace_vlm.core.images import patch_coverage
 from trace_vlm.core.prompts import IGNORE, template
-from trace_vlm.core.records import read_jsonl, read_samples
-from trace_vlm.data.scenes import captions, generate
+from trace_vlm.data.scenes import captions
 from trace_vlm.data.sources import __main__ as sources_cli
 from trace_vlm.train import token_cache
 from trace_vlm.train.dataset import Collator, RowDataset
-from trace_vlm.train.token_cache import KINDS, TASKS, open_records
+from trace_vlm.train.token_cache import KINDS, TASKS, encode_file, open_token_cache
 from trace_vlm.train.vision_pretraining import PatchLabels
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.parallel import WorkerDied
+
+STYLE = template("vicuna_v1")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +36,29 @@ def scenes(tmp_path_factory):
     return folder
 
 
-def dataset(scenes, nano, **options):
-    return RowDataset([scenes / "captions.json"], scenes, nano, **options)
+@pytest.fixture
+def samples(scenes):
+    return json.loads((scenes / "captions.json").read_text())
+
+
+@pytest.fixture
+def rows_of(scenes, nano, tmp_path):
+    """The rows of samples, written to a file first."""
+
+    def make(samples, folder=scenes, **options):
+        path = tmp_path / "data.json"
+        path.write_text(json.dumps(samples))
+        return RowDataset([path], folder, nano, **options)
+
+    return make
+
+
+def turns(*texts):
+    return [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
+
+
+def labelled_text(nano, item):
+    return nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE])
 
 
 def answer_logits(nano, batch):
@@ -50,232 +69,226 @@ def answer_logits(nano, batch):
     return logits[batch["labels"][:, 1:] != IGNORE]
 
 
-def test_questions_that_share_an_image_compute_what_separate_rows_compute(scenes, nano):
-    shared, single = dataset(scenes, nano, share_image=3), dataset(scenes, nano, share_image=1)
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def test_questions_that_share_an_image_compute_what_separate_rows_compute(rows_of, samples, nano):
+    shared, single = rows_of(samples, share_image=3), rows_of(samples)
     assert len(single) == single.samples == shared.samples > len(shared)
-    collate = Collator(0)
-    together = answer_logits(nano, collate([shared[0], shared[1]]))
-    count = len(shared.row(0).branches) + len(shared.row(1).branches)
-    apart = answer_logits(nano, collate([single[index] for index in range(count)]))
-    assert together.shape == apart.shape
-    assert torch.allclose(together, apart, atol=2e-5)
+    together = answer_logits(nano, Collator(0)([shared[0], shared[1]]))
+    apart = answer_logits(nano, Collator(0)([single[index] for index in range(len(shared.names([0, 1])))]))
+    assert together.shape == apart.shape and torch.allclose(together, apart, atol=2e-5)
 
 
-def test_a_branch_does_not_see_its_neighbours(scenes, nano):
-    rows = dataset(scenes, nano, share_image=3)
-    item = rows[0]
+def test_a_branch_does_not_see_its_neighbours(rows_of, samples, nano):
+    item = rows_of(samples, share_image=3)[0]
     before = answer_logits(nano, Collator(0)([item]))
     changed = {**item, "input_ids": item["input_ids"].clone()}
     last = item["branch"] == item["branch"].max()
     changed["input_ids"][last] = 5
     after = answer_logits(nano, Collator(0)([changed]))
     kept = int(((item["labels"] != IGNORE) & ~last).sum())
-    assert torch.equal(before[:kept], after[:kept])
-    assert not torch.allclose(before[kept:], after[kept:])
+    assert torch.equal(before[:kept], after[:kept]) and not torch.allclose(before[kept:], after[kept:])
 
 
-def test_a_guide_ties_the_digits_to_the_object_under_them(scenes, nano):
-    rows = dataset(scenes, nano, share_image=1, grounding=True)
-    item = rows[0]
+def test_labels_cover_the_answer_and_its_stop(rows_of, samples, nano):
+    assert labelled_text(nano, rows_of(samples)[0]) == samples[0]["conversations"][1]["value"] + "</s>"
+
+
+def test_a_guide_ties_the_digits_to_the_object_under_them(rows_of, samples, nano):
+    item = rows_of(samples, grounding=True)[0]
     positions, patches = item["guides"]
-    sample = json.loads((scenes / "captions.json").read_text())[0]
-    digits = sample["conversations"][1]["value"].split("(0.")[1].split(", 0.")
+    digits = samples[0]["conversations"][1]["value"].split("(0.")[1].split(", 0.")
     written = nano.tokenizer.convert_ids_to_tokens(item["input_ids"][positions + 1].tolist())
     assert written == [*digits[0], ",▁0.", *digits[1].rstrip(")")]
-    center = [float(part) for part in ("0." + digits[0], "0." + digits[1].rstrip(")"))]
-    column = int(center[0] * 8)
-    row = int((center[1] * 96 + 16) / 128 * 8)  # the image is padded above and below
-    assert patches.shape == (len(positions), 64)
+    x, y = (float(part) for part in ("0." + digits[0], "0." + digits[1].rstrip(")")))
+    row, column = int((y * 96 + 16) / 128 * 8), int(x * 8)  # the image is padded above and below
+    assert patches.shape == (len(positions), 64) and 1 <= patches[0].sum() <= 16
     assert patches.view(-1, 8, 8)[:, row, column].eq(1).all()
-    assert 1 <= patches[0].sum() <= 16
 
 
-def test_labels_cover_the_answer_and_its_stop(scenes, nano):
-    item = dataset(scenes, nano)[0]
-    text = nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE])
-    sample = json.loads((scenes / "captions.json").read_text())[0]
-    assert text == sample["conversations"][1]["value"] + "</s>"
+@pytest.fixture
+def shelf(tmp_path):
+    """A view whose instance map has floor (0), a table (1), an object (2) and a shelf (200), a quarter each."""
+    quarters = np.array([[0, 1], [2, 200]], np.uint8).repeat(64, 0).repeat(64, 1)
+    Image.fromarray(quarters).save(tmp_path / "instances.png")
+    Image.fromarray(quarters).convert("RGB").save(tmp_path / "image.png")
+    thing = {"instance": 2, "name": "red mug", "category": "mug", "color": "red", "center": [0.25, 0.75]}
+    view = {"view": "0", "image": "image.png", "instances": "instances.png", "objects": [thing]}
+    (tmp_path / "views.jsonl").write_text(json.dumps(view) + "\n")
+    return tmp_path
 
 
-def test_too_long_samples_are_named_and_never_cut(scenes, nano, tmp_path):
-    samples = json.loads((scenes / "captions.json").read_text())[:3]
-    samples[1]["conversations"][1]["value"] += " and so on" * 60
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps(samples))
-    rows = RowDataset([path], scenes, nano, max_length=128)
-    assert rows.too_long == [samples[1]["id"]]
-    assert rows.samples == 2
-    with pytest.raises(InputError, match="3 were too long"):
-        RowDataset([path], scenes, nano, max_length=70)
+def test_a_shelf_is_a_surface_that_guides_nothing(rows_of, shelf, nano):
+    places = {"shelf": (0.75, 0.75), "table": (0.75, 0.25), "object": (0.25, 0.75)}
+    samples = [
+        {"id": name, "image": "image.png", "meta": {"instances": "instances.png"},
+         "conversations": turns("<image>\nWhere?", f"[({x:.3f}, {y:.3f})]")}
+        for name, (x, y) in places.items()
+    ]  # fmt: skip
+    rows = rows_of(samples, shelf, grounding=True)
+    assert [len(rows[row]["guides"][0]) > 0 for row in range(3)] == [False, False, True]
+    data = PatchLabels([str(shelf)], nano)
+    categories = data[0]["labels"][1].view(8, 8)
+    names = [data.categories[int(categories[row, column])] for row, column in ((0, 0), (0, 7), (7, 0), (7, 7))]
+    assert names == ["floor", "surface", "mug", "surface"]
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"conversations": [{"from": "human", "value": "no tag"}, {"from": "gpt", "value": "x"}]}, "0 <image> tags"),
-        ({"conversations": [{"from": "gpt", "value": "x"}]}, "alternate"),
-    ],
-)
-def test_a_broken_sample_is_named(scenes, nano, tmp_path, change, said):
-    sample = {**json.loads((scenes / "captions.json").read_text())[0], "id": "the-broken-one", **change}
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps([sample]))
-    with pytest.raises(InputError, match=f"the-broken-one.*{said}"):
-        RowDataset([path], scenes, nano)
-
-
-def test_text_only_samples_go_beside_pictures(scenes, nano, tmp_path):
-    text = {"id": "t", "conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps([text, json.loads((scenes / "captions.json").read_text())[0]]))
-    rows = RowDataset([path], scenes, nano)
+def test_text_only_samples_go_beside_images(rows_of, samples, nano):
+    rows = rows_of([{"id": "t", "conversations": turns("2+2?", "4")}, samples[0]])
     batch = Collator(0)([rows[0], rows[1]])
-    assert batch["pixel_values"].shape[0] == 1
-    assert torch.isfinite(answer_logits(nano, batch)).all()
+    assert batch["pixel_values"].shape[0] == 1 and torch.isfinite(answer_logits(nano, batch)).all()
 
 
-def test_a_batch_beyond_the_limit_is_cut_behind_an_answer_and_never_inside_one(scenes, nano, tmp_path):
-    sample = json.loads((scenes / "captions.json").read_text())[0]
-    question, answer = sample["conversations"][:2]
-    more = {"from": "human", "value": "And now?"}
-    long = {"from": "gpt", "value": "No more" + " and so on" * 40 + "."}
-    sample["conversations"] = [question, answer, more, dict(answer), more, long]
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps([sample, {**sample, "id": "short", "conversations": [question, answer]}]))
-    whole = RowDataset([path], scenes, nano)
-    cut = RowDataset([path], scenes, nano, max_length=140, too_long="cut")
-    assert (cut.cut, cut.too_long, len(cut)) == ([sample["id"]], [], 2)
-    assert RowDataset([path], scenes, nano, max_length=140).too_long == [sample["id"]]
-    item = cut[0]
-    assert len(item["input_ids"]) == cut.lengths[0] <= 140 < whole.lengths[0]
-    learned = nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE])
-    assert learned.split("</s>") == [answer["value"], " " + answer["value"], ""]
-    assert torch.equal(item["input_ids"], whole[0]["input_ids"][: len(item["input_ids"])])
-
-
-def test_a_broken_picture_is_replaced_told_and_not_learned_from(scenes, nano, tmp_path):
-    samples = json.loads((scenes / "captions.json").read_text())[:2]
-    images = tmp_path / "images"
-    images.mkdir()
-    samples = [{**sample, "image": f"{index}.png"} for index, sample in enumerate(samples)]
-    source = json.loads((scenes / "captions.json").read_text())[0]["image"]
-    (images / "0.png").write_bytes((scenes / source).read_bytes()[:200])
-    (images / "1.png").write_bytes((scenes / source).read_bytes())
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps(samples))
-    rows = RowDataset([path], images, nano)
-    batch = Collator(0)([rows[0], rows[1]])
-    assert list(batch["broken"]) == [0] and "0.png cannot be read" in batch["broken"][0]
-    assert (batch["labels"][0] == IGNORE).all() and (batch["labels"][1] != IGNORE).any()
-    assert torch.equal(batch["pixel_values"][0], rows.blank_pixels())
-    with pytest.raises(InputError, match="image_folder: none of 2 images was found"):
-        RowDataset([path], tmp_path / "elsewhere", nano)
-
-
-def test_tokens_know_whether_they_reason_or_answer_and_for_which_task(nano, tmp_path):
+def test_labels_know_their_kind_and_task(rows_of, nano, tmp_path):
     reasoning = "**Reasoning Process:**\n1. **Identify the reference object:** the cup\n\n"
     answer = "**Final Answer:**\n[(0.46, 0.52)]"
-    turns = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": reasoning + answer}]
     samples = [
-        {"id": 1, "conversations": turns, "task": "free_space"},
-        {"id": 2, "conversations": [turns[0], {"from": "gpt", "value": "[(0.46, 0.52)]"}], "task": "object_reference"},
-        {"id": 3, "conversations": [turns[0], {"from": "gpt", "value": "A red cup."}]},
+        {"id": 1, "conversations": turns("Where?", reasoning + answer), "task": "free_space"},
+        {"id": 2, "conversations": turns("Where?", "[(0.46, 0.52)]"), "task": "object_reference"},
+        {"id": 3, "conversations": turns("Where?", "A red cup.")},
     ]
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps(samples))
-    rows = RowDataset([path], tmp_path, nano)
+    rows = rows_of(samples, tmp_path)
 
-    def told(index, task, kind):
-        item = rows[index]
-        return nano.tokenizer.decode(
-            item["input_ids"][item["kinds"] == TASKS.index(task) * len(KINDS) + KINDS.index(kind)]
-        )
+    def text(index, task, kind):
+        item, cell = rows[index], TASKS.index(task) * len(KINDS) + KINDS.index(kind)
+        return nano.tokenizer.decode(item["input_ids"][item["kinds"] == cell])
 
-    assert told(0, "free_space", "reasoning").strip() == reasoning.strip()
-    assert told(0, "free_space", "answer").strip() == answer + "</s>"
-    assert told(1, "object_reference", "answer") == "[(0.46, 0.52)]</s>"
-    assert told(2, "other", "text") == "A red cup.</s>"
-    for index in range(3):
-        item = rows[index]
-        assert torch.equal(item["kinds"] >= 0, item["labels"] != IGNORE)
-
-
-def test_data_is_converted_once_for_its_content(scenes, nano, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACE_CACHE", str(tmp_path / "cache"))
-    path = tmp_path / "data.json"
-    path.write_text((scenes / "captions.json").read_text())
-    first = open_records(path, nano.tokenizer, template("vicuna_v1"))
-    stamp = first.path.stat().st_mtime_ns
-    (tmp_path / "copy.json").write_text(path.read_text())
-    again = [open_records(one, nano.tokenizer, template("vicuna_v1")) for one in (path, tmp_path / "copy.json")]
-    assert {one.path for one in again} == {first.path} and first.path.stat().st_mtime_ns == stamp
-    assert open_records(path, nano.tokenizer, template("plain")).path != first.path
-    path.write_text(json.dumps(json.loads(path.read_text())[1:]))
-    changed = open_records(path, nano.tokenizer, template("vicuna_v1"))
-    assert changed.path != first.path and len(changed) == len(first) - 1
-    path.write_text('[{"id": "x", "conversations": []}]')
-    with pytest.raises(InputError):
-        open_records(path, nano.tokenizer, template("vicuna_v1"))
-    assert not list((tmp_path / "cache").glob(".*.tmp*"))
-
-
-def test_what_a_kill_or_a_full_disk_left_in_the_cache_is_made_again(scenes, nano, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACE_CACHE", str(tmp_path / "cache"))
-    path = tmp_path / "data.json"
-    path.write_text((scenes / "captions.json").read_text())
-    first = open_records(path, nano.tokenizer, template("vicuna_v1"))
-    whole = first.path.read_bytes()
-    left = tmp_path / "cache" / f".{first.path.stem}.77.tmp.arrow"
-    left.write_bytes(b"half")
-    first.path.write_bytes(whole[: len(whole) // 2])
-    for note in (tmp_path / "cache").glob("*.json"):
-        note.write_text("")
-    again = open_records(path, nano.tokenizer, template("vicuna_v1"))
-    assert again.path.read_bytes() == whole and not left.exists()
-
-
-def test_a_process_that_is_killed_while_it_tokenises_is_replaced(scenes, nano, tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "ROWS", 4)
-    path = scenes / "captions.json"
-    alone = [
-        token_cache._encode_chunk(nano.tokenizer, template("vicuna_v1"), chunk)
-        for chunk in token_cache._chunks(read_samples(path))
-    ]
-    encoded = token_cache._encoded_by(2, path, nano.tokenizer, template("vicuna_v1"))
-    first = next(encoded)
-    for child in multiprocessing.active_children():
-        child.kill()
-    assert [first, *encoded] == alone and len(alone) > 4
-
-
-@pytest.mark.parametrize("how", HOW)
-def test_samples_that_end_every_process_which_tokenises_them_are_named(scenes, nano, tmp_path, monkeypatch, how):
-    monkeypatch.setattr(token_cache, "ROWS", 4)
-    monkeypatch.setattr(token_cache, "_encode_chunk", partial(always_end, how))
-    encoded = token_cache._encoded_by(2, scenes / "captions.json", nano.tokenizer, template("vicuna_v1"))
-    with pytest.raises(
-        WorkerDied, match="captions.json, samples 0 to 3 could not be tokenised: .*" + re.escape(HOW[how])
-    ):
-        list(encoded)
+    assert text(0, "free_space", "reasoning").strip() == reasoning.strip()
+    assert text(0, "free_space", "answer").strip() == answer + "</s>"
+    assert text(1, "object_reference", "answer") == "[(0.46, 0.52)]</s>"
+    assert text(2, "other", "text") == "A red cup.</s>"
+    assert all(torch.equal(rows[index]["kinds"] >= 0, rows[index]["labels"] != IGNORE) for index in range(3))
 
 
 @pytest.mark.parametrize("share_image", [1, 2])
-def test_an_image_that_comes_with_a_later_question_moves_no_label(scenes, nano, tmp_path, share_image):
-    samples = json.loads((scenes / "captions.json").read_text())[:2]
-    for sample in samples:
-        later = sample["conversations"]
+def test_an_image_that_comes_with_a_later_question_moves_no_label(rows_of, samples, nano, share_image):
+    for sample in samples[:2]:
         sample["image"] = samples[0]["image"]
-        sample["conversations"] = [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "It is 4."}, *later]
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps(samples))
-    rows = RowDataset([path], scenes, nano, share_image=share_image)
+        sample["conversations"] = [*turns("2+2?", "It is 4."), *sample["conversations"]]
+    rows = rows_of(samples[:2], share_image=share_image)
     assert len(rows) == 2  # the answer before the image is each sample's own
-    for row, sample in enumerate(samples):
-        item = rows[row]
+    for row, sample in enumerate(samples[:2]):
         answers = [turn["value"] + "</s>" for turn in sample["conversations"][1::2]]
-        assert nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE]) == " ".join(answers)
-        assert int((item["labels"] == nano.image_token_id).sum()) == 0
-        assert torch.equal(item["kinds"] >= 0, item["labels"] != IGNORE)
+        assert labelled_text(nano, rows[row]) == " ".join(answers)
+        assert int((rows[row]["labels"] == nano.image_token_id).sum()) == 0
+        assert torch.equal(rows[row]["kinds"] >= 0, rows[row]["labels"] != IGNORE)
+
+
+# --- what is left out, cut or refused -------------------------------------------------------------
+
+
+def test_too_long_samples_are_named_and_left_out(rows_of, samples):
+    samples[1]["conversations"][1]["value"] += " and so on" * 60
+    rows = rows_of(samples[:3], max_length=128)
+    assert (rows.too_long, rows.samples) == ([samples[1]["id"]], 2)
+    with pytest.raises(InputError, match=r"data\.json"):
+        rows_of(samples[:3], max_length=70)
+
+
+def test_a_long_conversation_is_cut_after_an_answer_and_never_inside_one(rows_of, samples, nano):
+    question, answer = samples[0]["conversations"][:2]
+    short = {**samples[0], "id": "short", "conversations": [question, answer]}
+    more = turns("And now?", answer["value"], "And now?", "No more" + " and so on" * 40 + ".")
+    data = [{**samples[0], "conversations": [question, answer, *more]}, short]
+    complete, cut = rows_of(data), rows_of(data, max_length=140, too_long="cut")
+    assert (cut.cut, cut.too_long, len(cut)) == ([samples[0]["id"]], [], 2)
+    assert rows_of(data, max_length=140).too_long == [samples[0]["id"]]
+    item = cut[0]
+    assert len(item["input_ids"]) == cut.lengths[0] <= 140 < complete.lengths[0]
+    assert labelled_text(nano, item).split("</s>") == [answer["value"], " " + answer["value"], ""]
+    assert torch.equal(item["input_ids"], complete[0]["input_ids"][: len(item["input_ids"])])
+
+
+@pytest.mark.parametrize("conversation", [turns("no tag", "x"), turns("x", "x")[1:]])
+def test_a_broken_sample_is_named(rows_of, samples, conversation):
+    with pytest.raises(InputError, match="the-broken-one"):
+        rows_of([{**samples[0], "id": "the-broken-one", "conversations": conversation}])
+
+
+def test_a_broken_image_is_replaced_and_not_learned_from(rows_of, samples, scenes, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    content = (scenes / samples[0]["image"]).read_bytes()
+    (folder / "0.png").write_bytes(content[:200])
+    (folder / "1.png").write_bytes(content)
+    data = [{**sample, "image": f"{index}.png"} for index, sample in enumerate(samples[:2])]
+    rows = rows_of([*data, {**data[1], "id": "out", "image": str(scenes / samples[0]["image"])}], folder)
+    batch = Collator(0)([rows[0], rows[1], rows[2]])
+    assert list(batch["broken"]) == [0, 2] and "0.png" in batch["broken"][0]  # 2: outside of the folder
+    assert [bool((labels != IGNORE).any()) for labels in batch["labels"]] == [False, True, False]
+    assert torch.equal(batch["pixel_values"][0], rows.blank_pixels())
+    with pytest.raises(InputError, match="image_folder: "):
+        rows_of(data, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(("name", "place"), [("views/0.png", "images/views/0.png"), ("images/0.png", "0.png")])
+def test_training_finds_images_where_the_check_finds_them(rows_of, samples, scenes, tmp_path, name, place):
+    """In the folder's images/, and, for names that carry the folder, beside it."""
+    folder = tmp_path / "data" / "images"
+    (folder / place).parent.mkdir(parents=True)
+    (folder / place).write_bytes((scenes / samples[0]["image"]).read_bytes())
+    rows = rows_of([{**samples[0], "image": name}], folder)
+    assert "broken" not in rows[0]
+    flags = ["--data", str(tmp_path / "data.json"), "--image-folder", str(folder), "--workers", "1"]
+    assert sources_cli.main(["check", *flags]) in (0, None)
+
+
+# --- the token cache ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "data.json"
+    path.write_text((scenes / "captions.json").read_text())
+    return path
+
+
+def test_data_is_tokenized_once_for_its_content(data, nano, tmp_path):
+    first = open_token_cache(data, nano.tokenizer, STYLE)
+    stamp = first.path.stat().st_mtime_ns
+    (tmp_path / "copy.json").write_text(data.read_text())
+    paths = {open_token_cache(path, nano.tokenizer, STYLE).path for path in (data, tmp_path / "copy.json")}
+    assert paths == {first.path} and first.path.stat().st_mtime_ns == stamp
+    assert open_token_cache(data, nano.tokenizer, template("plain")).path != first.path
+    data.write_text(json.dumps(json.loads(data.read_text())[1:]))
+    changed = open_token_cache(data, nano.tokenizer, STYLE)
+    assert changed.path != first.path and len(changed) == len(first) - 1
+    data.write_text('[{"id": "x", "conversations": []}]')
+    with pytest.raises(InputError):
+        open_token_cache(data, nano.tokenizer, STYLE)
+    assert not list((tmp_path / "cache").glob(".*.tmp*"))
+
+
+def test_what_a_kill_or_a_full_disk_left_is_made_again(data, nano, tmp_path):
+    first = open_token_cache(data, nano.tokenizer, STYLE)
+    content = first.path.read_bytes()
+    leftover = tmp_path / "cache" / f".{first.path.stem}.77.tmp.arrow"
+    leftover.write_bytes(b"half")
+    first.path.write_bytes(content[: len(content) // 2])
+    for note in (tmp_path / "cache").glob("*.json"):
+        note.write_text("")
+    again = open_token_cache(data, nano.tokenizer, STYLE)
+    assert again.path.read_bytes() == content and not leftover.exists()
+
+
+def test_a_process_that_is_killed_while_it_tokenizes_is_replaced(data, nano, monkeypatch):
+    monkeypatch.setattr(token_cache, "ROWS", 4)
+    alone = list(encode_file(data, nano.tokenizer, STYLE))
+    batches = encode_file(data, nano.tokenizer, STYLE, workers=2)
+    first = next(batches)
+    for child in multiprocessing.active_children():
+        child.kill()
+    assert [first, *batches] == alone and len(alone) > 4
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_samples_that_end_every_process_which_tokenizes_them_are_named(data, nano, monkeypatch, how):
+    monkeypatch.setattr(token_cache, "ROWS", 4)
+    monkeypatch.setattr(token_cache, "encode_chunk", partial(always_end, how))
+    with pytest.raises(WorkerDied, match=r"samples 0 to 3 of .*data\.json.*" + re.escape(HOW[how])):
+        list(encode_file(data, nano.tokenizer, STYLE, workers=2))
 
 
 MEMORY = """
@@ -283,7 +296,7 @@ import sys
 import numpy as np, pyarrow as pa
 import psutil
 from pathlib import Path
-from trace_vlm.train.token_cache import ROWS, SCHEMA, Records
+from trace_vlm.train.token_cache import ROWS, SCHEMA, TokenCache
 
 rows, tokens, path = int(sys.argv[1]), 330, Path(sys.argv[2])
 if not path.exists():
@@ -301,110 +314,22 @@ if not path.exists():
             writer.write_batch(batch)
     sys.exit()
 before = psutil.Process().memory_full_info()
-records = Records(path)
-lengths, pictured = records.column("tokens"), records.with_image()
-order = np.random.default_rng(0).permutation(len(records))
+cache = TokenCache(path)
+lengths, has_image = cache.lengths(), cache.has_image()
+order = np.random.default_rng(0).permutation(len(cache))
 for index in order[:20000]:
-    record = records[int(index)]
+    sample = cache[int(index)]
 after = psutil.Process().memory_full_info()
-print(len(records), (after.uss - before.uss) / 2**20, (after.rss - before.rss) / 2**20, path.stat().st_size / 2**20)
+print(len(cache), (after.uss - before.uss) / 2**20, (after.rss - before.rss) / 2**20, path.stat().st_size / 2**20)
 """
 
 
 @pytest.mark.parametrize("rows", [51_200, pytest.param(1_400_320, marks=pytest.mark.slow)])
-def test_a_process_maps_its_records_instead_of_holding_them(rows, tmp_path):
+def test_a_process_maps_its_samples_instead_of_holding_them(rows, tmp_path):
     command = [sys.executable, "-c", MEMORY, str(rows), str(tmp_path / "big.arrow")]
     subprocess.run(command, check=True)  # writes
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    count, own, resident, size = map(float, told)
-    print(f"{count:.0f} records of {size:.0f} MiB: {own:.0f} MiB a process, {resident:.0f} MiB with shared pages")
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    count, own, resident, size = map(float, output.split())
+    print(f"{count:.0f} samples of {size:.0f} MiB: {own:.0f} MiB a process, {resident:.0f} MiB with shared pages")
     assert count == rows and own < 100 + 60 * rows / 1e6 < 300
     (tmp_path / "big.arrow").unlink()
-
-
-# --- where files lie, and what an instance map says -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("place", ["images", "images/images"])
-def test_training_finds_pictures_where_the_check_finds_them(scenes, nano, tmp_path, capsys, place):
-    """In the folder's images/, and, for names that carry the folder, beside it."""
-    sample = json.loads((scenes / "captions.json").read_text())[0]
-    path = tmp_path / "data.json"
-    names = {"images": "views/0.png", "images/images": "images/0.png"}
-    path.write_text(json.dumps([{**sample, "image": names[place]}]))
-    folder = tmp_path / "data" / "images"
-    target = {"images": folder / "images" / "views" / "0.png", "images/images": folder / "0.png"}[place]
-    target.parent.mkdir(parents=True)
-    target.write_bytes((scenes / sample["image"]).read_bytes())
-    flags = ["--data", str(path), "--image-folder", str(folder), "--workers", "1"]
-    assert sources_cli.main(["check", *flags]) in (0, None)
-    rows = RowDataset([path], folder, nano)
-    assert "broken" not in rows[0] and (rows[0]["labels"] != IGNORE).any()
-    pickle.loads(pickle.dumps(rows._images)).find("x")  # for a loader's processes
-
-
-def test_a_picture_outside_the_folder_is_not_learned_from(scenes, nano, tmp_path):
-    sample = json.loads((scenes / "captions.json").read_text())[0]
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps([sample, {**sample, "id": "out", "image": str(scenes / sample["image"])}]))
-    rows = RowDataset([path], scenes, nano)
-    assert "leaves the image folder" in rows[1]["broken"] and "broken" not in rows[0]
-
-
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory):
-    """Two views of a generated room, of which shelves and side tables are seen too."""
-    if MISSING:
-        pytest.skip(MISSING)
-    out = tmp_path_factory.mktemp("rooms") / "data"
-    assert generate.main(f"--out {out} --scenes 1 --views 2 --seed 3 --size 128 --workers 1".split()) == 0
-    return out
-
-
-def further_surface(folder):
-    """A view, and a place (x, y) on the largest further surface of it: the middle of a window that is nothing else."""
-    for _, view in read_jsonl(folder / "views.jsonl"):
-        instances = np.asarray(Image.open(folder / view["instances"]))
-        windows = np.lib.stride_tricks.sliding_window_view(instances, (3, 3)).reshape(126, 126, 9)
-        rows, columns = np.nonzero((windows >= 200).all(2))
-        if len(rows):
-            middle = len(rows) // 2
-            return view, ((columns[middle] + 1.5) / 128, (rows[middle] + 1.5) / 128)
-    raise AssertionError("no view shows a further surface: take another seed")
-
-
-def test_a_free_place_on_a_shelf_guides_nothing(rooms, nano, tmp_path):
-    view, (x, y) = further_surface(rooms)
-    thing = view["objects"][0]
-    turns = {place: [{"from": "human", "value": "<image>\nWhere?"}, {"from": "gpt", "value": f"[({a:.3f}, {b:.3f})]"}]
-             for place, (a, b) in {"shelf": (x, y), "thing": thing["center"]}.items()}  # fmt: skip
-    path = tmp_path / "data.json"
-    path.write_text(json.dumps([
-        {"id": name, "image": view["image"], "meta": {"instances": view["instances"]}, "conversations": turns[name]}
-        for name in turns
-    ]))  # fmt: skip
-    rows = RowDataset([path], rooms, nano, grounding=True)
-    guides = {rows.names([row])[0]: rows[row]["guides"][0] for row in range(2)}
-    assert len(guides["thing"]) > 0 and len(guides["shelf"]) == 0
-
-
-def test_patches_of_a_shelf_are_labelled_as_a_surface(rooms, nano):
-    data = PatchLabels([str(rooms)], nano)
-    shelves = 0
-    for index, (_, view) in enumerate(data.views):
-        instances = np.asarray(Image.open(rooms / view["instances"]))
-        floor, main, surfaces, things = (
-            patch_coverage(region, nano.patches_per_side).reshape(-1)
-            for region in (
-                instances == 0,
-                instances == 1,
-                (instances == 1) | (instances >= 200),
-                (instances >= 2) & (instances < 200),
-            )
-        )
-        labels = data[index]["labels"][1].numpy()
-        bare = things < 0.02
-        assert (labels[bare & (surfaces > floor)] == data.categories.index("surface")).all()
-        assert (labels[bare & (surfaces < floor)] == data.categories.index("floor")).all()
-        shelves += int((bare & (surfaces > floor) & (main < floor)).sum())
-    assert shelves, "no patch shows more of a shelf than of the floor: take another seed"

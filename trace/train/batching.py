@@ -1,92 +1,164 @@
-"""Which rows of an optimizer step go into one forward pass: by number, by length, or laid end to end up to a budget.
+"""Which rows make an optimizer step, and which of them each process takes in each forward pass.
 
-The rows of a step are chosen before this module is asked, by a shuffle alone. What happens here never changes them,
-so packed, grouped and padded runs see the same rows in the same step and differ only in how much padding they pay.
-Nothing here needs torch.
+A step's rows depend on the seed, the epoch and the step alone: not on the number of processes, on packing or on
+grouping, which only decide how much padding is paid. A run therefore continues on another number of GPUs with the same
+steps. Rows left over at the end of an epoch, fewer than a step, are not used in it; the next shuffle leaves out others.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..utils.command import InputError
 
-Bins = list[list[int]]
+Batches = list[list[int]]
+Layout = Literal["in_order", "by_length", "packed"]
 
 
-def in_order(rows: NDArray[np.int64], size: int) -> Bins:
-    """Consecutive rows, `size` a forward pass."""
+def batch_in_order(rows: NDArray[np.int64], size: int) -> Batches:
+    """Split rows into batches of `size`, in their order."""
     return [rows[start : start + size].tolist() for start in range(0, len(rows), size)]
 
 
-def by_length(rows: NDArray[np.int64], lengths: NDArray[np.int32], size: int) -> Bins:
-    """Rows of like length together, `size` a forward pass, the longest first.
+def batch_by_length(rows: NDArray[np.int64], lengths: NDArray[np.int32], size: int) -> Batches:
+    """Split rows into batches of `size` rows of similar length, longest first.
 
-    A picture is hundreds of tokens, so that texts and pictures part by themselves.
+    An image is hundreds of tokens, so texts and images separate by themselves.
     """
-    return in_order(rows[np.argsort(-lengths[rows], kind="stable")], size)
+    return batch_in_order(rows[np.argsort(-lengths[rows], kind="stable")], size)
 
 
-def laid_out(rows: NDArray[np.int64], lengths: NDArray[np.int32], bins: int) -> Bins:
-    """`bins` lines of almost equal length: each row, the longest first, goes to the line that is shortest so far.
+def pack_rows(rows: NDArray[np.int64], lengths: NDArray[np.int32], count: int) -> Batches:
+    """Distribute rows over `count` batches of almost equal length: the longest row goes to the shortest batch so far.
 
-    The lines come longest first, so that neighbours, which go to different processes at the same time, are alike.
+    Batches come longest first, so that neighbours, which different processes take at the same time, are similar.
     """
     order = rows[np.argsort(-lengths[rows], kind="stable")]
-    heap = [(0, number) for number in range(bins)]
-    lines: Bins = [[] for _ in range(bins)]
+    heap = [(0, number) for number in range(count)]
+    batches: Batches = [[] for _ in range(count)]
     for row in order.tolist():
         tokens, number = heapq.heappop(heap)
-        lines[number].append(row)
+        batches[number].append(row)
         heapq.heappush(heap, (tokens + int(lengths[row]), number))
     totals = {number: tokens for tokens, number in heap}
-    return [lines[number] for number in sorted(range(bins), key=lambda number: -totals[number])]
+    return [batches[number] for number in sorted(range(count), key=lambda number: -totals[number])]
 
 
-def passes_needed(
+def count_passes(
     steps: Sequence[NDArray[np.int64]], lengths: NDArray[np.int32], budget: int, processes: int, reserve: int = 0
 ) -> int:
-    """Forward passes a step of one process, the fewest for which every line of every step keeps the budget.
+    """Return the fewest forward passes a step and process with which every packed batch keeps the token budget.
 
     Args:
         steps: the rows of every step of the run.
-        budget: tokens a line may have.
-        reserve: tokens that an empty picture would add to a line without pictures.
+        budget: tokens of a packed batch.
+        reserve: tokens that a blank image adds to a batch without images.
     Raises:
-        InputError: the budget is smaller than a row, or a step has fewer rows than there are lines to fill.
+        InputError: the budget is smaller than a row, or a step has fewer rows than batches.
     """
     longest = max(int(lengths[rows].max()) for rows in steps)
     if longest + reserve > budget:
-        raise InputError(f"pack_tokens: {budget} is less than the longest row, {longest + reserve} tokens; raise it")
+        raise InputError(f"pack_tokens: {budget} is less than the longest row, {longest + reserve} tokens. Raise it.")
     heaviest = max(int(lengths[rows].sum(dtype=np.int64)) for rows in steps)
-    passes = max(1, -(-heaviest // (budget * processes)))
     fewest = min(len(rows) for rows in steps)
+    passes = max(1, -(-heaviest // (budget * processes)))
     for rows in steps:
-        while _longest_line(rows, lengths, passes * processes) + reserve > budget:
+        while passes * processes <= fewest:
+            first = pack_rows(rows, lengths, passes * processes)[0]  # the longest
+            if int(lengths[first].sum()) + reserve <= budget:
+                break
             passes += 1
-            if passes * processes > fewest:
-                raise InputError(
-                    f"pack_tokens: {fewest} rows a step do not fit {budget} tokens on {processes} processes; "
-                    "raise pack_tokens or lower max_length"
-                )
     if passes * processes > fewest:
-        raise InputError(f"global_batch_size: {fewest} rows a step are fewer than {passes} x {processes} lines to fill")
+        raise InputError(
+            f"pack_tokens: {fewest} rows a step do not fill {passes} x {processes} packed batches of {budget} tokens. "
+            "Raise pack_tokens or global_batch_size, or lower max_length."
+        )
     return passes
 
 
-def _longest_line(rows: NDArray[np.int64], lengths: NDArray[np.int32], bins: int) -> int:
-    return int(lengths[laid_out(rows, lengths, bins)[0]].sum())
+def padding_share(steps: Sequence[Batches], lengths: NDArray[np.int32]) -> float:
+    """Return the share of padding tokens when every batch is padded to its longest row."""
+    batches = [lengths[rows] for step in steps for rows in step]
+    padded = sum(int(batch.max()) * len(batch) for batch in batches)
+    return 1 - sum(int(batch.sum()) for batch in batches) / padded
 
 
-def padding_share(steps: Sequence[Bins], lengths: NDArray[np.int32]) -> float:
-    """The share of tokens that are padding when every forward pass is padded to its longest row."""
-    real = padded = 0
-    for bins in steps:
-        for rows in bins:
-            real += int(lengths[rows].sum())
-            padded += int(lengths[rows].max()) * len(rows)
-    return 1 - real / padded
+@dataclass(frozen=True)
+class BatchSchedule:
+    """The rows of every step of a run. Packing looks ahead at all `steps`, because every step must fit its passes.
+
+    Raises:
+        InputError: there are fewer rows than a step takes.
+    """
+
+    lengths: NDArray[np.int32]
+    rows_a_step: int
+    seed: int
+    layout: Layout
+    micro_batch: int  # rows a forward pass, unless packed
+    processes: int
+    steps: int
+    budget: int = 0  # tokens of a packed batch
+    reserve: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps_an_epoch < 1:
+            raise InputError(
+                f"global_batch_size: {self.rows_a_step} is more than the {len(self.lengths)} rows. Lower it."
+            )
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return len(self.lengths) // self.rows_a_step
+
+    def passes(self) -> int:
+        """Return the forward passes of one process in a step."""
+        if self.layout != "packed":
+            return self.rows_a_step // (self.micro_batch * self.processes)
+        epochs = range(-(-self.steps // self.steps_an_epoch))
+        steps = [rows for epoch in epochs for rows in self.steps_of(epoch)][: self.steps]
+        return count_passes(steps, self.lengths, self.budget, self.processes, self.reserve)
+
+    def steps_of(self, epoch: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of each step of an epoch."""
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).numpy()
+        for step in range(self.steps_an_epoch):
+            yield order[step * self.rows_a_step : (step + 1) * self.rows_a_step]
+
+    def batches(self, rows: NDArray[np.int64], passes: int) -> Batches:
+        """Return the batches of a step: process p takes numbers p, p + processes, ..."""
+        if self.layout == "packed":
+            return pack_rows(rows, self.lengths, passes * self.processes)
+        if self.layout == "by_length":
+            return batch_by_length(rows, self.lengths, self.micro_batch)
+        return batch_in_order(rows, self.micro_batch)
+
+
+class ProcessBatchSampler:
+    """The batches of one process, as a DataLoader's `batch_sampler`."""
+
+    def __init__(self, schedule: BatchSchedule, process: int, passes: int) -> None:
+        self.schedule, self.process, self.passes, self.epoch = schedule, process, passes, 0
+
+    @property
+    def batch_sampler(self) -> ProcessBatchSampler:
+        """Itself: the Trainer looks for `set_epoch` here."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.schedule.steps_an_epoch * self.passes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self.schedule.steps_of(self.epoch):
+            yield from self.schedule.batches(rows, self.passes)[self.process :: self.schedule.processes]

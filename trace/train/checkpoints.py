@@ -1,10 +1,10 @@
-"""Checkpoints while training goes on: written whole, found again, and read by another number of processes.
+"""Checkpoints of a running training: which one a killed run resumes from, and how another number of processes reads it.
 
-Sharded optimizer states of DeepSpeed belong to the number of processes that wrote them. Another number reads them
-through DeepSpeed's universal format, with two repairs that ZeRO needs there: its parameter groups would share one
-step counter, which each of them then raises, and all would get the settings of the first one.
+DeepSpeed's sharded optimizer states belong to the number of processes that wrote them. Another number reads them
+through its universal format, with two repairs that ZeRO needs: its parameter groups would share one step counter, which
+each of them increases, and all would get the settings of the first one.
 
-DeepSpeed's states are pickles, and reading a pickle can run anything: resume only what you wrote yourself.
+DeepSpeed's states are pickles, and loading a pickle can run any code: resume only what you wrote yourself.
 """
 
 from __future__ import annotations
@@ -18,92 +18,81 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from ..utils.command import InputError
 from ..utils.files import read_json, write_json
 
-UNFINISHED = ".unfinished"
+UNFINISHED = ".unfinished"  # where a checkpoint is written before it is moved to its place
 WORLD = "world.json"
-NO_ROOM = 4 << 20  # bytes
+FULL_DISK = 4 << 20  # bytes that are left on a full disk
 
 
-def note_world(checkpoint: Path, processes: int) -> None:
+def write_world_size(checkpoint: Path, processes: int) -> None:
     write_json(checkpoint / WORLD, {"processes": processes})
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; what a kill left half written lies elsewhere and is not looked at."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / WORLD).is_file()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """Return the newest complete checkpoint, None if there is none."""
+    complete = [path for path in folder.glob("checkpoint-*") if (path / WORLD).is_file()]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """What writes inside fails in as many ways as it uses libraries; an InputError where the disk has no room."""
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Turn whatever the writing libraries raise on a full disk into an InputError."""
     try:
         yield
-    except Exception as error:
-        if shutil.disk_usage(folder).free > NO_ROOM:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if shutil.disk_usage(folder).free > FULL_DISK:
             raise
         raise InputError(
-            f"output_dir: the disk of {folder} is full, the model could not be written ({' '.join(str(error).split())}); "
-            "make room, and the same command continues from the last save"
+            f"output_dir: the disk of {folder} is full, the model was not written ({' '.join(str(error).split())}). "
+            "Free some space; the same command continues from the last checkpoint."
         ) from None
 
 
 @contextmanager
-def universal(trainer: Any, checkpoint: str | None) -> Iterator[None]:
-    """Inside, DeepSpeed loads `checkpoint` although another number of processes wrote it."""
+def any_world_size(trainer: Any, checkpoint: str | None) -> Iterator[None]:
+    """Let DeepSpeed load `checkpoint` inside the block, even if another number of processes wrote it."""
     if checkpoint is None or not trainer.is_deepspeed_enabled:
         yield
         return
-    written = read_json(Path(checkpoint) / WORLD)["processes"]
-    if written == trainer.args.world_size:
+    folder, processes = Path(checkpoint), trainer.args.world_size
+    written = read_json(folder / WORLD)["processes"]
+    if written == processes:
         yield
         return
-    if trainer.is_world_process_zero():
-        print(f"{checkpoint} was written by {written} processes, now there are {trainer.args.world_size}: converting")
-        _convert(Path(checkpoint))
+    if trainer.is_world_process_zero() and not (folder / "latest_universal").is_file():
+        print(f"{folder} was written by {written} processes: converting it for {processes}")
+        step = (folder / "latest").read_text().strip()
+        command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+        command += ["--input_folder", str(folder / step), "--output_folder", str(folder / f"{step}_universal")]
+        conversion = subprocess.run(command, capture_output=True, text=True)
+        if conversion.returncode:
+            reason = (conversion.stderr.strip().splitlines() or ["unknown reason"])[-1]
+            raise InputError(f"cannot convert {folder} for {processes} processes: {reason}. Use {written} processes.")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
     settings: list[dict[str, Any]] = []
-    created = trainer.create_optimizer
+    create_optimizer = trainer.create_optimizer
 
-    def noting() -> Any:
-        optimizer = created()
+    def create_and_record() -> Any:
+        optimizer = create_optimizer()
         settings[:] = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         return optimizer
 
-    trainer.create_optimizer = noting
+    trainer.create_optimizer = create_and_record
     try:
         yield
     finally:
         del trainer.create_optimizer
-    _repair(_innermost(trainer.optimizer), settings, trainer.lr_scheduler.get_last_lr())
-
-
-def _convert(checkpoint: Path) -> None:
-    if (checkpoint / "latest_universal").is_file():
-        return
-    step = (checkpoint / "latest").read_text().strip()
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-    folders = ["--input_folder", str(checkpoint / step), "--output_folder", str(checkpoint / f"{step}_universal")]
-    done = subprocess.run([*command, *folders], capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"{checkpoint} cannot be converted for another number of processes: {reason}")
-
-
-def _innermost(optimizer: Any) -> torch.optim.Optimizer:
+    optimizer = trainer.optimizer
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
-    return optimizer
-
-
-def _repair(optimizer: torch.optim.Optimizer, settings: list[dict[str, Any]], rates: list[float]) -> None:
     for state in optimizer.state.values():
         if torch.is_tensor(state.get("step")):
             state["step"] = state["step"].clone()
+    rates = trainer.lr_scheduler.get_last_lr()
     for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
-        group.update(own)
-        group["lr"] = rate
+        group |= {**own, "lr": rate}

@@ -1,18 +1,14 @@
-"""Samples as training rows: encoded once, images opened when they are needed, several questions an image in one row.
+"""Training rows from token ids and images, and their collation into padded or packed batches.
 
 A row is a shared beginning (system sentence and image) followed by one branch for each of its samples. Branches see
-the beginning and themselves, never each other, and all count their positions from the beginning's end: the row
-computes exactly what separate rows would, but the image's tokens are paid for once. With `share_image=1` a row is one
-sample, as LLaVA trains.
-
-A sample longer than `max_length` is left out, or cut where an answer ends; never inside one. A picture that cannot be
-read is replaced by an empty one, and nothing is learned from its row.
+the beginning and themselves, never each other, and continue the beginning's positions: the row computes exactly what
+separate rows would, but the image's tokens are paid for once. With `share_image=1` a row is one sample, as in LLaVA.
+Axes in tensor names: B rows, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,40 +20,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core.images import PAD_COLOR, Images, open_image, open_instances, patch_coverage
+from ..core.points import Point
 from ..core.prompts import IGNORE, template
 from ..data.scenes.instances import on_object
 from ..model.checkpoint import Checkpoint
 from ..utils.command import InputError
-from .collate import Collator
-from .token_cache import KINDS, Record, open_records
+from .token_cache import KINDS, EncodedSample, open_token_cache
 
-__all__ = ["Collator", "RowDataset", "TooLong"]
-
-MIN_COVERAGE = 0.05  # an object counts as on a patch when it covers at least this share of it
-LOOKED_AT = 20  # images that are looked for before training starts
-TooLong = Literal["drop", "cut"]
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """One encoded sample behind its image (a text-only sample has everything here).
-
-    Tokens are counted from there; an answer before the image (which came with a later question) has negative numbers.
-    """
-
-    ids: NDArray[np.int32]
-    learned: NDArray[np.int32]
-    guides: NDArray[np.float64]
-    task: int
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    names: tuple[str, ...]  # the ids of its samples
-    image: str | None
-    instances: Path | None
-    prefix: NDArray[np.int32]
-    branches: tuple[Branch, ...]
+MIN_COVERAGE = 0.05  # an object counts as on a patch if it covers at least this share of it
+IMAGES_CHECKED = 20  # before training starts
 
 
 class RowDataset(Dataset[dict[str, Any]]):
@@ -65,11 +36,11 @@ class RowDataset(Dataset[dict[str, Any]]):
 
     Args:
         data: JSON or JSONL files of samples.
-        image_folder: what the samples' image names are relative to.
-        max_length: tokens a sample may have, its image's included.
-        share_image: at most so many samples of one image a row.
-        grounding: read instance maps so that coordinates are tied to the objects they lie on.
-        too_long: leave a longer sample out, or cut it behind the last answer that fits.
+        image_folder: where the samples' images are.
+        max_length: tokens of a sample, its image included.
+        share_image: the most samples of one image in a row.
+        grounding: read instance maps, so that coordinates are tied to the objects under them.
+        too_long: leave a longer sample out, or cut it after the last answer that fits; never inside an answer.
     Raises:
         InputError: a file, an image folder or a conversation that cannot be used, with the sample's id.
     """
@@ -83,203 +54,263 @@ class RowDataset(Dataset[dict[str, Any]]):
         max_length: int = 2048,
         share_image: int = 1,
         grounding: bool = False,
-        too_long: TooLong = "drop",
+        too_long: Literal["drop", "cut"] = "drop",
     ) -> None:
-        self._checkpoint = checkpoint
-        self._images = Images(Path(image_folder))
-        self._max_length = max_length
-        self.grounding = grounding
-        self._files = [open_records(path, checkpoint.tokenizer, template(style)) for path in data]
+        self._checkpoint, self._images = checkpoint, Images(Path(image_folder))
+        self._max_length, self._image_tokens, self.grounding = max_length, checkpoint.patches_per_side**2, grounding
+        self._files = [open_token_cache(path, checkpoint.tokenizer, template(style)) for path in data]
         self._starts = np.cumsum([0, *map(len, self._files)])
-        with_image = np.concatenate([file.with_image() for file in self._files])
-        lengths = np.concatenate([file.column("tokens") for file in self._files])
-        self._image_tokens = checkpoint.patches_per_side**2
-        lengths = lengths + with_image * np.int32(self._image_tokens - 1)
+        has_image = np.concatenate([file.has_image() for file in self._files])
+        lengths = np.concatenate([file.lengths() for file in self._files])
+        lengths = lengths + has_image * np.int32(self._image_tokens - 1)
         self.too_long: list[str] = []
         self.cut: list[str] = []
-        kept = self._kept(lengths, too_long)
+        kept = self._select(lengths, too_long)
         if not len(kept):
-            raise InputError(f"no usable sample in {', '.join(map(str, data))} ({len(self.too_long)} were too long)")
+            raise InputError(f"data: no usable sample in {', '.join(map(str, data))} ({len(self.too_long)} too long).")
         self.samples = len(kept)
-        self._members, self._offsets = _one_each(kept) if share_image == 1 else self._shared(kept, share_image)
-        self.has_images = bool(with_image[kept].any())
-        self.row_has_image = with_image[self._members[self._offsets[:-1]]]
+        self._members, self._offsets = kept, np.arange(len(kept) + 1)
+        if share_image > 1:
+            self._members, self._offsets = self._group_by_image(kept, share_image)
+        self.has_images = bool(has_image[kept].any())
+        self.row_has_image = has_image[self._members[self._offsets[:-1]]]
         self.lengths = self._row_lengths(lengths)
-        self._look_for_images()
+        self._check_images()
 
-    def _kept(self, lengths: NDArray[np.int32], too_long: TooLong) -> NDArray[np.int64]:
-        """The samples that are used, in order; the others' ids are noted, and lengths of cut ones corrected."""
-        kept = lengths <= self._max_length
-        for index in np.flatnonzero(~kept):
-            record = self.record(int(index))
-            end = self._last_fitting(record) if too_long == "cut" else 0
+    def _select(self, lengths: NDArray[np.int32], too_long: str) -> NDArray[np.int64]:
+        """Choose the samples to use, in order; record the ids of the others and correct the lengths of cut ones."""
+        selected = lengths <= self._max_length
+        for index in np.flatnonzero(~selected):
+            sample = self.sample(int(index))
+            end = self._end(sample) if too_long == "cut" else 0
             if end:
-                lengths[index] = end + (record.image is not None) * (self._image_tokens - 1)
-                kept[index] = True
-                self.cut.append(record.id)
-            else:
-                self.too_long.append(record.id)
-        return np.flatnonzero(kept)
+                lengths[index] = end + (sample.image is not None) * (self._image_tokens - 1)
+                selected[index] = True
+            (self.cut if end else self.too_long).append(sample.id)
+        return np.flatnonzero(selected)
 
-    def _last_fitting(self, record: Record) -> int:
-        """Ids up to the end of the last answer that fits, 0 when not even the first one does."""
-        room = self._max_length - (record.image is not None) * (self._image_tokens - 1)
-        ends = [int(end) for end in _answer_ends(record.learned) if record.start < end <= room]
-        return ends[-1] if ends else 0
+    def _end(self, sample: EncodedSample) -> int:
+        """Return how many ids are used: all, or those up to the last answer that fits; 0 if none fits."""
+        room = self._max_length - (sample.image is not None) * (self._image_tokens - 1)
+        if len(sample.ids) <= room:
+            return len(sample.ids)
+        after = [*sample.learned[1:, 0], -1]  # spans that touch belong to one answer
+        ends = [int(end) for (_, end, _), begin in zip(sample.learned, after, strict=True) if end != begin]
+        return max((end for end in ends if sample.start < end <= room), default=0)
 
-    def _shared(self, kept: NDArray[np.int64], share_image: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _group_by_image(self, kept: NDArray[np.int64], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         groups: dict[tuple[Any, ...], list[int]] = {}
-        for index in kept:
-            record = self.record(int(index))
-            instances = record.instances if self.grounding else None
-            early = bool(record.learned[0, 0] < record.start)  # an answer before the image, which is its own
-            alone = index if record.image is None or early else -1
-            prefix = record.ids[: record.start].tobytes()
-            groups.setdefault((record.image, instances, prefix, alone), []).append(int(index))
-        rows = [group[at : at + share_image] for group in groups.values() for at in range(0, len(group), share_image)]
+        for index in kept.tolist():
+            sample = self.sample(index)
+            early = bool(sample.learned[0, 0] < sample.start)  # an answer before the image cannot be shared
+            alone = index if sample.image is None or early else -1
+            instances, beginning = sample.instances if self.grounding else None, sample.ids[: sample.start].tobytes()
+            groups.setdefault((sample.image, instances, beginning, alone), []).append(index)
+        rows = [group[at : at + most] for group in groups.values() for at in range(0, len(group), most)]
         members = np.array([index for row in rows for index in row], dtype=np.int64)
         return members, np.cumsum([0, *map(len, rows)], dtype=np.int64)
 
     def _row_lengths(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Tokens of every row: its samples' without the beginnings that they share."""
+        """Tokens of every row, with a shared beginning counted once."""
         rows = np.add.reduceat(lengths[self._members], self._offsets[:-1]).astype(np.int32)
         for row in np.flatnonzero(np.diff(self._offsets) > 1):
-            shared = self.record(int(self._members[self._offsets[row]])).start + self._image_tokens - 1
-            rows[row] -= shared * (self._offsets[row + 1] - self._offsets[row] - 1)
+            members = self._members_of(int(row))
+            rows[row] -= (self.sample(int(members[0])).start + self._image_tokens - 1) * (len(members) - 1)
         return rows
 
-    def _look_for_images(self) -> None:
-        """InputError when none of some images exists: the folder is another one."""
-        pictured = np.flatnonzero(self.row_has_image)
-        if not len(pictured):
+    def _check_images(self) -> None:
+        """Raise an InputError if none of some images exists: the folder is the wrong one."""
+        rows = np.flatnonzero(self.row_has_image)
+        if not len(rows):
             return
-        some = pictured[np.linspace(0, len(pictured) - 1, LOOKED_AT).astype(int)]
-        names = {str(self.row(int(index)).image) for index in some}
+        chosen = rows[np.linspace(0, len(rows) - 1, IMAGES_CHECKED).astype(int)]
+        names = {str(self.sample(int(self._members_of(row)[0])).image) for row in chosen}
         problems = [problem for name in sorted(names) if (problem := self._images.problem(name))]
         if len(problems) == len(names):
-            raise InputError(f"image_folder: none of {len(names)} images was found, for example {problems[0]}")
+            raise InputError(f"image_folder: none of {len(names)} images was found, for example {problems[0]}.")
 
-    def _instances(self, record: Record) -> Path | None:
-        if not self.grounding or record.instances is None:
-            return None
-        path = self._images.find(record.instances)
-        if path is None:
-            raise InputError(f"the instance map of {record.id}: {self._images.problem(record.instances)}")
-        return path
-
-    def record(self, index: int) -> Record:
-        """A sample of the data files, counted over all of them."""
+    def sample(self, index: int) -> EncodedSample:
+        """Return a sample of the data files, counted over all of them."""
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._files[file][index - int(self._starts[file])]
 
-    def names(self, rows: Sequence[int]) -> list[str]:
-        """The ids of the samples of these rows."""
-        return [self.record(int(index)).id for row in rows for index in self._of(row)]
-
-    def _of(self, row: int) -> NDArray[np.int64]:
+    def _members_of(self, row: int) -> NDArray[np.int64]:
         return self._members[self._offsets[row] : self._offsets[row + 1]]
 
-    def row(self, index: int) -> Row:
-        records = [self.record(int(member)) for member in self._of(index)]
-        first = records[0]
-        return Row(
-            tuple(record.id for record in records),
-            first.image,
-            self._instances(first),
-            first.ids[: first.start],
-            tuple(self._branch(record) for record in records),
-        )
-
-    def _branch(self, record: Record) -> Branch:
-        start, learned = record.start, record.learned
-        room = self._max_length - (record.image is not None) * (self._image_tokens - 1)
-        end = len(record.ids) if len(record.ids) <= room else self._last_fitting(record)
-        learned = learned[learned[:, 1] <= end]
-        guides = record.guides[record.guides[:, 1] <= end] if self.grounding else record.guides[:0]
-        return Branch(record.ids[start:end], learned - [start, start, 0], guides - [start, start, 0, 0], record.task)
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """Return the ids of the samples of these rows."""
+        return [self.sample(int(index)).id for row in rows for index in self._members_of(row)]
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """A row's tensors, `[tokens]` each, with its pixels and, when its picture cannot be read, the reason."""
-        row = self.row(index)
-        prefix = np.array(self._checkpoint.expand_image_tokens(row.prefix.tolist()), dtype=np.int64)
-        parts = [branch.ids for branch in row.branches]
-        ids = np.concatenate([prefix, *parts]).astype(np.int64)
+        """Return a row's tensors, `[tokens]` each, its pixels, and the reason (`broken`) if its image is unreadable."""
+        samples = [self.sample(int(member)) for member in self._members_of(index)]
+        image, start = samples[0].image, samples[0].start
+        beginning = np.array(self._checkpoint.expand_image_tokens(samples[0].ids[:start].tolist()), dtype=np.int64)
+        ends = [self._end(sample) for sample in samples]
+        branches = [sample.ids[start:end] for sample, end in zip(samples, ends, strict=True)]
+        sizes = [len(branch) for branch in branches]
+        ids = np.concatenate([beginning, *branches]).astype(np.int64)
         labels, kinds = np.full(len(ids), IGNORE), np.full(len(ids), -1)
-        positions = np.concatenate([np.arange(len(prefix)), *[len(prefix) + np.arange(len(part)) for part in parts]])
-        branch_of = np.repeat(np.arange(len(parts) + 1), [len(prefix), *map(len, parts)])
-        guided: list[tuple[int, NDArray[np.float64]]] = []
-        at = len(prefix)
-
-        def origin(first: float, branch_at: int) -> int:
-            """Where tokens are counted from: what comes before the image (first < 0) is not moved by its tokens."""
-            return branch_at if first >= 0 else len(row.prefix)
-
-        for branch in row.branches:
-            for first, last, kind in branch.learned:
-                learned = slice(origin(first, at) + first, origin(first, at) + last)
-                labels[learned] = ids[learned]
-                kinds[learned] = branch.task * len(KINDS) + kind
-            guided += [(origin(guide[0], at), guide) for guide in branch.guides]
-            at += len(branch.ids)
+        guides: list[tuple[int, int, float, float]] = []
+        at = len(beginning)
+        for sample, end, size in zip(samples, ends, sizes, strict=True):
+            for first, last, kind in sample.learned[sample.learned[:, 1] <= end].tolist():
+                shift = at - start if first >= start else 0  # the image's tokens move only what comes after it
+                labels[first + shift : last + shift] = ids[first + shift : last + shift]
+                kinds[first + shift : last + shift] = sample.task * len(KINDS) + kind
+            for first, last, x, y in sample.guides[sample.guides[:, 1] <= end].tolist() if self.grounding else ():
+                shift = at - start if first >= start else 0
+                guides.append((int(first) + shift, int(last) + shift, x, y))
+            at += size
+        positions = [np.arange(len(beginning)), *(len(beginning) + np.arange(size) for size in sizes)]
         item: dict[str, Any] = {
             "row": index,
             "input_ids": torch.from_numpy(ids),
             "labels": torch.from_numpy(labels),
             "kinds": torch.from_numpy(kinds),
-            "position_ids": torch.from_numpy(positions),
-            "branch": torch.from_numpy(branch_of),
+            "position_ids": torch.from_numpy(np.concatenate(positions)),
+            "branch": torch.from_numpy(np.repeat(np.arange(len(sizes) + 1), [len(beginning), *sizes])),
         }
-        if row.image is not None:
-            self._add_pixels(item, row.image)
+        if image is not None:
+            try:
+                path = self._images.find(image)
+                if path is None:
+                    raise InputError(f"the image {self._images.problem(image)}")
+                item["pixel_values"] = self._checkpoint.pixels([open_image(path)])[0]
+            except InputError as error:  # nothing is learned from this row
+                item |= {"broken": str(error), "pixel_values": self.blank_pixels()}
+                item["labels"].fill_(IGNORE)
+                item["kinds"].fill_(-1)
         if self.grounding:
-            item["guides"] = self._guided_patches(row, guided)
+            item["guides"] = self._guided_patches(samples[0], guides)
         return item
 
-    def _add_pixels(self, item: dict[str, Any], name: str) -> None:
-        try:
-            path = self._images.find(name)
-            if path is None:
-                raise InputError(f"the image {self._images.problem(name)}")
-            item["pixel_values"] = self._checkpoint.pixels([open_image(path)])[0]
-        except InputError as error:
-            item["broken"] = str(error)
-            item["pixel_values"] = self.blank_pixels()
-            item["labels"].fill_(IGNORE)
-            item["kinds"].fill_(-1)
-
     def blank_pixels(self) -> Tensor:
-        """`[3, side, side]` of a picture of the padding's colour."""
+        """Return `[3, side, side]` of an image of the padding's colour."""
         return self._checkpoint.pixels([Image.new("RGB", (8, 8), PAD_COLOR)])[0]
 
-    def _guided_patches(self, row: Row, guided: Sequence[tuple[int, NDArray[np.float64]]]) -> tuple[Tensor, Tensor]:
-        """Row positions `[N]` and patches `[N, patches ** 2]` of the guides whose point lies on an object."""
+    def _guided_patches(
+        self, sample: EncodedSample, guides: Sequence[tuple[int, int, float, float]]
+    ) -> tuple[Tensor, Tensor]:
+        """Row positions `[N]` and patches `[N, patches ** 2]` of the guides (first, last, x, y) that are on an object."""
         side = self._checkpoint.patches_per_side
         positions: list[int] = []
-        patches: list[NDArray[Any]] = []
-        if row.instances is not None and guided:
-            instances = open_instances(row.instances)
+        patches = np.zeros((0, side * side))
+        if sample.instances is not None and guides:
+            path = self._images.find(sample.instances)
+            if path is None:
+                raise InputError(f"instance map of {sample.id}: {self._images.problem(sample.instances)}.")
+            instances = open_instances(path)
             height, width = instances.shape
             coverage: dict[int, NDArray[Any]] = {}
-            for offset, (first, last, x, y) in guided:
-                instance = int(instances[min(int(y * height), height - 1), min(int(x * width), width - 1)])
-                if not on_object(instance):  # the floor or a surface: a free place, which no object explains
+            stack = []
+            for first, last, x, y in guides:
+                pixel = Point(x, y).to_pixel(width, height)
+                instance = 0 if pixel is None else int(instances[pixel[1], pixel[0]])
+                if not on_object(instance):  # the floor or a surface: free space, which no object explains
                     continue
                 if instance not in coverage:
                     share = patch_coverage(instances == instance, side).reshape(-1)
                     coverage[instance] = np.where(share >= min(MIN_COVERAGE, share.max()), 1.0, 0.0)
-                positions += range(offset + int(first), offset + int(last))
-                patches += [coverage[instance]] * int(last - first)
-        stacked = np.stack(patches) if patches else np.zeros((0, side * side))
-        return torch.tensor(positions, dtype=torch.long), torch.tensor(stacked, dtype=torch.float32)
+                positions += range(first, last)
+                stack += [coverage[instance]] * (last - first)
+            patches = np.stack(stack) if stack else patches
+        return torch.tensor(positions, dtype=torch.long), torch.tensor(patches, dtype=torch.float32)
 
 
-def _one_each(kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return kept, np.arange(len(kept) + 1)
+class Collator:
+    """Collate rows of `RowDataset`, in two ways that compute the same.
+
+    Padded, rows are stacked, `[rows, tokens]`, with a four-dimensional mask only if a row has branches. Packed, they
+    are concatenated, `[1, tokens]`; positions start again at each row, and `row_ends` tells the attention
+    (`trace.train.varlen_attention`) where rows end. What depends on labels alone is computed here, in a worker: on a
+    GPU each such question would make the host wait for everything before it.
+
+    Args:
+        pad_token_id: fills a padded batch.
+        blank: pixels `[3, side, side]` and token ids of an empty image for batches without images, where other batches
+            have some: every process then runs the vision tower at every step, as ZeRO's collectives expect.
+    """
+
+    def __init__(
+        self,
+        pad_token_id: int,
+        blank: tuple[Tensor, Sequence[int]] | None = None,
+        packed: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.pad_token_id, self.blank, self.packed, self.dtype = pad_token_id, blank, packed, dtype
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        items = list(rows)
+        if self.blank is not None and not any("pixel_values" in row for row in rows):
+            shortest = min(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+            items[shortest] = self._append_blank(rows[shortest], *self.blank)
+        batch = self._pack(items) if self.packed else self._pad(items)
+        pixels = [row["pixel_values"] for row in items if "pixel_values" in row]
+        if pixels:
+            batch["pixel_values"] = torch.stack(pixels)
+        if "guides" in rows[0]:
+            numbers = [torch.full_like(row["guides"][0], index) for index, row in enumerate(rows)]
+            positions = [row["guides"][0] for row in rows]
+            batch["guided_rows"] = torch.stack([torch.cat(numbers), torch.cat(positions)], dim=1)
+            batch["guided_patches"] = torch.cat([row["guides"][1] for row in rows])
+        batch["rows"] = [row["row"] for row in rows]
+        labelled_BT = batch["labels"][:, 1:] != IGNORE
+        # Where logits are needed: position t predicts the label at t + 1. A forward pass without labels has a loss of 0
+        # at some position, so that every process runs the model.
+        columns = labelled_BT.any(0).nonzero()[:, 0]
+        batch["columns"] = columns if len(columns) else torch.zeros(1, dtype=torch.long)
+        batch["labelled"] = int(labelled_BT.sum())
+        batch["broken"] = {row["row"]: row["broken"] for row in rows if "broken" in row}
+        batch["tokens"] = sum(len(row["input_ids"]) for row in rows)
+        return batch
+
+    @staticmethod
+    def _append_blank(row: Mapping[str, Any], pixels: Tensor, ids: Sequence[int]) -> Mapping[str, Any]:
+        """Append the empty image to a row, which is causal and never sees it."""
+        tokens = torch.tensor(list(ids))
+        added = {"input_ids": tokens, "labels": torch.full_like(tokens, IGNORE), "kinds": torch.full_like(tokens, -1)}
+        added |= {"position_ids": torch.arange(len(tokens)), "branch": torch.full_like(tokens, int(row["branch"][-1]))}
+        return {
+            **row,
+            **{name: torch.cat([row[name], tensor]) for name, tensor in added.items()},
+            "pixel_values": pixels,
+        }
+
+    def _pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        fills = {"input_ids": self.pad_token_id, "labels": IGNORE, "kinds": -1, "position_ids": 0, "branch": -1}
+        batch: dict[str, Any] = {
+            name: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
+            for name, value in fills.items()
+        }
+        branch_BT = batch.pop("branch")
+        batch["attention_mask"] = (branch_BT >= 0).long()
+        if int(branch_BT.max()) > 1:
+            visible = branch_visibility(branch_BT)
+            mask = torch.zeros(visible.shape, dtype=self.dtype)
+            batch["attention_mask"] = mask.masked_fill(~visible, torch.finfo(self.dtype).min)
+        return batch
+
+    def _pack(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        names = ("input_ids", "labels", "kinds", "position_ids", "branch")
+        batch: dict[str, Any] = {name: torch.cat([row[name] for row in rows])[None] for name in names}
+        ends = torch.tensor([len(row["input_ids"]) for row in rows]).cumsum(0)
+        batch["labels"][0, ends[:-1]] = IGNORE  # nothing predicts a row's first token
+        batch["kinds"][0, ends[:-1]] = -1
+        batch["row_ends"] = ends.tolist()
+        if int(batch["branch"].max()) <= 1:
+            del batch["branch"]
+        return batch
 
 
-def _answer_ends(learned: NDArray[np.int32]) -> list[int]:
-    """Where answers end: stretches that touch belong to one answer."""
-    return [int(end) for (_, end, _), after in zip(learned, [*learned[1:, 0], -1], strict=True) if end != after]
+def branch_visibility(branch_BT: Tensor) -> Tensor:
+    """Return `[B, 1, T, T]`, true where a query (third axis) may see a key: causal, in its branch or the beginning."""
+    length = branch_BT.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=branch_BT.device).tril()
+    visible = (branch_BT[:, :, None] == branch_BT[:, None, :]) | (branch_BT[:, None, :] == 0)
+    itself = torch.eye(length, dtype=torch.bool, device=branch_BT.device)  # padding sees itself: no empty softmax
+    return ((visible & causal) | itself)[:, None]

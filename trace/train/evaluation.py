@@ -1,7 +1,7 @@
-"""A benchmark's first questions, answered while training goes on: point accuracy in the log, answers as pictures.
+"""Answer a benchmark's first questions during training: point accuracy in the log, answers drawn as pictures.
 
-One process answers and the others wait, so it is kept small; whole benchmarks are `trace.eval.model_vqa`'s, which reads
-any checkpoint of a running training. Under ZeRO-3 no process holds a whole model, and this is refused.
+One process answers while the others wait, so keep it small; `trace.eval.model_vqa` answers complete benchmarks from any
+checkpoint of a running training. Under ZeRO-3 no process holds a complete model, and this is refused.
 """
 
 from __future__ import annotations
@@ -14,90 +14,78 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ..core.images import decoded_size
-from ..eval.benchmark import Benchmark, open_benchmark
+from ..core.images import decoded_size, open_image
+from ..drawing.canvas import save
+from ..drawing.figures import overlay
+from ..eval.benchmark import open_benchmark
 from ..eval.scoring import score
 from ..inference.predictor import Predictor
 from ..model.checkpoint import Checkpoint
 from ..utils.command import InputError
 from .config import TrainConfig
-from .torch_compile import uncompiled
 
 
 class BenchmarkCallback(TrainerCallback):
-    """Asks every `evaluation.steps` steps and after the last one."""
+    """Answer every `evaluation.steps` steps and after the last one."""
 
     def __init__(self, config: TrainConfig, checkpoint: Checkpoint, folder: Path, trainer: Any) -> None:
         assert config.evaluation is not None
-        self._asked, self._trainer, self._folder = config.evaluation, trainer, folder / "evaluation"
+        self._settings, self._trainer, self._folder = config.evaluation, trainer, folder / "evaluation"
         self._checkpoint, self._style = checkpoint, config.template
         if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
             raise InputError(
-                "evaluation: does not go with ZeRO-3, where no process holds the model; take zero2.json, or run "
-                "trace.eval.model_vqa on the checkpoints"
+                "evaluation: does not work with ZeRO-3, where no process holds the model. Use zero2.json, or run "
+                "trace.eval.model_vqa on the checkpoints."
             )
-        self._suite: Benchmark = open_benchmark(self._asked.benchmark).first(self._asked.questions)
-        for question in self._suite.questions:  # what cannot be used shows now, not in the middle of the training
-            path = self._suite.image_path(question)
+        self._benchmark = open_benchmark(self._settings.benchmark).first(self._settings.questions)
+        for question in self._benchmark.questions:  # unusable files stop the run now, not in the middle of it
+            path = self._benchmark.image_path(question)
             if isinstance(reason := decoded_size(path), str):
-                raise InputError(f"evaluation: the image {path} cannot be read: {reason}")
-            self._suite.mask(question)
+                raise InputError(f"evaluation: the image {path} cannot be read: {reason}.")
+            self._benchmark.mask(question)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % self._asked.steps and state.global_step != state.max_steps:
+        if state.global_step % self._settings.steps and state.global_step != state.max_steps:
             return
         if state.is_world_process_zero:
-            accuracy = self._answer(state.global_step)
-            print(f"step {state.global_step}: point accuracy {accuracy:.3f} of {len(self._suite.questions)} questions")
-            wanted = control.should_log  # of the step itself; whatever is logged takes it back
+            accuracy, count = self._evaluate(state.global_step), len(self._benchmark.questions)
+            print(f"step {state.global_step}: point accuracy {accuracy:.3f} on {count} questions")
+            should_log = control.should_log  # for the step itself; every call of `log` resets it
             self._trainer.log({"point_accuracy": accuracy})
-            control.should_log = wanted
+            control.should_log = should_log
         self._trainer.accelerator.wait_for_everyone()
 
-    def _answer(self, step: int) -> float:
-        questions = self._suite.questions
-        images = [self._suite.image_path(question) for question in questions]
-        with _ready_to_generate(self._checkpoint) as ready:
-            predictions = Predictor(ready).predict(
-                images, [question.text for question in questions], reasoning=self._asked.reasoning, style=self._style,
-                max_new_tokens=self._asked.max_new_tokens, batch_size=None,
+    def _evaluate(self, step: int) -> float:
+        questions = self._benchmark.questions
+        images = [self._benchmark.image_path(question) for question in questions]
+        with _generation_mode(self._checkpoint) as checkpoint:
+            predictions = Predictor(checkpoint).predict(
+                images, [question.text for question in questions], reasoning=self._settings.reasoning,
+                style=self._style, max_new_tokens=self._settings.max_new_tokens, batch_size=None,
             )  # fmt: skip
-        scores = [
-            score(prediction.response.points, self._suite.mask(question))
-            for question, prediction in zip(questions, predictions, strict=True)
-        ]
-        for question, image, prediction in list(zip(questions, images, predictions, strict=True))[
-            : self._asked.pictures
-        ]:
-            self._draw(self._folder / f"{step:07d}_{question.question_id}.png", image, prediction.response.points)
+        scores = []
+        for number, (question, image, prediction) in enumerate(zip(questions, images, predictions, strict=True)):
+            points = prediction.response.points
+            scores.append(score(points, self._benchmark.mask(question)))
+            if number < self._settings.pictures:
+                self._folder.mkdir(exist_ok=True)
+                save(overlay(open_image(image), points), self._folder / f"{step:07d}_{question.question_id}.png")
         return sum(scores) / len(scores)
-
-    @staticmethod
-    def _draw(path: Path, image: Path, points: Any) -> None:
-        from ..core.images import open_image
-        from ..drawing.canvas import save
-        from ..drawing.figures import overlay
-
-        path.parent.mkdir(exist_ok=True)
-        save(overlay(open_image(image), points), path)
 
 
 @contextmanager
-def _ready_to_generate(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
-    """The model as it answers: adapters in place, no dropout, attention that keeps a cache; training's state after."""
-    whole = checkpoint.model
-    model = whole.get_base_model() if hasattr(whole, "peft_config") else whole
-    before = (model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation)
-    model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})  # of float32 weights too
+def _generation_mode(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """The model without adapter wrapping, dropout and compiled layers, with an attention that keeps a cache."""
+    wrapped = checkpoint.model
+    model = wrapped.get_base_model() if hasattr(wrapped, "peft_config") else wrapped
+    text, vision = model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation
+    model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})  # works in float32 too
     model.eval()
+    gpus = [torch.cuda.current_device()] if model.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(_gpu(model.device)), torch.no_grad(), uncompiled():
+        # Compiled layers run uncompiled here: generation has other shapes and gains nothing.
+        with torch.random.fork_rng(gpus), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield Checkpoint(model, checkpoint.processor, checkpoint.name, checkpoint.path)
     finally:
         model.train()
-        model.set_attn_implementation({"text_config": before[0], "vision_config": before[1]})
-
-
-def _gpu(device: torch.device) -> list[int]:
-    """The GPUs whose random state a generation on `device` moves."""
-    return [torch.cuda.current_device()] if device.type == "cuda" else []
+        model.set_attn_implementation({"text_config": text, "vision_config": vision})

@@ -1,26 +1,40 @@
-"""What watches over a run: a signal to stop, a loss that is no number, spikes, pictures that cannot be read."""
+"""What stops a run: SIGTERM, a loss that is not finite, too many unreadable images, another process that failed.
+
+Processes that wait for a failed one in a collective would time out after half an hour with errors that explain nothing.
+The first one that fails therefore leaves a note in the run's folder, which a thread in each of the others looks for.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import socket
 import statistics
+import sys
+import threading
+import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from ..utils.command import InputError
-from ..utils.files import JsonlWriter, read_jsonl, write_json
+from ..utils.command import Incomplete, InputError
+from ..utils.files import JsonlWriter, read_json, read_jsonl, write_json
 
 PREEMPTED = 143  # the exit code of a run that saved and ended on SIGTERM: 128 + 15, as shells report it
 SPIKE = 3.0  # times the median of the last steps
-REMEMBERED = 50  # steps that the median is of
-MOST_BROKEN = 0.01  # of the samples seen so far
-FEW_BROKEN = 5  # so many are always forgiven: a share of few samples says little
+SPIKE_WINDOW = 50  # steps of the median
+MAX_BROKEN = 0.01  # of the samples seen so far
+ALLOWED_BROKEN = 5  # always: a share of few samples says little
+POLL_INTERVAL = 2.0  # seconds
+STARTED = time.time()
 
 
 class TrainingStopped(RuntimeError):
-    """A run that cannot go on; the message says why, and where the evidence lies. Told without a traceback."""
+    """A run that cannot continue; the message says why, and is shown without a traceback."""
 
 
 class Preempted(BaseException):
@@ -28,87 +42,143 @@ class Preempted(BaseException):
 
 
 class StopSignal:
-    """SIGTERM becomes a wish that the next step grants: save, then end. Before there are steps it ends the run."""
+    """Turn SIGTERM into a request to save and end after the current step; before the first step it ends the run."""
 
     def __init__(self) -> None:
-        self.wanted = False
-        self.after_a_step = False  # whether steps are made by now
+        self.requested = False
+        self.stepping = False  # whether the training loop runs
 
     def __enter__(self) -> StopSignal:
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._before = signal.signal(signal.SIGTERM, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGTERM, self._before)
 
-    def _note(self, *_: object) -> None:
-        self.wanted = True
-        if not self.after_a_step:
-            raise Preempted("stopped by SIGTERM before the first step; the same command begins again")
+    def _request(self, *_: object) -> None:
+        self.requested = True
+        if not self.stepping:
+            raise Preempted("stopped by SIGTERM before the first step; the same command starts again")
 
 
-class Watch:
-    """The step-by-step checks of one process; `folder` is the run's."""
+class TrainingGuard:
+    """Check the steps of one process; files go to the run's `folder`."""
 
     def __init__(self, folder: Path, process: int) -> None:
         self._folder, self._process = folder, process
-        self._recent: dict[str, deque[float]] = {
-            "loss": deque(maxlen=REMEMBERED),
-            "grad_norm": deque(maxlen=REMEMBERED),
-        }
-        self._seen_broken: set[int] = set()
+        self._recent = {name: deque[float](maxlen=SPIKE_WINDOW) for name in ("loss", "grad_norm")}
+        self._broken: set[int] = set()
 
-    def broken(self, reasons: dict[int, str], names: Callable[[list[int]], list[str]]) -> int:
-        """Note rows whose picture cannot be read; returns how many samples (`names` of a row) are new among them."""
-        new = {row: reason for row, reason in reasons.items() if row not in self._seen_broken}
-        if not new:
-            return 0
-        self._seen_broken |= set(new)
-        count = 0
-        with JsonlWriter(self._folder / f"broken_images.{self._process}.jsonl") as log:
-            for row, reason in new.items():
-                for name in names([row]):
-                    print(f"sample {name}: {reason}; nothing is learned from it", flush=True)
-                    log.write({"id": name, "reason": reason})
-                    count += 1
-        return count
+    def record_broken(self, reasons: dict[int, str], names: Callable[[list[int]], list[str]]) -> int:
+        """Log rows with unreadable images (`names` gives a row's samples); return the number of new samples."""
+        new = {row: reason for row, reason in reasons.items() if row not in self._broken}
+        self._broken |= set(new)
+        entries = [{"id": name, "reason": reason} for row, reason in new.items() for name in names([row])]
+        if entries:
+            with JsonlWriter(self._folder / f"broken_images.{self._process}.jsonl") as log:
+                for entry in entries:
+                    print(f"sample {entry['id']}: {entry['reason']}; it is not learned from", flush=True)
+                    log.write(entry)
+        return len(entries)
 
     def check_broken(self, broken: float, samples: float) -> None:
-        if broken > FEW_BROKEN and broken > MOST_BROKEN * samples:
+        if broken > ALLOWED_BROKEN and broken > MAX_BROKEN * samples:
             raise InputError(
-                f"image_folder: {int(broken)} of {int(samples)} samples so far have pictures that cannot be read, more "
-                f"than {MOST_BROKEN:.0%}; they are listed in {self._folder}/broken_images.*.jsonl"
+                f"image_folder: {int(broken)} of {int(samples)} samples so far have unreadable images, more than "
+                f"{MAX_BROKEN:.0%}. They are listed in {self._folder}/broken_images.*.jsonl."
             )
 
     def not_finite(self, step: int, losses: Sequence[float], ids: Sequence[Sequence[str]]) -> TrainingStopped:
-        """Write down the batch of this process; the error to raise."""
-        path = self._folder / f"not_finite.{self._process}.json"
-        written = [{"loss": str(loss), "ids": list(names)} for loss, names in zip(losses, ids, strict=True)]
-        write_json(path, {"step": step, "forward_passes": written})
+        """Write down this process's samples of the step; return the error to raise."""
+        passes = [{"loss": str(loss), "ids": list(names)} for loss, names in zip(losses, ids, strict=True)]
+        write_json(self._folder / f"not_finite.{self._process}.json", {"step": step, "forward_passes": passes})
         return TrainingStopped(
-            f"step {step}: the loss or its gradient is not a finite number; the samples of the step are in "
-            f"{self._folder}/not_finite.*.json, and the last save is from before it"
+            f"step {step}: the loss or its gradient is not a finite number. The samples of the step are in "
+            f"{self._folder}/not_finite.*.json; the last checkpoint is from before it."
         )
 
-    def spikes(self, step: int, values: dict[str, float], ids: Sequence[Sequence[str]]) -> list[str]:
-        """The names of values far above their recent median; the process's samples go to `spikes.PROCESS.jsonl`."""
-        found = []
+    def check_spikes(self, step: int, values: dict[str, float], ids: Sequence[Sequence[str]]) -> list[str]:
+        """Return the names of values far above their recent median; log this process's samples of the step."""
+        spikes = []
         for name, value in values.items():
             recent = self._recent[name]
-            if len(recent) == REMEMBERED and value > SPIKE * statistics.median(recent):
-                found.append(name)
+            if len(recent) == SPIKE_WINDOW and value > SPIKE * statistics.median(recent):
+                spikes.append(name)
             recent.append(value)
-        if found:
-            entry: dict[str, Any] = {"step": step, **values, "spike": found, "ids": [list(names) for names in ids]}
+        if spikes:
+            entry: dict[str, Any] = {"step": step, **values, "spike": spikes, "ids": [list(names) for names in ids]}
             with JsonlWriter(self._folder / f"spikes.{self._process}.jsonl") as log:
                 log.write(entry)
             if self._process == 0:
-                told = ", ".join(f"{name} {values[name]:.3g}" for name in found)
-                print(f"step {step}: {told}, over {SPIKE:g} times the median of {REMEMBERED} steps", flush=True)
-        return found
+                shown = ", ".join(f"{name} {values[name]:.3g}" for name in spikes)
+                print(f"step {step}: {shown}, over {SPIKE:g} times the median of {SPIKE_WINDOW} steps", flush=True)
+        return spikes
 
 
 def broken_ids(folder: Path) -> list[str]:
-    """The samples, over all processes and resumptions of a run, whose pictures could not be read."""
+    """Return the samples with unreadable images, over all processes and resumptions of a run."""
     logs = sorted(folder.glob("broken_images.*.jsonl"))
     return sorted({str(entry["id"]) for log in logs for _, entry in read_jsonl(log, skip_partial_line=True)})
+
+
+class FailureNotice:
+    """Around the work of one of several processes: if one fails, its own error is shown and all end within seconds."""
+
+    def __init__(self, folder: Path, process: int, processes: int) -> None:
+        self._note, self._process, self._processes = folder / "failure.json", process, processes
+        self._done = threading.Event()
+        # Where the processes of one job meet: another job that was started in the same folder has another port.
+        self._meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+    def __enter__(self) -> FailureNotice:
+        if self._processes > 1:
+            if self._process == 0 and not self._is_current():
+                self._note.unlink(missing_ok=True)
+            threading.Thread(target=self._poll, daemon=True).start()
+        return self
+
+    def _poll(self) -> None:
+        while not self._done.wait(POLL_INTERVAL):
+            if self._is_current():
+                self._exit()
+
+    def _is_current(self) -> bool:
+        """Whether there is a note of this job: of the same meeting, and written since this process began."""
+        try:
+            return self._note.stat().st_mtime > STARTED and read_json(self._note).get("meeting") == self._meeting
+        except (FileNotFoundError, InputError):  # or not completely written yet
+            return False
+
+    def _exit(self) -> None:
+        print(f"process {self._process} ends: another process failed, see {self._note}", file=sys.stderr, flush=True)
+        try:
+            code = read_json(self._note)["code"]
+        except (InputError, KeyError):  # not completely written yet
+            code = 1
+        os._exit(PREEMPTED if code == PREEMPTED else 1)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if error is None or self._processes == 1:
+            return
+        explained = isinstance(error, InputError | Incomplete | TrainingStopped | Preempted)
+        text = f"error: {error}\n" if explained else "".join(traceback.format_exception(error))
+        code = PREEMPTED if isinstance(error, Preempted) else 2 if isinstance(error, InputError) else 1
+        host = socket.gethostname()
+        if not self._is_current():
+            self._note.unlink(missing_ok=True)
+        try:
+            with open(self._note, "x", encoding="utf-8") as file:
+                note = {"process": self._process, "host": host, "meeting": self._meeting, "code": code, "error": text}
+                json.dump(note, file)
+        except FileExistsError:  # another process failed first
+            self._exit()
+        print(
+            f"process {self._process} of {self._processes} on {host} failed:\n{text}",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(code)  # no cleanup, which would wait for the others

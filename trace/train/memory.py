@@ -1,24 +1,147 @@
-"""How many bytes one process holds while it trains, by part: plain arithmetic, no torch.
+"""What a model and a training run need: parameters, floating-point operations, and bytes of one process by part.
 
-What is counted, for every way of sharding: the weights; the gradients of what learns; the optimizer's float32 copy and
-two moments; what the forward pass keeps for the backward pass; the buffers that shards are gathered and reduced in. A
-step needs the activations first and float32 gradients after, so the larger of the two counts.
+Plain arithmetic on the model's dimensions, without torch: the plan (`trace.train.plan`) is made before anything is
+downloaded. A multiplication and an addition count as two operations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .config import TrainConfig
-from .model_size import Dimensions, total_params, trained_params
+from ..utils.command import InputError
+from .config import Trainable, TrainConfig
 
 LIVE_WEIGHTS = 1_000_000_000  # stage3_max_live_parameters of configs/deepspeed
 GATHERED_WEIGHTS = 500_000_000  # allgather_bucket_size of configs/deepspeed/zero2.json
-LARGEST = 512  # no larger micro-batch is looked for
+LARGEST_MICRO_BATCH = 512
 
 
 @dataclass(frozen=True)
-class Setting:
+class ModelDimensions:
+    """The numbers of LlamaConfig and CLIPVisionConfig that cost memory or time."""
+
+    hidden: int
+    layers: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    vision_hidden: int
+    vision_layers: int
+    vision_mlp: int
+    vision_side: int  # patches along a side
+    patch: int
+
+    @property
+    def image_tokens(self) -> int:
+        return self.vision_side**2
+
+    @property
+    def kv_width(self) -> int:
+        return self.hidden * self.kv_heads // self.heads
+
+    @property
+    def layer_params(self) -> int:
+        return 2 * self.hidden**2 + 2 * self.hidden * self.kv_width + 3 * self.hidden * self.mlp
+
+    @property
+    def llm_params(self) -> int:
+        norms = (2 * self.layers + 1) * self.hidden
+        return 2 * self.vocabulary * self.hidden + self.layers * self.layer_params + norms
+
+    @property
+    def projector_params(self) -> int:
+        return (self.vision_hidden + 1) * self.hidden + (self.hidden + 1) * self.hidden
+
+    @property
+    def vision_params(self) -> int:
+        width, mlp = self.vision_hidden, self.vision_mlp
+        layer = 4 * width * (width + 1) + 2 * width * mlp + width + mlp + 4 * width
+        embeddings = width + 3 * self.patch**2 * width + (self.image_tokens + 1) * width
+        return embeddings + self.vision_layers * layer + 4 * width  # and two layer norms
+
+    def lora_params(self, rank: int) -> int:
+        """Return the parameters of adapters on all seven matrices of every layer."""
+        sides = 4 * self.hidden + 2 * (self.hidden + self.kv_width) + 3 * (self.hidden + self.mlp)
+        return self.layers * rank * sides
+
+
+def dimensions(text: Mapping[str, Any], vision: Mapping[str, Any], source: str) -> ModelDimensions:
+    """Read the dimensions from the two configurations; InputError names `source` if one is missing."""
+    try:
+        return ModelDimensions(
+            hidden=text["hidden_size"],
+            layers=text["num_hidden_layers"],
+            mlp=text["intermediate_size"],
+            heads=text["num_attention_heads"],
+            kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
+            vocabulary=text["vocab_size"],
+            vision_hidden=vision["hidden_size"],
+            vision_layers=vision["num_hidden_layers"],
+            vision_mlp=vision["intermediate_size"],
+            vision_side=vision["image_size"] // vision["patch_size"],
+            patch=vision["patch_size"],
+        )
+    except KeyError as error:
+        raise InputError(f"no {error} in the configuration of {source}: a LLaVA model is expected.") from None
+    except (TypeError, ZeroDivisionError):
+        raise InputError(f"a dimension is not a number in the configuration of {source}.") from None
+
+
+def trained_params(size: ModelDimensions, modes: Trainable, rank: int) -> int:
+    llm = {"full": size.llm_params, "lora": size.lora_params(rank), "frozen": 0}[modes.llm]
+    projector = size.projector_params if modes.projector == "full" else 0
+    return llm + projector + (size.vision_params if modes.vision == "full" else 0)
+
+
+def total_params(size: ModelDimensions, modes: Trainable, rank: int) -> int:
+    adapters = size.lora_params(rank) if modes.llm == "lora" else 0
+    return size.llm_params + size.projector_params + size.vision_params + adapters
+
+
+# --- operations ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What passes through the model: tokens, the sum of squared row lengths, labelled tokens, images."""
+
+    tokens: float
+    squares: float
+    labelled: float
+    images: float
+
+
+def forward_flops(size: ModelDimensions, work: Workload) -> tuple[float, float]:
+    """Return the operations of (language model and projector, vision tower) in a forward pass."""
+    matrices = 2 * size.layer_params * size.layers * work.tokens
+    attention = 2 * work.squares * size.hidden * size.layers  # causal: half of 4 T^2 h
+    head = 2 * size.hidden * size.vocabulary * work.labelled
+    projector = 2 * size.projector_params * size.image_tokens * work.images
+    width, patches = size.vision_hidden, size.image_tokens + 1
+    layer = 2 * (4 * width**2 + 2 * width * size.vision_mlp) * patches + 4 * patches**2 * width
+    stem = 2 * 3 * size.patch**2 * width * size.image_tokens
+    return matrices + attention + head + projector, work.images * (size.vision_layers * layer + stem)
+
+
+def training_flops(size: ModelDimensions, work: Workload, modes: Trainable, rank: int = 0) -> float:
+    """Return the useful operations of a forward and a backward pass; recomputation (checkpointing) is not counted.
+
+    A backward pass costs one forward pass for the gradients of the inputs and one for those of the weights. Frozen
+    matrices need the first only, a frozen vision tower neither, adapters of `rank` both.
+    """
+    llm, vision = forward_flops(size, work)
+    adapters = 3.0 * 2 * size.lora_params(rank) * work.tokens if modes.llm == "lora" else 0.0
+    return (3.0 if modes.llm == "full" else 2.0) * llm + adapters + (3.0 if modes.vision == "full" else 1.0) * vision
+
+
+# --- memory -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sharding:
     """How a run is sharded; stage 0 is a copy in every process, without DeepSpeed."""
 
     name: str
@@ -28,8 +151,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of one process. `activations` and `step` are not needed at the same time."""
+class MemoryPlan:
+    """Bytes of one process. A step needs the activations first and its float32 gradients (`step`) after them."""
 
     weights: float
     gradients: float
@@ -43,97 +166,86 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.buffers + max(self.activations, self.step)
 
 
-def memory(
+def plan_memory(
     config: TrainConfig,
-    size: Dimensions,
-    setting: Setting,
+    size: ModelDimensions,
+    sharding: Sharding,
     processes: int,
     length: int,
     micro_batch: int,
-    learned: float,
-) -> Memory:
-    """Of a run with `micro_batch` rows of `length` tokens a forward pass, `learned` of which carry a label."""
-    total, trained = total_params(size, config.modes, config.rank), trained_params(size, config.modes, config.rank)
-    half = config.precision == "bf16"
-    wide = 2 if half and setting.stage else 4  # without DeepSpeed bf16 is autocast over float32 weights
-    shards = processes if setting.stage else 1
-    weights = wide * total / (shards if setting.stage == 3 else 1)
-    gradients = wide * trained / shards
-    optimizer = (12 if setting.stage else 8) * trained / shards
-    step = 4 * trained / shards if setting.stage else 0.0
-    bucket = 2 * wide * size.hidden**2  # reduce_bucket_size "auto", twice because communication overlaps
-    if setting.stage == 3:
-        buffers = bucket + wide * min(total, LIVE_WEIGHTS) * (1 if processes > 1 or setting.offload_weights else 0)
-    elif setting.stage == 2:
-        buffers = bucket + (wide * min(trained, GATHERED_WEIGHTS) if processes > 1 else 0)
+    labelled: float,
+) -> MemoryPlan:
+    """Plan a run with `micro_batch` rows of `length` tokens a forward pass, `labelled` of which carry a label."""
+    rank, stage = config.lora_rank, sharding.stage
+    total, trained = total_params(size, config.modes, rank), trained_params(size, config.modes, rank)
+    width = 2 if config.precision == "bf16" and stage else 4  # without DeepSpeed bf16 is autocast over float32 weights
+    shards = processes if stage else 1
+    weights = width * total / (shards if stage == 3 else 1)
+    gradients = width * trained / shards
+    optimizer = (12 if stage else 8) * trained / shards  # two moments, and under DeepSpeed a float32 copy
+    step = 4 * trained / shards if stage else 0.0
+    bucket = 2 * width * size.hidden**2  # reduce_bucket_size "auto", twice because communication overlaps
+    if stage == 3:
+        buffers = bucket + width * min(total, LIVE_WEIGHTS) * (processes > 1 or sharding.offload_weights)
+    elif stage == 2:
+        buffers = bucket + width * min(trained, GATHERED_WEIGHTS) * (processes > 1)
     else:
-        buffers = wide * trained if processes > 1 else 0.0  # DistributedDataParallel's buckets
-    if setting.offload_optimizer:
+        buffers = width * trained * (processes > 1)  # DistributedDataParallel's buckets
+    if sharding.offload_optimizer:
         gradients = optimizer = step = 0.0
-    if setting.offload_weights:
+    if sharding.offload_weights:
         weights = 0.0
-    return Memory(
-        weights, gradients, optimizer, _activations(config, size, length, micro_batch, learned), buffers, step
+    return MemoryPlan(
+        weights, gradients, optimizer, _activations(config, size, length, micro_batch, labelled), buffers, step
     )
 
 
-def _activations(config: TrainConfig, size: Dimensions, length: int, rows: int, learned: float) -> float:
+def _activations(config: TrainConfig, size: ModelDimensions, length: int, rows: int, labelled: float) -> float:
     tokens = config.pack_tokens if config.packing else rows * length
     images = tokens / length
-    narrow = 2 if config.precision == "bf16" else 4
-    layer = tokens * _kept_by_a_layer(config, size, narrow)
-    working = tokens * narrow * (2 * size.mlp + 2 * size.hidden)  # gradients on their way
-    kept = tokens * narrow * size.hidden * size.layers + layer if config.gradient_checkpointing else layer * size.layers
-    labelled = images * learned if config.packing else rows * min(length, 2 * learned)  # padded rows share columns
-    head = labelled * size.vocabulary * (3 * 4 + 2 * narrow)  # logits, their float32, log-probabilities, gradients
-    patches = images * (size.image_tokens + 1)
-    tower = patches * narrow * (8 * size.vision_hidden + 3 * size.vision_mlp)
+    width = 2 if config.precision == "bf16" else 4
+    layer = tokens * bytes_a_token_and_layer(config, size, width)
+    working = tokens * width * (2 * size.mlp + 2 * size.hidden)  # gradients in flight
+    kept = tokens * width * size.hidden * size.layers + layer if config.gradient_checkpointing else layer * size.layers
+    columns = images * labelled if config.packing else rows * min(length, 2 * labelled)  # padded rows share columns
+    head = columns * size.vocabulary * (3 * 4 + 2 * width)  # logits, their float32, log-probabilities, gradients
+    tower = images * (size.image_tokens + 1) * width * (8 * size.vision_hidden + 3 * size.vision_mlp)
     if config.modes.vision == "full" and not config.gradient_checkpointing:
         tower *= size.vision_layers
     return kept + max(working, head) + tower
 
 
-def _kept_by_a_layer(config: TrainConfig, size: Dimensions, narrow: int) -> float:
-    """Bytes a token that a layer's forward pass keeps for its backward pass."""
-    hidden, mlp, kv = size.hidden, size.mlp, size.hidden * size.kv_heads // size.heads
-    # Of the adapters' seven inputs each is kept by itself behind dropout, with dropout's mask of a byte (where it is
-    # shared: one of queries, keys and values, one of gate and up); or without dropout as it is, the attention's output
-    # counted below. What the first matrices make of them comes on top; the frozen matrices keep none.
+def bytes_a_token_and_layer(config: TrainConfig, size: ModelDimensions, width: int) -> float:
+    """Return the bytes a token that a layer's forward pass keeps for its backward pass; `width` bytes an element."""
+    hidden, mlp, kv, lora = size.hidden, size.mlp, size.kv_width, config.modes.llm == "lora"
+    # With dropout each of the adapters' seven inputs is kept by itself, with a mask of one byte; without dropout it is
+    # kept as it is, and the attention's output is counted below. The outputs of the first matrices come on top; frozen
+    # matrices keep nothing.
     if config.lora is not None and config.lora.dropout:
-        inputs = (3 if config.lora.shared_dropout else 6) * hidden + mlp
-        adapters = narrow * (inputs + 7 * config.rank) + inputs
+        adapters = width * (6 * hidden + mlp + 7 * config.lora_rank) + 6 * hidden + mlp
     else:
-        adapters = narrow * (2 * hidden + mlp + 7 * config.rank)
+        adapters = width * (2 * hidden + mlp + 7 * config.lora_rank)
     if config.compile:
-        # Two sums of the residual stream, rotated queries and keys, values, the attention's output, gate and up; the
-        # norms and the activation are computed again in the backward pass's own kernels.
-        layer = narrow * (4 * hidden + 2 * kv + 2 * mlp)
-        return layer + (adapters if config.modes.llm == "lora" else narrow * (2 * hidden + mlp))  # inputs, some shared
-    # Also the float32 copies of two norms, queries and keys before they are rotated, activation and product of the MLP.
-    if config.modes.llm == "lora":
-        return narrow * (2 * hidden + 2 * kv + 3 * mlp) + 4 * 2 * hidden + adapters
-    return narrow * (6 * hidden + 4 * kv + 4 * mlp) + 4 * 2 * hidden
+        # Two sums of the residual stream, rotated queries and keys, values, the attention's output, gate and up; norms
+        # and activation are computed again in the kernels of the backward pass. Then the inputs, some of them shared.
+        return width * (4 * hidden + 2 * kv + 2 * mlp) + (adapters if lora else width * (2 * hidden + mlp))
+    # Also the float32 copies of two norms, queries and keys before rotation, activation and product of the MLP.
+    if lora:
+        return width * (2 * hidden + 2 * kv + 3 * mlp) + 4 * 2 * hidden + adapters
+    return width * (6 * hidden + 4 * kv + 4 * mlp) + 4 * 2 * hidden
 
 
 def largest_micro_batch(
     config: TrainConfig,
-    size: Dimensions,
-    setting: Setting,
+    size: ModelDimensions,
+    sharding: Sharding,
     processes: int,
     length: int,
-    learned: float,
+    labelled: float,
     capacity: float,
 ) -> int:
-    """The most rows a forward pass that fit into `capacity` bytes, less a tenth for fragments; 0 when none does."""
-
-    def fits(rows: int) -> bool:
-        return memory(config, size, setting, processes, length, rows, learned).total <= 0.9 * capacity
-
-    if config.packing:
-        return 1 if fits(1) else 0
-    share = config.global_batch_size // processes
-    return next((rows for rows in _divisors_from_the_top(min(share, LARGEST)) if fits(rows)), 0)
-
-
-def _divisors_from_the_top(number: int) -> list[int]:
-    return [rows for rows in range(number, 0, -1) if number % rows == 0]
+    """Return the most rows a forward pass that fit into 90 % of `capacity` bytes (the rest fragments); 0 if none."""
+    share = min(config.global_batch_size // processes, LARGEST_MICRO_BATCH)
+    sizes = [1] if config.packing else [rows for rows in range(share, 0, -1) if share % rows == 0]
+    plans = ((rows, plan_memory(config, size, sharding, processes, length, rows, labelled)) for rows in sizes)
+    return next((rows for rows, plan in plans if plan.total <= 0.9 * capacity), 0)

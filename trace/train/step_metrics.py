@@ -1,8 +1,8 @@
-"""What every step of training leaves behind: sums over all processes, made with one small collective a step.
+"""Metrics of every training step: sums over all processes (one small collective a step), and the log they go to.
 
-Loss by what a token belongs to (the words of the reasoning, final coordinates, other text) and by the sample's task
-(object reference, free space), tokens and padding, speed, memory, and the flags that stop a run: they have to be
-agreed between processes, because one that leaves a step alone leaves the others hanging in a collective.
+Loss by what a token belongs to (reasoning, final coordinates, other text) and by the sample's task, tokens and padding,
+speed, memory, and the flags that stop a run: processes have to agree on those, because one that leaves a step alone
+leaves the others waiting in a collective.
 """
 
 from __future__ import annotations
@@ -10,75 +10,84 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
+from ..utils.files import write_jsonl
 from .token_cache import KINDS, TASKS
 
-FLAGS = ("stop", "not_finite")
 COUNTS = ("samples", "tokens", "capacity", "broken", "flops")
+NAMES = ("stop", "not_finite", *COUNTS)
 CELLS = len(TASKS) * len(KINDS)
-# Dense bf16, as published by the maker; of names that contain each other the longer one comes first.
+# Dense bf16, as published by NVIDIA; of names that contain each other the longer one comes first.
 GPU_PEAK_FLOPS = {
     "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12,
     "L40S": 362e12,
 }  # fmt: skip
+CURVES = ("loss", "token_loss", "grounding_loss", "loss_reasoning", "loss_answer", "loss_text", "learning_rate")
+CURVES += ("grad_norm", "point_accuracy", "tokens_per_second")
 
 
-class Tally:
+class StepMetrics:
     """Sums of one step, and of the steps since the last log entry."""
 
     def __init__(self, device: torch.device, processes: int) -> None:
         self._device, self._processes = device, processes
-        self._step: dict[str, float] = {}
-        self._cells = torch.zeros(2, CELLS, dtype=torch.float64, device=device)
-        self._window: dict[str, float] = {}
+        self._step = dict.fromkeys(NAMES, 0.0)
+        self._cells = torch.zeros(2, CELLS, dtype=torch.float64, device=device)  # loss, tokens
+        self._window = dict.fromkeys(COUNTS, 0.0)
         self._window_cells = torch.zeros(2, CELLS, dtype=torch.float64)
         self._since = time.monotonic()
-        self.total: dict[str, float] = dict.fromkeys(COUNTS, 0.0)
+        self.total = dict.fromkeys(COUNTS, 0.0)
 
     def add(self, **counts: float) -> None:
         """Count something of this process in the current step."""
         for name, value in counts.items():
-            self._step[name] = self._step.get(name, 0.0) + value
+            self._step[name] += value
 
     def add_losses(self, losses: Tensor, kinds: Tensor) -> None:
-        """Losses of single tokens, and for each `task * len(KINDS) + kind` (-1: not counted)."""
-        known, where = (kinds >= 0).double(), kinds.clamp_min(0)  # no selection: its size would be waited for on a GPU
-        self._cells[0].index_add_(0, where, losses.double() * known)
-        self._cells[1].index_add_(0, where, known)
+        """Add the losses of single tokens, each with its `task * len(KINDS) + kind` (-1: not counted)."""
+        known, cells = (kinds >= 0).double(), kinds.clamp_min(0)  # no selection: on a GPU its size would be waited for
+        self._cells[0].index_add_(0, cells, losses.double() * known)
+        self._cells[1].index_add_(0, cells, known)
 
     def close_step(self) -> dict[str, float]:
-        """Sum over the processes; flags and counts of the step, and its mean loss over tokens."""
-        names = FLAGS + COUNTS
-        mine = torch.tensor([self._step.get(name, 0.0) for name in names], dtype=torch.float64, device=self._device)
-        whole = torch.cat([mine, self._cells.flatten()])
+        """Sum over the processes; return flags and counts of the step, and its mean loss over tokens."""
+        own = torch.tensor([self._step[name] for name in NAMES], dtype=torch.float64, device=self._device)
+        sums = torch.cat([own, self._cells.flatten()])
         if self._processes > 1:
-            torch.distributed.all_reduce(whole)
-        values = whole.cpu()
-        found = dict(zip(names, values[: len(names)].tolist(), strict=True))
-        cells = values[len(names) :].view(2, CELLS)
-        self._step = {}
+            torch.distributed.all_reduce(sums)
+        values = sums.cpu()
+        result = dict(zip(NAMES, values[: len(NAMES)].tolist(), strict=True))
+        cells = values[len(NAMES) :].view(2, CELLS)
+        self._step = dict.fromkeys(NAMES, 0.0)
         self._cells.zero_()
         self._window_cells += cells
         for name in COUNTS:
-            self._window[name] = self._window.get(name, 0.0) + found[name]
-            self.total[name] += found[name]
-        found["loss"] = float(cells[0].sum() / cells[1].sum()) if cells[1].sum() > 0 else 0.0
-        return found
+            self._window[name] += result[name]
+            self.total[name] += result[name]
+        result["loss"] = float(cells[0].sum() / cells[1].sum()) if cells[1].sum() > 0 else 0.0
+        return result
 
     def report(self) -> dict[str, float]:
-        """What the log gets about the steps since the last report."""
+        """Return the log entries of the steps since the last report."""
         seconds = max(time.monotonic() - self._since, 1e-9)
-        window, cells = self._window, self._window_cells.clone()
-        self._window, self._since = {}, time.monotonic()
+        window, (losses, counts) = self._window, self._window_cells.clone().view(2, len(TASKS), len(KINDS))
+        self._window, self._since = dict.fromkeys(COUNTS, 0.0), time.monotonic()
         self._window_cells.zero_()
-        if not window.get("tokens"):
+        if not window["tokens"]:
             return {}
-        told = {
-            **_losses(cells),
+        entries = {}
+        for names, axis in ((KINDS, 0), (TASKS, 1)):
+            for name, loss, count in zip(names, losses.sum(axis).tolist(), counts.sum(axis).tolist(), strict=True):
+                if count:
+                    entries[f"loss_{name}"] = loss / count
+        entries |= {
             "samples_per_second": window["samples"] / seconds,
             "tokens_per_second": window["tokens"] / seconds,
             "padding_share": 1 - window["tokens"] / window["capacity"],
@@ -86,22 +95,12 @@ class Tally:
         }
         peak = peak_flops(self._device)
         if peak:
-            told["mfu"] = window["flops"] / seconds / (peak * self._processes)
-        return told
-
-
-def _losses(cells: Tensor) -> Mapping[str, float]:
-    sums, counts = cells.view(2, len(TASKS), len(KINDS))
-    told: dict[str, float] = {}
-    for names, axis in ((KINDS, 0), (TASKS, 1)):
-        for name, loss, count in zip(names, sums.sum(axis).tolist(), counts.sum(axis).tolist(), strict=True):
-            if count:
-                told[f"loss_{name}"] = loss / count
-    return told
+            entries["mfu"] = window["flops"] / seconds / (peak * self._processes)
+        return entries
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes: the most that was allocated on a GPU, or the process's largest resident size on a CPU."""
+    """Return bytes: the peak of allocated memory on a GPU, or of the process's resident memory on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
@@ -109,7 +108,38 @@ def peak_memory(device: torch.device) -> float:
 
 
 def peak_flops(device: torch.device) -> float | None:
+    """Return the published peak of a GPU in FLOP/s, None if it is unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in GPU_PEAK_FLOPS.items() if part in name), None)
+
+
+class LogWriter(TrainerCallback):
+    """Write `log.jsonl`: every logged step with its seconds of wall clock and of CPU, summed over resumptions."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "log.jsonl"
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        timed = [entry for entry in state.log_history if "cpu_seconds" in entry]
+        self._base = (timed[-1]["seconds"], timed[-1]["cpu_seconds"]) if timed else (0.0, 0.0)
+        self._start = (time.monotonic(), time.process_time())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any) -> None:
+        if not state.log_history or not state.is_world_process_zero:
+            return
+        state.log_history[-1] |= {
+            "seconds": round(self._base[0] + time.monotonic() - self._start[0], 2),
+            "cpu_seconds": round(self._base[1] + time.process_time() - self._start[1], 2),
+        }
+        write_jsonl(self._path, state.log_history)
+
+
+def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
+    """Draw the curves of a run's log to `curves.png`."""
+    from ..drawing.canvas import save
+    from ..drawing.figures import training_curves
+
+    shown = [name for name in CURVES if any(name in entry for entry in history)]
+    save(training_curves({folder.name: history}, shown), folder / "curves.png")

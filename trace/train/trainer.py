@@ -1,13 +1,16 @@
-"""The thin layer over transformers' Trainer: in which order, with which loss, watched how, saved as what."""
+"""The thin layer over transformers' Trainer: batches, loss, checkpoints that appear complete or not at all."""
 
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,43 +19,102 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..core.prompts import IGNORE
 from ..model.attention_recorder import GroundingRecorder, recording
 from ..model.checkpoint import Checkpoint, save
 from ..utils.command import InputError
-from .checkpoints import UNFINISHED, full_disk_told, note_world, universal
+from .batching import ProcessBatchSampler
+from .checkpoints import UNFINISHED, any_world_size, explain_full_disk, write_world_size
 from .config import TrainConfig
-from .guards import StopSignal, Watch
-from .model_size import Work, dimensions, training_flops
+from .guards import StopSignal, TrainingGuard
+from .memory import Workload, dimensions, training_flops
 from .param_groups import make_optimizer
-from .sampling import ProcessBatches
-from .step_metrics import Tally
-from .varlen_attention import Line
+from .step_metrics import StepMetrics
+from .varlen_attention import PackedRows
 
 
-@dataclass
-class Prepared:
-    """What an objective hands to the training loop: the trainer, the model, and what the run's record should tell."""
+def init_distributed(config: TrainConfig) -> None:
+    """Check the GPU and, under DeepSpeed, connect the processes with a backend that works on this machine.
 
-    trainer: Trainer
-    checkpoint: Checkpoint
-    notes: dict[str, Any]
+    Raises:
+        InputError: the GPU has no bfloat16, or DeepSpeed is not installed.
+    """
+    on_gpu = torch.cuda.is_available()
+    if on_gpu and config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name()
+        raise InputError(
+            f"precision: bf16 needs an NVIDIA GPU of the Ampere generation or later, not {name}. Use fp32."
+        )
+    if on_gpu and "RANK" not in os.environ and torch.cuda.device_count() > 1:
+        count = torch.cuda.device_count()
+        print(f"using 1 of {count} GPUs; to use all: torchrun --nproc-per-node {count} -m trace_vlm.train.train ...")
+    if config.deepspeed is None:
+        return
+    # DeepSpeed calls torch's collectives by deprecated names at every step.
+    warnings.filterwarnings("ignore", message="`torch.distributed.", category=FutureWarning)
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if "RANK" not in os.environ:  # a single process, started without a launcher
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise InputError(f"deepspeed: not installed ({error}). Run pip install deepspeed, or set it to null.") from None
+    # An operator for inference on CPUs, which would be compiled for minutes and is never called here.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
 
-    def save(self, folder: Path) -> None:
-        """Write the trained model; all processes take part, since each may hold a share of it."""
-        with full_disk_told(folder.parent):
-            self.trainer.save_model(str(folder))
 
-    @property
-    def preempted(self) -> bool:
-        return bool(getattr(self.trainer, "preempted", False))
+def training_arguments(config: TrainConfig, folder: Path, passes: int) -> TrainingArguments:
+    """Convert the configuration to TrainingArguments, with `passes` forward passes a step of one process."""
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    on_gpu = torch.cuda.is_available()
+    # transformers 5 renamed the option; the newer name is used if it exists.
+    fields = TrainingArguments.__dataclass_fields__
+    recompute = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
+    options = {"use_reentrant": False} if config.gradient_checkpointing else None
+    recomputation: dict[str, Any] = {recompute: config.gradient_checkpointing, f"{recompute}_kwargs": options}
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=1 if config.packing else config.micro_batch_size,
+        gradient_accumulation_steps=passes,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.lr_schedule,
+        warmup_steps=config.warmup_ratio,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.precision == "bf16",
+        **recomputation,
+        deepspeed=config.deepspeed,
+        ddp_find_unused_parameters=config.modes.vision == "full",  # a tower's last layer is never read
+        dataloader_num_workers=config.dataloader_workers,
+        dataloader_persistent_workers=config.dataloader_workers > 0,
+        dataloader_drop_last=True,
+        save_steps=config.save_steps,
+        save_total_limit=config.save_total_limit,
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would hide what TrainingGuard has to see
+        report_to=config.report_to or "none",
+        remove_unused_columns=False,
+        seed=config.seed,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # without a launcher it would scatter our batches over all GPUs
+    return arguments
 
 
-class SteadyTrainer(Trainer):
-    """Checkpoints that appear whole, an end on SIGTERM that loses nothing; what every objective needs."""
+class ResumableTrainer(Trainer):
+    """Complete checkpoints, and an end on SIGTERM that loses nothing; the base of every objective."""
 
     def __init__(self, *args: Any, config: TrainConfig, stop: StopSignal, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,26 +132,22 @@ class SteadyTrainer(Trainer):
         except torch.OutOfMemoryError as error:
             key, step = "pack_tokens" if self.config.packing else "micro_batch_size", self.state.global_step + 1
             raise InputError(
-                f"{key}: {getattr(self.config, key)} does not fit into the GPU's memory (step {step}); take less, "
-                "gradient_checkpointing, or more sharding in deepspeed: python -m trace.train.plan says what fits. "
+                f"{key}: {getattr(self.config, key)} does not fit into the GPU's memory (step {step}). Lower it, use "
+                "gradient_checkpointing or more sharding in deepspeed; python -m trace.train.plan shows what fits. "
                 f"{' '.join(str(error).split())}"
             ) from None
 
-    def stop_wanted(self) -> bool:
-        """Whether some process was asked to stop, the same answer in all of them."""
-        wanted = torch.tensor([float(self._stop.wanted)], device=self.args.device)
-        if self.args.world_size > 1:
-            torch.distributed.all_reduce(wanted)
-        return bool(wanted)
-
     def close_step(self, grad_norm: Tensor | float | None) -> bool:
-        """Account for a step; whether the run should save and end."""
-        return self.stop_wanted()
+        """Account for a step; return whether the run should save and end, the same answer in all processes."""
+        requested = torch.tensor([float(self._stop.requested)], device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(requested)
+        return bool(requested)
 
     def _maybe_log_save_evaluate(
         self, tr_loss: Tensor, grad_norm: Tensor | float | None, *args: Any, **kw: Any
     ) -> None:
-        if self.state.global_step != self._closed:  # the Trainer comes here once more when an epoch ends
+        if self.state.global_step != self._closed:  # the Trainer calls this once more at the end of an epoch
             self._closed = self.state.global_step
             if self.close_step(grad_norm) and self.state.global_step < self.state.max_steps:
                 self.preempted = True
@@ -100,7 +158,7 @@ class SteadyTrainer(Trainer):
         return str(Path(self.args.output_dir) / UNFINISHED)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write beside the checkpoints, then move the whole folder to its place; the oldest ones go after that."""
+        """Write beside the checkpoints, then move the complete folder to its place; then remove the oldest."""
         name = f"checkpoint-{self.state.global_step}"
         written, target = Path(self._get_output_dir(trial)) / name, Path(self.args.output_dir) / name
         if target.exists():  # the last step of an epoch and of the run are saved once
@@ -108,10 +166,10 @@ class SteadyTrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(written.parent, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        with full_disk_told(Path(self.args.output_dir).parent):
+        with explain_full_disk(Path(self.args.output_dir).parent):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            note_world(written, self.args.world_size)
+            write_world_size(written, self.args.world_size)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             written.rename(target)
@@ -119,15 +177,15 @@ class SteadyTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the model before any other process writes beside it: a model's folder appears whole, or not at all."""
+        """Write the model before another process writes beside it: its folder appears complete, or not at all."""
         super().save_model(output_dir, _internal_call)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Read the weights back through `from_pretrained`.
+        """Load the weights through `from_pretrained`.
 
-        The names on disk are not the names in memory; the Trainer's own loading compares them unconverted, finds
-        nothing, and resumes from the initial weights without a word.
+        Names on disk differ from names in memory; the Trainer's own loading compares them unconverted, finds nothing,
+        and silently resumes from the initial weights.
         """
         if isinstance(self.model, PreTrainedModel):
             saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
@@ -136,49 +194,48 @@ class SteadyTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
-        with universal(self, resume_from_checkpoint):
+        with any_world_size(self, resume_from_checkpoint):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
 
-class LanguageTrainer(SteadyTrainer):
+class LanguageTrainer(ResumableTrainer):
     """Next-token loss on labelled tokens, plus the grounding term if the configuration has one.
 
-    Loss is the mean over the labelled tokens of the whole step (`loss_norm: microbatch`: the mean of the forward
-    passes' means). Logits are computed only where some row has a label, and only over the tokenizer's own vocabulary:
-    padded rows of the embedding never enter.
+    The loss is the mean over the labelled tokens of the complete step (`loss_norm: microbatch`: the mean of the forward
+    passes' means). Logits are computed only where some row has a label, and only over the tokenizer's own vocabulary,
+    without the padded rows of the embedding.
     """
 
     def __init__(
-        self, *args: Any, checkpoint: Checkpoint, batches: ProcessBatches, watch: Watch, **kwargs: Any
+        self, *args: Any, checkpoint: Checkpoint, batches: ProcessBatchSampler, guard: TrainingGuard, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.checkpoint, self._batches, self._watch = checkpoint, batches, watch
+        self.checkpoint, self._batches, self._guard = checkpoint, batches, guard
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        self._vocabulary = checkpoint.text_vocab_size
         self._sums: dict[str, list[Tensor]] = {"token_loss": [], "grounding_loss": []}
-        self._tally = Tally(self.args.device, self.args.world_size)
+        self._metrics = StepMetrics(self.args.device, self.args.world_size)
         self._step_losses: list[Tensor] = []
-        self._step_ids: list[list[str]] = []
-        self._rates: dict[str, float] = {}  # of each part, in the step that was made last
-        described = checkpoint.model.config
-        self._size = dimensions(described.text_config.to_dict(), described.vision_config.to_dict(), "the model")
+        self.step_ids: list[list[str]] = []  # the samples of each forward pass of the current step
+        self._rates: dict[str, float] = {}  # of each part, in the last step
+        settings = checkpoint.model.config
+        self._size = dimensions(settings.text_config.to_dict(), settings.vision_config.to_dict(), "the model")
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """This process's batches; not handed to accelerate, which would share them out a second time."""
+        """Return this process's batches; accelerate does not get them, it would distribute them a second time."""
         workers = self.args.dataloader_num_workers
         if workers > 0:
-            atexit.register(_let_workers_go)
+            atexit.register(_end_workers)
         return DataLoader(
             self.train_dataset,
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
             num_workers=workers,
             persistent_workers=workers > 0,
-            # Workers inherit the data set; a start that pickles it would send each of them the model too.
+            # Workers inherit the dataset; a start method that pickles it would send each of them the model too.
             multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
             pin_memory=self.args.dataloader_pin_memory,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_ignore_sigterm,
             generator=torch.Generator().manual_seed(self.args.seed),  # leaves the global one, of dropout, alone
         )
 
@@ -193,7 +250,6 @@ class LanguageTrainer(SteadyTrainer):
         labels_BT, kinds_BT, columns = inputs.pop("labels"), inputs.pop("kinds"), inputs.pop("columns")
         self._account(inputs, labels_BT)
         guided_rows, guided_patches = inputs.pop("guided_rows", None), inputs.pop("guided_patches", None)
-        wanted_BC = labels_BT[:, columns + 1]
         call = {**inputs, "logits_to_keep": columns, "use_cache": False}
         term, recorder = self.config.grounding_loss, None
         if term is not None and guided_rows is not None:
@@ -203,13 +259,16 @@ class LanguageTrainer(SteadyTrainer):
                 outputs = model(**call)
         else:
             outputs = model(**call)
-        logits_BCV = outputs.logits[..., : self._vocabulary].float()
-        log_probs_NV, wanted_N = logits_BCV.flatten(0, 1).log_softmax(-1), wanted_BC.flatten()
-        total = functional.nll_loss(log_probs_NV, wanted_N, ignore_index=IGNORE, reduction="sum")
-        count = (wanted_N != IGNORE).sum()
-        loss = total / self._divisor(count, num_items_in_batch)
-        single_N = -log_probs_NV.detach().gather(1, wanted_N.clamp_min(0)[:, None])[:, 0]
-        self._tally.add_losses(single_N, kinds_BT[:, columns + 1].flatten())
+        log_probs_NV = outputs.logits[..., : self.checkpoint.text_vocab_size].float().flatten(0, 1).log_softmax(-1)
+        labels_N = labels_BT[:, columns + 1].flatten()
+        total = functional.nll_loss(log_probs_NV, labels_N, ignore_index=IGNORE, reduction="sum")
+        count = (labels_N != IGNORE).sum()
+        if self.config.loss_norm == "microbatch" or num_items_in_batch is None:
+            loss = total / (count.clamp_min(1) * self.args.gradient_accumulation_steps)
+        else:  # the gradients of the processes are averaged afterwards, not summed
+            loss = total / (torch.as_tensor(num_items_in_batch).clamp_min(1) / self.args.world_size)
+        token_losses_N = -log_probs_NV.detach().gather(1, labels_N.clamp_min(0)[:, None])[:, 0]
+        self._metrics.add_losses(token_losses_N, kinds_BT[:, columns + 1].flatten())
         self._sums["token_loss"].append((total / count.clamp_min(1)).detach())
         if recorder is not None and term is not None and recorder.loss is not None:
             loss = loss + term.weight * recorder.loss / self.args.gradient_accumulation_steps
@@ -217,48 +276,39 @@ class LanguageTrainer(SteadyTrainer):
         self._step_losses.append(loss.detach())
         return (loss, outputs) if return_outputs else loss
 
-    def _divisor(self, count: Tensor, items: Tensor | int | None) -> Any:
-        """What the sum over tokens is divided by. The processes' gradients are averaged, not summed, afterwards."""
-        if self.config.loss_norm == "microbatch" or items is None:
-            return count.clamp_min(1) * self.args.gradient_accumulation_steps
-        return torch.as_tensor(items).clamp_min(1) / self.args.world_size
-
     def _account(self, inputs: dict[str, Any], labels_BT: Tensor) -> None:
-        """Count the forward pass, note broken pictures, and turn what packing needs into the attention's argument."""
-        rows, broken, tokens = inputs.pop("rows"), inputs.pop("broken"), inputs.pop("tokens")
+        """Count the forward pass, record broken images, and convert what packing needs to the attention's argument."""
+        rows, tokens, dataset = inputs.pop("rows"), inputs.pop("tokens"), self.train_dataset
         ends, branch = inputs.pop("row_ends", None), inputs.pop("branch", None)
         if ends is not None:
-            inputs["line"] = Line(tuple(ends), branch, labels_BT.device)
-        dataset = self.train_dataset
-        self._step_ids.append(dataset.names(rows))
-        new = self._watch.broken(broken, dataset.names)
-        pixels = inputs.get("pixel_values")
-        work = Work(
+            inputs["packed_rows"] = PackedRows(tuple(ends), branch, labels_BT.device)
+        self.step_ids.append(dataset.names(rows))
+        work = Workload(
             tokens=tokens,
             squares=float((dataset.lengths[rows].astype(float) ** 2).sum()),
-            learned=float(inputs.pop("learned")),
-            images=0 if pixels is None else len(pixels),
+            labelled=float(inputs.pop("labelled")),
+            images=len(inputs.get("pixel_values", ())),
         )
-        self._tally.add(
-            samples=sum(len(dataset.names([row])) for row in rows),
+        self._metrics.add(
+            samples=len(self.step_ids[-1]),
             tokens=tokens,
             capacity=labels_BT.numel(),
-            broken=new,
-            flops=training_flops(self._size, work, self.config.modes, self.config.rank),
+            broken=self._guard.record_broken(inputs.pop("broken"), dataset.names),
+            flops=training_flops(self._size, work, self.config.modes, self.config.lora_rank),
         )
 
     def close_step(self, grad_norm: Tensor | float | None) -> bool:
         step, losses = self.state.global_step, torch.stack(self._step_losses).tolist()
         norm = float(grad_norm) if grad_norm is not None else 0.0
-        bad = not all(map(_finite, [*losses, norm]))
-        self._tally.add(stop=float(self._stop.wanted), not_finite=float(bad))
-        found = self._tally.close_step()
-        ids, self._step_ids, self._step_losses = self._step_ids, [], []
-        if found["not_finite"]:
-            raise self._watch.not_finite(step, losses, ids)
-        self._watch.check_broken(self._tally.total["broken"], self._tally.total["samples"])
-        self._watch.spikes(step, {"loss": found["loss"], "grad_norm": norm}, ids)
-        return found["stop"] > 0
+        not_finite = not all(map(math.isfinite, [*losses, norm]))
+        self._metrics.add(stop=float(self._stop.requested), not_finite=float(not_finite))
+        sums = self._metrics.close_step()
+        ids, self.step_ids, self._step_losses = self.step_ids, [], []
+        if sums["not_finite"]:
+            raise self._guard.not_finite(step, losses, ids)
+        self._guard.check_broken(self._metrics.total["broken"], self._metrics.total["samples"])
+        self._guard.check_spikes(step, {"loss": sums["loss"], "grad_norm": norm}, ids)
+        return sums["stop"] > 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # not an evaluation, nor the summary at the end
@@ -266,40 +316,50 @@ class LanguageTrainer(SteadyTrainer):
                 if values:
                     logs[name] = float(torch.stack(values).mean())
                 values.clear()
-            logs |= self._tally.report()
+            logs |= self._metrics.report()
             if len(set(self._rates.values())) > 1:
                 logs |= {f"learning_rate_{part}": rate for part, rate in self._rates.items()}
         super().log(logs, start_time)
 
     def _get_learning_rate(self) -> float:
-        """Asked for between a step and the schedule's: the moment to note the rate of each part."""
+        """Record the rate of each part: the Trainer asks between a step of the optimizer and of the schedule."""
         groups = self.optimizer.param_groups
         self._rates = {group["part"]: float(group["lr"]) for group in groups if group.get("part")}
         return super()._get_learning_rate()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
-        return 0.0  # counted by the tally, image tokens and frozen parts included
+        return 0.0  # StepMetrics counts them, with image tokens and frozen parts
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             save(self.checkpoint, output_dir or self.args.output_dir, state=state_dict)
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+@dataclass
+class PreparedRun:
+    """What an objective gives to the training loop: the trainer, the model, and notes for the run's record."""
+
+    trainer: ResumableTrainer
+    checkpoint: Checkpoint
+    notes: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write the trained model; all processes take part, since each may hold a share of it."""
+        with explain_full_disk(folder.parent):
+            self.trainer.save_model(str(folder))
+
+
+def _ignore_sigterm(worker: int) -> None:
     """A preemption's SIGTERM reaches every process of a job; a worker that dies of it would fail the last step."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: os._exit(0))
 
 
-def _let_workers_go() -> None:
-    """End what still loads when this process ends, however it does.
+def _end_workers() -> None:
+    """End the loading workers when this process ends, however it does.
 
-    multiprocessing ends its children by SIGTERM, which ours do not hear, and would wait for them for ever.
+    multiprocessing ends its children by SIGTERM, which ours ignore, and would wait for them forever.
     """
     for child in multiprocessing.active_children():
         if child.pid is not None:
             os.kill(child.pid, signal.SIGUSR2)
-
-
-def _finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

@@ -1,10 +1,8 @@
-"""Attention for rows laid end to end in one line: each sees itself, none sees another, and nothing is paid for that.
+"""Attention for packed rows: each row sees itself and none of the others, without a mask of the batch's squared length.
 
-Registered with transformers' attention interface under `IMPLEMENTATION`; a packed batch brings its `Line`. On a GPU in
-half precision the line goes through `torch.nn.attention.varlen` as it is; elsewhere each row goes through SDPA alone,
-so that no mask of the line's squared length is ever made.
-
-Tensor names carry their axes: B batch (always 1), H heads, T tokens of the line, D dimensions of a head.
+Registered with transformers' attention interface as `IMPLEMENTATION`; a packed batch brings its `PackedRows`. On a GPU
+in half precision the batch goes through `torch.nn.attention.varlen`; elsewhere each row goes through SDPA alone.
+Axes in tensor names: B batch (always 1), H heads, T tokens, D dimensions of a head.
 """
 
 from __future__ import annotations
@@ -22,15 +20,15 @@ from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from .collate import branch_visibility
 from .config import TrainConfig
+from .dataset import branch_visibility
 
-IMPLEMENTATION = "trace_line"
+IMPLEMENTATION = "trace_varlen"
 
 
 @dataclass(frozen=True)
-class Line:
-    """Where each row of a line ends, and which branch of its row a token is in (None: rows without branches)."""
+class PackedRows:
+    """Where each row of a packed batch ends, and the branch of every token (None: rows without branches)."""
 
     ends: tuple[int, ...]
     branch_BT: Tensor | None
@@ -50,14 +48,14 @@ class Line:
 
     @cached_property
     def masks(self) -> list[Tensor | None]:
-        """For each row the mask of its branches, None where plain causality says all."""
+        """For each row the mask of its branches, None where causality suffices."""
         if self.branch_BT is None:
             return [None] * len(self.rows)
-        pieces = [self.branch_BT[:, start:end] for start, end in self.rows]
-        return [branch_visibility(piece) if int(piece.max()) > 1 else None for piece in pieces]
+        rows = [self.branch_BT[:, start:end] for start, end in self.rows]
+        return [branch_visibility(row) if int(row.max()) > 1 else None for row in rows]
 
 
-@torch.compiler.disable  # a line is no tensor, and its kernel stands alone anyway
+@torch.compiler.disable  # PackedRows is no tensor, and the kernel stands alone anyway
 def packed_attention(
     module: nn.Module,
     query_BHTD: Tensor,
@@ -66,52 +64,51 @@ def packed_attention(
     attention_mask: None,
     scaling: float,
     dropout: float = 0.0,
-    line: Line | None = None,
+    packed_rows: PackedRows | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`[B, T, H, D]` of a line. ValueError for a batch that brings no `line`."""
-    if line is None:
+    """Return `[B, T, H, D]` of a packed batch; ValueError for a batch without `packed_rows`."""
+    if packed_rows is None:
         raise ValueError(f"attention {IMPLEMENTATION!r} is for packed batches only")
     kind = query_BHTD.device.type
     if torch.is_autocast_enabled(kind):  # the rotary embedding leaves queries and keys in float32
         half = torch.get_autocast_dtype(kind)
-        query_BHTD, key_BHTD, value_BHTD = (one.to(half) for one in (query_BHTD, key_BHTD, value_BHTD))
-    if uses_varlen(query_BHTD) and line.branch_BT is None:
-        return _varlen(query_BHTD, key_BHTD, value_BHTD, scaling, line), None
+        query_BHTD, key_BHTD, value_BHTD = (tensor.to(half) for tensor in (query_BHTD, key_BHTD, value_BHTD))
     grouped = query_BHTD.shape[1] != key_BHTD.shape[1]
-    parts = []
-    for (start, end), mask in zip(line.rows, line.masks, strict=True):
-        row = slice(start, end)
-        parts.append(
-            functional.scaled_dot_product_attention(
-                query_BHTD[:, :, row],
-                key_BHTD[:, :, row],
-                value_BHTD[:, :, row],
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=grouped,
-            )
+    if uses_varlen(query_BHTD) and packed_rows.branch_BT is None:
+        varlen = varlen_kernel()
+        assert varlen is not None
+        out_THD = varlen(
+            *(tensor[0].transpose(0, 1) for tensor in (query_BHTD, key_BHTD, value_BHTD)),
+            packed_rows.bounds, packed_rows.bounds, packed_rows.longest, packed_rows.longest,
+            scale=scaling, window_size=(-1, 0), **({"enable_gqa": True} if grouped else {}),
+        )  # fmt: skip
+        return out_THD[None], None
+    outputs = [
+        functional.scaled_dot_product_attention(
+            query_BHTD[:, :, start:end], key_BHTD[:, :, start:end], value_BHTD[:, :, start:end], attn_mask=mask,
+            dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped,
         )
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+        for (start, end), mask in zip(packed_rows.rows, packed_rows.masks, strict=True)
+    ]  # fmt: skip
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
 def uses_varlen(tensor: Tensor) -> bool:
-    """Whether `torch.nn.attention.varlen` takes this: it has kernels for half precision on GPUs only."""
-    return tensor.is_cuda and tensor.dtype in (torch.bfloat16, torch.float16) and _varlen_kernel() is not None
+    """Return whether `torch.nn.attention.varlen` takes this tensor: it has kernels for half precision on GPUs only."""
+    return tensor.is_cuda and tensor.dtype in (torch.bfloat16, torch.float16) and varlen_kernel() is not None
 
 
-def kernel(config: TrainConfig) -> str:
-    """What computes the attention of this run's lines here, for the log."""
-    if not torch.cuda.is_available() or config.precision != "bf16" or _varlen_kernel() is None:
+def describe_kernel(config: TrainConfig) -> str:
+    """Return what computes the attention of this run's packed batches on this machine, for the log."""
+    if not torch.cuda.is_available() or config.precision != "bf16" or varlen_kernel() is None:
         return "SDPA row by row"
     return "torch varlen" + (", SDPA where rows share an image" if config.share_image > 1 else "")
 
 
 @lru_cache
-def _varlen_kernel() -> Callable[..., Any] | None:
-    """torch's, where it has one that knows causal windows and a scale (torch 2.11)."""
+def varlen_kernel() -> Callable[..., Any] | None:
+    """Return torch's kernel if it supports causal windows and a scale (torch 2.11)."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -119,21 +116,5 @@ def _varlen_kernel() -> Callable[..., Any] | None:
     return varlen_attn if {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters) else None
 
 
-def _varlen(query_BHTD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor, scaling: float, line: Line) -> Tensor:
-    varlen = _varlen_kernel()
-    assert varlen is not None  # `uses_varlen`
-    query_THD, key_THD, value_THD = (one[0].transpose(0, 1) for one in (query_BHTD, key_BHTD, value_BHTD))
-    shared = {"enable_gqa": True} if query_THD.shape[1] != key_THD.shape[1] else {}
-    bounds, longest = line.bounds, line.longest
-    out_THD = varlen(
-        query_THD, key_THD, value_THD, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), **shared
-    )
-    return out_THD[None]
-
-
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    return None
-
-
 AttentionInterface.register(IMPLEMENTATION, packed_attention)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+AttentionMaskInterface.register(IMPLEMENTATION, lambda *args, **kwargs: None)

@@ -1,8 +1,8 @@
-"""The vision stand-in: what CLIP's pre-training gives a large model, a nano tower gets from labels of scenes.
+"""Vision pre-training of the nano tower on labels of generated scenes; it stands in for CLIP's.
 
-Each patch learns to say what is on it: colour, category, and where the centre of its object is (32 bins an axis). The
-labels come from instance maps. The heads are thrown away, the tower is frozen from then on, and the mean and scale of
-its features are folded into the projector's first layer, so that the language model starts on features of unit scale.
+Each patch learns to tell its colour, its category, and the centre of its object (32 bins an axis), from instance maps.
+The heads are discarded and the tower stays frozen from then on; mean and scale of its features are folded into the
+projector's first layer, so that the language model starts on features of unit scale.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 from transformers import TrainingArguments
 
@@ -30,14 +30,12 @@ from ..model.checkpoint import Checkpoint, load, save
 from ..utils.command import InputError
 from .config import TrainConfig
 from .guards import StopSignal
-from .param_groups import choose
-from .trainer import Prepared, SteadyTrainer
-
-Arguments = Callable[[int], TrainingArguments]  # of the forward passes a step of one process
+from .param_groups import set_trainable
+from .trainer import PreparedRun, ResumableTrainer
 
 BINS = 32
-HELD_OUT = 0.03  # of the views, to report how well patches are read
-NO_OBJECTS = ("floor", "surface")  # the first categories: what is below things
+HELD_OUT = 0.03  # of the views, to report how well patches are classified
+BACKGROUNDS = ("floor", "surface")  # the first categories: what is below objects
 
 
 class PatchLabels(Dataset[dict[str, Tensor]]):
@@ -45,14 +43,12 @@ class PatchLabels(Dataset[dict[str, Tensor]]):
 
     def __init__(self, folders: list[str], checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self.views = [
-            (Path(folder), view) for folder in folders for _, view in read_jsonl(Path(folder) / "views.jsonl")
-        ]
+        self.views = [(path, view) for path in map(Path, folders) for _, view in read_jsonl(path / "views.jsonl")]
         if not self.views:
-            raise InputError(f"no views in {', '.join(folders)}")
+            raise InputError(f"data: no views in {', '.join(folders)}.")
         objects = [item for _, view in self.views for item in view["objects"]]
         self.colors = sorted({item["color"] for item in objects})
-        self.categories = [*NO_OBJECTS, *sorted({item["category"] for item in objects})]
+        self.categories = [*BACKGROUNDS, *sorted({item["category"] for item in objects})]
 
     def __len__(self) -> int:
         return len(self.views)
@@ -62,24 +58,24 @@ class PatchLabels(Dataset[dict[str, Tensor]]):
         image = open_image(folder / view["image"])
         instances = open_instances(folder / view["instances"])
         side, square = self._checkpoint.patches_per_side, Square(*image.size)
-        objects = {item["instance"]: item for item in view["objects"]}
-        regions = [instances == BACKGROUND, on_surface(instances), *(instances == instance for instance in objects)]
+        objects = view["objects"]
+        regions = [instances == BACKGROUND, on_surface(instances)]
+        regions += [instances == item["instance"] for item in objects]
         coverage = np.stack([patch_coverage(region, side).reshape(-1) for region in regions])
-        seen = list(objects.values())
         coverage[2:] *= 4.0  # an object wins a patch from the surface when it covers a fifth of it
         labels = np.full((4, side * side), IGNORE)
         for patch, winner in enumerate(coverage.argmax(0)):
-            labels[1, patch] = winner if winner < 2 else self.categories.index(seen[winner - 2]["category"])
+            labels[1, patch] = winner if winner < 2 else self.categories.index(objects[winner - 2]["category"])
             if winner >= 2:
-                item = seen[winner - 2]
+                item = objects[winner - 2]
                 centre = square.pad_point(Point(*item["center"]))
                 labels[0, patch] = self.colors.index(item["color"])
                 labels[2, patch], labels[3, patch] = (min(int(v * BINS), BINS - 1) for v in (centre.x, centre.y))
         return {"pixel_values": self._checkpoint.pixels([image])[0], "labels": torch.tensor(labels)}
 
 
-class PatchReader(nn.Module):
-    """The tower with one linear head on the layer that the language model will read."""
+class PatchClassifier(nn.Module):
+    """The vision tower with one linear head on the layer that the language model reads."""
 
     def __init__(self, tower: nn.Module, layer: int, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -95,58 +91,52 @@ class PatchReader(nn.Module):
             functional.cross_entropy(part.flatten(0, 1), labels[:, index].flatten(), ignore_index=IGNORE)
             for index, part in enumerate(parts)
         ]
-        right = torch.stack([part.argmax(-1) == labels[:, index] for index, part in enumerate(parts)], dim=1)
-        return {"loss": torch.stack(losses).sum(), "right": right}
+        correct = torch.stack([part.argmax(-1) == labels[:, index] for index, part in enumerate(parts)], dim=1)
+        return {"loss": torch.stack(losses).sum(), "correct": correct}
 
 
 @dataclass
-class PreparedVision(Prepared):
-    reader: PatchReader
+class PreparedVisionRun(PreparedRun):
+    classifier: PatchClassifier
     held_out: Dataset[dict[str, Tensor]]
 
     def save(self, folder: Path) -> None:
         """Report on held-out views, fold the features' scale into the projector, write the model."""
         loader: DataLoader[Any] = DataLoader(self.held_out, batch_size=32)
-        features, right, known = [], torch.zeros(4), torch.zeros(4)
-        device = next(self.reader.parameters()).device
-        self.reader.eval()
+        outputs, correct, labelled = [], torch.zeros(4), torch.zeros(4)
+        device = next(self.classifier.parameters()).device
+        self.classifier.eval()
         with torch.no_grad():
             for batch in tqdm(loader, desc="held-out views", leave=False):
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                hits = self.reader(**batch)["right"]
                 valid = batch["labels"] != IGNORE
-                right += (hits & valid).sum((0, 2)).cpu()
-                known += valid.sum((0, 2)).cpu()
-                features.append(self.reader.features(batch["pixel_values"]).flatten(0, 1).cpu())
+                correct += (self.classifier(**batch)["correct"] & valid).sum((0, 2)).cpu()
+                labelled += valid.sum((0, 2)).cpu()
+                outputs.append(self.classifier.features(batch["pixel_values"]).flatten(0, 1).cpu())
         self.checkpoint.model.cpu()  # only the tower was moved to a GPU
-        accuracy = dict(zip(("color", "category", "x", "y"), (right / known).tolist(), strict=True))
+        accuracy = dict(zip(("color", "category", "x", "y"), (correct / labelled).tolist(), strict=True))
         self.notes["held_out_patch_accuracy"] = {name: round(value, 4) for name, value in accuracy.items()}
-        print(f"held-out patches read right: {self.notes['held_out_patch_accuracy']}")
-        _fold_scale(self.checkpoint.model.model.multi_modal_projector.linear_1, torch.cat(features))
+        print(f"accuracy on held-out patches: {self.notes['held_out_patch_accuracy']}")
+        layer, features = self.checkpoint.model.model.multi_modal_projector.linear_1, torch.cat(outputs)
+        with torch.no_grad():  # zero mean and unit scale: W' = W / scale, b' = b - W' mean
+            layer.weight.div_(features.std(0).clamp_min(1e-4))
+            layer.bias.sub_(layer.weight @ features.mean(0))
         if self.trainer.is_world_process_zero():
             save(self.checkpoint, folder)
 
 
-@torch.no_grad()
-def _fold_scale(layer: nn.Linear, features: Tensor) -> None:
-    """Make `layer` see features of zero mean and unit scale: W' = W / scale, b' = b - W' mean."""
-    mean, scale = features.mean(0), features.std(0).clamp_min(1e-4)
-    layer.weight.div_(scale)
-    layer.bias.sub_(layer.weight @ mean)
-
-
-def prepare(config: TrainConfig, arguments: Arguments, folder: Path, stop: StopSignal) -> Prepared:
+def prepare(
+    config: TrainConfig, arguments: Callable[[int], TrainingArguments], folder: Path, stop: StopSignal
+) -> PreparedRun:
+    """Load the model and the views; `arguments` takes the forward passes of a step."""
     checkpoint = load(config.model)
-    checkpoint.model = choose(checkpoint.model, config)
+    checkpoint.model = set_trainable(checkpoint.model, config)
     data = PatchLabels(config.data, checkpoint)
-    held = max(1, round(len(data) * HELD_OUT))
-    training = torch.utils.data.Subset(data, range(len(data) - held))
-    held_out = torch.utils.data.Subset(data, range(len(data) - held, len(data)))
-    layer = checkpoint.model.config.vision_feature_layer
-    reader = PatchReader(
-        checkpoint.model.model.vision_tower, layer, (len(data.colors), len(data.categories), BINS, BINS)
-    )
+    first_held_out = len(data) - max(1, round(len(data) * HELD_OUT))
+    training, held_out = Subset(data, range(first_held_out)), Subset(data, range(first_held_out, len(data)))
+    layer, sizes = checkpoint.model.config.vision_feature_layer, (len(data.colors), len(data.categories), BINS, BINS)
+    classifier = PatchClassifier(checkpoint.model.model.vision_tower, layer, sizes)
     args = arguments(config.accumulation(int(os.environ.get("WORLD_SIZE", "1"))))
-    trainer = SteadyTrainer(model=reader, args=args, train_dataset=training, config=config, stop=stop)
+    trainer = ResumableTrainer(model=classifier, args=args, train_dataset=training, config=config, stop=stop)
     notes = {"views": len(data), "colors": data.colors, "categories": data.categories}
-    return PreparedVision(trainer, checkpoint, notes, reader, held_out)
+    return PreparedVisionRun(trainer, checkpoint, notes, classifier, held_out)

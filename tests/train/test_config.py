@@ -1,0 +1,94 @@
+"""Configurations: every file loads, a wrong value is named by its key, batches divide."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from trace_vlm.train.config import load_config
+from trace_vlm.utils.command import InputError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_loads_and_opens_with_its_command(path):
+    header = path.read_text().partition("\nmodel:")[0]
+    assert re.search(rf"^#.*(trace|trace_vlm)\.train\.train --config configs/{path.name}", header, re.MULTILINE)
+    config = load_config(path)
+    assert config.deepspeed is None or (ROOT / config.deepspeed).is_file()
+
+
+def test_the_published_hyper_parameters():
+    full, adapters = (load_config(CONFIGS / f"{name}.yaml") for name in ("train_13b_fft", "train_7b_lora"))
+    for config in (full, adapters):
+        assert (config.learning_rate, config.lr_schedule, config.warmup_ratio) == (2e-6, "cosine", 0.03)
+        assert (config.optimizer, config.precision, config.epochs) == ("adamw", "bf16", 1)
+        assert (config.global_batch_size, config.weight_decay, config.max_length) == (128, 0, 2048)
+        assert config.gradient_checkpointing and config.group_by_length and config.dataloader_workers == 12
+        assert (config.modes.vision, config.modes.projector, config.grounding_loss) == ("frozen", "full", None)
+        assert config.accumulation(8) == 1
+    assert full.lora is None and full.modes.llm == "full"
+    assert (adapters.modes.llm, adapters.lora.r, adapters.lora.alpha) == ("lora", 128, 256)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("learnig_rate=1", "learnig_rate"), ("grounding_loss.wait=1", "grounding_loss.wait"),
+        ("learning_rate=fast", "learning_rate"), ("max_steps=1.5", "max_steps"), ("precision=fp64", "precision"),
+        ("trainable={llm: adapters}", "trainable.llm"), ("lr_schedule=cosin", "lr_schedule"), ("data=[1, 2]", "data"),
+        ("report_to=wandbb", "report_to"), ("evaluation={benchmark: b, steps: 0}", "evaluation.steps"),
+        ("micro_batch_size=0", "micro_batch_size"), ("max_steps=0", "max_steps"), ("warmup_ratio=100", "warmup_ratio"),
+        ("learning_rate=0", "learning_rate"), ("weight_decay=-1", "weight_decay"), ("learning_rate=.nan", "learning_rate"),
+        ("max_grad_norm=.inf", "max_grad_norm"), ("seed=-1", "seed"), ("learning_rates.llm=-1", "learning_rates.llm"),
+        ("global_batch_size=10", "global_batch_size"), ("trainable=[projektor]", "trainable: .*projektor"),
+        ("trainable={llm: frozen, projector: frozen}", "trainable"),
+        ("learning_rates.vision=1", "learning_rates.vision"), ("learning_rates.projector=1e-4", "learning_rates"),
+        ("lora.r=8", "grounding_loss: .*lora"), ("packing=true", "grounding_loss: .*packing"),
+        ("gradient_checkpointing=true", "grounding_loss: .*gradient_checkpointing"),
+        ("deepspeed=a.json", "optimizer: .*deepspeed"), ("optimizer", "key=value"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named(override, key):
+    with pytest.raises(InputError, match=key):
+        load_config(CONFIGS / "train_nano.yaml", ["data=a.json", "output_dir=o", override])
+
+
+def test_overrides_reach_into_sections():
+    overrides = ["output_dir=o", "grounding_loss.weight=0.5", "learning_rate=2e-6"]
+    config = load_config(CONFIGS / "train_nano.yaml", overrides)
+    assert (config.grounding_loss.weight, config.grounding_loss.layer, config.learning_rate) == (0.5, 2, 2e-6)
+
+
+def test_accumulation_is_derived_or_refused():
+    config = load_config(CONFIGS / "train_nano.yaml", ["output_dir=o", "global_batch_size=32", "micro_batch_size=8"])
+    assert (config.accumulation(1), config.accumulation(2)) == (4, 2)
+    with pytest.raises(InputError, match="global_batch_size: .*8 x 3"):
+        config.accumulation(3)
+    with pytest.raises(InputError, match="global_batch_size: .*8 x 8.*micro_batch_size=4"):
+        config.accumulation(8)
+
+
+def test_part_of_an_epoch_has_the_trainers_number_of_steps():
+    overrides = ["output_dir=o", "max_steps=-1", "epochs=1.5", "global_batch_size=4", "micro_batch_size=4"]
+    config = load_config(CONFIGS / "train_nano.yaml", overrides)
+    assert (config.steps(13), config.steps(16), config.steps(2)) == (5, 6, 1)  # 1.5 x 3 is 4.5: a begun step counts
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("deepspeed/*.json")), ids=lambda path: path.stem)
+def test_deepspeed_configurations_leave_to_the_trainer_what_it_knows(path):
+    values = json.loads(path.read_text())
+    assert not {"optimizer", "scheduler"} & set(values), "the Trainer makes them, with a learning rate for each group"
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    assert [values[name] for name in sizes] == ["auto"] * 4
+    section = values["zero_optimization"]
+    assert section["stage"] == (2 if path.name == "zero2.json" else 3)
+    assert (section["stage"] == 3) == section.get("stage3_gather_16bit_weights_on_model_save", False)
+    assert ("offload_optimizer" in section) == ("offload" in path.name)
+    zero = pytest.importorskip("deepspeed.runtime.zero.config", reason="DeepSpeed comes with --gpu")
+    zero.DeepSpeedZeroConfig(**{name: value for name, value in section.items() if value != "auto"})  # knows every key

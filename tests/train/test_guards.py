@@ -1,0 +1,120 @@
+"""What stops a run, and what its steps report: losses that are not finite, spikes, broken images, signals, metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from train_together import record, train_config
+
+from trace_vlm.model.checkpoint import Checkpoint, load, save
+from trace_vlm.train import step_metrics
+from trace_vlm.train.guards import SPIKE_WINDOW, Preempted, StopSignal, TrainingGuard, TrainingStopped, broken_ids
+from trace_vlm.train.step_metrics import StepMetrics, peak_flops
+from trace_vlm.train.train import train
+from trace_vlm.utils.command import InputError
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_samples_of_its_step(scenes, tiny_folder, tmp_path):
+    checkpoint = load(tiny_folder)
+    with torch.no_grad():
+        checkpoint.model.lm_head.weight[7] = torch.nan
+    save(Checkpoint(checkpoint.model, checkpoint.processor, "poisoned", "poisoned"), tmp_path / "poisoned")
+    with pytest.raises(TrainingStopped, match="step 1"):
+        train(train_config(scenes, tmp_path / "poisoned", tmp_path / "run"))
+    report = json.loads((tmp_path / "run/not_finite.0.json").read_text())
+    ids = {sample["id"] for sample in json.loads((scenes / "captions.json").read_text())}
+    named = [name for forward in report["forward_passes"] for name in forward["ids"]]
+    assert report["step"] == 1 and len(named) == 8 and set(named) <= ids
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_a_spike_is_logged_with_its_samples(tmp_path, capsys):
+    guard = TrainingGuard(tmp_path, 0)
+    for step in range(SPIKE_WINDOW):
+        assert guard.check_spikes(step, {"loss": 1.0, "grad_norm": 0.5}, [["a"]]) == []
+    assert guard.check_spikes(60, {"loss": 1.1, "grad_norm": 4.0}, [["b", "c"], ["d"]]) == ["grad_norm"]
+    (line,) = (tmp_path / "spikes.0.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "step": 60, "loss": 1.1, "grad_norm": 4.0, "spike": ["grad_norm"], "ids": [["b", "c"], ["d"]],
+    }  # fmt: skip
+    assert "step 60: grad_norm 4" in capsys.readouterr().out
+
+
+def test_broken_images_are_counted_once_and_too_many_stop_the_run(tmp_path):
+    guard = TrainingGuard(tmp_path, 1)
+    samples = {3: ["three"], 9: ["nine", "ten"]}  # of a row; nine and ten share an image
+
+    def names(rows):
+        return [name for row in rows for name in samples[row]]
+
+    assert guard.record_broken({3: "it is cut off", 9: "it is no image"}, names) == 3
+    assert guard.record_broken({9: "it is no image"}, names) == 0
+    assert broken_ids(tmp_path) == ["nine", "ten", "three"]
+    guard.check_broken(2, 64)
+    guard.check_broken(12, 1500)
+    with pytest.raises(InputError, match="image_folder: 12 of 1000"):
+        guard.check_broken(12, 1000)
+
+
+@pytest.mark.parametrize(("broken", "total"), [(1, 4), (8, 12)])
+def test_a_run_with_broken_images_names_them_and_stops_at_too_many(scenes, tiny_folder, tmp_path, broken, total):
+    samples = json.loads((scenes / "captions.json").read_text())[:total]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, sample in enumerate(samples):
+        content = b"no image" if index < broken else (scenes / sample["image"]).read_bytes()
+        sample["image"] = f"{index}.png"
+        (folder / f"{index}.png").write_bytes(content)
+    (tmp_path / "data.json").write_text(json.dumps(samples))
+    changes = {"data": [str(tmp_path / "data.json")], "image_folder": str(folder), "packing": True}
+    config = train_config(scenes, tiny_folder, tmp_path / "run", **changes, global_batch_size=total, max_steps=1)
+    ids = sorted(str(sample["id"]) for sample in samples[:broken])
+    if broken == 1:
+        assert record(train(config))["broken_images"] == ids
+    else:
+        with pytest.raises(InputError, match="image_folder: 8 of 12"):
+            train(config)
+        assert broken_ids(tmp_path / "run") == ids
+
+
+def test_a_signal_is_a_request_after_the_first_step_and_ends_the_run_before():
+    with StopSignal() as stop:
+        stop.stepping = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(Preempted), StopSignal():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_losses_are_separated_by_kind_and_task():
+    metrics = StepMetrics(torch.device("cpu"), 1)
+    metrics.add_losses(torch.tensor([1.0, 2.0, 4.0, 9.0]), torch.tensor([4, 5, 8, -1]))
+    metrics.add(samples=2, tokens=60, capacity=80)
+    assert metrics.close_step()["loss"] == pytest.approx(7 / 3)
+    entries = metrics.report()
+    assert entries["loss_reasoning"] == 1.0 and entries["loss_answer"] == 3.0 and "loss_text" not in entries
+    assert entries["loss_object_reference"] == 1.5 and entries["loss_free_space"] == 4.0
+    assert entries["padding_share"] == pytest.approx(0.25)
+    assert metrics.report() == {}
+
+
+def test_mfu_is_useful_operations_over_the_peak_of_all_gpus(monkeypatch):
+    clock = iter([10.0, 14.0, 14.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(step_metrics.time, "monotonic", lambda: next(clock))
+        patch.setattr(step_metrics, "peak_flops", lambda device: 100.0)
+        patch.setattr(torch.distributed, "all_reduce", lambda sums: None)
+        metrics = StepMetrics(torch.device("cpu"), 2)
+        metrics.add(samples=1, tokens=10, capacity=10, flops=160.0)
+        metrics.close_step()
+        entries = metrics.report()
+    assert entries["mfu"] == pytest.approx(160 / 4 / 200) and entries["tokens_per_second"] == 2.5
+    names = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA A100-SXM4-80GB": 312e12}
+    for name, peak in {**names, "NVIDIA H20": None}.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert peak_flops(torch.device("cuda")) == peak

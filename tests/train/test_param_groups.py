@@ -1,0 +1,135 @@
+"""What is trainable, at which rate; Muon in float32, matrices of one shape together, is torch's up to its bfloat16."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+from train_together import train_config
+
+from trace_vlm.model.checkpoint import load
+from trace_vlm.train.param_groups import (
+    Muon,
+    MuonWithAdamW,
+    describe_trainable,
+    make_optimizer,
+    orthogonalize,
+    set_trainable,
+    trainable_parameters,
+)
+
+PREFIXES = {"vision": "model.vision_tower", "projector": "model.multi_modal_projector"}
+PREFIXES |= {"llm": ("model.language", "lm_head")}
+
+
+@pytest.mark.parametrize(
+    ("trainable", "parts"),
+    [
+        (["vision"], {"vision"}),
+        (["projector", "llm"], {"projector", "llm"}),
+        (["vision", "projector", "llm"], {"vision", "projector", "llm"}),
+        ({"llm": "full"}, {"llm", "projector"}),
+        ({"llm": "frozen"}, {"projector"}),
+        ({"vision": "full"}, {"vision", "projector", "llm"}),
+    ],
+    ids=str,
+)
+def test_exactly_the_named_parts_are_trainable(tmp_path, trainable, parts):
+    config = train_config(tmp_path, "nano-random", tmp_path, trainable=trainable)
+    model = set_trainable(load("nano-random").model, config)
+    names = [name for name, _ in model.named_parameters()]
+    expected = {name for name in names if any(name.startswith(PREFIXES[part]) for part in parts)}
+    assert set(trainable_parameters(model)) == expected and expected
+    assert set(config.trained_parts) == parts
+
+
+def test_adapters_and_the_projector_have_their_own_rates(tmp_path):
+    values = {"trainable": {"llm": "lora"}, "lora": {"r": 2, "alpha": 4}, "weight_decay": 0.1}
+    values |= {"learning_rate": 2e-4, "learning_rates": {"projector": 2e-5}}
+    config = train_config(tmp_path, "nano-random", tmp_path, **values)
+    model = set_trainable(load("nano-random").model, config)
+    names = set(trainable_parameters(model))
+    adapters = {name for name in names if ".lora_" in name}
+    assert len(adapters) == 4 * 7 * 2 and all(".language_model.layers." in name for name in adapters)
+    assert {name.split("default.")[1] for name in names - adapters} == {
+        "linear_1.weight", "linear_1.bias", "linear_2.weight", "linear_2.bias",
+    }  # fmt: skip
+    groups = make_optimizer(model, config).param_groups
+    assert [(group["part"], group["lr"], group["weight_decay"]) for group in groups] == [
+        ("llm", 2e-4, 0.1), ("projector", 2e-5, 0.1), ("projector", 2e-5, 0.0),
+    ]  # fmt: skip
+    text = describe_trainable(model, config)
+    assert "llm lora (0.02 M at 0.0002), projector full (0.03 M at 2e-05)" in text
+
+
+def matrices(seed):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(16, 40), (40, 16), (16, 40), (24, 24), (40, 16)]
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+def test_steps_are_torchs_up_to_its_half_precision():
+    ours, theirs = matrices(1), matrices(1)
+    before = [parameter.detach().clone() for parameter in ours]
+    optimizers = [Muon(ours, lr=0.05, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.05, weight_decay=0.1)]
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for start, mine, other in zip(before, ours, theirs, strict=True):
+        moved = (other - start).norm()
+        assert moved > 0.1 and (mine - other).norm() < 0.03 * moved
+
+
+def test_singular_values_end_near_one():
+    generator = torch.Generator().manual_seed(3)
+    stacked = torch.randn(4, 20, 12, generator=generator) * torch.tensor([1e-3, 1.0, 10.0, 1e3])[:, None, None]
+    values = torch.linalg.svdvals(orthogonalize(stacked, (3.4445, -4.7750, 2.0315), 5))
+    assert values.min() > 0.4 and values.max() < 1.4
+
+
+def test_a_matrix_without_gradient_stays_and_the_state_survives_saving():
+    ours = matrices(4)
+    for parameter in ours[1:]:
+        parameter.grad = torch.ones_like(parameter)
+    first = ours[0].detach().clone()
+    optimizer = Muon(ours, lr=0.05)
+    optimizer.step()
+    assert torch.equal(ours[0], first)
+    copies = copy.deepcopy(ours)
+    resumed = Muon(copies, lr=0.05)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for mine, other in zip(ours[1:], copies[1:], strict=True):
+        mine.grad = other.grad = torch.ones_like(mine)
+    optimizer.step(), resumed.step()
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, copies, strict=True))
+
+
+def test_muon_and_adamw_step_save_and_follow_one_schedule():
+    torch.manual_seed(0)
+    matrix, vector = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3))
+    optimizer = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02, 0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+
+    def step():
+        (matrix.sum() + vector.square().sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+
+    step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.05]
+    state = json.dumps(optimizer.state_dict(), default=lambda value: value.tolist())
+    again = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02, 0.05)
+    again.load_state_dict(optimizer.state_dict())
+    assert json.dumps(again.state_dict(), default=lambda value: value.tolist()) == state
+    assert [group["lr"] for group in again.param_groups] == [0.01, 0.05]
+    before = matrix.detach().clone()
+    step()
+    assert not torch.equal(before, matrix)
