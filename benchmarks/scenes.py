@@ -26,12 +26,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from trace_vlm.data.scenes.assemble import assemble
-from trace_vlm.data.scenes.config import load_config
+from trace_vlm.data.scenes.config import DatasetSpec, QuestionsConfig, load_scene_config
+from trace_vlm.data.scenes.dataset_files import FinishedScenes, write_dataset
 from trace_vlm.data.scenes.generate import parse_sizes
 from trace_vlm.data.scenes.render import SceneRenderer
-from trace_vlm.data.scenes.scene import Job, make_scene
-from trace_vlm.data.scenes.shards import Parts
+from trace_vlm.data.scenes.scene import make_scene
 
 TARGET = 0.60
 
@@ -79,17 +78,17 @@ class Result:
     rejects: Counter[str] = field(default_factory=Counter)
 
 
-def measure(job: Job, scenes: int) -> Result:
+def measure(spec: DatasetSpec, scenes: int) -> Result:
     result = Result()
     for folder in ("images", "masks", "instances"):
-        (job.out / folder).mkdir(parents=True)
-    with Remembering.of(job.config, job.sizes) as renderer:
+        (spec.out / folder).mkdir(parents=True)
+    with Remembering.from_config(spec.config, spec.sizes) as renderer:
         renderer.kept = []
-        make_scene(job, scenes, renderer)  # caches and lazy imports
+        make_scene(spec, scenes, renderer)  # caches and lazy imports
         renderer.replay()
         for number in range(scenes):
             started = time.process_time()
-            line = make_scene(job, number, renderer)
+            line = make_scene(spec, number, renderer)
             text = json.dumps(line)
             result.seconds += time.process_time() - started
             result.images += len(renderer.kept)
@@ -98,7 +97,7 @@ def measure(job: Job, scenes: int) -> Result:
             result.samples += len(line["samples"])
             result.rejects.update(line["rejects"])
             result.megabytes += len(text) / 2**20
-    files = [path for path in job.out.rglob("*") if path.is_file() and not path.name.startswith(f"{scenes:06d}_")]
+    files = [path for path in spec.out.rglob("*") if path.is_file() and not path.name.startswith(f"{scenes:06d}_")]
     result.megabytes += sum(path.stat().st_size for path in files) / 2**20
     return result
 
@@ -106,18 +105,18 @@ def measure(job: Job, scenes: int) -> Result:
 def memory(scenes: int) -> None:
     """Print what a worker holds as it makes scenes, and the peak of a merge of few and of many."""
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(Path(folder), load_config(None), ((160, 120),), 1, 0, False)
+        spec = DatasetSpec(Path(folder), load_scene_config(None), ((160, 120),), 1, 0, False)
         for name in ("images", "masks", "instances"):
-            (job.out / name).mkdir()
+            (spec.out / name).mkdir()
         lines = []
-        with SceneRenderer.from_config(job.config, job.sizes) as renderer:
+        with SceneRenderer.from_config(spec.config, spec.sizes) as renderer:
             for number in range(scenes):
-                line = make_scene(job, number, renderer)
+                line = make_scene(spec, number, renderer)
                 lines = [*lines, line][:SAME]
                 if number + 1 in {scenes // 8, scenes // 4, scenes // 2, scenes}:
                     print(f"worker, {number + 1} scenes made: {_resident():.0f} MB")
         for total in (scenes, 10 * scenes):
-            with open(job.out / "parts.jsonl", "w") as file:
+            with open(spec.out / "parts.jsonl", "w") as file:
                 for number in range(total):
                     file.write(json.dumps({**lines[number % len(lines)], "scene": number}) + "\n")
             command = [sys.executable, __file__, "--merge", folder, "--scenes", str(total)]
@@ -129,10 +128,9 @@ SAME = 50  # scenes whose pictures stand for all when a merge is measured
 
 def merge(folder: Path, scenes: int) -> None:
     """Assemble a folder and print the peak of this process, in a process of its own."""
-    job = Job(folder, load_config(None), ((160, 120),), 1, 0, False)
-    parts = Parts(folder, scenes)
+    finished = FinishedScenes(folder, scenes)
     started = time.process_time()
-    samples = assemble(job, parts)["samples"]
+    samples = write_dataset(finished, QuestionsConfig(), benchmark=False)["samples"]
     # Not getrusage: its peak begins with what the parent held when it made this process.
     peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
     print(f"merge, {scenes} scenes, {samples} samples: peak {peak:.0f} MB, {time.process_time() - started:.0f} CPU s")
@@ -159,8 +157,8 @@ def main() -> None:
         return memory(args.memory)
     for size in parse_sizes(args.sizes):
         with tempfile.TemporaryDirectory() as folder:
-            job = Job(Path(folder), load_config(args.config), (size,), args.views, args.seed, False)
-            result = measure(job, args.scenes)
+            spec = DatasetSpec(Path(folder), load_scene_config(args.config), (size,), args.views, args.seed, False)
+            result = measure(spec, args.scenes)
         ratio = result.raw / result.seconds
         seconds, samples = result.seconds, result.samples
         print(f"{size[0]}x{size[1]}: {result.views} views, {samples} samples in {seconds:.1f} CPU s")

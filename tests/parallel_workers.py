@@ -87,11 +87,11 @@ def ends_at(how: str, image: str, folder: Path) -> Callable[[list[Any]], Any]:
     return work
 
 
-def renderer_that_ends(how: str, scene: int, times: int, count: Path, job: Any) -> Callable[[int], dict[str, Any]]:
+def renderer_that_ends(how: str, scene: int, times: int, count: Path, spec: Any) -> Callable[[int], dict[str, Any]]:
     """What makes scenes, but ends its process before it makes one of them, the first `times` times."""
-    from trace_vlm.data.scenes.pool import _renderer
+    from trace_vlm.data.scenes.generate import make_renderer
 
-    make = _renderer(job)
+    make = make_renderer(spec)
 
     def work(number: int) -> dict[str, Any]:
         if number == scene:

@@ -14,7 +14,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from trace_vlm.core.reasoning import parse
-from trace_vlm.data.scenes import contact_sheet
+from trace_vlm.data.scenes import dataset_files
 from trace_vlm.drawing import canvas, figures, fonts
 
 CUP = "\u676f\u5b50"  # "cup"
@@ -101,7 +101,7 @@ def test_chinese_is_measured_and_wrapped(system: list[str], tmp_path: Path) -> N
 def test_latin_text_is_drawn_as_before(system: list[str], tmp_path: Path) -> None:
     system.append(make_font(tmp_path / "NotoSansCJK-Regular.ttf", "A Fake CJK"))
     assert fonts.families("A mug, caf\u00e9, \u03b1\n") == [fonts.BASE]
-    assert fonts.pil_font("A mug", 14).getlength("A mug") == contact_sheet.pil_font("", 14).getlength("A mug")
+    assert fonts.pil_font("A mug", 14).getlength("A mug") == dataset_files.pil_font("", 14).getlength("A mug")
 
 
 def test_a_comparison_in_chinese_has_no_boxes(system: list[str], tmp_path: Path) -> None:
@@ -116,10 +116,10 @@ def test_the_contact_sheet_draws_and_breaks_chinese(system: list[str], tmp_path:
     from PIL import ImageDraw
 
     system.append(make_font(tmp_path / "NotoSansCJK-Regular.ttf", "A Fake CJK"))
-    picture = Image.new("RGB", (contact_sheet.TILE, 40), "white")
+    picture = Image.new("RGB", (dataset_files.TILE, 40), "white")
     draw, font = ImageDraw.Draw(picture), fonts.pil_font(CUP * 30, 14)
-    lines = contact_sheet._lines(CUP * 30, draw, font)
-    assert "".join(lines) == CUP * 30 and all(draw.textlength(line, font) <= contact_sheet.TILE for line in lines)
+    lines = dataset_files.wrap_caption(CUP * 30, draw, font)
+    assert "".join(lines) == CUP * 30 and all(draw.textlength(line, font) <= dataset_files.TILE for line in lines)
     draw.text((0, 0), lines[0], "black", font)
     assert (np.asarray(picture)[..., 0] < 90).sum() > 1000
 

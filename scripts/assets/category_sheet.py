@@ -23,13 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from PIL import Image, ImageDraw
 
     from trace_vlm.core.records import replacing
-    from trace_vlm.data.scenes.config import CameraConfig, load_config
+    from trace_vlm.data.scenes.config import CameraConfig, load_scene_config
     from trace_vlm.data.scenes.generate import require_renderer
     from trace_vlm.data.scenes.objects.assets import all_categories
     from trace_vlm.data.scenes.objects.catalog import make_body, sample_rgb
     from trace_vlm.drawing.fonts import pil_font
 
-    config = load_config(args.config)
+    config = load_scene_config(args.config)
     require_renderer()
     from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.world.camera import sample_camera

@@ -21,7 +21,7 @@ from trace_vlm.core.reasoning import STEPS, render
 from trace_vlm.data.cor import rules
 from trace_vlm.data.scenes import captions
 from trace_vlm.data.scenes.objects.catalog import PLAIN_CATEGORIES, PLAIN_COLORS
-from trace_vlm.data.scenes.questions.wording import PLAIN, relation_phrase
+from trace_vlm.data.scenes.wording import PLAIN, relation_phrase
 from trace_vlm.utils.command import Parser, output_folder, run
 
 # How often each piece stands in the corpus, which decides the order of the merges: coordinates before words, so that a
@@ -46,7 +46,7 @@ def sentences() -> list[str]:
 
 def words() -> list[str]:
     """Every word of the texts with its leading space; one that opens a sentence also without (after a newline)."""
-    texts = [*vocabulary(), *rules.phrases(), *captions.phrases(), REASONING_SUFFIX, POINTS_SUFFIX]
+    texts = [*vocabulary(), *rules.phrases(), *captions.PHRASES, REASONING_SUFFIX, POINTS_SUFFIX]
     found = list(dict.fromkeys(re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))))
     return [*[f" {word}" for word in found], *[word for word in found if word[0].isupper()]]
 

@@ -80,7 +80,7 @@ def choose_samples(work: Path, each: int, seed: int) -> list[Sample]:
 
 def add_baseline(samples: list[Sample], work: Path, model: str) -> list[Sample]:
     """The samples with `meta.baseline`: what `model` answers when it is asked for points at once."""
-    from trace_vlm.core.images import INSIDE, open_mask
+    from trace_vlm.core.images import open_region
     from trace_vlm.core.prompts import bare_instruction
     from trace_vlm.eval.scoring import score
     from trace_vlm.inference.predictor import Predictor
@@ -90,7 +90,7 @@ def add_baseline(samples: list[Sample], work: Path, model: str) -> list[Sample]:
     predictions = Predictor.load(model).predict(images, instructions, reasoning=False)
     answered = []
     for sample, prediction in zip(samples, predictions, strict=True):
-        accuracy = score(prediction.response.points, open_mask(work / sample.meta["mask"]) > INSIDE)
+        accuracy = score(prediction.response.points, open_region(work / sample.meta["mask"]))
         baseline = {"model": Path(model).name, "text": prediction.text, "accuracy": round(accuracy, 4)}
         answered.append(replace(sample, meta={**sample.meta, "baseline": baseline}))
     return answered

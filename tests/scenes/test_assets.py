@@ -11,7 +11,7 @@ import pytest
 from rendering import needs_gl
 
 from trace_vlm.data.scenes import generate
-from trace_vlm.data.scenes.config import SceneConfig, load_config
+from trace_vlm.data.scenes.config import SceneConfig, load_scene_config
 from trace_vlm.data.scenes.objects.assets import all_categories, load_assets
 from trace_vlm.data.scenes.objects.catalog import Body, make_body
 from trace_vlm.utils.command import InputError
@@ -39,7 +39,7 @@ def test_a_mesh_becomes_a_category(folder: Path) -> None:
     body = wedge(folder)
     assert body.half == pytest.approx((0.05, 0.03), abs=1e-6) and body.height == pytest.approx(0.04, abs=1e-6)
     (folder / "scenes.yaml").write_text(f"objects:\n  assets: {folder}\n")
-    assert "wedge" in load_config(folder / "scenes.yaml").categories and "wedge" not in SceneConfig().categories
+    assert "wedge" in load_scene_config(folder / "scenes.yaml").categories and "wedge" not in SceneConfig().categories
 
 
 @pytest.mark.parametrize(

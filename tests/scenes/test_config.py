@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trace_vlm.data.scenes import generate
-from trace_vlm.data.scenes.config import SceneConfig, as_dict, load_config
+from trace_vlm.data.scenes.config import SceneConfig, as_dict, load_scene_config
 from trace_vlm.data.scenes.limits import LIMITS
 from trace_vlm.data.scenes.questions.mask_sampling import bounding_box, center_on_mask, on_mask, sample_points
 from trace_vlm.utils.command import InputError
@@ -58,13 +58,13 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "scenes.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=re.escape(message)) as caught:
-        load_config(path)
+        load_scene_config(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "scenes").glob("*.yaml")))
 def test_every_configuration_loads(path: Path) -> None:
-    config = load_config(path)
+    config = load_scene_config(path)
     assert json.loads(json.dumps(as_dict(config))) == as_dict(config)
     assert path.read_text().startswith("#") and "python -m trace.data.scenes.generate" in path.read_text()
 
@@ -81,13 +81,13 @@ def test_every_number_has_limits() -> None:
 
 
 def test_the_defaults_are_the_tabletop_configuration() -> None:
-    assert load_config(ROOT / "configs" / "scenes" / "tabletop.yaml") == SceneConfig()
+    assert load_scene_config(ROOT / "configs" / "scenes" / "tabletop.yaml") == SceneConfig()
     assert len(SceneConfig().questions.unseen) >= 3
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
-    assert load_config(tmp_path / "empty.yaml") == load_config(None) == SceneConfig()
+    assert load_scene_config(tmp_path / "empty.yaml") == load_scene_config(None) == SceneConfig()
 
 
 @pytest.mark.parametrize(

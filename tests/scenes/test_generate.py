@@ -30,8 +30,8 @@ from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
 from trace_vlm.core.records import read_json, read_jsonl, read_questions, read_samples
 from trace_vlm.data.scenes import generate, merge, pool
 from trace_vlm.data.scenes.questions import baselines as shortcuts
-from trace_vlm.data.scenes.questions.wording import PLAIN
 from trace_vlm.data.scenes.shards import Parts, pictures_whole
+from trace_vlm.data.scenes.wording import PLAIN
 from trace_vlm.utils.command import InputError, run
 
 ROOT = Path(__file__).parents[2]
@@ -250,10 +250,10 @@ def test_memory_does_not_grow_with_the_scenes(folder: Path, tmp_path: Path, as_b
 
 
 def _job(out: Path) -> Any:
-    from trace_vlm.data.scenes.config import load_config
+    from trace_vlm.data.scenes.config import load_scene_config
     from trace_vlm.data.scenes.scene import Job
 
-    return Job(out, load_config(NANO), ((128, 96),), VIEWS, 3, False)
+    return Job(out, load_scene_config(NANO), ((128, 96),), VIEWS, 3, False)
 
 
 def _a_line(folder: Path, tmp_path: Path) -> dict[str, Any]:

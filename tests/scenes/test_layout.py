@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trace_vlm.data.scenes.config import load_config
+from trace_vlm.data.scenes.config import load_scene_config
 from trace_vlm.data.scenes.questions.relational import (
     CELLS,
     HARD,
@@ -19,10 +19,10 @@ from trace_vlm.data.scenes.questions.relational import (
     relational_questions,
     wanted_cells,
 )
-from trace_vlm.data.scenes.questions.wording import DIRECTIONS
+from trace_vlm.data.scenes.wording import DIRECTIONS
 from trace_vlm.data.scenes.world.layout import LayoutBatch, sample_layouts
 
-CONFIG = load_config(Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml")
+CONFIG = load_scene_config(Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml")
 
 
 def judge(layouts: LayoutBatch, azimuths: np.ndarray):  # type: ignore[no-untyped-def]
@@ -123,8 +123,9 @@ def test_questions_of_many_arrangements_fill_the_wanted_cells() -> None:
         orders = np.array([order for _, order in wanted])
         chosen = choose_questions(questions, layouts, int(rows[0]), cells, orders, rng)
         assert chosen is not None and chosen[0] != chosen[1]
-        assert tuple(question.cell for question in chosen) == cells
-        found.update(question.cell for question in chosen)
+        kinds = [(one.extreme == one.target, one.nearest == one.target) for one in chosen]
+        assert tuple(kinds) == cells
+        found.update(kinds)
         relations.update(question.relation for question in chosen)
     assert found == dict.fromkeys(CELLS, 60)
     assert min(relations.values()) > 40

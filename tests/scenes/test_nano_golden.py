@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rendering import needs_gl
 
-from trace_vlm.data.scenes.config import load_config
+from trace_vlm.data.scenes.config import load_scene_config
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((Path(__file__).parent / "nano_golden.json").read_text())
@@ -31,7 +31,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     wanted = GOLDEN[request.param]
     out = tmp_path_factory.mktemp("golden")
-    config = load_config(ROOT / "configs" / "scenes" / "nano.yaml")
+    config = load_scene_config(ROOT / "configs" / "scenes" / "nano.yaml")
     job = Job(out, config, (SIZE,), VIEWS, SEED, request.param == "benchmark")
     with SceneRenderer.from_config(config, job.sizes) as renderer:
         lines = [make_scene(job, number, renderer) for number in range(len(wanted["views"]) // VIEWS)]

@@ -19,8 +19,8 @@ from rendering import MISSING
 
 from trace_vlm.data.scenes.config import SceneConfig, WorldConfig
 from trace_vlm.data.scenes.objects.catalog import CATEGORIES, Body, make_body
-from trace_vlm.data.scenes.questions.spatial_facts import NO, UNSURE, YES, Facts, footprint_gap
-from trace_vlm.data.scenes.questions.wording import DIRECTIONS
+from trace_vlm.data.scenes.questions.relations import NO, UNSURE, YES, SpatialFacts, footprint_gap
+from trace_vlm.data.scenes.wording import DIRECTIONS
 from trace_vlm.data.scenes.world.layout import sample_layouts
 from trace_vlm.data.scenes.world.physics import settle
 from trace_vlm.data.scenes.world.rooms import plan_room
@@ -146,7 +146,7 @@ def test_facts_about_a_scene_by_hand() -> None:
         body("drum", 0.18, 0.0, z=0.5, support=1),
         body("apple", 0.04, 0.0, "yellow"),
     ]
-    facts = Facts(bodies, supports_of(bodies, place.surfaces), CONFIG.relations)
+    facts = SpatialFacts(bodies, supports_of(bodies, place.surfaces), CONFIG.relations)
     assert facts.near("inside").tolist()[0] == [NO, YES, NO, NO, NO, NO]
     assert facts.near("on").max() == NO
     assert facts.near("next to").tolist()[2] == [NO, NO, NO, YES, UNSURE, NO]
@@ -164,12 +164,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[Any]
     """Three scenes of three views in three shapes, with depth."""
     if MISSING:
         pytest.skip(MISSING)
+    from trace_vlm.data.scenes.config import DatasetSpec
     from trace_vlm.data.scenes.render import SceneRenderer
-    from trace_vlm.data.scenes.scene import Job, make_scene
+    from trace_vlm.data.scenes.scene import make_scene
 
     out = tmp_path_factory.mktemp("rooms")
     config = replace(CONFIG, camera=replace(CONFIG.camera, depth=True))
-    job = Job(out, config, ((160, 120), (128, 128), (96, 128)), 3, 9, True)
+    job = DatasetSpec(out, config, ((160, 120), (128, 128), (96, 128)), 3, 9, True)
     with SceneRenderer.from_config(config, job.sizes) as renderer:
         return out, job, [json.loads(json.dumps(make_scene(job, number, renderer))) for number in range(3)]
 

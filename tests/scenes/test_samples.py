@@ -22,9 +22,8 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Sample
-from trace_vlm.data.scenes.config import load_config
+from trace_vlm.data.scenes.config import BENCHMARK, TRAINING, load_scene_config
 from trace_vlm.data.scenes.questions import baselines
-from trace_vlm.data.scenes.scene import BENCHMARK, TRAINING
 from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.utils.command import InputError
 
@@ -83,7 +82,7 @@ def test_questions_of_the_committed_benchmark() -> None:
     assert Counter(question.category for question in suite.questions) == {"seen": 70, "unseen": 30}
     assert Counter(question.meta["task"] for question in suite.questions) == {"object_reference": 50, "free_space": 50}
     assert len({question.meta["view"] for question in suite.questions}) == 100
-    hidden = load_config(None).questions.unseen
+    hidden = load_scene_config(None).questions.unseen
     for question, box in zip(suite.questions, boxes.questions, strict=True):
         assert (question.category == "unseen") == (question.meta["relation"] in hidden)
         assert suite.image_size(question) == (640, 480) and question.text.endswith(POINTS_SUFFIX)

@@ -12,8 +12,8 @@ import pytest
 from nano_tokenizer import vocabulary
 
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction, question_text
-from trace_vlm.data.scenes.questions.rectangles import draw_marks
-from trace_vlm.data.scenes.questions.wording import MARK_COLORS, ON_SURFACE, PARTS, RELATIONS, RICH, write_instruction
+from trace_vlm.data.scenes.scene_files import draw_marks
+from trace_vlm.data.scenes.wording import MARK_COLORS, ON_SURFACE, PARTS, RELATIONS, RICH, write_instruction
 
 TOKENIZER = Path(__file__).parents[2] / "trace" / "assets" / "nano-tokenizer" / "tokenizer.json"
 NAMES = ("blue mug", "pot", "crate")  # target, first and second reference

@@ -13,7 +13,7 @@ from trace_vlm.data.cor.instruction_parser import (
 )
 from trace_vlm.data.cor.rules import with_reasoning
 from trace_vlm.data.cor.tasks import ReasoningTask
-from trace_vlm.data.scenes.questions.wording import write_instruction
+from trace_vlm.data.scenes.wording import write_instruction
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ...core.points import Point
 from ...core.prompts import bare_instruction
 from ...core.records import Sample
-from ..scenes.questions.wording import PARTS, RELATIONS
+from ..scenes.wording import PARTS, RELATIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ import numpy as np
 
 from ...core.points import format_points
 from ...core.records import Sample
-from ..scenes.questions.wording import DIRECTIONS, PARTS, relation_phrase
-from ..scenes.questions.wording import WORDINGS as INSTRUCTIONS
+from ..scenes.wording import DIRECTIONS, PARTS, relation_phrase
+from ..scenes.wording import WORDINGS as INSTRUCTIONS
 from .checks import check
 from .instruction_parser import InstructionFacts, NamedObject, facts_of
 from .tasks import ReasoningTask, with_steps

@@ -2,20 +2,18 @@
 
     python -m trace.data.scenes.generate --out DATA --scenes 2000 --views 4 --seed 0 --workers 2 --size 336
     python -m trace.data.scenes.generate --out BENCH --scenes 200 --size 640x480 --benchmark
-    python -m trace.data.scenes.generate --out DATA --scenes 20000 --views 4 --shard $SLURM_ARRAY_TASK_ID/8
-    python -m trace.data.scenes.merge --out DATA
 
-Writes data.json (LLaVA's format; answers without reasoning), images/, masks/, instances/, views.jsonl, generate.json
-and contact_sheet.png; with --benchmark a folder in Where2Place's layout instead of data.json. The result depends on
-the seed and the configuration, not on the number of workers or shards. Killed, it continues with the same command; a
-whole folder is left as it is.
+The result depends on the seed and the configuration, not on the number of workers or shards. A killed run continues
+with the same command; `trace.data.scenes.merge` joins shards.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,59 +21,62 @@ from typing import TYPE_CHECKING, Any
 from ...utils.command import Incomplete, InputError, Parser, install_hint, output_folder, package_versions, run
 
 if TYPE_CHECKING:
-    from .scene import Job
-    from .shards import Parts, Shard
+    from .config import DatasetSpec
+    from .dataset_files import FinishedScenes, Shard
 
 PARTIAL = "generate.partial.json"
 GL = ("egl", "osmesa", "glfw")  # what MuJoCo knows; the last needs a display
 SYSTEM_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 
 
-def main(argv: Sequence[str] | None = None) -> int | None:
-    args = _arguments(argv)
-    from .config import load_config
-    from .shards import Shard
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parse_arguments(argv)
+    from .config import as_dict, load_scene_config
+    from .dataset_files import FinishedScenes, Shard
+    from .objects.assets import asset_licences
 
-    config = load_config(args.config)
-    shard = Shard.parse(args.shard or "1/1")
-    settings = _settings(args, config)
+    config = load_scene_config(args.config)
+    shard = Shard.parse(args.shard)
+    sizes = parse_sizes(args.size)
+    # Everything the data depend on, as generate.json records it.
+    settings = {
+        "scenes": args.scenes,
+        "views": args.views,
+        "seed": args.seed,
+        "sizes": [list(size) for size in sizes],
+        "benchmark": args.benchmark,
+        "config": as_dict(config),
+    }
+    if meshes := asset_licences(config.objects.assets):
+        settings["meshes"] = meshes
     out = output_folder(args.out)
-    summary = finished(out, settings)
-    if summary is not None:
-        tidy(out)
+    if is_finished(out, settings):
+        _remove_partial_files(out)
         print(f"{out} is complete already, with the same configuration: nothing to do")
         return 0
     require_renderer()
-    from .scene import Job
+    from .config import DatasetSpec
 
-    job = Job(out, config, parse_sizes(args.size), args.views, args.seed, args.benchmark)
-    timing = _render(job, args.scenes, shard, args.workers, settings)
+    spec = DatasetSpec(out, config, sizes, args.views, args.seed, args.benchmark)
+    timing = _render_scenes(spec, args.scenes, shard, args.workers, settings)
     if shard.count > 1:
         print(f"shard {shard} is complete; when all are: python -m trace.data.scenes.merge --out {out}")
-        return 0
-    from .shards import Parts
-    from .totals import report
-
-    print(report(finish(job, Parts(out, args.scenes), settings, timing)))
-    print(f"look at {out / 'contact_sheet.png'}")
+    else:
+        finish_dataset(FinishedScenes(out, args.scenes), settings, timing)
     return 0
 
 
-def _arguments(argv: Sequence[str] | None) -> Any:
+def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="trace.data.scenes.generate", description="Generate procedural tabletop scenes.")
     parser.add_argument("--out", required=True, type=Path, help="folder of the data set")
     parser.add_argument("--scenes", type=int, default=100, help="number of scenes")
     parser.add_argument("--views", type=int, default=1, help="pictures of each scene")
     parser.add_argument("--seed", type=int, default=0, help="every random choice follows from it")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
-    parser.add_argument(
-        "--size",
-        default="336",
-        help="side of the pictures in pixels or WIDTHxHEIGHT; several take turns: A,B",
-    )
-    parser.add_argument("--config", type=Path, default=None, help="YAML configuration (default: the built-in values)")
+    parser.add_argument("--size", default="336", help="side in pixels or WIDTHxHEIGHT; several take turns: A,B")
+    parser.add_argument("--config", type=Path, help="YAML configuration; without it the built-in values")
     parser.add_argument("--benchmark", action="store_true", help="write a held-out benchmark in Where2Place's layout")
-    parser.add_argument("--shard", default=None, help="i/n: only the i-th of n shares, for job arrays")
+    parser.add_argument("--shard", default="1/1", help="i/n: only the i-th of n shares, for job arrays")
     args = parser.parse_args(argv)
     for name in ("scenes", "views", "workers"):
         if getattr(args, name) < 1:
@@ -89,75 +90,57 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     """ "640x480,336" as (width, height) of each."""
     sizes = []
     for size in text.lower().split(","):
-        parts = size.strip().split("x")
-        if len(parts) > 2 or not all(part.isdecimal() and 32 <= int(part) <= 4096 for part in parts):
+        sides = size.strip().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and 32 <= int(side) <= 4096 for side in sides):
             raise InputError(
                 f"--size must be N or WIDTHxHEIGHT (or several: A,B) with sides of 32 to 4096 pixels, not {text!r}"
             )
-        sizes.append((int(parts[0]), int(parts[-1])))
+        sizes.append((int(sides[0]), int(sides[-1])))
     return tuple(sizes)
 
 
-def _settings(args: Any, config: Any) -> dict[str, Any]:
-    """Everything the data depends on, as it is recorded in generate.json."""
-    from .config import as_dict
-    from .objects.assets import asset_licences
-
-    settings = {
-        "scenes": args.scenes,
-        "views": args.views,
-        "seed": args.seed,
-        "sizes": [list(size) for size in parse_sizes(args.size)],
-        "benchmark": args.benchmark,
-        "config": as_dict(config),
-    }
-    meshes = asset_licences(config.objects.assets)
-    return settings | {"meshes": meshes} if meshes else settings
-
-
-def finished(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The summary of a folder that is complete; InputError if the folder was begun with other settings."""
+def is_finished(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder is complete; InputError if it was begun with other settings."""
     for name in ("generate.json", PARTIAL):
         if (out / name).exists():
-            record = read_record(out / name)
-            difference = _difference(record["settings"], settings, "")
+            difference = _first_difference(read_settings(out / name), settings)
             if difference:
                 raise InputError(
-                    f"{out} was generated with another configuration: {difference}; "
-                    "give another --out or remove the folder"
+                    f"{out} was generated with another configuration: {difference}. "
+                    "Give another --out or remove the folder"
                 )
-            return record if name == "generate.json" else None
-    return None
+            return name == "generate.json"
+    return False
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """generate.json or its unfinished form; InputError if something else wrote it."""
-    from ...core.records import read_json
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in generate.json or its unfinished form; InputError if something else wrote it."""
+    from ...utils.files import read_json
 
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-        raise InputError(f"{path} was not written by this command; give another --out")
-    return record
+        raise InputError(f"{path} was not written by this command. Give another --out")
+    return record["settings"]
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str) -> str | None:
-    for key in [*before, *(key for key in now if key not in before)]:
+def _first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
+    for key in dict.fromkeys([*before, *now]):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found = _difference(old, new, f"{prefix}{key}.")
-            if found:
-                return found
+            difference = _first_difference(old, new, f"{prefix}{key}.")
+            if difference:
+                return difference
         elif old != new:
             return f"{prefix}{key} was {old}, now {new}"
     return None
 
 
 def require_renderer() -> None:
-    """InputError with the packages to install when no picture can be rendered on this machine."""
-    wanted = os.environ.get("MUJOCO_GL", "egl")
-    if wanted not in GL:
+    """Raise an InputError with the packages to install if no picture can be rendered on this machine."""
+    backend = os.environ.get("MUJOCO_GL", "egl")
+    if backend not in GL:
         raise InputError(
-            f"the environment variable MUJOCO_GL is {wanted!r}; without a display it must be egl or osmesa"
+            f"the environment variable MUJOCO_GL is {backend!r}; without a display it must be egl or osmesa"
         )
     try:
         from .config import SceneConfig
@@ -176,52 +159,78 @@ def require_renderer() -> None:
         ) from None
 
 
-def _render(job: Job, scenes: int, shard: Shard, workers: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Make what is missing of a shard; returns how long it took."""
-    from ...core.records import JsonlWriter, write_json
-    from .pool import run_scenes
-    from .shards import Parts
+def _render_scenes(
+    spec: DatasetSpec, scenes: int, shard: Shard, workers: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Make the missing scenes of a shard on several processes; return the time it took."""
+    from tqdm import tqdm
+
+    from ...utils.files import JsonlWriter, write_json
+    from ...utils.parallel import Pool, WorkerDied
+    from .dataset_files import FinishedScenes
 
     for folder in ("images", "masks", "instances"):
-        output_folder(job.out / folder)
-    if not (job.out / PARTIAL).exists():
-        write_json(job.out / PARTIAL, {"settings": settings})
-    mine = shard.scenes(scenes)
-    with JsonlWriter(shard.file(job.out)) as writer:
-        todo = Parts(job.out, scenes).unfinished(mine)
+        output_folder(spec.out / folder)
+    if not (spec.out / PARTIAL).exists():
+        write_json(spec.out / PARTIAL, {"settings": settings})
+    numbers = shard.scenes(scenes)
+    failed: dict[int, str] = {}
+    with JsonlWriter(shard.file(spec.out)) as writer:
+        missing = FinishedScenes(spec.out, scenes).missing(numbers)
         started = time.perf_counter()
-        failed = run_scenes(job, todo, workers, writer.write, total=len(mine))
+        with (
+            tqdm(total=len(numbers), initial=len(numbers) - len(missing), unit="scene", desc="scenes") as bar,
+            Pool(min(workers, max(1, len(missing))), make_renderer, spec) as pool,
+        ):
+            for number, line in pool.in_order(missing):
+                try:
+                    writer.write(line.result())
+                except WorkerDied as error:
+                    failed[number] = str(error)
+                bar.update()
     if failed:
         raise Incomplete(
-            f"{len(failed)} of {len(mine)} scenes could not be made: "
+            f"{len(failed)} of {len(numbers)} scenes could not be made: "
             + "; ".join(f"scene {number}: {reason}" for number, reason in islice(failed.items(), 5))
             + (", ..." if len(failed) > 5 else "")
             + ". All others are done; the same command tries again what is missing"
         )
     seconds = time.perf_counter() - started
     return {
-        "scenes_rendered": len(todo),
+        "scenes_rendered": len(missing),
         "seconds": round(seconds, 1),
-        "images_per_second": round(len(todo) * job.views / seconds, 2) if todo else None,
+        "images_per_second": round(len(missing) * spec.views / seconds, 2) if missing else None,
         "workers": workers,
     }
 
 
-def finish(job: Job, parts: Parts, settings: dict[str, Any], timing: dict[str, Any] | None) -> dict[str, Any]:
-    """Write the files of the whole data set from its scenes, generate.json last; returns the summary."""
-    from ...core.records import write_json
-    from .assemble import assemble
+def make_renderer(spec: DatasetSpec) -> Callable[[int], dict[str, Any]]:
+    """What a worker process makes scenes with; it has a GL context of its own."""
+    from .render import SceneRenderer
+    from .scene import make_scene
 
+    return partial(make_scene, spec, renderer=SceneRenderer.from_config(spec.config, spec.sizes))
+
+
+def finish_dataset(scenes: FinishedScenes, settings: dict[str, Any], timing: dict[str, Any] | None) -> None:
+    """Write the files of the complete data set, generate.json last, and print the summary."""
+    from ...utils.config import build_config
+    from ...utils.files import write_json
+    from .config import QuestionsConfig
+    from .dataset_files import format_summary, write_dataset
+
+    questions = build_config(QuestionsConfig, settings["config"]["questions"], str(scenes.out))
     versions = package_versions("mujoco", "numpy", "scipy", "pillow")
-    summary = {"settings": settings, "versions": versions, **assemble(job, parts), "timing": timing}
-    write_json(job.out / "generate.json", summary)
-    tidy(job.out)
-    return summary
+    content = write_dataset(scenes, questions, settings["benchmark"])
+    summary = {"settings": settings, "versions": versions, **content, "timing": timing}
+    write_json(scenes.out / "generate.json", summary)
+    _remove_partial_files(scenes.out)
+    print(format_summary(summary))
+    print(f"look at {scenes.out / 'contact_sheet.png'}")
 
 
-def tidy(out: Path) -> None:
-    """Remove what only an unfinished folder needs."""
-    from .shards import part_files
+def _remove_partial_files(out: Path) -> None:
+    from .dataset_files import part_files
 
     for path in (out / PARTIAL, *part_files(out)):
         path.unlink(missing_ok=True)

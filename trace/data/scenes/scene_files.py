@@ -1,83 +1,76 @@
-"""The files of one scene: pictures, masks, instance and depth maps, and what its line says of them."""
+"""The files of one scene: pictures, masks, instance and depth maps, and the JSON line that describes them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .config import DatasetSpec
 from .instances import FIRST_OBJECT
 from .objects.catalog import Body
-from .questions.common import ViewQuestion
-from .questions.rectangles import draw_marks
-from .questions.view import View
+from .questions.question import ViewQuestion
+from .questions.view import View, describe_body
 from .render import SceneRenderer
-from .world.camera import Camera
-from .world.surfaces import Room, Support, supports_of
-
-if TYPE_CHECKING:
-    from .scene import Job
+from .wording import MARK_COLORS
+from .world.surfaces import Support
 
 Floats = NDArray[np.float64]
 COMPRESSION = {"fast": 1, "small": 3}  # zlib's level, by `camera.packing`
+MARK_GAP = 1  # pixels left free between a marked object and its rectangle
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """A view that passed: its camera, its questions, its depth in metres where it is wanted."""
+class FinishedView:
+    """A view with its questions, and its depth in metres where that is wanted."""
 
-    camera: Camera
     view: View
     questions: list[ViewQuestion]
     depth: Floats | None
 
 
 def write_scene(
-    job: Job,
-    number: int,
-    bodies: list[Body],
-    room: Room,
-    shots: list[Shot],
-    renderer: SceneRenderer,
-    rejects: Counter[str],
+    spec: DatasetSpec, number: int, finished: list[FinishedView], renderer: SceneRenderer, rejects: Counter[str]
 ) -> dict[str, Any]:
-    """Render the pictures and write every file; returns the scene's line."""
+    """Render the pictures and write every file; return the scene's line."""
     views, samples = [], []
-    level = COMPRESSION[job.config.camera.packing]
-    per_view = sum(job.counts.values())
-    for index, shot in enumerate(shots):
+    level = COMPRESSION[spec.config.camera.packing]
+    per_view = sum(spec.counts.values())
+    for index, shot in enumerate(finished):
         name = f"{number:06d}_{index}"
-        renderer.set_camera(shot.camera)
+        renderer.set_camera(shot.view.camera)
         picture = renderer.color()
-        _save(job.out / "images" / f"{name}.png", picture, level)
-        _save(job.out / "instances" / f"{name}.png", shot.view.instances, level)
+        _save(spec.out / "images" / f"{name}.png", picture, level)
+        _save(spec.out / "instances" / f"{name}.png", shot.view.instances, level)
+        record = _view_record(name, shot.view, [spec.seed, spec.split, number])
         if shot.depth is not None:
             millimetres = np.clip(np.round(1000 * shot.depth), 0, 65535).astype(np.uint16)
-            _save(job.out / "depth" / f"{name}.png", millimetres, level)
-        views.append(_view(job, number, name, bodies, room, shot))
+            record["depth"] = f"depth/{name}.png"
+            _save(spec.out / record["depth"], millimetres, level)
+        views.append(record)
         for place, question in enumerate(shot.questions):
-            running = (number * job.views + index) * per_view + place
-            identifier: int | str = running if job.benchmark else f"{name}_{place}"
-            _save(job.out / "masks" / f"{identifier}.png", question.goal.mask.astype(np.uint8) * 255, level)
-            meta = _meta(name, identifier, question, shot.view)
+            running = (number * spec.views + index) * per_view + place
+            identifier: int | str = running if spec.benchmark else f"{name}_{place}"
+            _save(spec.out / "masks" / f"{identifier}.png", question.goal.mask.astype(np.uint8) * 255, level)
+            meta = _question_record(name, identifier, question, shot.view)
             if question.marks:
                 meta["image"] = f"images/{name}_q{place}.png"
                 boxes = [reference.box for reference in question.goal.references]
-                _save(job.out / meta["image"], draw_marks(picture, boxes, question.marks), level)
+                _save(spec.out / meta["image"], draw_marks(picture, boxes, question.marks), level)
             samples.append({"id": identifier, "instruction": question.instruction, "meta": meta})
     return {"scene": number, "views": views, "samples": samples, "rejects": dict(rejects)}
 
 
-def _view(job: Job, number: int, name: str, bodies: list[Body], room: Room, shot: Shot) -> dict[str, Any]:
-    camera = shot.camera
-    main = room.surfaces[0]
-    supports = supports_of(bodies, room.surfaces)
+def _view_record(name: str, view: View, seed: list[int]) -> dict[str, Any]:
+    """A line of views.jsonl."""
+    camera, room, main = view.camera, view.room, view.room.surfaces[0]
     record: dict[str, Any] = {
         "view": name,
         "image": f"images/{name}.png",
@@ -91,59 +84,48 @@ def _view(job: Job, number: int, name: str, bodies: list[Body], room: Room, shot
             "world_from_camera": camera.world_from_camera.tolist(),
         },
         "surface": {"name": main.name, "center": list(main.center), "half_size": list(main.half)},
-        "surfaces": [_surface(surface) for surface in room.surfaces],
+        "surfaces": [
+            {
+                "name": surface.name,
+                "kind": surface.kind,
+                "instance": surface.instance,
+                "center": list(surface.center),
+                "yaw": surface.yaw,
+                "half_size": list(surface.half),
+                "headroom": surface.headroom,
+            }
+            for surface in room.surfaces
+        ],
         "fixtures": [
             {"name": block.fixture, "center": list(block.center), "half_size": list(block.half), "yaw": block.yaw}
             for block in room.fixtures
         ],
         "objects": [],
         "hidden": [],
-        "seed": [job.seed, job.split, number],
+        "seed": seed,
     }
-    if shot.depth is not None:
-        record["depth"] = f"depth/{name}.png"
-    for slot, body in enumerate(bodies):
-        seen = shot.view.seen[slot]
-        geometry = _geometry(slot, body, supports)
+    for slot, body in enumerate(view.bodies):
+        seen = view.seen[slot]
+        geometry = _geometry(slot, body, view.supports)
         if seen is not None:
             record["objects"].append(seen.as_json() | geometry)
         else:
-            pixels = int((shot.view.instances == FIRST_OBJECT + slot).sum())
-            record["hidden"].append(_unseen(slot, body, pixels) | geometry)
+            pixels = int((view.instances == FIRST_OBJECT + slot).sum())
+            record["hidden"].append(describe_body(FIRST_OBJECT + slot, body, None, None, pixels) | geometry)
     return record
-
-
-def _surface(surface: Support) -> dict[str, Any]:
-    return {
-        "name": surface.name,
-        "kind": surface.kind,
-        "instance": surface.instance,
-        "center": list(surface.center),
-        "yaw": surface.yaw,
-        "half_size": list(surface.half),
-        "headroom": surface.headroom,
-    }
-
-
-def _unseen(slot: int, body: Body, pixels: int) -> dict[str, Any]:
-    x, y = body.position
-    return {
-        "instance": FIRST_OBJECT + slot, "name": body.name, "category": body.category, "color": body.color,
-        "center": None, "box": None, "pixels": pixels, "position": [round(x, 5), round(y, 5), round(body.z, 5)],
-        "radius": round(body.radius, 5), "height": round(body.height, 5),
-    }  # fmt: skip
 
 
 def _geometry(slot: int, body: Body, supports: list[Support]) -> dict[str, Any]:
     """The pose, the oriented box and the footprint of a body, what carries it, and what it can carry."""
     x, y = body.position
     half = body.half or (body.radius, body.radius)
+    yaw = round(body.yaw, 6)
     own = {place.area: place.as_area() for place in supports if place.owner == slot}
     footprint: dict[str, Any] = {"shape": "disc", "radius": round(body.radius, 5)}
     if body.half is not None:
-        footprint = {"shape": "rectangle", "half_size": _rounded(body.half), "yaw": round(body.yaw, 6)}
+        footprint = {"shape": "rectangle", "half_size": _rounded(body.half), "yaw": yaw}
     return {
-        "yaw": round(body.yaw, 6),
+        "yaw": yaw,
         "pose": {
             "position": _rounded((x, y, body.z)),
             "quaternion": [round(math.cos(body.yaw / 2), 6), 0.0, 0.0, round(math.sin(body.yaw / 2), 6)],
@@ -151,10 +133,10 @@ def _geometry(slot: int, body: Body, supports: list[Support]) -> dict[str, Any]:
         "box3d": {
             "center": _rounded((x, y, body.z + body.height / 2)),
             "half_size": _rounded((*half, body.height / 2)),
-            "yaw": round(body.yaw, 6),
+            "yaw": yaw,
         },
         "footprint": footprint,
-        "support": support_json(supports[body.support]),
+        "support": _support_record(supports[body.support]),
         "top": own.get("top"),
         "interior": own.get("inside"),
     }
@@ -164,37 +146,45 @@ def _rounded(values: tuple[float, ...]) -> list[float]:
     return [round(value, 5) for value in values]
 
 
-def support_json(place: Support) -> dict[str, Any]:
+def _support_record(place: Support) -> dict[str, Any]:
     if place.owner is None:
         return {"surface": place.name}
     return {"object": place.instance, "area": place.area}
 
 
-def _meta(view: str, identifier: int | str, question: ViewQuestion, seen: View) -> dict[str, Any]:
-    """What a sample or a benchmark question records beyond its text."""
+def _question_record(name: str, identifier: int | str, question: ViewQuestion, view: View) -> dict[str, Any]:
+    """The `meta` of a sample or benchmark question."""
     goal = question.goal
-    target = goal.target
+    target, place = goal.target, goal.place
+    # The surface that the words name, or on which the answer is.
+    if goal.surface:
+        surface = goal.surface
+    elif target:
+        surface = view.root(target.body)
+    else:
+        assert place is not None
+        surface = place if place.owner is None else view.root(view.bodies[place.owner])
     meta: dict[str, Any] = {
         "task": "object_reference" if target else "free_space",
         "kind": goal.kind,
         "relation": goal.relation,
         "target": target.as_json() if target else None,
         "references": [reference.as_json() for reference in goal.references],
-        "surface": _surface_of(question, seen),
-        "view": view,
-        "image": f"images/{view}.png",
+        "surface": surface.name,
+        "view": name,
+        "image": f"images/{name}.png",
         "mask": f"masks/{identifier}.png",
-        "instances": f"instances/{view}.png",
-        "image_size": [seen.camera.width, seen.camera.height],
+        "instances": f"instances/{name}.png",
+        "image_size": [view.camera.width, view.camera.height],
         "points": [list(point) for point in question.points],
-        "shortcuts": {name: list(point) if point else None for name, point in question.shortcuts.items()},
+        "shortcuts": {key: list(point) if point else None for key, point in question.shortcuts.items()},
         "marks": [
             {"instance": reference.instance, "color": color, "box": list(reference.box)}
             for reference, color in zip(goal.references, question.marks, strict=False)
         ],
     }
-    if goal.place:
-        meta["support"] = support_json(goal.place)
+    if place:
+        meta["support"] = _support_record(place)
     if goal.removed:
         meta["removed"] = goal.removed.as_json()
     if goal.kind == "relational":
@@ -205,20 +195,29 @@ def _meta(view: str, identifier: int | str, question: ViewQuestion, seen: View) 
     return meta
 
 
-def _surface_of(question: ViewQuestion, view: View) -> str:
-    """The surface that the words name, or on which the answer is."""
-    goal = question.goal
-    if goal.surface:
-        return goal.surface.name
-    if goal.target:
-        return view.root(goal.target.body).name
-    assert goal.place is not None
-    place = goal.place
-    return place.name if place.owner is None else view.root(view.bodies[place.owner]).name
+def draw_marks(
+    image: NDArray[np.uint8], boxes: Sequence[tuple[float, float, float, float]], colors: Sequence[str]
+) -> NDArray[np.uint8]:
+    """A copy of `image` [height, width, 3] with the outline of each normalised box (x0, y0, x1, y1) in its color.
+
+    As in part of RoboPoint's training images. The line lies outside of the box, so that it hides nothing of a convex
+    object; at the picture's border it moves inwards and stays visible. Its width is 2 pixels at 336 x 336.
+    """
+    marked = image.copy()
+    height, width = image.shape[:2]
+    line = max(1, round(min(width, height) / 160))
+    reach = line + MARK_GAP
+    for box, color in zip(boxes, colors, strict=True):
+        left, top = max(0, round(box[0] * width) - reach), max(0, round(box[1] * height) - reach)
+        right, bottom = min(width, round(box[2] * width) + reach), min(height, round(box[3] * height) + reach)
+        window = marked[top:bottom, left:right]
+        for side in (window[:line], window[-line:], window[:, :line], window[:, -line:]):
+            side[...] = MARK_COLORS[color]
+    return marked
 
 
 def _save(path: Path, picture: NDArray[Any], level: int) -> None:
-    """Write a picture as PNG, complete or not at all."""
+    """Write a picture as PNG, complete or not at all (without fsync, which costs more than the encoding)."""
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(picture).save(temporary, "PNG", compress_level=level)

@@ -23,7 +23,7 @@ from ...core.points import Box, format_points
 from ...core.prompts import IMAGE_TAG
 from ...core.records import Sample, Turn
 from ...utils.command import InputError, existing_file
-from ..scenes.questions.wording import box_question
+from ..scenes.wording import box_question
 from .sample_checks import RECORD, Problem
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 Such a question belongs to one of four cells: the extreme candidate in the asked direction is right or wrong, times the
 nearest candidate is right or wrong. Each question of the data set has a wanted cell, which only its number and the seed
 decide, so the cells are balanced by construction. Arrangements are judged as arrays, many at a time; for the cell in
-which both guesses are wrong, which hardly ever comes about by itself, four objects are placed to realise it.
+which both guesses are wrong, which hardly ever happens by chance, four objects are placed so that it does.
 """
 
 from __future__ import annotations
@@ -39,16 +39,12 @@ class RelationalCandidate:
     extreme: int
     nearest: int
 
-    @property
-    def cell(self) -> Cell:
-        return self.extreme == self.target, self.nearest == self.target
-
 
 @dataclass(frozen=True, slots=True)
-class Relational:
+class RelationalBatch:
     """Every relational question of `num` arrangements, as arrays over [num, 4 directions, reference, category].
 
-    What is not `valid` has no target, extreme or nearest candidate: the numbers there mean nothing.
+    Where a question is not `valid`, target, extreme and nearest candidate mean nothing.
     """
 
     valid: Bools
@@ -57,14 +53,14 @@ class Relational:
     nearest: Ints
 
     def cells(self) -> Bools:
-        """[4, num, 4, slots, categories]: which valid questions lie in which of CELLS."""
+        """[4, num, 4, slots, categories]: which valid questions belong to which of CELLS."""
         extreme, nearest = self.extreme == self.target, self.nearest == self.target
         return np.stack([self.valid & (extreme == cell[0]) & (nearest == cell[1]) for cell in CELLS])
 
 
 def relational_questions(
     layouts: LayoutBatch, azimuths: Floats, num_categories: int, allowed: Bools, config: RelationsConfig
-) -> Relational:
+) -> RelationalBatch:
     """Judge every (direction, reference, noun) of every arrangement, seen by a camera at its azimuth.
 
     A question is valid if the reference's name is unique, at least two other objects have the noun, exactly one of them
@@ -72,11 +68,20 @@ def relational_questions(
     `allowed` [4] masks the directions.
     """
     num, slots = layouts.present.shape
-    ways = directions(azimuths)
-    vectors = ways[:, :, None, None]  # [num, 4, 1, 1, 2]
+    vectors = directions(azimuths)  # [num, 4, 2]
     offset = layouts.positions[:, None, :] - layouts.positions[:, :, None]  # [num, reference, object, 2]
-    reach, gap = _measures(layouts, ways, offset)
-    along, across = split(offset[:, None], vectors)  # [num, 4, reference, object]
+    # reach [num, 4 or 1, reference, object]: half extents of two objects together along each direction.
+    # gap [num, reference, object]: from the reference to the object's enclosing disc.
+    if layouts.bodies:
+        extents = np.stack([body.extent(vectors) for body in layouts.bodies], -1)  # [num, 4, objects]
+        reach = extents[:, :, None, :] + extents[..., None]
+        places = np.array([body.position for body in layouts.bodies])
+        gaps = np.stack([body.distance(places) for body in layouts.bodies]) - [body.radius for body in layouts.bodies]
+        gap = np.broadcast_to(gaps, (num, *gaps.shape))
+    else:
+        discs = layouts.radii[:, None, :] + layouts.radii[:, :, None]
+        reach, gap = discs[:, None], np.hypot(offset[..., 0], offset[..., 1]) - discs
+    along, across = split(offset[:, None], vectors[:, :, None, None])  # [num, 4, reference, object]
     yes = in_cone(along, across, reach, config.cone - config.ambiguity)
     unsure = ~yes & ~outside_cone(along, across, config.cone + config.ambiguity)
     if layouts.bodies:
@@ -101,26 +106,11 @@ def relational_questions(
     valid[which] = _leads(far, config.extreme_margin) & _leads(-near, config.extreme_margin)
     extreme, nearest = np.zeros((2, *valid.shape), np.int64)
     extreme[which], nearest[which] = far.argmax(-1), near.argmin(-1)
-    return Relational(valid, hits.argmax(-1), extreme, nearest)
-
-
-def _measures(layouts: LayoutBatch, ways: Floats, offset: Floats) -> tuple[Floats, Floats]:
-    """Half extents of two objects together along each direction, and the gap from a reference to an object.
-
-    `ways` [num, 4, 2] are the directions. [num, 4 or 1, reference, object] and [num, reference, object]. The gap ends
-    at the object's enclosing disc.
-    """
-    if not layouts.bodies:
-        discs = layouts.radii[:, None, :] + layouts.radii[:, :, None]
-        return discs[:, None], np.hypot(offset[..., 0], offset[..., 1]) - discs
-    extents = np.stack([body.extent(ways) for body in layouts.bodies], -1)  # [num, 4, objects]
-    places = np.array([body.position for body in layouts.bodies])
-    gaps = np.stack([body.distance(places) for body in layouts.bodies]) - [body.radius for body in layouts.bodies]
-    return extents[:, :, None, :] + extents[..., None], np.broadcast_to(gaps, (len(ways), *gaps.shape))
+    return RelationalBatch(valid, hits.argmax(-1), extreme, nearest)
 
 
 def _leads(values: Floats, margin: float) -> Bools:
-    """Whether the largest value of the last axis is ahead of the second by `margin` (False where fewer are finite)."""
+    """Whether the largest value of the last axis leads the second by `margin` (False where fewer are finite)."""
     if values.shape[-1] < 2:
         return np.zeros(values.shape[:-1], bool)
     top = np.partition(values, values.shape[-1] - 2, -1)[..., -2:]
@@ -130,7 +120,7 @@ def _leads(values: Floats, margin: float) -> Bools:
 
 
 def choose_questions(
-    questions: Relational,
+    questions: RelationalBatch,
     layouts: LayoutBatch,
     row: int,
     wanted: tuple[Cell, ...],
@@ -139,36 +129,27 @@ def choose_questions(
 ) -> tuple[RelationalCandidate, ...] | None:
     """Distinct questions of arrangement `row` in the wanted cells, each in the first direction possible."""
     cells = questions.cells()[:, row]
-    chosen: list[RelationalCandidate] = []
-    taken: set[tuple[int, int, int]] = set()
+    chosen: dict[tuple[int, int, int], RelationalCandidate] = {}
     for cell, order in zip(wanted, orders, strict=True):
-        found = cells[CELLS.index(cell)]
+        possible = cells[CELLS.index(cell)]
         options = [
             (int(relation), int(reference), int(noun))
             for relation in order
-            for reference, noun in rng.permutation(np.argwhere(found[relation]))
+            for reference, noun in rng.permutation(np.argwhere(possible[relation]))
         ]
-        pick = next((option for option in options if option not in taken), None)
+        pick = next((option for option in options if option not in chosen), None)
         if pick is None:
             return None
-        taken.add(pick)
         relation, reference, noun = pick
         same = layouts.present[row] & (layouts.categories[row] == noun)
         same[reference] = False
-        chosen.append(
-            RelationalCandidate(
-                relation,
-                reference,
-                int(questions.target[row][pick]),
-                tuple(int(slot) for slot in np.flatnonzero(same)),
-                int(questions.extreme[row][pick]),
-                int(questions.nearest[row][pick]),
-            )
-        )
-    return tuple(chosen)
+        target, extreme, nearest = (int(a[row][pick]) for a in (questions.target, questions.extreme, questions.nearest))
+        candidates = tuple(np.flatnonzero(same).tolist())
+        chosen[pick] = RelationalCandidate(relation, reference, target, candidates, extreme, nearest)
+    return tuple(chosen.values())
 
 
-def matching_rows(questions: Relational, wanted: tuple[Cell, ...]) -> Ints:
+def matching_rows(questions: RelationalBatch, wanted: tuple[Cell, ...]) -> Ints:
     """The arrangements that have at least as many questions in each cell as are wanted of it."""
     counts = questions.cells().sum((2, 3, 4))
     enough = np.ones(counts.shape[1], bool)

@@ -1,27 +1,35 @@
-"""What "left of", "behind", "next to" and "between" mean, for objects and for free space.
+"""What "left of", "behind", "next to", "on" and "between" mean, for objects and for free space.
 
-Everything lives on the ground plane, in the frame of the camera that looks (`GroundFrame`): objects are the
-footprints of their oriented boxes, or the enclosing discs where those are smaller. "Left of B" is a cone of `cone`
-degrees around the camera's left, with its tip in B's center, and the whole of the object beyond B's edge in that
-direction. An object near the border of the cone is neither in nor out: it makes a question ambiguous, and the
-question is not asked.
+Everything is judged on the ground plane, in the frame of the camera (`GroundFrame`): objects are the footprints of
+their oriented boxes, or the enclosing discs where those are smaller. "Left of B" is a cone of `cone` degrees around the
+camera's left, with its tip in B's center, and the whole of the object beyond B's edge in that direction. An object near
+the border of a relation is unsure: a question about its noun is not asked.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import RelationsConfig
 from ..objects.catalog import Body
+from ..wording import DIRECTIONS
 from ..world.camera import GroundFrame
 from ..world.surfaces import Support
-from .wording import DIRECTIONS
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+YES, UNSURE, NO = 1, 0, -1
+OUTSIDE = 0.1  # beyond the corridor of "between" by this part of its length
+POINTS = 32  # of a footprint's outline
+
+
+# --- directions and regions -------------------------------------------------------------------------------------------
 
 
 def direction(relation: str, ground: GroundFrame) -> tuple[float, float]:
@@ -35,8 +43,8 @@ def directions(azimuths: Floats) -> Floats:
     """[num, 4, 2]: the vectors of DIRECTIONS for cameras at `azimuths` [num]."""
     forward = np.array([GroundFrame.at(azimuth).forward for azimuth in azimuths.tolist()])
     right = np.stack([forward[:, 1], -forward[:, 0]], 1)
-    ways = {"left": -right, "right": right, "front": -forward, "behind": forward}
-    return np.stack([ways[relation] for relation in DIRECTIONS], 1)
+    vectors = {"left": -right, "right": right, "front": -forward, "behind": forward}
+    return np.stack([vectors[relation] for relation in DIRECTIONS], 1)
 
 
 def split(offset: Floats, vector: Floats) -> tuple[Floats, Floats]:
@@ -47,7 +55,7 @@ def split(offset: Floats, vector: Floats) -> tuple[Floats, Floats]:
 
 
 def in_cone(along: Floats, across: Floats, reach: Floats | float, half_angle: float) -> Bools:
-    """Inside a cone of `half_angle` degrees and at least `reach` along its axis."""
+    """Whether offsets are inside a cone of `half_angle` degrees and at least `reach` along its axis."""
     inside: Bools = (along >= reach) & (across <= along * math.tan(math.radians(half_angle)))
     return inside
 
@@ -99,3 +107,103 @@ def part_position(relation: str, points: Floats, surface: Support, ground: Groun
     offset = points - np.array(surface.center[:2])
     result: Floats = split(offset, vector)[0] / surface.extent(vector)
     return result
+
+
+# --- relations that do not depend on the camera -----------------------------------------------------------------------
+
+
+class SpatialFacts:
+    """Relations among the bodies of a scene, by slot: YES, NO or UNSURE.
+
+    Computed when first asked for; the views of a scene share them.
+    """
+
+    def __init__(self, bodies: Sequence[Body], supports: Sequence[Support], config: RelationsConfig) -> None:
+        self.bodies, self.supports, self._config = bodies, supports, config
+        self.roots = [self._root(slot) for slot in range(len(bodies))]
+        self._near: dict[str, Ints] = {}
+        self._between: dict[tuple[int, int], Ints] = {}
+
+    def _root(self, slot: int) -> int:
+        """The number of the surface on which a body stands, directly or on other objects."""
+        support = self.bodies[slot].support
+        owner = self.supports[support].owner
+        return support if owner is None else self._root(owner)
+
+    def near(self, relation: str) -> Ints:
+        """[reference, object] for "next to", "above", "below", "on" and "inside"."""
+        if relation not in self._near:
+            slots = range(len(self.bodies))
+            judge = self._next_to if relation == "next to" else self._stacked
+            self._near[relation] = np.array(
+                [
+                    [NO if slot == reference else judge(relation, slot, reference) for slot in slots]
+                    for reference in slots
+                ]
+            )
+        return self._near[relation]
+
+    def _held(self, slot: int, other: int) -> bool:
+        """Whether one body stands on or in the other."""
+        return self.supports[self.bodies[slot].support].owner == other
+
+    def _next_to(self, relation: str, slot: int, reference: int) -> int:
+        a, b = self.bodies[slot], self.bodies[reference]
+        gap = float(np.hypot(*np.subtract(a.position, b.position))) - a.radius - b.radius
+        if gap < self._config.next_to_far:
+            gap = footprint_gap(a, b)
+        if gap >= self._config.next_to_far:
+            return NO
+        apart = self._held(slot, reference) or self._held(reference, slot)
+        return YES if a.support == b.support and not apart and gap <= self._config.next_to else UNSURE
+
+    def _stacked(self, relation: str, slot: int, reference: int) -> int:
+        held, place = self._held(slot, reference), self.supports[self.bodies[slot].support]
+        if relation in ("on", "inside"):
+            return YES if held and place.area == ("top" if relation == "on" else "inside") else NO
+        high, low = (slot, reference) if relation == "above" else (reference, slot)
+        higher, lower = self.bodies[high], self.bodies[low]
+        if self.roots[slot] == self.roots[reference]:  # one on the other is rather "on" than "above"
+            return UNSURE if self._held(high, low) else NO
+        if higher.z < lower.z + lower.height:
+            return NO
+        gap = float(self.bodies[reference].distance(np.array(self.bodies[slot].position)))
+        return YES if gap <= self._config.column else UNSURE if gap <= 2 * self._config.column else NO
+
+    def between(self, first: int, second: int) -> Ints:
+        """[object]: which lie between two references on their support."""
+        if (first, second) in self._between:
+            return self._between[first, second]
+        config = self._config
+        points = np.array([body.position for body in self.bodies])
+        radii = np.array([body.radius for body in self.bodies])
+        axis = points[second] - points[first]
+        length = float(np.hypot(axis[0], axis[1]))
+        result = np.full(len(points), UNSURE)
+        if 0 < length <= config.between_reach:
+            support = self.bodies[first].support
+            same = np.array([body.support == support for body in self.bodies])
+            inside = between_region(points, points[first], points[second], config) & same
+            along, across = split(points - points[first], axis / length)
+            beyond = (along < -OUTSIDE * length) | (along > (1 + OUTSIDE) * length)
+            result[(across - radii > config.corridor_half_width) | beyond] = NO
+            result[inside] = YES if self.bodies[second].support == support else UNSURE
+            result[[first, second]] = NO
+        self._between[first, second] = result
+        return result
+
+
+def footprint_gap(first: Body, second: Body) -> float:
+    """The distance between two footprints, 0 where they overlap; their outlines are taken at a few points."""
+    gaps = (second.distance(_outline(first)).min(), first.distance(_outline(second)).min())
+    return max(0.0, float(min(gaps)))
+
+
+def _outline(body: Body) -> Floats:
+    if body.half is None:
+        angles = np.linspace(0, 2 * np.pi, POINTS, endpoint=False)
+        return np.array(body.position) + body.radius * np.stack([np.cos(angles), np.sin(angles)], 1)
+    t = np.linspace(-1, 1, POINTS // 4 + 1)
+    ones = np.ones_like(t)
+    edges = np.concatenate([np.stack(pair, 1) for pair in ((t, ones), (t, -ones), (ones, t), (-ones, t))])
+    return (edges * np.array(body.half)) @ body.axes + np.array(body.position)

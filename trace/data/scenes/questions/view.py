@@ -1,25 +1,32 @@
-"""One view of a scene as its questions see it: the visible objects, and where every pixel of a support lies."""
+"""One view of a scene as its questions see it: the visible objects, the free pixels of a support, points on a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
+from scipy.ndimage import distance_transform_cdt, distance_transform_edt, find_objects
 
 from ..config import SceneConfig
 from ..instances import FIRST_OBJECT
 from ..objects.catalog import Body
 from ..world.camera import Camera
 from ..world.surfaces import Obstacles, Reject, Room, Spans, Support, points_in_square, supports_of
-from .mask_sampling import bounding_box, center_on_mask
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+XY = tuple[float, float]
+Box = tuple[float, float, float, float]
+Window = tuple[tuple[float, float], float]  # a square on the ground: its center and half side
+
+WINDOW = 6  # pixels
+_CHESSBOARD = np.ones((3, 3), np.int32)  # steps to any of the eight neighbours
+_CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,83 +35,36 @@ class SeenObject:
 
     instance: int
     body: Body
-    center: tuple[float, float]
-    box: tuple[float, float, float, float]
+    center: XY
+    box: Box
     pixels: int
 
     def as_json(self) -> dict[str, Any]:
-        """What a question records of an object; views.jsonl has the rest of its geometry besides."""
-        body = self.body
-        return {
-            "instance": self.instance,
-            "name": body.name,
-            "category": body.category,
-            "color": body.color,
-            "center": list(self.center),
-            "box": list(self.box),
-            "pixels": self.pixels,
-            "position": [round(body.position[0], 5), round(body.position[1], 5), round(body.z, 5)],
-            "radius": round(body.radius, 5),
-            "height": round(body.height, 5),
-        }
+        return describe_body(self.instance, self.body, self.center, self.box, self.pixels)
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """The extra object of a free-space question: it was placed, satisfied the relation, and was taken away."""
-
-    category: str
-    position: tuple[float, float]
-    radius: float
-    height: float
-    z: float = 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        x, y = self.position
-        position = [round(x, 5), round(y, 5), round(self.z, 5)]
-        return {
-            "category": self.category,
-            "position": position,
-            "radius": self.radius,
-            "height": round(self.height, 5),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What is asked about a view, and where it is: `mask` [height, width] is the ground truth.
-
-    `place` is the support of a free place. Relational questions also record the candidates of their noun and, for
-    left, right, front and behind, which of them a guesser would take.
-    """
-
-    kind: str
-    relation: str | None
-    mask: Bools
-    target: SeenObject | None = None
-    references: tuple[SeenObject, ...] = ()
-    removed: Removed | None = None
-    candidates: tuple[SeenObject, ...] = ()
-    extreme: SeenObject | None = None
-    nearest: SeenObject | None = None
-    surface: Support | None = None  # that the words name
-    place: Support | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Area:
-    """The pixels that show a support and where they lie on its plane: world x, y [n, 2].
-
-    Those of its edges are among them; they lie outside of its border, where nothing stands.
-    """
-
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    ground: Floats
+def describe_body(instance: int, body: Body, center: XY | None, box: Box | None, pixels: int) -> dict[str, Any]:
+    """What a question records of an object; views.jsonl has the rest of its geometry besides."""
+    return {
+        "instance": instance,
+        "name": body.name,
+        "category": body.category,
+        "color": body.color,
+        "center": list(center) if center else None,
+        "box": list(box) if box else None,
+        "pixels": pixels,
+        "position": [round(value, 5) for value in (*body.position, body.z)],
+        "radius": round(body.radius, 5),
+        "height": round(body.height, 5),
+    }
 
 
 class View:
-    """What the questions need to know of a view: objects, supports, and which of their pixels are free."""
+    """What the questions need to know of a view: objects, supports, and which of their pixels are free.
+
+    `instances` [height, width] is the instance map, `areas` [height, width] the number (from 1) of the support whose
+    level area a pixel may show. Raises Reject if too few objects are visible.
+    """
 
     def __init__(
         self, bodies: Sequence[Body], room: Room, camera: Camera, instances: NDArray[np.uint8],
@@ -114,11 +74,9 @@ class View:
         self.bodies = list(bodies)
         self.size = instances.size
         self.supports = supports_of(bodies, room.surfaces)
-        found = find_objects(instances)
-        self.seen = [
-            self._see(slot, body, found[slot + FIRST_OBJECT - 1] if slot + FIRST_OBJECT <= len(found) else None)
-            for slot, body in enumerate(bodies)
-        ]
+        windows = find_objects(instances)
+        windows += [None] * (FIRST_OBJECT + len(bodies))
+        self.seen = [self._see(slot, body, windows[slot + FIRST_OBJECT - 1]) for slot, body in enumerate(bodies)]
         self.objects = [seen for seen in self.seen if seen is not None]
         least = config.questions.min_visible
         if len(self.objects) < (least or len(bodies)):
@@ -126,9 +84,7 @@ class View:
         names = [body.name for body in bodies]
         self.unique = [seen for seen in self.objects if names.count(seen.body.name) == 1]
         self._obstacles = Obstacles(self.bodies, room.fixtures)
-        self._found: dict[int, Area] = {}
-        self._shown: dict[int, int] = {}
-        self._windows: list[tuple[slice, slice] | None] | None = None
+        self._pixels: dict[int, tuple[Ints, Ints, Floats]] = {}
 
     def _see(self, slot: int, body: Body, window: tuple[slice, slice] | None) -> SeenObject | None:
         if window is None:
@@ -138,11 +94,15 @@ class View:
         if len(rows) < max(1.0, questions.min_object_area * self.size):
             return None
         rows, columns = rows + window[0].start, columns + window[1].start
-        mask = self.instances == FIRST_OBJECT + slot
-        center = center_on_mask(mask, questions.decimals, rows, columns)
+        center = center_on_mask(self.instances == FIRST_OBJECT + slot, questions.decimals, rows, columns)
         if center is None:
             return None
-        return SeenObject(FIRST_OBJECT + slot, body, center, bounding_box(mask, rows, columns), len(rows))
+        height, width = self.instances.shape
+        box = (
+            round(float(columns.min()) / width, 4), round(float(rows.min()) / height, 4),
+            round((float(columns.max()) + 1) / width, 4), round((float(rows.max()) + 1) / height, 4),
+        )  # fmt: skip
+        return SeenObject(FIRST_OBJECT + slot, body, center, box, len(rows))
 
     def object_mask(self, seen: SeenObject) -> Bools:
         mask: Bools = self.instances == seen.instance
@@ -153,27 +113,30 @@ class View:
         support = self.supports[body.support]
         return support if support.owner is None else self.root(self.bodies[support.owner])
 
-    def area(self, support: int) -> Area:
-        if support not in self._found:
-            window = self._window(support)
+    @cached_property
+    def _area_sizes(self) -> Ints:
+        return np.bincount(self._areas.ravel(), minlength=len(self.supports) + 1)
+
+    def num_pixels(self, support: int) -> int:
+        """How many pixels show a support, with its edges."""
+        return int(self._area_sizes[support + 1])
+
+    @cached_property
+    def _windows(self) -> list[tuple[slice, slice] | None]:
+        return find_objects(self._areas, len(self.supports))
+
+    def _area(self, support: int) -> tuple[Ints, Ints, Floats]:
+        """Rows and columns of the pixels that show a support, and where they lie on its plane: world x, y [n, 2].
+
+        Those of its edges are among them; they lie outside of its border, where nothing stands.
+        """
+        if support not in self._pixels:
+            window = self._windows[support] or (slice(0, 0), slice(0, 0))
             rows, columns = np.nonzero(self._areas[window] == support + 1)
             rows, columns = rows + window[0].start, columns + window[1].start
             ground = self.camera.ground_points(rows, columns, self.supports[support].center[2])
-            self._found[support] = Area(rows, columns, ground)
-        return self._found[support]
-
-    def _window(self, support: int) -> tuple[slice, slice]:
-        """A part of the picture that holds every pixel that shows the support's geom."""
-        if self._windows is None:
-            self._windows = find_objects(self._areas)
-        window = self._windows[support] if support < len(self._windows) else None
-        return window or (slice(0, 0), slice(0, 0))
-
-    def shows(self, support: int) -> int:
-        """How many pixels show a support, with its edges."""
-        if support not in self._shown:
-            self._shown[support] = int(np.count_nonzero(self._areas[self._window(support)] == support + 1))
-        return self._shown[support]
+            self._pixels[support] = rows, columns, ground
+        return self._pixels[support]
 
     def free(self, points: Floats, support: int, radius: float, height: float, spans: Spans | None = None) -> Bools:
         """Whether a disc of `radius` at points [n, 2] stands on a support with room all around and above.
@@ -189,32 +152,33 @@ class View:
 
     def free_mask(
         self, support: int, radius: float, height: float, related: Callable[[Floats], Bools], least: float,
-        window: tuple[tuple[float, float], float] | None = None,
+        window: Window | None = None,
     ) -> Bools:  # fmt: skip
         """The visible pixels [height, width] where the disc may stand and `related` (of world points) holds.
 
-        `window` = (x, y), reach: `related` holds nowhere outside of this square, which saves looking there.
-        Reject when they are less than the part `least` of the picture.
+        `related` holds nowhere outside of `window`, which saves looking there. Raises Reject when the pixels are less
+        than the part `least` of the picture.
         """
-        area, z = self.area(support), self.supports[support].center[2]
-        start, stop = 0, len(area.rows)
+        rows, columns, ground = self._area(support)
+        z = self.supports[support].center[2]
+        start, stop = 0, len(rows)
         if window is not None:
-            starts, stops = self._stretch(area.rows, z, np.array([window[0]]), np.array([window[1]]))
+            starts, stops = self._stretch(rows, z, np.array([window[0]]), np.array([window[1]]))
             start, stop = int(starts[0]), int(stops[0])
-        ground = area.ground[start:stop]
+        rows, columns, ground = rows[start:stop], columns[start:stop], ground[start:stop]
         chosen = np.arange(len(ground)) if window is None else points_in_square(ground, *window)
-        chosen = chosen[related(_taken(ground, chosen))]
+        chosen = chosen[related(_take(ground, chosen))]
         if len(chosen) >= least * self.size:  # fewer can only become fewer
-            rows = area.rows[start + chosen]
-            free = self.free(
-                _taken(ground, chosen), support, radius, height,
-                lambda centers, reach: self._stretch(rows, z, centers, reach),
-            )  # fmt: skip
-            chosen = chosen[free]
+            near = rows[chosen]
+
+            def spans(centers: Floats, reach: Floats) -> tuple[Ints, Ints]:
+                return self._stretch(near, z, centers, reach)
+
+            chosen = chosen[self.free(_take(ground, chosen), support, radius, height, spans)]
         if len(chosen) < least * self.size:
             raise Reject("the free space is too small")
         mask = np.zeros(self.instances.shape, bool)
-        mask[area.rows[start + chosen], area.columns[start + chosen]] = True
+        mask[rows[chosen], columns[chosen]] = True
         return mask
 
     def _stretch(self, rows: Ints, z: float, centers: Floats, reach: Floats) -> tuple[Ints, Ints]:
@@ -231,12 +195,99 @@ class View:
         return np.searchsorted(rows, first), np.searchsorted(rows, last, side="right")
 
 
-_CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
-
-
-def _taken(ground: Floats, chosen: Ints) -> Floats:
+def _take(ground: Floats, chosen: Ints) -> Floats:
     """`ground[chosen]` whose columns, which are looked at one by one, lie together in memory."""
     result = np.empty((len(chosen), 2), order="F")
     for axis in (0, 1):
         ground[:, axis].take(chosen, out=result[:, axis], mode="clip")  # "raise" would copy once more
     return result
+
+
+# --- points on a mask: a normalised point (x, y) lies in the pixel (floor(x * width), floor(y * height)) --------------
+
+
+def on_mask(points: Floats, mask: Bools) -> Bools:
+    """Whether normalised points [n, 2] lie in the mask [height, width]; points outside the image do not."""
+    height, width = mask.shape
+    columns = np.floor(points[:, 0] * width).astype(np.int64)
+    rows = np.floor(points[:, 1] * height).astype(np.int64)
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    result: Bools = np.zeros(len(points), bool)
+    result[inside] = mask[rows[inside], columns[inside]]
+    return result
+
+
+def center_on_mask(mask: Bools, decimals: int, rows: Ints, columns: Ints) -> XY | None:
+    """The point with `decimals` decimals on the mask that is nearest to the mask's centroid; None if there is none.
+
+    `rows` and `columns` are the mask's pixels.
+    """
+    height, width = mask.shape
+    middle = [(columns.mean() + 0.5) / width, (rows.mean() + 0.5) / height]
+    # Nearly always it is close by: a point within WINDOW pixels is the nearest of all.
+    near = (np.abs(columns + 0.5 - middle[0] * width) <= WINDOW) & (np.abs(rows + 0.5 - middle[1] * height) <= WINDOW)
+    for chosen in (near, slice(None)):
+        if not len(rows[chosen]):
+            continue
+        x, y, inside = _lattice(mask, rows[chosen], columns[chosen], decimals)
+        distance = ((x - middle[0]) * width) ** 2 + (((y - middle[1]) * height) ** 2)[:, None]
+        distance[~inside] = np.inf
+        row, column = divmod(int(distance.argmin()), len(x))
+        if distance[row, column] < np.inf and (chosen is not near or distance[row, column] <= (WINDOW - 1) ** 2):
+            return round(float(x[column]), decimals), round(float(y[row]), decimals)
+    return None
+
+
+def sample_points(
+    mask: Bools, count: int, decimals: int, interior: float, rng: np.random.Generator, border: float = 0.0
+) -> tuple[XY, ...] | None:
+    """`count` distinct points that are on the mask as written, rather away from its border; None if they do not fit.
+
+    `border`: at least this many pixels from it, unless the mask is too narrow for that.
+    """
+    height, width = mask.shape
+    lines = np.flatnonzero(mask.any(1))
+    top, bottom = int(lines[0]), int(lines[-1]) + 1
+    across = np.flatnonzero(mask[top:bottom].any(0))
+    left, right = int(across[0]), int(across[-1]) + 1
+    # A frame of one pixel makes the image's border count as a border of the mask.
+    crop = np.zeros((bottom - top + 2, right - left + 2), bool)
+    crop[1:-1, 1:-1] = mask[top:bottom, left:right]
+    # Steps along the pixels are as good for keeping away from the border, at a fifth of the time.
+    distance = distance_transform_cdt(crop, _CHESSBOARD) if border else distance_transform_edt(crop)
+    if border:
+        deep = distance > border
+        if np.count_nonzero(deep) >= 4 * count:
+            crop, mask = deep, np.zeros_like(mask)
+            mask[top:bottom, left:right] = deep[1:-1, 1:-1]
+    pixels = np.flatnonzero(crop)
+    weights = distance.ravel()[pixels].astype(np.float64) ** interior
+    draws = (6 if border else 24) * count
+    # What `rng.choice` draws, without its checks of every weight.
+    cumulative = np.cumsum(weights / weights.sum())
+    cumulative /= cumulative[-1]
+    drawn = pixels[np.searchsorted(cumulative, rng.random(draws), side="right")]
+    rows, columns = np.divmod(drawn, crop.shape[1])
+    points = np.stack([columns + (left - 1), rows + (top - 1)], 1) + rng.random((draws, 2))
+    points = np.round(points / [width, height], decimals)
+    points = points[on_mask(points, mask)]
+    distinct = list(dict.fromkeys(map(tuple, points.tolist())))
+    if len(distinct) < count:
+        x, y, inside = _lattice(mask, *np.nonzero(mask), decimals)
+        rows, columns = np.nonzero(inside)
+        lattice = np.stack([x[columns], y[rows]], 1)
+        rest = [(round(float(x), decimals), round(float(y), decimals)) for x, y in rng.permutation(lattice)]
+        distinct = list(dict.fromkeys([*distinct, *rest]))
+    return tuple(distinct[:count]) if len(distinct) >= count else None
+
+
+def _lattice(mask: Bools, rows: Ints, columns: Ints, decimals: int) -> tuple[Floats, Floats, Bools]:
+    """Every x and every y with `decimals` decimals around some pixels, and which pairs lie on the mask: [y, x]."""
+    height, width = mask.shape
+    scale = 10**decimals
+    x = np.arange(int(columns.min() * scale / width), int((columns.max() + 1) * scale / width) + 2) / scale
+    y = np.arange(int(rows.min() * scale / height), int((rows.max() + 1) * scale / height) + 2) / scale
+    across, down = np.floor(x * width).astype(np.int64), np.floor(y * height).astype(np.int64)
+    inside = mask[np.minimum(down, height - 1)[:, None], np.minimum(across, width - 1)]  # none of them is negative
+    inside[down >= height], inside[:, across >= width] = False, False
+    return x, y, inside

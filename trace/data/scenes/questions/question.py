@@ -1,0 +1,124 @@
+"""A question about a view: what is asked, its ground truth, its words and its answer points.
+
+A view is judged on its segmentation and its geometry alone, before the picture is rendered in color: if a question
+that must be asked cannot be asked well, `Reject` says why and the scene is drawn again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..wording import MARK_COLORS, write_instruction
+from ..world.surfaces import Reject, Support
+from .baselines import baseline_points
+from .view import XY, SeenObject, View, sample_points
+
+Bools = NDArray[np.bool_]
+
+CROWDED = 0.6  # part of an object's box inside of another's rectangle with which both are in it
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedObject:
+    """The extra object of a free-space question: it was placed, satisfied the relation, and was taken away."""
+
+    category: str
+    position: tuple[float, float]
+    radius: float
+    height: float
+    z: float
+
+    def as_json(self) -> dict[str, Any]:
+        position = [round(value, 5) for value in (*self.position, self.z)]
+        return {
+            "category": self.category, "position": position, "radius": self.radius, "height": round(self.height, 5)
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is asked about a view, and where it is: `mask` [height, width] is the ground truth.
+
+    `kind` is "direct" or "relational" for an object, "free", "between" or "part" for free space; `place` is the support
+    of a free place. Relational questions also record the candidates of their noun and, for left, right, front and
+    behind, which of them a guesser would take.
+    """
+
+    kind: str
+    relation: str | None
+    mask: Bools = field(default_factory=lambda: np.zeros((0, 0), bool))
+    target: SeenObject | None = None
+    references: tuple[SeenObject, ...] = ()
+    removed: RemovedObject | None = None
+    candidates: tuple[SeenObject, ...] = ()
+    extreme: SeenObject | None = None
+    nearest: SeenObject | None = None
+    surface: Support | None = None  # that the words name
+    place: Support | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ViewQuestion:
+    """A goal in words, with answer points (normalised, on the mask as written) and one point a shortcut baseline.
+
+    `marks`: the colors of the rectangles around its references in a picture of its own; () without.
+    """
+
+    goal: Goal
+    instruction: str
+    points: tuple[XY, ...]
+    shortcuts: dict[str, XY | None]
+    marks: tuple[str, ...] = ()
+
+
+def build_question(view: View, goal: Goal, rng: np.random.Generator, near: Bools | None = None) -> ViewQuestion:
+    """Draw the words and points of a question; the points come from `near`, a part of the mask, if it is given."""
+    questions = view.config.questions
+    area = goal.mask if near is None else near
+    count = questions.num_points
+    if questions.min_points < count:
+        count = int(rng.integers(questions.min_points, count + 1))
+    points = None
+    while points is None and count:  # a small mask may have room for fewer
+        points = sample_points(area, count, questions.decimals, questions.interior, rng, questions.border)
+        count = count // 2 if count // 2 >= questions.min_points else 0
+    if points is None:
+        raise Reject("no room for the points")
+    marks: tuple[str, ...] = ()
+    if questions.marks and goal.references and rng.random() < questions.marks:
+        marks = tuple(str(color) for color in rng.permutation(list(MARK_COLORS)))[: len(goal.references)]
+    names = [_name(view, reference, rng) for reference in goal.references]
+    target = ""
+    if goal.target is not None:
+        target = goal.target.body.category if goal.kind == "relational" else _name(view, goal.target, rng)
+    crowded = [_is_crowded(view, reference) for reference in goal.references] if marks else ()
+    instruction = write_instruction(
+        goal.relation, goal.target is None, target, names, rng, questions.wording,
+        goal.surface.name if goal.surface else None, marks, crowded,
+    )  # fmt: skip
+    return ViewQuestion(goal, instruction, points, baseline_points(goal, view.objects, rng), marks)
+
+
+def _is_crowded(view: View, reference: SeenObject) -> bool:
+    """Whether the rectangle around an object holds another one as well, or most of it."""
+    x0, y0, x1, y1 = reference.box
+    for other in view.objects:
+        a0, b0, a1, b1 = other.box
+        shared = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
+        if other is not reference and shared > CROWDED * (a1 - a0) * (b1 - b0):
+            return True
+    return False
+
+
+def _name(view: View, seen: SeenObject, rng: np.random.Generator) -> str:
+    """Color and category; in the rich wording at times the category alone, where the scene has one of it."""
+    body = seen.body
+    if view.config.questions.wording == "rich":
+        alone = sum(other.category == body.category for other in view.bodies) == 1
+        if alone and rng.random() < 0.5:
+            return body.category
+    return body.name
