@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_every_kind_is_written_and_every_text_is_true(folder: Path) -> None:
+def test_every_text_is_true(folder: Path) -> None:
     views = {view["view"]: view for view in map(json.loads, (folder / "views.jsonl").read_text().splitlines())}
     kinds = set()
     for sample in read_samples(folder / "captions.json"):
@@ -49,12 +49,12 @@ def test_every_kind_is_written_and_every_text_is_true(folder: Path) -> None:
     assert kinds == {"name", "point", "relate", "free"}
 
 
-def test_the_same_views_give_the_same_texts(folder: Path, tmp_path: Path) -> None:
+def test_same_views_give_the_same_texts(folder: Path, tmp_path: Path) -> None:
     captions.main(["--data", str(folder), "--out", str(tmp_path / "again.json")])
     assert (tmp_path / "again.json").read_bytes() == (folder / "captions.json").read_bytes()
 
 
-def test_the_freest_spot_lies_on_one_surface_and_is_left_out_where_none_is_seen() -> None:
+def test_freest_spot_lies_on_one_surface() -> None:
     view = {"view": "0_0", "image": "i.png", "instances": "n.png", "objects": [],
             "camera": {"world_from_camera": [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 1], [0, 0, 0, 1]]}}  # fmt: skip
     instances = np.zeros((60, 80), np.uint8)
