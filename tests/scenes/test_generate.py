@@ -494,7 +494,7 @@ def test_baselines_command(
 
 @pytest.mark.parametrize(
     "content, named",
-    [(None, r"data\.json"), ("[]", ""),
+    [(None, r"data\.json"), ("[]", "questions"),
      ('[{"id": "7", "conversations": [{"from": "human", "value": "Hi"}]}]', r"data\.json, 7: .*'task'")],
 )  # fmt: skip
 def test_baselines_of_other_folders_are_refused(tmp_path: Path, content: str | None, named: str) -> None:
