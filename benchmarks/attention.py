@@ -129,13 +129,18 @@ def _measure(arguments: argparse.Namespace) -> None:
     import torch
     from PIL import Image
 
-    from trace_vlm.attention.capture import Capture, greedy, teacher_forced, while_generating
+    from trace_vlm.attention.capture import (
+        CaptureConfig,
+        capture_teacher_forced,
+        capture_while_generating,
+        greedy_settings,
+    )
     from trace_vlm.core.prompts import question_text, render_prompt
 
     checkpoint = _model(arguments.hidden, arguments.layers, arguments.vocabulary, arguments.image_size)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8))
     prompt = render_prompt(question_text("Find free space left of the mug.", True))
-    capture = Capture(dtype="float32")
+    config = CaptureConfig(dtype="float32")
     new = arguments.new_tokens
     # Random weights may end at once, or write an image: every way gets the same number of tokens, all of them text.
     end = {"min_new_tokens": new, "suppress_tokens": [checkpoint.image_token_id]}
@@ -144,22 +149,22 @@ def _measure(arguments: argparse.Namespace) -> None:
     def plain() -> dict[str, Any]:
         inputs = checkpoint.inputs([picture], [prompt])
         with torch.inference_mode():
-            ids = checkpoint.model.generate(**inputs, **{**greedy(checkpoint, new), **end})
+            ids = checkpoint.model.generate(**inputs, **{**greedy_settings(checkpoint, new), **end})
         return {"ids": ids[0, inputs["input_ids"].shape[1] :].numpy()}
 
     def recorded() -> dict[str, Any]:
-        found = while_generating(checkpoint, picture, prompt, capture, max_new_tokens=new, **end)
+        found = capture_while_generating(checkpoint, picture, prompt, config, max_new_tokens=new, **end)
         return {"ids": np.array(found.token_ids), "attention": found.attention}
 
     def forced() -> dict[str, Any]:
-        found = teacher_forced(checkpoint, picture, prompt, _ids(arguments.folder), capture)
+        found = capture_teacher_forced(checkpoint, picture, prompt, _ids(arguments.folder), config)
         return {"attention": found.attention}
 
     def five() -> dict[str, Any]:
         return _five_passes(checkpoint, checkpoint.inputs([picture], [prompt]), _ids(arguments.folder))
 
     ways = dict(zip(WAYS, (plain, recorded, forced, five), strict=True))
-    while_generating(checkpoint, picture, prompt, capture, max_new_tokens=2)  # first calls choose kernels
+    capture_while_generating(checkpoint, picture, prompt, config, max_new_tokens=2)  # first calls choose kernels
     result, seconds, megabytes = _timed(ways[arguments.way])
     if not arguments.memory:
         np.savez(path, **result)

@@ -14,29 +14,21 @@ def encoded(tokenizer: Any, text: str) -> list[int]:
 
 
 @contextmanager
-def saying(checkpoint: Any, ids: Sequence[int]) -> Iterator[None]:
-    """Make `generate` answer with these ids, whatever the weights want; attention is the model's own."""
-    from transformers import LogitsProcessor, LogitsProcessorList
+def saying(checkpoint: Any, text: str | Sequence[int]) -> Iterator[None]:
+    """Make every answer this text (ended), or these ids, whatever the weights want; attention is the model's own."""
+    tokenizer = checkpoint.tokenizer
+    ids = [*encoded(tokenizer, text), tokenizer.eos_token_id] if isinstance(text, str) else list(text)
+    step = 0
 
-    class Force(LogitsProcessor):
-        def __init__(self) -> None:
-            self.place = 0
+    def force(_module: Any, _inputs: Any, logits: Any) -> Any:
+        nonlocal step
+        forced = logits.new_full(logits.shape, -1e9)
+        forced[..., ids[step % len(ids)]] = 0
+        step += 1
+        return forced
 
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
-            forced = scores.new_full(scores.shape, -1e9)
-            forced[:, ids[self.place]] = 0
-            self.place += 1
-            return forced
-
-    model = checkpoint.model
-    generate = model.generate
-
-    def forced(**options: Any) -> Any:
-        others = options.pop("logits_processor", None) or []
-        return generate(**options, logits_processor=LogitsProcessorList([Force(), *others]))
-
-    model.generate = forced
+    handle = checkpoint.model.lm_head.register_forward_hook(force)
     try:
         yield
     finally:
-        del model.generate
+        handle.remove()

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from trace_vlm.attention import results
-from trace_vlm.attention.capture import Capture, Captured
-from trace_vlm.attention.steps import MILESTONES, MilestoneMaps
+from trace_vlm.attention.capture import CaptureConfig, CapturedAnswer
+from trace_vlm.attention.steps import STEP_TITLES, AnswerAttention
 from trace_vlm.attention.summary import write_summary
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import parse, render
 from trace_vlm.core.records import Question
-from trace_vlm.drawing.figures import Panel
+from trace_vlm.drawing.figures import AnswerPanel
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.report import comparison_files
+from trace_vlm.report.comparison import ComparisonRecord, ModelScore, write_comparison, write_panels
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_json, write_jsonl
 
 EVIL = "<script>document.title = 'harmed'; fetch('https://example.org')</script><img src=x onerror=alert(1)>'\"&amp;"
 STEPS = {"reference": f"The red mug. {EVIL}", "target": "Left of it.", "subtype": "Free space.", "output": "Points."}
 COR = render(STEPS, [Point(0.2, 0.5), Point(1.4, 0.5)])
-RATES = {"optimizer": "muon", "learning_rate": 0.0015, "muon_learning_rate": 0.005}
 INSTRUCTION = "Point left of the <b>mug</b> & the $x$."
 
 
@@ -39,22 +37,34 @@ def left_half(size: tuple[int, int] = (60, 40)) -> np.ndarray:
     return mask
 
 
-def make_benchmark(folder: Path) -> None:
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    lines = []
-    for number in range(8):
+def make_pictures(folder: Path, count: int) -> None:
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(count):
         picture(number).save(folder / "images" / f"{number}.png")
         Image.fromarray(left_half().astype(np.uint8) * 255).save(folder / "masks" / f"{number}.png")
-        kind = "direct" if number % 2 else "free"
-        meta = {"kind": kind, "shortcuts": {"left_edge": [0.0, 0.5], "midpoint": None if number else [0.9, 0.9]}}
-        lines.append({"question_id": number, "image": f"{number}.png", "text": f"{INSTRUCTION} {number}", "meta": meta})
-    write_jsonl(folder / "point_questions.jsonl", lines)
+
+
+def write_compared(folder: Path, panels: dict[str, list[AnswerPanel]], scores: list[ModelScore]) -> None:
+    """A comparison of the answers `panels` (category -> panels of one question) without figures."""
+    items = [
+        write_panels(folder, Question(number, f"{number}.png", f"Point at thing {number}.", category),
+                     picture(number), left_half(), of_question, drawn=False)
+        for number, (category, of_question) in enumerate(panels.items())
+    ]  # fmt: skip
+    write_comparison(folder, ComparisonRecord(tuple(scores), tuple(items)))
 
 
 def make_run(folder: Path) -> Path:
-    """A run in which every text that a model or a user chose tries to be more than text."""
-    make_benchmark(folder / "bench")
+    make_pictures(folder / "bench", 8)
+    meta = [{"kind": "direct" if number % 2 else "free",
+             "shortcuts": {"left_edge": [0.0, 0.5], "midpoint": None if number else [0.9, 0.9]}}
+            for number in range(8)]  # fmt: skip
+    write_jsonl(folder / "bench/point_questions.jsonl", [
+        {"question_id": number, "image": f"{number}.png", "text": f"{INSTRUCTION} {number}", "meta": of_question}
+        for number, of_question in enumerate(meta)
+    ])  # fmt: skip
+    rates = {"optimizer": "muon", "learning_rate": 0.0015, "muon_learning_rate": 0.005}
     for arm, texts in {"cor": [COR] * 8, "no_cor": ["(0.2, 0.5)", EVIL] * 4}.items():
         path = folder / "answers" / f"{arm}.jsonl"
         write_jsonl(path, [{"question_id": number, "text": text} for number, text in enumerate(texts)])
@@ -63,32 +73,35 @@ def make_run(folder: Path) -> Path:
                    "settings": {"seed": 77}, "versions": {"torch": "2.13.0"}})  # fmt: skip
         train = folder / "train" / arm
         write_jsonl(train / "log.jsonl", [{"step": step, "loss": 1 / (1 + step)} for step in range(20)])
-        write_json(
-            train / "run.json", {"config": {"seed": 4242, "model": EVIL, **RATES}, "steps": 1234, "finished": True}
-        )
-    words = [
-        "--answer",
-        *(str(folder / f"answers/{arm}.jsonl") for arm in ("cor", "no_cor")),
-        "--labels",
-        f"CoR {EVIL}",
-    ]
-    assert run(summarize_vqa.main, [*words, "no CoR", "--data-dir", str(folder / "bench"), "--output", str(folder),
-                                    "--resamples", "50"]) == 0  # fmt: skip
+        config = {"seed": 4242, "model": EVIL, **rates}
+        write_json(train / "run.json", {"config": config, "steps": 1234, "finished": True})
+    answers = [str(folder / f"answers/{arm}.jsonl") for arm in ("cor", "no_cor")]
+    words = ["--answer", *answers, "--labels", f"CoR {EVIL}", "no CoR", "--data-dir", str(folder / "bench")]
+    assert run(summarize_vqa.main, [*words, "--output", str(folder), "--resamples", "50"]) == 0
     question = Question(EVIL, "0.png", f"{INSTRUCTION} {POINTS_SUFFIX}", category=EVIL)
     panels = [
-        Panel(EVIL, parse(COR), 0.5, outcome="right"),
-        Panel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25),
-        Panel("box", parse("(0.1, 0.2, 0.3, 0.4)")),
+        AnswerPanel(EVIL, parse(COR), 0.5, outcome="right"),
+        AnswerPanel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25),
+        AnswerPanel("box", parse("(0.1, 0.2, 0.3, 0.4)")),
     ]
-    compared = comparison_files.write_compared(folder / "comparison", question, picture(0), left_half(), panels)
+    compared = write_panels(folder / "comparison", question, picture(0), left_half(), panels)
     scores = (
-        comparison_files.Score(EVIL, 8, 0.512, (("right", 5), (EVIL, 3))),
-        comparison_files.Score("plain", 8, None),
-        comparison_files.Score("box", 8, None),
+        ModelScore(EVIL, 8, 0.512, (("right", 5), (EVIL, 3))),
+        ModelScore("plain", 8, None),
+        ModelScore("box", 8, None),
     )
-    comparison_files.write_comparisons(folder / "comparison", comparison_files.ComparisonGallery(scores, (compared,)))
+    write_comparison(folder / "comparison", ComparisonRecord(scores, (compared,)))
     make_attention(folder / "attention", question)
-    make_data(folder / "data")
+    make_pictures(folder / "data", 30)
+    write_json(folder / "data/data.json", [
+        {"id": str(number), "image": f"images/{number}.png",
+         "conversations": [{"from": "human", "value": f"<image>\n{INSTRUCTION} {number}. {POINTS_SUFFIX}"},
+                           {"from": "gpt", "value": "[(0.25, 0.50)]"}],
+         "meta": {"kind": "rare" if number == 29 else "direct", "relation": EVIL, "mask": f"masks/{number}.png"}}
+        for number in range(30)
+    ])  # fmt: skip
+    generated = {"settings": {"scenes": 5678, "seed": 9}, "versions": {"mujoco": "4.0.0"}}
+    write_json(folder / "data/generate.json", generated)
     return folder
 
 
@@ -96,27 +109,13 @@ def make_attention(folder: Path, question: Question) -> None:
     maps = np.full((2, 5, 4, 4), 0.01, np.float32)
     maps[:, :, 0, 0] = 0.03
     maps[:, 1] = np.nan
-    spans = {key: (3 * place, 3 * place + 3) for place, key in enumerate(MILESTONES) if key != "target"}
-    captured = Captured((1, 2, 3), np.zeros((2, 15, 16), np.float16), {}, (0, 2), np.arange(15), True, Capture())
-    found = MilestoneMaps(parse(COR), (1, 2, 3), spans, maps, (0, 2), np.full(5, 0.5, np.float32), captured)
-    results.write_attended(folder, 0, question, picture(0), (left_half(), None), found, EVIL, {})
-    results.write_attention_index(folder)
+    spans = {key: (3 * place, 3 * place + 3) for place, key in enumerate(STEP_TITLES) if key != "target"}
+    rows = np.zeros((2, 15, 16), np.float16)
+    captured = CapturedAnswer((1, 2, 3), rows, {}, (0, 2), np.arange(15), CaptureConfig())
+    attention = AnswerAttention(parse(COR), spans, maps, np.full(5, 0.5, np.float32), captured)
+    results.write_record(folder, 0, question, picture(0), (left_half(), None), attention, EVIL, {})
+    results.write_index(folder)
     write_summary(folder)
     effect = {"step": "target", "kind": EVIL, "edits": 3, "unreadable": 0, "distance": None, "follows": None,
               "moved": {"mean": 0.5, "low": None, "high": None, "questions": 3}}  # fmt: skip
     write_json(folder / "interventions.json", {"effects": [effect]})
-
-
-def make_data(folder: Path) -> None:
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    samples = []
-    for number in range(30):
-        picture(number).save(folder / "images" / f"{number}.png")
-        Image.fromarray(left_half().astype(np.uint8) * 255).save(folder / "masks" / f"{number}.png")
-        said = [{"from": "human", "value": f"<image>\n{INSTRUCTION} {number}. {POINTS_SUFFIX}"},
-                {"from": "gpt", "value": "[(0.25, 0.50)]"}]  # fmt: skip
-        meta = {"kind": "rare" if number == 29 else "direct", "relation": EVIL, "mask": f"masks/{number}.png"}
-        samples.append({"id": str(number), "image": f"images/{number}.png", "conversations": said, "meta": meta})
-    (folder / "data.json").write_text(json.dumps(samples))
-    write_json(folder / "generate.json", {"settings": {"scenes": 5678, "seed": 9}, "versions": {"mujoco": "4.0.0"}})

@@ -1,11 +1,10 @@
-"""Pictures that compare models: every answer over its image, its accuracy, its Chain of Reasoning step by step.
+"""Answers of one or more models side by side: over the image, with accuracy and the reasoning step by step.
 
-    python visualization/visualize_results.py --answer-files output/robopoint.jsonl output/trace.jsonl \\
-        --labels robopoint trace --data-dir datasets/where2place/images --output output/comparison --num 10
+    python visualization/visualize_results.py --answers output/robopoint.jsonl output/trace.jsonl \\
+        --labels robopoint trace --data datasets/where2place/images --out output/comparison --num 10
 
-`--data-dir` is the benchmark's folder or its images folder. Writes `--num` pictures (ground truth in cyan, predictions
-in red), failures.png, which counts how the answers came out, and report.html with every question. Accuracies and
-failure classes are those of `trace.eval`.
+`--data` is the benchmark's folder or its images folder. Writes `--num` figures (ground truth in cyan, predictions in
+red), failures.png with the number of answers of each outcome, and report.html with every question.
 """
 
 from __future__ import annotations
@@ -26,88 +25,86 @@ ORDERS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Answers of one or more models to the same questions, side by side.")
-    parser.add_argument(
-        "--answer-files", "--answer-file", "--answer", type=Path, nargs="+", required=True, metavar="JSONL"
-    )
-    parser.add_argument("--labels", nargs="+", help="one a file; by default the files' names")
-    parser.add_argument(
-        "--convention", nargs="+", metavar="NAME",
-        help="how models write coordinates whose answers do not record it, as for summarize_vqa: one for all, or one each",
-    )  # fmt: skip
-    parser.add_argument("--data-dir", type=Path, required=True, help="the benchmark's folder, or its images folder")
-    parser.add_argument("--question-file", help="a path, or a name in the data folder; point_questions.jsonl if absent")
-    parser.add_argument("--output", "--output-dir", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--num", "--num-questions", type=int, default=10, help="how many pictures")
-    parser.add_argument("--failure", metavar="CLASS", help="only questions that some answer failed in this way")
-    parser.add_argument("--category", help="only questions of this category (unseen: Where2Place's hard part)")
-    parser.add_argument("--where2place-h", action="store_true", help="the hard part: the same as --category unseen")
-    parser.add_argument(
-        "--where2place-h-count", type=int, metavar="N", help="how many of the hard part; --num if absent"
-    )
-    parser.add_argument("--create-both", action="store_true", help="the questions, and the hard part in OUTPUT/hard")
-    parser.add_argument(
-        "--sort", choices=ORDERS, default="given", help="; ".join(f"{name}: {what}" for name, what in ORDERS.items())
-    )
+    parser = Parser(description="Compare the answers of one or more models to the same questions.")
+    # fmt: off
+    add = parser.add_argument
+    add("--answers", "--answer-files", "--answer-file", "--answers-file", "--answer", dest="answers", type=Path,
+        nargs="+", required=True, metavar="JSONL", help="answer files, one a model")
+    add("--labels", nargs="+", help="names of the models, one a file (default: the files' names)")
+    add("--convention", nargs="+", metavar="NAME",
+        help="how models write coordinates, for answers that do not record it: one for all, or one each")
+    add("--data", "--data-dir", "--dataset-dir", dest="data", type=Path, required=True,
+        help="folder of the benchmark, or its images folder")
+    add("--questions", "--question-file", dest="questions",
+        help="question file: a path, or a name in the folder (default: point_questions.jsonl)")
+    add("--out", "--output", "--output-dir", dest="out", type=Path, required=True, help="folder for the figures")
+    add("--num", "--num-questions", type=int, default=10, help="number of figures")
+    add("--failure", metavar="CLASS", help="only questions where some answer has this outcome")
+    add("--category", help="only questions of this category (unseen: Where2Place's hard part)")
+    add("--where2place-h", action="store_true", help="same as --category unseen")
+    add("--where2place-h-count", type=int, metavar="N", help="number of figures of the hard part (default: --num)")
+    add("--create-both", action="store_true", help="also write the hard part, into OUT/hard")
+    add("--sort", choices=ORDERS, default="given",
+        help="; ".join(f"{name}: {words}" for name, words in ORDERS.items()))
+    # fmt: on
     arguments = parser.parse_args(argv)
-    for path in arguments.answer_files:
+    for path in arguments.answers:
         existing_file(path, "the answer file")
-    labels = arguments.labels or [path.stem for path in arguments.answer_files]
-    if len(labels) != len(arguments.answer_files) or len(set(labels)) != len(labels):
+    labels = arguments.labels or [path.stem for path in arguments.answers]
+    if len(labels) != len(arguments.answers) or len(set(labels)) != len(labels):
         raise InputError(
-            f"{len(arguments.answer_files)} answer files need as many different --labels, not {', '.join(labels)}"
+            f"{len(arguments.answers)} answer files need as many different --labels, not {', '.join(labels)}"
         )
-    if arguments.num < 1:
-        raise InputError(f"--num has to be at least 1, not {arguments.num}")
-    if arguments.where2place_h_count is not None and arguments.where2place_h_count < 1:
-        raise InputError(f"--where2place-h-count has to be at least 1, not {arguments.where2place_h_count}")
+    for flag, number in (("--num", arguments.num), ("--where2place-h-count", arguments.where2place_h_count)):
+        if number is not None and number < 1:
+            raise InputError(f"{flag} has to be at least 1, not {number}")
     if arguments.where2place_h and arguments.category not in (None, HARD):
         raise InputError(f"--where2place-h is --category {HARD}: leave out one, it or --category {arguments.category}")
 
-    answers = dict(zip(labels, arguments.answer_files, strict=True))
+    answers = dict(zip(labels, arguments.answers, strict=True))
     hard = arguments.where2place_h or arguments.category == HARD
+    hard_count = arguments.where2place_h_count or arguments.num
     category = HARD if hard and not arguments.create_both else arguments.category
-    count = (arguments.where2place_h_count or arguments.num) if category == HARD else arguments.num
-    draw(arguments, answers, category, count, output_folder(arguments.output))
+    draw(arguments, answers, category, hard_count if category == HARD else arguments.num, output_folder(arguments.out))
     if arguments.create_both:
-        count = arguments.where2place_h_count or arguments.num
-        draw(arguments, answers, HARD, count, output_folder(arguments.output / "hard"))
+        draw(arguments, answers, HARD, hard_count, output_folder(arguments.out / "hard"))
     return 0
 
 
 def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None, count: int, folder: Path) -> None:
-    """The first `count` questions of a category, in the order asked for, as pictures in `folder`."""
+    """Compare the questions of a category in the order asked for; draw the first `count` of them into `folder`."""
     from tqdm import tqdm
 
-    from trace_vlm.drawing.canvas import save
-    from trace_vlm.drawing.figures import outcome_counts
+    from trace_vlm.drawing.canvas import save_figure
+    from trace_vlm.drawing.figures import draw_outcome_counts
     from trace_vlm.eval.benchmark import open_benchmark
-    from trace_vlm.report.comparison import compare, failing, ordered, write_question
-    from trace_vlm.report.comparison_files import ComparisonGallery, write_comparisons
-    from trace_vlm.report.page import write_page
+    from trace_vlm.report import comparison
+    from trace_vlm.report.page import render, write_html
 
-    suite = open_benchmark(arguments.data_dir, arguments.question_file)
-    comparison = compare(suite, answers, category, arguments.convention)
-    questions = failing(comparison, ordered(comparison, arguments.sort), arguments.failure)
-    items = [
-        write_question(folder, comparison, question, place < count)
-        for place, question in enumerate(tqdm(questions, unit="question"))
-    ]
-    write_comparisons(folder, ComparisonGallery(comparison.overall, tuple(items)))
-    if comparison.outcomes:
-        save(outcome_counts({one.label: dict(one.outcomes) for one in comparison.overall}), folder / "failures.png")
-    for score in comparison.overall:
-        known = "no ground truth" if score.accuracy is None else f"{score.accuracy:.1%}"
+    benchmark = open_benchmark(arguments.data, arguments.questions)
+    compared = comparison.compare(benchmark, answers, category, arguments.convention)
+    questions = comparison.sort_questions(compared, arguments.sort)
+    questions = comparison.filter_by_outcome(compared, questions, arguments.failure)
+    items = tuple(
+        comparison.write_question(folder, compared, question, index < count)
+        for index, question in enumerate(tqdm(questions, unit="question"))
+    )
+    comparison.write_comparison(folder, comparison.ComparisonRecord(compared.overall, items))
+    if compared.outcomes:
+        counts = {score.label: dict(score.outcomes) for score in compared.overall}
+        save_figure(draw_outcome_counts(counts), folder / "failures.png")
+    for score in compared.overall:
+        accuracy = "no ground truth" if score.accuracy is None else f"{score.accuracy:.1%}"
         if score.benchmark is not None and score.questions != score.asked:
-            known = f"{score.benchmark:.1%} of all {score.asked} questions of the benchmark, {known}"
-        told = ", ".join(f"{name} {number}" for name, number in score.outcomes)
-        print(f"{score.label}: {known} of {score.questions} questions" + (f" ({told})" if told else ""))
-    for warning in comparison.warnings:
+            accuracy = f"{score.benchmark:.1%} of all {score.asked} questions of the benchmark, {accuracy}"
+        outcomes = ", ".join(f"{name} {number}" for name, number in score.outcomes)
+        print(f"{score.label}: {accuracy} of {score.questions} questions" + (f" ({outcomes})" if outcomes else ""))
+    for warning in compared.warnings:
         print(f"warning: {warning}")
-    if comparison.outcomes:
+    if compared.outcomes:
         print("right: at least half of the answer's points lie in the target")
     print(f"{min(count, len(items))} pictures in {folder}")
-    print(write_page(folder / "report.html", f"Answers of {', '.join(answers)}", comparison=folder))
+    print(write_html(folder / "report.html", render(f"Answers of {', '.join(answers)}", comparison=folder)))
 
 
 if __name__ == "__main__":

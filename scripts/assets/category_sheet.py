@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trace_vlm.data.scenes.generate import require_renderer
     from trace_vlm.data.scenes.objects.assets import all_categories
     from trace_vlm.data.scenes.objects.catalog import make_body, sample_rgb
-    from trace_vlm.drawing.fonts import pil_font
+    from trace_vlm.drawing.canvas import pil_font
 
     config = load_scene_config(args.config)
     require_renderer()

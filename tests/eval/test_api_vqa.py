@@ -25,8 +25,7 @@ from trace_vlm.core.prompts import question_text
 from trace_vlm.eval import api_vqa, summarize_vqa
 from trace_vlm.eval.benchmark import open_benchmark, run_file
 from trace_vlm.eval.scoring import read_single_run
-from trace_vlm.report.comparison import compare, write_question
-from trace_vlm.report.comparison_files import ComparisonGallery, read_comparisons, write_comparisons
+from trace_vlm.report.comparison import ComparisonRecord, compare, read_comparison, write_comparison, write_question
 from trace_vlm.utils.command import run
 
 pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")
@@ -146,8 +145,8 @@ def test_pictures_and_the_report_see_what_was_read(benchmark_folder: Path, tmp_p
     assert comparison.overall[0].accuracy == 1.0
     (tmp_path / "page").mkdir()
     item = write_question(tmp_path / "page", comparison, suite.questions[0], drawn=False)
-    write_comparisons(tmp_path / "page", ComparisonGallery(comparison.overall, (item,)))
-    (read,) = read_comparisons(tmp_path / "page").items
+    write_comparison(tmp_path / "page", ComparisonRecord(comparison.overall, (item,)))
+    (read,) = read_comparison(tmp_path / "page").items
     assert read.answers[0].response(read.size).points == (Point(X, Y),)
     assert '"point": [800, 250]' in read.answers[0].text
 

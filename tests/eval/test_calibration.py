@@ -55,7 +55,7 @@ def test_the_figure_is_written(tmp_path: Path) -> None:
 
 def test_the_figure_counts_points_in_each_bin_and_shows_what_range_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(canvas, "save", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(canvas, "save_figure", lambda figure, *_, **__: figures.append(figure))
     points = [(0.93, float(place % 50 == 0)) for place in range(200)] + [(0.85, 0.0)] * 7  # sure and wrong
     found = calibration(points, [(0.9, 0.02), (0.8, 0.01)])
     assert found is not None

@@ -6,7 +6,7 @@
   const PAGE = 30;
   const SVG = "http://www.w3.org/2000/svg";
   const heat = data.heat.map((color) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
-  const measures = Object.values(data.measures);
+  const measures = data.measures;
   const byId = (id) => document.getElementById(id);
 
   function make(tag, properties = {}, ...children) {
@@ -43,10 +43,10 @@
       return `M${corners.join(" L")} Z`;
     }).join(" ");
     if (path) drawn.push(svg("path", { class: "rim", d: path }), svg("path", { class: "truth", d: path }));
-    const { few, shrink, fade } = data.crowding;
+    const { few, shrink, fade } = data.dots;
     const part = Math.min(1, few / Math.max(1, answers.reduce((sum, [items]) => sum + items.length, 0)));
     const size = part ** shrink, alpha = part ** fade;
-    const all = svg("g", { style: `--crowding: ${size}; fill-opacity: ${alpha}; stroke-opacity: ${alpha}` });
+    const all = svg("g", { style: `--dot-size: ${size}; fill-opacity: ${alpha}; stroke-opacity: ${alpha}` });
     const frame = svg("svg", { width: WIDTH, height });  // an inner svg cuts off what of a box lies beyond the image
     all.append(frame);
     drawn.push(all);

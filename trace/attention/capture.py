@@ -1,11 +1,10 @@
-"""An answer together with the attention of its tokens to the image: while it is generated, or of a saved one.
+"""An answer with the attention of its tokens to the image: recorded while it is generated, or for a saved answer.
 
-Three decisions live here: which layers and heads are kept, how they are reduced, and which row belongs to a token.
-Row t of an answer is where its token t is *fed in* (`fed`); under `predict` it is the row before, the one that chose
-token t. Generation never feeds in the last token, so it is fed in once more afterwards. A saved answer is read in one
-teacher-forced pass over prompt and answer, by the same recorder; the pass ends in the last layer that is recorded.
+Decides which layers and heads are kept, how heads are reduced, and which row belongs to a token. Row t of an answer is
+where its token t is fed in (`fed`); under `predict` it is the row before, which chose token t. Generation never feeds
+in the last token, so it is fed in once more. A saved answer is read in one teacher-forced pass over prompt and answer.
 
-    captured = while_generating(checkpoint, image, render_prompt(question_text("Find the mug.", True)))
+    captured = capture_while_generating(checkpoint, image, render_prompt(question_text("Find the mug.", True)))
     captured.attention      # [layers, tokens, patches]
 """
 
@@ -25,13 +24,11 @@ if TYPE_CHECKING:
 
     from ..model.checkpoint import Checkpoint
 
-LAST = 3  # layers that are recorded unless others are asked for
-Row = Literal["fed", "predict"]
-Reduction = Literal["mean", "max"]
+DEFAULT_LAYERS = 3  # the last ones
 
 
 @dataclass(frozen=True, slots=True)
-class Capture:
+class CaptureConfig:
     """What is kept of the attention.
 
     layers: decoder layers, negative ones from the end; None for the last three.
@@ -40,35 +37,29 @@ class Capture:
     """
 
     layers: tuple[int, ...] | None = None
-    reduction: Reduction = "mean"
+    reduction: Literal["mean", "max"] = "mean"
     heads: tuple[int, ...] = ()
-    row: Row = "fed"
+    row: Literal["fed", "predict"] = "fed"
     dtype: Literal["float16", "float32"] = "float16"
 
-    def of(self, model: Any) -> tuple[list[int], list[int]]:
-        """The layers, and those that keep their heads, of this model. InputError: it has no such layer."""
+    def resolve(self, model: Any) -> tuple[list[int], list[int]]:
+        """Return the recorded layers, and those that keep their heads. InputError: the model has no such layer."""
         count = int(model.config.text_config.num_hidden_layers)
-        wanted = tuple(range(max(0, count - LAST), count)) if self.layers is None else self.layers
-        return chosen_layers(wanted, count), chosen_layers(self.heads, count)
-
-
-def chosen_layers(wanted: Sequence[int], count: int) -> list[int]:
-    """Layer numbers from 0, in order, each once. InputError: one is not among the `count` layers."""
-    for layer in wanted:
-        if not -count <= layer < count:
-            raise InputError(f"the model has no layer {layer}: its {count} decoder layers count from 0")
-    return sorted({layer % count for layer in wanted})
+        layers = tuple(range(max(0, count - DEFAULT_LAYERS), count)) if self.layers is None else self.layers
+        for layer in (*layers, *self.heads):
+            if not -count <= layer < count:
+                raise InputError(f"the model has no layer {layer}: its {count} decoder layers count from 0")
+        return sorted({layer % count for layer in layers}), sorted({layer % count for layer in self.heads})
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
+class CapturedAnswer:
     """An answer and its attention.
 
     token_ids: the answer without the end of sequence; one row a token.
     attention: [layers, tokens, patches], heads reduced.
-    heads: layer -> [heads, tokens, patches], of the layers that were asked for.
-    keys: [tokens], how many tokens each row could look at.
-    ended: whether the model ended the answer itself.
+    heads: layer -> [heads, tokens, patches], of the layers in `config.heads`.
+    keys: [tokens], the number of tokens each row can attend to.
     """
 
     token_ids: tuple[int, ...]
@@ -76,75 +67,67 @@ class Captured:
     heads: Mapping[int, NDArray[np.floating]]
     layers: tuple[int, ...]
     keys: NDArray[np.int64]
-    ended: bool
-    capture: Capture
+    config: CaptureConfig
 
 
-def image_columns(input_ids: Sequence[int], image_token_id: int) -> slice:
-    """Where the image's tokens stand in a prompt. ValueError: there is no image in it."""
-    ids = list(input_ids)
-    start = ids.index(image_token_id)
-    return slice(start, start + ids.count(image_token_id))
-
-
-def while_generating(
+def capture_while_generating(
     checkpoint: Checkpoint,
     image: Image,
     prompt: str,
-    capture: Capture | None = None,
+    config: CaptureConfig | None = None,
     *,
     max_new_tokens: int = 512,
     **options: Any,
-) -> Captured:
-    """Answer an open prompt with one image, greedily unless `options` say otherwise, and record meanwhile.
+) -> CapturedAnswer:
+    """Answer a rendered prompt about one image and record its attention meanwhile.
 
     Args:
-        options: handed to `generate` over the greedy settings (streamer, logits_processor, do_sample, temperature...).
+        options: passed to `generate` over the greedy settings (logits_processor, min_new_tokens...).
     """
     import torch
     from transformers import DynamicCache
 
     from ..model.attention_recorder import recording
 
-    model, capture = checkpoint.model, capture or Capture()
+    model, config = checkpoint.model, config or CaptureConfig()
     inputs = checkpoint.inputs([image], [prompt])
     start = inputs["input_ids"].shape[1]
-    recorder = _recorder(checkpoint, inputs["input_ids"], capture, None, max_new_tokens + 1)
+    recorder = _recorder(checkpoint, inputs["input_ids"], config, None, max_new_tokens + 1)
     cache = DynamicCache(config=model.config.text_config)
-    settings = {**greedy(checkpoint, max_new_tokens), **options}
+    settings = {**greedy_settings(checkpoint, max_new_tokens), **options}
     with recording(model, recorder), torch.inference_mode():
         ids = model.generate(**inputs, **settings, past_key_values=cache)[0, start:].tolist()
         end = checkpoint.tokenizer.eos_token_id
-        kept = ids[: ids.index(end)] if end in ids else ids
-        if recorder.rows < len(kept) + 1:  # cut off by the limit: its last token was never fed in
-            last = torch.tensor([kept[-1:]], device=model.device)
+        ids = ids[: ids.index(end)] if end in ids else ids
+        if recorder.rows < len(ids) + 1:  # cut off by the limit: its last token was never fed in
+            last = torch.tensor([ids[-1:]], device=model.device)
             model.model.language_model(input_ids=last, past_key_values=cache, use_cache=True)
-    return _captured(kept, recorder, start, len(kept) < len(ids), capture)
+    return _captured(ids, recorder, start, config)
 
 
-def teacher_forced(
-    checkpoint: Checkpoint, image: Image, prompt: str, token_ids: Sequence[int], capture: Capture | None = None
-) -> Captured:
-    """The attention of a given answer, in one pass over prompt and answer. ValueError: the answer has no tokens."""
+def capture_teacher_forced(
+    checkpoint: Checkpoint, image: Image, prompt: str, token_ids: Sequence[int], config: CaptureConfig | None = None
+) -> CapturedAnswer:
+    """Record the attention of a given answer, in one pass over prompt and answer. ValueError: it has no tokens."""
     import torch
 
     from ..model.attention_recorder import recording
 
-    model, capture = checkpoint.model, capture or Capture()
+    model, config = checkpoint.model, config or CaptureConfig()
     if not token_ids:
         raise ValueError("an answer without tokens has no attention")
     inputs = checkpoint.inputs([image], [prompt])
     start = inputs["input_ids"].shape[1]
-    recorder = _recorder(checkpoint, inputs["input_ids"], capture, start, len(token_ids) + 1)
+    recorder = _recorder(checkpoint, inputs["input_ids"], config, start, len(token_ids) + 1)
     answer = torch.tensor([list(token_ids)], device=model.device)
-    both = torch.cat([inputs["input_ids"], answer], dim=1)
     with recording(model, recorder, only=True), torch.inference_mode():
-        model.model(input_ids=both, pixel_values=inputs["pixel_values"], use_cache=False)
-    return _captured(list(token_ids), recorder, start, True, capture)
+        input_ids = torch.cat([inputs["input_ids"], answer], dim=1)
+        model.model(input_ids=input_ids, pixel_values=inputs["pixel_values"], use_cache=False)
+    return _captured(token_ids, recorder, start, config)
 
 
-def greedy(checkpoint: Checkpoint, max_new_tokens: int) -> dict[str, Any]:
-    """What `generate` is told, whatever the checkpoint's own file says; ids that are no text are never generated."""
+def greedy_settings(checkpoint: Checkpoint, max_new_tokens: int) -> dict[str, Any]:
+    """Return arguments of `generate` that override the checkpoint's own; ids that are no text are never generated."""
     tokenizer = checkpoint.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return {
@@ -158,26 +141,28 @@ def greedy(checkpoint: Checkpoint, max_new_tokens: int) -> dict[str, Any]:
     }
 
 
-def _recorder(checkpoint: Checkpoint, input_ids: Any, capture: Capture, start: int | None, rows: int) -> Any:
+def image_columns(input_ids: Sequence[int], image_token_id: int) -> slice:
+    """Return the positions of the image's tokens in a prompt. ValueError: there are none."""
+    start = list(input_ids).index(image_token_id)
+    return slice(start, start + list(input_ids).count(image_token_id))
+
+
+def _recorder(checkpoint: Checkpoint, input_ids: Any, config: CaptureConfig, start: int | None, rows: int) -> Any:
     import torch
 
     from ..model.attention_recorder import ImageRecorder
 
-    layers, heads = capture.of(checkpoint.model)
+    layers, heads = config.resolve(checkpoint.model)
     columns = image_columns(input_ids[0].tolist(), checkpoint.image_token_id)
-    return ImageRecorder(layers, columns, capture.reduction, heads, start, getattr(torch, capture.dtype), rows)
+    return ImageRecorder(layers, columns, config.reduction, heads, start, getattr(torch, config.dtype), rows)
 
 
-def _captured(ids: Sequence[int], recorder: Any, start: int, ended: bool, capture: Capture) -> Captured:
-    """Rows are the prompt's last one, then one a token; which of them is a token's own is decided here."""
-    first = 1 if capture.row == "fed" else 0
+def _captured(ids: Sequence[int], recorder: Any, start: int, config: CaptureConfig) -> CapturedAnswer:
+    """The recorder's rows are the prompt's last one, then one a token; here the rows of the answer are chosen."""
+    first = 1 if config.row == "fed" else 0
     rows = slice(first, first + len(ids))
-    return Captured(
-        tuple(ids),
-        recorder.attention()[:, rows].numpy(),
-        {layer: heads[:, rows].numpy() for layer, heads in recorder.heads().items()},
-        tuple(recorder.layer_order),
-        np.arange(len(ids), dtype=np.int64) + start + first,
-        ended,
-        capture,
+    heads = {layer: of_layer[:, rows].numpy() for layer, of_layer in recorder.heads().items()}
+    keys = np.arange(len(ids), dtype=np.int64) + start + first
+    return CapturedAnswer(
+        tuple(ids), recorder.attention()[:, rows].numpy(), heads, tuple(recorder.layer_order), keys, config
     )

@@ -1,174 +1,255 @@
-"""Does the reasoning matter? One step's words are replaced, the model goes on from there, and the points may follow.
+"""Does the reasoning matter? One step's words are replaced, the model continues from there, and the points may follow.
 
     python visualization/attention_map.py ... --intervene
 
-Used on the answers whose attention was recorded. Of every step each edit of `edits` is tried; the answer up to the
-edited step is given to the model as its own, and greedy generation goes on. Three numbers say what came of it:
+An edit names another object, another place, the opposite direction or the other kind of goal, and says where the points
+should go if the model believes its own text. Objects and places come from the benchmark where it records them
+(`views.jsonl`); directions and places are found in any text. Reported for each step and kind of edit:
 
     distance   how far the mean of the points moved, in units of the image's longer side
     moved      the share of answers whose points moved by more than NEAR
-    follows    the share whose points went where the edited words say: at least half of the way from the old place to
-               the new one (object, place), or by more than NEAR in the new direction (direction)
+    follows    the share whose points went at least half of the way to the new place (object, place), or by more than
+               NEAR in the new direction (direction)
 
-`control` gives the model its own unchanged words: what moves there is noise of cutting and encoding the text anew.
+`control` gives the model its own unchanged words: what moves there is noise of cutting and encoding the text again.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import prompts
 from ..core.images import open_image
-from ..core.points import Box, Point
-from ..core.reasoning import STEPS, parse
+from ..core.points import Box, Mention, Point, find_points
+from ..core.prompts import IMAGE_TAG
+from ..core.reasoning import STEPS, Response, Step, parse
+from ..core.records import Question
 from ..eval.benchmark import Benchmark
 from ..eval.statistics import Interval, interval
 from ..utils.command import InputError
-from ..utils.files import JsonlWriter, read_jsonl, write_json
-from .capture import greedy
-from .edits import KINDS, Edit, Thing, edits
-from .results import Attended, read_attention
+from ..utils.files import JsonlWriter, read_json, read_jsonl, write_json
+from .results import EFFECTS, AttentionRecord, read_records
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..model.checkpoint import Checkpoint
 
-LINES, SUMMARY = "interventions.jsonl", "interventions.json"
+LINES = "interventions.jsonl"
+KINDS = ("control", "object", "place", "direction", "goal")
 NEAR = 0.05
 HALF = 0.5
 RESAMPLES = 2000
+LEAST_SHIFT = 0.1  # of an edited place, in units of the image's width and height: more than noise of decoding
+DECIMALS = re.compile(r"\d*[.．](\d++)")
+Shift = tuple[float, float]
+
+# phrase -> its opposite, and where in the image the opposite lies; the longer phrases first
+DIRECTIONS: dict[str, tuple[str, Shift]] = {
+    "to the left of": ("to the right of", (1.0, 0.0)),
+    "to the right of": ("to the left of", (-1.0, 0.0)),
+    "in front of": ("behind", (0.0, -1.0)),
+    "left": ("right", (1.0, 0.0)),
+    "right": ("left", (-1.0, 0.0)),
+    "behind": ("in front of", (0.0, 1.0)),
+    "above": ("below", (0.0, 1.0)),
+    "below": ("above", (0.0, -1.0)),
+}
+GOALS = {
+    "an object reference": "a free space",
+    "a free space": "an object reference",
+    "object reference": "free space",
+    "free space": "object reference",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One edit of one answer; `moved` is the shift of the mean point, None where an answer has no points.
+class NamedObject:
+    """An object of the scene and its centre, normalised to the image."""
 
-    `follows` is None where the edit predicts nothing.
+    name: str
+    center: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One step with other words.
+
+    prefix: the answer up to the end of the edited step; the model continues from there.
+    shift: where the points should go, in units of the image's width and height; None when nothing is predicted.
+    exact: whether they should go as far as `shift` says, or only in its direction.
     """
+
+    step: str
+    kind: str
+    text: str
+    prefix: str
+    shift: Shift | None
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EditResult:
+    """One edit of one answer. `moved` (the shift of the mean point) and `distance` are None for an answer without
+    points, `follows` also where the edit predicts nothing."""
 
     step: str
     kind: str
     words: str
     answer: str
-    moved: tuple[float, float] | None  # in units of the image's width and height
+    moved: Shift | None  # in units of the image's width and height
     distance: float | None  # in units of its longer side
     follows: bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
+class EditEffect:
     """All edits of one kind of one step; intervals over images."""
 
     step: str
     kind: str
     edits: int
-    unreadable: int  # answers that have no points any more
+    unreadable: int  # answers without points
     distance: Interval | None
     moved: Interval | None
     follows: Interval | None
 
 
-def intervene_all(
-    folder: Path, checkpoint: Checkpoint, suite: Benchmark, max_new_tokens: int, style: str, resume: bool = False
-) -> list[str]:
-    """Edit every recorded answer of `folder` that has steps and points; returns the effects as lines of text.
+# --- edits ---------------------------------------------------------------------------------------------------------
 
-    Results are appended answer by answer; with `resume`, those of unchanged answers are kept.
-    """
-    from tqdm import tqdm
 
-    records = read_attention(folder)
-    path = folder / LINES
-    if not resume:
-        path.unlink(missing_ok=True)
-    done = _done(path)
-    scenes = _scenes(suite)
-    questions = {str(question.question_id): question for question in suite.questions}
-    with JsonlWriter(path) as writer:
-        for record in tqdm(records, unit="answer", desc="interventions"):
-            name = str(record.question_id)
-            if done.get(name, (None,))[0] == record.text or name not in questions:
-                continue
-            question = questions[name]
-            image = open_image(suite.image_path(question))
-            asked = prompts.render_prompt(prompts.question_text(question.text, True), style)
-            things = scenes.get(str(question.meta.get("view")), ())
-            results = intervene(checkpoint, image, asked, record, things, max_new_tokens)
-            done[name] = (record.text, results)
-            writer.write({"question_id": record.question_id, "text": record.text,
-                          "results": [asdict(result) for result in results]})  # fmt: skip
-    found = [(record, done[str(record.question_id)][1]) for record in records if str(record.question_id) in done]
-    effects = summarise(found)
-    write_json(folder / SUMMARY, {"near": NEAR, "answers": len(found), "effects": [asdict(one) for one in effects]})
-    return describe(effects)
+def make_edits(response: Response, objects: Sequence[NamedObject], rng: np.random.Generator) -> list[Edit]:
+    """Return the edits that the steps of an answer allow, at most one of each kind a step."""
+    edits = []
+    for key in STEPS:
+        step = response.step(key)
+        if step is not None and step.text:
+            start = response.text[: step.span[1] - len(step.text)]  # a step's span ends with its own text
+            for kind, text, shift, exact in _changed(step, objects, rng):
+                if kind == "control" or text != step.text:
+                    edits.append(Edit(key, kind, text, start + text, shift, exact))
+    return edits
+
+
+def _changed(
+    step: Step, objects: Sequence[NamedObject], rng: np.random.Generator
+) -> Iterator[tuple[str, str, Shift | None, bool]]:
+    """Kind, new text, shift and whether the shift is exact."""
+    text = step.text
+    yield "control", text, (0.0, 0.0), True
+    # the object whose name comes first in the text; of two at one position, the longer name
+    mentioned = [(text.index(thing.name), -len(thing.name), index) for index, thing in enumerate(objects)
+                 if re.search(rf"\b{re.escape(thing.name)}\b", text)]  # fmt: skip
+    named = objects[min(mentioned)[2]] if mentioned else None
+    others = [thing for thing in objects
+              if named is None or (thing.name != named.name and _far(named.center, thing.center))]  # fmt: skip
+    other = others[int(rng.integers(len(others)))] if others else None
+    mentions = (mention for mention in find_points(text) if isinstance(mention.item, Point) and mention.item.inside)
+    place = next((mention for mention in mentions if DECIMALS.search(text, mention.start, mention.end)), None)
+    if named is not None and other is not None:
+        behind = place is not None and place.start >= text.index(named.name)
+        changed = _with_point(text, place, other.center) if place is not None and behind else text
+        yield "object", changed.replace(named.name, other.name, 1), _between(named.center, other.center), True
+    if place is not None and isinstance(at := place.item, Point):
+        mirrored = Point(1 - at.x, at.y)
+        if not _far(at, mirrored):  # near the middle, half of the width away
+            mirrored = Point(at.x + 0.5 if at.x < 0.5 else at.x - 0.5, at.y)
+        away = other.center if other is not None and _far(at, other.center) else mirrored
+        yield "place", _with_point(text, place, away), _between(at, away), True
+    for phrase, (opposite, shift) in DIRECTIONS.items():
+        if re.search(rf"\b{phrase}\b", text, re.IGNORECASE):
+            yield "direction", re.sub(rf"\b{phrase}\b", opposite, text, count=1, flags=re.IGNORECASE), shift, False
+            break
+    for goal, opposite in GOALS.items():
+        if goal in text.lower():
+            yield "goal", re.sub(re.escape(goal), opposite, text, count=1, flags=re.IGNORECASE), None, False
+            break
+
+
+def _far(first: Point, second: Point) -> bool:
+    return math.dist((first.x, first.y), (second.x, second.y)) >= LEAST_SHIFT
+
+
+def _with_point(text: str, place: Mention, to: Point) -> str:
+    """The text with another point at `place`, with as many decimals as before."""
+    decimals = max(map(len, DECIMALS.findall(text, place.start, place.end)))
+    return f"{text[: place.start]}({to.x:.{decimals}f}, {to.y:.{decimals}f}){text[place.end :]}"
+
+
+def _between(first: Point, second: Point) -> Shift:
+    return second.x - first.x, second.y - first.y
+
+
+# --- one answer ----------------------------------------------------------------------------------------------------
 
 
 def intervene(
     checkpoint: Checkpoint,
     image: Image,
-    prompt: str,
-    record: Attended,
-    things: Sequence[Thing],
+    instruction: str,
+    record: AttentionRecord,
+    objects: Sequence[NamedObject],
     max_new_tokens: int,
-) -> list[Result]:
-    """Every edit of one answer, all of them in one batch; nothing for an answer without steps or points."""
+    style: str = "vicuna_v1",
+) -> list[EditResult]:
+    """Try every edit of one answer in one batch; [] for an answer without steps or points."""
     response = parse(record.text, record.size)
     # The same in every process: which other object is chosen depends on the question alone.
     rng = np.random.default_rng(zlib.crc32(str(record.question_id).encode()))
-    wanted = [edit for edit in edits(response, things, rng) if prompts.IMAGE_TAG not in edit.prefix]
-    before = _mean(response.points)
-    if not wanted or before is None:
+    edits = [edit for edit in make_edits(response, objects, rng) if IMAGE_TAG not in edit.prefix]
+    before = mean_point(response.points)
+    if not edits or before is None:
         return []
-    texts = go_on(checkpoint, image, prompt, [edit.prefix for edit in wanted], max_new_tokens)
-    return [_result(edit, text, before, record.size) for edit, text in zip(wanted, texts, strict=True)]
+    prefixes = [edit.prefix for edit in edits]
+    texts = continue_generation(checkpoint, image, instruction, prefixes, max_new_tokens, style)
+    return [measure_edit(edit, text, before, record.size) for edit, text in zip(edits, texts, strict=True)]
 
 
-def go_on(checkpoint: Checkpoint, image: Image, prompt: str, prefixes: Sequence[str], max_new_tokens: int) -> list[str]:
-    """The whole answers after each prefix, which the model takes for what it wrote itself; one batch, greedily."""
-    import torch
+def continue_generation(
+    checkpoint: Checkpoint, image: Image, instruction: str, prefixes: Sequence[str], max_new_tokens: int, style: str
+) -> list[str]:
+    """Return complete answers that begin with each prefix, as if the model had written it; one batch, greedily."""
+    from ..inference.predictor import Predictor
 
-    inputs = checkpoint.inputs([image] * len(prefixes), [f"{prompt} {prefix}" for prefix in prefixes])
-    start = inputs["input_ids"].shape[1]
-    with torch.inference_mode():
-        ids = checkpoint.model.generate(**inputs, **greedy(checkpoint, max_new_tokens))[:, start:].tolist()
-    end, tokenizer = checkpoint.tokenizer.eos_token_id, checkpoint.tokenizer
-    rows = [row[: row.index(end)] if end in row else row for row in ids]
-    return [prefix + tokenizer.decode(row, skip_special_tokens=True)
-            for prefix, row in zip(prefixes, rows, strict=True)]  # fmt: skip
+    count = len(prefixes)
+    continuations = Predictor(checkpoint).predict(
+        [image] * count, [instruction] * count, style=style, prefixes=prefixes, batch_size=count,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    return [
+        prefix + checkpoint.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+        for prefix, answer in zip(prefixes, continuations, strict=True)
+    ]
 
 
-def _result(edit: Edit, text: str, before: Point, size: tuple[int, int]) -> Result:
-    after = _mean(parse(text, size).points)
+def measure_edit(edit: Edit, answer: str, before: Point, size: tuple[int, int]) -> EditResult:
+    """Measure how the mean point moved from `before` in the answer that continues an edit."""
+    after = mean_point(parse(answer, size).points)
     if after is None:
-        return Result(edit.step, edit.kind, edit.text, text, None, None, None)
-    moved = (after.x - before.x, after.y - before.y)
-    in_side = _in_side(moved, size)
+        return EditResult(edit.step, edit.kind, edit.text, answer, None, None, None)
+
+    def in_sides(shift: Shift) -> Shift:  # from fractions of width and height to fractions of the longer side
+        return shift[0] * size[0] / max(size), shift[1] * size[1] / max(size)
+
+    moved = _between(before, after)
     follows = None
     if edit.shift is not None and edit.kind != "control":
-        shift = _in_side(edit.shift, size) if edit.exact else edit.shift
-        along = sum(a * b for a, b in zip(in_side, shift, strict=True))
+        shift = in_sides(edit.shift) if edit.exact else edit.shift
+        along = sum(a * b for a, b in zip(in_sides(moved), shift, strict=True))
         follows = along > (HALF * math.hypot(*shift) ** 2 if edit.exact else NEAR)
-    return Result(edit.step, edit.kind, edit.text, text, moved, math.hypot(*in_side), follows)
+    return EditResult(edit.step, edit.kind, edit.text, answer, moved, math.hypot(*in_sides(moved)), follows)
 
 
-def _in_side(shift: tuple[float, float], size: tuple[int, int]) -> tuple[float, float]:
-    """From fractions of width and height to fractions of the longer side."""
-    side = max(size)
-    return shift[0] * size[0] / side, shift[1] * size[1] / side
-
-
-def _mean(points: Sequence[Point | Box]) -> Point | None:
-    centers = [item.center for item in points]
-    inside = [point for point in centers if point.inside]
+def mean_point(points: Sequence[Point | Box]) -> Point | None:
+    """Return the mean of the points (and centres of boxes) inside the image; None without any."""
+    inside = [point.center for point in points if point.center.inside]
     if not inside:
         return None
     return Point(sum(point.x for point in inside) / len(inside), sum(point.y for point in inside) / len(inside))
@@ -177,92 +258,122 @@ def _mean(points: Sequence[Point | Box]) -> Point | None:
 # --- over a benchmark ----------------------------------------------------------------------------------------------
 
 
-def summarise(found: Sequence[tuple[Attended, Sequence[Result]]]) -> list[Effect]:
-    """The effect of each kind of edit in each step."""
-    rng = np.random.default_rng(0)
-    effects = []
-    for step in STEPS:
-        for kind in KINDS:
-            pairs = [(record.source, result) for record, results in found for result in results
-                     if (result.step, result.kind) == (step, kind)]  # fmt: skip
-            if not pairs:
+def intervene_all(
+    folder: Path, checkpoint: Checkpoint, benchmark: Benchmark, max_new_tokens: int, style: str, resume: bool = False
+) -> list[str]:
+    """Edit every recorded answer of `folder` that has steps and points; return the effects as lines of text.
+
+    Results are appended answer by answer; with `resume`, those of unchanged answers are kept.
+    """
+    from tqdm import tqdm
+
+    records = read_records(folder)
+    path = folder / LINES
+    if not resume:
+        path.unlink(missing_ok=True)
+    done = _read_results(path)
+    objects = _scene_objects(benchmark)
+    questions: dict[str, Question] = {str(question.question_id): question for question in benchmark.questions}
+    with JsonlWriter(path) as writer:
+        for record in tqdm(records, unit="answer", desc="interventions"):
+            name = str(record.question_id)
+            if done.get(name, (None,))[0] == record.text or name not in questions:
                 continue
-            read = [(image, result) for image, result in pairs if result.distance is not None]
-            effects.append(
-                Effect(
-                    step,
-                    kind,
-                    len(pairs),
-                    len(pairs) - len(read),
-                    _interval([(image, float(result.distance or 0.0)) for image, result in read], rng),
-                    _interval([(image, float((result.distance or 0.0) > NEAR)) for image, result in read], rng),
-                    _interval([(image, float(result.follows)) for image, result in read
-                               if result.follows is not None], rng),
-                )
-            )  # fmt: skip
-    return effects
-
-
-def _interval(values: Sequence[tuple[str, float]], rng: np.random.Generator) -> Interval | None:
-    if not values:
-        return None
-    return interval([value for _, value in values], [image for image, _ in values], rng, RESAMPLES)
-
-
-def describe(effects: Sequence[Effect]) -> list[str]:
-    """A table for a terminal."""
-    lines = ["", "interventions: one step's words replaced, the model goes on from there (95 % intervals over images)",
-             f"{'step':12}{'edit':12}{'edits':>7}{'distance':>26}{'moved':>26}{'follows':>26}"]  # fmt: skip
-    for one in effects:
-        cells = [_text(part) for part in (one.distance, one.moved, one.follows)]
-        lines.append(f"{one.step:12}{one.kind:12}{one.edits:>7}" + "".join(f"{cell:>26}" for cell in cells))
+            question = questions[name]
+            image = open_image(benchmark.image_path(question))
+            in_view = objects.get(str(question.meta.get("view")), ())
+            results = intervene(checkpoint, image, question.text, record, in_view, max_new_tokens, style)
+            done[name] = (record.text, results)
+            writer.write({"question_id": record.question_id, "text": record.text,
+                          "results": [asdict(result) for result in results]})  # fmt: skip
+    answers = [(record, done[str(record.question_id)][1]) for record in records if str(record.question_id) in done]
+    effects = summarize_effects(answers)
+    write_json(folder / EFFECTS, {"near": NEAR, "answers": len(answers), "effects": list(map(asdict, effects))})
+    lines = ["", "interventions: one step's words replaced, the model continues (95 % intervals over images)"]
+    for row in effect_rows(read_effects(folder)):
+        lines.append(f"{row[0]:12}{row[1]:12}{row[2]:>7}" + "".join(f"{cell:>26}" for cell in row[3:]))
     return [*lines, ""]
 
 
-def _text(one: Interval | None) -> str:
-    if one is None:
-        return "-"
-    return f"{one.mean:.3f}" + ("" if one.low is None else f" [{one.low:.3f}, {one.high:.3f}]")
+def summarize_effects(answers: Sequence[tuple[AttentionRecord, Sequence[EditResult]]]) -> list[EditEffect]:
+    """Compute the effect of each kind of edit in each step."""
+    rng = np.random.default_rng(0)
+
+    def mean(values: Sequence[tuple[str, float]]) -> Interval | None:
+        if not values:
+            return None
+        return interval([value for _, value in values], [image for image, _ in values], rng, RESAMPLES)
+
+    effects = []
+    for step in STEPS:
+        for kind in KINDS:
+            results = [(record.source, result) for record, of_answer in answers for result in of_answer
+                       if (result.step, result.kind) == (step, kind)]  # fmt: skip
+            if not results:
+                continue
+            distances = [(image, result.distance) for image, result in results if result.distance is not None]
+            effects.append(
+                EditEffect(
+                    step,
+                    kind,
+                    len(results),
+                    len(results) - len(distances),
+                    mean(distances),
+                    mean([(image, float(distance > NEAR)) for image, distance in distances]),
+                    mean([(image, float(result.follows)) for image, result in results if result.follows is not None]),
+                )
+            )
+    return effects
 
 
-def _done(path: Path) -> dict[str, tuple[str, list[Result]]]:
-    """Question key -> the answer that was edited, and what came of it."""
+def _read_results(path: Path) -> dict[str, tuple[str, list[EditResult]]]:
+    """Question id -> the answer that was edited, and the results."""
     if not path.is_file():
         return {}
-    found: dict[str, tuple[str, list[Result]]] = {}
+    done: dict[str, tuple[str, list[EditResult]]] = {}
     for line, entry in read_jsonl(path, skip_partial_line=True):
         try:
-            results = [Result(**{**one, "moved": one["moved"] and tuple(one["moved"])}) for one in entry["results"]]
-            found[str(entry["question_id"])] = (str(entry["text"]), results)
+            results = [EditResult(**{**one, "moved": one["moved"] and tuple(one["moved"])}) for one in entry["results"]]
+            done[str(entry["question_id"])] = (str(entry["text"]), results)
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {line} is no result of an intervention ({error}); remove it") from None
-    return found
+            raise InputError(f"{path}, line {line} is no result of an intervention ({error}). Remove it.") from None
+    return done
 
 
-def _scenes(suite: Benchmark) -> dict[str, tuple[Thing, ...]]:
-    """View -> its objects, where the benchmark's folder has views.jsonl."""
-    path = suite.question_file.parent / "views.jsonl"
-    if not path.is_file():
-        return {}
-    return {str(view["view"]): _things(view) for _, view in read_jsonl(path) if "view" in view}
+def _scene_objects(benchmark: Benchmark) -> dict[str, list[NamedObject]]:
+    """View -> its objects with unique names, where the benchmark's folder has views.jsonl."""
+    path = benchmark.question_file.parent / "views.jsonl"
+    views = [view for _, view in read_jsonl(path) if "view" in view] if path.is_file() else []
+    objects: dict[str, list[NamedObject]] = {}
+    for view in views:
+        names = [str(entry.get("name")) for entry in view.get("objects", ())]
+        objects[str(view["view"])] = [
+            NamedObject(str(entry["name"]), Point(*map(float, entry["center"])))
+            for entry in view.get("objects", ())
+            if names.count(str(entry.get("name"))) == 1 and len(entry.get("center", ())) == 2
+        ]
+    return objects
 
 
-def _things(view: Mapping[str, Any]) -> tuple[Thing, ...]:
-    """The objects whose name tells them apart from the others."""
-    names = [str(one.get("name")) for one in view.get("objects", ())]
-    return tuple(
-        Thing(str(one["name"]), Point(*map(float, one["center"])))
-        for one in view.get("objects", ())
-        if names.count(str(one.get("name"))) == 1 and len(one.get("center", ())) == 2
-    )
-
-
-def read_effects(folder: Path) -> list[dict[str, Any]]:
-    """The effects of a folder as data, for the report; none where nothing was edited."""
-    path = folder / SUMMARY
+def read_effects(folder: Path) -> list[Mapping[str, Any]]:
+    """Return the effects of a folder as data; [] where nothing was edited."""
+    path = folder / EFFECTS
     if not path.is_file():
         return []
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["effects"])
+        effects = list(read_json(path)["effects"])
+        effect_rows(effects)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no effects of interventions ({error}); write it anew") from None
+        raise InputError(f"{path} holds no effects of interventions ({error}). Write it again.") from None
+    return effects
+
+
+def effect_rows(effects: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a table of effects with a header."""
+    rows = [["step", "edit", "answers", "distance", "moved", "follows"]]
+    for effect in effects:
+        spans = [effect[name] for name in ("distance", "moved", "follows")]
+        cells = ["-" if span is None else f"{span['mean']:.3f}" + ("" if span["low"] is None else
+                 f" [{span['low']:.3f}, {span['high']:.3f}]") for span in spans]  # fmt: skip
+        rows.append([effect["step"], effect["kind"], str(effect["edits"]), *cells])
+    return rows

@@ -1,13 +1,13 @@
-"""A folder with the attention of one model: what `visualization/attention_map.py` writes, and summary and report read.
+"""A folder with the attention of one model: written by `visualization/attention_map.py`, read by summary and report.
 
-    QUESTION.json              the answer, its milestones, and every number of `attention_numbers`, layer by layer
+    QUESTION.json              the answer, its steps, and every number of `metrics`, layer by layer
     QUESTION.npz               `rows` [layers, tokens, patches] in float16, `heads_L` of the layers asked for, and the
-                               milestones' `maps`, `target` and `reference` over the padded square
-    QUESTION_1_reference.png   one picture a milestone, and QUESTION_milestones.png, all of them
-    images/QUESTION.jpg        the image, small
-    index.json, failures.json  which records there are; what failed, and why
+                               steps' `maps`, `target` and `reference` over the padded square
+    QUESTION_1_reference.png   one picture a step, and QUESTION_steps.png with all of them
+    images/QUESTION.jpg        a small image
+    index.json, failures.json  the records there are; the questions that failed, with reasons
 
-A record is written after its pictures and arrays, so that a question that has one is whole.
+A record is written after its pictures and arrays, so a question that has one is complete.
 """
 
 from __future__ import annotations
@@ -20,44 +20,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.images import Square, unpad_map
 from ..core.points import Box, Point
 from ..core.prompts import bare_instruction
 from ..core.reasoning import parse
 from ..core.records import Question, QuestionId
 from ..drawing import figures
-from ..drawing.canvas import save
+from ..drawing.canvas import file_stem, save_figure, save_thumbnail
+from ..drawing.overlay import Outline, mask_outline
 from ..eval.benchmark import Benchmark
 from ..eval.error_classes import ErrorClassifier
 from ..eval.scoring import score
-from ..report.comparison_files import INDEX, Outline, file_name, outline, save_small
 from ..utils.command import InputError
 from ..utils.files import read_json, replacing, write_json
-from .metrics import DECIMALS, MEASURES, Regions, measure, regions, rounded, uniform
-from .steps import MILESTONES, MilestoneMaps
+from .metrics import DECIMALS, MEASURES, Regions, Values, measure, regions, uniform
+from .steps import STEP_TITLES, AnswerAttention
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FAILURES = "failures.json"
+INDEX, FAILURES, SUMMARY, EFFECTS = "index.json", "failures.json", "summary.json", "interventions.json"
 MEAN = "mean"  # of the layers: what is drawn
-DECIDE = (
-    "model",
-    "model_base",
-    "dtype",
-    "layers",
-    "reduce",
-    "row",
-    "answers",
-    "max_new_tokens",
-    "conv_mode",
-)  # the numbers
-Numbers = Mapping[str, Sequence[float | None]]  # measure -> one value a milestone
+# the settings that change the numbers
+DECISIVE = ("model", "model_base", "dtype", "layers", "reduce", "row", "answers", "max_new_tokens", "conv_mode")
+Numbers = Mapping[str, Sequence[float | None]]  # measure -> one value a step
 
 
 @dataclass(frozen=True, slots=True)
-class MilestoneRecord:
-    """One milestone. Of a missing one tokens, share and picture are None."""
+class StepRecord:
+    """One step. Tokens, share and picture of a missing one are None."""
 
     key: str
     title: str
@@ -68,11 +58,12 @@ class MilestoneRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Attended:
-    """One question with the attention of one model; `order` is its place in the question file.
+class AttentionRecord:
+    """One question with the attention of one model; `order` is its position in the question file.
 
-    numbers: layer (or "mean", of all layers) -> measure -> a value for each milestone, None where there is none.
+    numbers: layer (or "mean", of all layers) -> measure -> a value for each step, None where it is not defined.
     uniform: measure -> the same for attention spread evenly.
+    settings: everything that decided the answer, the maps and the pictures.
     """
 
     question_id: QuestionId
@@ -88,96 +79,92 @@ class Attended:
     text: str
     token_ids: tuple[int, ...]
     accuracy: float | None  # of this answer, 0 to 1; None without ground truth
-    milestones: tuple[MilestoneRecord, ...]
+    steps: tuple[StepRecord, ...]
     model: str
     layers: tuple[int, ...]
     numbers: Mapping[str, Numbers]
     uniform: Numbers
-    settings: Mapping[str, Any]  # what decided the answer and the maps
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        return tuple(milestone.title for milestone in self.milestones if milestone.tokens is None)
+    settings: Mapping[str, Any]
 
     @property
     def points(self) -> tuple[Point | Box, ...]:
         return parse(self.text, self.size).points
 
-    def steps(self, maps: NDArray[np.float32]) -> list[figures.StepMap]:
-        """What the figures draw of `maps` [5, grid, grid]."""
-        return [
-            figures.StepMap(
-                one.title,
-                one.text,
-                None if one.tokens is None else unpad_map(grid, self.size),
-                float("nan") if one.share is None else one.share,
-                one.tokens,
-            )
-            for one, grid in zip(self.milestones, maps, strict=True)
-        ]
 
+def named_object_mask(benchmark: Benchmark, question: Question) -> NDArray[np.bool_] | None:
+    """Return the pixels [height, width] of what the instruction names; None where the benchmark does not record it.
 
-def named_object(suite: Benchmark, question: Question) -> NDArray[np.bool_] | None:
-    """The pixels [height, width] of what the instruction names, where the benchmark knows it; None where it does not.
-
-    That is every reference of the question, or the target itself where there is none. Generated benchmarks store
-    instance maps; others may give normalised boxes.
+    That is every reference of the question, or the target itself without one. Generated benchmarks store instance
+    maps; others may give normalised boxes.
     """
-    meta = question.meta
-    named = [one for one in meta.get("references") or [meta.get("target")] if isinstance(one, dict)]
-    width, height = suite.image_size(question)
-    found = np.zeros((height, width), bool)
-    instances = ErrorClassifier(question, found, suite.question_file.parent).instances
+    named = [entry for entry in question.meta.get("references") or [question.meta.get("target")]
+             if isinstance(entry, dict)]  # fmt: skip
+    width, height = benchmark.image_size(question)
+    mask = np.zeros((height, width), bool)
+    instances = ErrorClassifier(question, mask, benchmark.question_file.parent).instances
     if instances is not None:
-        found = np.isin(instances, [one["instance"] for one in named if isinstance(one.get("instance"), int)])
+        mask = np.isin(instances, [entry["instance"] for entry in named if isinstance(entry.get("instance"), int)])
     else:
-        for one in named:
-            if isinstance(one.get("box"), list) and len(one["box"]) == 4:
-                left, top, right, bottom = Box(*map(float, one["box"])).to_pixels(width, height)
-                found[max(0, int(top)) : int(np.ceil(bottom)), max(0, int(left)) : int(np.ceil(right))] = True
-    return found if found.any() else None
+        for entry in named:
+            if isinstance(entry.get("box"), list) and len(entry["box"]) == 4:
+                left, top, right, bottom = Box(*map(float, entry["box"])).to_pixels(width, height)
+                mask[max(0, int(top)) : int(np.ceil(bottom)), max(0, int(left)) : int(np.ceil(right))] = True
+    return mask if mask.any() else None
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
-def write_attended(
+def write_record(
     folder: Path,
     order: int,
     question: Question,
     image: Image,
     masks: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None],
-    maps: MilestoneMaps,
+    attention: AnswerAttention,
     model: str,
     settings: Mapping[str, Any],
     scaling: str = "shared",
-) -> Attended:
-    """Pictures, arrays and the record, in this order; `masks` are the target and the named object.
+) -> AttentionRecord:
+    """Write pictures, arrays and the record, in this order.
 
-    `scaling` is of the pictures only: "shared" is one colour scale over all steps, "each" one a step.
+    Args:
+        masks: the target and the named object, [height, width].
+        scaling: of the pictures only: "shared" is one colour scale over all steps, "each" one a step.
     """
-    stem, instruction = file_name(question.question_id), bare_instruction(question.text)
+    stem, instruction = file_stem(question.question_id), bare_instruction(question.text)
     target, reference = masks
-    steps, points = maps.steps(image.size), maps.response.points
-    top = figures.shared_top(steps)
+    maps, points = attention.step_maps(image.size), attention.response.points
     records = []
-    for index, (key, step) in enumerate(zip(MILESTONES, steps, strict=True)):
-        picture = f"{stem}_{index + 1}_{key}.png"
+    for number, (key, step) in enumerate(zip(STEP_TITLES, maps, strict=True), 1):
+        picture = f"{stem}_{number}_{key}.png"
         (folder / picture).unlink(missing_ok=True)  # of an earlier answer that had this step
         if step.heat is None:
-            records.append(MilestoneRecord(key, step.title, "", None, None, None))
+            records.append(StepRecord(key, step.title, "", None, None, None))
             continue
-        own = top if scaling == "shared" else figures.shared_top([step])
-        save(figures.milestone(image, step, index + 1, own, points, target), folder / picture)
+        vmax = figures.shared_vmax(maps if scaling == "shared" else [step])
+        save_figure(figures.draw_step(image, step, number, vmax, points, target), folder / picture)
         share = None if np.isnan(step.share) else round(step.share, DECIMALS)
-        records.append(MilestoneRecord(key, step.title, step.text, step.tokens, share, picture))
-    strip = f"{stem}_milestones.png"
+        records.append(StepRecord(key, step.title, step.text, step.tokens, share, picture))
     name = f"question {question.question_id}"
-    save(figures.progression(image, instruction, steps, points, target, name, scaling), folder / strip)
-    save_small(image, folder / "images" / f"{stem}.jpg")
-    where = regions(image.size, maps.maps.shape[-1], points, target, reference)
-    _write_arrays(folder / f"{stem}.npz", maps, where)
-    record = Attended(
+    overview = figures.draw_steps(image, instruction, maps, points, target, name, scaling)
+    save_figure(overview, folder / f"{stem}_steps.png")
+    save_thumbnail(image, folder / "images" / f"{stem}.jpg")
+    grid = attention.maps.shape[-1]
+    where = regions(image.size, grid, points, target, reference)
+    arrays: dict[str, NDArray[Any]] = {"rows": attention.captured.attention, "maps": attention.maps}
+    arrays |= {f"heads_{layer}": heads for layer, heads in attention.captured.heads.items()}
+    arrays |= {name: region for name in ("target", "reference") if (region := getattr(where, name)) is not None}
+    with replacing(folder / f"{stem}.npz") as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    layers = attention.captured.layers
+    numbers = {layer: _by_measure([measure(grid, where) if key in attention.spans else None
+                                   for key, grid in zip(STEP_TITLES, grids, strict=True)])
+               for layer, grids in {MEAN: attention.maps,
+                                    **dict(zip(map(str, layers), attention.layer_maps, strict=True))}.items()}  # fmt: skip
+    if attention.captured.config.reduction != "mean":  # a sum over the largest head is no share
+        numbers = {layer: {**values, "share": [None] * len(STEP_TITLES)} for layer, values in numbers.items()}
+    record = AttentionRecord(
         question.question_id,
         order,
         question.image,
@@ -185,126 +172,106 @@ def write_attended(
         question.category,
         image.size,
         f"images/{stem}.jpg",
-        strip,
+        f"{stem}_steps.png",
         f"{stem}.npz",
-        outline(target),
-        maps.response.text,
-        maps.token_ids,
+        mask_outline(target),
+        attention.response.text,
+        attention.captured.token_ids,
         None if target is None else score(points, target),
         tuple(records),
         model,
-        maps.layers,
-        _numbers(maps, where),
-        _uniform(maps, where),
+        layers,
+        numbers,
+        _by_measure([uniform(grid, where, float(share)) if key in attention.spans else None
+                     for key, share in zip(STEP_TITLES, attention.uniform, strict=True)]),
         dict(settings),
-    )
+    )  # fmt: skip
     write_json(folder / f"{stem}.json", asdict(record))
     return record
 
 
-def _write_arrays(path: Path, maps: MilestoneMaps, where: Regions) -> None:
-    arrays: dict[str, NDArray[Any]] = {"rows": maps.captured.attention, "maps": maps.maps}
-    arrays |= {f"heads_{layer}": heads for layer, heads in maps.captured.heads.items()}
-    if where.target is not None:
-        arrays["target"] = where.target
-    if where.reference is not None:
-        arrays["reference"] = where.reference
-    with replacing(path) as temporary:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
-
-
-def _numbers(maps: MilestoneMaps, where: Regions) -> dict[str, dict[str, list[float | None]]]:
-    shares = maps.captured.capture.reduction == "mean"
-    every = {MEAN: maps.maps, **dict(zip(map(str, maps.layers), maps.layer_maps, strict=True))}
-    found: dict[str, dict[str, list[float | None]]] = {}
-    for layer, grids in every.items():
-        values = [
-            rounded(measure(grid, where)) if key in maps.spans else dict.fromkeys(MEASURES)
-            for key, grid in zip(MILESTONES, grids, strict=True)
+def _by_measure(steps: Sequence[Values | None]) -> dict[str, list[float | None]]:
+    """measure -> a rounded value for each step; None for a missing step."""
+    return {
+        name: [
+            None if values is None or (value := values[name]) is None else round(value, DECIMALS) for values in steps
         ]
-        found[layer] = {name: [value[name] for value in values] for name in MEASURES}
-        if not shares:
-            found[layer]["share"] = [None] * len(MILESTONES)
-    return found
+        for name in MEASURES
+    }
 
 
-def _uniform(maps: MilestoneMaps, where: Regions) -> dict[str, list[float | None]]:
-    patches = maps.maps.shape[-1]
-    values = [
-        rounded(uniform(patches, where, float(share))) if key in maps.spans else dict.fromkeys(MEASURES)
-        for key, share in zip(MILESTONES, maps.uniform, strict=True)
-    ]
-    return {name: [value[name] for value in values] for name in MEASURES}
-
-
-def whole(folder: Path, question_id: QuestionId, settings: Mapping[str, Any]) -> bool:
-    """Whether a question's record, arrays and pictures are there and were made under the same settings."""
-    path = folder / f"{file_name(question_id)}.json"
+def is_complete(folder: Path, question_id: QuestionId, settings: Mapping[str, Any]) -> bool:
+    """Return whether a question's record, arrays and pictures exist and were made under the same settings."""
+    path = folder / f"{file_stem(question_id)}.json"
     if not path.is_file():
         return False
-    record = _attended(path)
-    pictures = [m.picture for m in record.milestones if m.picture is not None]
+    record = _read_record(path)
+    pictures = [step.picture for step in record.steps if step.picture is not None]
     same = record.question_id == question_id and dict(record.settings) == dict(settings)
     return same and all((folder / name).is_file() for name in [record.image, record.picture, record.arrays, *pictures])
 
 
 def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    """`failures`: question id -> reason, of every run into the folder that was not mended since."""
+    """Write `failures` (question id -> reason) of every run into the folder that are not resolved yet."""
     write_json(folder / FAILURES, dict(failures))
 
 
 def read_failures(folder: Path) -> dict[str, str]:
     path = folder / FAILURES
-    found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is not the list of failed questions; remove it")
-    return {str(name): str(reason) for name, reason in found.items()}
+    failures = read_json(path) if path.is_file() else {}
+    if not isinstance(failures, dict):
+        raise InputError(f"{path} is not the list of failed questions. Remove it.")
+    return {str(name): str(reason) for name, reason in failures.items()}
 
 
-def write_attention_index(folder: Path) -> None:
-    """The index of every record in the folder, also of earlier runs."""
-    write_json(folder / INDEX, {"records": [name for _, name, _ in sorted(_every(folder), key=lambda one: one[:2])]})
+def write_index(folder: Path) -> None:
+    """Write the index of every record in the folder, those of earlier runs included."""
+    write_json(folder / INDEX, {"records": [name for _, name, _ in sorted(_all_records(folder), key=lambda r: r[:2])]})
 
 
-def _every(folder: Path) -> list[tuple[int, str, Attended]]:
-    own = {INDEX, FAILURES, "summary.json", "interventions.json"}
-    paths = [path for path in folder.glob("*.json") if path.name not in own]
-    return [(record.order, path.name, record) for path in paths for record in [_attended(path)]]
+def _all_records(folder: Path) -> list[tuple[int, str, AttentionRecord]]:
+    paths = [path for path in folder.glob("*.json") if path.name not in (INDEX, FAILURES, SUMMARY, EFFECTS)]
+    return [(record.order, path.name, record) for path in paths for record in [_read_record(path)]]
 
 
-def refuse_other_settings(folder: Path, settings: Mapping[str, Any], drawn: Collection[QuestionId]) -> None:
-    """InputError where records that stay beside those of the questions `drawn` were made under other settings."""
-    alike(folder, [*(one.settings for _, _, one in _every(folder) if one.question_id not in drawn), settings])
+def require_same_settings(
+    folder: Path, settings: Mapping[str, Any] | None = None, replaced: Collection[QuestionId] = ()
+) -> None:
+    """Refuse records whose settings differ in what decides the numbers: they cannot be summarised together.
 
-
-def alike(folder: Path, settings: Sequence[Mapping[str, Any]]) -> None:
-    """InputError where the settings of records differ in what decides the numbers: they cannot be summarised as one."""
-    for name in DECIDE:
-        found = list(dict.fromkeys(f"{one.get(name)}"[:20] for one in settings))
-        if len(found) > 1:
+    Args:
+        settings: of records still to be written.
+        replaced: questions whose records will be written again.
+    Raises:
+        InputError: two settings differ.
+    """
+    every = [record.settings for _, _, record in _all_records(folder) if record.question_id not in replaced]
+    for name in DECISIVE:
+        values = list(dict.fromkeys(f"{of_record.get(name)}"[:20] for of_record in [*every, *filter(None, [settings])]))
+        if len(values) > 1:
             raise InputError(
-                f"the records of attention in {folder} differ in {name} ({' and '.join(found)}), and their numbers "
-                "are summarised as one: give each setting its own --output-dir"
+                f"the records of attention in {folder} differ in {name} ({' and '.join(values)}), and their numbers "
+                "are summarised together. Give each setting its own --out."
             )
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_attention(folder: Path) -> list[Attended]:
-    """The records of a folder in the order of its index. InputError when index or a record is absent or broken."""
+def read_records(folder: Path) -> list[AttentionRecord]:
+    """Read the records of a folder in the order of its index. InputError when one of them is missing or broken."""
     path = folder / INDEX
-    found = read_json(path, "the index of attention pictures")
-    if not isinstance(found, dict) or not isinstance(found.get("records"), list):
-        raise InputError(f"{path} is not an index of attention pictures; write it anew")
-    return [_attended(folder / str(name)) for name in found["records"]]
+    index = read_json(path, "the index of attention records")
+    if not isinstance(index, dict) or not isinstance(index.get("records"), list):
+        raise InputError(f"{path} is not an index of attention records. Write it again.")
+    return [_read_record(folder / str(name)) for name in index["records"]]
 
 
-def read_maps(folder: Path, record: Attended) -> tuple[NDArray[np.float32], Regions]:
-    """The milestones' maps [5, grid, grid] of a record, and what they are compared with.
+def read_maps(folder: Path, record: AttentionRecord) -> tuple[NDArray[np.float32], Regions]:
+    """Read the steps' maps [5, grid, grid] of a record, and the regions they are compared with.
 
     Raises:
-        InputError: the arrays are lost or broken.
+        InputError: the arrays are missing or broken.
     """
     path = folder / record.arrays
     try:
@@ -312,21 +279,18 @@ def read_maps(folder: Path, record: Attended) -> tuple[NDArray[np.float32], Regi
             maps = arrays["maps"]
             target, reference = (arrays[name] if name in arrays else None for name in ("target", "reference"))
     except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"the arrays {path} cannot be read ({error}); write them anew") from None
-    square = Square(*record.size)
-    centers = [item.center for item in record.points]
-    return maps, Regions(target, reference, tuple(square.pad_point(point) for point in centers if point.inside))
+        raise InputError(f"the arrays {path} cannot be read ({error}). Write them again.") from None
+    return maps, Regions(target, reference, regions(record.size, maps.shape[-1], record.points).points)
 
 
-def _attended(path: Path) -> Attended:
-    found = read_json(path, "the attention record")
+def _read_record(path: Path) -> AttentionRecord:
+    record = read_json(path, "the attention record")
     try:
-        milestones = tuple(
-            MilestoneRecord(**{**one, "tokens": None if one["tokens"] is None else tuple(one["tokens"])})
-            for one in found["milestones"]
+        steps = tuple(
+            StepRecord(**{**step, "tokens": None if step["tokens"] is None else tuple(step["tokens"])})
+            for step in record["steps"]
         )
-        fields = {"size": tuple(found["size"]), "milestones": milestones, "token_ids": tuple(found["token_ids"]),
-                  "layers": tuple(found["layers"])}  # fmt: skip
-        return Attended(**{**found, **fields})
+        tuples = {name: tuple(record[name]) for name in ("size", "token_ids", "layers")}
+        return AttentionRecord(**{**record, **tuples, "steps": steps})
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a record of attention ({error}); remove it") from None
+        raise InputError(f"{path} is not a record of attention ({error}). Remove it.") from None

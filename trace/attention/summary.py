@@ -1,10 +1,8 @@
-"""What may be said about attention over a whole benchmark: intervals, paired tests, controls, and a verdict.
+"""Attention over a whole benchmark: intervals, paired tests, controls, and verdicts on the published finding.
 
-    python -m trace.attention.summary OUT          # the folder of visualization/attention_map.py
+    python -m trace.attention.summary OUT          # a folder of visualization/attention_map.py
 
-The published finding has three parts: attention is diffuse in the first two steps, concentrated when the goal's
-subtype is determined, and little of it goes to the image at the end. Each part is turned into one quantity whose
-95 % bootstrap interval (over images) decides, by rules that are fixed here:
+The finding has three parts. Each is one quantity whose 95 % bootstrap interval (over images) decides by a fixed rule:
 
     diffuse       half of the image's attention needs at least a quarter of its tokens (even attention: half), in both
                   of the first two steps. Holds when both intervals lie above, fails when one lies below.
@@ -13,15 +11,15 @@ subtype is determined, and little of it goes to the image at the end. Each part 
     little        the final answer gives the image less than half of what the four steps give it on average, paired.
                   Holds when the interval of (final answer - half of the steps) lies below 0, fails when above.
 
-Anything else is undecided, and so is a part whose steps were measured on fewer than ten images. Two controls stand
-beside the numbers: attention spread evenly, and a shuffled-image control, the maps of other images' answers laid over
-this image's regions: where the two agree, attention says nothing about the image.
+Otherwise a part is undecided, as is one whose steps were measured on fewer than ten images. Two controls are reported:
+attention spread evenly, and the maps of other images' answers laid over this image's regions (shuffled images). Where
+attention equals the second, it says nothing about the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,25 +31,27 @@ from ..eval.statistics import Interval, difference, interval
 from ..utils.command import InputError, Parser, existing_folder, run
 from ..utils.files import write_json
 from .metrics import MEASURES, Regions, measure
-from .results import MEAN, Attended, alike, read_attention, read_maps
-from .steps import MILESTONES
+from .results import MEAN, SUMMARY, AttentionRecord, read_maps, read_records, require_same_settings
+from .steps import STEP_TITLES
 
-SUMMARY = "summary.json"
 RESAMPLES = 2000
 LEAST_IMAGES = 10
-MEASURE, GAP = (0.0, 1.0), (-1.0, 1.0)  # between which a measure, and a difference of two, can lie
-UNDECIDED = "undecided"
+MEASURE_BOUNDS, GAP_BOUNDS = (0.0, 1.0), (-1.0, 1.0)  # of a measure, and of a difference of two
+HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 DIFFUSE = 0.25
-STRANGERS = 8  # answers about other images whose maps are laid over an image
+SHUFFLES = 8  # answers about other images whose maps are laid over an image
 SHUFFLED = ("target", "reference", "distance")  # measures that need the image
-KEYS = tuple(MILESTONES)
-FIRST, LAST = ("reference", "target"), "answer"
-Values = NDArray[np.float64]  # [questions, 5], NaN where there is none
+KEYS = tuple(STEP_TITLES)
+CONTROLS = {"uniform": "spread evenly", "shuffled": "shuffled images"}
+PAIRS_TITLE = "Each step minus each later one, paired by answer; p of permutation tests over images, Holm-corrected"
+
+Values = NDArray[np.float64]  # [answers, 5], NaN where not defined
+MapsOf = Sequence[tuple[NDArray[np.float32], Regions]]  # of each answer: the maps [5, grid, grid] and regions
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """`first` minus `second`, two milestones of the same answers; `p` after Holm's correction over all pairs."""
+class StepPair:
+    """`first` minus `second`, two steps of the same answers; `p` after Holm's correction over all pairs."""
 
     first: str
     second: str
@@ -64,7 +64,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One part of the published finding: "holds", "fails" or "undecided", and the numbers that say so."""
+    """One part of the published finding: "holds", "fails" or "undecided", and the numbers behind it."""
 
     part: str
     verdict: str
@@ -73,7 +73,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Every number; lists have one entry a milestone, None where nothing was measured.
+    """Every number; lists have one entry a step, None where nothing was measured.
 
     measures: layer (or "mean") -> measure -> intervals. uniform, shuffled: measure -> means of the controls.
     against_shuffled: measure -> interval of (attention - shuffled control), of the mean over the layers.
@@ -87,14 +87,14 @@ class Summary:
     uniform: Mapping[str, Sequence[float | None]]
     shuffled: Mapping[str, Sequence[float | None]]
     against_shuffled: Mapping[str, Sequence[Interval | None]]
-    pairs: Mapping[str, Sequence[Pair]]
+    pairs: Mapping[str, Sequence[StepPair]]
     verdicts: Sequence[Verdict]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.attention.summary", description="Numbers about attention over a whole benchmark.")
-    parser.add_argument("folder", type=Path, help="what visualization/attention_map.py wrote")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and the shuffled-image control")
+    parser = Parser(prog="trace.attention.summary", description="Summarize attention over a whole benchmark.")
+    parser.add_argument("folder", type=Path, help="output folder of visualization/attention_map.py")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and the shuffled-image control")
     arguments = parser.parse_args(argv)
     folder = existing_folder(arguments.folder, "the folder of attention records")
     print("\n".join(describe(write_summary(folder, arguments.seed))))
@@ -102,227 +102,192 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_summary(folder: Path, seed: int = 0) -> Summary:
-    """Summarise the records of a folder into its summary.json.
+    """Summarize the records of a folder into its summary.json.
 
     Raises:
         InputError: there are none, one is broken, or they were made under different settings.
     """
-    records = read_attention(folder)
+    records = read_records(folder)
     if not records:
-        raise InputError(f"{folder} holds no record of attention; visualization/attention_map.py writes them")
-    alike(folder, [record.settings for record in records])
-    summary = summarise(records, [read_maps(folder, record) for record in records], seed)
+        raise InputError(f"{folder} holds no record of attention. Run visualization/attention_map.py first.")
+    require_same_settings(folder)
+    summary = summarize(records, [read_maps(folder, record) for record in records], seed)
     write_json(folder / SUMMARY, asdict(summary))
     return summary
 
 
-def summarise(
-    records: Sequence[Attended], maps: Sequence[tuple[NDArray[np.float32], Regions]], seed: int = 0
-) -> Summary:
-    """All numbers of the answers `records`; `maps` are their milestones' maps [5, grid, grid] and regions."""
+def summarize(records: Sequence[AttentionRecord], maps: MapsOf, seed: int = 0) -> Summary:
+    """Compute every number over the answers `records`."""
     rng = np.random.default_rng(seed)
     images = [record.source for record in records]
-    layers = list(dict.fromkeys(layer for record in records for layer in record.numbers))
     values = {
         layer: {name: _values([record.numbers.get(layer, {}) for record in records], name) for name in MEASURES}
-        for layer in layers
+        for layer in dict.fromkeys(layer for record in records for layer in record.numbers)
     }
-    shuffled = _shuffled(records, maps, rng)
+    shuffled = _shuffled_control(records, maps, rng)
     return Summary(
         model=", ".join(dict.fromkeys(record.model for record in records)),
         questions=len(records),
         images=len(set(images)),
-        missing={
-            key: sum(record.milestones[place].tokens is None for record in records) for place, key in enumerate(KEYS)
-        },  # fmt: skip
+        missing={key: sum(record.steps[step].tokens is None for record in records) for step, key in enumerate(KEYS)},
         measures={
-            layer: {name: _intervals(array, images, rng) for name, array in of_layer.items()}
+            layer: {name: [_interval(column, images, rng) for column in array.T] for name, array in of_layer.items()}
             for layer, of_layer in values.items()
         },
         uniform={name: _means(_values([record.uniform for record in records], name)) for name in MEASURES},
         shuffled={name: _means(array) for name, array in shuffled.items()},
         against_shuffled={
-            name: _intervals(values[MEAN][name] - array, images, rng, GAP) for name, array in shuffled.items()
+            name: [_interval(column, images, rng, GAP_BOUNDS) for column in (values[MEAN][name] - array).T]
+            for name, array in shuffled.items()
         },
         pairs={name: _pairs(values[MEAN][name], images, rng) for name in MEASURES},
-        verdicts=verdicts(values[MEAN], images, rng),
+        verdicts=judge(values[MEAN], images, rng),
     )
 
 
 def _values(numbers: Sequence[Mapping[str, Sequence[float | None]]], name: str) -> Values:
-    rows = [one.get(name) or [None] * len(KEYS) for one in numbers]
+    rows = [of_answer.get(name) or [None] * len(KEYS) for of_answer in numbers]
     return np.array([[np.nan if value is None else value for value in row] for row in rows], float)
 
 
 def _means(values: Values) -> list[float | None]:
-    return [float(column.mean()) if len(column) else None for column in map(_known, values.T)]
-
-
-def _known(column: Values) -> Values:
-    found: Values = column[~np.isnan(column)]
-    return found
-
-
-def _intervals(
-    values: Values, images: Sequence[str], rng: np.random.Generator, bounds: tuple[float, float] = MEASURE
-) -> list[Interval | None]:
-    return [_interval(column, images, rng, bounds) for column in values.T]
+    columns = [column[~np.isnan(column)] for column in values.T]
+    return [float(column.mean()) if len(column) else None for column in columns]
 
 
 def _interval(
-    column: Values, images: Sequence[str], rng: np.random.Generator, bounds: tuple[float, float] = MEASURE
+    column: Values, images: Sequence[str], rng: np.random.Generator, bounds: tuple[float, float] = MEASURE_BOUNDS
 ) -> Interval | None:
     known = ~np.isnan(column)
     if not known.any():
         return None
-    of = [image for image, is_known in zip(images, known.tolist(), strict=True) if is_known]
-    return interval(column[known], of, rng, RESAMPLES, bounds=bounds)
+    return interval(column[known], np.array(images)[known].tolist(), rng, RESAMPLES, bounds=bounds)
 
 
-def _shuffled(
-    records: Sequence[Attended], maps: Sequence[tuple[NDArray[np.float32], Regions]], rng: np.random.Generator
-) -> dict[str, Values]:
-    """Measures of other images' maps against each image's own regions and points, [questions, 5] each."""
-    found = {name: np.full((len(records), len(KEYS)), np.nan) for name in SHUFFLED}
-    for place, (record, (_, where)) in enumerate(zip(records, maps, strict=True)):
+def _shuffled_control(records: Sequence[AttentionRecord], maps: MapsOf, rng: np.random.Generator) -> dict[str, Values]:
+    """Measures of other images' maps against each image's own regions and points, [answers, 5] each."""
+    control = {name: np.full((len(records), len(KEYS)), np.nan) for name in SHUFFLED}
+    for index, (record, (_, where)) in enumerate(zip(records, maps, strict=True)):
         others = [other for other in rng.permutation(len(records)) if records[other].source != record.source]
         for step in range(len(KEYS)):
             grids = [maps[other][0][step] for other in others]
-            grids = [grid for grid in grids if not np.isnan(grid).any()][:STRANGERS]
-            if np.isnan(maps[place][0][step]).any() or not grids:
+            grids = [grid for grid in grids if not np.isnan(grid).any()][:SHUFFLES]
+            if np.isnan(maps[index][0][step]).any() or not grids:
                 continue
-            strange = [measure(grid, where) for grid in grids]
+            measured = [measure(grid, where) for grid in grids]
             for name in SHUFFLED:
-                known = [value for one in strange if (value := one[name]) is not None]
-                found[name][place, step] = sum(known) / len(known) if known else np.nan
-    return found
+                known = [value for values in measured if (value := values[name]) is not None]
+                control[name][index, step] = sum(known) / len(known) if known else np.nan
+    return control
 
 
-def _pairs(values: Values, images: Sequence[str], rng: np.random.Generator) -> list[Pair]:
-    """Every two milestones, paired by answer, with Holm's correction."""
-    found = []
+def _pairs(values: Values, images: Sequence[str], rng: np.random.Generator) -> list[StepPair]:
+    """Every two steps, paired by answer, with Holm's correction."""
+    pairs = []
     for first, second in combinations(range(len(KEYS)), 2):
-        both = np.asarray(~np.isnan(values[:, [first, second]]).any(axis=1), bool)
-        if not both.any():
-            continue
-        of = [image for image, has_both in zip(images, both.tolist(), strict=True) if has_both]
-        gap = difference(values[both, first], values[both, second], of, rng, RESAMPLES)
-        one = gap.interval
-        found.append(Pair(KEYS[first], KEYS[second], one.mean, one.low, one.high, gap.p_value, one.questions))
-    return _holm(found)
-
-
-def _holm(pairs: Sequence[Pair]) -> list[Pair]:
-    order = sorted((pair.p, place) for place, pair in enumerate(pairs) if pair.p is not None)
-    corrected, floor = {}, 0.0
-    for rank, (p, place) in enumerate(order):
-        floor = max(floor, min(1.0, p * (len(order) - rank)))
-        corrected[place] = floor
-    return [
-        Pair(one.first, one.second, one.mean, one.low, one.high, corrected.get(place), one.questions)
-        for place, one in enumerate(pairs)
-    ]
+        both = ~np.isnan(values[:, [first, second]]).any(axis=1)
+        if both.any():
+            gap = difference(values[both, first], values[both, second], np.array(images)[both].tolist(), rng, RESAMPLES)
+            span = gap.interval
+            pairs.append(
+                StepPair(KEYS[first], KEYS[second], span.mean, span.low, span.high, gap.p_value, span.questions)
+            )
+    order = sorted((pair.p, index) for index, pair in enumerate(pairs) if pair.p is not None)
+    largest = 0.0
+    for rank, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        pairs[index] = replace(pairs[index], p=largest)
+    return pairs
 
 
 # --- the published finding -----------------------------------------------------------------------------------------
 
 
-def verdicts(values: Mapping[str, Values], images: Sequence[str], rng: np.random.Generator) -> list[Verdict]:
-    """Whether each part of the published finding holds; `values`: measure -> [questions, 5]."""
+def judge(values: Mapping[str, Values], images: Sequence[str], rng: np.random.Generator) -> list[Verdict]:
+    """Decide whether each part of the published finding holds; `values`: measure -> [answers, 5]."""
     area, share = values["area"], values["share"]
-    first = [KEYS.index(key) for key in FIRST]
-    subtype, last = KEYS.index("subtype"), KEYS.index(LAST)
-    gap = area[:, subtype] - area[:, first].mean(axis=1)
-    steps = [place for place in range(len(KEYS)) if place != last]
-    drop = share[:, last] - 0.5 * share[:, steps].mean(axis=1)
-    diffuse = [_interval(area[:, place], images, rng) for place in first]
-    closer, little = (_interval(column, images, rng, GAP) for column in (gap, drop))
+    gap = area[:, KEYS.index("subtype")] - area[:, :2].mean(axis=1)
+    drop = share[:, -1] - 0.5 * share[:, :-1].mean(axis=1)
+    diffuse = [_interval(area[:, step], images, rng) for step in (0, 1)]
+    closer, little = (_interval(column, images, rng, GAP_BOUNDS) for column in (gap, drop))
     halves = "; ".join(
-        f"{key}: not measured" if one is None else f"{key}: half of it on {_text(one)} of the tokens"
-        for key, one in zip(FIRST, diffuse, strict=True)
+        f"{key}: not measured" if span is None else f"{key}: half of it on {_text(span)} of the tokens"
+        for key, span in zip(KEYS[:2], diffuse, strict=True)
     )
-    seen = [min(_images(area[:, place], images) for place in first), _images(gap, images), _images(drop, images)]
+    lows = [span.low for span in diffuse if span is not None and span.low is not None]
+    highs = [span.high for span in diffuse if span is not None and span.high is not None]
+    first = FAILS if any(high < DIFFUSE for high in highs) else UNDECIDED
+    if len(lows) == 2 and min(lows) > DIFFUSE:
+        first = HOLDS
+
+    def count(column: Values) -> int:
+        return len({image for image, value in zip(images, column.tolist(), strict=True) if not np.isnan(value)})
+
     parts = [
-        ("diffuse in the first two steps", _diffuse(diffuse),
-         f"{halves} (limit {DIFFUSE}, even attention 0.5)"),
+        ("diffuse in the first two steps", first, f"{halves} (limit {DIFFUSE}, even attention 0.5)",
+         min(count(area[:, 0]), count(area[:, 1]))),
         ("concentrated at the goal subtype", _below_zero(closer),
-         f"tokens that hold half of it, subtype minus the first two: {_text(closer)}"),
+         f"tokens that hold half of it, subtype minus the first two: {_text(closer)}", count(gap)),
         ("little visual attention at the end", _below_zero(little),
-         f"share on the image, final answer minus half of the steps' mean: {_text(little)}"),
+         f"share on the image, final answer minus half of the steps' mean: {_text(little)}", count(drop)),
     ]  # fmt: skip
     return [
         Verdict(part, verdict, why)
-        if count >= LEAST_IMAGES
-        else Verdict(part, UNDECIDED, f"{why}; few images: {count} of {LEAST_IMAGES}")
-        for (part, verdict, why), count in zip(parts, seen, strict=True)
+        if seen >= LEAST_IMAGES
+        else Verdict(part, UNDECIDED, f"{why}; few images: {seen} of {LEAST_IMAGES}")
+        for part, verdict, why, seen in parts
     ]
 
 
-def _images(column: Values, images: Sequence[str]) -> int:
-    """How many images a quantity was measured on."""
-    return len({image for image, value in zip(images, column.tolist(), strict=True) if not np.isnan(value)})
-
-
-def _diffuse(intervals: Sequence[Interval | None]) -> str:
-    lows = [one.low for one in intervals if one is not None and one.low is not None]
-    highs = [one.high for one in intervals if one is not None and one.high is not None]
-    if len(lows) == len(intervals) and all(low > DIFFUSE for low in lows):
-        return "holds"
-    return "fails" if any(high < DIFFUSE for high in highs) else UNDECIDED
-
-
-def _below_zero(one: Interval | None) -> str:
-    if one is None or one.low is None or one.high is None:
+def _below_zero(span: Interval | None) -> str:
+    if span is None or span.low is None or span.high is None:
         return UNDECIDED
-    return "holds" if one.high < 0 else "fails" if one.low > 0 else UNDECIDED
+    return HOLDS if span.high < 0 else FAILS if span.low > 0 else UNDECIDED
 
 
-def _text(one: Interval | None) -> str:
-    if one is None:
+def _text(span: Interval | None) -> str:
+    if span is None:
         return "not measured"
-    return f"{one.mean:.3f}" + ("" if one.low is None else f" [{one.low:.3f}, {one.high:.3f}]")
+    return f"{span.mean:.3f}" + ("" if span.low is None else f" [{span.low:.3f}, {span.high:.3f}]")
 
 
-def pair_rows(pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:
-    """A header, then a row for every two steps: of each measure the mean of first minus second, and its p.
+# --- tables --------------------------------------------------------------------------------------------------------
 
-    `pairs` as `summary.json` has them. A measure without pairs has no column.
-    """
-    names = [name for name in MEASURES if pairs.get(name)]
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+
+def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """Return (title, rows with a header) of the measures and of the paired steps; `summary` as summary.json has it."""
+    rows = [["", *KEYS]]
+    for name, (title, _) in MEASURES.items():
+        spans = summary["measures"][MEAN][name]
+        rows.append([title, *("-" if span is None else _text(Interval(**span)) for span in spans)])
+        for control in ("uniform", "shuffled"):
+            values = summary[control].get(name) or []
+            if any(value is not None for value in values):
+                rows.append([f"  {CONTROLS[control]}", *("-" if value is None else f"{value:.3f}" for value in values)])
+    found = [("Attention by step, with 95 % intervals over images", rows)]
+    names = [name for name in MEASURES if summary["pairs"].get(name)]
+    cells: dict[str, dict[str, str]] = {}
     for name in names:
-        for one in pairs[name]:
-            p = "" if one["p"] is None else f" (p {one['p']:.2g})"
-            cells.setdefault((one["first"], one["second"]), {})[name] = f"{one['mean']:+.3f}{p}"
-    rows = [[f"{first} - {second}", *(row.get(name, "-") for name in names)] for (first, second), row in cells.items()]
-    return [["", *names], *rows] if rows else []
-
-
-PAIRS_TITLE = (
-    "Each step minus each later one, paired by answer; p of permutation tests over images, after Holm's correction"
-)
+        for pair in summary["pairs"][name]:
+            p = "" if pair["p"] is None else f" (p {pair['p']:.2g})"
+            cells.setdefault(f"{pair['first']} - {pair['second']}", {})[name] = f"{pair['mean']:+.3f}{p}"
+    if cells:
+        header = [["", *names]]
+        found.append((PAIRS_TITLE, header + [[pair, *(row.get(n, "-") for n in names)] for pair, row in cells.items()]))
+    return found
 
 
 def describe(summary: Summary) -> list[str]:
-    """The summary for a terminal."""
-    lines = [f"{summary.questions} answers about {summary.images} images, {summary.model}; 95 % intervals over images"]
-    missing = {key: count for key, count in summary.missing.items() if count}
-    if missing:
+    """Return the summary as lines for a terminal."""
+    lines = [f"{summary.questions} answers about {summary.images} images, {summary.model}"]
+    if missing := {key: count for key, count in summary.missing.items() if count}:
         lines.append("missing steps: " + ", ".join(f"{key} {count}" for key, count in missing.items()))
-    lines += ["", f"{'':38}" + "".join(f"{key:>24}" for key in KEYS)]
-    for name, title in MEASURES.items():
-        cells = [_text(one) if one is not None else "-" for one in summary.measures[MEAN][name]]
-        lines.append(f"{title:38}" + "".join(f"{cell:>24}" for cell in cells))
-        for control, of in (("spread evenly", summary.uniform), ("shuffled images", summary.shuffled)):
-            if any(value is not None for value in of.get(name, ())):
-                cells = ["-" if value is None else f"{value:.3f}" for value in of[name]]
-                lines.append(f"{'  ' + control:38}" + "".join(f"{cell:>24}" for cell in cells))
-    if rows := pair_rows(asdict(summary)["pairs"]):
-        lines += ["", PAIRS_TITLE]
-        lines += [f"{row[0]:22}" + "".join(f"{cell:>20}" for cell in row[1:]) for row in rows]
+    for title, rows in tables(asdict(summary)):
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        aligned = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+        lines += ["", title, *aligned]
     lines += ["", "the published finding, on this model and these images:"]
-    lines += [f"  {one.part}: {one.verdict} ({one.why})" for one in summary.verdicts]
-    return lines
+    return lines + [f"  {part.part}: {part.verdict} ({part.why})" for part in summary.verdicts]
 
 
 if __name__ == "__main__":

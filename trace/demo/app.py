@@ -1,10 +1,10 @@
-"""The demo: ask a model in the browser, watch it reason, see its points, and where it looked during each step.
+"""The demo: ask a model in the browser, read its reasoning as it comes, see its points and its attention at each step.
 
-    trace-vlm demo                                       # the small model that ships with the package
+    trace-vlm demo                                       # the bundled models
     trace-vlm demo --model trace=output/trace-13b --model robopoint=checkpoints/robopoint
 
-Everything happens on this machine: the page is served on 127.0.0.1 alone, it may load nothing from elsewhere (a content
-security policy says so to the browser), and no usage numbers are sent. Needs the extra `demo`.
+The page is served on 127.0.0.1 only, loads nothing from elsewhere (a content security policy tells the browser so), and
+sends no usage numbers. Needs the extra `demo`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..core.images import BROKEN_IMAGE
 from ..utils.command import InputError, Parser, install_hint, run
 
 if TYPE_CHECKING:
-    from .session import Models, Told
+    from .session import DemoAnswer, Models
 
 HOST = "127.0.0.1"
 UPLOAD_LIMIT = "20mb"
@@ -37,17 +37,11 @@ POLICY = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="trace-vlm demo", description="Ask a model in the browser; nothing leaves this machine.")
-    parser.add_argument(
-        "--model",
-        "--model-path",
-        action="append",
-        default=[],
-        metavar="[NAME=]FOLDER",
-        help="may be given several times",
-    )
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--device", help="as torch names it; a GPU if there is one")
-    parser.add_argument("--dtype", help="of the weights; float32 on a CPU, on a GPU as stored")
+    parser.add_argument("--model", "--model-path", action="append", default=[], metavar="[NAME=]FOLDER",
+                        help="a model for the menu; may be repeated (the bundled models follow)")  # fmt: skip
+    parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1")
+    parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
+    parser.add_argument("--dtype", help="type of the weights (default: float32 on a CPU, as stored on a GPU)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     arguments = parser.parse_args(argv)
 
@@ -61,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def launch(models: Models, port: int, browser: bool = False, wait: bool = True) -> Any:
-    """Serve the page; returns the app, at once when `wait` is False.
+    """Serve the page; return the app, at once when `wait` is False.
 
     Raises:
         InputError: gradio is not installed, or the port is taken.
@@ -90,7 +84,7 @@ def launch(models: Models, port: int, browser: bool = False, wait: bool = True) 
             pwa=False,
             mcp_server=False,
             theme=gr.themes.Default(font=local, font_mono=["ui-monospace", "monospace"]),
-            app_kwargs={"middleware": [Middleware(OnlyHere)], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": [Middleware(SecurityPolicy)], "docs_url": None, "redoc_url": None},
         )
     except OSError as error:
         raise InputError(f"port {port} cannot be used ({error}); give another with --port") from None
@@ -100,8 +94,8 @@ def launch(models: Models, port: int, browser: bool = False, wait: bool = True) 
     return app
 
 
-class OnlyHere:
-    """Adds the content security policy to every answer of the server."""
+class SecurityPolicy:
+    """Add the content security policy to every answer of the server."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -119,7 +113,7 @@ class OnlyHere:
 
 
 def build(models: Models) -> Any:
-    """The page as a gradio app."""
+    """Build the page as a gradio app."""
     import gradio as gr
 
     names = list(models.paths)
@@ -129,7 +123,7 @@ def build(models: Models) -> Any:
             with gr.Column(scale=1, min_width=260):
                 picture = gr.Image(type="filepath", image_mode=None, label="Image", sources=["upload", "clipboard"],
                                    buttons=[], elem_id="picture", height=300)  # fmt: skip
-                _tell_broken_files(gr, picture)
+                _name_broken_files(gr, picture)
                 instruction = gr.Textbox(
                     label="Instruction", lines=2, placeholder="Point to ...", elem_id="instruction"
                 )
@@ -156,7 +150,7 @@ def build(models: Models) -> Any:
     return app
 
 
-def _tell_broken_files(gr: Any, picture: Any) -> None:
+def _name_broken_files(gr: Any, picture: Any) -> None:
     """Make an image component name what is wrong with a file; gradio's own shows a bare "Error".
 
     The method of this one component is replaced: gradio writes a stub file beside the source of every sub-class.
@@ -173,23 +167,23 @@ def _tell_broken_files(gr: Any, picture: Any) -> None:
 
 
 def _side(gr: Any, names: Sequence[str], number: int) -> dict[str, Any]:
-    """The column of one model."""
+    """The column of one model: its components by name."""
+    label = "Model" if number == 0 else "Beside it"
     with gr.Column(scale=1, min_width=300):
-        label = "Model" if number == 0 else "Beside it"
-        found = {"model": gr.Dropdown(list(names), value=names[0], label=label, elem_id=f"model-{number}")}
-        found["shown"] = gr.Image(label="Answer", interactive=False, type="pil", format="png", buttons=["fullscreen"],
-                                  elem_id=f"shown-{number}")  # fmt: skip
-        found["step"] = gr.Slider(0, 5, 0, step=1, label="Attention at step", elem_id=f"step-{number}",
-                                  info="0: the image; 1 to 5: where the model looked during each step",
-                                  interactive=True)  # fmt: skip
-        found["words"] = gr.Textbox(label="This step", lines=2, interactive=False, elem_id=f"words-{number}")
-        found["text"] = gr.HTML(label="Reasoning and answer", show_label=True, container=True, padding=True,
-                                elem_id=f"text-{number}")  # fmt: skip
-        found["table"] = gr.Dataframe(headers=["x", "y", "pixel", "confidence"], interactive=False, label="Points",
-                                      elem_id=f"points-{number}")  # fmt: skip
-        found["download"] = gr.DownloadButton("Download JSON", interactive=False, elem_id=f"download-{number}")
-        found["state"] = gr.State(None)
-    return found
+        return {
+            "model": gr.Dropdown(list(names), value=names[0], label=label, elem_id=f"model-{number}"),
+            "shown": gr.Image(label="Answer", interactive=False, type="pil", format="png", buttons=["fullscreen"],
+                              elem_id=f"shown-{number}"),
+            "step": gr.Slider(0, 5, 0, step=1, label="Attention at step", elem_id=f"step-{number}", interactive=True,
+                              info="0: the image; 1 to 5: where the model looked during each step"),
+            "words": gr.Textbox(label="This step", lines=2, interactive=False, elem_id=f"words-{number}"),
+            "text": gr.HTML(label="Reasoning and answer", show_label=True, container=True, padding=True,
+                            elem_id=f"text-{number}"),
+            "table": gr.Dataframe(headers=["x", "y", "pixel", "confidence"], interactive=False, label="Points",
+                                  elem_id=f"points-{number}"),
+            "download": gr.DownloadButton("Download JSON", interactive=False, elem_id=f"download-{number}"),
+            "state": gr.State(None),
+        }  # fmt: skip
 
 
 def _answer(
@@ -198,7 +192,7 @@ def _answer(
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
     """Updates of one column: the text as it comes, then everything else."""
     from ..core.images import open_image
-    from .session import Options, Told, as_record, ask
+    from .session import DemoAnswer, Options, as_record, ask
 
     if name == NONE:
         yield None, "", None, 0, "", [], gr.DownloadButton(interactive=False)
@@ -209,20 +203,20 @@ def _answer(
     keep = gr.skip()
     try:
         image = open_image(path)
-        yield None, "", _shown(image), 0, "", [], gr.DownloadButton(interactive=False)
-        for found in ask(models.get(name), name, image, instruction, options):
-            if isinstance(found, str):
-                yield keep, written(found, image.size), keep, keep, keep, keep, keep
+        yield None, "", _draw(image), 0, "", [], gr.DownloadButton(interactive=False)
+        for update in ask(models.get(name), name, image, instruction, options):
+            if isinstance(update, str):
+                yield keep, answer_html(update, image.size), keep, keep, keep, keep, keep
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from None
-    assert isinstance(found, Told)
-    record = as_record(found)
+    assert isinstance(update, DemoAnswer)
+    record = as_record(update)
     rows = [
-        [f"{one['x']:.3f}", f"{one['y']:.3f}", ", ".join(f"{value:.0f}" for value in one["pixel"]),
-         "-" if one["confidence"] is None else f"{one['confidence']:.0%}"]
-        for one in record["points"]
+        [f"{point['x']:.3f}", f"{point['y']:.3f}", ", ".join(f"{value:.0f}" for value in point["pixel"]),
+         "-" if point["confidence"] is None else f"{point['confidence']:.0%}"]
+        for point in record["points"]
     ]  # fmt: skip
-    state = {"told": found, "path": path}
+    state = {"answer": update, "path": path}
     picture, words, text = _at_step(state, 0)
     with tempfile.TemporaryDirectory(prefix="trace-demo-") as folder:  # gradio keeps a copy while the page is open
         file = Path(folder) / "answer.json"
@@ -232,73 +226,74 @@ def _answer(
 
 
 def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
-    """The picture, a line about it and the answer's text for a place of the slider."""
+    """The image, a line about it and the answer's text at a position of the slider."""
     if state is None:
         return None, "", ""
-    from ..attention.steps import MILESTONES
+    from ..attention.steps import STEP_TITLES
 
-    told: Told = state["told"]
-    picture, words = _looked(told, state["path"], int(step))
-    key = list(MILESTONES)[int(step) - 1] if step >= 1 else None
-    return picture, words, written(told.prediction.text, told.size, key)
+    answer: DemoAnswer = state["answer"]
+    picture, words = _picture_at_step(answer, state["path"], int(step))
+    key = list(STEP_TITLES)[int(step) - 1] if step >= 1 else None
+    return picture, words, answer_html(answer.prediction.text, answer.size, key)
 
 
-def _looked(told: Told, path: str, step: int) -> tuple[Any, str]:
-    """The picture with its points, or with the attention of a step (from 1), and a line about it."""
+def _picture_at_step(answer: DemoAnswer, path: str, number: int) -> tuple[Any, str]:
+    """The image with its points, or with the attention of a step (from 1), and a line about it."""
     from ..core.images import open_image, unpad_map
-    from ..drawing.figures import shared_top
+    from ..drawing.figures import shared_vmax
 
-    image, steps = open_image(path), told.maps.steps(told.size)
-    points = told.prediction.response.points
-    labels = [f"{number}: {sure:.0%}" for number, sure in enumerate(told.prediction.point_confidence, 1)]
-    if step < 1:
-        return _shown(image, points, labels=labels), "The image with the points and how sure the model is of each."
-    if not told.maps.response.steps:  # the whole of the answer is what there is, wherever the slider stands
-        rows = told.maps.captured.attention.astype(np.float32).mean(axis=(0, 1))
-        side = told.maps.maps.shape[-1]
-        heat = unpad_map(rows.reshape(side, side), told.size)
-        words = f"This answer has no steps. Attention over all of it: {rows.sum():.1%} of it on the image."
-        return _shown(image, points, heat, float(heat.max())), words
-    one = steps[step - 1]
-    if one.heat is None:
-        return _shown(image, points), f"{one.title}: missing from this answer."
-    words = f"{one.title}: {one.share:.1%} of attention on the image"
-    return _shown(image, points, one.heat, shared_top(steps)), words
+    image, attention, points = open_image(path), answer.attention, answer.prediction.response.points
+    if number < 1:
+        labels = [f"{place}: {value:.0%}" for place, value in enumerate(answer.prediction.point_confidence, 1)]
+        return _draw(image, points, labels=labels), "The image with the points and the model's confidence in each."
+    if not attention.response.steps:  # the same at every position of the slider
+        rows = attention.captured.attention.astype(np.float32).mean(axis=(0, 1))
+        side = attention.maps.shape[-1]
+        heat = unpad_map(rows.reshape(side, side), answer.size)
+        words = f"This answer has no steps. Attention over all of it: {rows.sum():.1%} on the image."
+        return _draw(image, points, heat, float(heat.max())), words
+    steps = attention.step_maps(answer.size)
+    step = steps[number - 1]
+    if step.heat is None:
+        return _draw(image, points), f"{step.title}: missing from this answer."
+    words = f"{step.title}: {step.share:.1%} of attention on the image"
+    return _draw(image, points, step.heat, shared_vmax(steps)), words
 
 
-def written(text: str, size: tuple[int, int], shown: str | None = None) -> str:
-    """An answer as HTML, whole or as far as it has come: its steps below their headings, the `shown` one marked.
+def answer_html(text: str, size: tuple[int, int], shown: str | None = None) -> str:
+    """Return an answer, complete or not yet, as HTML: its steps below their headings, the `shown` one marked.
 
-    What the model wrote is escaped. The raw text stands below the steps, folded.
+    Everything the model wrote is escaped. The raw text follows in a folded block.
     """
-    from ..attention.steps import ANSWER
-    from ..core.reasoning import HEADINGS, parse
+    from ..attention.steps import ANSWER, STEP_TITLES
+    from ..core.reasoning import parse
     from ..drawing.figures import answer_text
 
     response = parse(text, size)
-    parts = [(step.key, HEADINGS[step.key], step.text) for step in response.steps]
+    parts = [(step.key, step.text) for step in response.steps]
     raw = f"<pre style='white-space: pre-wrap; overflow-wrap: anywhere; margin: 0'>{escape(text)}</pre>"
-    below = "<div style='height: 1.4em'></div>"  # the component's label lies over its corner
+    below = "<div style='height: 1.4em'></div>"  # the component's label covers its corner
     if not parts:
         return below + raw
     if response.answer_span is not None:
-        parts.append((ANSWER, "Final answer", answer_text(response)))
-    found = []
-    for number, (key, heading, body) in enumerate(parts, 1):
+        parts.append((ANSWER, answer_text(response)))
+    blocks = []
+    for number, (key, body) in enumerate(parts, 1):
         mark = "background: var(--color-accent-soft); border-color: var(--color-accent)" if key == shown else ""
-        found.append(
+        heading, words = escape(STEP_TITLES[key]), escape(body)
+        blocks.append(
             f"<div data-step='{key}' style='padding: 4px 10px; border-left: 3px solid transparent; {mark}'>"
-            f"<b>{number}. {escape(heading)}</b><br><span style='overflow-wrap: anywhere'>{escape(body)}</span></div>"
+            f"<b>{number}. {heading}</b><br><span style='overflow-wrap: anywhere'>{words}</span></div>"
         )
     summary = "<summary style='cursor: pointer'>The model's text</summary>"
-    return below + "".join(found) + f"<details style='margin: 8px 0 0 10px'>{summary}{raw}</details>"
+    return below + "".join(blocks) + f"<details style='margin: 8px 0 0 10px'>{summary}{raw}</details>"
 
 
-def _shown(image: Any, points: Any = (), heat: Any = None, top: float = 0.0, labels: Sequence[str] = ()) -> Any:
-    from ..drawing.canvas import as_image
-    from ..drawing.figures import overlay
+def _draw(image: Any, points: Any = (), heat: Any = None, vmax: float = 0.0, labels: Sequence[str] = ()) -> Any:
+    from ..drawing.canvas import figure_to_image
+    from ..drawing.figures import draw_overlay
 
-    return as_image(overlay(image, points, heat, top, labels))
+    return figure_to_image(draw_overlay(image, points, heat, vmax, labels))
 
 
 if __name__ == "__main__":

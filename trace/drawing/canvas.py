@@ -1,52 +1,61 @@
-"""Pages of pictures and text: a matplotlib figure laid out in pixels from the top left, with wrapped text.
+"""A matplotlib figure laid out in pixels from the top left, with wrapped text in any script.
 
-Figures whose height depends on a model's words cannot be laid out by matplotlib's grids: the text is measured and
-wrapped first, the height follows, and nothing overlaps. Text is drawn literally: `$` starts no formula, control
-characters and glyphs that no font has become a box, a word longer than the line is broken.
+The height of these figures depends on a model's words: text is measured and wrapped first, then the figure gets its
+height, so nothing overlaps. Text is drawn literally: `$` starts no formula, and a glyph that no font has becomes a box.
+DejaVu Sans comes with matplotlib and lacks Chinese, Japanese and Korean; those use the first installed fonts of `CJK`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..utils.files import replacing
-from .fonts import drawable, families, length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
-DPI = 100  # one unit of a page is one pixel at this resolution
-LINE = 1.38  # line height over font height
+DPI = 100  # one unit of a canvas is one pixel at this resolution
+LINE_HEIGHT = 1.38  # over the font's height
 INK, FADED, BAD = "#1b2430", "#6b7683", "#b3261e"
-_BOX = "\u25a1"
+MISSING_GLYPH = "\u25a1"
+BASE_FONT = "DejaVu Sans"
+CJK = (  # how the names of font files begin, best first
+    "NotoSansCJK", "SourceHanSans", "NotoSansSC", "NotoSansTC", "NotoSansJP", "NotoSansKR", "PingFang", "Hiragino Sans",
+    "AppleSDGothicNeo", "msyh", "YuGoth", "malgun", "wqy-zenhei", "wqy-microhei", "DroidSansFallback", "Arial Unicode",
+)  # fmt: skip
+MEASURED_SIZE = 64  # glyphs are measured at this font size and scaled
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A paragraph: its text, font size in points, and `gap`, the pixels left free above it."""
+class TextBlock:
+    """A paragraph: `size` in points, `gap` in pixels above it, `max_lines` 0 for no limit (a cut text ends in …)."""
 
     text: str
     size: float = 8.5
     bold: bool = False
     color: str = INK
     gap: float = 0.0
-    max_lines: int = 0  # 0: no limit; the last line of a cut text ends in an ellipsis
+    max_lines: int = 0
 
     @property
     def line_height(self) -> float:
-        return self.size * DPI / 72 * LINE
+        return self.size * DPI / 72 * LINE_HEIGHT
 
 
-class Page:
-    """A figure of `width` x `height` pixels; every position counts from the top left corner."""
+class Canvas:
+    """A figure of `width` x `height` pixels; positions count from the top left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,100 +66,179 @@ class Page:
         FigureCanvasAgg(self.figure)
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes over the given rectangle."""
+        """Add axes over the given rectangle."""
         bottom = 1 - (y + height) / self.height
         return self.figure.add_axes((x / self.width, bottom, width / self.width, height / self.height))
 
-    def write(self, x: float, y: float, width: float, blocks: Sequence[Block]) -> float:
-        """Paragraphs below one another in a column of `width` pixels; returns the y below the last line."""
+    def write(self, x: float, y: float, width: float, blocks: Sequence[TextBlock]) -> float:
+        """Write paragraphs below one another in a column of `width` pixels; return the y below the last line."""
         for block in blocks:
             y += block.gap
-            for line in wrapped(block, width):
+            for line in wrap_text(block, width):
                 self.figure.text(
-                    x / self.width,
-                    1 - y / self.height,
-                    line,
-                    fontsize=block.size,
-                    fontweight="bold" if block.bold else "normal",
-                    color=block.color,
-                    va="top",
-                    family=families(line),
-                    parse_math=False,
-                )
+                    x / self.width, 1 - y / self.height, line, fontsize=block.size, color=block.color, va="top",
+                    fontweight="bold" if block.bold else "normal", family=font_families(line), parse_math=False,
+                )  # fmt: skip
                 y += block.line_height
         return y
 
 
-def text_height(width: float, blocks: Sequence[Block]) -> float:
-    """The pixels that `Page.write` will need for these blocks in a column of `width` pixels."""
-    return sum(block.gap + len(wrapped(block, width)) * block.line_height for block in blocks)
-
-
-def wrapped(block: Block, width: float) -> list[str]:
-    """The lines of a block in a column of `width` pixels."""
-    return list(_wrapped(block.text, block.size, block.bold, width, block.max_lines))
+def text_height(width: float, blocks: Sequence[TextBlock]) -> float:
+    """Return the height in pixels that `Canvas.write` needs for these blocks."""
+    return sum(block.gap + len(wrap_text(block, width)) * block.line_height for block in blocks)
 
 
 @lru_cache(maxsize=4096)
-def _wrapped(text: str, size: float, bold: bool, width: float, max_lines: int) -> tuple[str, ...]:
+def wrap_text(block: TextBlock, width: float) -> tuple[str, ...]:
+    """Break a block into lines of at most `width` pixels; a word longer than a line is broken too."""
     lines: list[str] = []
-    space = _length(" ", size, bold)
-    for paragraph in drawable(text, bold, _BOX).splitlines() or [""]:
+    space = _text_width(" ", block)
+    for paragraph in _drawable(block.text, block.bold).splitlines() or [""]:
         line, used = "", 0.0
         for word in paragraph.split():
-            wide = _length(word, size, bold)
-            if line and used + space + wide <= width:
-                line, used = f"{line} {word}", used + space + wide
+            word_width = _text_width(word, block)
+            if line and used + space + word_width <= width:
+                line, used = f"{line} {word}", used + space + word_width
                 continue
             if line:
                 lines.append(line)
-            *full, line = [word] if wide <= width else _broken(word, size, bold, width)
-            lines.extend(full)
-            used = _length(line, size, bold)
-            if max_lines and len(lines) > max_lines:
+            line, used = "", 0.0
+            for piece in [word] if word_width <= width else word:
+                piece_width = _text_width(piece, block)
+                if line and used + piece_width > width:
+                    lines.append(line)
+                    line, used = "", 0.0
+                line, used = line + piece, used + piece_width
+            if block.max_lines and len(lines) > block.max_lines:
                 break
         lines.append(line)
-        if max_lines and len(lines) > max_lines:
-            return (*lines[: max_lines - 1], _ellipsis(lines[max_lines - 1], size, bold, width))
+        if block.max_lines and len(lines) > block.max_lines:
+            last = lines[block.max_lines - 1]
+            while last and _text_width(last + " \u2026", block) > width:
+                last = last[:-1]
+            return (*lines[: block.max_lines - 1], last.rstrip() + " \u2026")
     return tuple(lines)
 
 
-def _broken(word: str, size: float, bold: bool, width: float) -> list[str]:
-    """A word cut into pieces that fit; most words are one piece."""
-    pieces, piece, used = [], "", 0.0
-    for character in word:
-        wide = _length(character, size, bold)
-        if piece and used + wide > width:
-            pieces.append(piece)
-            piece, used = "", 0.0
-        piece, used = piece + character, used + wide
-    return [*pieces, piece]
+def _text_width(text: str, block: TextBlock) -> float:
+    """Width in pixels, with a margin of 2 %: matplotlib hints glyphs a little wider."""
+    return line_width(text, block.bold) * block.size * DPI / 72 * 1.02
 
 
-def _ellipsis(line: str, size: float, bold: bool, width: float) -> str:
-    while line and _length(line + " \u2026", size, bold) > width:
-        line = line[:-1]
-    return line.rstrip() + " \u2026"
-
-
-@lru_cache(maxsize=65536)
-def _length(text: str, size: float, bold: bool) -> float:
-    """Width in pixels, with a margin of 2 %: the drawing library hints glyphs a little wider."""
-    return length(text, bold) * size * DPI / 72 * 1.02
-
-
-def as_image(figure: Figure) -> Image:
-    """A figure as a picture in memory, one pixel to a page's pixel."""
+def figure_to_image(figure: Figure) -> Image:
+    """Render a figure in memory, one image pixel a canvas pixel."""
     from PIL import Image as Pillow
 
     figure.canvas.draw()
     return Pillow.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
 
 
-def save(figure: Figure, path: Path, scale: float = 1.5) -> None:
-    """Write a figure as PNG or JPEG (by the suffix), `scale` picture pixels to a page's pixel. Never half written."""
+def save_figure(figure: Figure, path: Path, scale: float = 1.5) -> None:
+    """Write a figure as PNG or JPEG (by the suffix), `scale` image pixels a canvas pixel; never half written."""
     jpeg = path.suffix.lower() in {".jpg", ".jpeg"}
     # PNG's default compression takes longer than the drawing, for a few percent of the size.
     options = {"quality": 88} if jpeg else {"compress_level": 1}
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=DPI * scale, pil_kwargs=options)
+
+
+def save_thumbnail(image: Image, path: Path, side: int = 640) -> None:
+    """Write the image as JPEG, its longer side at most `side` pixels."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    with replacing(path) as temporary:
+        small.save(temporary, "JPEG", quality=90)
+
+
+def file_stem(question_id: int | str) -> str:
+    """Return a file name for a question; an id with other characters gets a hash, so that no two share a file."""
+    name = str(question_id)
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:80]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+# --- fonts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Font:
+    """A font file: the family's name for matplotlib, and the code points it has."""
+
+    family: str
+    path: str
+    glyphs: frozenset[int]
+
+
+def font_families(text: str) -> list[str]:
+    """Return the font families that matplotlib needs for a text, in the order in which it looks for a character."""
+    return list(dict.fromkeys(font.family for font in _fonts_for(text, bold=False)))
+
+
+def pil_font(text: str, size: int) -> FreeTypeFont | ImageFont:
+    """Return a font for Pillow to draw a line with: its default, or one of `CJK` that has more of the characters."""
+    from PIL import ImageFont
+
+    fonts = _fonts_for(text, bold=False)
+    best = max(fonts, key=lambda font: sum(ord(character) in font.glyphs for character in text))
+    return ImageFont.load_default(size) if best is fonts[0] else _open_font(best.path, size)
+
+
+def _drawable(text: str, bold: bool) -> str:
+    """Replace characters that no font has by a box; keep line breaks, and make other white space a space."""
+    fonts = _fonts_for(text, bold)
+    return "".join(
+        c if c == "\n" or any(ord(c) in font.glyphs for font in fonts) else " " if c.isspace() else MISSING_GLYPH
+        for c in text
+    )
+
+
+@lru_cache(maxsize=65536)
+def line_width(text: str, bold: bool) -> float:
+    """Return the width of a line, in heights of the font."""
+    fonts = _fonts_for(text, bold)
+    runs = groupby(text, lambda c: next((font for font in fonts if ord(c) in font.glyphs), fonts[0]))
+    return sum(_open_font(font.path, MEASURED_SIZE).getlength("".join(run)) for font, run in runs) / MEASURED_SIZE
+
+
+def _fonts_for(text: str, bold: bool) -> tuple[Font, ...]:
+    base = _base_font(bold)
+    complete = all(ord(character) in base.glyphs or character.isspace() for character in text)
+    return (base,) if complete else (base, *cjk_fonts())
+
+
+@lru_cache(maxsize=2)
+def _base_font(bold: bool) -> Font:
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return _read_font(str(findfont(FontProperties(family=BASE_FONT, weight="bold" if bold else "normal"))))
+
+
+@lru_cache(maxsize=1)
+def cjk_fonts() -> tuple[Font, ...]:
+    """Return one installed font for each name in `CJK` (regular weight if there is one), also added to matplotlib's list."""
+    from matplotlib.font_manager import findSystemFonts, fontManager, get_font, ttfFontProperty
+
+    installed = sorted(map(Path, findSystemFonts()))
+    fonts = []
+    for name in CJK:
+        files = [path for path in installed if path.name.lower().startswith(name.lower())]
+        for path in map(str, sorted(files, key=lambda path: "regular" not in path.name.lower())[:1]):
+            entry = ttfFontProperty(get_font(path))
+            fontManager.ttflist += [replace(entry, weight=weight) for weight in (400, 700)]  # bold too: no warning
+            fontManager.addfont(path)  # clears matplotlib's cache of earlier look-ups
+            fonts.append(_read_font(path))
+    return tuple(fonts)
+
+
+def _read_font(path: str) -> Font:
+    from matplotlib.font_manager import get_font
+
+    font = get_font(path)
+    return Font(font.family_name, path, frozenset(code for code in font.get_charmap() if code >= 32))
+
+
+@lru_cache(maxsize=32)
+def _open_font(path: str, size: int) -> FreeTypeFont:
+    from PIL import ImageFont
+
+    return ImageFont.truetype(path, size)

@@ -233,15 +233,18 @@ def draw_calibration(models: Mapping[str, Mapping[str, Any]], path: Path, colors
         models: label -> result of `statistics.calibration`.
         colors: label -> the model's color.
     """
-    from ..drawing.canvas import DPI, Page, save
-    from ..drawing.fonts import families
+    from ..drawing.canvas import DPI, Canvas, font_families, save_figure
 
     def tenths_around(values: Sequence[float]) -> tuple[float, float]:
         low, high = math.floor(10 * min(values) + 1e-9) / 10, math.ceil(10 * max(values) - 1e-9) / 10
         return low - 0.01, max(high, low + 0.1) + 0.01
 
-    page = Page(900, 545 + 16 * len(models))  # the legends are below, where no curve is
-    reliable, counts, risks = page.axes(70, 40, 350, 300), page.axes(70, 365, 350, 120), page.axes(520, 40, 350, 445)
+    canvas = Canvas(900, 545 + 16 * len(models))  # the legends are below, where no curve is
+    reliable, counts, risks = (
+        canvas.axes(70, 40, 350, 300),
+        canvas.axes(70, 365, 350, 120),
+        canvas.axes(520, 40, 350, 445),
+    )
     reliable.plot([0, 1], [0, 1], color="#9aa4b0", linewidth=1, linestyle="--")
     for index, (label, values) in enumerate(models.items()):
         bins, steps, style = values["reliability"], values["risk_coverage"], {"color": colors[label], "markersize": 4}
@@ -271,6 +274,6 @@ def draw_calibration(models: Mapping[str, Mapping[str, Any]], path: Path, colors
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     for axes, below in ((counts, -0.33), (risks, -0.09)):
-        font = {"family": families(" ".join(models)), "size": 8}
+        font = {"family": font_families(" ".join(models)), "size": 8}
         axes.legend(prop=font, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, below))
-    save(page.figure, path, scale=150 / DPI)
+    save_figure(canvas.figure, path, scale=150 / DPI)

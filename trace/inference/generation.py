@@ -12,7 +12,7 @@ Tensor names carry their axes: N packed tokens, S slots, H heads, L tokens of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -95,13 +95,19 @@ class Row:
 
 
 def generate(
-    checkpoint: Checkpoint, rows: Sequence[Row], features: Sequence[Tensor], decoding: Decoding, never: Sequence[int]
+    checkpoint: Checkpoint,
+    rows: Sequence[Row],
+    features: Sequence[Tensor],
+    decoding: Decoding,
+    never: Sequence[int],
+    on_step: Callable[[Sequence[Row]], object] | None = None,
 ) -> None:
     """Fill in every row's `token_ids`, up to the end-of-sequence token and without it.
 
     Args:
         features: of each image, `[patches, hidden]` after the projector.
         never: ids that may not be generated.
+        on_step: called with the rows after each new token; what it raises ends the generation.
     """
     import torch
 
@@ -110,7 +116,7 @@ def generate(
     longest = max(len(row.ids) for row in rows)
     cache = PackedCache(len(rows), longest + decoding.max_new_tokens)
     with torch.inference_mode(), packed(checkpoint.model, cache):
-        _Loop(checkpoint, cache, rows, features, decoding, never).run()
+        _Loop(checkpoint, cache, rows, features, decoding, never).run(on_step)
 
 
 class _Loop:
@@ -134,10 +140,12 @@ class _Loop:
         self.slot_of = {place: place for place in range(len(rows))}  # rows still generating -> their slot
         self.lengths = [0] * len(rows)  # columns that a row has filled
 
-    def run(self) -> None:
+    def run(self, on_step: Callable[[Sequence[Row]], object] | None) -> None:
         logits = self._prompts()
         while True:
             pending = self._choose(logits)
+            if on_step is not None:
+                on_step(self.rows)
             if not pending:
                 return
             self._release([place for place in logits if place not in pending])

@@ -211,11 +211,11 @@ def _in_space(lifted: Lifted) -> str:
 
 
 def _draw(path: Path, image: Image, instruction: str, prediction: Prediction, name: str) -> None:
-    from ..drawing.canvas import save
-    from ..drawing.figures import Panel, comparison
+    from ..drawing.canvas import save_figure
+    from ..drawing.figures import AnswerPanel, draw_comparison
 
     try:
-        save(comparison(image, instruction, [Panel(name, prediction.response)]), path)
+        save_figure(draw_comparison(image, instruction, [AnswerPanel(name, prediction.response)]), path)
     except (OSError, ValueError) as error:
         raise InputError(f"the overlay {path} cannot be written: {error}") from None
 

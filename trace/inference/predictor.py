@@ -83,6 +83,7 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._grammars: dict[tuple[bool, int | None, int], Grammar] = {}
+        self.on_step: Callable[[Sequence[Row]], object] | None = None  # see `generation.generate`
         self._most = sys.maxsize  # answers at a time; less once so many did not fit
 
     @classmethod
@@ -112,6 +113,7 @@ class Predictor:
         batch_size: int | None = 32,
         style: str = "vicuna_v1",
         template: str | None = None,
+        prefixes: Sequence[str] = (),
         progress: Callable[[int], object] | None = None,
         **settings: Any,
     ) -> list[Prediction]:
@@ -122,6 +124,7 @@ class Predictor:
             batch_size: answers generated together; None takes as many as fit.
             style: the conversation template, `prompts.TEMPLATES`.
             template: the text of the question, `{instruction}` in it, instead of the built-in one.
+            prefixes: words that each answer begins with; only what follows them is generated and returned.
             progress: called with the number of answers after each batch.
             settings: the fields of `Decoding`: max_new_tokens, temperature, num_points, samples ...
         Raises:
@@ -130,8 +133,9 @@ class Predictor:
         decoding = Decoding(**settings)
         found: dict[int, Prediction] = {}
         for batch in self.stream(
-            images, instructions, decoding, reasoning=reasoning, batch_size=batch_size, style=style, template=template
-        ):
+            images, instructions, decoding, reasoning=reasoning, batch_size=batch_size, style=style, template=template,
+            prefixes=prefixes,
+        ):  # fmt: skip
             found.update(batch)
             if progress is not None:
                 progress(len(batch))
@@ -147,6 +151,7 @@ class Predictor:
         batch_size: int | None = 32,
         style: str = "vicuna_v1",
         template: str | None = None,
+        prefixes: Sequence[str] = (),
         done: Collection[int] = (),
         seeds: Sequence[int] | None = None,
     ) -> Iterator[dict[int, Prediction]]:
@@ -167,6 +172,8 @@ class Predictor:
             )
         decoding = decoding or Decoding()
         prompts = [render_prompt(build_question(text, reasoning, template), style) for text in instructions]
+        if prefixes:
+            prompts = [f"{prompt} {prefix}" for prompt, prefix in zip(prompts, prefixes, strict=True)]
         keys = [str(image) if isinstance(image, str | Path) else f"object {id(image)}" for image in images]
         if batch_size is None:
             batch_size = self.largest_batch(prompts, decoding)
@@ -280,7 +287,7 @@ class Predictor:
             for sample in range(decoding.samples):
                 rng = np.random.default_rng([decoding.seed, seed, sample]) if decoding.temperature > 0 else None
                 rows.append(Row(number[key], ids, rng, grammar.guide() if grammar is not None else None))
-        generate(self.checkpoint, rows, features, decoding, self.checkpoint.suppressed_ids)
+        generate(self.checkpoint, rows, features, decoding, self.checkpoint.suppressed_ids, self.on_step)
         answers = [(row.token_ids, row.logprobs) for row in rows]
         return [answers[start : start + decoding.samples] for start in range(0, len(rows), decoding.samples)]
 

@@ -1,180 +1,299 @@
-"""Several models' answers to the same questions, scored question by question and put in an order worth looking at.
+"""Answers of several models to the same questions: scored, sorted, and written to a folder that the report reads.
 
-How an answer came out is "right", when at least half of its points lie in the target, or the class of its failure.
+    index.json            every compared question with all answers, and the models' scores
+    images/QUESTION.jpg   a small image of each
+    QUESTION.png          the figure, for the questions that were drawn
+
+An answer is "right" when at least half of its points lie in the target; otherwise its outcome is its error class.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..core.images import open_image
-from ..core.reasoning import Response
-from ..core.records import Question
-from ..drawing.figures import RIGHT, Panel
+from ..core.points import Box, Point
+from ..core.prompts import bare_instruction
+from ..core.reasoning import Response, parse
+from ..core.records import Question, QuestionId
+from ..drawing.canvas import file_stem, save_figure, save_thumbnail
+from ..drawing.figures import RIGHT, AnswerPanel, draw_comparison
+from ..drawing.overlay import Outline, mask_outline
 from ..eval.benchmark import Benchmark
 from ..eval.error_classes import ErrorClassifier
 from ..eval.scoring import RunAnswers, conventions_per_file, full_mask_warnings, read_single_run, score
 from ..utils.command import InputError
-from .comparison_files import Compared, Score, write_compared
+from ..utils.files import read_json, write_json
 
-MOSTLY = 0.5  # an answer is right when at least this share of its points lies in the target
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+INDEX = "index.json"
+RIGHT_SHARE = 0.5  # of an answer's points in the target, from which it is right
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScore:
+    """One model: its mean `accuracy` over the `questions` compared, and how many answers had each outcome.
+
+    `benchmark` is its accuracy over all `asked` questions of the benchmark; each of the `unanswered` scores 0.
+    """
+
+    label: str
+    questions: int
+    accuracy: float | None
+    outcomes: tuple[tuple[str, int], ...] = ()
+    benchmark: float | None = None
+    asked: int = 0
+    unanswered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`questions` are those that every model answered; `scores[i]` holds one value a model for question key i.
+    """`questions` are those that every model answered; `scores` and `outcomes` map a question's key to one value a
+    model, and are empty without masks."""
 
-    `outcomes[i]` says how each model's answer came out; both are empty without masks. `warnings` are what a reader of
-    the numbers has to know.
-    """
-
-    suite: Benchmark
+    benchmark: Benchmark
     runs: tuple[RunAnswers, ...]
     questions: tuple[Question, ...]
     scores: Mapping[str, tuple[float, ...]]
     outcomes: Mapping[str, tuple[str, ...]]
-    overall: tuple[Score, ...]
+    overall: tuple[ModelScore, ...]
     warnings: tuple[str, ...] = ()
 
 
 def compare(
-    suite: Benchmark, answers: Mapping[str, Path], category: str | None = None, conventions: Sequence[str] | None = None
+    benchmark: Benchmark,
+    answers: Mapping[str, Path],
+    category: str | None = None,
+    conventions: Sequence[str] | None = None,
 ) -> Comparison:
     """Read and score answer files (`answers`: label -> file) on the questions that all of them answer.
 
     Args:
-        conventions: of answers that record none, one for all files or one each.
+        conventions: for answers that record none, one for all files or one each.
     Raises:
-        InputError: a file is broken or belongs to another benchmark, nothing was answered by all, a mask is unusable.
+        InputError: a file is broken or belongs to another benchmark, no question is answered by all, a mask is broken.
     """
     asked = conventions_per_file(conventions, len(answers))
     runs = tuple(
-        read_single_run(path, label, suite, how) for (label, path), how in zip(answers.items(), asked, strict=True)
+        read_single_run(path, label, benchmark, name)
+        for (label, path), name in zip(answers.items(), asked, strict=True)
     )
-    suite = replace(suite, skipped=frozenset().union(*(run.skipped for run in runs)))
+    benchmark = replace(benchmark, skipped=frozenset().union(*(run.skipped for run in runs)))
     questions = tuple(
         question
-        for question in suite.questions
+        for question in benchmark.questions
         if (category is None or question.category == category)
         and all(str(question.question_id) in run.responses for run in runs)
     )
     if not questions:
-        files = ", ".join(map(str, answers.values()))
         of_category = f" of category {category!r}" if category is not None else ""
-        raise InputError(f"no question{of_category} in {suite.question_file} is answered by all of {files}")
-    benchmark: list[tuple[float, ...]] = []
-    warnings = [f"{run.label}: {note}" for run in runs for note in run.notes]
+        raise InputError(
+            f"no question{of_category} in {benchmark.question_file} is answered by all of "
+            + ", ".join(map(str, answers.values()))
+        )
+    compared = {str(question.question_id) for question in questions}
+    all_scores: list[tuple[float, ...]] = []
     covered: list[Question] = []
     scores: dict[str, tuple[float, ...]] = {}
     outcomes: dict[str, tuple[str, ...]] = {}
-    compared = {str(question.question_id) for question in questions}
-    for question in suite.questions if suite.masks else ():
-        name, mask = str(question.question_id), suite.mask(question)
+    for question in benchmark.questions if benchmark.masks else ():
+        name, mask = str(question.question_id), benchmark.mask(question)
         covered += [question] * bool(mask.all())
         values = tuple(score(run.responses[name].points, mask) if name in run.responses else 0.0 for run in runs)
-        benchmark.append(values)
+        all_scores.append(values)
         if name in compared:
-            judge = ErrorClassifier(question, mask, suite.question_file.parent)
+            judge = ErrorClassifier(question, mask, benchmark.question_file.parent)
             scores[name] = values
             outcomes[name] = tuple(
-                outcome(judge, run.responses[name], value, name in run.cut)
+                outcome_of(judge, run.responses[name], value, name in run.cut)
                 for run, value in zip(runs, values, strict=True)
             )
     overall = tuple(
-        Score(
+        ModelScore(
             run.label,
             len(questions),
-            fmean(values[place] for values in scores.values()) if scores else None,
-            tuple(Counter(values[place] for values in outcomes.values()).most_common()),
-            fmean(values[place] for values in benchmark) if benchmark else None,
-            len(suite.questions),
-            len(suite.questions) - len(run.responses),
+            fmean(values[index] for values in scores.values()) if scores else None,
+            tuple(Counter(values[index] for values in outcomes.values()).most_common()),
+            fmean(values[index] for values in all_scores) if all_scores else None,
+            len(benchmark.questions),
+            len(benchmark.questions) - len(run.responses),
         )
-        for place, run in enumerate(runs)
+        for index, run in enumerate(runs)
     )
-    return Comparison(
-        suite,
-        runs,
-        questions,
-        scores,
-        outcomes,
-        overall,
-        (*warnings, *full_mask_warnings(covered, len(suite.questions))),
-    )
+    warnings = [f"{run.label}: {note}" for run in runs for note in run.notes]
+    warnings += full_mask_warnings(covered, len(benchmark.questions))
+    return Comparison(benchmark, runs, questions, scores, outcomes, overall, tuple(warnings))
 
 
-def outcome(judge: ErrorClassifier, response: Response, value: float, cut: bool) -> str:
-    """How an answer with the score `value` came out: "right", or where most of its other points went.
-
-    `cut`: it ended at the limit of tokens.
-    """
-    if value >= MOSTLY:
+def outcome_of(judge: ErrorClassifier, response: Response, accuracy: float, cut: bool) -> str:
+    """Return "right", or the error class of most of the other points. `cut`: the answer ended at the token limit."""
+    if accuracy >= RIGHT_SHARE:
         return RIGHT
     shares = judge.shares(response.points, cut)
     return max(shares, key=lambda name: shares[name])
 
 
-def ordered(comparison: Comparison, sort: str) -> list[Question]:
-    """The questions in the order `sort`: given, worst, best or disagree; equal ones as given.
+def sort_questions(comparison: Comparison, order: str) -> list[Question]:
+    """Return the questions in the order "given", "worst", "best" or "disagree"; ties keep their order.
 
     Raises:
         InputError: the order needs accuracies and the benchmark has no masks.
     """
-    if sort == "given":
+    if order == "given":
         return list(comparison.questions)
     if not comparison.scores:
-        raise InputError(f"--sort {sort} needs accuracies, but {comparison.suite.mask_folder} holds no masks")
+        raise InputError(f"--sort {order} needs accuracies, but {comparison.benchmark.mask_folder} holds no masks")
 
     def rank(question: Question) -> float:
         values = comparison.scores[str(question.question_id)]
-        if sort == "disagree":
-            return min(values) - max(values)
-        return sum(values) if sort == "worst" else -sum(values)
+        return {"disagree": min(values) - max(values), "worst": sum(values), "best": -sum(values)}[order]
 
     return sorted(comparison.questions, key=rank)
 
 
-def failing(comparison: Comparison, questions: Sequence[Question], failure: str | None) -> list[Question]:
-    """The questions that some model's answer failed in this way; all of them for None.
+def filter_by_outcome(comparison: Comparison, questions: Sequence[Question], outcome: str | None) -> list[Question]:
+    """Return the questions that some model's answer has this outcome on; all of them for None.
 
     Raises:
-        InputError: no answer failed so; the message says how the answers came out.
+        InputError: no answer has it; the message lists the outcomes that occur.
     """
-    if failure is None:
+    if outcome is None:
         return list(questions)
-    found = [question for question in questions if failure in comparison.outcomes.get(str(question.question_id), ())]
-    if not found:
+    chosen = [question for question in questions if outcome in comparison.outcomes.get(str(question.question_id), ())]
+    if not chosen:
         known = sorted({name for names in comparison.outcomes.values() for name in names})
-        raise InputError(f"no answer came out as {failure!r}; these occur: {', '.join(known) or 'none, without masks'}")
-    return found
+        raise InputError(f"no answer came out as {outcome!r}; these occur: {', '.join(known) or 'none, without masks'}")
+    return chosen
 
 
-def write_question(folder: Path, comparison: Comparison, question: Question, drawn: bool = True) -> Compared:
-    """Write one question with all answers into `folder`, with its figure if `drawn`; returns its record."""
-    name, suite = str(question.question_id), comparison.suite
-    values = comparison.scores.get(name)
-    panels = [
-        Panel(
-            run.label,
-            run.responses[name],
-            values[place] if values else None,
-            _note(comparison.overall[place]),
-            comparison.outcomes[name][place] if values else None,
-            fmean(sure) if (sure := run.confidence.get(name)) else None,
+# --- the folder ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """One model's answer; `items` are its points and boxes where they cannot be read from the text (conventions)."""
+
+    label: str
+    text: str
+    accuracy: float | None  # 0 to 1; None without ground truth
+    outcome: str | None = None
+    confidence: float | None = None
+    items: tuple[tuple[float, ...], ...] | None = None
+
+    def response(self, size: tuple[int, int]) -> Response:
+        """Read the answer, about an image of this (width, height)."""
+        response = parse(self.text, size)
+        if self.items is None:
+            return response
+        items = tuple(Point(*item) if len(item) == 2 else Box(*item) for item in self.items)
+        return replace(response, points=items, spans=())
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedQuestion:
+    """One question with the answers of several models; paths are relative to the folder."""
+
+    question_id: QuestionId
+    instruction: str
+    category: str | None
+    kind: str | None
+    size: tuple[int, int]  # (width, height) of the original image
+    image: str
+    picture: str | None  # None where no figure was drawn
+    outline: Outline
+    answers: tuple[ModelAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRecord:
+    """What a folder's index.json holds."""
+
+    scores: tuple[ModelScore, ...]
+    items: tuple[ComparedQuestion, ...]
+
+
+def write_question(folder: Path, comparison: Comparison, question: Question, drawn: bool = True) -> ComparedQuestion:
+    """Write one question's small image, and its figure if `drawn`; return its record."""
+    name, benchmark = str(question.question_id), comparison.benchmark
+    panels = []
+    for index, (run, total) in enumerate(zip(comparison.runs, comparison.overall, strict=True)):
+        accuracy, outcome, note = None, None, ""
+        if total.accuracy is not None:
+            accuracy, outcome = comparison.scores[name][index], comparison.outcomes[name][index]
+            every = "all" if total.questions == total.asked else "the compared"
+            note = f"{every} {total.questions} questions: {total.accuracy:.1%}"
+        confidence = fmean(values) if (values := run.confidence.get(name)) else None
+        panels.append(AnswerPanel(run.label, run.responses[name], accuracy, note, outcome, confidence))
+    image = open_image(benchmark.image_path(question))
+    return write_panels(folder, question, image, benchmark.mask(question) if comparison.scores else None, panels, drawn)
+
+
+def write_panels(
+    folder: Path,
+    question: Question,
+    image: Image,
+    mask: np.ndarray | None,
+    panels: Sequence[AnswerPanel],
+    drawn: bool = True,
+) -> ComparedQuestion:
+    """Write one question's small image, and the figure of `panels` if `drawn`; return its record."""
+    stem, instruction = file_stem(question.question_id), bare_instruction(question.text)
+    name = " \u00b7 ".join([f"question {question.question_id}", *([question.category] if question.category else [])])
+    if drawn:
+        save_figure(draw_comparison(image, instruction, panels, mask, name), folder / f"{stem}.png")
+    save_thumbnail(image, folder / "images" / f"{stem}.jpg")
+    answers = []
+    for panel in panels:
+        points = panel.response.points
+        items = None if parse(panel.response.text, image.size).points == points else tuple(map(astuple, points))
+        answers.append(
+            ModelAnswer(panel.label, panel.response.text, panel.accuracy, panel.outcome, panel.confidence, items)
         )
-        for place, run in enumerate(comparison.runs)
-    ]
-    image = open_image(suite.image_path(question))
-    mask = suite.mask(question) if values else None
-    return write_compared(folder, question, image, mask, panels, drawn)
+    kind = question.meta.get("kind")
+    return ComparedQuestion(
+        question.question_id,
+        instruction,
+        question.category,
+        None if kind is None else str(kind),
+        image.size,
+        f"images/{stem}.jpg",
+        f"{stem}.png" if drawn else None,
+        mask_outline(mask),
+        tuple(answers),
+    )
 
 
-def _note(overall: Score) -> str:
-    if overall.accuracy is None:
-        return ""
-    every = "all" if overall.questions == overall.asked else "the compared"
-    return f"{every} {overall.questions} questions: {overall.accuracy:.1%}"
+def write_comparison(folder: Path, record: ComparisonRecord) -> None:
+    write_json(folder / INDEX, asdict(record))
+
+
+def read_comparison(folder: Path) -> ComparisonRecord:
+    """Read a folder's index. InputError when it is absent or is not such an index."""
+    path = folder / INDEX
+    record = read_json(path, "the index of compared answers")
+    try:
+        scores = [
+            ModelScore(**{**score, "outcomes": tuple(map(tuple, score["outcomes"]))}) for score in record["scores"]
+        ]
+        items = [
+            ComparedQuestion(
+                **{
+                    **item,
+                    "size": tuple(item["size"]),
+                    "answers": tuple(ModelAnswer(**answer) for answer in item["answers"]),
+                }
+            )
+            for item in record["items"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is not an index of compared answers ({error}). Write it again.") from None
+    return ComparisonRecord(tuple(scores), tuple(items))

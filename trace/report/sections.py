@@ -1,95 +1,94 @@
-"""What the report's template is given: accuracy, and pictures with their marks as data URIs and SVG.
+"""The report's sections as the template takes them: accuracy, outcomes, attention, training, data, records.
 
-Every function returns None (or nothing) when its part is not there, and raises InputError when it is broken.
-Geometry is given in a picture's own units: its width is always WIDTH, so that dots and lines look alike everywhere.
+A section is None (or empty) where its files are absent; broken files raise InputError. Charts are figures of
+`drawing.figures`, embedded as images; only the accuracy chart is drawn by the template, to fit any width.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..core.points import Box, Point
-from ..core.reasoning import HEADINGS, Response
-from ..drawing import figures
-from ..drawing.overlay import crowding, heat_colors, model_colors
+from ..attention.interventions import effect_rows, read_effects
+from ..attention.metrics import MEASURES
+from ..attention.results import MEAN, SUMMARY
+from ..attention.steps import STEP_TITLES
+from ..attention.summary import CONTROLS, KEYS
+from ..attention.summary import tables as attention_tables
+from ..core.images import Images, open_image, open_region
+from ..core.prompts import bare_instruction
+from ..core.reasoning import parse
+from ..core.records import Sample, read_samples
+from ..drawing.canvas import figure_to_image
+from ..drawing.figures import (
+    draw_measure,
+    draw_outcome_counts,
+    draw_overlay,
+    draw_training_curves,
+)
+from ..drawing.overlay import model_colors
+from ..eval.tables import sentences, tables
 from ..utils.command import InputError
-from ..utils.files import read_json
-from .comparison_files import Outline
+from ..utils.files import read_json, read_jsonl
+from .explorer import Explorer, answer_data, small_jpeg
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from matplotlib.figure import Figure
 
-WIDTH = 400
-SOURCES = {  # what a part is made of, for the line that says that it is missing
-    "summary": "accuracy (summary.json)",
-    "comparisons": "answers side by side (comparison/index.json)",
-    "attention": "attention (attention/index.json)",
-    "training": "training curves (train/*/run.json)",
-    "data": "training data (data/data.json)",
-    "records": "how it was made (run.json, generate.json)",
-}
-
-
-# --- pictures ------------------------------------------------------------------------------------------------------
+CHARTED = ("all", "category", "kind")  # groups of questions in the accuracy chart; the finer ones are in the table
+QUANTITIES = ("loss", "token_loss", "grounding_loss")
+SCANNED_SAMPLES = 3000  # from which those to show are chosen
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
-    """What is drawn over a picture of WIDTH x `height`: SVG paths and dots."""
+class Picture:
+    """An embedded figure: its data URI, its words for a screen reader, and the width at which it is shown."""
 
-    height: float
-    outline: str
-    dots: tuple[tuple[float, float, bool], ...]  # x, y, inside the image
-    boxes: tuple[tuple[float, float, float, float], ...]  # x, y, width, height
-    crowding: tuple[float, float]  # the size of a dot, as a factor, and its opacity
+    uri: str
+    label: str
+    width: int
 
 
-def marks(size: tuple[int, int], region: Outline, items: Sequence[Point | Box]) -> Marks:
-    """Truth and prediction over an image of `size` (width, height); points outside are put on its edge, boxes are not."""
-    height = WIDTH * size[1] / size[0]
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return round(min(max(x, 0.0), 1.0) * WIDTH, 1), round(min(max(y, 0.0), 1.0) * height, 1)
-
-    path = " ".join("M" + " L".join("{} {}".format(*place(x, y)) for x, y in polygon) + " Z" for polygon in region)
-    dots = tuple((*place(item.x, item.y), item.inside) for item in items if isinstance(item, Point))
-    boxes = []
-    for item in items:
-        if isinstance(item, Box):
-            sides = item.x0 * WIDTH, item.y0 * height, (item.x1 - item.x0) * WIDTH, (item.y1 - item.y0) * height
-            boxes.append((round(sides[0], 1), round(sides[1], 1), round(sides[2], 1), round(sides[3], 1)))
-    return Marks(round(height, 1), path, dots, tuple(boxes), crowding(len(items)))
-
-
-def data_uri(image: Image, side: int = 480) -> str:
-    """The image as a JPEG inside a URI, its longest side at most `side` pixels."""
-    small = image.convert("RGB")
-    small.thumbnail((side, side))
+def picture(figure: Figure, label: str) -> Picture:
+    """Embed a figure as PNG at twice its size."""
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=88, subsampling=0)  # full colour resolution: the images may be 128 px small
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    figure.savefig(buffer, dpi=200, pil_kwargs={"compress_level": 6})
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Picture(uri, label, round(float(figure.bbox.width)))
 
 
-def heat_gradient(count: int) -> list[str]:
-    """The colours of a heat-map from cold to hot."""
-    from matplotlib.colors import to_hex
+def colors(summary: Path | None, labels: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
+    """Choose one colour a model, by each name that a page has for it: its label, and its folder.
 
-    return [to_hex(color) for color in heat_colors()(np.linspace(0, 1, count))]
+    A folder (a training run, a model whose attention is shown) is the model whose answer file has its name. The order
+    is the summary's; models that only the comparison (`labels`) or the folders know follow.
+    """
+    record = read_json(summary, "the summary") if summary is not None and summary.is_file() else {"models": []}
+    try:
+        known = [(Path(model["answers"]).stem, str(model["label"])) for model in record["models"]]
+    except (KeyError, TypeError) as error:
+        raise _not_a_summary(summary, error) from None
+    label_of = dict(known)
+    of_model = model_colors([*(label for _, label in known), *labels, *(label_of.get(f, f) for f in folders)])
+    return of_model | {folder: of_model[label_of.get(folder, folder)] for folder in folders}
+
+
+def _not_a_summary(path: Path | None, error: Exception) -> InputError:
+    return InputError(f"{path} is not a summary of trace.eval.summarize_vqa ({error!r}). Write it again.")
 
 
 # --- accuracy ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """One model in one row of the chart; positions from 0 to 100, text as in the table."""
+class AccuracyBar:
+    """One model in one row of the chart, in percent; `text` as in the table."""
 
     label: str
     mean: float
@@ -100,108 +99,270 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AccuracyRow:
+    """One group of questions; `baseline` is the best baseline of all its questions, in percent."""
+
     name: str
     questions: int
-    bars: tuple[Bar, ...]
-    guess: float | None  # the best guess or simple rule of this group, percent
-    guess_name: str
+    bars: tuple[AccuracyBar, ...]
+    baseline: float | None
+    baseline_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Tables and sentences of summarize_vqa, and the chart of the same numbers."""
-
     benchmark: Mapping[str, Any]
     tables: Sequence[tuple[str, list[list[str]]]]
     sentences: Sequence[str]
-    chart: Sequence[Row]
-    models: Sequence[Bar]  # each model over all questions
+    chart: Sequence[AccuracyRow]
+    models: Sequence[AccuracyBar]  # each model over all questions
 
 
-def colors(summary: Path | None, labels: Sequence[str], arms: Sequence[str]) -> dict[str, str]:
-    """One colour a model, by each name that a page has for it: its label, and its folder.
-
-    An arm, a folder that was trained or looked into, is the model whose answers file bears its name. The order is the
-    summary's; what only the comparison (`labels`) or the folders (`arms`) know follows.
-    """
-    found = read_json(summary, "the summary") if summary is not None and summary.is_file() else {"models": []}
-    try:
-        known = [(Path(model["answers"]).stem, str(model["label"])) for model in found["models"]]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{summary} is not a summary of trace.eval.summarize_vqa ({error!r}); write it anew") from None
-    label_of = dict(known)
-    of_model = model_colors([*(label for _, label in known), *labels, *(label_of.get(arm, arm) for arm in arms)])
-    return of_model | {arm: of_model[label_of.get(arm, arm)] for arm in arms}
-
-
-CHARTED = ("all", "category", "kind")  # the finer groups are in the table
-
-
-def accuracy(path: Path, colors: Mapping[str, str]) -> Accuracy | None:
-    """The summary of an evaluation; `colors` by the models' labels."""
+def accuracy(path: Path, color_of: Mapping[str, str]) -> Accuracy | None:
+    """Read the summary of an evaluation."""
     if not path.is_file():
         return None
-    from ..eval.tables import sentences, tables
-
     summary = read_json(path, "the summary")
     try:
         found = tables(summary)
         names = [row[0] for row in found[1][1][1:]]
         fields = [entry["field"] for entry in summary["models"][0]["accuracy"]]
-        chart = [
-            row
-            for place, (field, name) in enumerate(zip(fields, names, strict=True))
-            if field in CHARTED and (row := _row(summary, place, name, colors)) is not None
-        ]
+        rows = (_accuracy_row(summary, index, name, color_of)
+                for index, (field, name) in enumerate(zip(fields, names, strict=True)) if field in CHARTED)  # fmt: skip
+        chart = [row for row in rows if row.bars]
         return Accuracy(summary["benchmark"], found, sentences(summary), chart, chart[0].bars if chart else ())
     except (KeyError, IndexError, TypeError) as error:
-        raise InputError(f"{path} is not a summary of trace.eval.summarize_vqa ({error!r}); write it anew") from None
+        raise _not_a_summary(path, error) from None
 
 
-def _row(summary: Mapping[str, Any], place: int, name: str, colors: Mapping[str, str]) -> Row | None:
+def _accuracy_row(summary: Mapping[str, Any], index: int, name: str, color_of: Mapping[str, str]) -> AccuracyRow:
     bars = []
     for model in summary["models"]:
-        entry = model["accuracy"][place]
-        if entry["mean"] is None:
-            continue
-        mean = 100 * entry["mean"]
-        low, high = (mean if entry[end] is None else 100 * entry[end] for end in ("low", "high"))
-        text = f"{mean:.1f}" if entry["low"] is None else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
-        bars.append(Bar(model["label"], mean, low, high, text, colors[model["label"]]))
-    if not bars:
+        entry = model["accuracy"][index]
+        if entry["mean"] is not None:
+            mean = 100 * entry["mean"]
+            low, high = (mean if entry[end] is None else 100 * entry[end] for end in ("low", "high"))
+            text = f"{mean:.1f}" if entry["low"] is None else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+            bars.append(AccuracyBar(model["label"], mean, low, high, text, color_of[model["label"]]))
+    questions = summary["models"][0]["accuracy"][index]["questions"]
+    # A shortcut that applies to some of these questions only says nothing about all of them.
+    baselines = [(entries[index]["mean"], source) for source, entries in summary["baselines"].items()
+                 if entries[index]["questions"] == questions]  # fmt: skip
+    best, source = max(baselines, default=(None, ""))
+    return AccuracyRow(name, questions, tuple(bars), None if best is None else 100 * best, source)
+
+
+def outcomes(explored: Explorer, color_of: Mapping[str, str]) -> list[Picture]:
+    """Draw how many of the compared answers hit the target, and how the others failed."""
+    charts = {
+        "Success rates": explored.success(),
+        "How the answers came out": {score.label: dict(score.outcomes) for score in explored.scores if score.outcomes},
+    }
+    return [picture(draw_outcome_counts(counts, title, color_of), title) for title, counts in charts.items() if counts]
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    model: str
+    questions: int
+    images: int
+    missing: Sequence[str]
+    color: str
+    pictures: Sequence[Picture]
+    tables: Sequence[tuple[str, list[list[str]]]]
+    verdicts: Sequence[Mapping[str, str]]
+    effects: Sequence[Sequence[str]]  # of interventions: a header and rows, or nothing
+
+
+def attention(folder: Path, color_of: Mapping[str, str]) -> Attention | None:
+    """Read the summary of an attention folder."""
+    path = folder / SUMMARY
+    if not path.is_file():
         return None
-    questions = summary["models"][0]["accuracy"][place]["questions"]
-    # A shortcut that applies to a part of these questions only says nothing about all of them.
-    guesses = [
-        (entries[place]["mean"], source)
-        for source, entries in summary["baselines"].items()
-        if entries[place]["questions"] == questions
+    summary = read_json(path, "the summary of attention")
+    try:
+        color = color_of.get(summary["model"]) or next(iter(model_colors(["one"]).values()))
+        pictures = []
+        for name, (title, unit) in MEASURES.items():
+            intervals = [
+                span and (span["mean"], *(span["mean"] if span[end] is None else span[end] for end in ("low", "high")))
+                for span in summary["measures"][MEAN][name]
+            ]
+            controls = {words: summary[control].get(name) or [] for control, words in CONTROLS.items()}
+            if any(intervals):
+                pictures.append(picture(draw_measure(title, unit, KEYS, intervals, controls, color), title))
+        missing = [f"{STEP_TITLES[key]} in {count}" for key, count in summary["missing"].items() if count]
+        found, effects = attention_tables(summary), effect_rows(read_effects(folder))
+        return Attention(summary["model"], summary["questions"], summary["images"], missing, color, pictures, found,
+                         summary["verdicts"], effects if len(effects) > 1 else ())  # fmt: skip
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a summary of attention ({error!r}). Write it again.") from None
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    pictures: Sequence[Picture]
+    table: Sequence[Sequence[str]]  # a header, then a row for each run
+
+
+def training_runs(folder: Path) -> list[Path]:
+    """Return the folders of the training runs."""
+    return sorted(path.parent for path in folder.glob("*/run.json"))
+
+
+def training(folder: Path, color_of: Mapping[str, str]) -> Training | None:
+    """Draw the curves of all training runs that have a log, and compare their configurations."""
+    runs = training_runs(folder)
+    if not runs:
+        return None
+    logs = {
+        run.name: [line for _, line in read_jsonl(run / "log.jsonl", skip_partial_line=True)]
+        for run in runs
+        if (run / "log.jsonl").is_file()
+    }
+    pictures = [
+        picture(draw_training_curves(logs, [name], color_of), f"{name.replace('_', ' ')} over the optimizer steps")
+        for name in QUANTITIES
+        if any(name in line for lines in logs.values() for line in lines)
     ]
-    best, source = max(guesses, default=(None, ""))
-    return Row(name, questions, tuple(bars), None if best is None else 100 * best, source)
+    facts = {run.name: _training_facts(read_record(run / "run.json")) for run in runs}
+    columns = dict.fromkeys(name for row in facts.values() for name in row)
+    rows = [[name, *(row.get(column, "-") for column in columns)] for name, row in facts.items()]
+    return Training(pictures, [["run", *columns], *rows])
 
 
-# --- an answer in words ----------------------------------------------------------------------------------------------
+def _training_facts(record: Mapping[str, Any]) -> dict[str, str]:
+    config = record.get("config") or {}
+    grounding, rate = config.get("grounding_loss"), config.get("learning_rate")
+    if config.get("optimizer") == "muon":  # it has a rate of its own for matrices
+        rate = f"{config.get('muon_learning_rate')} matrices, {rate} the rest"
+    counted = {
+        "steps": record.get("steps"),
+        "seconds": record.get("seconds"),
+        "CPU seconds": record.get("cpu_seconds"),
+        "samples a step": config.get("global_batch_size"),
+    }
+    facts = {
+        **{name: f"{value:,}" if isinstance(value, int | float) else value for name, value in counted.items()},
+        "learning rate": rate,
+        "grounding loss": f"weight {grounding['weight']}" if isinstance(grounding, dict) else "off",
+        "starts from": config.get("model"),
+        "seed": config.get("seed"),
+        "state": None if record.get("finished") else "not finished",
+    }
+    return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+# --- training data -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class StepText:
-    heading: str
-    text: str
+class SampleView:
+    id: str
+    kind: str
+    instruction: str
+    uri: str
+    answer: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerView:
-    """An answer step by step: `problems` are sentences about what is wrong with it."""
-
-    steps: tuple[StepText, ...]
-    final: str
-    problems: Sequence[str]
-    marks: Marks
+class TrainingData:
+    file: str
+    counts: Sequence[tuple[str, str]]
+    samples: tuple[SampleView, ...]
 
 
-def answer_view(response: Response, drawn: Marks) -> AnswerView:
-    """The words of an answer, step by step."""
-    steps = tuple(StepText(HEADINGS[step.key], step.text) for step in response.steps)
-    return AnswerView(steps, figures.answer_text(response), figures.answer_problems(response), drawn)
+def training_data(folder: Path, count: int) -> TrainingData | None:
+    """Choose `count` samples of the training set, of every kind in turn."""
+    file = next((path for name in ("cor.json", "data.json") if (path := folder / name).is_file()), None)
+    if file is None:
+        return None
+    samples = list(islice(_varied(islice(read_samples(file), SCANNED_SAMPLES)), max(0, count)))
+    record = read_record(folder / "generate.json") if (folder / "generate.json").is_file() else {}
+    settings = record.get("settings") or {}
+    counts = [
+        (name, f"{settings[name]:,}") for name in ("scenes", "views", "seed") if isinstance(settings.get(name), int)
+    ]
+    return TrainingData(file.name, counts, tuple(_sample_view(folder, sample) for sample in samples))
+
+
+def _varied(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Samples of every kind and relation in turn, each image once as long as there are others."""
+    piles: dict[tuple[str, ...], list[Sample]] = {}
+    for sample in samples:
+        kind = tuple(str(sample.meta.get(name)) for name in ("task", "kind", "relation"))
+        if sample.image is not None:
+            piles.setdefault(kind, []).append(sample)
+    seen: set[str | None] = set()
+    while any(piles.values()):
+        for pile in filter(None, piles.values()):
+            sample = pile.pop(next((index for index, sample in enumerate(pile) if sample.image not in seen), 0))
+            seen.add(sample.image)
+            yield sample
+
+
+def _sample_view(folder: Path, sample: Sample) -> SampleView:
+    files = Images(folder)
+    image = open_image(files.path(str(sample.image)))
+    mask_file = files.find(str(sample.meta.get("mask", "")))
+    mask = open_region(mask_file) if mask_file is not None else None
+    turns = {turn.speaker: turn.text for turn in reversed(sample.conversations)}  # the first of each speaker
+    response = parse(turns.get("gpt", ""), image.size)
+    named = [str(value) for name in ("kind", "relation") if (value := sample.meta.get(name))]
+    kind = " \u00b7 ".join(dict.fromkeys(named))  # "between" is both
+    drawn = figure_to_image(draw_overlay(image, response.points, side=400, mask=mask))
+    uri = small_jpeg(drawn, 60_000, sides=(400,))
+    return SampleView(sample.id, kind, bare_instruction(turns.get("human", "")), uri, answer_data(response))
+
+
+# --- how it was made -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One command of the run: its record file, its command line where known, seed and time, and the full content."""
+
+    name: str
+    command: str
+    facts: Sequence[tuple[str, str]]
+    content: str
+
+
+def run_records(folder: Path) -> tuple[RunRecord, ...]:
+    """Read the record of every command in the run's folder, in the order in which they were run."""
+    patterns = ("run.json", "data/generate.json", "data/*.run.json", "bench/generate.json", "train/*/run.json",
+                "answers/*.run.json")  # fmt: skip
+    found = []
+    for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
+        record = read_record(path)
+        parts = (record, record.get("settings"), record.get("config"))
+        seeds = [part["seed"] for part in parts if isinstance(part, dict) and part.get("seed") is not None]
+        facts = [("seed", str(seed)) for seed in seeds[:1]]
+        if isinstance(record.get("seconds"), int | float):
+            facts.append(("seconds", f"{record['seconds']:,.0f}"))
+        if isinstance(record.get("versions"), dict):
+            facts.append(("versions", ", ".join(f"{key} {value}" for key, value in record["versions"].items())))
+        words = [str(record.get("command", ""))]
+        arguments = record.get("arguments")
+        for name, value in arguments.items() if isinstance(arguments, dict) else ():
+            if value is not None and value is not False:
+                values = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
+                words += ["--" + name.replace("_", "-"), *values]
+        content = json.dumps(record, indent=2, ensure_ascii=False)
+        found.append(RunRecord(path.relative_to(folder).as_posix(), " ".join(words).strip(), facts, content))
+    return tuple(found)
+
+
+def read_record(path: Path) -> Mapping[str, Any]:
+    record = read_json(path, "the record of a run")
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is not the record of a run: it holds no JSON object")
+    return record

@@ -15,8 +15,8 @@ import torch
 from transformers import TrainerCallback
 
 from ..core.images import decoded_size, open_image
-from ..drawing.canvas import save
-from ..drawing.figures import overlay
+from ..drawing.canvas import save_figure
+from ..drawing.figures import draw_overlay
 from ..eval.benchmark import open_benchmark
 from ..eval.scoring import score
 from ..inference.predictor import Predictor
@@ -69,7 +69,9 @@ class BenchmarkCallback(TrainerCallback):
             scores.append(score(points, self._benchmark.mask(question)))
             if number < self._settings.pictures:
                 self._folder.mkdir(exist_ok=True)
-                save(overlay(open_image(image), points), self._folder / f"{step:07d}_{question.question_id}.png")
+                save_figure(
+                    draw_overlay(open_image(image), points), self._folder / f"{step:07d}_{question.question_id}.png"
+                )
         return sum(scores) / len(scores)
 
 

@@ -138,8 +138,8 @@ class LogWriter(TrainerCallback):
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
     """Draw the curves of a run's log to `curves.png`."""
-    from ..drawing.canvas import save
-    from ..drawing.figures import training_curves
+    from ..drawing.canvas import save_figure
+    from ..drawing.figures import draw_training_curves
 
     shown = [name for name in CURVES if any(name in entry for entry in history)]
-    save(training_curves({folder.name: history}, shown), folder / "curves.png")
+    save_figure(draw_training_curves({folder.name: history}, shown), folder / "curves.png")

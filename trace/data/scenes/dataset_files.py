@@ -25,7 +25,7 @@ from ...core.images import open_region
 from ...core.points import Point, format_points
 from ...core.prompts import question_text
 from ...core.records import Question, Sample, Turn, write_questions, write_samples
-from ...drawing.fonts import pil_font
+from ...drawing.canvas import pil_font
 from ...utils.command import InputError
 from ...utils.files import replacing
 from .config import QuestionsConfig

@@ -12,17 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from report_by_hand import COR, EVIL, left_half, make_run, picture
+from report_by_hand import COR, EVIL, make_run, write_compared
 
 from trace_vlm.core.reasoning import parse
-from trace_vlm.core.records import Question
-from trace_vlm.drawing.figures import Panel
-from trace_vlm.drawing.overlay import crowding
-from trace_vlm.report import comparison_files
+from trace_vlm.drawing.figures import AnswerPanel
+from trace_vlm.drawing.overlay import dot_style
 from trace_vlm.report import page as report
+from trace_vlm.report.comparison import ModelScore
 from trace_vlm.utils.command import run
-
-SCORES = ((1.0, 1.0), (0.0, 1.0), (0.0, 0.0))  # of two models on three questions
 
 
 class Opened:
@@ -45,26 +42,27 @@ def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
+def page_of(folder: Path, panels: dict[str, list[AnswerPanel]], scores: list[ModelScore]) -> Path:
+    write_compared(folder, panels, scores)
+    (folder / "report.html").write_text(report.render("Compared", comparison=folder))
+    return folder / "report.html"
+
+
+def answers(first: float, second: float) -> list[AnswerPanel]:
+    return [
+        AnswerPanel("a", parse(COR), first, outcome="right" if first else "wrong direction"),
+        AnswerPanel("b", parse("(0.2, 0.5)"), second, outcome="right" if second else "unparsable"),
+    ]
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compared")
-    items = []
-    for number, (first, second) in enumerate(SCORES):
-        question = Question(number, f"{number}.png", f"Point at thing {number}.", "unseen" if number == 1 else "seen")
-        panels = [
-            Panel("a", parse(COR), first, outcome="right" if first else "wrong direction"),
-            Panel("b", parse("(0.2, 0.5)"), second, outcome="right" if second else "unparsable"),
-        ]
-        items.append(
-            comparison_files.write_compared(folder, question, picture(number), left_half(), panels, drawn=False)
-        )
-    scores = (
-        comparison_files.Score("a", 3, 1 / 3, (("right", 1),), 0.3, 10, 7),
-        comparison_files.Score("b", 3, 2 / 3, (("right", 2),), 0.2, 10),
-    )
-    comparison_files.write_comparisons(folder, comparison_files.ComparisonGallery(scores, tuple(items)))
-    report.write_page(folder / "report.html", "Compared", comparison=folder)
-    return folder / "report.html"
+    panels = {"seen": answers(1, 1), "unseen": answers(0, 1), "other": answers(0, 0)}
+    scores = [
+        ModelScore("a", 3, 1 / 3, (("right", 1),), 0.3, 10, 7),
+        ModelScore("b", 3, 2 / 3, (("right", 2),), 0.2, 10),
+    ]
+    return page_of(tmp_path_factory.mktemp("compared"), panels, scores)
 
 
 @pytest.fixture
@@ -167,15 +165,10 @@ def test_a_new_address_opens_its_question_whatever_the_filters_hide(opened: Any)
 
 
 def test_a_box_that_leaves_the_image_stays_open_at_its_edge(browser: Any, tmp_path: Path) -> None:
-    panels = [Panel("box", parse("(0.5, 0.5, 1.5, 0.8)"))]
-    compared = comparison_files.write_compared(tmp_path, Question(7, "0.png", "Point."), picture(0), None, panels)
-    comparison_files.write_comparisons(
-        tmp_path, comparison_files.ComparisonGallery((comparison_files.Score("box", 1, None),), (compared,))
-    )
-    report.write_page(tmp_path / "report.html", "Boxes", comparison=tmp_path)
-    page = Opened(browser, tmp_path / "report.html").page
+    panel = AnswerPanel("box", parse("(0.5, 0.5, 1.5, 0.8)"))
+    page = Opened(browser, page_of(tmp_path, {"seen": [panel]}, [ModelScore("box", 1, None)])).page
     box = page.locator(".tile rect.box")
-    assert (box.get_attribute("x"), box.get_attribute("width")) == ("200", "400")  # its right side lies beyond 400
+    assert (box.get_attribute("x"), box.get_attribute("width")) == ("200", "400")  # its right side is beyond 400
     cut = "box => getComputedStyle(box.parentNode).overflow + ' ' + box.parentNode.getAttribute('width')"
     assert box.evaluate(cut) == "hidden 400"
     page.close()
@@ -198,6 +191,8 @@ def test_the_charts_show_every_model_without_scrolling(browser: Any, run_page: P
     assert chart.locator(".point").count() == chart.locator(".values > div").count() == 6  # 2 models, 3 parts
     for one in (".point", ".values > div", ".name", ".ticks span", ".guess"):
         assert all(chart.locator(one).evaluate_all(INSIDE)), one
+    charts = found.page.locator(".panels img")
+    assert charts.count() == 8 and all(charts.evaluate_all(INSIDE))
     (track, *_), places, ticks = (
         chart.locator(one).evaluate_all(
             "all => all.map(one => [one.getBoundingClientRect()].map(r => [r.x, r.width])[0])"
@@ -207,9 +202,6 @@ def test_the_charts_show_every_model_without_scrolling(browser: Any, run_page: P
     shown, axis = ([100 * (x + wide / 2 - track[0]) / track[1] for x, wide in some] for some in (places, ticks))
     assert shown == pytest.approx([50, 50, 50, 100, 50, 0], abs=1.0)  # as in the table
     assert axis == pytest.approx([0, 20, 40, 60, 80, 100], abs=1.0)
-    bars = found.page.locator("#outcomes .parts > div")
-    assert bars.count() and all(bars.evaluate_all(INSIDE))
-    assert all(found.page.locator("#outcomes .name").evaluate_all(INSIDE))
     found.page.close()
 
 
@@ -250,7 +242,6 @@ def test_a_model_has_one_color_in_legend_cards_tiles_and_panels(opened: Any) -> 
     first, second = colors("#answers .key i")[1:]
     assert first != second
     assert colors("#means .card", "borderTopColor") == [first, second]
-    assert colors("#outcomes .swatch") == [first, second] * 2
     tile = ".tile:first-child"
     assert colors(f"{tile} .swatch") == [first, second] == colors(f"{tile} .dot", "fill")
     opened.locator(".tile").first.click()
@@ -269,20 +260,15 @@ def test_points_over_attention_have_the_color_of_their_model(browser: Any, run_p
 
 def test_a_thousand_points_are_small_and_faint(browser: Any, tmp_path: Path) -> None:
     many = ", ".join(f"({x:.3f}, {y:.3f})" for x, y in np.random.default_rng(0).random((1000, 2)))
-    panels = [Panel("many", parse(f"[{many}]")), Panel("one", parse("(0.5, 0.5)"))]
-    compared = comparison_files.write_compared(
-        tmp_path, Question(7, "0.png", "Point."), picture(0), None, panels, drawn=False
-    )
-    scores = (comparison_files.Score("many", 1, None), comparison_files.Score("one", 1, None))
-    comparison_files.write_comparisons(tmp_path, comparison_files.ComparisonGallery(scores, (compared,)))
-    report.write_page(tmp_path / "report.html", "Many", comparison=tmp_path)
-    page = Opened(browser, tmp_path / "report.html").page
+    panels = [AnswerPanel("many", parse(f"[{many}]")), AnswerPanel("one", parse("(0.5, 0.5)"))]
+    scores = [ModelScore("many", 1, None), ModelScore("one", 1, None)]
+    page = Opened(browser, page_of(tmp_path, {"seen": panels}, scores)).page
     page.locator(".tile").first.click()
     look = """one => [one.getAttribute("r"), ...["strokeWidth", "fillOpacity", "strokeOpacity"].map(
               name => getComputedStyle(one)[name])].map(parseFloat)"""
     many_look, one_look = (page.locator("dialog .answer").nth(at).locator(".dot").first.evaluate(look) for at in (0, 1))
     assert one_look == [7, 2.2, 1, 1]
-    size, alpha = crowding(1000)
+    size, alpha = dot_style(1000)
     assert many_look == pytest.approx([7 * size, 2.2 * size, alpha, alpha], rel=1e-3) and size < 0.4 and alpha < 0.6
     page.close()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forced_answers import encoded, saying
+from forced_answers import saying
 
-from trace_vlm.attention.steps import MILESTONES
+from trace_vlm.attention.steps import STEP_TITLES
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import render
 
@@ -27,13 +27,14 @@ def address(nano: Any) -> Iterator[str]:
     pytest.importorskip("gradio", reason="pip install gradio to try the demo")
     from trace_vlm.demo import app as demo
     from trace_vlm.demo.session import Models
+    from trace_vlm.inference.predictor import Predictor
 
     with socket.socket() as free:
         free.bind((demo.HOST, 0))
         port = free.getsockname()[1]
     models = Models({"nano": "nano"})
-    models._loaded["nano"] = nano
-    with saying(nano, [*encoded(nano.tokenizer, TEXT), nano.tokenizer.eos_token_id]):
+    models.loaded["nano"] = Predictor(nano)
+    with saying(nano, TEXT):
         app = demo.launch(models, port, wait=False)
         yield f"http://{demo.HOST}:{port}/"
         app.close()
@@ -74,7 +75,7 @@ def test_a_question_is_answered_and_the_slider_shows_each_step(page: Any, tmp_pa
         page.locator("#step-0 input[type=number]").fill(str(step))
         page.locator("#step-0 input[type=number]").press("Enter")
         if step:
-            title = [*MILESTONES.values()][step - 1]
+            title = [*STEP_TITLES.values()][step - 1]
             wait(page, f"document.querySelector('#words-0 textarea').value.includes({title!r})")
         page.wait_for_timeout(300)
         shown.append(page.locator("#shown-0 img").get_attribute("src"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from PIL import Image
 from trace_vlm.core.points import Box, Point
 from trace_vlm.core.reasoning import parse, render
 from trace_vlm.drawing import canvas, figures, overlay
-from trace_vlm.utils.command import InputError
 
 STEPS = {
     "reference": "The reference object is the blue mug at (0.41, 0.53).",
@@ -43,19 +41,12 @@ def words(figure: Figure) -> str:
     return " ".join(text.get_text() for text in figure.texts)
 
 
-def test_every_model_has_its_own_look_and_label_in_the_picture_of_outcomes() -> None:
-    models = {f"model {index}": {"right": 3, "unparsable": index} for index in range(13)}
-    figure = figures.outcome_counts(models)
-    figure.canvas.draw()
-    labels = {text.get_text(): text.get_window_extent() for text in figure.texts}
-    assert set(models) <= set(labels)
-    for name in models:
-        box = labels[name]
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
-    for one, other in combinations([labels[name] for name in models], 2):
-        assert not one.overlaps(other)
-    bars = figure.axes[0].patches[: len(models)]
-    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == len(models)
+def test_every_model_has_its_own_look_and_label_in_the_outcome_counts() -> None:
+    counts = {f"model {index}": {"right": 3, "unparsable": index} for index in range(13)}
+    figure = figures.draw_outcome_counts(counts)
+    assert set(counts) <= {text.get_text() for text in figure.texts} and overlapping(figure) == []
+    bars = figure.axes[0].patches[: len(counts)]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == len(counts)
 
 
 # --- marks ----------------------------------------------------------------------------------------------------------
@@ -65,14 +56,14 @@ def test_the_outline_of_one_pixel_goes_around_it() -> None:
     mask = np.zeros((10, 20), bool)
     mask[3, 7] = True
     (line,) = overlay.mask_outline(mask)
-    low, high = line.min(axis=0) * (20, 10), line.max(axis=0) * (20, 10)
+    low, high = np.min(line, axis=0) * (20, 10), np.max(line, axis=0) * (20, 10)
     assert np.allclose(low, (7, 3), atol=0.26) and np.allclose(high, (8, 4), atol=0.26)
-    assert np.array_equal(line[0], line[-1])
+    assert line[0] == line[-1]
 
 
 def test_a_mask_over_the_whole_image_is_outlined_along_its_edge() -> None:
     (line,) = overlay.mask_outline(np.ones((4, 6), bool))
-    assert line.min() == pytest.approx(0, abs=0.07) and line.max() == pytest.approx(1, abs=0.07)
+    assert np.min(line) == pytest.approx(0, abs=0.07) and np.max(line) == pytest.approx(1, abs=0.07)
     assert len(line) < 12  # straight runs have no points in between
 
 
@@ -82,13 +73,13 @@ def test_a_hole_and_a_second_region_have_outlines_of_their_own() -> None:
     mask[5:7, 5:7] = False
     mask[15:18, 15:18] = True
     assert len(overlay.mask_outline(mask)) == 3
-    assert overlay.mask_outline(np.zeros((5, 5), bool)) == []
+    assert overlay.mask_outline(np.zeros((5, 5), bool)) == overlay.mask_outline(None) == ()
 
 
 def test_equal_attention_has_one_colour_in_every_map_under_a_shared_scale() -> None:
     image = grey((4, 1))
-    first = overlay.blend(image, np.array([[0.0, 0.1, 0.2, 0.4]]), top=0.4)
-    second = overlay.blend(image, np.array([[0.2, 0.0, 0.0, 0.0]]), top=0.4)
+    first = overlay.blend(image, np.array([[0.0, 0.1, 0.2, 0.4]]), vmax=0.4)
+    second = overlay.blend(image, np.array([[0.2, 0.0, 0.0, 0.0]]), vmax=0.4)
     assert np.array_equal(first[0, 2], second[0, 0])
     assert np.array_equal(first[0, 0], second[0, 1])
     assert np.ptp(first[0, 0]) == 0  # no attention: the grey image, dimmed
@@ -96,12 +87,12 @@ def test_equal_attention_has_one_colour_in_every_map_under_a_shared_scale() -> N
 
 
 def test_a_map_without_any_attention_shows_the_image() -> None:
-    assert np.ptp(overlay.blend(grey((3, 3)), np.zeros((3, 3)), top=0.0)) == 0
+    assert np.ptp(overlay.blend(grey((3, 3)), np.zeros((3, 3)), vmax=0.0)) == 0
 
 
 @sizes
 def test_a_point_is_drawn_where_it_lies(size: tuple[int, int]) -> None:
-    page = canvas.Page(400, 300)
+    page = canvas.Canvas(400, 300)
     axes = page.axes(50, 40, 300, 200)
     shown = overlay.draw_image(axes, grey(size))
     assert overlay.draw_answer(axes, [Point(0.25, 0.75)], shown) == 0
@@ -111,7 +102,7 @@ def test_a_point_is_drawn_where_it_lies(size: tuple[int, int]) -> None:
 
 
 def test_points_outside_are_counted_and_put_on_the_edge() -> None:
-    page = canvas.Page(400, 300)
+    page = canvas.Canvas(400, 300)
     axes = page.axes(50, 40, 300, 200)
     items = [Point(5.0, 0.5), Point(0.5, 0.5), Point(-3, -3), Box(0.1, 0.1, 0.2, 0.2)]
     assert overlay.draw_answer(axes, items, overlay.draw_image(axes, grey((30, 20)))) == 2
@@ -122,7 +113,7 @@ def test_points_outside_are_counted_and_put_on_the_edge() -> None:
 
 
 def test_truth_is_drawn_along_the_mask() -> None:
-    page = canvas.Page(200, 100)
+    page = canvas.Canvas(200, 100)
     axes = page.axes(0, 0, 200, 100)
     mask = np.zeros((10, 20), bool)
     mask[2:8, 5:15] = True
@@ -134,7 +125,7 @@ def test_truth_is_drawn_along_the_mask() -> None:
 
 
 def markers(items: Sequence[Point | Box], color: str = overlay.RED) -> list[Any]:
-    axes = canvas.Page(400, 300).axes(50, 40, 300, 200)
+    axes = canvas.Canvas(400, 300).axes(50, 40, 300, 200)
     overlay.draw_answer(axes, items, overlay.draw_image(axes, grey((30, 20))), color=color)
     return list(axes.lines)
 
@@ -146,62 +137,37 @@ def test_a_thousand_points_are_small_and_faint_and_a_few_are_as_ever() -> None:
         (line,) = markers([Point(float(x), float(y)) for x, y in rng.random((count, 2))])
         return line.get_markersize(), line.get_markeredgewidth(), line.get_alpha()
 
-    assert look(1) == look(overlay.FEW) == (7.0, 1.3, 1.0)
+    assert look(1) == look(overlay.FEW_DOTS) == (7.0, 1.3, 1.0)
     sizes, rims, alphas = zip(*map(look, (20, 100, 1000, 10_000)), strict=True)
     for values in (sizes, rims, alphas):
         assert list(values) == sorted(values, reverse=True) and len(set(values)) == 4
     assert sizes[2] < 0.4 * 7 and alphas[2] < 0.6  # at a thousand
     box = Box(0.1, 0.1, 0.4, 0.4)
-    (axes,) = figures.overlay(grey((60, 40)), [box] * 100).axes
+    (axes,) = figures.draw_overlay(grey((60, 40)), [box] * 100).axes
     assert axes.patches[0].get_alpha() < 1 and axes.patches[0].get_linewidth() < 2
 
 
 def test_words_stand_beside_a_few_points_only() -> None:
-    for count in (overlay.FEW, overlay.FEW + 1):
+    for count in (overlay.FEW_DOTS, overlay.FEW_DOTS + 1):
         items = [Point(place / 30, 0.5) for place in range(count)]
-        (axes,) = figures.overlay(grey((600, 40)), items, labels=[f"{place}" for place in range(count)]).axes
-        assert bool(axes.texts) == (count <= overlay.FEW)
+        (axes,) = figures.draw_overlay(grey((600, 40)), items, labels=[f"{place}" for place in range(count)]).axes
+        assert bool(axes.texts) == (count <= overlay.FEW_DOTS)
 
 
 def test_each_model_has_its_color_on_pictures_and_in_the_counts() -> None:
     labels = ["one", "two", "three"]
     colors = list(overlay.model_colors(labels).values())
     assert len(set(colors)) == 3 and colors[0] == overlay.RED
-    answered = [figures.Panel(label, parse("(0.5, 0.5)"), 0.5) for label in labels]
-    figure = figures.comparison(grey((40, 30)), "Point.", answered, np.ones((30, 40), bool))
+    answered = [figures.AnswerPanel(label, parse("(0.5, 0.5)"), 0.5) for label in labels]
+    figure = figures.draw_comparison(grey((40, 30)), "Point.", answered, np.ones((30, 40), bool))
     faces = [line.get_markerfacecolor() for axes in figure.axes for line in axes.lines]
     assert [face for face in faces if face in colors] == [color for color in colors for _ in "dp"]  # legend, picture
     assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["ground truth"]
-    counts = figures.outcome_counts({label: {"right": 1} for label in labels})
+    counts = figures.draw_outcome_counts({label: {"right": 1} for label in labels})
     assert [to_hex(bar.get_facecolor()) for bar in counts.axes[0].patches] == colors
 
 
-# --- text -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("width", [40, 160, 430])
-def test_wrapped_text_fits_and_loses_nothing(width: float) -> None:
-    text = "A reference \u00e9\u00df object " + "verylongword" * 9 + " at (0.412, 0.533), $x^2$.\n\nSecond paragraph."
-    lines = canvas.wrapped(canvas.Block(text), width)
-    assert "".join("".join(lines).split()) == "".join(text.split())
-    page = canvas.Page(600, 600)
-    for line in lines:
-        page.figure.text(0, 0, line, fontsize=8.5, family="DejaVu Sans", parse_math=False)
-    page.figure.canvas.draw()
-    assert max(text.get_window_extent().width for text in page.figure.texts) <= width + 1
-
-
-def test_too_much_text_ends_in_an_ellipsis() -> None:
-    lines = canvas.wrapped(canvas.Block("word " * 100_000, max_lines=3), 200)
-    assert len(lines) == 3 and lines[-1].endswith("\u2026")
-
-
-def test_what_the_font_lacks_becomes_a_box(recwarn: pytest.WarningsRecorder) -> None:
-    page = canvas.Page(300, 60)
-    page.write(0, 0, 300, [canvas.Block("mug \u0378\U0001fae0\x00 $\\frac{")])
-    page.figure.canvas.draw()
-    assert page.figure.texts[0].get_text() == "mug \u25a1\u25a1\u25a1 $\\frac{"
-    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+# --- figures ------------------------------------------------------------------------------------------------------
 
 
 def overlapping(figure: Figure) -> list[tuple[str, str]]:
@@ -212,15 +178,13 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
     return [(one[0], other[0]) for one, other in combinations(boxes, 2) if one[1].shrunk(0.9, 0.6).overlaps(other[1])]
 
 
-# --- figures --------------------------------------------------------------------------------------------------------
-
-
-def panels(count: int) -> list[figures.Panel]:
+def panels(count: int) -> list[figures.AnswerPanel]:
     plain = parse("[(0.3, 0.7), (0.1, 0.2, 0.3, 0.4)]")
     broken = parse("Define the target area: $\\frac{ <script> " + "x" * 300 + "\nFinal answer: nothing here")
     every = [("CoR", ANSWER, 0.5), ("no CoR", plain, 1.0), ("broken", broken, 0.0), ("again", ANSWER, None)]
     return [
-        figures.Panel(label, response, accuracy, "all 200 questions: 61.2%") for label, response, accuracy in every
+        figures.AnswerPanel(label, response, accuracy, "all 200 questions: 61.2%")
+        for label, response, accuracy in every
     ][:count]
 
 
@@ -230,7 +194,7 @@ def test_a_comparison_shows_every_word_and_nothing_overlaps(size: tuple[int, int
     width, height = size
     instruction = "Locate several points within the vacant area to the left of the blue mug, please. " * 3
     mask = np.ones((height, width), bool)
-    figure = figures.comparison(grey(size), instruction, panels(count), mask, "question 7 \u00b7 unseen")
+    figure = figures.draw_comparison(grey(size), instruction, panels(count), mask, "question 7 \u00b7 unseen")
     assert overlapping(figure) == []
     shown = words(figure)
     for wanted in [
@@ -246,7 +210,7 @@ def test_a_comparison_shows_every_word_and_nothing_overlaps(size: tuple[int, int
 
 
 def test_a_comparison_without_ground_truth_does_not_name_it() -> None:
-    shown = figures.comparison(grey((40, 30)), "Point.", [figures.Panel("m", ANSWER)])
+    shown = figures.draw_comparison(grey((40, 30)), "Point.", [figures.AnswerPanel("m", ANSWER)])
     legend = [text.get_text() for axes in shown.axes for text in axes.texts]
     assert legend == ["prediction"] and "%" not in words(shown)
 
@@ -267,7 +231,7 @@ def steps(size: tuple[int, int], missing: Sequence[int] = ()) -> list[figures.St
 
 @sizes
 def test_a_strip_says_what_is_missing_and_nothing_overlaps(size: tuple[int, int]) -> None:
-    figure = figures.progression(grey(size), "Point at the mug.", steps(size, missing=[1]), ANSWER.points, None, "q")
+    figure = figures.draw_steps(grey(size), "Point at the mug.", steps(size, missing=[1]), ANSWER.points, None, "q")
     assert overlapping(figure) == []
     shown = words(figure)
     assert shown.count("missing from this answer") == 1 and shown.count("image share 20.0%") == 4
@@ -278,7 +242,7 @@ def test_a_strip_says_what_is_missing_and_nothing_overlaps(size: tuple[int, int]
 @pytest.mark.parametrize("size", [(320, 240), (320, 120), (90, 260)])
 def test_a_strip_can_be_read_at_the_width_of_a_page(size: tuple[int, int]) -> None:
     """As documents show it, 830 pixels wide: no letter is lower than 9 pixels, and scales name what they measure."""
-    figure = figures.progression(grey(size), "Point at the mug.", steps(size), ANSWER.points, np.ones(size[::-1], bool))
+    figure = figures.draw_steps(grey(size), "Point at the mug.", steps(size), ANSWER.points, np.ones(size[::-1], bool))
     figure.canvas.draw()
     shown = 830 / figure.bbox.width
     bars = [axes for axes in figure.axes if axes.get_ylabel()]
@@ -298,23 +262,23 @@ def test_a_strip_can_be_read_at_the_width_of_a_page(size: tuple[int, int]) -> No
 def test_labels_of_points_at_one_place_stand_below_one_another() -> None:
     items = [Point(0.5, 0.5), Point(0.1, 0.1), Point(0.505, 0.5), Box(0.4, 0.4, 0.6, 0.6)]
     labels = [f"{number}: 50%" for number in range(1, 5)]
-    (axes,) = figures.overlay(grey((60, 40)), items, labels=labels).axes
+    (axes,) = figures.draw_overlay(grey((60, 40)), items, labels=labels).axes
     assert sorted(text.get_text() for text in axes.texts) == ["1: 50%\n3: 50%\n4: 50%", "2: 50%"]
-    (axes,) = figures.overlay(grey((60, 40)), items[:1] * 9, labels=labels * 3).axes
+    (axes,) = figures.draw_overlay(grey((60, 40)), items[:1] * 9, labels=labels * 3).axes
     assert [text.get_text() for text in axes.texts] == ["1: 50%\n2: 50%\n3: 50%\nand 6 more"]
 
 
 def test_the_scale_of_a_strip_is_that_of_its_hottest_step() -> None:
-    assert figures.shared_top(steps((8, 8))) == pytest.approx(0.05)
-    assert figures.shared_top(steps((8, 8), missing=[3, 4])) == pytest.approx(0.03)
-    assert figures.shared_top(steps((8, 8), missing=range(5))) == 0.0
-    figures.progression(grey((8, 8)), "Point.", steps((8, 8), missing=range(5)), ())  # nothing to draw is no error
+    assert figures.shared_vmax(steps((8, 8))) == pytest.approx(0.05)
+    assert figures.shared_vmax(steps((8, 8), missing=[3, 4])) == pytest.approx(0.03)
+    assert figures.shared_vmax(steps((8, 8), missing=range(5))) == 0.0
+    figures.draw_steps(grey((8, 8)), "Point.", steps((8, 8), missing=range(5)), ())  # nothing to draw is no error
 
 
-def test_the_two_halves_of_a_map_keep_their_places_in_a_milestone_picture() -> None:
+def test_the_two_halves_of_a_map_keep_their_places_in_the_picture_of_a_step() -> None:
     size = (200, 100)
     step = figures.StepMap("Step", "Words.", np.repeat([[0.0, 0.4]], 100, axis=0).repeat(100, axis=1), 0.4, (0, 3))
-    figure = figures.milestone(grey(size), step, 3, 0.4, [])
+    figure = figures.draw_step(grey(size), step, 3, 0.4, [])
     left, bottom, width, height = figure.axes[0].get_position().bounds
     picture = pixels(figure)
     tall, wide, _ = picture.shape
@@ -326,7 +290,7 @@ def test_the_two_halves_of_a_map_keep_their_places_in_a_milestone_picture() -> N
 
 def test_a_missing_step_has_no_picture() -> None:
     with pytest.raises(ValueError, match="missing"):
-        figures.milestone(grey((8, 8)), figures.StepMap("Step", "", None), 1, 0.1, [])
+        figures.draw_step(grey((8, 8)), figures.StepMap("Step", "", None), 1, 0.1, [])
 
 
 def test_curves_leave_out_what_a_run_did_not_log() -> None:
@@ -335,21 +299,6 @@ def test_curves_leave_out_what_a_run_did_not_log() -> None:
         "b": [{"step": 0, "loss": 2.0}],
         "c": [],
     }
-    figure = figures.training_curves(logs, ("loss", "grounding_loss", "learning_rate"))
+    figure = figures.draw_training_curves(logs, ("loss", "grounding_loss", "learning_rate"))
     assert [len(axes.lines) for axes in figure.axes] == [4, 2, 0]
     assert figure.axes[0].lines[1].get_ydata()[0] == 1.0  # the smooth curve starts at the data
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    figure = canvas.Page(80, 40).figure
-    for name in ("a.png", "new/b.jpg"):
-        canvas.save(figure, tmp_path / name)
-        with Image.open(tmp_path / name) as image:
-            assert image.size == (120, 60)
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written"):
-        canvas.save(figure, tmp_path / "file" / "c.png")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "b.jpg", "file", "new"]

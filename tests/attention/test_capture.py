@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessor
 
-from trace_vlm.attention.capture import Capture, teacher_forced, while_generating
+from trace_vlm.attention.capture import CaptureConfig, capture_teacher_forced, capture_while_generating
 from trace_vlm.core.prompts import render_prompt
 from trace_vlm.model.attention_recorder import GroundingRecorder, recording
 from trace_vlm.model.checkpoint import load
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json
 
-ORIGINAL = Path(__file__).parent / "data/llava_original"
+ORIGINAL = Path(__file__).parents[1] / "data/llava_original"
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 128, 3), dtype=np.uint8))
 PROMPT = render_prompt("Where is the red mug?")
-EXACT = Capture(dtype="float32", heads=(1, 2, 3))
+EXACT = CaptureConfig(dtype="float32", heads=(1, 2, 3))
 
 
 class NoEnd(LogitsProcessor):
@@ -44,13 +44,13 @@ def original() -> Any:
 @pytest.fixture(scope="module")
 def captured(original: Any) -> Any:
     checkpoint, image, prompt, _ = original
-    return while_generating(checkpoint, image, prompt, EXACT, max_new_tokens=40, logits_processor=[NoEnd()])
+    return capture_while_generating(checkpoint, image, prompt, EXACT, max_new_tokens=40, logits_processor=[NoEnd()])
 
 
-def test_attention_while_generating_is_what_the_original_code_recorded(original: Any, captured: Any) -> None:
+def test_attention_while_generating_equals_the_original_record(original: Any, captured: Any) -> None:
+    """The answer is cut off, so its last row exists only because the last token was fed in once more."""
     record = original[3]
     assert captured.token_ids == tuple(record["generated_ids"]) and captured.layers == (1, 2, 3)
-    assert not captured.ended  # so the last row exists only because the last token was fed in once more
     for place, layer in enumerate(captured.layers):
         assert np.abs(captured.heads[layer] - record["attention"][place]).max() < 1e-5
         assert np.abs(captured.attention[place] - record["attention"][place].mean(0)).max() < 1e-5
@@ -58,16 +58,15 @@ def test_attention_while_generating_is_what_the_original_code_recorded(original:
 
 def test_a_teacher_forced_pass_gives_the_same_rows(original: Any, captured: Any) -> None:
     checkpoint, image, prompt, record = original
-    forced = teacher_forced(checkpoint, image, prompt, captured.token_ids, EXACT)
+    forced = capture_teacher_forced(checkpoint, image, prompt, captured.token_ids, EXACT)
     assert np.abs(np.stack([forced.heads[layer] for layer in forced.layers]) - record["attention"]).max() < 1e-5
     assert np.array_equal(forced.keys, captured.keys)
 
 
 def test_the_predicting_row_is_the_one_before(original: Any, captured: Any) -> None:
     checkpoint, image, prompt, record = original
-    before = teacher_forced(
-        checkpoint, image, prompt, captured.token_ids, Capture(dtype="float32", heads=(1, 2, 3), row="predict")
-    )
+    config = CaptureConfig(dtype="float32", heads=(1, 2, 3), row="predict")
+    before = capture_teacher_forced(checkpoint, image, prompt, captured.token_ids, config)
     for place, layer in enumerate(before.layers):
         assert np.abs(before.heads[layer][:, 0] - record["attention_last_prompt_row"][place]).max() < 1e-5
         assert np.abs(before.heads[layer][:, 1:] - record["attention"][place][:, :-1]).max() < 1e-5
@@ -77,69 +76,70 @@ def test_the_predicting_row_is_the_one_before(original: Any, captured: Any) -> N
 # --- what is kept --------------------------------------------------------------------------------------------------
 
 
-def eager(nano: Any, inputs: Any) -> Any:
+def eager_attention(nano: Any, inputs: Any) -> Any:
+    """[layers, rows, heads, queries, keys]; gradients flow."""
     nano.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
     try:
-        with torch.no_grad():
-            return torch.stack(nano.model(**inputs, output_attentions=True).attentions)[:, 0]
+        return torch.stack(nano.model(**inputs, output_attentions=True).attentions)
     finally:
         nano.model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
 
 
+def forced(nano: Any, tokens: int, *layers: int, **options: Any) -> Any:
+    config = CaptureConfig(layers or None, **{"dtype": "float32", **options})
+    return capture_teacher_forced(nano, PICTURE, PROMPT, range(5, 5 + tokens), config)
+
+
 def test_an_answer_that_ends_itself_has_a_row_for_every_token(nano: Any) -> None:
-    found = while_generating(nano, PICTURE, PROMPT, Capture(dtype="float32"), max_new_tokens=12, min_new_tokens=12)
+    config = CaptureConfig(dtype="float32")
+    captured = capture_while_generating(nano, PICTURE, PROMPT, config, max_new_tokens=12, min_new_tokens=12)
     inputs = nano.inputs([PICTURE], [PROMPT])
     start = inputs["input_ids"].shape[1]
-    whole = torch.cat([inputs["input_ids"], torch.tensor([found.token_ids])], dim=1)
-    columns = (whole[0] == nano.image_token_id).nonzero()[:, 0]
-    rows = eager(nano, {**inputs, "input_ids": whole, "attention_mask": torch.ones_like(whole)})[1:, :, start:, columns]
-    assert found.attention.shape == (3, len(found.token_ids), 64)
-    assert np.abs(found.attention - rows.mean(1).numpy()).max() < 1e-6
+    ids = torch.cat([inputs["input_ids"], torch.tensor([captured.token_ids])], dim=1)
+    columns = (ids[0] == nano.image_token_id).nonzero()[:, 0]
+    with torch.no_grad():
+        rows = eager_attention(nano, {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert captured.attention.shape == (3, len(captured.token_ids), 64)
+    assert np.abs(captured.attention - rows[1:, 0, :, start:, columns].mean(1).numpy()).max() < 1e-6
     assert nano.model.config.text_config._attn_implementation == "sdpa"
 
 
 def test_by_default_the_mean_over_heads_is_kept_in_half_precision(nano: Any) -> None:
-    exact = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((0, -1), dtype="float32", heads=(2,)))
-    small = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((0, -1)))
+    exact = forced(nano, 20, 0, -1, heads=(2,))
+    small = forced(nano, 20, 0, -1, dtype="float16")
     assert small.attention.dtype == np.float16 and small.heads == {} and small.layers == (0, 3)
     assert np.abs(small.attention - exact.attention).max() < 1e-3
     assert exact.heads[2].shape == (4, 20, 64)
+    largest = forced(nano, 20, 2, reduction="max", heads=(2,))
+    assert np.array_equal(largest.attention[0], largest.heads[2].max(0))
 
 
-def test_the_largest_head_can_be_kept_instead(nano: Any) -> None:
-    found = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((2,), "max", (2,), dtype="float32"))
-    assert np.array_equal(found.attention[0], found.heads[2].max(0))
-
-
-def test_a_pass_longer_than_what_is_held_at_a_time_is_the_same(nano: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = teacher_forced(nano, PICTURE, PROMPT, range(5, 45), Capture(dtype="float32"))
+def test_a_pass_longer_than_one_chunk_is_the_same(nano: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = forced(nano, 40)
     monkeypatch.setattr("trace_vlm.model.attention_recorder.ROWS", 7)
-    parts = teacher_forced(nano, PICTURE, PROMPT, range(5, 45), Capture(dtype="float32"))
-    assert np.abs(whole.attention - parts.attention).max() < 1e-6
+    assert np.abs(complete.attention - forced(nano, 40).attention).max() < 1e-6
 
 
-def test_a_pass_ends_where_nothing_more_is_wanted(nano: Any) -> None:
-    """The layers above the last recorded one are not run, and of that one nothing but its queries and keys."""
-    layers = nano.model.model.language_model.layers
+def test_a_pass_ends_in_the_last_recorded_layer(nano: Any) -> None:
+    """The layers above it are not run, and of that one nothing but its queries and keys."""
     finished: list[int] = []
     hooks = [layer.register_forward_hook(lambda *_, place=place: finished.append(place))
-             for place, layer in enumerate(layers)]  # fmt: skip
+             for place, layer in enumerate(nano.model.model.language_model.layers)]  # fmt: skip
     try:
-        early = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((0, 1), dtype="float32"))
+        early = forced(nano, 20, 0, 1)
     finally:
         for hook in hooks:
             hook.remove()
     assert finished == [0]
-    whole = teacher_forced(nano, PICTURE, PROMPT, range(5, 25), Capture((0, 1, 3), dtype="float32"))
-    assert np.array_equal(early.attention, whole.attention[:2])
+    assert np.array_equal(early.attention, forced(nano, 20, 0, 1, 3).attention[:2])
     assert nano.model.config.text_config._attn_implementation == "sdpa"
 
 
-def test_a_layer_that_is_not_there_and_an_empty_answer_are_refused(nano: Any) -> None:
-    with pytest.raises(InputError, match="no layer 4"):
-        while_generating(nano, PICTURE, PROMPT, Capture((4,)))
-    with pytest.raises(ValueError, match="without tokens"):
-        teacher_forced(nano, PICTURE, PROMPT, [])
+def test_an_unknown_layer_and_an_empty_answer_are_refused(nano: Any) -> None:
+    with pytest.raises(InputError, match="4"):
+        capture_while_generating(nano, PICTURE, PROMPT, CaptureConfig((4,)))
+    with pytest.raises(ValueError):  # noqa: PT011 (the only reason)
+        capture_teacher_forced(nano, PICTURE, PROMPT, [])
 
 
 # --- training's recorder -------------------------------------------------------------------------------------------
@@ -156,15 +156,13 @@ def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano: Any) 
     recorder = GroundingRecorder(2, 1, rows, patches, starts)
     with recording(nano.model, recorder):
         nano.model(**inputs, use_cache=False)
-    nano.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
-    attention = nano.model(**inputs, output_attentions=True).attentions[2]
-    nano.model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
-    wanted = []
+    attention = eager_attention(nano, inputs)[2]
+    expected = []
     for (row, position), patch in zip(rows.tolist(), patches, strict=True):
         image = attention[row, 1, position, starts[row] : starts[row] + 64]
-        wanted.append(-(image / image.sum() * patch).sum().log())
+        expected.append(-(image / image.sum() * patch).sum().log())
     assert recorder.loss is not None
-    assert torch.allclose(recorder.loss, torch.stack(wanted).mean(), atol=1e-4)
+    assert torch.allclose(recorder.loss, torch.stack(expected).mean(), atol=1e-4)
     recorder.loss.backward()
     query = nano.model.model.language_model.layers[2].self_attn.q_proj.weight
     assert query.grad is not None and query.grad.abs().sum() > 0

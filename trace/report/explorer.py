@@ -1,0 +1,201 @@
+"""The questions of a report as data that the page's script draws: one small JPEG each, everything else as numbers.
+
+A question has the answers of the compared models, the attention of one model, or both. Points, outlines and attention
+maps are data, so that a thousand questions fit into one page: the bytes for images are shared out among them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..attention.metrics import MEASURES
+from ..attention.results import MEAN, AttentionRecord, read_maps, read_records
+from ..core.images import Square, open_image
+from ..core.reasoning import HEADINGS, Response, parse
+from ..core.records import QuestionId
+from ..drawing.figures import answer_problems, answer_text
+from .comparison import INDEX, ComparedQuestion, ModelScore, read_comparison
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ALL_IMAGES = 24_000_000  # bytes of all JPEGs together; base64 makes a third more of them
+LARGEST, SMALLEST = 60_000, 6_000  # bytes of one
+SIDES = (480, 400, 336, 280, 224, 160, 112)
+QUALITIES = (88, 78, 66, 52)
+
+
+@dataclass(frozen=True, slots=True)
+class Explorer:
+    """The compared models in order, and a mapping for each question, as the page's script takes it."""
+
+    scores: Sequence[ModelScore]
+    questions: Sequence[Mapping[str, Any]]
+
+    @property
+    def labels(self) -> list[str]:
+        """The compared models."""
+        return [score.label for score in self.scores]
+
+    @property
+    def attended(self) -> list[str]:
+        """The models whose attention is shown."""
+        return list(dict.fromkeys(one["attention"]["model"] for one in self.questions if one["attention"]))
+
+    def models(self, colors: Mapping[str, str]) -> list[str]:
+        """The models of the legend: one whose attention is shown has its label among the compared ones, if any."""
+        compared = {colors[label] for label in self.labels}
+        return [*self.labels, *(name for name in self.attended if colors[name] not in compared)]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return {
+            "labels": self.labels,
+            "questions": list(self.questions),
+            "measures": [title for title, _ in MEASURES.values()],
+        }
+
+    def accuracies(self) -> dict[str, list[float]]:
+        """Each compared model's accuracies on the questions of the page, where they are known."""
+        answers = [question["answers"] for question in self.questions if question["answers"]]
+        return {
+            label: [one[index]["accuracy"] for one in answers if one[index]["accuracy"] is not None]
+            for index, label in enumerate(self.labels)
+        }
+
+    def success(self) -> dict[str, dict[str, int]]:
+        """For each compared model, the number of answers with all, some or none of their points in the target."""
+        counts = {}
+        for label, known in self.accuracies().items():
+            if known:
+                every, none = sum(math.isclose(value, 1) for value in known), sum(value == 0 for value in known)
+                counts[label] = {"all points in the target": every, "some": len(known) - every - none, "none": none}
+        return counts
+
+    def means(self) -> list[tuple[str, list[tuple[float, str]]]]:
+        """For each compared model its mean accuracies from 0 to 1, with words for the questions each is over."""
+        known, means = self.accuracies(), []
+        for score in self.scores:
+            values: list[tuple[float, str]] = []
+            if score.benchmark is not None:
+                unanswered = f" ({score.unanswered} not answered)" if score.unanswered else ""
+                values.append((score.benchmark, f"of all {score.asked} questions of the benchmark{unanswered}"))
+            if shown := known[score.label]:
+                values.append((fmean(shown), f"of the {len(shown)} questions on this page"))
+            if values:
+                means.append((score.label, values))
+        return means
+
+
+def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None:
+    """Read every question of either folder; those in both are one. None when neither folder has an index."""
+    compared = read_comparison(comparison) if comparison is not None and (comparison / INDEX).is_file() else None
+    attended = read_records(attention) if attention is not None and (attention / INDEX).is_file() else []
+    if compared is None and not attended:
+        return None
+    items = compared.items if compared else ()
+    count = len({item.question_id for item in [*items, *attended]})
+    budget = max(SMALLEST, min(LARGEST, ALL_IMAGES // max(1, count)))
+    questions: dict[QuestionId, dict[str, Any]] = {}
+    for item in items:
+        assert comparison is not None
+        answers = [
+            {**answer_data(answer.response(item.size)), "accuracy": answer.accuracy, "outcome": answer.outcome or "",
+             "confidence": answer.confidence}
+            for answer in item.answers
+        ]  # fmt: skip
+        image = small_jpeg(open_image(comparison / item.image), budget)
+        questions[item.question_id] = {**_question(item, image), "kind": item.kind or "", "answers": answers}
+    for record in attended:
+        assert attention is not None
+        if record.question_id not in questions:
+            image = small_jpeg(open_image(attention / record.image), budget)
+            questions[record.question_id] = _question(record, image)
+        questions[record.question_id]["attention"] = _attention(attention, record)
+    return Explorer(compared.scores if compared else (), list(questions.values()))
+
+
+def _question(item: ComparedQuestion | AttentionRecord, image: str) -> dict[str, Any]:
+    return {
+        "id": str(item.question_id),
+        "instruction": item.instruction,
+        "category": item.category or "",
+        "kind": "",
+        "size": list(item.size),
+        "image": image,
+        # each polygon as one flat list of x, y, in thousandths of the image
+        "outline": [[round(1000 * value, 1) for corner in polygon for value in corner] for polygon in item.outline],
+        "answers": [],
+        "attention": None,
+    }
+
+
+def answer_data(response: Response) -> dict[str, Any]:
+    """Return an answer as the page shows it: steps, final answer, problems, and its points as numbers."""
+    return {
+        "steps": [[HEADINGS[step.key], step.text] for step in response.steps],
+        "final": answer_text(response),
+        "problems": answer_problems(response),
+        "text": response.text,
+        "items": [[round(value, 4) for value in astuple(item)] for item in response.points],
+    }
+
+
+def _attention(folder: Path, record: AttentionRecord) -> dict[str, Any]:
+    maps, _ = read_maps(folder, record)
+    top = max((float(grid.max()) for grid in maps if not np.isnan(grid).any()), default=0.0)
+    numbers = record.numbers.get(MEAN, {})
+    steps = []
+    for index, (step, grid) in enumerate(zip(record.steps, maps, strict=True)):
+        steps.append(
+            {
+                "title": step.title,
+                "text": step.text,
+                "tokens": None if step.tokens is None else [step.tokens[0] + 1, step.tokens[1]],
+                "grid": None if step.tokens is None else _bytes(grid / top if top > 0 else grid),
+                "numbers": [(numbers.get(name) or [None] * len(record.steps))[index] for name in MEASURES],
+            }
+        )
+    square = Square(*record.size)
+    answer = answer_data(parse(record.text, record.size))
+    return {
+        "model": record.model,
+        "layers": ", ".join(map(str, record.layers)),
+        "answer": {**answer, "accuracy": record.accuracy, "outcome": "", "confidence": None},
+        "side": int(maps.shape[-1]),
+        "crop": [pixels / square.side for pixels in (*square.offset, *record.size)],  # left, top, width, height
+        "top": float(f"{top:.3g}"),
+        "steps": steps,
+    }
+
+
+def _bytes(level: np.ndarray) -> str:
+    """A grid of values from 0 to 1 as base64 of one byte each, row by row."""
+    return base64.b64encode(np.round(255 * np.clip(level, 0, 1)).astype(np.uint8).tobytes()).decode()
+
+
+def small_jpeg(image: Image, limit: int, sides: Iterable[int] = SIDES) -> str:
+    """Return the image as a JPEG data URI, the largest and best of a few that takes at most `limit` bytes."""
+    data = b""
+    for side in sides:
+        if side > max(image.size) and side != SIDES[-1] and side / max(image.size) > 1.3:
+            continue  # larger than the image: the first one that is not keeps the image's own size
+        small = image.convert("RGB")
+        small.thumbnail((side, side))
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            # full colour resolution where an image is so small that it costs nothing
+            small.save(buffer, "JPEG", quality=quality, subsampling=0 if max(small.size) <= 160 else 2)
+            data = buffer.getvalue()
+            if len(data) <= limit:
+                return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
