@@ -5,8 +5,8 @@
 Answers come at once, from a server in a process of its own, whose CPU time is shown and counted to nobody. First the
 parts, one after the other, in milliseconds of CPU time a sample:
 
-    HTTP       the same bodies posted by the HTTP library of both SDKs (httpx2) in a bare loop, the answers read
-    SDK        what `provider.send` takes over that, for openai and google-genai
+    HTTP       the same bodies posted by the SDK's HTTP library (httpx2) in a bare loop, the answers read
+    SDK        what `OpenAIChat.send` takes over that
     picture    drawing the marks and JPEG
     ours       the builder with a provider that answers inside the process and pictures that are there: reading,
                prompt, cache, check, writing
@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ from trace_vlm.core.prompts import question_text
 from trace_vlm.core.records import Sample, Turn, read_samples, write_samples
 from trace_vlm.data.cor import build, remote
 from trace_vlm.data.cor.tasks import ReasoningTask
-from trace_vlm.remote.client import Completion, Picture, picture_of
-from trace_vlm.remote.providers import Options, make_provider
+from trace_vlm.remote.client import Completion, Picture
+from trace_vlm.remote.providers import OpenAIChat, Options
 
 SIDE, A_PICTURE, CONCURRENCY = 336, 6, 32
 COLORS = ("red", "green", "blue", "yellow")
@@ -156,7 +157,8 @@ def server() -> Iterator[tuple[str, Callable[[], float]]]:
 class Inside:
     """A provider that answers inside the process, without a network."""
 
-    model = place = "at-once"
+    model = address = "at-once"
+    http_errors: Counter[str] = Counter()
 
     async def send(self, request: Any, picture: Any) -> Completion:
         return Completion(answer_to(request.text), "stop", 600, 80)
@@ -219,11 +221,11 @@ def run_build(data: Path, out: Path, *flags: str) -> None:
 def build_inside(folder: Path, data: Path) -> dict[str, Any]:
     """The whole command but for SDK and network; its record."""
     out = folder / "inside.json"
-    real, remote.make_provider = remote.make_provider, lambda *_: Inside()
+    real, remote.OpenAIChat = remote.OpenAIChat, lambda *_: Inside()
     try:
         run_build(data, out, "--reasoner", "openai")
     finally:
-        remote.make_provider = real
+        remote.OpenAIChat = real
     record: dict[str, Any] = json.loads(out.with_name(out.name + ".run.json").read_text())
     return record
 
@@ -231,19 +233,17 @@ def build_inside(folder: Path, data: Path) -> dict[str, Any]:
 def parts(folder: Path, data: Path, url: str, served: Callable[[], float], count: int) -> dict[str, float]:
     config = remote.PromptConfig(folder, "benchmark")
     requests = [remote.first_request(ReasoningTask.of(sample), config) for sample in read_samples(data)][:count]
-    pictures = [picture_of(request) for request in requests[:60]]
+    pictures = [request.picture() for request in requests[:60]]
     sent = [(request, pictures[number % 60]) for number, request in enumerate(requests)]
-    openai = make_provider("openai", "m", f"{url}/v1", Options(), CONCURRENCY)
-    gemini = make_provider("gemini", "m", url, Options(), CONCURRENCY)
+    openai = OpenAIChat("openai", "m", f"{url}/v1", Options())
     bodies = [json.dumps(openai._body(*one)).encode() for one in sent]
     print(f"{count} samples a part; pictures of {SIDE} x {SIDE}, requests of {len(bodies[0]) // 1000} kB")
     bare_loop(url, bodies[:100])
     before = served()
     found = {"HTTP": each_ms(lambda: bare_loop(url, bodies), count)}
     found["(the server)"] = (served() - before) / count * 1000
-    found["SDK, openai"] = each_ms(lambda: sdk_loop(openai, sent), count) - found["HTTP"]
-    found["SDK, gemini"] = each_ms(lambda: sdk_loop(gemini, sent), count) - found["HTTP"]
-    found["picture"] = each_ms(lambda: [picture_of(request) for request in requests], count)
+    found["SDK"] = each_ms(lambda: sdk_loop(openai, sent), count) - found["HTTP"]
+    found["picture"] = each_ms(lambda: [request.picture() for request in requests], count)
     found["ours"] = each_ms(lambda: build_inside(folder, data), sum(1 for _ in read_samples(data)))
     return found
 
@@ -251,12 +251,11 @@ def parts(folder: Path, data: Path, url: str, served: Callable[[], float], count
 # --- the commands ---------------------------------------------------------------------------------
 
 
-def command(folder: Path, data: Path, url: str, reasoner: str) -> tuple[float, float, float]:
+def command(folder: Path, data: Path, url: str) -> tuple[float, float, float]:
     """(samples a second while asking, of the whole command, CPU milliseconds a sample of the whole command)"""
-    out = folder / f"{reasoner}.json"
-    address = url if reasoner == "gemini" else f"{url}/v1"
+    out = folder / "openai.json"
     words = ["-m", "trace_vlm.data.cor.build", "--data", data, "--images", data.parent, "--out", out]
-    words += ["--reasoner", reasoner, "--model", "m", "--base-url", address, "--concurrency", CONCURRENCY]
+    words += ["--reasoner", "openai", "--model", "m", "--base-url", f"{url}/v1", "--concurrency", CONCURRENCY]
     count = sum(1 for _ in read_samples(data))
     before, start = cpu(), time.perf_counter()
     subprocess.run([sys.executable, *map(str, words)], check=True, capture_output=True)
@@ -273,9 +272,8 @@ def speed(folder: Path, count: int) -> None:
         for name, milliseconds in costs.items():
             print(f"  {name:14}{milliseconds:8.2f} ms of CPU a sample")
         print(f"{'':24}{'asking, a s':>13}{'all, a second':>15}{'CPU ms a sample':>17}")
-        for reasoner in ("openai", "gemini"):
-            asking, all_a_second, used = command(folder, data, url, reasoner)
-            print(f"{reasoner:24}{asking:13.0f}{all_a_second:15.0f}{used:17.2f}", flush=True)
+        asking, all_a_second, used = command(folder, data, url)
+        print(f"{'':24}{asking:13.0f}{all_a_second:15.0f}{used:17.2f}", flush=True)
     print(f"a bare loop of the HTTP library alone: {1000 / costs['HTTP']:.0f} a CPU second; {os.cpu_count()} cores")
 
 

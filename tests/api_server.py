@@ -1,4 +1,4 @@
-"""A local server that speaks Gemini's and OpenAI's REST protocols, and misbehaves on purpose.
+"""A local server with OpenAI's chat completions that misbehaves on purpose.
 
     python tests/api_server.py --log LOG.jsonl --faults 429=0.05,500=0.05,slow=0.01,cut=0.05,malformed=0.05,wrong=0.1
 
@@ -40,9 +40,8 @@ PHRASES = {
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, whichever protocol it came by."""
+    """One request."""
 
-    provider: str  # "gemini" or "openai"
     model: str
     system: str
     text: str
@@ -118,7 +117,7 @@ class Server:
 
 
 class Connection(asyncio.Protocol):
-    """HTTP/1.1 with kept connections, as far as the two SDKs use it."""
+    """HTTP/1.1 with kept connections, as far as the SDK uses it."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -148,7 +147,7 @@ class Connection(asyncio.Protocol):
 
     async def respond(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         server = self.server
-        key = headers.get("x-goog-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        key = headers.get("authorization", "").removeprefix("Bearer ")
         if server.key is not None and key != server.key:
             return self.send(401, _error(401, "API key not valid"))
         try:
@@ -190,52 +189,26 @@ class Connection(asyncio.Protocol):
 
 
 def _read(path: str, body: bytes) -> Asked | None:
-    if path.partition("?")[0].endswith(":generateContent"):
-        content = json.loads(body)
-        model = path.partition("/models/")[2].partition(":")[0]
-        parts = [part for turn in content["contents"] for part in turn["parts"]]
-        system = content.get("systemInstruction", {}).get("parts", [])
-        # Google's SDK writes the URL-safe alphabet
-        images = tuple(base64.urlsafe_b64decode(part["inlineData"]["data"]) for part in parts if "inlineData" in part)
-        return Asked("gemini", model, _joined(system), _joined(parts), images, content)
-    if path.endswith("/chat/completions"):
-        content = json.loads(body)
-        system = [turn["content"] for turn in content["messages"] if turn["role"] == "system"]
-        parts = [part for turn in content["messages"] if turn["role"] == "user" for part in turn["content"]]
-        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        images = tuple(base64.b64decode(url.partition(",")[2]) for url in urls)
-        return Asked("openai", content["model"], "\n".join(system), _joined(parts), images, content)
-    return None
-
-
-def _joined(parts: list[dict[str, Any]]) -> str:
-    return "\n".join(part["text"] for part in parts if "text" in part)
+    if not path.endswith("/chat/completions"):
+        return None
+    content = json.loads(body)
+    system = [turn["content"] for turn in content["messages"] if turn["role"] == "system"]
+    parts = [part for turn in content["messages"] if turn["role"] == "user" for part in turn["content"]]
+    text = "\n".join(part["text"] for part in parts if "text" in part)
+    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+    images = tuple(base64.b64decode(url.partition(",")[2]) for url in urls)
+    return Asked(content["model"], "\n".join(system), text, images, content)
 
 
 def _envelope(asked: Asked, text: str) -> dict[str, Any]:
-    """The answer as the provider wraps it; tokens are counted as four characters each, an image as 258."""
+    """The answer as servers wrap it; tokens are counted as four characters each, an image as 258."""
     tokens_in = (len(asked.system) + len(asked.text)) // 4 + 258 * len(asked.images)
-    tokens_out = len(text) // 4
-    if asked.provider == "gemini":
-        content = {"role": "model", "parts": [{"text": text}]}
-        usage = {"promptTokenCount": tokens_in, "candidatesTokenCount": tokens_out}
-        return {
-            "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
-            "usageMetadata": {**usage, "totalTokenCount": tokens_in + tokens_out},
-            "modelVersion": asked.model,
-        }
     message = {"role": "assistant", "content": text}
     return {
-        "id": f"chatcmpl-{asked.digest}",
         "object": "chat.completion",
-        "created": 0,
         "model": asked.model,
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {
-            "prompt_tokens": tokens_in,
-            "completion_tokens": tokens_out,
-            "total_tokens": tokens_in + tokens_out,
-        },
+        "usage": {"prompt_tokens": tokens_in, "completion_tokens": len(text) // 4},
     }
 
 

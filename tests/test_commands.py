@@ -19,7 +19,7 @@ from trace_vlm.utils.command import Parser
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {
     "torch", "transformers", "tokenizers", "matplotlib", "mujoco", "datasets", "accelerate", "peft", "scipy", "pandas",
-    "pyarrow", "gradio", "openai", "google.genai",
+    "pyarrow", "gradio", "openai",
 }  # fmt: skip
 
 

@@ -28,7 +28,6 @@ from trace_vlm.eval.scoring import read_single_run
 from trace_vlm.report.comparison import ComparisonRecord, compare, read_comparison, write_comparison, write_question
 from trace_vlm.utils.command import run
 
-pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
 
 SERVER = Path(__file__).parents[1] / "api_server.py"
@@ -75,8 +74,7 @@ def picture(asked: Asked) -> Image.Image:
 
 
 def words(folder: Path, answers: Path, url: str, *more: str, provider: str = "openai", model: str = "m") -> list[str]:
-    address = url if provider == "gemini" else f"{url}/v1"
-    return ["--provider", provider, "--model", model, "--base-url", address, "--first-wait", "0.01", "--tries", "15",
+    return ["--provider", provider, "--model", model, "--base-url", f"{url}/v1",
             "--image-folder", str(folder / "images"), "--question-file", str(folder / "point_questions.jsonl"),
             "--answer-file", str(answers), *more]  # fmt: skip
 
@@ -99,7 +97,7 @@ def test_every_model_is_asked_and_read_in_its_own_convention(name: str, benchmar
         assert api_vqa.main(words(benchmark_folder, answers, server.url, "--convention", name, provider=provider)) == 0
         asked = server.asked
     assert accuracy(answers) == 1.0
-    assert len(asked) == 6 and all(one.provider == provider for one in asked)
+    assert len(asked) == 6
     assert all(CONVENTIONS[name].points in one.text for one in asked)
     found = lines(answers)
     assert [line["question_id"] for line in found] == list(range(3, 9))
@@ -225,7 +223,7 @@ def test_killed_and_started_again_nothing_is_asked_twice(benchmark_folder: Path,
     many = [{**some[n % 6], "question_id": 1000 + n, "text": f"Point to mug {n}."} for n in range(count)]
     question_file.write_text("".join(json.dumps(line) + "\n" for line in many))
     answers, log = tmp_path / "out" / "m.jsonl", tmp_path / "server.jsonl"
-    faults = "429=0.05,500=0.05,cut=0.05,malformed=0.05,wrong=0.1"
+    faults = "429=0.05,500=0.05,cut=0.05,wrong=0.1"
     serve = [
         sys.executable,
         str(SERVER),
@@ -262,7 +260,7 @@ def test_killed_and_started_again_nothing_is_asked_twice(benchmark_folder: Path,
     assert [line["question_id"] for line in lines(answers)] == [1000 + n for n in range(count)]
     assert json.loads(run_file(answers).read_text())["finished"]
     records = lines(log)
-    assert {record["fault"] for record in records} >= {"none", "429", "500", "cut", "malformed", "wrong"}
+    assert {record["fault"] for record in records} >= {"none", "429", "500", "cut", "wrong"}
     completed = Counter(record["digest"] for record in records if record["completed"])
     assert sum(times - 1 for times in completed.values()) <= 4, "at most what was in flight when it was killed"
     sorry = [line for line in lines(answers) if "sorry" in line["text"]]
@@ -377,7 +375,7 @@ def test_a_dry_run_needs_no_key_and_writes_nothing(
     flags = words(benchmark_folder, tmp_path / "out" / "m.jsonl", "http://127.0.0.1:9", "--dry-run", model="gpt-4o")
     assert run(api_vqa.main, flags) == 0
     told = capsys.readouterr().out
-    assert "6 questions, 6 requests" in told and "roughly $" in told and "Point to the red mug number 3." in told
+    assert "6 questions, 6 requests" in told and "about $" in told and "Point to the red mug number 3." in told
     assert not (tmp_path / "out").exists()
     assert run(api_vqa.main, [*flags, "--protocol", "paper"]) == 0
     told = capsys.readouterr().out

@@ -123,7 +123,7 @@ def _parser() -> Parser:
                         help="the complete text of a question, with {instruction} in it")  # fmt: skip
     parser.add_argument("--temperature", type=_temperature, default=0.0,
                         help="0 is greedy; default: the provider's")  # fmt: skip
-    parser.add_argument("--seed", type=int, help="sent to providers that accept one; run i gets seed + i - 1")
+    parser.add_argument("--seed", type=int, help="sent to providers that accept one (not Gemini); run i gets seed + i - 1")
     add_remote_flags(parser.add_argument_group("the server"))
     return parser
 
@@ -181,7 +181,7 @@ def _remove_answers(runs: Sequence[RemoteRun]) -> None:
 def _dry_run(runs: Sequence[RemoteRun]) -> None:
     """Print what the requests would cost, and the first one as it would be sent; nothing is written."""
     from ..remote.client import cached_key, read_cached
-    from ..utils.files import JsonlIndex
+    from ..utils.jsonl_index import JsonlIndex
 
     first, arguments = runs[0], runs[0].arguments
     with JsonlIndex(_cache(arguments), cached_key) as cache:
@@ -296,7 +296,7 @@ class RemoteRun:
     def write_answers(self) -> int:
         """Ask what was not answered yet, write the file in the order of the questions, and return how many are missing."""
         from ..remote.client import Client, Limits
-        from ..remote.providers import Options, make_provider
+        from ..remote.providers import OpenAIChat, Options
 
         arguments, questions, settings = self.arguments, self.benchmark.questions, self.settings()
         answered_before(self.path, settings, questions)
@@ -304,11 +304,10 @@ class RemoteRun:
         record["skipped"] = self.skipped
         options = Options(arguments.temperature, arguments.max_output_tokens, self.seed, arguments.thinking_budget)
         protocol = PROTOCOLS[arguments.provider]
-        provider = make_provider(protocol, arguments.model, arguments.base_url, options, arguments.concurrency)
-        limits = Limits(
-            arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute, arguments.timeout,
-            arguments.tries, arguments.first_wait,
-        )  # fmt: skip
+        provider = OpenAIChat(
+            protocol, arguments.model, arguments.base_url, options, arguments.timeout, arguments.tries
+        )
+        limits = Limits(arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute)
         price = model_price(arguments)
         with Client(provider, _cache(arguments), limits) as client:
             requests = [self.request(question) for question in questions]

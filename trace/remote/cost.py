@@ -1,7 +1,6 @@
-"""What asking a remote model takes: tokens, money, time. Estimates before, real figures after.
+"""Estimates of what asking a remote model takes: tokens, money, time, by the providers' published rules of thumb.
 
-Providers count tokens their own way; these are their published rules of thumb. Prices change and depend on the
-contract, so they come from a file that says when each was read and where (configs/api/prices.yaml), or from flags.
+Prices change, so they come from a file that says when and where each was read (configs/api/prices.yaml), or from flags.
 """
 
 from __future__ import annotations
@@ -33,14 +32,15 @@ class PriceList:
 
 
 def find_price(model: str, path: Path | None, given: tuple[float | None, float | None]) -> Price | None:
-    """The price of a model: as given by flags (both of them), else as listed, else None.
+    """Return the price of a model: as given by flags, else as listed in `path`, else None.
 
-    InputError for half a price, and for a list that cannot be read.
+    Raises:
+        InputError: only one of the two prices is given, or the list cannot be read.
     """
     if given[0] is not None and given[1] is not None:
         return Price(model, given[0], given[1], "now", "the command line")
     if given != (None, None):
-        raise InputError("--price-in and --price-out belong together: dollars for a million tokens in and out")
+        raise InputError("--price-in and --price-out belong together: dollars per million tokens in and out")
     if path is None:
         return None
     return next((price for price in read_config(PriceList, path).prices if price.model == model), None)
@@ -51,29 +51,28 @@ def dollars(price: Price, tokens_in: float, tokens_out: float) -> float:
 
 
 def text_tokens(text: str) -> int:
-    """About four characters of English a token, as both providers' documentation puts it."""
+    """About four characters of English a token, by both providers' documentation."""
     return math.ceil(len(text) / 4)
 
 
 def image_tokens(provider: str, width: int, height: int) -> int:
     """Tokens of one image.
 
-    Gemini: 258 up to 384 x 384 pixels, else 258 for each tile of 768 x 768 (its documentation for 2.x models; later
-    ones count by a media resolution setting). OpenAI: GPT-4o's tiles, 85 + 170 for each 512 x 512 after scaling to
-    2048, then to 768 on the short side; other models and servers count differently.
+    Gemini: 258 up to 384 x 384 pixels, else 258 for each tile of 768 x 768 (its documentation for 2.x models). OpenAI:
+    GPT-4o's tiles, 85 + 170 for each 512 x 512 after scaling to 2048, then to 768 on the short side. Other models and
+    servers count differently.
     """
     width, height = max(1, width), max(1, height)
     if provider == "gemini":
-        if width <= 384 and height <= 384:
-            return 258
-        return 258 * math.ceil(width / 768) * math.ceil(height / 768)
+        small = width <= 384 and height <= 384
+        return 258 if small else 258 * math.ceil(width / 768) * math.ceil(height / 768)
     scale = min(1.0, 2048 / max(width, height))
     scale *= min(1.0, 768 / (min(width, height) * scale))
     return 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
 
 
 def hours(requests: float, concurrency: int, seconds_each: float, requests_per_minute: float | None) -> float:
-    """How long `requests` take, by the slower of the two limits; one answer's time is the least."""
+    """How long `requests` take, by the slower of the two limits; at least the time of one answer."""
     a_second = concurrency / seconds_each
     if requests_per_minute is not None:
         a_second = min(a_second, requests_per_minute / 60)

@@ -1,8 +1,7 @@
-"""What every command that asks a remote model has in common: its flags, what it says before, and what it says after."""
+"""What every command that asks a remote model shares: its flags, the estimate before, the report after."""
 
 from __future__ import annotations
 
-import math
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -11,61 +10,50 @@ from typing import TYPE_CHECKING, Any
 from ..utils.command import InputError
 
 if TYPE_CHECKING:
+    from .client import Figures
     from .cost import Price
 
-_ADDRESS = {"openai": "OPENAI_BASE_URL", "gemini": "GOOGLE_GEMINI_BASE_URL"}  # where the SDKs look, by protocol
-_AT_LEAST = {"concurrency": 1, "tries": 1, "max_side": 32}
-_ABOVE_0 = ("requests_per_minute", "tokens_per_minute", "timeout", "first_wait", "seconds_per_answer")
+_AT_LEAST = {"concurrency": 1, "tries": 1, "max_side": 32, "max_output_tokens": 1, "temperature": 0}
+_ABOVE_0 = ("requests_per_minute", "tokens_per_minute", "timeout", "seconds_per_answer")
 
 
 def add_remote_flags(group: Any) -> None:
-    """The flags of a remote model, into a parser or a group of one; whoever has them calls `check_remote`."""
-    group.add_argument("--base-url", help="another server that speaks the protocol, such as http://localhost:8000/v1")
-    group.add_argument(
-        "--dry-run", action="store_true", help="only say what it would take; needs no key and no network"
-    )
-    group.add_argument("--concurrency", type=int, default=32, help="requests at a time")
-    group.add_argument("--requests-per-minute", type=float, help="at most so many")
-    group.add_argument("--tokens-per-minute", type=float, help="at most so many, of input")
-    group.add_argument("--timeout", type=float, default=120.0, help="seconds for one try")
-    group.add_argument("--tries", type=int, default=8, help="of one request, when the network or the server fails")
-    group.add_argument("--first-wait", type=float, default=1.0, help="seconds before the second try; each wait doubles")
-    group.add_argument("--max-output-tokens", type=int, help="default: the provider's")
-    group.add_argument("--thinking-budget", type=int, help="tokens of hidden thought (Gemini; 0: none where possible)")
-    group.add_argument(
-        "--max-side", type=int, default=1024, help="pictures are sent with at most so many pixels a side"
-    )
-    group.add_argument("--cache", type=Path, help="file of responses (default: beside the output, .cache.jsonl)")
-    group.add_argument("--prices", type=Path, help="YAML of prices (default: configs/api/prices.yaml if it is there)")
-    group.add_argument("--price-in", type=float, help="dollars for a million tokens of input")
-    group.add_argument("--price-out", type=float, help="dollars for a million tokens of output")
-    group.add_argument("--seconds-per-answer", type=float, default=5.0, help="what the time estimate assumes")
+    """Add the flags of a remote model to a parser or a group; the command calls `check_remote` after parsing."""
+    add = group.add_argument
+    add("--base-url", help="another server with OpenAI's protocol, such as http://localhost:8000/v1")
+    add("--dry-run", action="store_true", help="print the estimate only; needs no key and no network")
+    add("--concurrency", type=int, default=32, help="requests at a time")
+    add("--requests-per-minute", type=float, help="upper limit, retries not counted")
+    add("--tokens-per-minute", type=float, help="upper limit of input tokens")
+    add("--timeout", type=float, default=120.0, help="seconds that one try waits for data")
+    add("--tries", type=int, default=12, help="tries of one request when the network or the server fails")
+    add("--max-output-tokens", type=int, help="limit of an answer (default: the provider's)")
+    add("--thinking-budget", type=int, help="tokens of hidden thought (Gemini; 0: none where possible)")
+    add("--max-side", type=int, default=1024, help="pixels of the longer side of a picture as it is sent")
+    add("--cache", type=Path, help="file of responses (default: beside the output, .cache.jsonl)")
+    add("--prices", type=Path, help="YAML of prices (default: configs/api/prices.yaml if it exists)")
+    add("--price-in", type=float, help="dollars per million input tokens")
+    add("--price-out", type=float, help="dollars per million output tokens")
+    add("--seconds-per-answer", type=float, default=5.0, help="assumption of the time estimate")
 
 
 def check_remote(arguments: Namespace) -> None:
     """InputError names a flag of `add_remote_flags` that is out of range."""
-    for name, least in _AT_LEAST.items():
-        if getattr(arguments, name) < least:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(arguments, name)}")
-    for name in _ABOVE_0:
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name.replace('_', '-')} must be above 0, not {value}")
-    temperature = getattr(arguments, "temperature", None)
-    if temperature is not None and not 0 <= temperature < math.inf:
-        raise InputError(f"--temperature must be at least 0, not {temperature}")
-    if arguments.max_output_tokens is not None and arguments.max_output_tokens < 1:
-        raise InputError(f"--max-output-tokens must be at least 1, not {arguments.max_output_tokens}")
+    for name in (*_AT_LEAST, *_ABOVE_0):
+        value, least = getattr(arguments, name, None), _AT_LEAST.get(name)
+        if value is not None and not (value > 0 if least is None else least <= value < float("inf")):
+            limit = "above 0" if least is None else f"at least {least}"
+            raise InputError(f"--{name.replace('_', '-')} must be {limit}, not {value}")
 
 
 def server_address(protocol: str, base_url: str | None) -> str | None:
-    """The address that is asked, which belongs to a model's name in a cache; None for the provider's own."""
-    found = base_url or os.environ.get(_ADDRESS[protocol])
-    return found.rstrip("/") if found else None
+    """The server's address, which is part of a model's name in a cache; None for the provider's own."""
+    address = base_url or (os.environ.get("OPENAI_BASE_URL") if protocol == "openai" else None)  # as the SDK does
+    return address.rstrip("/") if address else None
 
 
 def model_price(arguments: Namespace) -> Price | None:
-    """The price of the model that is asked; None where none is known."""
+    """The price of the model by flags or price list, None if unknown."""
     from .cost import PRICES, find_price
 
     listed = arguments.prices or (PRICES if PRICES.is_file() else None)
@@ -73,41 +61,38 @@ def model_price(arguments: Namespace) -> Price | None:
 
 
 def estimate(arguments: Namespace, requests: int, tokens_in: float, tokens_each: int, price: Price | None) -> str:
-    """What `requests` will take, roughly: tokens, time and dollars, in lines that follow a line of the caller's.
+    """Describe in three lines the tokens, time and dollars that `requests` will take.
 
     Args:
-        tokens_each: of an answer, hidden thoughts left out.
+        tokens_each: of an answer, without hidden thoughts.
     """
     from .cost import PRICES, dollars, hours
 
-    tokens_out = requests * tokens_each
-    took = hours(requests, arguments.concurrency, arguments.seconds_per_answer, arguments.requests_per_minute)
-    took = max(took, min(requests, 1) * arguments.seconds_per_answer / 3600)  # fewer requests than go at a time
-    at_most = f", at most {arguments.requests_per_minute:g} a minute" if arguments.requests_per_minute else ""
+    concurrency, rate = arguments.concurrency, arguments.requests_per_minute
+    tokens_out, seconds = requests * tokens_each, arguments.seconds_per_answer
     if price is None:
-        cost = f"unknown for {arguments.model}: give --price-in and --price-out, or a line in {PRICES}"
+        cost = f"unknown for {arguments.model}: give --price-in and --price-out, or add a line to {PRICES}"
     else:
-        cost = f"roughly ${dollars(price, tokens_in, tokens_out):,.2f} at {_rates(price)}"
-    return "\n".join(
-        [
-            f"  tokens   roughly {tokens_in:,.0f} in, {tokens_out:,} out ({tokens_each} an answer, without hidden thoughts)",
-            f"  time     roughly {spoken_time(took)} with {arguments.concurrency} at a time, "
-            f"{arguments.seconds_per_answer:g} s an answer{at_most}",
-            f"  price    {cost}",
-        ]
+        cost = f"about ${dollars(price, tokens_in, tokens_out):,.2f} at {_rates(price)}"
+    at_most = f", at most {rate:g} a minute" if rate else ""
+    duration = format_duration(hours(requests, concurrency, seconds, rate))
+    return (
+        f"  tokens   about {tokens_in:,.0f} in, {tokens_out:,} out ({tokens_each} an answer, without hidden thoughts)\n"
+        f"  time     about {duration} with {concurrency} at a time, {seconds:g} s an answer{at_most}\n"
+        f"  price    {cost}"
     )
 
 
-def report(figures: Any, price: Price | None) -> str:
-    """What was asked and what it took, by `api.Figures`."""
+def report(figures: Figures, price: Price | None) -> str:
+    """Describe what was asked and what it took."""
     speed = figures.responses / figures.seconds if figures.seconds else 0.0
     lines = [
-        f"{figures.responses} responses to {figures.requests} requests in {spoken_time(figures.seconds / 3600)} "
-        f"({speed:.1f} a second), {figures.cached} known before",
+        f"{figures.responses} responses to {figures.requests} requests in {format_duration(figures.seconds / 3600)} "
+        f"({speed:.1f} a second), {figures.cached} from the cache",
         f"  tokens   {figures.tokens_in:,} in, {figures.tokens_out:,} out, as the provider counts them",
     ]
-    lines += [f"  tried again  {count} times: {reason}" for reason, count in figures.retries.most_common()]
-    lines += [f"  failed       {count} times: {reason}" for reason, count in figures.failures.most_common(10)]
+    lines += [f"  error    {count} times: {status}" for status, count in figures.http_errors.most_common()]
+    lines += [f"  failed   {count} times: {reason}" for reason, count in figures.failures.most_common(10)]
     if price is not None:
         from .cost import dollars
 
@@ -116,11 +101,11 @@ def report(figures: Any, price: Price | None) -> str:
 
 
 def _rates(price: Price) -> str:
-    return f"${price.input:g} in, ${price.output:g} out a million (as of {price.as_of}: check it)"
+    return f"${price.input:g} in, ${price.output:g} out per million (as of {price.as_of}: check it)"
 
 
-def spoken_time(hours_taken: float) -> str:
-    if hours_taken >= 1:
-        return f"{hours_taken:.1f} h"
-    minutes = hours_taken * 60
-    return f"{minutes:.0f} min" if minutes >= 2 else f"{minutes * 60:.1f} s"
+def format_duration(hours: float) -> str:
+    """0.5 s, 5 min or 2.0 h."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.1f} s"

@@ -28,11 +28,9 @@ from trace_vlm.data.cor.remote import VERSION, PromptConfig, draw_answer, first_
 from trace_vlm.data.cor.tasks import ReasoningTask
 from trace_vlm.utils.command import run
 
-pytest.importorskip("google.genai", reason="pip install 'trace-vlm[reason]'")
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
 
 SERVER = ROOT / "tests/api_server.py"
-FAST = ["--first-wait", "0.01", "--tries", "15"]
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +53,7 @@ def data_set(folder, count):
 
 def command(folder, name, url, *flags):
     words = ["--data", str(folder / "data.json"), "--images", str(folder), "--out", str(folder / "cor.json")]
-    address = url if name == "gemini" else f"{url}/v1"
-    return [*words, "--reasoner", name, "--model", "m", "--base-url", address, *FAST, *flags]
+    return [*words, "--reasoner", name, "--model", "m", "--base-url", f"{url}/v1", *flags]
 
 
 def made(folder):
@@ -118,8 +115,7 @@ def test_pictures_are_sent_inline_with_the_marks_and_at_most_so_large(tmp_path, 
     assert (picture.format, picture.size) == ("JPEG", (300, 200))
     red, green, blue = picture.getpixel((30, 100))
     assert red > 200 and blue > 200 and green < 80
-    wanted = {"gemini": "generationConfig", "openai": "response_format"}[name]
-    assert '"required": ["reference", "target", "subtype", "output"]' in json.dumps(asked.body[wanted])
+    assert '"required": ["reference", "target", "subtype", "output"]' in json.dumps(asked.body["response_format"])
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -187,9 +183,9 @@ def test_a_dry_run_needs_no_key_and_no_network_and_leaves_nothing_but_a_picture(
     assert set(os.listdir(tmp_path)) - before == {"cor.json.example.jpg"}
     printed = capsys.readouterr().out
     assert "30 samples, 30 requests" in printed and "price    unknown for m" in printed
-    assert "time     roughly 3 min" in printed and "Instruction: Point to the mug 0." in printed
+    assert "time     about 3 min" in printed and "Instruction: Point to the mug 0." in printed
     build.main([*words, "--price-in", "1", "--price-out", "1000"])
-    assert "price    roughly $6.6" in capsys.readouterr().out
+    assert "price    about $6.6" in capsys.readouterr().out
 
 
 def test_more_samples_later_ask_only_for_the_new_ones(tmp_path, capsys):
@@ -249,7 +245,7 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
     data_set(tmp_path, count)
     log = tmp_path / "server.jsonl"
     slow = 0.0005 if count == 2000 else 0.0  # each costs a whole time-out
-    faults = f"429=0.04,500=0.04,slow={slow},cut=0.04,malformed=0.04,wrong=0.1"
+    faults = f"429=0.04,500=0.04,slow={slow},cut=0.04,wrong=0.1"
     words = [sys.executable, str(SERVER), "--log", str(log), "--faults", faults]
     server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
@@ -277,7 +273,7 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
     assert written == sorted(written, key=order.__getitem__)
     assert len(rejected) <= 0.02 * count
     records = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {record["fault"] for record in records} >= {"none", "429", "500", "cut", "malformed", "wrong"}
+    assert {record["fault"] for record in records} >= {"none", "429", "500", "cut", "wrong"}
     completed = Counter(record["digest"] for record in records if record["completed"])
     twice = sum(times - 1 for times in completed.values())
     assert twice <= 2 * concurrency, f"{twice} completed requests were repeated after two kills"

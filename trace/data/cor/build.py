@@ -22,7 +22,8 @@ from ... import __version__
 from ...core.records import Sample, read_samples, write_samples
 from ...remote.flags import add_remote_flags, check_remote
 from ...utils.command import InputError, Parser, existing_file, existing_folder, run
-from ...utils.files import JsonlIndex, JsonlLog, hash_key, read_json, sha256, write_json
+from ...utils.files import JsonlLog, read_json, sha256, write_json
+from ...utils.jsonl_index import JsonlIndex, hash_key
 from .checks import Rejected, as_steps, check, read_steps
 from .rules import WordingName, steps_by_rules
 from .tasks import ReasoningTask, reasoning_tasks, with_steps

@@ -23,9 +23,10 @@ from ...core.records import FINISHED_AT_LIMIT, Sample
 from ...remote.client import Client, Completion, Failure, Limits, Picture, Request, cached_key, read_cached
 from ...remote.cost import Price, image_tokens, text_tokens
 from ...remote.flags import estimate, model_price, report, server_address
-from ...remote.providers import Options, make_provider
+from ...remote.providers import OpenAIChat, Options
 from ...utils.command import InputError
-from ...utils.files import JsonlIndex, escapes_folder, replacing
+from ...utils.files import escapes_folder, replacing
+from ...utils.jsonl_index import JsonlIndex
 from .checks import SUBTYPES, Rejected, check, read_steps
 from .tasks import ReasoningTask, answer_text, reasoning_tasks
 
@@ -289,10 +290,8 @@ def build_remote(args: Namespace, samples: Callable[[], Iterable[Sample]], write
             plan = _plan(reasoner, tasks(), args, price)
         _show_first_request(plan, args.out)
         return None
-    provider = make_provider(args.reasoner, args.model, args.base_url, options, args.concurrency)
-    limits = Limits(
-        args.concurrency, args.requests_per_minute, args.tokens_per_minute, args.timeout, args.tries, args.first_wait
-    )
+    provider = OpenAIChat(args.reasoner, args.model, args.base_url, options, args.timeout, args.tries)
+    limits = Limits(args.concurrency, args.requests_per_minute, args.tokens_per_minute)
     with Client(provider, cache, limits) as client:
         reasoner = RemoteReasoner(config, client.cached, args.ask_again)
         plan = _plan(reasoner, tasks(), args, price)
@@ -340,7 +339,9 @@ async def _ask(reasoner: RemoteReasoner, tasks: Iterator[ReasoningTask], client:
 
             def settled() -> None:
                 bar.update()
-                bar.set_postfix(failed=len(reasoner.failures), retries=client.figures.retries.total(), refresh=False)
+                bar.set_postfix(
+                    failed=len(reasoner.failures), http_errors=client.figures.http_errors.total(), refresh=False
+                )
 
             await reasoner.ask(tasks, client, settled)
     finally:

@@ -296,7 +296,7 @@ def _mask_problem(sample: Sample, name: str, image: Path, images: Images) -> str
     decimals = max((len(digits) for digits in _DECIMALS.findall(answer)), default=3)
     reach_x, reach_y = (1 + math.ceil(0.5 * 10**-decimals * side) for side in (width, height))
     for item in parse(answer).points:
-        point = item.center if isinstance(item, Box) else item
+        point = item.center
         pixel = point.to_pixel(width, height)
         if pixel is None:
             continue  # reported with the coordinates
