@@ -379,7 +379,7 @@ def test_a_dry_run_needs_no_key_and_writes_nothing(
     assert not (tmp_path / "out").exists()
     assert run(api_vqa.main, [*flags, "--protocol", "paper"]) == 0
     told = capsys.readouterr().out
-    assert "6 questions in 3 runs, 18 requests" in told and told.count("roughly $") == 1
+    assert "6 questions in 3 runs, 18 requests" in told and told.count("about $") == 1
 
 
 def test_a_model_that_writes_another_way_is_noticed(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:

@@ -123,7 +123,9 @@ def _parser() -> Parser:
                         help="the complete text of a question, with {instruction} in it")  # fmt: skip
     parser.add_argument("--temperature", type=_temperature, default=0.0,
                         help="0 is greedy; default: the provider's")  # fmt: skip
-    parser.add_argument("--seed", type=int, help="sent to providers that accept one (not Gemini); run i gets seed + i - 1")
+    parser.add_argument(
+        "--seed", type=int, help="sent to providers that accept one (not Gemini); run i gets seed + i - 1"
+    )
     add_remote_flags(parser.add_argument_group("the server"))
     return parser
 

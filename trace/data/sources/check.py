@@ -18,7 +18,6 @@ from typing import Any
 from tqdm import tqdm
 
 from ...core.images import Images, decoded_size, image_size, is_turned, open_region
-from ...core.points import Box
 from ...core.reasoning import parse
 from ...core.records import Sample, read_records
 from ...utils.command import InputError
