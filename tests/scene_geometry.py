@@ -1,4 +1,4 @@
-"""Scenes as geometry, from views.jsonl alone: rays, planes, boxes, footprints. It asks no function of the generator.
+"""Scenes as geometry, from views.jsonl alone: rays, planes, footprints. It calls no function of the generator.
 
 World: metres, z up. Camera: x right, y down, z forward; pixel (column 0, row 0) has its middle at (0.5, 0.5).
 """
@@ -14,7 +14,7 @@ Array = np.ndarray
 
 
 class Sight:
-    """What a camera of views.jsonl sees: rays through pixels, and left and right as a person there would say."""
+    """A camera of views.jsonl: rays through pixels, and left and right as seen from it."""
 
     def __init__(self, view: dict[str, Any]) -> None:
         self.view = view
@@ -96,16 +96,3 @@ def corners(area: dict[str, Any], steps: int = 24) -> Array:
 def distance(first: dict[str, Any], second: dict[str, Any]) -> float:
     """Gap between two areas that do not cross (0 where one holds the middle of the other)."""
     return float(min(gap(corners(first), second).min(), gap(corners(second), first).min()))
-
-
-def hits_box(origin: Array, rays: Array, box: dict[str, Any], grow: float) -> Array:
-    """Whether rays [n, 3] from `origin` [3] meet a turned box {"center", "half_size", "yaw"} grown by `grow` metres."""
-    turn = np.eye(3)
-    turn[:2, :2] = axes(box["yaw"])
-    start = turn @ (origin - np.array(box["center"]))
-    way = rays @ turn.T
-    half = np.array(box["half_size"]) + grow
-    with np.errstate(divide="ignore", invalid="ignore"):
-        near, far = (-half - start) / way, (half - start) / way
-    enter, leave = np.minimum(near, far).max(1), np.maximum(near, far).min(1)
-    return (leave >= enter) & (leave > 0)

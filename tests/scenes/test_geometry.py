@@ -1,8 +1,7 @@
-"""Every sample of the tabletop configuration, held against geometry: poses, boxes and camera of views.jsonl.
+"""Every sample of the tabletop configuration, checked against the poses, boxes and camera of views.jsonl.
 
-Nothing here asks the generator's own functions. Rays are cast through the pixels of a mask onto the plane on which the
-asked object would stand, or onto the box of the asked object, and what the words claim is worked out from there: in
-both directions, so that a mask is neither too large nor too small.
+Nothing here calls the generator's functions. Rays are cast through the pixels of a mask onto the plane on which the
+asked object would stand, and the claim of the words is worked out from there, in both directions.
 """
 
 from __future__ import annotations
@@ -13,22 +12,18 @@ from typing import Any
 
 import numpy as np
 from rendering import needs_gl
-from scene_geometry import corners, depth_inside, distance, footprint, gap, half_extent, hits_box
+from scene_geometry import distance, footprint, gap, half_extent
 from scene_questions import PARTS, TOLERANCE, Looked, in_corridor, of_kind, related, standing
 
 from trace_vlm.core.points import parse_points
 
-LEAST = 500  # samples that have to be looked at
 DIRECTIONS = ("left", "right", "front", "behind")
 
 pytestmark = needs_gl
 
 
-# --- what the set holds ---------------------------------------------------------------------------------------------
-
-
 def test_enough_of_everything(looked: list[Looked]) -> None:
-    assert len(looked) >= LEAST
+    assert len(looked) >= 500
     counts = Counter((one.meta["kind"], one.meta["relation"]) for one in looked)
     for relation in DIRECTIONS:
         assert counts["relational", relation] >= 5 and counts["free", relation] >= 5
@@ -52,43 +47,17 @@ def test_every_point_lies_in_its_mask(looked: list[Looked]) -> None:
         assert parse_points(str([tuple(point) for point in points])), one.where
 
 
-def test_boxes_and_segmentation_agree(looked: list[Looked]) -> None:
-    """Each object's pixels look at its box, and no ray through the middle of its pixels misses it."""
-    for one in {one.meta["view"]: one for one in looked}.values():
-        instances = one.instances
-        for item in one.view["objects"]:
-            rows, columns = np.nonzero(instances == item["instance"])
-            assert len(rows) == item["pixels"]
-            hit = hits_box(one.sight.origin, one.sight.rays(rows, columns), item["box3d"], 0.004)
-            assert hit.mean() > 0.99, (one.view["view"], item["name"], hit.mean())
-            foot, box = footprint(item), item["box3d"]
-            base = box["center"][2] - box["half_size"][2]
-            assert abs(base - item["position"][2]) < 0.004
-            assert depth_inside(corners(foot), {**box, "shape": "rectangle"}).min() > -0.003
-
-
-# --- free space -----------------------------------------------------------------------------------------------------
-
-
-def test_every_pixel_of_free_space_is_free_and_has_the_relation(looked: list[Looked]) -> None:
+def test_free_space_is_every_pixel_that_is_free_and_has_the_relation(looked: list[Looked]) -> None:
     for one in of_kind(looked, "free", "between", "part"):
         area, instance, _ = one.support()
         assert (one.instances[one.mask] == instance).all(), one.where
         points = one.sight.on_plane(one.rows, one.columns, area["center"][2])
-        assert standing(one, points, TOLERANCE).all(), one.where
-        assert related(one, points, TOLERANCE).all(), one.where
-
-
-def test_free_space_leaves_nothing_out(looked: list[Looked]) -> None:
-    """Pixels of the support that are outside of the mask are not free, or do not have the relation."""
-    for one in of_kind(looked, "free", "between", "part"):
-        if "object" in one.meta["support"]:
-            continue  # an object's wall has its instance too, and hides the floor behind it
-        area, instance, _ = one.support()
-        rows, columns = np.nonzero((one.instances == instance) & ~one.mask)
-        points = one.sight.on_plane(rows, columns, area["center"][2])
-        missed = standing(one, points, -TOLERANCE) & related(one, points, -TOLERANCE)
-        assert not missed.any(), (one.where, int(missed.sum()), int(one.mask.sum()))
+        assert standing(one, points, TOLERANCE).all() and related(one, points, TOLERANCE).all(), one.where
+        if "object" not in one.meta["support"]:  # an object's wall has its instance too, and hides the floor behind it
+            rows, columns = np.nonzero((one.instances == instance) & ~one.mask)
+            points = one.sight.on_plane(rows, columns, area["center"][2])
+            missed = standing(one, points, -TOLERANCE) & related(one, points, -TOLERANCE)
+            assert not missed.any(), (one.where, int(missed.sum()), int(one.mask.sum()))
 
 
 def test_what_was_taken_away_stood_free_and_in_the_relation(looked: list[Looked]) -> None:
@@ -108,30 +77,16 @@ def test_references_of_free_space_stand_where_the_place_is(looked: list[Looked])
             assert names[item["name"]] == 1 or item["instance"] in marked, one.where
 
 
-# --- object reference -----------------------------------------------------------------------------------------------
-
-
-def test_the_mask_is_the_asked_object(looked: list[Looked]) -> None:
+def test_the_mask_is_the_asked_object_and_its_name_is_unique(looked: list[Looked]) -> None:
     for one in of_kind(looked, "direct", "relational"):
-        target = one.objects[one.meta["target"]["instance"]]
-        assert (one.mask == (one.instances == target["instance"])).all(), one.where
-        rays = one.sight.rays(one.rows, one.columns)
-        assert hits_box(one.sight.origin, rays, target["box3d"], 0.004).mean() > 0.99, one.where
-
-
-def test_a_name_names_one_object(looked: list[Looked]) -> None:
-    for one in of_kind(looked, "direct"):
         target = one.meta["target"]
-        text = one.question.text.lower()
-        seen = [item for item in one.objects.values() if item["pixels"] > 0]
-        assert target["category"] in text or f"{target['color']} object" in text
-        called = [
-            item
-            for item in seen
-            if (item["category"] in text or "object" in text) and (item["color"] in text or target["color"] not in text)
-        ]
-        same = [item for item in called if item["category"] == target["category"]]
-        assert [item["instance"] for item in same] == [target["instance"]], one.where
+        assert (one.mask == (one.instances == target["instance"])).all(), one.where
+        if one.meta["kind"] == "direct":
+            text = one.question.text.lower()
+            assert target["category"] in text or f"{target['color']} object" in text
+            alike = [item for item in one.objects.values() if item["category"] == target["category"] and item["pixels"]]
+            called = [item for item in alike if item["color"] in text or target["color"] not in text]
+            assert [item["instance"] for item in called] == [target["instance"]], one.where
 
 
 def holds(one: Looked, item: dict[str, Any], sure: bool) -> bool:
@@ -203,23 +158,17 @@ def test_the_extreme_and_the_nearest_are_what_they_are_called(looked: list[Looke
         cells[one.meta["extreme_correct"], one.meta["nearest_correct"]] += 1
     asked = sum(cells.values())
     assert asked >= 40
-    for place in (0, 1):
-        share = sum(count for cell, count in cells.items() if cell[place]) / asked
-        assert 0.4 <= share <= 0.6, cells
+    for guess in (0, 1):
+        assert 0.4 <= sum(count for cell, count in cells.items() if cell[guess]) / asked <= 0.6, cells
 
 
-# --- what a robot needs ---------------------------------------------------------------------------------------------
-
-
-def test_points_lift_to_places_on_the_support(looked: list[Looked]) -> None:
-    """The camera of views.jsonl is a pinhole: what is projected comes back, and the picture is not mirrored."""
+def test_the_camera_is_a_pinhole_and_the_picture_is_not_mirrored(looked: list[Looked]) -> None:
     for one in {one.meta["view"]: one for one in looked}.values():
         rows, columns = np.array([10, 60, 90]), np.array([20, 70, 100])
-        places = one.sight.on_plane(rows, columns, 0.0)
-        known = ~np.isnan(places).any(1)
-        lifted = np.concatenate([places, np.zeros((3, 1))], 1)[known]
-        back = one.sight.project(lifted)
-        assert np.allclose(back, np.stack([columns, rows], 1)[known] + 0.5, atol=1e-6)
+        points = np.append(one.sight.on_plane(rows, columns, 0.0), np.zeros((3, 1)), 1)
+        known = ~np.isnan(points).any(1)
+        pixels = np.stack([columns, rows], 1)[known] + 0.5
+        assert np.allclose(one.sight.project(points[known]), pixels, atol=1e-6)
         pose = one.sight.pose[:3, :3]
         assert np.allclose(pose @ pose.T, np.eye(3), atol=1e-9) and np.linalg.det(pose) > 0
         for item in one.view["objects"]:
