@@ -13,7 +13,7 @@ from trace_vlm.data.scenes.config import load_scene_config
 from trace_vlm.data.scenes.questions.relational import (
     CELLS,
     HARD,
-    Relational,
+    RelationalBatch,
     choose_questions,
     hard_group,
     matching_rows,
@@ -28,7 +28,7 @@ SOUTH = np.array([-math.pi / 2])  # azimuth of a camera for which right is +x an
 BALL, MUG, CONE = 1, 4, 3  # categories of nano.yaml
 
 
-def judge(layouts: LayoutBatch, azimuths: np.ndarray = SOUTH) -> Relational:
+def judge(layouts: LayoutBatch, azimuths: np.ndarray = SOUTH) -> RelationalBatch:
     return relational_questions(layouts, azimuths, 6, np.ones(4, bool), CONFIG.relations)
 
 
