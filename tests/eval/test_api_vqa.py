@@ -1,4 +1,4 @@
-"""Remote models on a benchmark: asked and read in their own conventions, killed, continued, and what is refused."""
+"""api_vqa: remote models asked and read in their own conventions, kill and resume, caches, refused input."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from trace_vlm.eval.benchmark import open_benchmark, run_file
 from trace_vlm.eval.scoring import read_single_run
 from trace_vlm.report.comparison import ComparisonRecord, compare, read_comparison, write_comparison, write_question
 from trace_vlm.utils.command import run
+from trace_vlm.utils.files import read_json, write_jsonl
 
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
 
@@ -73,20 +74,26 @@ def picture(asked: Asked) -> Image.Image:
     return Image.open(io.BytesIO(asked.images[0]))
 
 
-def words(folder: Path, answers: Path, url: str, *more: str, provider: str = "openai", model: str = "m") -> list[str]:
-    return ["--provider", provider, "--model", model, "--base-url", f"{url}/v1",
-            "--image-folder", str(folder / "images"), "--question-file", str(folder / "point_questions.jsonl"),
-            "--answer-file", str(answers), *more]  # fmt: skip
+def flags(folder: Path, answers: Path, url: str, *more: str, provider: str = "openai", model: str = "m") -> list[str]:
+    return ["--provider", provider, "--model", model, "--base-url", f"{url}/v1", "--data", str(folder),
+            "--answers", str(answers), *more]  # fmt: skip
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def texts(path: Path) -> set[str]:
+    return {line["text"] for line in lines(path)}
+
+
+def finished(answers: Path) -> bool:
+    return bool(read_json(run_file(answers))["finished"])
+
+
 def accuracy(answers: Path) -> float:
-    assert summarize_vqa.main(["--answer", str(answers), "--resamples", "20"]) == 0
-    summary = json.loads((answers.parent / "summary.json").read_text())
-    return float(summary["models"][0]["accuracy"][0]["mean"])
+    assert summarize_vqa.main(["--answers", str(answers), "--resamples", "20"]) == 0
+    return float(read_json(answers.parent / "summary.json")["models"][0]["accuracy"][0]["mean"])
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
@@ -94,7 +101,7 @@ def test_every_model_is_asked_and_read_in_its_own_convention(name: str, benchmar
     provider = "gemini" if name == "gemini" else "openai"
     answers = tmp_path / "out" / "m.jsonl"
     with serving(answer=in_form(name), keep=True) as server:
-        assert api_vqa.main(words(benchmark_folder, answers, server.url, "--convention", name, provider=provider)) == 0
+        assert api_vqa.main(flags(benchmark_folder, answers, server.url, "--convention", name, provider=provider)) == 0
         asked = server.asked
     assert accuracy(answers) == 1.0
     assert len(asked) == 6
@@ -102,90 +109,82 @@ def test_every_model_is_asked_and_read_in_its_own_convention(name: str, benchmar
     found = lines(answers)
     assert [line["question_id"] for line in found] == list(range(3, 9))
     by_text = {one.text: FORMS[name](*picture(one).size) for one in asked}
-    assert all(line["text"] == by_text[line["prompt"]] for line in found), "the reply as it came"
-    assert json.loads(run_file(answers).read_text())["settings"]["convention"] == name
-    if CONVENTIONS[name].scale is None:  # nothing is left for a server of the Qwen2.5-VL family to resize
-        assert {side % 28 for one in asked for side in picture(one).size} == {0}
-        assert all(line["metadata"]["sent"] == [*picture(one).size]
-                   for line in found for one in asked if one.text == line["prompt"])  # fmt: skip
+    assert all(line["text"] == by_text[line["prompt"]] for line in found), "the reply is kept unchanged"
+    assert read_json(run_file(answers))["settings"]["convention"] == name
+    if CONVENTIONS[name].scale is None:  # a server of the Qwen2.5-VL family has nothing left to resize
+        sizes = {one.text: [*picture(one).size] for one in asked}
+        assert {side % 28 for size in sizes.values() for side in size} == {0}
+        assert all(line["metadata"]["sent"] == sizes[line["prompt"]] for line in found)
 
 
-def test_the_convention_follows_from_the_models_name(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    flags = words(benchmark_folder, tmp_path / "m.jsonl", "http://nowhere", "--dry-run", model="qwen3_vl_8b")
-    assert run(api_vqa.main, flags) == 0
-    told = capsys.readouterr()
-    assert "qwen3_vl_8b is asked and read in the convention qwen3-vl: JSON" in told.out and "warning" not in told.err
-
-
-def test_an_unknown_model_is_assumed_aloud_and_one_that_writes_no_points_is_refused(
-    benchmark_folder: Path, tmp_path: Path, capsys: Any
+@pytest.mark.parametrize(
+    ("model", "more", "code", "output"),
+    [
+        ("qwen3_vl_8b", [], 0, "convention qwen3-vl: JSON"),
+        ("my-finetune-of-gemini-data", [], 0, "convention unit, assumed"),
+        ("my-finetune-of-gemini-data", ["--convention", "gemini"], 0, "convention gemini: JSON"),
+        ("allenai/MolmoPoint-8B", [], 2, ""),
+    ],
+)
+def test_convention_follows_from_the_models_name(
+    model: str, more: list[str], code: int, output: str, benchmark_folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    def told_of(model: str, *more: str) -> tuple[int, str, str]:
-        flags = words(benchmark_folder, tmp_path / "m.jsonl", "http://nowhere", "--dry-run", *more, model=model)
-        return run(api_vqa.main, flags), *capsys.readouterr()
-
-    code, out, err = told_of("my-finetune-of-gemini-data")
-    assert code == 0 and "in the convention unit, assumed" in out
-    assert "warning: how my-finetune-of-gemini-data writes coordinates is not known; assumed: unit" in err
-    assert "--convention" in err and len(err.splitlines()) == 1
-    code, out, err = told_of("my-finetune-of-gemini-data", "--convention", "gemini")
-    assert code == 0 and "in the convention gemini: JSON" in out and not err
-    code, out, err = told_of("allenai/MolmoPoint-8B")
-    assert code == 2 and "special tokens" in err
+    """An unknown family is assumed to be `unit`, with a warning; one that writes no points is refused."""
+    words = flags(benchmark_folder, tmp_path / "m.jsonl", "http://nowhere", "--dry-run", *more, model=model)
+    assert run(api_vqa.main, words) == code
+    said = capsys.readouterr()
+    assert output in said.out
+    assert ("warning" in said.err and "--convention" in said.err) == ("assumed" in output)
 
 
-def test_pictures_and_the_report_see_what_was_read(benchmark_folder: Path, tmp_path: Path) -> None:
+def test_report_shows_the_points_that_were_read(benchmark_folder: Path, tmp_path: Path) -> None:
     answers = tmp_path / "m.jsonl"
     with serving(answer=in_form("gemini")) as server:
-        assert api_vqa.main(words(benchmark_folder, answers, server.url, provider="gemini", model="gemini-9")) == 0
-    suite = open_benchmark(benchmark_folder)
-    comparison = compare(suite, {"gemini": answers})
+        assert api_vqa.main(flags(benchmark_folder, answers, server.url, provider="gemini", model="gemini-9")) == 0
+    benchmark = open_benchmark(benchmark_folder)
+    comparison = compare(benchmark, {"gemini": answers})
     assert comparison.overall[0].accuracy == 1.0
     (tmp_path / "page").mkdir()
-    item = write_question(tmp_path / "page", comparison, suite.questions[0], drawn=False)
+    item = write_question(tmp_path / "page", comparison, benchmark.questions[0], drawn=False)
     write_comparison(tmp_path / "page", ComparisonRecord(comparison.overall, (item,)))
     (read,) = read_comparison(tmp_path / "page").items
     assert read.answers[0].response(read.size).points == (Point(X, Y),)
     assert '"point": [800, 250]' in read.answers[0].text
 
 
-def test_a_box_is_asked_for_and_all_of_its_pixels_count(benchmark_folder: Path, tmp_path: Path) -> None:
+def test_box_counts_with_all_of_its_pixels(benchmark_folder: Path, tmp_path: Path) -> None:
     answers = tmp_path / "m.jsonl"
     box = '[{"box_2d": [0, 0, 1000, 750], "label": "left"}]'  # the region and half of the other side
     with serving(answer=lambda asked: box, keep=True) as server:
-        flags = words(benchmark_folder, answers, server.url, "--box", provider="gemini", model="gemini-9")
-        assert api_vqa.main(flags) == 0
+        words = flags(benchmark_folder, answers, server.url, "--box", provider="gemini", model="gemini-9")
+        assert api_vqa.main(words) == 0
         assert all("box_2d" in one.text and '"point"' not in one.text for one in server.asked)
-    suite = open_benchmark(benchmark_folder)
-    assert read_single_run(answers, "m", suite).responses["3"].points == (Box(0.0, 0.0, 0.75, 1.0),)
+    run_answers = read_single_run(answers, "m", open_benchmark(benchmark_folder))
+    assert run_answers.responses["3"].points == (Box(0.0, 0.0, 0.75, 1.0),)
     assert 0.6 < accuracy(answers) < 0.7
 
 
-def test_our_own_model_behind_a_server_is_asked_to_the_letter(benchmark_folder: Path, tmp_path: Path) -> None:
+def test_own_model_behind_a_server_is_asked_with_the_training_prompt(benchmark_folder: Path, tmp_path: Path) -> None:
     """As `model_vqa` asks it, so that a converted checkpoint under vLLM or SGLang answers the prompt it was trained on."""
     answers = tmp_path / "trace.jsonl"
     with serving(answer=lambda asked: COR, keep=True) as server:
-        flags = words(benchmark_folder, answers, server.url, "--reasoning", provider="vllm", model="trace-13b")
-        assert api_vqa.main(flags) == 0
+        words = flags(benchmark_folder, answers, server.url, "--reasoning", provider="vllm", model="trace-13b")
+        assert api_vqa.main(words) == 0
         asked = {one.text for one in server.asked}
-    suite = open_benchmark(benchmark_folder)
-    assert asked == {question_text(question.text, True) for question in suite.questions}
-    response = read_single_run(answers, "trace", suite).responses["5"]
+    benchmark = open_benchmark(benchmark_folder)
+    assert asked == {question_text(question.text, True) for question in benchmark.questions}
+    response = read_single_run(answers, "trace", benchmark).responses["5"]
     assert [step.key for step in response.steps] == ["reference", "target", "subtype", "output"]
-    assert response.points == (Point(0.25, 0.8), Point(0.301, 0.512))
-    assert accuracy(answers) == 1.0
+    assert response.points == (Point(0.25, 0.8), Point(0.301, 0.512)) and accuracy(answers) == 1.0
 
 
-def test_the_picture_is_sent_as_its_file_is_unless_something_has_to_change(
-    benchmark_folder: Path, tmp_path: Path
-) -> None:
+def test_picture_is_sent_unchanged_unless_something_has_to_change(benchmark_folder: Path, tmp_path: Path) -> None:
     images = benchmark_folder / "images"
-    turned = Image.open(images / "wide.png").convert("RGB")
-    exif = Image.Exif()
-    exif[274] = 6  # people see the picture upright, 40 x 61
+    turned, exif = Image.open(images / "wide.png").convert("RGB"), Image.Exif()
+    exif[274] = 6  # seen upright it is 40 x 61
     turned.save(images / "wide.png", exif=exif)
     with serving(keep=True, answer=one_point) as server:
-        assert api_vqa.main(words(benchmark_folder, tmp_path / "a.jsonl", server.url, "--max-side", "45")) == 0
+        assert api_vqa.main(flags(benchmark_folder, tmp_path / "a.jsonl", server.url, "--max-side", "45")) == 0
         sent = {one.text.split(" number ")[1][:1]: one.images[0] for one in server.asked}
     assert sent["5"] == (images / "square.png").read_bytes()
     assert Image.open(io.BytesIO(sent["4"])).size == (30, 45)  # tall.png is 33 x 50
@@ -193,35 +192,29 @@ def test_the_picture_is_sent_as_its_file_is_unless_something_has_to_change(
     assert wide.size == (30, 45) and not wide.getexif()
 
 
-def test_several_runs_and_what_they_cost(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    answers = tmp_path / "m.jsonl"
+def test_several_runs_and_their_price(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
     with serving(answer=one_point, keep=True) as server:
-        flags = [
-            *words(benchmark_folder, answers, server.url, "--protocol", "paper", "--seed", "5"),
-            "--price-in",
-            "2.5",
-        ]
-        assert api_vqa.main([*flags, "--price-out", "10"]) == 0
+        words = flags(benchmark_folder, tmp_path / "m.jsonl", server.url, "--protocol", "paper", "--seed", "5",
+                      "--price-in", "2.5", "--price-out", "10")  # fmt: skip
+        assert api_vqa.main(words) == 0
         assert Counter(one.body["seed"] for one in server.asked) == {5: 6, 6: 6, 7: 6}
         assert {one.body["temperature"] for one in server.asked} == {0.2}
-        asked = len(server.asked)
-        assert api_vqa.main([*flags, "--price-out", "10"]) == 0
-        assert len(server.asked) == asked, "what is known is not asked again"
-    assert [line["run"] for number in (1, 2, 3) for line in lines(tmp_path / f"m-{number}.jsonl")] == [1] * 6 + [
-        2
-    ] * 6 + [3] * 6
-    told = capsys.readouterr().out
-    record = json.loads(run_file(tmp_path / "m-1.jsonl").read_text())
-    tokens_in = sum(line["metadata"]["tokens_in"] for line in lines(tmp_path / "m-1.jsonl"))
-    assert record["price"]["input"] == 2.5 and f"{tokens_in:,} in" in told and "$" in told
+        assert api_vqa.main(words) == 0
+        assert len(server.asked) == 18, "nothing is asked twice"
+    runs = [tmp_path / f"m-{number}.jsonl" for number in (1, 2, 3)]
+    assert [[line["run"] for line in lines(path)] for path in runs] == [[1] * 6, [2] * 6, [3] * 6]
+    tokens_in = sum(line["metadata"]["tokens_in"] for line in lines(runs[0]))
+    output = capsys.readouterr().out
+    assert read_json(run_file(runs[0]))["price"]["input"] == 2.5 and f"{tokens_in:,} in" in output and "$" in output
 
 
 def test_killed_and_started_again_nothing_is_asked_twice(benchmark_folder: Path, tmp_path: Path) -> None:
     count = 120
     question_file = benchmark_folder / "point_questions.jsonl"
     some = [json.loads(line) for line in question_file.read_text().splitlines()]
-    many = [{**some[n % 6], "question_id": 1000 + n, "text": f"Point to mug {n}."} for n in range(count)]
-    question_file.write_text("".join(json.dumps(line) + "\n" for line in many))
+    write_jsonl(question_file, [
+        {**some[n % 6], "question_id": 1000 + n, "text": f"Point to mug {n}."} for n in range(count)
+    ])  # fmt: skip
     answers, log = tmp_path / "out" / "m.jsonl", tmp_path / "server.jsonl"
     faults = "429=0.05,500=0.05,cut=0.05,wrong=0.1"
     serve = [
@@ -241,7 +234,7 @@ def test_killed_and_started_again_nothing_is_asked_twice(benchmark_folder: Path,
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         command = [sys.executable, "-m", "trace_vlm.eval.api_vqa",
-                   *words(benchmark_folder, answers, url, "--concurrency", "4")]  # fmt: skip
+                   *flags(benchmark_folder, answers, url, "--concurrency", "4")]  # fmt: skip
         cache = answers.with_suffix(".cache.jsonl")
         killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not cache.exists() or cache.read_bytes().count(b"\n") < count // 3:
@@ -257,185 +250,165 @@ def test_killed_and_started_again_nothing_is_asked_twice(benchmark_folder: Path,
     finally:
         server.terminate()
         server.wait()
-    assert [line["question_id"] for line in lines(answers)] == [1000 + n for n in range(count)]
-    assert json.loads(run_file(answers).read_text())["finished"]
+    assert [line["question_id"] for line in lines(answers)] == [1000 + n for n in range(count)] and finished(answers)
     records = lines(log)
     assert {record["fault"] for record in records} >= {"none", "429", "500", "cut", "wrong"}
     completed = Counter(record["digest"] for record in records if record["completed"])
     assert sum(times - 1 for times in completed.values()) <= 4, "at most what was in flight when it was killed"
-    sorry = [line for line in lines(answers) if "sorry" in line["text"]]
-    assert sorry, "an answer without a point is an answer"
+    assert any("sorry" in text for text in texts(answers)), "an answer without a point is an answer"
 
 
-def test_what_was_not_answered_is_said_and_asked_again(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_unanswered_questions_are_reported_and_asked_again(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
     answers = tmp_path / "m.jsonl"
     with serving(answer=one_point, faults={"400": 0.5}, seed=3) as server:
-        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--concurrency", "1")) == 2
-        told = capsys.readouterr().err.splitlines()[-1]
-        part = lines(answers)
-        assert 0 < len(part) < 6 and f"{6 - len(part)} questions got no answer" in told and "HTTP 400" in told
-        assert json.loads(run_file(answers).read_text())["finished"] is None
+        assert run(api_vqa.main, flags(benchmark_folder, answers, server.url, "--concurrency", "1")) == 2
+        error, part = capsys.readouterr().err.splitlines()[-1], lines(answers)
+        assert 0 < len(part) < 6 and f"{6 - len(part)} questions" in error and "HTTP 400" in error
+        assert not finished(answers)
         server.faults = {}
-        assert run(api_vqa.main, words(benchmark_folder, answers, server.url)) == 0
-    assert lines(answers)[:0] == [] and len(lines(answers)) == 6
-    assert json.loads(run_file(answers).read_text())["finished"]
+        assert run(api_vqa.main, flags(benchmark_folder, answers, server.url)) == 0
+        assert len(lines(answers)) == 6 and finished(answers)
+        server.faults = {"400": 0.5}
+        more = ("--concurrency", "1", "--runs", "2", "--temperature", "0.5")
+        assert run(api_vqa.main, flags(benchmark_folder, tmp_path / "n.jsonl", server.url, *more)) == 2
+    assert f"{tmp_path / 'n-1.jsonl'}, {tmp_path / 'n-2.jsonl'}" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "n-1.jsonl").is_file() and not (tmp_path / "n.jsonl").exists()
 
 
-def test_of_several_runs_the_files_that_hold_the_answers_are_named(
-    benchmark_folder: Path, tmp_path: Path, capsys: Any
-) -> None:
-    answers = tmp_path / "m.jsonl"
-    with serving(answer=one_point, faults={"400": 0.5}, seed=3) as server:
-        flags = ("--concurrency", "1", "--runs", "2", "--temperature", "0.5")
-        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, *flags)) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert f"{tmp_path / 'm-1.jsonl'}, {tmp_path / 'm-2.jsonl'}" in told
-    assert (tmp_path / "m-1.jsonl").is_file() and not answers.exists()
-
-
-def test_a_server_that_refuses_everything_is_not_asked_everything(
+def test_server_that_refuses_everything_is_not_asked_everything(
     benchmark_folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     question_file = benchmark_folder / "point_questions.jsonl"
-    some = [json.loads(line) for line in question_file.read_text().splitlines()]
-    many = [{**some[n % 6], "question_id": n} for n in range(60)]
-    question_file.write_text("".join(json.dumps(line) + "\n" for line in many))
+    first = json.loads(question_file.read_text().splitlines()[0])
+    write_jsonl(question_file, [{**first, "question_id": n} for n in range(60)])
     with serving(faults={"400": 1.0}, keep=True) as server:
-        assert run(api_vqa.main, words(benchmark_folder, tmp_path / "a.jsonl", server.url, "--concurrency", "2")) == 2
+        assert run(api_vqa.main, flags(benchmark_folder, tmp_path / "a.jsonl", server.url, "--concurrency", "2")) == 2
         assert len(server.asked) < 15
-    assert "none of 8 requests was answered: refused with HTTP 400" in capsys.readouterr().err
-    assert not (tmp_path / "a.jsonl").exists()
+    assert "HTTP 400" in capsys.readouterr().err and not (tmp_path / "a.jsonl").exists()
 
 
 def test_other_settings_do_not_continue_a_file(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    answers = tmp_path / "m.jsonl"
+    answers, others = tmp_path / "m.jsonl", tmp_path / "others"
+    shutil.copytree(benchmark_folder / "images", others)
+    Image.open(others / "wide.png").rotate(180).save(others / "wide.png")
     with serving(answer=one_point, keep=True) as server:
-        assert run(api_vqa.main, words(benchmark_folder, answers, server.url)) == 0
+        assert run(api_vqa.main, flags(benchmark_folder, answers, server.url)) == 0
         before = answers.read_bytes()
-        for change in (["--reasoning"], ["--convention", "gemini"], ["--temperature", "1"]):
-            assert run(api_vqa.main, words(benchmark_folder, answers, server.url, *change)) == 2
-            assert "was begun with" in capsys.readouterr().err
-        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, model="another")) == 2
-        others = tmp_path / "others"
-        shutil.copytree(benchmark_folder / "images", others)
-        Image.open(others / "wide.png").rotate(180).save(others / "wide.png")
-        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--image-folder", str(others))) == 2
-        assert "was begun with images sha256:" in capsys.readouterr().err
+        for change, name in (
+            (["--reasoning"], "reasoning"), (["--convention", "gemini"], "convention"), (["--model", "n"], "model"),
+            (["--temperature", "1"], "temperature"), (["--images", str(others)], "images"),
+        ):  # fmt: skip
+            assert run(api_vqa.main, flags(benchmark_folder, answers, server.url, *change)) == 2
+            assert name in capsys.readouterr().err
         assert answers.read_bytes() == before and len(server.asked) == 6
-        assert run(api_vqa.main, words(benchmark_folder, answers, server.url, "--reasoning", "--overwrite")) == 0
+        assert run(api_vqa.main, flags(benchmark_folder, answers, server.url, "--reasoning", "--overwrite")) == 0
         assert len(server.asked) == 12
 
 
-def test_another_server_does_not_continue_a_file_nor_answer_from_its_cache(
-    benchmark_folder: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_another_server_uses_neither_file_nor_cache(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
     """The same name at another address is another model."""
-    answers, cache = tmp_path / "m.jsonl", ["--cache", str(tmp_path / "shared.jsonl")]
+    answers, other, cache = tmp_path / "m.jsonl", tmp_path / "other.jsonl", ["--cache", str(tmp_path / "shared.jsonl")]
     right, wrong = f"[({X}, {Y})]", "[(0.9, 0.5)]"
     with serving(answer=lambda _: right, keep=True) as first, serving(answer=lambda _: wrong, keep=True) as second:
-        assert run(api_vqa.main, words(benchmark_folder, answers, first.url, *cache)) == 0
-        same = words(benchmark_folder, answers, first.url, *cache)
+        same = flags(benchmark_folder, answers, first.url, *cache)
+        assert run(api_vqa.main, same) == 0
         assert run(api_vqa.main, [f"{word}/" if word.endswith("/v1") else word for word in same]) == 0
-        assert run(api_vqa.main, words(benchmark_folder, answers, second.url, *cache)) == 2
-        assert f"was begun with server {first.url}/v1, not {second.url}/v1" in capsys.readouterr().err
-        other = tmp_path / "other.jsonl"
-        assert run(api_vqa.main, words(benchmark_folder, other, second.url, *cache)) == 0
+        assert run(api_vqa.main, flags(benchmark_folder, answers, second.url, *cache)) == 2
+        assert f"server {first.url}/v1, not {second.url}/v1" in capsys.readouterr().err
+        assert run(api_vqa.main, flags(benchmark_folder, other, second.url, *cache)) == 0
         assert (len(first.asked), len(second.asked)) == (6, 6)
-        assert run(api_vqa.main, words(benchmark_folder, answers, second.url, *cache, "--overwrite")) == 0
-    assert {line["text"] for line in lines(answers)} == {wrong} == {line["text"] for line in lines(other)}
+        assert run(api_vqa.main, flags(benchmark_folder, answers, second.url, *cache, "--overwrite")) == 0
+    assert texts(answers) == {wrong} == texts(other)
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_name_that_is_served_with_new_weights_is_asked_anew_with_overwrite(
-    named: bool, benchmark_folder: Path, tmp_path: Path
-) -> None:
-    """Also where a cache was named, which may hold the answers of others: theirs stay."""
+def test_overwrite_asks_everything_again(named: bool, benchmark_folder: Path, tmp_path: Path) -> None:
+    """As for a name that is served with new weights. Answers of others in a named cache stay."""
     answers, cache = tmp_path / "m.jsonl", ["--cache", str(tmp_path / "shared.jsonl")] if named else []
     with serving(answer=lambda _: "[(0.1, 0.1)]", keep=True) as server:
-        flags = words(benchmark_folder, answers, server.url, *cache)
-        others = words(benchmark_folder, tmp_path / "n.jsonl", server.url, *cache, model="n")
-        assert run(api_vqa.main, others) == run(api_vqa.main, flags) == 0
+        words = flags(benchmark_folder, answers, server.url, *cache)
+        others = flags(benchmark_folder, tmp_path / "n.jsonl", server.url, *cache, model="n")
+        assert run(api_vqa.main, others) == run(api_vqa.main, words) == 0
         assert len(server.asked) == 12
         server.answer = lambda _: "[(0.2, 0.2)]"
-        assert run(api_vqa.main, flags) == 0
-        assert len(server.asked) == 12 and {line["text"] for line in lines(answers)} == {"[(0.1, 0.1)]"}
+        assert run(api_vqa.main, words) == 0
+        assert len(server.asked) == 12 and texts(answers) == {"[(0.1, 0.1)]"}
         server.faults = {"400": 0.5}
-        assert run(api_vqa.main, [*flags, "--overwrite", "--concurrency", "1"]) == 2
+        assert run(api_vqa.main, [*words, "--overwrite", "--concurrency", "1"]) == 2
         server.faults = {}
-        assert run(api_vqa.main, flags) == 0
-        assert {line["text"] for line in lines(answers)} == {"[(0.2, 0.2)]"}, "no old answer where a request failed"
+        assert run(api_vqa.main, words) == 0
+        assert texts(answers) == {"[(0.2, 0.2)]"}, "no old answer where a request failed"
         asked = len(server.asked)
         assert run(api_vqa.main, others) == 0 and len(server.asked) == asked
 
 
-def test_a_dry_run_needs_no_key_and_writes_nothing(
+def test_dry_run_needs_no_key_and_writes_nothing(
     benchmark_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    flags = words(benchmark_folder, tmp_path / "out" / "m.jsonl", "http://127.0.0.1:9", "--dry-run", model="gpt-4o")
-    assert run(api_vqa.main, flags) == 0
-    told = capsys.readouterr().out
-    assert "6 questions, 6 requests" in told and "about $" in told and "Point to the red mug number 3." in told
+    words = flags(benchmark_folder, tmp_path / "out" / "m.jsonl", "http://127.0.0.1:9", "--dry-run", model="gpt-4o")
+    assert run(api_vqa.main, words) == 0
+    output = capsys.readouterr().out
+    assert "6 questions, 6 requests" in output and "about $" in output and "the red mug number 3." in output
+    assert run(api_vqa.main, [*words, "--protocol", "paper"]) == 0
+    output = capsys.readouterr().out
+    assert "6 questions in 3 runs, 18 requests" in output and output.count("about $") == 1
     assert not (tmp_path / "out").exists()
-    assert run(api_vqa.main, [*flags, "--protocol", "paper"]) == 0
-    told = capsys.readouterr().out
-    assert "6 questions in 3 runs, 18 requests" in told and told.count("about $") == 1
-
-
-def test_a_model_that_writes_another_way_is_noticed(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    with serving(answer=lambda asked: "[(250.5, 800.5), (100.5, 200.5)]") as server:
-        assert run(api_vqa.main, words(benchmark_folder, tmp_path / "m.jsonl", server.url)) == 0
-    assert "12 of 12 points lie outside the image" in capsys.readouterr().out
-    with serving(answer=lambda asked: "[(0.25, 0.8), (0.1, 0.2)]") as server:
-        flags = words(benchmark_folder, tmp_path / "n.jsonl", server.url, "--convention", "qwen3-vl")
-        assert run(api_vqa.main, flags) == 0
-    assert "12 of 12 points lie below 1/100 of the picture's width and height" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("text", "more", "warning"),
     [
-        (["--provider", "vllm"], "--base-url"),
-        (["--provider", "openai", "--concurrency", "0"], "--concurrency must be at least 1"),
-        (["--provider", "openai", "--convention", "molmo", "--box"], "no boxes"),
-        (["--provider", "openai", "--runs", "3"], "all the same"),
-        (["--provider", "openai", "--price-in", "3"], "--price-out"),
-        (["--provider", "openai", "--timeout", "nan"], "--timeout must be above 0"),
+        ("[(250.5, 800.5), (100.5, 200.5)]", [], "12 of 12 points lie outside the image"),
+        ("[(0.25, 0.8), (0.1, 0.2)]", ["--convention", "qwen3-vl"], "12 of 12 points lie below 1/100"),
     ],
 )
-def test_what_is_refused(flags: list[str], told: str, benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    common = ["--model", "m", "--data-dir", str(benchmark_folder), "--answer-file", str(tmp_path / "m.jsonl")]
-    assert run(api_vqa.main, [*common, *flags]) == 2
-    assert told in capsys.readouterr().err
-    assert not (tmp_path / "m.jsonl").exists()
-
-
-def test_a_broken_record_of_a_convention_is_named(
-    benchmark_folder: Path, write_answers: Callable[..., Path], capsys: Any
+def test_doubtful_convention_is_reported(
+    text: str, more: list[str], warning: str, benchmark_folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    for metadata in (
-        {"convention": "klingon"},
-        {"convention": "robobrain2"},
-        {"convention": "qwen2.5-vl", "sent": [0, 3]},
-    ):
-        path = write_answers({3: "[(1, 2)]"}, metadata=metadata)
-        assert run(summarize_vqa.main, ["--answer", str(path), "--data-dir", str(benchmark_folder)]) == 2
-        assert "question 3" in capsys.readouterr().err
+    with serving(answer=lambda asked: text) as server:
+        assert run(api_vqa.main, flags(benchmark_folder, tmp_path / "m.jsonl", server.url, *more)) == 0
+    assert warning in capsys.readouterr().out
 
 
-def test_broken_pictures_are_told_first_and_skipped_when_asked(
-    benchmark_folder: Path, tmp_path: Path, capsys: Any
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--provider", "vllm"], "--base-url"),
+        (["--provider", "openai", "--concurrency", "0"], "--concurrency"),
+        (["--provider", "openai", "--convention", "molmo", "--box"], "--box"),
+        (["--provider", "openai", "--runs", "3"], "--temperature"),
+        (["--provider", "openai", "--price-in", "3"], "--price-out"),
+        (["--provider", "openai", "--timeout", "nan"], "--timeout"),
+    ],
+)
+def test_refused_flags(more: list[str], message: str, benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    common = ["--model", "m", "--data", str(benchmark_folder), "--answers", str(tmp_path / "m.jsonl")]
+    assert run(api_vqa.main, [*common, *more]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "m.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"convention": "klingon"}, {"convention": "robobrain2"}, {"convention": "qwen2.5-vl", "sent": [0, 3]}]
+)
+def test_broken_record_of_a_convention_is_named(
+    metadata: dict[str, Any], benchmark_folder: Path, write_answers: Callable[..., Path], capsys: Any
 ) -> None:
-    path = benchmark_folder / "images" / "wide.png"
+    path = write_answers({3: "[(1, 2)]"}, metadata=metadata)
+    assert run(summarize_vqa.main, ["--answers", str(path), "--data", str(benchmark_folder)]) == 2
+    assert "question 3" in capsys.readouterr().err
+
+
+def test_broken_images_are_refused_or_skipped(benchmark_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    path, answers = benchmark_folder / "images" / "wide.png", tmp_path / "a.jsonl"
     path.write_bytes(path.read_bytes()[:-100])
     with serving(keep=True, answer=one_point) as server:
-        asked = words(benchmark_folder, tmp_path / "a.jsonl", server.url)
-        assert run(api_vqa.main, asked) == 2
-        assert "1 of 3 images cannot be read" in capsys.readouterr().err and not server.asked
-        assert api_vqa.main([*asked, "--skip-broken"]) == 0
+        words = flags(benchmark_folder, answers, server.url)
+        assert run(api_vqa.main, words) == 2
+        assert "1 of 3 images" in capsys.readouterr().err and not server.asked
+        assert api_vqa.main([*words, "--skip-broken"]) == 0
         assert len(server.asked) == 4
-    assert [line["question_id"] for line in lines(tmp_path / "a.jsonl")] == [4, 5, 7, 8]
-    record = json.loads(run_file(tmp_path / "a.jsonl").read_text())
-    assert record["skipped"] == [3, 6] and record["finished"]
-    accuracy(tmp_path / "a.jsonl")
+    assert [line["question_id"] for line in lines(answers)] == [4, 5, 7, 8]
+    assert read_json(run_file(answers))["skipped"] == [3, 6] and finished(answers)
+    accuracy(answers)
     assert "2 of 6 questions were skipped" in capsys.readouterr().out

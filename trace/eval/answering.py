@@ -134,6 +134,22 @@ class RunningAccuracy:
 # --- the record of a run ---------------------------------------------------------------------------------------------
 
 
+def common_settings(arguments: argparse.Namespace, benchmark: Benchmark, run: int) -> dict[str, Any]:
+    """Return the settings that decide the answers of any model; a file is only continued under the same ones."""
+    paths = {question.image: benchmark.image_path(question) for question in benchmark.questions}
+    images = hashlib.sha256()  # of the images that are asked about, wherever they are stored
+    for name, path in sorted(paths.items()):
+        images.update(f"{name} {sha256(path)} ".encode("utf-8", "surrogatepass"))
+    return {
+        "question_sha256": sha256(benchmark.question_file),
+        "reasoning": arguments.reasoning,
+        "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
+        "num_questions": arguments.num_questions,
+        "images": f"sha256:{images.hexdigest()}",
+        "run": run,
+    }
+
+
 def start_record(
     command: str, answers: Path, benchmark: Benchmark, arguments: argparse.Namespace, settings: Mapping[str, Any],
     continued: bool,
@@ -180,15 +196,6 @@ def fingerprint(path: str | Path) -> str:
             digest.update(stream.read(1 << 20))
             stream.seek(max(0, size - (1 << 20)))
             digest.update(stream.read())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def hash_images(benchmark: Benchmark) -> str:
-    """Hash the images that are asked about, wherever they are stored. InputError: one is missing."""
-    paths = {question.image: benchmark.image_path(question) for question in benchmark.questions}
-    digest = hashlib.sha256()
-    for name, path in sorted(paths.items()):
-        digest.update(f"{name} {sha256(path)} ".encode("utf-8", "surrogatepass"))
     return f"sha256:{digest.hexdigest()}"
 
 

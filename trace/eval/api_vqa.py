@@ -41,18 +41,7 @@ from ..inference.predictor import PLACEHOLDER
 from ..remote.flags import add_remote_flags, check_remote, estimate, model_price, report, server_address
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import sha256, write_json, write_jsonl
-from .answering import (
-    RunningAccuracy,
-    add_answering_flags,
-    answered_before,
-    find_broken_images,
-    finish_record,
-    hash_images,
-    load_questions,
-    parse_answering_flags,
-    run_path,
-    start_record,
-)
+from . import answering
 from .benchmark import Benchmark, run_file
 
 if TYPE_CHECKING:
@@ -70,15 +59,16 @@ MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_answering_flags(_parser(), argv)
+    arguments = answering.parse_answering_flags(_parser(), argv)
     check_remote(arguments)
     if arguments.provider in OWN_SERVERS and not arguments.base_url:
         raise InputError(f"--provider {arguments.provider} needs --base-url, such as http://localhost:8000/v1")
     if arguments.prompt_template is not None and (arguments.reasoning or arguments.box):
         raise InputError("--prompt-template is the complete text of a question. Leave out --reasoning and --box")
-    template, benchmark = prompt_template(arguments), load_questions(arguments)
+    template, benchmark = prompt_template(arguments), answering.load_questions(arguments)
     how = _choose_convention(arguments)
-    broken = find_broken_images(benchmark, benchmark.questions, arguments.skip_broken)  # now, not after an hour
+    # before the first request, not after an hour
+    broken = answering.find_broken_images(benchmark, benchmark.questions, arguments.skip_broken)
     skipped = [one.question_id for one in benchmark.questions if str(one.question_id) in broken]
     benchmark = replace(
         benchmark, questions=tuple(one for one in benchmark.questions if str(one.question_id) not in broken)
@@ -86,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     server = server_address(PROTOCOLS[arguments.provider], arguments.base_url)
     runs = []
     for number in range(1, arguments.runs + 1):
-        path = run_path(arguments.answers, number, arguments.runs)
+        path = answering.run_path(arguments.answers, number, arguments.runs)
         seed = None if arguments.seed is None else arguments.seed + number - 1
         run_number = number if arguments.runs > 1 else 0
         runs.append(RemoteRun(arguments, benchmark, how, template, server, path, run_number, seed, skipped))
@@ -113,7 +103,7 @@ def _parser() -> Parser:
     parser = Parser(prog="api_vqa", description="Answer the questions of a benchmark with a remote model.")
     parser.add_argument("--provider", choices=PROTOCOLS, required=True, help="vllm and sglang need --base-url")
     parser.add_argument("--model", "--model-path", required=True, help="the provider's name of the model")
-    add_answering_flags(parser)
+    answering.add_answering_flags(parser)
     parser.add_argument("--convention", choices=CONVENTIONS,
                         help="how the model writes coordinates (default: that of its family)")  # fmt: skip
     parser.add_argument("--box", action="store_true", help="ask for a box instead of points; all of its pixels count")
@@ -160,18 +150,13 @@ def _choose_convention(arguments: argparse.Namespace) -> Convention:
     return how
 
 
-def _cache(arguments: argparse.Namespace) -> Path:
-    """The file of responses, shared by all runs."""
-    return Path(arguments.cache or arguments.answers.with_suffix(".cache.jsonl"))
-
-
 def _remove_answers(runs: Sequence[RemoteRun]) -> None:
     """Remove the answers and the cached responses they were made of; a named cache keeps those of other answers."""
     from ..remote.client import remove_cached
 
     arguments = runs[0].arguments
     if arguments.cache is None:
-        _cache(arguments).unlink(missing_ok=True)
+        runs[0].cache.unlink(missing_ok=True)
     else:
         requests = (remote_run.request(one) for remote_run in runs for one in remote_run.benchmark.questions)
         remove_cached(arguments.cache, {request.key(arguments.model) for request in requests})
@@ -186,7 +171,7 @@ def _dry_run(runs: Sequence[RemoteRun]) -> None:
     from ..utils.jsonl_index import JsonlIndex
 
     first, arguments = runs[0], runs[0].arguments
-    with JsonlIndex(_cache(arguments), cached_key) as cache:
+    with JsonlIndex(first.cache, cached_key) as cache:
         missing = sum(
             arguments.overwrite or read_cached(cache, remote_run.request(question), arguments.model) is None
             for remote_run in runs
@@ -214,10 +199,15 @@ class RemoteRun:
     failures: dict[str, str] = field(default_factory=dict)  # question id -> reason
     cut: int = 0
     doubts: ConventionCheck = field(default_factory=ConventionCheck)
-    accuracy: RunningAccuracy = field(init=False)
+    accuracy: answering.RunningAccuracy = field(init=False)
 
     def __post_init__(self) -> None:
-        self.accuracy = RunningAccuracy(self.benchmark)
+        self.accuracy = answering.RunningAccuracy(self.benchmark)
+
+    @property
+    def cache(self) -> Path:
+        """The file of responses, shared by all runs."""
+        return Path(self.arguments.cache or self.arguments.answers.with_suffix(".cache.jsonl"))
 
     def text(self, question: Question) -> str:
         """Return the text of a request: the question's own words, then the format of the answer."""
@@ -229,9 +219,8 @@ class RemoteRun:
         ):  # exactly what the project's models are trained on
             return question_text(instruction, self.arguments.reasoning)
         reasoning = [REASONING_SUFFIX, ANSWER_LAST] if self.arguments.reasoning else []
-        return " ".join(
-            [instruction, *reasoning, self.convention.box if self.arguments.box else self.convention.points]
-        )
+        how = self.convention.box if self.arguments.box else self.convention.points
+        return " ".join([instruction, *reasoning, how])
 
     def sent_size(self, question: Question) -> tuple[int, int]:
         """Return the size of the picture as it is sent."""
@@ -256,24 +245,16 @@ class RemoteRun:
 
     def answer(self, question: Question, request: Request, completion: Completion) -> Answer:
         """Return the reply as a record; the metadata says how to read it and why it ended."""
-        model = self.arguments.model
+        metadata = {
+            "convention": self.convention.name, "sent": list(self.sent_size(question)), "finish": completion.finish,
+            "tokens_in": completion.tokens_in, "tokens_out": completion.tokens_out,
+        }  # fmt: skip
+        model, question_id = self.arguments.model, question.question_id
+        answer_id = hashlib.sha256(request.key(model)).hexdigest()[:22]
         return Answer(
-            question_id=question.question_id,
-            prompt=request.text,
-            text=completion.text,
-            answer_id=hashlib.sha256(request.key(model)).hexdigest()[:22],
-            model_id=model,
-            category=question.category,
-            seed=self.seed,
-            run=self.run,
-            metadata={
-                "convention": self.convention.name,
-                "sent": list(self.sent_size(question)),
-                "finish": completion.finish,
-                "tokens_in": completion.tokens_in,
-                "tokens_out": completion.tokens_out,
-            },
-        )
+            question_id, request.text, completion.text, answer_id, model, question.category,
+            seed=self.seed, run=self.run, metadata=metadata,
+        )  # fmt: skip
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the answers. A file is only continued under the same settings."""
@@ -282,17 +263,12 @@ class RemoteRun:
             "provider": arguments.provider,
             "model": arguments.model,
             "server": self.server or "the provider's own",
-            "question_sha256": sha256(self.benchmark.question_file),
             "convention": self.convention.name,
             "box": arguments.box,
-            "reasoning": arguments.reasoning,
-            "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
-            "num_questions": arguments.num_questions,
-            "images": hash_images(self.benchmark),
             "max_side": arguments.max_side,
             "options": self.options(),
-            "run": self.run,
             "seed": self.seed,
+            **answering.common_settings(arguments, self.benchmark, self.run),
         }
 
     def write_answers(self) -> int:
@@ -301,8 +277,8 @@ class RemoteRun:
         from ..remote.providers import OpenAIChat, Options
 
         arguments, questions, settings = self.arguments, self.benchmark.questions, self.settings()
-        answered_before(self.path, settings, questions)
-        record = start_record("api_vqa", self.path, self.benchmark, arguments, settings, continued=True)
+        answering.answered_before(self.path, settings, questions)
+        record = answering.start_record("api_vqa", self.path, self.benchmark, arguments, settings, continued=True)
         record["skipped"] = self.skipped
         options = Options(arguments.temperature, arguments.max_output_tokens, self.seed, arguments.thinking_budget)
         protocol = PROTOCOLS[arguments.provider]
@@ -311,7 +287,7 @@ class RemoteRun:
         )
         limits = Limits(arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute)
         price = model_price(arguments)
-        with Client(provider, _cache(arguments), limits) as client:
+        with Client(provider, self.cache, limits) as client:
             requests = [self.request(question) for question in questions]
             missing = sum(client.cached(request) is None for request in requests)
             if missing:
@@ -329,7 +305,7 @@ class RemoteRun:
         record["seconds"] = round(record["seconds"] + client.figures.seconds, 3)
         record["remote"], record["price"] = client.figures.as_json(), price and asdict(price)
         complete = len(answers) == len(questions)
-        write_json(run_file(self.path), finish_record(record, len(answers)) if complete else record)
+        write_json(run_file(self.path), answering.finish_record(record, len(answers)) if complete else record)
         return len(questions) - len(answers)
 
     async def _ask(self, client: Client, requests: Sequence[Request]) -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -30,8 +30,7 @@ DESCRIPTION = "suite.json"  # the folder's name, a note on its questions, and wh
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedBenchmark:
+class PublishedBenchmark(NamedTuple):
     """A benchmark known by name. `fetch` is the command that downloads it ("": it ships with the repository)."""
 
     folder: str
@@ -39,32 +38,29 @@ class PublishedBenchmark:
     fetch: str
 
 
-_REFSPATIAL = (
-    "hf download BAAI/RefSpatial-Bench --repo-type dataset --local-dir datasets/downloads/refspatial && "
-    "python -m trace.eval.import_benchmark refspatial-{part} --from datasets/downloads/refspatial/data/{part}-*.parquet "
-    "--out datasets/refspatial/{part}"
-)
+IMPORT = "python -m trace.eval.import_benchmark"
 PUBLISHED = {
     "where2place": PublishedBenchmark(
-        "where2place",
-        "Where2Place: 100 images, free space and objects; category unseen is its hard part",
+        "where2place", "Where2Place: 100 images, free space and objects; category unseen is its hard part",
         "hf download wentao-yuan/where2place --repo-type dataset --local-dir datasets/where2place",
     ),
     "roborefit": PublishedBenchmark(
-        "roborefit",
-        "RoboRefIt as RoboPoint scores it: points inside the object's mask, 750 images",
+        "roborefit", "RoboRefIt as RoboPoint scores it: points inside the object's mask, 750 images",
         "gdown 1pdGF1HaU_UiKfh5Z618hy3nRjVbq_VuW -O datasets/downloads/roborefit.zip && "
-        "unzip datasets/downloads/roborefit.zip -d datasets/downloads && python -m trace.eval.import_benchmark roborefit "
+        f"unzip datasets/downloads/roborefit.zip -d datasets/downloads && {IMPORT} roborefit "
         "--from datasets/downloads/final_dataset/testA --out datasets/roborefit",
     ),
     **{
         f"refspatial-{part}": PublishedBenchmark(
-            f"refspatial/{part}", f"RefSpatial-Bench, {part}: {count} questions", _REFSPATIAL.format(part=part)
+            f"refspatial/{part}", f"RefSpatial-Bench, {part}: {count} questions",
+            "hf download BAAI/RefSpatial-Bench --repo-type dataset --local-dir datasets/downloads/refspatial && "
+            f"{IMPORT} refspatial-{part} --from datasets/downloads/refspatial/data/{part}-*.parquet "
+            f"--out datasets/refspatial/{part}",
         )
         for part, count in (("location", 100), ("placement", 100), ("unseen", 77))
     },
     "tabletop": PublishedBenchmark("tabletop", "TableTop: rendered tables with exact masks", ""),
-}
+}  # fmt: skip
 
 
 def find_benchmark(name: str | Path) -> Path:
@@ -115,10 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"importing {arguments.name} needs --from (the download) and --out (the folder to write)")
     if arguments.name != "roborefit":
         count = from_parquet(arguments.source, arguments.out, arguments.name)
-    elif len(arguments.source) == 1:
-        count = from_roborefit(arguments.source[0], arguments.out, arguments.ids, arguments.count, arguments.seed)
     else:
-        raise InputError("RoboRefIt is imported from one folder: give --from final_dataset/testA")
+        count = from_roborefit(arguments.source[0], arguments.out, arguments.ids, arguments.count, arguments.seed)
     print(f"{arguments.out}: {count} questions")
     return 0
 
@@ -153,17 +147,12 @@ def unpack_parquet(path: Path) -> Path:
     description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
     unpacked = description.get("unpacked") if isinstance(description, dict) else None
     made = unpacked.get(path.name, {}) if isinstance(unpacked, dict) and len(unpacked) == 1 else {}
-    same_state = all(made.get(name) == value for name, value in _state(path).items())
-    if not same_state and made.get("sha256") != sha256(path):
+    if made.get("sha256") != sha256(path):
         raise InputError(
             f"{folder} was not unpacked from the present content of {path}. Remove or rename the folder to unpack the "
             "file again, or name the folder itself to use what it holds"
         )
     return folder
-
-
-def _state(path: Path) -> dict[str, int]:
-    return {"bytes": path.stat().st_size, "changed": path.stat().st_mtime_ns}
 
 
 def from_parquet(paths: Sequence[Path], out: Path, name: str) -> int:
@@ -172,9 +161,7 @@ def from_parquet(paths: Sequence[Path], out: Path, name: str) -> int:
     The columns are those of FlagEval/Where2Place (question_id, question, question_type, image, mask) or RefSpatial-Bench
     (id, prompt, image, mask, ...). An image is bytes or a record that holds them. InputError names file and row.
     """
-    for path in paths:
-        existing_file(path, "the parquet file")
-    unpacked = {path.name: {**_state(path), "sha256": sha256(path)} for path in paths}
+    unpacked = {path.name: {"sha256": sha256(existing_file(path, "the parquet file"))} for path in paths}
     description = {"name": name, "source": [path.name for path in paths], "unpacked": unpacked}
     return _write_benchmark(out, lambda: _parquet_rows(paths), description)
 
@@ -236,6 +223,9 @@ def _image_name(question_id: Any, where: str) -> str:
 # --- RoboRefIt -----------------------------------------------------------------------------------------------------
 
 
+RoboRefItEntry = tuple[Any, str, str, str]  # number, text, image, mask
+
+
 def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int = 750, seed: int = 0) -> int:
     """Write the folder `out` from a split of RoboRefIt and return the number of questions.
 
@@ -253,7 +243,13 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
     records = read_json(lists[0])
     if not isinstance(records, list):
         raise InputError(f"{lists[0]} is not a list of questions")
-    entries = [_roborefit_entry(record, index, f"{lists[0]}, question {index}") for index, record in enumerate(records)]
+    entries: list[RoboRefItEntry] = []
+    for index, record in enumerate(records):
+        for name in ("text", "rgb_path", "mask_path"):
+            if not isinstance(record, Mapping) or not isinstance(record.get(name), str) or not record[name]:
+                raise InputError(f'{lists[0]}, question {index}: "{name}" is missing')
+        image, mask = (record[name].replace("\\", "/") for name in ("rgb_path", "mask_path"))
+        entries.append((record.get("num", index), record["text"], image, mask))
     if ids is not None:
         chosen, note = _listed_entries(entries, ids), f"the questions of {ids.name}"
     else:
@@ -282,25 +278,10 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
     return _write_benchmark(out, rows, {"name": "roborefit", "note": note, "source": [lists[0].name]})
 
 
-RoboRefItEntry = tuple[Any, str, str, str]  # number, text, image, mask
-
-
-def _roborefit_entry(record: Any, index: int, where: str) -> RoboRefItEntry:
-    if not isinstance(record, Mapping):
-        raise InputError(f"{where} is not a JSON object")
-    for name in ("text", "rgb_path", "mask_path"):
-        if not isinstance(record.get(name), str) or not record[name]:
-            raise InputError(f'{where}: "{name}" is missing')
-    image, mask = (record[name].replace("\\", "/") for name in ("rgb_path", "mask_path"))
-    return record.get("num", index), record["text"], image, mask
-
-
 def _listed_entries(entries: Sequence[RoboRefItEntry], path: Path) -> list[RoboRefItEntry]:
     text = existing_file(path, "the list of ids").read_text(encoding="utf-8", errors="replace")
     wanted = list(map(str, read_json(path))) if text.lstrip().startswith("[") else text.split()
-    known: dict[str, RoboRefItEntry] = {}
-    for entry in entries:
-        known.setdefault(PurePosixPath(entry[2]).stem, entry)
+    known = {PurePosixPath(entry[2]).stem: entry for entry in reversed(entries)}  # the first about each image
     known |= {str(entry[0]): entry for entry in entries}
     for name in wanted:
         if name not in known:

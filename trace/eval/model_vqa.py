@@ -17,9 +17,10 @@ if not __package__:  # run by its path: the relative imports below need the inst
     runpy.run_module("trace_vlm.eval.model_vqa", run_name="__main__", alter_sys=True)
 
 import argparse
+import functools
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,58 +33,56 @@ from ..inference.predictor import Prediction, Predictor, build_question, device_
 from ..model.checkpoint import loaded_dtype
 from ..model.presets import resolve_model
 from ..utils.command import InputError, Parser, output_folder, run
-from ..utils.files import JsonlWriter, sha256, write_json
-from .answering import (
-    RunningAccuracy,
-    add_answering_flags,
-    answered_before,
-    chunk_path,
-    find_broken_images,
-    fingerprint,
-    finish_record,
-    hash_images,
-    load_questions,
-    merge_chunks,
-    parse_answering_flags,
-    run_path,
-    sort_answers,
-    start_record,
-    torchrun_rank,
-)
+from ..utils.files import JsonlWriter, write_json
+from . import answering
 from .benchmark import Benchmark, run_file
 
 CHECKED_ALONE = 8  # answers repeated at batch 1, to report how many of a half-precision run depend on the batch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_answering_flags(_parser(), argv)
+    arguments = answering.parse_answering_flags(_parser(), argv)
     decoding, template = decoding_from_flags(arguments), prompt_template(arguments)
-    benchmark = load_questions(arguments)
-    rank = torchrun_rank()
+    benchmark = answering.load_questions(arguments)
+    rank = answering.torchrun_rank()
     chunk, chunks = rank[:2] if rank else (arguments.chunk_idx, arguments.num_chunks)
     if chunks < 1 or not 0 <= chunk < chunks:
         raise InputError(f"there is no chunk {chunk} of {chunks}: --chunk-idx counts from 0 to --num-chunks - 1")
     merging = chunks > 1 and (rank is not None or arguments.merge)
     count = len(benchmark.questions)
     start, end = count * chunk // chunks, count * (chunk + 1) // chunks
-    questions = benchmark.questions[start:end]  # empty for some if there are more chunks than questions
-    broken = find_broken_images(benchmark, questions, arguments.skip_broken)  # now, not after an hour
+    questions = benchmark.questions[start:end]  # none for some if there are more chunks than questions
+    broken = answering.find_broken_images(benchmark, questions, arguments.skip_broken)  # now, not after an hour
     output_folder(arguments.answers.parent)
-    device, dtype = _placement(arguments)
-    images_hash = hash_images(benchmark)
-    predictor: Predictor | None = None
+    device = arguments.device
+    if device is None and rank is not None:
+        import torch
+
+        device = f"cuda:{rank[2] % torch.cuda.device_count()}" if torch.cuda.is_available() else None
+    device, dtype = device_and_dtype(device, arguments.dtype)
+    model = resolve_model(arguments.model)
+    placement = {"dtype": loaded_dtype(model, arguments.model_base, dtype), "chunk": [chunk, chunks]}
+
+    @functools.cache
+    def load() -> Predictor:
+        return Predictor.load(arguments.model, arguments.model_base, device, placement["dtype"])
+
     for number in range(1, arguments.runs + 1):
-        complete = run_path(arguments.answers, number, arguments.runs)
-        path = chunk_path(complete, chunk, chunks) if merging else complete
+        complete = answering.run_path(arguments.answers, number, arguments.runs)
+        path = answering.chunk_path(complete, chunk, chunks) if merging else complete
         seeded = replace(decoding, seed=decoding.seed + number - 1)
         run_number = number if arguments.runs > 1 else 0
-        model_run = ModelRun(
-            arguments, seeded, template, benchmark, start, questions, path, run_number, (chunk, chunks), device, dtype,
-            images_hash, broken, predictor,
-        )  # fmt: skip
-        model_run.write_answers()
-        predictor = model_run.predictor
-        if merging and merge_chunks(complete, chunks, benchmark.questions):
+        settings = {
+            "model": answering.fingerprint(model),
+            "model_base": answering.fingerprint(arguments.model_base) if arguments.model_base else None,
+            "conv_mode": arguments.conv_mode,
+            **placement,
+            **answering.common_settings(arguments, benchmark, run_number),
+            **asdict(seeded),
+        }
+        model_run = ModelRun(arguments, seeded, template, benchmark, start, questions, path, run_number, settings, load)
+        model_run.write_answers(broken)
+        if merging and answering.merge_chunks(complete, chunks, benchmark.questions):
             print(f"{complete}: the answers of all {chunks} chunks")
     return 0
 
@@ -92,7 +91,7 @@ def _parser() -> Parser:
     parser = Parser(prog="model_vqa", description="Answer the questions of a benchmark with a local model.")
     parser.add_argument("--model", "--model-path", required=True, help="folder of the model, nano or nano-base")
     parser.add_argument("--model-base", help="base model of an adapter")
-    add_answering_flags(parser)
+    answering.add_answering_flags(parser)
     parser.add_argument("--reasoning", action=argparse.BooleanOptionalAction, default=True,
                         help="ask for reasoning before the points")  # fmt: skip
     parser.add_argument("--batch-size", type=_batch_size, default="auto",
@@ -116,18 +115,7 @@ def _batch_size(text: str) -> int | str:
     return int(text)
 
 
-def _placement(arguments: argparse.Namespace) -> tuple[str, str]:
-    """The device and the type of the weights in memory; both are known before the model is loaded."""
-    device, rank = arguments.device, torchrun_rank()
-    if device is None and rank is not None:
-        import torch
-
-        device = f"cuda:{rank[2] % torch.cuda.device_count()}" if torch.cuda.is_available() else None
-    device, dtype = device_and_dtype(device, arguments.dtype)
-    return device, loaded_dtype(resolve_model(arguments.model), arguments.model_base, dtype)
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ModelRun:
     """One answer file of a local model: which questions are asked, how, and where the answers go."""
 
@@ -139,69 +127,46 @@ class ModelRun:
     questions: Sequence[Question]
     path: Path
     run: int  # from 1; 0 for a single run
-    chunk: tuple[int, int]
-    device: str
-    dtype: str  # of the weights in memory
-    images_hash: str
-    broken: frozenset[str]  # ids of questions whose image cannot be read
-    predictor: Predictor | None  # loaded if it is needed
+    settings: Mapping[str, Any]
+    load: Callable[[], Predictor]  # called if a question is left
 
-    def write_answers(self) -> None:
-        """Write or continue the file, and report its accuracy."""
-        path, questions, settings = self.path, self.questions, self.settings()
+    def write_answers(self, broken: frozenset[str]) -> None:
+        """Write or continue the file without the questions in `broken`, and report its accuracy."""
+        path, questions = self.path, self.questions
         if self.arguments.overwrite:
             path.unlink(missing_ok=True)
             run_file(path).unlink(missing_ok=True)
-        done = answered_before(path, settings, questions)
-        record = start_record("model_vqa", path, self.benchmark, self.arguments, settings, continued=bool(done))
-        skipped = self.broken - done
+        done = answering.answered_before(path, self.settings, questions)
+        record = answering.start_record(
+            "model_vqa", path, self.benchmark, self.arguments, self.settings, continued=bool(done)
+        )
+        skipped = broken - done
         record["skipped"] = [one.question_id for one in questions if str(one.question_id) in skipped]
-        accuracy = RunningAccuracy(self.benchmark)
+        accuracy = answering.RunningAccuracy(self.benchmark)
         if done:
             print(f"{len(done)} of {len(questions)} questions are already answered in {path}")
         if len(done | skipped) < len(questions) or not path.exists() or not run_file(path).exists():
             self._answer_rest(done, done | skipped, accuracy, record)
-        sort_answers(path, questions)
+        answering.sort_answers(path, questions)
         if not accuracy.answers:  # nothing was left to answer: report the whole file
             accuracy.add_file(path, questions)
         print(f"{path}: {accuracy.answers} answers, {accuracy.describe()}")
         if cut := sum(answer.cut for answer in read_answers(path)):
             print(f"  {cut} answers were cut at {self.decoding.max_new_tokens} new tokens: raise --max-new-tokens")
 
-    def settings(self) -> dict[str, Any]:
-        """Return what decides the answers. A file is only continued under the same settings."""
-        arguments = self.arguments
-        return {
-            "model": fingerprint(resolve_model(arguments.model)),
-            "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
-            "dtype": self.dtype,
-            "question_sha256": sha256(self.benchmark.question_file),
-            "reasoning": arguments.reasoning,
-            "conv_mode": arguments.conv_mode,
-            "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
-            "num_questions": arguments.num_questions,
-            "images": self.images_hash,
-            "chunk": list(self.chunk),
-            **asdict(self.decoding),
-            "run": self.run,
-        }
-
     def _answer_rest(
-        self, done: set[str], unasked: set[str], accuracy: RunningAccuracy, record: dict[str, Any]
+        self, done: set[str], unasked: set[str], accuracy: answering.RunningAccuracy, record: dict[str, Any]
     ) -> None:
         """Answer all but the `unasked` questions, appending every batch, and keep the record up to date."""
         from tqdm import tqdm
 
-        questions, path = self.questions, run_file(self.path)
+        questions, path, before = self.questions, run_file(self.path), float(record["seconds"])
         with JsonlWriter(self.path) as writer:
             write_json(path, record | {"finished": None})
             if done:
                 accuracy.add_file(self.path, questions)
-            before = float(record["seconds"])
             if len(unasked) < len(questions):
-                predictor = self.predictor = self.predictor or Predictor.load(
-                    self.arguments.model, self.arguments.model_base, self.device, self.dtype
-                )
+                predictor = self.load()
                 record["device"] = str(predictor.checkpoint.model.device)
                 record["batch_size"] = self._batch_size(predictor)
                 indices = {index for index, question in enumerate(questions) if str(question.question_id) in unasked}
@@ -217,25 +182,21 @@ class ModelRun:
                         record["seconds"] = round(before + time.monotonic() - started, 3)
                         write_json(path, record | {"finished": None})
                 record["batching"] = self._check_alone(predictor)
-            write_json(path, finish_record(record, len(questions) - len(record["skipped"])))
+            write_json(path, answering.finish_record(record, len(questions) - len(record["skipped"])))
 
     def _stream(
         self, predictor: Predictor, count: int, batch_size: int, done: set[int]
     ) -> Iterator[dict[int, Prediction]]:
         """The answers to the first `count` questions, batch by batch."""
         questions = self.questions[:count]
+        images = [self.benchmark.image_path(question) for question in questions]
+        seeds = range(
+            self.start, self.start + count
+        )  # by the index in the benchmark: chunks draw what one process would
         return predictor.stream(
-            [self.benchmark.image_path(question) for question in questions],
-            [question.text for question in questions],
-            self.decoding,
-            reasoning=self.arguments.reasoning,
-            batch_size=batch_size,
-            style=self.arguments.conv_mode,
-            template=self.template,
-            # By the index in the whole benchmark: chunks draw what one process would.
-            seeds=range(self.start, self.start + count),
-            done=done,
-        )
+            images, [question.text for question in questions], self.decoding, reasoning=self.arguments.reasoning,
+            batch_size=batch_size, style=self.arguments.conv_mode, template=self.template, seeds=seeds, done=done,
+        )  # fmt: skip
 
     def _question(self, question: Question) -> str:
         return build_question(question.text, self.arguments.reasoning, self.template)
@@ -274,19 +235,13 @@ class ModelRun:
         }
         if prediction.samples:
             metadata["samples"] = list(prediction.samples)
+        answer_id = hashlib.sha256(identity.encode()).hexdigest()[:22]  # the same run twice writes the same file
         return Answer(
-            question_id=question.question_id,
-            prompt=self._question(question),
-            text=prediction.text,
-            answer_id=hashlib.sha256(identity.encode()).hexdigest()[:22],  # the same run twice writes the same file
-            model_id=model,
-            category=question.category,
+            question.question_id, self._question(question), prediction.text, answer_id, model, question.category,
             confidence=None if prediction.confidence is None else round(prediction.confidence, 6),
             seed=self.decoding.seed if self.decoding.temperature > 0 else None,
-            run=self.run,
-            token_ids=prediction.token_ids,
-            metadata=metadata,
-        )
+            run=self.run, token_ids=prediction.token_ids, metadata=metadata,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -31,11 +31,16 @@ GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own fiel
 
 
 def score(points: Sequence[Point | Box], mask: Mask) -> float:
-    """Return the fraction of `points` inside `mask` `[height, width]`, from 0 to 1; no points score 0.
+    """Return the fraction of `points` inside `mask` `[height, width]`, from 0 to 1; no points score 0."""
+    hits, total = count_hits(points, mask)
+    return hits / total if total else 0.0
+
+
+def count_hits(points: Sequence[Point | Box], mask: Mask) -> tuple[int, int]:
+    """Return how many of an answer's points are inside `mask` `[height, width]`, and how many count.
 
     Points are normalised to the mask's image. (1, 1) belongs to the last pixel; points outside the image miss. Boxes
-    beside points do not count (`points.scored_indices`); otherwise a box weighs as many points as it has pixels, also
-    those outside the image.
+    beside points do not count (`points.scored_indices`); otherwise a box counts as its pixels, also those outside.
     """
     height, width = mask.shape
     hits = total = 0
@@ -48,16 +53,7 @@ def score(points: Sequence[Point | Box], mask: Mask) -> float:
             pixel = item.to_pixel(width, height)
             hits += pixel is not None and bool(mask[pixel[1], pixel[0]])
             total += 1
-    return hits / total if total else 0.0
-
-
-def weight(points: Sequence[Point | Box], mask: Mask) -> float:
-    """Return the weight of an answer in the micro mean: a point counts 1, a box its pixels."""
-    total = 0
-    for item in (points[index] for index in scored_indices(points)):
-        left, top, right, bottom = item.to_pixel_range(*mask.shape[::-1]) if isinstance(item, Box) else (0, 0, 1, 1)
-        total += (right - left) * (bottom - top)
-    return float(total)
+    return hits, total
 
 
 # --- reading answer files --------------------------------------------------------------------------------------------
@@ -70,14 +66,14 @@ class RunAnswers:
     label: str
     path: Path
     responses: Mapping[str, Response]
-    tokens: Mapping[str, int]  # generated, where known
     record: Mapping[str, Any]  # of the run that wrote the file, {} for answers from elsewhere
-    confidence: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of each point, where known
-    cut: frozenset[str] = frozenset()  # questions whose answer ended at the token limit
-    number: int | None = None  # of the run, if its file holds several
-    convention: str = "unit"  # in which the answers were read; of several, all names
-    notes: tuple[str, ...] = ()  # warnings about the reading
-    unparsed: tuple[UnparsedAnswer, ...] = ()
+    unparsed: tuple[UnparsedAnswer, ...]
+    notes: tuple[str, ...]  # warnings about the reading
+    convention: str  # in which the answers were read; of several, all names
+    confidence: Mapping[str, tuple[float, ...]]  # of each point, where known
+    tokens: Mapping[str, int]  # generated, where known
+    cut: frozenset[str]  # questions whose answer ended at the token limit
+    number: int | None  # of the run, if its file holds several
 
     @property
     def source(self) -> str:
@@ -117,7 +113,7 @@ def read_runs(path: Path, label: str, benchmark: Benchmark, convention_name: str
 
 
 def read_single_run(path: Path, label: str, benchmark: Benchmark, convention_name: str | None = None) -> RunAnswers:
-    """Read an answer file of one run. InputError as `read_runs`, or if it holds several."""
+    """Read an answer file as `read_runs` does. InputError also if it holds several runs."""
     return _read_run(read_answers(path), path, label, benchmark, None, convention_name)
 
 
@@ -159,19 +155,12 @@ def _read_run(
         notes.append(f"--convention {name} does not apply: the file records its own, {names}")
     if size_assumed:
         notes.append("no size of the pictures as sent is recorded: pixels are read as those of the originals")
+    tokens = {key: len(one.token_ids) or one.metadata.get("tokens_out") for key, one in answers.items()}
     return RunAnswers(
-        label=label,
-        path=path,
-        responses=responses,
-        tokens={key: count for key, answer in answers.items() if (count := _tokens(answer))},
-        record=record,
-        confidence=confidence,
+        label, path, responses, record, tuple(unparsed), tuple(notes), names, confidence, number=number,
+        tokens={key: count for key, count in tokens.items() if isinstance(count, int) and count},
         cut=frozenset(key for key, answer in answers.items() if answer.cut),
-        number=number,
-        convention=names,
-        notes=tuple(notes),
-        unparsed=tuple(unparsed),
-    )
+    )  # fmt: skip
 
 
 def read_response(answer: Answer, size: tuple[int, int], source: Path) -> Response:
@@ -179,11 +168,6 @@ def read_response(answer: Answer, size: tuple[int, int], source: Path) -> Respon
     how, sent = recorded_convention(answer.metadata, size, f"{source}, question {answer.question_id}")
     response = read(answer.text, size, how, sent)
     return response.select(scored_indices(response.points))
-
-
-def _tokens(answer: Answer) -> int:
-    tokens_out = answer.metadata.get("tokens_out")
-    return len(answer.token_ids) or (tokens_out if isinstance(tokens_out, int) else 0)
 
 
 def _point_confidence(answer: Answer, source: Path) -> tuple[float, ...]:
@@ -217,7 +201,7 @@ class RunScores:
     scores: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     points: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
     distances: list[float | None] = field(default_factory=list)
     errors: list[Mapping[str, float]] = field(default_factory=list)
     point_confidence: list[tuple[float, float]] = field(default_factory=list)
@@ -234,10 +218,11 @@ class RunScores:
         response, cut = self.run.responses.get(key), key in self.run.cut
         points = response.points if response is not None else ()
         centers = [item.center for item in points]
-        self.scores.append(score(points, mask))
+        hits, total = count_hits(points, mask)
+        self.scores.append(hits / total if total else 0.0)
         self.first.append(score(points[:1], mask))
         self.points.append(len(points))
-        self.weights.append(weight(points, mask))
+        self.weights.append(total)
         self.distances.append(_mean(distances.measure(centers)))
         self.errors.append({UNANSWERED: 1.0} if response is None else classifier.shares(points, cut))
         self.unanswered += response is None
@@ -247,7 +232,7 @@ class RunScores:
         confidence = self.run.confidence.get(key, ())
         if confidence and len(confidence) == len(points):
             self.point_confidence += [(p, score([item], mask)) for p, item in zip(confidence, points, strict=True)]
-            self.answer_confidence.append((sum(confidence) / len(confidence), score(points, mask)))
+            self.answer_confidence.append((sum(confidence) / len(confidence), self.scores[-1]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,118 @@
+"""The score of one answer, and the reference's own numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from trace_vlm.core.points import Box, Point, parse_points
+from trace_vlm.eval.scoring import count_hits, robopoint_score, score
+
+MASK = np.zeros((4, 10), bool)
+MASK[:, :5] = True
+MASK[3, 9] = True  # the last pixel
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([], 0.0),
+        ([Point(0.0, 0.0)], 1.0),
+        ([Point(0.49, 0.5)], 1.0),
+        ([Point(0.5, 0.5)], 0.0),
+        ([Point(1.0, 1.0)], 1.0),  # the corner is the last pixel
+        ([Point(1.0, 0.5)], 0.0),
+        ([Point(0.1, 0.1), Point(0.9, 0.1)], 0.5),
+        ([Point(0.1, 0.1), Point(-0.1, 0.1), Point(0.1, 1.01)], 1 / 3),  # outside the image is a miss
+        ([Box(0.0, 0.0, 1.0, 1.0)], 21 / 40),
+        ([Box(0.4, 0.0, 0.6, 1.0)], 0.5),
+        ([Box(0.6, 1.0, 0.4, 0.0)], 0.5),  # reversed corners
+        ([Box(0.2, 0.25, 0.2, 0.25)], 1.0),  # no extent: the pixel that holds it
+        ([Box(-1.0, 0.0, 0.5, 1.0)], 20 / 60),  # pixels outside the image count
+        ([Box(1.0, 1.0, 1.0, 1.0)], 1.0),
+        ([Box(2.0, 2.0, 3.0, 3.0)], 0.0),
+        ([Box(0.0, 0.0, 0.5, 1.0), Box(0.5, 0.0, 0.6, 0.25)], 20 / 21),  # a box weighs its pixels
+        ([Box(0.0, 0.0, 0.5, 1.0), Point(0.9, 0.1)], 0.0),  # boxes beside points do not count
+        ([Point(0.9, 0.5), Point(0.9, 0.5), Box(0.1, 0.1, 0.4, 0.9)], 0.0),
+        ([Point(0.1, 0.5), Box(0.6, 0.0, 1.0, 1.0), Point(0.9, 0.5)], 0.5),
+    ],
+)
+def test_score(points: list[Point | Box], expected: float) -> None:
+    assert score(points, MASK) == pytest.approx(expected)
+
+
+def test_weight_of_an_answer_is_that_of_its_scored_items() -> None:
+    box, points = Box(0.0, 0.0, 0.5, 1.0), [Point(0.9, 0.1), Point(0.1, 0.1)]
+    assert [count_hits(items, MASK) for items in ([box], points, [box, *points])] == [(20, 20), (1, 2), (1, 2)]
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 50))), st.data())
+def test_pixel_pair_scores_its_own_pixel(mask: np.ndarray, data: st.DataObject) -> None:
+    height, width = mask.shape
+    column, row = data.draw(st.integers(2, max(2, width - 1))), data.draw(st.integers(2, max(2, height - 1)))
+    if column < width and row < height:
+        assert score(parse_points(f"({column}, {row})", (width, height)), mask) == float(mask[row, column])
+
+
+@given(arrays.arrays(bool, (7, 9)), st.lists(st.floats(-0.5, 1.5), min_size=4, max_size=4))
+def test_box_equals_its_pixels_one_by_one(mask: np.ndarray, corners: list[float]) -> None:
+    """The count over a padded copy of the mask, in which nothing has to be clipped."""
+    box = Box(*corners)
+    padded = np.pad(mask, 20)
+    y0, x0 = int(np.floor(box.y0 * 7 + 1e-6)), int(np.floor(box.x0 * 9 + 1e-6))
+    y1, x1 = max(y0 + 1, int(np.floor(box.y1 * 7 + 1e-6))), max(x0 + 1, int(np.floor(box.x1 * 9 + 1e-6)))
+    if 7 not in (y0, y1 - 1) and 9 not in (x0, x1 - 1):  # the far edge belongs to the last pixel, as tested above
+        assert score([box], mask) == pytest.approx(padded[20 + y0 : 20 + y1, 20 + x0 : 20 + x1].mean())
+
+
+# --- the reference ---------------------------------------------------------------------------------------------
+
+GREY = np.zeros((480, 640))
+GREY[100:300, 100:400] = 1.0
+GREY[100:300, 400] = 0.25  # as on the edge of a JPEG
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(0.5, 0.5)", 1.0),
+        ("[(0.5, 0.5), (0.9, 0.9)]", 0.5),
+        ("(400, 150)", 0.25),  # grey values are not binarised
+        ("(1, 1)", 0.0),  # a pixel
+        ("(0.5,\n0.5)", 1.0),
+        ("( 0.5, 0.5)", 0.0),
+        ("[0.5, 0.5]", 0.0),
+        ("(1e-1, 0.5)", 0.0),
+        ("((0.5, 0.5))", 1.0),
+        ("I see (0.9, 0.9). **Final Answer:** [(0.5, 0.5)]", 0.5),  # the reasoning counts
+        ("(100, 100, 400, 300)", 1.0),
+        ("(100, 100, 401, 300)", (300 + 0.25) / 301),
+        ("(0.9, 0.9, 0.1, 0.1)", 0.0),  # reversed corners hold no pixel
+        ("(-5, 20)", 0.0),
+        ("no answer", 0.0),
+        ("[(0.1, 0.1), (0.5, 0.5), (100, 100, 400, 300)]", 60001 / 60002),  # a box outweighs the points beside it
+        ("(0, 0.2, 0.5, 0.9)", None),  # the script skips it
+        ("(" + "9" * 5000 + ", 1)", None),
+        ("(0.5, " + "9" * 400 + ".0)", None),
+        ("(99999999999999999999, 1)", None),  # the script crashes
+    ],
+)
+def test_robopoint_score(text: str, expected: float | None) -> None:
+    assert robopoint_score(text, GREY) == (None if expected is None else pytest.approx(expected))
+
+
+def test_robopoint_score_equals_the_recorded_behaviour() -> None:
+    """76 answers with what the reference's own script gave, and the line that it printed."""
+    record = json.loads((GOLDEN / "robopoint_scores.json").read_text(encoding="utf-8"))
+    grey = np.array(Image.open(GOLDEN / "robopoint_mask.png")) / 255.0
+    scores = [robopoint_score(text, grey) for text, _ in record["answers"]]
+    assert scores == [expected for _, expected in record["answers"]]
+    assert f"Accuracy: {np.mean([value for value in scores if value is not None])}" == record["printed"]
