@@ -81,17 +81,18 @@ def test_the_full_wording_states_the_facts_and_leaves_no_placeholder(sample):
             assert "free space" in steps["subtype"]
         if meta["relation"]:
             relations = [
-                words.partition(" {")[0].removesuffix(" the") for words in rules.FULL["where"][meta["relation"]]
+                words.partition(" {")[0].removesuffix(" the")
+                for words in rules.SENTENCES["full"]["where"][meta["relation"]]
             ]
             assert any(words in steps["target"] for words in relations), "the relation is stated"
             assert all(name in steps["target"] for name in names)
 
 
 def test_each_step_and_situation_has_twelve_phrasings():
-    for step, situations in rules.FULL.items():
+    for step, situations in rules.SENTENCES["full"].items():
         for sentences in situations.values():
             assert len(set(sentences)) == len(sentences) and (step == "where" or len(sentences) >= 12)
-    assert set(rules.FULL["where"]) == {*NEAR, *PARTS, "between"}
+    assert set(rules.SENTENCES["full"]["where"]) == {*NEAR, *PARTS, "between"}
 
 
 @pytest.mark.parametrize(

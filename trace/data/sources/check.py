@@ -6,6 +6,7 @@ byte of it all the same. The report is written as the check goes, so that a kill
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -44,30 +45,35 @@ _DECIMALS = re.compile(r"\.(\d+)")
 
 @dataclass(slots=True)
 class Findings:
-    """Counts of some samples, and their problems with the sample's position in the file."""
+    """Counts of some samples, and their problems by the sample's position in the file."""
 
     problems: list[tuple[int, Problem]] = field(default_factory=list)
     parts: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)  # "WIDTHxHEIGHT" of the images that opened
     masks: int = 0
+    broken: dict[str, str] = field(default_factory=dict)  # image -> what is wrong with it
 
     def add(self, others: Findings) -> None:
         self.problems += others.problems
         self.parts.update(others.parts)
         self.sizes.update(others.sizes)
         self.masks += others.masks
+        self.broken |= others.broken
+
+    def add_broken(self, item: CheckItem, detail: str) -> None:
+        self.problems.append((item.position, Problem(item.id, BROKEN, detail)))
+        if item.image is not None:
+            self.broken[item.image] = detail
 
     def as_json(self) -> dict[str, Any]:
         problems = [{"sample": position, **asdict(problem)} for position, problem in self.problems]
-        return {"problems": problems, "parts": self.parts, "sizes": self.sizes, "masks": self.masks}
+        counts = {"parts": self.parts, "sizes": self.sizes, "masks": self.masks}  # asdict cannot copy a Counter
+        return {"problems": problems, **counts, "broken": self.broken}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Findings:
-        problems = [
-            (problem["sample"], Problem(problem["id"], problem["kind"], problem["detail"]))
-            for problem in record["problems"]
-        ]
-        return cls(problems, Counter(record["parts"]), Counter(record["sizes"]), record["masks"])
+        problems = [(problem.pop("sample"), Problem(**problem)) for problem in record["problems"]]
+        return cls(problems, Counter(record["parts"]), Counter(record["sizes"]), record["masks"], record["broken"])
 
 
 @dataclass(slots=True)
@@ -99,6 +105,11 @@ class CheckItem:
     def id(self) -> str:
         return str(self.record.get("id", f"#{self.position}"))
 
+    @property
+    def image(self) -> str | None:
+        image = self.record.get("image")
+        return image if isinstance(image, str) else None
+
 
 def check_set(data: Path, folder: Path, report: Path, workers: int, strict: bool) -> CheckSummary:
     """Check every sample of `data`, whose images are in `folder`; `report` (JSONL) receives what was found.
@@ -116,42 +127,34 @@ def check_set(data: Path, folder: Path, report: Path, workers: int, strict: bool
         "chunk_size": CHUNK,
     }
     done = _finished_chunks(report, head)
-    broken: dict[int, Problem] = {}
+    broken: dict[str, str] = {}  # image -> what is wrong with it
     with JsonlWriter(report) as writer:
         if not done:
             writer.write(head)
-        for number, findings in _check_chunks(_chunks(data), done, folder, workers):
-            if number not in done:
-                writer.write({"chunk": number, **findings.as_json()})
+        for findings in done:
+            broken |= findings.broken
             summary.add(findings)
-            broken |= {position: problem for position, problem in findings.problems if problem.kind == BROKEN}
-        if broken:
-            others = Findings(_also_broken(data, broken))
-            writer.write(others.as_json())
-            summary.add(others)
+        with (
+            tqdm(desc="check", unit=" samples", mininterval=0.5, initial=CHUNK * len(done)) as bar,
+            Pool(workers, chunk_checker, folder) as pool,
+        ):
+            chunks = itertools.islice(_chunks(data), len(done), None)
+            for number, (chunk, findings) in enumerate(_check_chunks(chunks, pool), start=len(done)):
+                broken |= findings.broken
+                for item in chunk:  # an image is decoded for the first sample that shows it, and broken for all
+                    if not item.decode and item.image in broken:
+                        findings.add_broken(item, broken[item.image])
+                writer.write({"chunk": number, **findings.as_json()})
+                summary.add(findings)
+                bar.update(len(chunk))
         writer.write({"finished": True})
     return summary
 
 
-def _also_broken(data: Path, broken: Mapping[int, Problem]) -> list[tuple[int, Problem]]:
-    """The other samples that show an image which did not open: it was decoded for the first one only."""
-    images: dict[str, Problem] = {}
-    others: list[tuple[int, Problem]] = []
-    for position, (_, record) in enumerate(read_records(data)):
-        image = record.get("image")
-        if not isinstance(image, str):
-            continue
-        if position in broken:
-            images[image] = broken[position]
-        elif image in images:
-            others.append((position, replace(images[image], id=str(record.get("id", f"#{position}")))))
-    return others
-
-
-def _finished_chunks(report: Path, head: Mapping[str, Any]) -> dict[int, Findings]:
-    """The chunks that an unfinished check of the same file has done; the report of another check is removed."""
+def _finished_chunks(report: Path, head: Mapping[str, Any]) -> list[Findings]:
+    """The findings of the chunks that an unfinished check of the same file has done; another report is removed."""
     if not report.exists():
-        return {}
+        return []
     refusal = InputError(f"{report} is no report of this command; give another --report or remove it")
     try:
         lines = [record for _, record in read_jsonl(report, skip_partial_line=True)]
@@ -161,62 +164,45 @@ def _finished_chunks(report: Path, head: Mapping[str, Any]) -> dict[int, Finding
         raise refusal
     if not lines or lines[0] != head or "finished" in lines[-1]:
         report.unlink()
-        return {}
-    return {record["chunk"]: Findings.from_json(record) for record in lines if "chunk" in record}
+        return []
+    return [Findings.from_json(record) for record in lines if "chunk" in record]
 
 
 # --- chunks on all cores --------------------------------------------------------------------------
 
 
-def _chunks(data: Path) -> Iterator[tuple[int, list[CheckItem]]]:
+def _chunks(data: Path) -> Iterator[list[CheckItem]]:
     unique, images = UniqueIds(shared=False), set[int]()
     chunk: list[CheckItem] = []
-    number = 0
     for position, (where, record) in enumerate(read_records(data)):
-        image = record.get("image")
-        key = stable_hash(image) if isinstance(image, str) else None
         repeated = "id" in record and unique.name(str(record["id"])) is None
-        chunk.append(CheckItem(position, where, record, repeated, key is not None and key not in images))
-        if key is not None:
-            images.add(key)
+        image = record.get("image")
+        before = len(images)
+        images |= {stable_hash(image)} if isinstance(image, str) else set()
+        chunk.append(CheckItem(position, where, record, repeated, decode=len(images) > before))
         if len(chunk) == CHUNK:
-            yield number, chunk
-            number, chunk = number + 1, []
+            yield chunk
+            chunk = []
     if chunk:
-        yield number, chunk
+        yield chunk
 
 
-def _check_chunks(
-    chunks: Iterable[tuple[int, list[CheckItem]]], done: Mapping[int, Findings], folder: Path, workers: int
-) -> Iterator[tuple[int, Findings]]:
-    """The findings of every chunk, in order, with a progress bar; those that are `done` are the first ones."""
-    yield from done.items()
-    rest = (chunk for number, chunk in chunks if number not in done)
-    with (
-        tqdm(desc="check", unit=" samples", mininterval=0.5, initial=CHUNK * len(done)) as bar,
-        Pool(workers, chunk_checker, folder) as pool,
-    ):
-        for number, (chunk, result) in enumerate(pool.in_order(rest), len(done)):
-            try:
-                findings = result.result()
-            except WorkerDied:
-                findings = _one_by_one(chunk, pool)
-            bar.update(len(chunk))
-            yield number, findings
-
-
-def _one_by_one(chunk: list[CheckItem], pool: Pool) -> Findings:
-    """The findings of a chunk that no worker survived: which of its samples ends the workers."""
-    findings = Findings()
-    for (item,), result in pool.in_order([item] for item in chunk):
+def _check_chunks(chunks: Iterator[list[CheckItem]], pool: Pool) -> Iterator[tuple[list[CheckItem], Findings]]:
+    """Every chunk with its findings, in order; where no worker survives a chunk, its samples are checked one by one."""
+    for chunk, result in pool.in_order(chunks):
         try:
-            single = result.result()
+            findings = result.result()
         except WorkerDied as error:
-            sample = as_sample(item.record, item.where, item.position, Problems())
-            problem = Problem(item.id, BROKEN, f"{item.record.get('image')}: {error}")
-            single = Findings([(item.position, problem)], Counter([part_of(sample)] if sample else ()))
-        findings.add(single)
-    return findings
+            findings = Findings()
+            if len(chunk) > 1:
+                for _, single in _check_chunks(([item] for item in chunk), pool):
+                    findings.add(single)
+            else:
+                (item,) = chunk
+                if sample := as_sample(item.record, item.where, item.position, Problems()):
+                    findings.parts[part_of(sample)] += 1
+                findings.add_broken(item, f"{item.image}: {error}")
+        yield chunk, findings
 
 
 def chunk_checker(folder: Path) -> Callable[[list[CheckItem]], Findings]:
@@ -232,45 +218,44 @@ def check_chunk(chunk: Iterable[CheckItem], images: Images) -> Findings:
     for item in chunk:
         problems: list[Problem] = []
         sample = as_sample(item.record, item.where, item.position, Problems(log=problems.append))
+        opened = not item.decode or _decode(item, images, findings)  # for all samples that show the image
         if sample is not None:
             findings.parts[part_of(sample)] += 1
-            problems += _sample_problems(sample, item, images, findings)
-        elif item.decode:
-            # Its image is decoded for all samples that show it, and this one shows it first.
-            problems += _image_problem(item, images.find(item.record["image"]), findings)
+            problems += _sample_problems(sample, item, images if opened else None, findings)
         findings.problems += [(item.position, problem) for problem in problems]
     return findings
 
 
-def _sample_problems(sample: Sample, item: CheckItem, images: Images, findings: Findings) -> Iterator[Problem]:
+def _decode(item: CheckItem, images: Images, findings: Findings) -> bool:
+    """Count the image's size, or what is wrong with it; whether it opens (a missing one is reported elsewhere)."""
+    path = images.find(item.image or "")
+    size = None if path is None else decoded_size(path)
+    if isinstance(size, str):
+        findings.add_broken(item, f"{item.image}: {size}")
+        return False
+    if size is not None:
+        findings.sizes[f"{size[0]}x{size[1]}"] += 1
+    return True
+
+
+def _sample_problems(sample: Sample, item: CheckItem, images: Images | None, findings: Findings) -> Iterator[Problem]:
     if item.repeated:
         yield Problem(sample.id, DUPLICATE, f"{item.where}: the id was used before")
     if trouble := conversation_problem(sample):
         yield Problem(sample.id, CONVERSATION, trouble)
     elif trouble := points_problem(sample):
         yield Problem(sample.id, POINTS, trouble)
-    if sample.image is None:
+    if sample.image is None or images is None:
         return
     path = images.find(sample.image)
     if path is None:
         yield Problem(sample.id, MISSING, images.problem(sample.image) or sample.image)
-        return
-    if item.decode and (broken := list(_image_problem(item, path, findings))):
-        yield from broken
         return
     mask = sample.meta.get("mask")
     if isinstance(mask, str):
         findings.masks += 1
         if trouble := _mask_problem(sample, mask, path, images):
             yield Problem(sample.id, MASK, trouble)
-
-
-def _image_problem(item: CheckItem, path: Path | None, findings: Findings) -> Iterator[Problem]:
-    size = None if path is None else decoded_size(path)
-    if isinstance(size, str):
-        yield Problem(item.id, BROKEN, f"{item.record['image']}: {size}")
-    elif size is not None:
-        findings.sizes[f"{size[0]}x{size[1]}"] += 1
 
 
 def _mask_problem(sample: Sample, name: str, image: Path, images: Images) -> str | None:
@@ -294,8 +279,7 @@ def _mask_problem(sample: Sample, name: str, image: Path, images: Images) -> str
     # A point is rounded to its last decimal, and may be half a unit of that beside its pixel.
     decimals = max((len(digits) for digits in _DECIMALS.findall(answer)), default=3)
     reach_x, reach_y = (1 + math.ceil(0.5 * 10**-decimals * side) for side in (width, height))
-    for item in parse(answer).points:
-        point = item.center
+    for point in (item.center for item in parse(answer).points):
         pixel = point.to_pixel(width, height)
         if pixel is None:
             continue  # reported with the coordinates
