@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if summary is None:  # a dry run
             return 0
     elif args.reasoner == "file":
-        with ReasoningFile(args.file, args.coordinates) as file:
+        file = ReasoningFile(args.file, args.coordinates)
+        with file.index:
             summary = write(file.steps, {})
     else:
         arguments = (args.seed, args.coordinates, args.decimals, _wording(args))
@@ -100,19 +101,21 @@ class ReasoningFile:
     """
 
     def __init__(self, path: Path, coordinates: bool) -> None:
-        self.path = existing_file(path, "the reasoning file")
-        self._coordinates = coordinates
-        self._lookup = JsonlIndex(path, _line_key, self._refuse_repeated)
+        self.path, self._coordinates = existing_file(path, "the reasoning file"), coordinates
 
-    def __enter__(self) -> ReasoningFile:
-        return self
+        def key(record: Mapping[str, Any], where: str) -> bytes:
+            if type(record.get("id")) not in (int, str) or record["id"] == "":
+                raise InputError(f'{where}: "id" must be the id of a sample')
+            return hash_key(record["id"])
 
-    def __exit__(self, *_: object) -> None:
-        self._lookup.close()
+        def refuse(line: int, first: int) -> None:
+            raise InputError(f"{path}, line {line}: its id was on line {first} already; each may appear once")
+
+        self.index = JsonlIndex(path, key, refuse)
 
     def steps(self, task: ReasoningTask) -> dict[str, str]:
         """The checked steps of a sample. Rejected if the file has none, or if they are not four texts."""
-        record = self._lookup.get(hash_key(task.sample.id))
+        record = self.index.get(hash_key(task.sample.id))
         if record is None:
             raise Rejected(f"{self.path} has no reasoning for it")
         if isinstance(record.get("steps"), Mapping):
@@ -124,16 +127,6 @@ class ReasoningFile:
         check(steps, task.instruction, task.facts, self._coordinates)
         return steps
 
-    def _refuse_repeated(self, line: int, first: int) -> None:
-        raise InputError(f"{self.path}, line {line}: its id was on line {first} already; each may appear once")
-
-
-def _line_key(record: Mapping[str, Any], where: str) -> bytes:
-    identifier = record.get("id")
-    if isinstance(identifier, bool) or not isinstance(identifier, (int, str)) or identifier == "":
-        raise InputError(f'{where}: "id" must be the id of a sample')
-    return hash_key(identifier)
-
 
 def _rejects(out: Path) -> Path:
     return out.with_name(out.name + ".rejects.jsonl")
@@ -141,15 +134,13 @@ def _rejects(out: Path) -> Path:
 
 def _wording(args: Namespace) -> WordingName:
     """--wording; `auto` reads what the generator wrote beside the data: plain instructions go with plain reasoning."""
-    if args.wording != "auto":
-        return "plain" if args.wording == "plain" else "full"
-    beside = args.data.parent / "generate.json"
-    if not beside.is_file():
-        return "full"
-    record = read_json(beside)
-    for key in ("settings", "config", "questions"):
-        record = record.get(key) if isinstance(record, dict) else None
-    return "plain" if isinstance(record, dict) and record.get("wording", "plain") == "plain" else "full"
+    wording, beside = args.wording, args.data.parent / "generate.json"
+    if wording == "auto":
+        record = read_json(beside) if beside.is_file() else None
+        for key in ("settings", "config", "questions"):
+            record = record.get(key) if isinstance(record, dict) else None
+        wording = record.get("wording", "plain") if isinstance(record, dict) else "full"
+    return "plain" if wording == "plain" else "full"
 
 
 def _validate(args: Namespace) -> None:

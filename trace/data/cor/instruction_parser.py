@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ...core.points import Point
 from ...core.prompts import bare_instruction
-from ...core.records import Sample
+from ...core.records import TASKS, Sample
 from ..scenes.wording import PARTS, RELATIONS
 
 
@@ -63,8 +64,8 @@ def facts_from_meta(meta: Mapping[str, Any]) -> InstructionFacts:
     if missing := [key for key in ("task", "kind", "references", "surface") if key not in meta]:
         raise ValueError(f"meta lacks {', '.join(missing)}")
     kind, task, relation = meta["kind"], meta["task"], meta.get("relation")
-    if task not in ("object_reference", "free_space"):
-        raise ValueError(f"meta has the task {task!r}; known are object_reference and free_space")
+    if task not in TASKS:
+        raise ValueError(f"meta has the task {task!r}; known are {', '.join(TASKS)}")
     if relation is not None and relation not in RELATIONS:
         raise ValueError(f"meta has the relation {relation!r}; known are {', '.join(RELATIONS)}")
     marks = {mark.get("instance"): mark.get("color") for mark in meta.get("marks") or ()}
@@ -92,26 +93,24 @@ def facts_from_meta(meta: Mapping[str, Any]) -> InstructionFacts:
 
 # --- from the wording of an instruction -------------------------------------------------------------------------------
 
+_compile = partial(re.compile, flags=re.IGNORECASE)
 _COLOR = r"(?P<color>red|green|blue|yellow|cyan|magenta|orange|purple|white|black)"
 _FRAME = r"(?:rectang\w+|bounding box(?:es)?|border\w*|frames?|outlines?)"  # a "green box" may be an object
-_MARK = re.compile(
+_MARK = _compile(
     rf"\b{_COLOR}(?:[ -]colou?red)? {_FRAME}"
     rf"|\b(?:framed|outlined|marked|highlighted|boxed) in {_COLOR.replace('color', 'ink')}\b",
-    re.IGNORECASE,
 )
-_IS_A_MARK = re.compile(rf"(?:an?|the) {_COLOR}(?:[ -]colou?red)? {_FRAME}", re.IGNORECASE)
-_MARKED = re.compile(
+_IS_A_MARK = _compile(rf"(?:an?|the) {_COLOR}(?:[ -]colou?red)? {_FRAME}")
+_MARKED = _compile(
     r"\b(?:(?:highlight|mark|border|outlin|fram|encas|enclos|demarcat|delineat|surround|circl|box)ed|rectang\w+)\b ?",
-    re.IGNORECASE,
 )
 _EMPTY = r"(?:vacant|free|empty|unoccupied|open|clear|unused|available|blank|bare)"
 _ROOM = r"(?:space|area|spot|region|room|place|surface|location|zone|position|patch)s?"
-_VACANT = re.compile(rf"\b{_EMPTY}(?:,? \w+)? {_ROOM}\b", re.IGNORECASE)
-_PLACING = re.compile(
+_VACANT = _compile(rf"\b{_EMPTY}(?:,? \w+)? {_ROOM}\b")
+_PLACING = _compile(
     r"\b(?:place|put|set)(?: down)? (?:the|an?) (?:object|item)\b|\broom for\b|\bnothing (?:may|must|should|stands)\b"
     r"|\b(?:set|put|place) something\b|\bsomething has to go\b|\bbe (?:put|placed|set down)\b"
     r"|\b(?:are|be) (?:free|vacant|empty)\b",
-    re.IGNORECASE,
 )
 _NOUN = r"(?:item|object|thing|article)s?"
 _STANDING = r"that|which|situated|located|positioned|placed|lying|found|resting|sitting|standing"
@@ -134,44 +133,38 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ("inside", r"inside(?: of)?|within|enclosed by|in the interior of|contained (?:in|by)"),
     ("on", r"on top of|atop|resting on|upon|on"),
 )
-_RELATION = re.compile(
-    "|".join(rf"(?P<r{number}>\b(?:{words})(?= ))" for number, (_, words) in enumerate(_WORDS)), re.IGNORECASE
-)
+_RELATION = _compile("|".join(rf"(?P<r{number}>\b(?:{words})(?= ))" for number, (_, words) in enumerate(_WORDS)))
 # A noun phrase ends where a relative clause, a new clause or the sentence does.
-_PHRASE = re.compile(
+_PHRASE = _compile(
     r" (?P<article>(?:the|an?|this|that|these|those|its|both|two)\b ?)(?P<words>[^.,;:?!()]{0,80}?)"
     r"(?= (?:that|which|who|where|when|is|are|has|have|can be|may|should|from|as|so|for me|with (?:a few|several|some)|"
     r"and (?:place|put|point|mark|give|choose)|in the (?:image|picture|scene))\b|[.,;:?!()]|$)",
-    re.IGNORECASE,
 )
 # "on an item that ...", "upon the item situated ...": what is asked for, not what it is related to.
-_IS_THE_TARGET = re.compile(
+_IS_THE_TARGET = _compile(
     rf"an? {_NOUN}\b|\w+ {_NOUN} (?:{_STANDING}|{'|'.join(words for _, words in _WORDS[2:])})\b"
     r"|the (?:image|picture|photo|scene)$",
-    re.IGNORECASE,
 )
 _END = r"(?:left|right|front|back|rear)"
-_ASKED_FOR = re.compile(
+_ASKED_FOR = _compile(
     r"\b(?:the|an?) (?P<noun>(?!few|several|some|points?|spots?|places?|image|picture|photo|scene)"
     rf"(?:(?!{_STANDING})\w+ ){{0,3}}?(?!{_STANDING})\w+) "
     rf"(?:{_STANDING}|is|{'|'.join(words for _, words in _WORDS if '?P<' not in words)}|(?:on|in|at) the {_END})\b",
-    re.IGNORECASE,
 )
 # Such a noun is no object; and of "put the cup next to the plate" the points may be on the cup or beside the plate.
-_NO_OBJECT = re.compile(r"\b(?:area|spot|region|place|surface|location|zone|position|patch)s?$", re.IGNORECASE)
-_GAP = re.compile(r"\b(?:space|room|gap)s?$", re.IGNORECASE)
-_MOVING = re.compile(r"\b(?:put|place|move|set|bring|drop) (?:the|an?|this|that|my|your) ", re.IGNORECASE)
+_NO_OBJECT = _compile(r"\b(?:area|spot|region|place|surface|location|zone|position|patch)s?$")
+_GAP = _compile(r"\b(?:space|room|gap)s?$")
+_MOVING = _compile(r"\b(?:put|place|move|set|bring|drop) (?:the|an?|this|that|my|your) ")
 # "points on the mug", "points that lie on it": the mug is asked for, not a place related to it.
-_POINTS = re.compile(r"(?:points?|spots?|places?|pixels?)(?: (?:that |to )?(?:lie|fall|are))? $", re.IGNORECASE)
+_POINTS = _compile(r"(?:points?|spots?|places?|pixels?)(?: (?:that |to )?(?:lie|fall|are))? $")
 # "in the bowl" may be inside it, or speak of a part of it.
-_UNREAD = re.compile(rf"\b(?:in|at|of) (?!(?:the|an?) {_COLOR} {_FRAME})(?:the|an?|this|that)\b", re.IGNORECASE)
-_SURFACE_NOUNS = re.compile(r"\b(?:surface|area|region|table|counter|shelf|desk|floor|tray|board|top|zone)s?$", re.I)
-_DIRECT = re.compile(
+_UNREAD = _compile(rf"\b(?:in|at|of) (?!(?:the|an?) {_COLOR} {_FRAME})(?:the|an?|this|that)\b")
+_SURFACE_NOUNS = _compile(r"\b(?:surface|area|region|table|counter|shelf|desk|floor|tray|board|top|zone)s?$")
+_DIRECT = _compile(
     r"\b(?:point(?:ing)? (?:to|at|out)|find|locate|identify|indicate|pinpoint|mark|show(?: me)?|where is|where are|"
     r"(?:image|picture) is|"
     r"highlight|points? (?:on|upon|of|to)|(?:lie|fall) on|belongs? to|looking for|look for|pick out|grasp|touch|"
     r"visible part of|surface of)(?= )",
-    re.IGNORECASE,
 )
 _LONGEST_NAME = 10  # words
 
@@ -246,8 +239,8 @@ def _named_object(phrase: str, marks: list[str]) -> NamedObject:
     return NamedObject(f"the two {noun} in {frames} rectangles", ("rectangles", words), True)
 
 
-_HEAD = re.compile(r"^(?P<head>.*?\w)(?= (?:of|in|on|with|from|by|for|at|near|behind|under)\b|$)", re.IGNORECASE)
-_PLURAL = re.compile(r"(?<![sui])s$", re.IGNORECASE)  # mugs; not glass, cactus, tennis
+_HEAD = _compile(r"^(?P<head>.*?\w)(?= (?:of|in|on|with|from|by|for|at|near|behind|under)\b|$)")
+_PLURAL = _compile(r"(?<![sui])s$")  # mugs; not glass, cactus, tennis
 
 
 def _is_plural(words: str) -> bool:

@@ -16,12 +16,14 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from ...core.images import Images, image_size, open_image
 from ...core.points import Box, Point
 from ...core.reasoning import STEPS
 from ...core.records import FINISHED_AT_LIMIT, Sample
 from ...remote.client import Client, Completion, Failure, Limits, Picture, Request, cached_key, read_cached
-from ...remote.cost import Price, image_tokens, text_tokens
+from ...remote.cost import image_tokens, text_tokens
 from ...remote.flags import estimate, model_price, report, server_address
 from ...remote.providers import OpenAIChat, Options
 from ...utils.command import InputError
@@ -175,7 +177,6 @@ class RemoteReasoner:
     lookup: Callable[[Request], Completion | None]
     retries: int
     failures: dict[str, str] = field(default_factory=dict)  # by sample id
-    _open: dict[str, ReasoningTask] = field(default_factory=dict)
 
     def state(self, task: ReasoningTask) -> dict[str, str] | Rejected | Request:
         """The accepted steps, the reason why there will be none, or the next request."""
@@ -208,7 +209,7 @@ class RemoteReasoner:
     def plan(self, tasks: Iterable[ReasoningTask], provider: str) -> RequestPlan:
         """Count what is still to be asked. Images are opened for their size only; an unreadable one costs nothing."""
         plan, folder = RequestPlan(), Images(self.config.image_folder)
-        for task in tasks:
+        for task in tqdm(tasks, desc="counting", unit=" samples", leave=False):
             plan.samples += 1
             state = self.state(task)
             if isinstance(state, Request):
@@ -218,24 +219,33 @@ class RemoteReasoner:
                 plan.tokens_in += _image_tokens(folder.path(task.sample.image or ""), provider, self.config.max_side)
         return plan
 
-    async def ask(self, tasks: Iterable[ReasoningTask], client: Client, settled: Callable[[], object]) -> None:
-        """Ask until every sample is settled; `settled` is called after each."""
-        async for result in client.ask(self._requests(tasks), self._next):
-            self._open.pop(result.request.item)
-            if isinstance(result, Failure):
-                self.failures[result.request.item] = result.reason
-            settled()
+    async def ask(self, tasks: Iterable[ReasoningTask], client: Client, total: int) -> None:
+        """Ask until every sample is settled: accepted, rejected or failed."""
+        waiting: dict[str, ReasoningTask] = {}
 
-    def _requests(self, tasks: Iterable[ReasoningTask]) -> Iterator[Request]:
-        for task in tasks:
-            state = self.state(task)
-            if isinstance(state, Request):
-                self._open[task.sample.id] = task
-                yield state
+        def requests() -> Iterator[Request]:
+            for task in tasks:
+                state = self.state(task)
+                if isinstance(state, Request):
+                    waiting[task.sample.id] = task
+                    yield state
 
-    def _next(self, request: Request, _: Completion) -> Request | None:
-        state = self.state(self._open[request.item])  # the response is in the cache by now
-        return state if isinstance(state, Request) else None
+        def retry(request: Request, _: Completion) -> Request | None:
+            state = self.state(waiting[request.item])  # the response is in the cache by now
+            return state if isinstance(state, Request) else None
+
+        try:
+            with tqdm(total=total, desc="asking", unit=" samples", smoothing=0.02) as bar:
+                async for result in client.ask(requests(), retry):
+                    del waiting[result.request.item]
+                    if isinstance(result, Failure):
+                        self.failures[result.request.item] = result.reason
+                    bar.update()
+                    bar.set_postfix(
+                        failed=len(self.failures), http_errors=client.figures.http_errors.total(), refresh=False
+                    )
+        finally:
+            await client.provider.close()
 
 
 def _accepted_steps(completion: Completion, task: ReasoningTask, coordinates: bool) -> dict[str, str]:
@@ -260,15 +270,14 @@ def _image_tokens(path: Path, provider: str, max_side: int) -> int:
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
-Summary = Mapping[str, Any]
-WriteSteps = Callable[[Callable[[ReasoningTask], Mapping[str, str]], Mapping[str, Any]], Summary]
 
-
-def build_remote(args: Namespace, samples: Callable[[], Iterable[Sample]], write: WriteSteps) -> Summary | None:
-    """Estimate, ask for what is missing, and write; returns the counts, None after a dry run.
+def build_remote(
+    args: Namespace, samples: Callable[[], Iterable[Sample]], write: Callable[..., dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Estimate, ask for what is missing, and call `write(steps of a task, figures)`; return the counts.
 
     The samples are read three times, one at a time: to count what is still to be asked, to ask it, and to write the
-    result in the order of the data from the cache of responses.
+    result in the order of the data from the cache of responses. A dry run ends after the first and returns None.
     """
     options = Options(
         temperature=args.temperature,
@@ -284,19 +293,24 @@ def build_remote(args: Namespace, samples: Callable[[], Iterable[Sample]], write
     def tasks() -> Iterator[ReasoningTask]:
         return reasoning_tasks(samples(), lambda *_: None)
 
+    def planned(reasoner: RemoteReasoner) -> RequestPlan:
+        plan = reasoner.plan(tasks(), args.reasoner)
+        print(f"{plan.samples} samples, {plan.requests} requests to {args.reasoner} {args.model}, without retries")
+        if plan.requests:
+            print(estimate(args, plan.requests, plan.tokens_in, EXPECTED_TOKENS, price), flush=True)
+        return plan
+
     if args.dry_run:
-        with JsonlIndex(cache, cached_key) as lookup:
-            reasoner = RemoteReasoner(config, lambda request: read_cached(lookup, request, args.model), args.ask_again)
-            plan = _plan(reasoner, tasks(), args, price)
-        _show_first_request(plan, args.out)
+        with JsonlIndex(cache, cached_key) as index:
+            lookup = partial(read_cached, index, model=args.model)
+            _show_first_request(planned(RemoteReasoner(config, lookup, args.ask_again)), args.out)
         return None
     provider = OpenAIChat(args.reasoner, args.model, args.base_url, options, args.timeout, args.tries)
     limits = Limits(args.concurrency, args.requests_per_minute, args.tokens_per_minute)
     with Client(provider, cache, limits) as client:
         reasoner = RemoteReasoner(config, client.cached, args.ask_again)
-        plan = _plan(reasoner, tasks(), args, price)
-        if plan.requests:
-            asyncio.run(_ask(reasoner, tasks(), client, plan.requests))
+        if requests := planned(reasoner).requests:
+            asyncio.run(reasoner.ask(tasks(), client, requests))
             print(report(client.figures, price))
         figures = {"prompt": version, "remote": client.figures.as_json(), "price": price and asdict(price)}
         return write(reasoner.steps, figures)
@@ -316,46 +330,13 @@ def _version(args: Namespace, options: Options) -> str:
     return " ".join([VERSION, *(f"{name}={value}" for name, value in parts.items() if value is not None)])
 
 
-def _plan(
-    reasoner: RemoteReasoner, tasks: Iterator[ReasoningTask], args: Namespace, price: Price | None
-) -> RequestPlan:
-    from tqdm import tqdm
-
-    with tqdm(tasks, desc="counting", unit=" samples", leave=False) as bar:
-        plan = reasoner.plan(bar, args.reasoner)
-    if plan.requests:
-        print(f"{plan.samples} samples, {plan.requests} requests to {args.reasoner} {args.model}, not counting retries")
-        print(estimate(args, plan.requests, plan.tokens_in, EXPECTED_TOKENS, price), flush=True)
-    else:
-        print(f"{plan.samples} samples, all of them asked already: nothing to ask", flush=True)
-    return plan
-
-
-async def _ask(reasoner: RemoteReasoner, tasks: Iterator[ReasoningTask], client: Client, total: int) -> None:
-    from tqdm import tqdm
-
-    try:
-        with tqdm(total=total, desc="asking", unit=" samples", smoothing=0.02) as bar:
-
-            def settled() -> None:
-                bar.update()
-                bar.set_postfix(
-                    failed=len(reasoner.failures), http_errors=client.figures.http_errors.total(), refresh=False
-                )
-
-            await reasoner.ask(tasks, client, settled)
-    finally:
-        await client.provider.close()
-
-
 def _show_first_request(plan: RequestPlan, out: Path) -> None:
     """Print the first request as it would be sent, and write its picture to a file."""
-    if plan.first is None:
+    if plan.first is None or plan.first.picture is None:
         return
     print(f"\n--- the first request ({plan.first.item}) ---\n{plan.first.system}\n\n{plan.first.text}\n---")
-    if plan.first.picture is not None:
-        path = out.with_name(out.name + ".example.jpg")
-        picture = plan.first.picture()
-        with replacing(path) as temporary:
-            temporary.write_bytes(picture.data)
-        print(f"its picture: {path}")
+    path = out.with_name(out.name + ".example.jpg")
+    picture = plan.first.picture()
+    with replacing(path) as temporary:
+        temporary.write_bytes(picture.data)
+    print(f"its picture: {path}")

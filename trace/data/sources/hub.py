@@ -49,17 +49,16 @@ def download(repository: str, folder: Path, revision: str | None, include: Seque
             repository, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=list(include) or None
         )
     except GatedRepoError:
-        message = f"{repository} asks for a login: accept its terms on its page, then run `hf auth login`"
+        reason = "asks for a login: accept its terms on its page, then run `hf auth login`"
     except RevisionNotFoundError:
-        message = f"{repository} has no revision {revision!r}"
+        reason = f"has no revision {revision!r}"
     except (RepositoryNotFoundError, HFValidationError):
-        message = f"there is no data set {repository!r} on the Hub that you may read; OWNER/NAME was expected"
+        reason = "is no data set on the Hub that you may read; OWNER/NAME was expected"
     except network as error:
-        reason = " ".join(str(error).split())[:200]
-        message = f"{repository} could not be downloaded: {reason} (the same command continues where it stopped)"
+        reason = f"could not be downloaded: {' '.join(str(error).split())[:200]} (the same command continues)"
     else:
         return folder
-    raise InputError(message)
+    raise InputError(f"{repository} {reason}")
 
 
 def read_hub(path: str, image_folder: Path) -> Iterator[tuple[str, dict[str, Any] | Problem]]:

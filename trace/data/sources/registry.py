@@ -1,18 +1,4 @@
-"""The kinds of sources, and reading one: raw records in, usable samples with unique ids out.
-
-| kind | what `path` is |
-| --- | --- |
-| `llava` | LLaVA's JSON list or JSONL, or a folder that holds such files, or a zip of such a folder |
-| `scenes` | a folder of `trace.data.scenes.generate` |
-| `trace` | the downloaded folder of `jink-ucla/TRACE` |
-| `robopoint` | the downloaded folder of `wentao-yuan/robopoint-data` |
-| `llava_mix` | `llava_v1_5_mix665k.json` or `llava_instruct_150k.json` |
-| `lvis` | LVIS v1 annotations, `lvis_v1_train.json` |
-| `points` | a CSV or JSONL of one's own points, or the folder that holds it |
-| `hub` | a data set as `datasets.load_dataset` reads it; its pictures are written to the image folder |
-
-A mix reads every kind but `hub`, which is converted first.
-"""
+"""The kinds of sources (docs/data.md lists them), and reading one: raw records in, usable samples with unique ids out."""
 
 from __future__ import annotations
 
@@ -26,7 +12,6 @@ from typing import Any
 from ...core.images import Images
 from ...core.records import Sample, read_records
 from ...utils.command import InputError
-from ...utils.files import first_character
 from .hub import read_hub, unpack
 from .lvis import read_lvis
 from .own_points import points_file, read_points
@@ -173,11 +158,8 @@ def _data_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _holds_samples(path: Path) -> bool:
-    if path.name.startswith(".") or path.name in _GENERATOR_FILES or path.name.endswith(_NOT_DATA):
-        return False
-    if path.suffix.lower() not in (".json", ".jsonl") or "__MACOSX" in path.parts or not path.is_file():
-        return False
-    if first_character(path) not in ("[", "{"):
+    other = path.name.startswith(".") or path.name in _GENERATOR_FILES or path.name.endswith(_NOT_DATA)
+    if other or path.suffix.lower() not in (".json", ".jsonl") or "__MACOSX" in path.parts or not path.is_file():
         return False
     try:
         return "conversations" in next(read_records(path), ("", {}))[1]
