@@ -20,10 +20,11 @@ from shell import ROOT, name_of
 from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.data import licences
-from trace_vlm.data.mix import main, read_recipe, without_reasoning
+from trace_vlm.data.mix import Recipe, main, without_reasoning
 from trace_vlm.data.sources.__main__ import main as sources
 from trace_vlm.data.sources.sample_checks import part_of
 from trace_vlm.utils.command import InputError, run
+from trace_vlm.utils.config import read_config
 from trace_vlm.utils.files import sha256
 
 RECIPES = sorted(ROOT.glob("configs/mixes/*.yaml"))
@@ -66,11 +67,11 @@ def recipe(folder: Path, *entries: dict[str, Any], **more: Any) -> Path:
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_a_recipe_loads_and_opens_with_its_command(path: Path) -> None:
     assert f"trace.data.mix --config configs/mixes/{path.name}" in path.read_text().split("\nseed")[0]
-    assert sum(entry.samples or 0 for entry in read_recipe(path).sources) == 200_000
+    assert sum(entry.samples or 0 for entry in read_config(Recipe, path).sources) == 200_000
 
 
 def test_the_baseline_is_the_same_recipe_without_reasoning() -> None:
-    ours, baseline = (read_recipe(ROOT / f"configs/mixes/{name}.yaml") for name in ("trace_200k", "robopoint"))
+    ours, baseline = (read_config(Recipe, ROOT / f"configs/mixes/{name}.yaml") for name in ("trace_200k", "robopoint"))
     assert (ours.sources, ours.seed) == (baseline.sources, baseline.seed)
     assert (ours.cor_share, baseline.cor_share) == (100, 0)
 
@@ -378,8 +379,8 @@ def test_an_image_name_that_leaves_its_folder_is_never_embedded(tmp_path: Path) 
     assert not (tmp_path / "hub").exists()
 
 
-def test_read_recipe_accepts_overrides(tmp_path: Path) -> None:
+def test_a_recipe_accepts_overrides(tmp_path: Path) -> None:
     config = recipe(tmp_path, GOOD)
-    assert read_recipe(config, ["cor_share=25", "seed=3"]).cor_share == 25
+    assert read_config(Recipe, config, ["cor_share=25", "seed=3"]).cor_share == 25
     with pytest.raises(InputError, match="share"):
-        read_recipe(config, ["share=25"])
+        read_config(Recipe, config, ["share=25"])

@@ -49,6 +49,9 @@ from .sources.sample_checks import (
 _FILES = ("mask", "instances")  # what `meta` names beside the image, relative to the same folder
 
 
+Part = Literal["object_reference", "free_space", "detection", "vqa", "text"]
+
+
 @config_class
 class RecipeSource:
     """One source of a recipe. Paths are relative to --data-root."""
@@ -57,16 +60,17 @@ class RecipeSource:
     kind: Literal["llava", "scenes", "trace", "robopoint", "llava_mix", "lvis", "points"]  # hub is converted first
     path: str
     samples: int | None = Field(None, ge=1)  # None: all
-    part: ListOf[Literal["object_reference", "free_space", "detection", "vqa", "text"]] = Field(
-        default_factory=lambda: list(PARTS)
-    )
+    part: ListOf[Part] = Field(default_factory=lambda: list(PARTS))
     cor: bool = False  # the samples carry reasoning, of which cor_share is kept
     image_folder: str | None = None
     licence: ListOf[str] = Field(default_factory=list)  # default: known ones of the kind
     max_turns: int = Field(5, ge=1)  # lvis: categories asked of one image
 
     def __post_init__(self) -> None:
-        licences_of(self.kind, self.part, self.licence)
+        self.licences()
+
+    def licences(self) -> tuple[str, ...]:
+        return licences_of(self.kind, self.part, self.licence)
 
 
 @config_class
@@ -77,22 +81,16 @@ class Recipe:
     scale: float = Field(1.0, gt=0, le=1000)  # of every number of samples
 
     def __post_init__(self) -> None:
-        names = [source.name for source in self.sources]
-        if repeated := [name for name in names if names.count(name) > 1]:
-            raise InputError(f"sources: two are called {repeated[0]!r}")
-        used: dict[tuple[str, str, str], str] = {}
+        names: set[str] = set()
+        owners: dict[tuple[str, str, str], str] = {}
         for source in self.sources:
+            if source.name in names:
+                raise InputError(f"sources: two are called {source.name!r}")
+            names.add(source.name)
             for part in source.part:
-                other = used.setdefault((source.kind, source.path, part), source.name)
-                if other != source.name:
-                    raise InputError(
-                        f"sources: {source.name!r} takes the same part ({part}) of {source.path} as {other!r}"
-                    )
-
-
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """InputError names the key that is wrong."""
-    return read_config(Recipe, path, overrides)
+                if other := owners.get((source.kind, source.path, part)):
+                    raise InputError(f"sources: {source.name!r} takes the same {part} of {source.path} as {other!r}")
+                owners[source.kind, source.path, part] = source.name
 
 
 # --- choosing and writing -------------------------------------------------------------------------
@@ -107,30 +105,24 @@ class MixedSource:
     """
 
     entry: RecipeSource
-    licences: tuple[str, ...]
-    files: tuple[Path, ...]
     wanted: int | None
+    files: tuple[Path, ...]
     candidates: int = 0  # samples of its parts without those that are unusable
     with_reasoning: int = 0
     parts: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     chosen: dict[int, bool] = field(default_factory=dict)  # position -> whether the sample keeps its reasoning
-    _heap: list[tuple[int, int]] = field(default_factory=list)  # (-number, position): the largest number is on top
+    heap: list[tuple[int, int]] = field(default_factory=list)  # (-number, position): the largest number is on top
 
-    def accepts(self, number: int) -> bool:
-        return self.wanted is None or len(self._heap) < self.wanted or number < -self._heap[0][0]
-
-    def add(self, number: int, position: int) -> None:
-        if self.wanted is None or len(self._heap) < self.wanted:
-            heapq.heappush(self._heap, (-number, position))
-        else:
-            heapq.heapreplace(self._heap, (-number, position))
+    @property
+    def full(self) -> bool:
+        return self.wanted is not None and len(self.heap) >= self.wanted
 
     def choose(self, cor_share: float) -> None:
         """Fill `chosen`; the samples with the smallest numbers keep their reasoning."""
-        order = [position for _, position in sorted((-number, position) for number, position in self._heap)]
-        keep = round(len(order) * cor_share / 100)
-        self.chosen = {position: self.entry.cor and rank < keep for rank, position in enumerate(order)}
+        keep = round(len(self.heap) * cor_share / 100)
+        order = sorted(self.heap, key=lambda item: (-item[0], item[1]))
+        self.chosen = {position: self.entry.cor and rank < keep for rank, (_, position) in enumerate(order)}
 
 
 class Mixer:
@@ -155,13 +147,12 @@ class Mixer:
             if images is not None and not images.is_dir():
                 raise InputError(f"source {group[0].name!r}: the image folder {images} does not exist")
             source = Source(kind, data_root / path, images, max_turns, recipe.seed).open()
-            self._groups.append((source, [self._mixed(entry, source) for entry in group]))
+            wanted = (entry.samples and max(1, round(entry.samples * recipe.scale)) for entry in group)
+            self._groups.append(
+                (source, [MixedSource(*pair, source.files) for pair in zip(group, wanted, strict=True)])
+            )
         folders = [os.path.abspath(source.images.folder) for source, _ in self._groups]
         self.image_root = Path(os.path.abspath(image_root or os.path.commonpath(folders)))
-
-    def _mixed(self, entry: RecipeSource, source: OpenSource) -> MixedSource:
-        wanted = None if entry.samples is None else max(1, round(entry.samples * self.recipe.scale))
-        return MixedSource(entry, licences_of(entry.kind, entry.part, entry.licence), source.files, wanted)
 
     @property
     def sources(self) -> list[MixedSource]:
@@ -216,13 +207,13 @@ class Mixer:
                 continue
             mixed.candidates += 1
             number = stable_hash(self.recipe.seed, sample.id)
-            if not mixed.accepts(number):
+            if mixed.full and number >= -mixed.heap[0][0]:
                 continue  # only samples that would be taken are looked at
             problem = content_problem(sample, source.images, self._image_check)
             if problem is None and mixed.entry.cor and without_reasoning(sample) is None:
                 problem = Problem(sample.id, CONVERSATION, "it has no Chain of Reasoning with a final answer")
             if problem is None:
-                mixed.add(number, position)
+                (heapq.heapreplace if mixed.full else heapq.heappush)(mixed.heap, (-number, position))
             else:
                 mixed.candidates -= 1
                 self.problems.report(problem)
@@ -277,7 +268,7 @@ class Mixer:
     def card_facts(self, config: Path, written: Mapping[Path, int]) -> dict[str, Any]:
         """What the card says: counts, licences, and the hashes by which the mix can be made again."""
         hashes = {path: sha256(path) for path in dict.fromkeys(path for mixed in self.sources for path in mixed.files)}
-        licences = [name for mixed in self.sources for name in mixed.licences]
+        licences = [name for mixed in self.sources for name in mixed.entry.licences()]
         return {
             "made_by": f"trace-vlm {__version__}, trace.data.mix",
             "recipe": str(config),
@@ -296,7 +287,7 @@ class Mixer:
                     "taken": sum(mixed.parts.values()),
                     "with_reasoning": mixed.with_reasoning,
                     "parts": dict(mixed.parts),
-                    "licences": list(mixed.licences),
+                    "licences": list(mixed.entry.licences()),
                     "left_out": dict(mixed.left_out),
                     "read_from": [{"file": path.name, "sha256": hashes[path]} for path in mixed.files],
                 }
@@ -351,9 +342,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.split is not None and not 0 < args.split < 1:
         raise InputError(f"--split is a share between 0 and 1, not {args.split}")
     share = [] if args.cor_share is None else [f"cor_share={args.cor_share}"]
-    recipe = read_recipe(args.config, [*args.set, *share])
+    recipe = read_config(Recipe, args.config, [*args.set, *share])
     if args.parquet is not None:
-        refuse_unknown({entry.name: licences_of(entry.kind, entry.part, entry.licence) for entry in recipe.sources})
+        refuse_unknown({source.name: source.licences() for source in recipe.sources})
     held_out = None if args.split is None else args.out.with_name(f"{args.out.stem}_heldout{args.out.suffix}")
     with logged_problems(args.out, args.strict) as problems:
         mixer = Mixer(recipe, args.data_root, args.images, args.check_images, problems)
