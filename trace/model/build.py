@@ -1,21 +1,22 @@
-"""Compose a model from a preset: an ordinary `LlavaForConditionalGeneration` and its processor.
+"""Make an ordinary `LlavaForConditionalGeneration`: with random weights from a preset, or with weights from files.
 
-The nano model starts from weights drawn here, with the scales that let two million parameters learn in minutes:
-linear layers at 0.7 / sqrt(fan-in), what writes into the residual stream divided by sqrt(2 * layers), visible
-embeddings, a small head, and position embeddings of the vision tower that start as two-dimensional sinusoids.
+The nano model's random weights have the scales that let two million parameters learn in minutes: linear layers at
+0.7 / sqrt(fan-in), layers that write into the residual stream divided by sqrt(2 * layers), visible embeddings, a small
+head, and position embeddings of the vision tower that start as two-dimensional sinusoids.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
+    BitsAndBytesConfig,
     CLIPVisionConfig,
     LlamaConfig,
     LlamaTokenizer,
@@ -25,74 +26,50 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import deepspeed as deepspeed_integration
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from ..core.prompts import IMAGE_TAG
-from ..utils.command import InputError
+from ..utils.command import InputError, install_hint
+from .lazy_tensors import LazyTensor, cast, largest_type
 from .llava_layout import hub_name
-from .presets import Preset
+from .presets import ASSETS, Preset
 from .processor import make_processor, with_image_token
 from .vision_tower import pixel_settings
 
-NANO_TOKENIZER = Path(__file__).resolve().parents[1] / "assets" / "nano-tokenizer"
+NANO_TOKENIZER = ASSETS / "nano-tokenizer"
 VOCABULARY_MULTIPLE = 64
+QUANTIZED = ("8bit", "4bit")
 
 
 def build_model(
-    preset: Preset,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    seed: int = 0,
-    weights: str | Mapping[str, str] = "random",
+    preset: Preset, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0
 ) -> LlavaForConditionalGeneration:
-    """A model of the preset's dimensions, float32; with random weights on torch's current default device.
+    """A model of the preset's dimensions with random weights, float32, on torch's current default device.
 
     Args:
-        tokenizer: fits the vocabulary of a preset that leaves it open (`nano`); its image token must be in place.
-        seed: of the random weights; torch's global generator is left as it was.
-        weights: "random", or folders or names on the hub by part: `{"model": M}`, or `{"llm": L, "vision": V}` with a
-            "projector" or a random one. `preset.sources` are the published ones.
-    Raises:
-        InputError: the weights are of other dimensions than the preset, or cannot be loaded.
+        tokenizer: fits the vocabulary of a preset that leaves it open (`nano-random`); it has the image token.
+        seed: of the weights; torch's global generator is left as it was.
     """
-    if weights != "random":
-        return _from_names(preset, weights, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(configuration(preset, tokenizer))
-        if preset.name == "nano-random":
-            _initialise_nano(model)
-    return model
-
-
-def _from_names(preset: Preset, weights: str | Mapping[str, str], seed: int) -> LlavaForConditionalGeneration:
-    from .checkpoint import compose, load
-
-    parts = {"model": weights} if isinstance(weights, str) else dict(weights)
-    unknown = set(parts) - {"model", "llm", "vision", "projector"}
-    if unknown or not ({"model"} == set(parts) or {"llm", "vision"} <= set(parts)):
-        raise InputError(f"weights are {sorted(parts)}; expected model, or llm and vision with or without projector")
-    model = (load(parts["model"]) if "model" in parts else compose(**parts, seed=seed)).model
-    for wanted, config in ((preset.text, model.config.text_config), (preset.vision, model.config.vision_config)):
-        for key, value in wanted.items():
-            found = getattr(config, key)
-            if value and found != value:
-                raise InputError(f"{', '.join(parts.values())}: {key} is {found}, the preset {preset.name} has {value}")
-    return model
-
-
-def configuration(preset: Preset, tokenizer: PreTrainedTokenizerBase | None = None) -> LlavaConfig:
     text, image_token = dict(preset.text), preset.image_token_index
     if not text["vocab_size"]:
         if tokenizer is None:
             raise ValueError(f"the preset {preset.name} takes its vocabulary from a tokenizer: give one")
         text["vocab_size"] = math.ceil(len(tokenizer) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         image_token = tokenizer.convert_tokens_to_ids(IMAGE_TAG)
-    vision = CLIPVisionConfig(**preset.vision)
-    return llava_configuration(LlamaConfig(**text, bos_token_id=1, eos_token_id=2, pad_token_id=0), vision, image_token)
+    llama = LlamaConfig(**text, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(
+            llava_configuration(llama, CLIPVisionConfig(**preset.vision), image_token)
+        )
+        if preset.name == "nano-random":
+            _initialise_nano(model)
+    return model
 
 
 def llava_configuration(text: LlamaConfig, vision: CLIPVisionConfig, image_token: int) -> LlavaConfig:
-    """LLaVA-1.5's composition: the tower's penultimate layer without the class token, a two-layer GELU projector."""
+    """LLaVA-1.5's architecture: the tower's penultimate layer without the class token, a two-layer GELU projector."""
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -104,24 +81,24 @@ def llava_configuration(text: LlamaConfig, vision: CLIPVisionConfig, image_token
 
 
 def random_projector(config: LlavaConfig, seed: int) -> LlavaMultiModalProjector:
-    """The projector of a composed model, drawn as torch draws linear layers."""
+    """A projector with torch's default initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlavaMultiModalProjector(config)
 
 
 def nano_tokenizer() -> PreTrainedTokenizerBase:
-    """The tokenizer that ships with the package, with its image token."""
+    """The bundled tokenizer, with its image token."""
     return with_image_token(LlamaTokenizer.from_pretrained(NANO_TOKENIZER))
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, vision: CLIPVisionConfig) -> LlavaProcessor:
-    """Pixels as LLaVA makes them (padded square, CLIP's resize and colours) and the training template for chats."""
+    """LLaVA's pixels (padded square, CLIP's resize and colours) and the training template for chats."""
     return make_processor(tokenizer, vision.patch_size, pixel_settings({}, vision.image_size, pad=True))
 
 
 def expected_tensors(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
-    """Name (as on the hub) and shape of every tensor of a model of this configuration; nothing is allocated."""
+    """Hub name and shape of every tensor of a model of this configuration; nothing is allocated."""
     with torch.device("meta"), _without_zero3():
         state = LlavaForConditionalGeneration(config).state_dict()
     return {str(hub_name(name)): tuple(tensor.shape) for name, tensor in state.items()}
@@ -129,13 +106,13 @@ def expected_tensors(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _without_zero3() -> Iterator[None]:
-    """Inside, transformers makes whole models: under ZeRO-3 it would initialise a model that has shapes only."""
-    found = deepspeed_integration._hf_deepspeed_config_weak_ref
+    """Under ZeRO-3 transformers would initialise a model that has shapes only."""
+    config = deepspeed_integration._hf_deepspeed_config_weak_ref
     deepspeed_integration.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        deepspeed_integration._hf_deepspeed_config_weak_ref = found
+        deepspeed_integration._hf_deepspeed_config_weak_ref = config
 
 
 @torch.no_grad()
@@ -165,3 +142,80 @@ def _sinusoids(side: int, width: int) -> torch.Tensor:
     rows = axis[:, None, :].expand(side, side, -1)
     columns = axis[None, :, :].expand(side, side, -1)
     return torch.cat([rows, columns], dim=-1).reshape(side * side, width)
+
+
+# --- weights from files ---------------------------------------------------------------------------
+
+
+def load_weights(
+    config: LlavaConfig,
+    weights: Mapping[str, LazyTensor],
+    dtype: str | torch.dtype,
+    device: str,
+    quantize: str | None,
+    options: Mapping[str, Any],
+) -> LlavaForConditionalGeneration:
+    """The model with these weights, in evaluation mode; every tensor is read once, into the place where it stays.
+
+    transformers' own loader places them (device maps, quantisation, DeepSpeed's ZeRO-3), but reads lazy tensors.
+
+    Args:
+        dtype: of the weights in memory; "auto" is the type that most of them have on disk.
+        quantize: None, "8bit" or "4bit" (bitsandbytes), for the language model's matrices.
+        options: passed on to `from_pretrained`.
+    Raises:
+        InputError: an unknown type, or the quantisation is not available here.
+    """
+    options = dict(options)
+    torch_dtype = weight_dtype(largest_type(weights, on_disk=True) if dtype == "auto" else dtype)
+    if quantize is not None:
+        options = {"device_map": {"": device}, **options, "quantization_config": _quantization(quantize, torch_dtype)}
+    if "device_map" not in options and device != "cpu" and importlib.util.find_spec("accelerate"):
+        options["device_map"] = {"": device}
+    name = str(torch_dtype).removeprefix("torch.")
+    state: dict[str, Any] = {key: cast(weight, name) for key, weight in weights.items()}
+    if is_deepspeed_zero3_enabled():  # its loader sends tensors to all processes, and takes no lazy ones
+        if torch.distributed.get_rank() == 0:
+            state = {key: weight.read() for key, weight in state.items()}
+        else:  # the others need the shapes only
+            state = {key: torch.empty(one.shape, dtype=torch_dtype, device="meta") for key, one in state.items()}
+    try:
+        model = LlavaForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=state, dtype=torch_dtype, **options
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        if quantize is None:
+            raise
+        raise InputError(f"{quantize} is not available on {device}: {' '.join(str(error).split())}") from None
+    return model.eval() if quantize is not None or "device_map" in options else model.to(device).eval()
+
+
+def weight_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """torch's type of that name. InputError: it does not exist or is not floating-point."""
+    torch_dtype = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+        raise InputError(f"{dtype!r} is not a type of weights; use float32, bfloat16 or float16")
+    return torch_dtype
+
+
+def check_device(device: str) -> None:
+    """Raise InputError if torch has no such device here, before 26 GB are read for it."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        raise InputError(f"the device {device} is not available: {str(error).splitlines()[0]}") from None
+
+
+def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if quantize not in QUANTIZED:
+        raise InputError(f"quantize is {quantize!r}; expected {' or '.join(QUANTIZED)}")
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"{quantize} needs the package {package}: {install_hint('quantize')}")
+    # These keep the plain type: they are small, and all pixels and tokens pass through them.
+    plain = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=plain)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=plain
+    )

@@ -1,11 +1,12 @@
-"""Write a checkpoint of any known format as one whole folder, and read it back before it gets its name.
+"""Write a checkpoint of any known format as one folder and verify it, or describe what a folder holds.
 
-Weights go from file to file, a tensor at a time: a 13B model needs the disk, not the memory. The command is
-`python -m trace.model.checkpoint convert`.
+Weights go from file to file, one tensor at a time: converting a 13B model needs the disk, not the memory. The command
+is `python -m trace.model.checkpoint`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from transformers import LlavaConfig
 from ..core.prompts import Rendered, encode, render_prompt
 from ..utils.command import InputError
 from ..utils.files import new_folder, refuse_existing
-from .checkpoint_plan import Plan, plan
-from .lazy_tensors import Weight, weights_in
-from .saving import llava_weights, write_llava, write_standard
-from .weight_files import differences, planned_bytes
+from . import llava_layout as layout
+from .checkpoint_formats import CheckpointFolder, CheckpointKind, read_object, recognise_checkpoint
+from .checkpoint_plan import CheckpointPlan, plan_checkpoint
+from .lazy_tensors import LazyTensor, differences, total_bytes, weights_in
+from .presets import model_folder
+from .saving import SavedModel, llava_weights, write_hugging_face, write_llava
 
 
 def convert(
@@ -28,50 +31,51 @@ def convert(
     dtype: str | None = None,
     vision_tower: str | None = None,
     to: str = "hf",
-) -> Plan:
-    """Write the model at `source` to `target`; returns the plan it was written from.
+) -> CheckpointPlan:
+    """Write the model at `source` to `target` and compare it with its source; return the plan it was written from.
 
     Args:
-        dtype: of the numbers on disk. By default each tensor's own, so that nothing is lost; float32 where an adapter is
+        dtype: of the numbers on disk. By default each tensor's own, so that nothing is lost; float32 if an adapter is
             merged, whose sums have no type of their own.
         to: "hf" (Hugging Face's format) or "llava" (LLaVA's own).
     Raises:
-        InputError: the source cannot be read, the target is not free, or what was written does not read back the same.
+        InputError: the source cannot be read, the target is not empty, or the result differs from the source.
     """
     target = Path(target)
     refuse_existing(target)
-    made = plan(source, base, vision_tower)
-    if dtype is None and made.merged:
-        dtype = "float32"
-    weights = made.weights if to == "hf" else llava_weights(made.config, made.weights)
-    write = write_standard if to == "hf" else write_llava
-    with new_folder(target, planned_bytes(weights, dtype)) as folder:
-        write(folder, target.name, made.config, weights, made.processor, made.generation, made.card, dtype)
-        verify(folder, made, weights, dtype)
-    return made
+    plan = plan_checkpoint(source, base, vision_tower)
+    dtype = dtype or ("float32" if plan.merged else None)
+    weights = plan.weights if to == "hf" else llava_weights(plan.config, plan.weights)
+    model = SavedModel(target.name, plan.config, weights, plan.processor, plan.generation, plan.card, dtype)
+    with new_folder(target, total_bytes(weights, dtype)) as folder:
+        (write_hugging_face if to == "hf" else write_llava)(folder, model)
+        _verify(folder, model)
+    return plan
 
 
-def verify(folder: Path, made: Plan, weights: dict[str, Weight], dtype: str | None) -> None:
-    """Read a written folder again; InputError when it is not, bit for bit, what it was made from.
-
-    Its tensors are compared one by one, and its configuration and processor have to compute the same.
-    """
-    wrong = next(differences(weights_in(folder), weights, dtype), None)
+def _verify(folder: Path, model: SavedModel) -> None:
+    """Read a written folder again. InputError: a tensor, a deciding setting, token ids or pixels differ."""
+    wrong = next(differences(weights_in(folder), model.weights, model.dtype), None)
     if wrong is not None:
-        raise InputError(f"{folder} does not read back as it was written: {wrong}. Is the disk sound?")
-    again = plan(folder)
-    if _computes(again.config) != _computes(made.config):
-        raise InputError(f"{folder} does not compute the same when it is read back: its configuration differs")
-    text = Rendered(render_prompt("Find the 3rd naïve mug."), ())
-    one, other = (encode(each.processor.tokenizer, text).input_ids for each in (made, again))
+        raise InputError(f"{folder} does not read back as it was written: {wrong}. Is the disk in order?")
+    again = plan_checkpoint(folder)
+    if _deciding(again.config) != _deciding(model.config):
+        raise InputError(f"{folder} has another configuration when it is read back")
+    prompt = Rendered(render_prompt("Find the 3rd naïve mug."), ())
     image = Image.effect_noise((64, 48), 64).convert("RGB")
-    first, second = (each.processor.image_processor(image)["pixel_values"][0] for each in (made, again))
-    if one != other or (first != second).any():
-        raise InputError(f"{folder} does not give the source's tokens or pixels when it is read back")
+    ids, pixels = (
+        [get(each.processor) for each in (model, again)]
+        for get in (
+            lambda processor: encode(processor.tokenizer, prompt).input_ids,
+            lambda processor: processor.image_processor(image)["pixel_values"][0],
+        )
+    )
+    if ids[0] != ids[1] or (pixels[0] != pixels[1]).any():
+        raise InputError(f"{folder} gives other tokens or pixels than the source when it is read back")
 
 
-def _computes(config: LlavaConfig) -> list[Any]:
-    """What decides the numbers and does not show in the tensors' shapes."""
+def _deciding(config: LlavaConfig) -> list[Any]:
+    """The settings that decide the numbers and do not show in the tensors' shapes."""
     text, vision = config.text_config, config.vision_config
     return [
         *(getattr(config, key) for key in ("image_token_index", "vision_feature_layer", "projector_hidden_act")),
@@ -79,3 +83,89 @@ def _computes(config: LlavaConfig) -> list[Any]:
         text.rope_parameters,
         *(getattr(vision, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size")),
     ]
+
+
+# --- inspect --------------------------------------------------------------------------------------
+
+
+def describe_checkpoint(
+    path: str | Path, base: str | Path | None = None, vision_tower: str | None = None
+) -> dict[str, str]:
+    """What a checkpoint holds, and what would be missing or unexpected if it were loaded; reads no weights.
+
+    Raises:
+        InputError: the folder is not a model, or broken.
+    """
+    source = recognise_checkpoint(model_folder(path, "the model"))
+    lines = {"folder": str(source.folder), "format": source.kind.value}
+    if source.weights:
+        lines["weights"] = _sizes(source.weights)
+    if source.lora:
+        lines["adapter"] = f"rank {source.adapter['r']}, alpha {source.adapter['lora_alpha']}; {_sizes(source.lora)}"
+    lines |= _describe_parts(source)
+    if source.kind in (CheckpointKind.LANGUAGE, CheckpointKind.VISION):
+        return lines | {"missing": "a projector and the other model, to start training from (see docs/checkpoints.md)"}
+    try:
+        plan = plan_checkpoint(path, base, vision_tower, check=False)
+    except InputError as error:
+        return lines | {"missing": str(error)}
+    if plan.base is not None:
+        lines["base"] = str(plan.base)
+    if plan.tower is not None:
+        lines["tower from"] = plan.tower.source
+    lines["complete model"] = _sizes(plan.weights)
+    lines["tokenizer"] = f"{len(plan.processor.tokenizer)} pieces, including the image token"
+    shapes = plan.shapes()
+    lines["missing"] = _some(sorted(shapes.keys() - plan.weights.keys()))
+    lines["unexpected"] = _some(sorted(plan.weights.keys() - shapes.keys()))
+    both = {name: weight for name, weight in plan.weights.items() if name in shapes}
+    wrong = [f"{weight.where} is {weight.shape}, expected {shapes[name]}" for name, weight in both.items()
+             if weight.shape != shapes[name]]  # fmt: skip
+    return lines | ({"wrong shape": _some(wrong)} if wrong else {})
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "nothing"
+
+
+def _sizes(weights: Mapping[str, LazyTensor]) -> str:
+    counts: dict[str, int] = {}
+    for weight in weights.values():
+        counts[weight.dtype] = counts.get(weight.dtype, 0) + weight.count
+    size = sum(weight.nbytes() for weight in weights.values())
+    types = ", ".join(name if len(counts) == 1 else f"{count:,} {name}" for name, count in counts.items())
+    return f"{sum(counts.values()):,} parameters in {len(weights)} tensors, {size / 1e6:,.2f} MB, {types}"
+
+
+def _describe_parts(source: CheckpointFolder) -> dict[str, str]:
+    config = source.config
+    text: Mapping[str, Any] = config.get("text_config") or config
+    vision: Mapping[str, Any] = config.get("vision_config") or {}
+    lines = {}
+    if "hidden_size" in text and source.kind is not CheckpointKind.VISION:
+        lines["language model"] = (
+            f"{text.get('model_type', 'llama')}: width {text['hidden_size']}, {text.get('num_hidden_layers')} layers, "
+            f"{text.get('num_attention_heads')} heads, vocabulary {text.get('vocab_size')}"
+        )
+    if vision:
+        side = vision.get("image_size")
+        lines["vision tower"] = (
+            f"CLIP: width {vision.get('hidden_size')}, {vision.get('num_hidden_layers')} layers, {side} x {side} pixels "
+            f"in patches of {vision.get('patch_size')}"
+        )
+    elif "mm_vision_tower" in config:
+        inside = source.part(layout.VISION)
+        where = f"weights inside: {_sizes(inside)}" if inside else "weights elsewhere"
+        lines["vision tower"] = f"{config['mm_vision_tower']}, layer {config.get('mm_vision_select_layer')}; {where}"
+    projector = source.part(layout.PROJECTOR)
+    if projector:
+        first = projector.get(layout.LINEAR + "weight") or projector.get(layout.PROJECTOR + "linear_1.weight")
+        shape = f", {first.shape[1]} -> {first.shape[0]}" if first is not None else ""
+        lines["projector"] = f"{layout.projector_type(projector) or 'incomplete'}{shape}; {_sizes(projector)}"
+    if "image_aspect_ratio" in config:
+        lines["images"] = f"image_aspect_ratio {config['image_aspect_ratio']}"
+    file = source.folder / "tokenizer_config.json"
+    has_pieces = (source.folder / "tokenizer.model").is_file()
+    if file.is_file() and has_pieces and source.kind is not CheckpointKind.HUGGING_FACE:
+        lines["legacy"] = str(read_object(file).get("legacy", "not set, so true")).lower()
+    return lines

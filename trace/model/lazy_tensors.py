@@ -1,206 +1,116 @@
-"""Weights in files: tensors that know their name, shape and type, and are read only when somebody needs them.
+"""Tensors in files: read one at a time when they are needed, and written one after the other.
 
-Loading 26 GB must not take 52 GB of memory. A `Weight` is a promise of one tensor; whoever needs it calls `read()`, and
-what comes back is the only copy. Files are read with plain reads into the tensor's own memory: pages of a mapped file
-would count as this process's memory until somebody else needs them.
-
-`.bin` files are pickles. Their tables are read by torch's restricted unpickler (`weights_only=True`), which refuses
-anything that is not a tensor; there is no way around it.
+Loading 26 GB must not take 52 GB of memory. A `LazyTensor` knows its name, shape and type; its file is mapped anew for
+each read and let go afterwards, because mapped pages count as this process's memory. `.bin` files are pickles; torch's
+restricted unpickler (`weights_only=True`) refuses everything but tensors.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import re
-import threading
-import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from huggingface_hub.serialization import split_state_dict_into_shards_factory
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ..utils.command import InputError
-from ..utils.files import read_json
+from ..utils.files import read_json, write_json
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_CHUNK = 1 << 26  # bytes of one read
-_PIECE = 1 << 22  # bytes that are cast at a time
-
-# safetensors' name of a type -> (torch's name, bytes of a number)
-TYPES = {
-    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
-    "I64": ("int64", 8), "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1), "U8": ("uint8", 1),
-    "BOOL": ("bool", 1), "F8_E4M3": ("float8_e4m3fn", 1), "F8_E5M2": ("float8_e5m2", 1),
+SHARD_BYTES = 5_000_000_000  # of one file, as on the hub
+# torch's name of a type -> safetensors' name
+CODES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
-CODES = {name: (code, size) for code, (name, size) in TYPES.items()}
 
 
-class Weight:
-    """One tensor that has not been read yet. `where` names the file and the tensor for messages."""
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is not read yet.
+
+    Args:
+        dtype: as torch names it.
+        where: the file and the tensor's name in it, for messages.
+        get: gives the tensor.
+        shared: whether `get` gives memory of a mapped file or of a model, which `read` copies.
+        disk_dtype: the type on disk if the numbers are computed in a wider one.
+    """
 
     shape: tuple[int, ...]
-    dtype: str  # as torch names it
+    dtype: str
     where: str
+    get: Callable[[], Tensor]
+    shared: bool = False
+    disk_dtype: str = ""
 
-    def read(self) -> Tensor:
-        """The tensor, in memory of its own, in the type it is stored in."""
-        raise NotImplementedError
-
-    def read_into(self, target: Tensor) -> None:
-        """Fill `target`, contiguous, on the CPU and of this shape, converting to its type."""
-        target.copy_(self.read())
+    def read(self, dtype: str | None = None) -> Tensor:
+        """The tensor in memory of its own, as `dtype` if given."""
+        return self.get().detach().to(getattr(torch, dtype or self.dtype), copy=self.shared)
 
     def __getitem__(self, index: Any) -> Tensor:
         return self.read()  # transformers' loader asks for `weight[...]`
 
     @property
-    def stored(self) -> str:
-        """The type on disk of the numbers, also where they are computed in a wider one."""
-        return self.dtype
-
-    @property
     def count(self) -> int:
         return math.prod(self.shape)
 
-    @property
-    def bytes(self) -> int:
-        return self.count * CODES[self.dtype][1]
+    def nbytes(self, dtype: str | None = None) -> int:
+        """Its size in bytes, as `dtype` if given."""
+        return self.count * _itemsize(dtype or self.dtype)
 
 
-@dataclass(frozen=True)
-class Stored(Weight):
-    """A contiguous tensor at `offset` bytes of a file."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-    offset: int
-    where: str
-
-    def read(self) -> Tensor:
-        import torch
-
-        tensor = torch.empty(self.shape, dtype=getattr(torch, self.dtype))
-        self.read_into(tensor)
-        return tensor
-
-    def read_into(self, target: Tensor) -> None:
-        import torch
-
-        dtype, flat = getattr(torch, self.dtype), target.view(-1)
-        with open(self.file, "rb", buffering=0) as file:
-            file.seek(self.offset)
-            if target.dtype == dtype:
-                self._fill(file, flat)
-                return
-            piece = _piece().view(dtype)  # a cast holds one piece twice, not the tensor
-            for start in range(0, self.count, len(piece)):
-                part = piece[: self.count - start]
-                self._fill(file, part)
-                flat[start : start + len(part)] = part
-
-    def _fill(self, file: IO[bytes], flat: Tensor) -> None:
-        import torch
-
-        view = memoryview(flat.view(torch.uint8).numpy())
-        while view:
-            got = file.readinto(view[:_CHUNK])  # type: ignore[attr-defined]
-            if not got:
-                raise InputError(f"{self.where} ends too early: the file was cut off; get it again")
-            view = view[got:]
+def _itemsize(dtype: str) -> int:
+    size: int = getattr(torch, dtype).itemsize
+    return size
 
 
-_STAGE = threading.local()
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-def _piece() -> Tensor:
-    """Bytes to read into before a cast, kept for each thread: freed ones would lie scattered between the weights."""
-    import torch
-
-    if not hasattr(_STAGE, "piece"):
-        _STAGE.piece = torch.empty(_PIECE, dtype=torch.uint8)
-    return _STAGE.piece
+def in_memory(tensor: Tensor, where: str) -> LazyTensor:
+    """A tensor that is already loaded."""
+    return LazyTensor(tuple(tensor.shape), _name(tensor.dtype), where, lambda: tensor, shared=True)
 
 
-@dataclass(frozen=True)
-class Held(Weight):
-    """A tensor that is in memory already."""
-
-    tensor: Any
-    where: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        return tuple(self.tensor.shape)
-
-    @property
-    def dtype(self) -> str:  # type: ignore[override]
-        return str(self.tensor.dtype).removeprefix("torch.")
-
-    def read(self) -> Tensor:
-        return self.tensor.detach()
-
-
-@dataclass(frozen=True)
-class Computed(Weight):
-    """A tensor that is made from others when it is read."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    where: str
-    make: Callable[[], Any]
-    source: Weight | None = None  # whose type on disk it has
-
-    @property
-    def stored(self) -> str:
-        return self.dtype if self.source is None else self.source.stored
-
-    def read(self) -> Tensor:
-        return self.make()
-
-
-def cast(weight: Weight, dtype: str) -> Weight:
-    """The same numbers in another type, read straight into it."""
+def cast(weight: LazyTensor, dtype: str) -> LazyTensor:
+    """The same numbers in another type, converted while they are read."""
     if weight.dtype == dtype:
         return weight
-
-    def make() -> Tensor:
-        import torch
-
-        tensor = torch.empty(weight.shape, dtype=getattr(torch, dtype))
-        weight.read_into(tensor)
-        return tensor
-
-    return Computed(weight.shape, dtype, weight.where, make)
+    return LazyTensor(weight.shape, dtype, weight.where, lambda: weight.read(dtype))
 
 
-def resized(weight: Weight, rows: int) -> Weight:
-    """The first `rows` rows of a weight, with rows of zeros behind where it has fewer."""
+def resized(weight: LazyTensor, rows: int) -> LazyTensor:
+    """The first `rows` rows of a weight, filled up with zeros if it has fewer."""
     if weight.shape[0] == rows:
         return weight
+    shape, kept = (rows, *weight.shape[1:]), min(rows, weight.shape[0])
 
-    def make() -> Tensor:
-        import torch
+    def get() -> Tensor:
+        tensor = torch.zeros(shape, dtype=getattr(torch, weight.dtype))
+        tensor[:kept] = weight.get()[:kept]
+        return tensor
 
-        whole = torch.zeros(max(rows, weight.shape[0]), *weight.shape[1:], dtype=getattr(torch, weight.dtype))
-        weight.read_into(whole[: weight.shape[0]])
-        return whole[:rows]
-
-    return Computed((rows, *weight.shape[1:]), weight.dtype, weight.where, make, weight)
+    return replace(weight, shape=shape, get=get, shared=False)
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def weights_in(folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")) -> dict[str, Weight]:
-    """All tensors of the model files of a folder: safetensors if there are any, otherwise `.bin`; sharded or not.
+def weights_in(folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")) -> dict[str, LazyTensor]:
+    """All tensors of the model files in a folder: safetensors if there are any, otherwise `.bin`; sharded or not.
 
     Raises:
-        InputError: a shard is missing, cut off, no such file, or a pickle that holds more than tensors.
+        InputError: a shard is missing or cut off, or a pickle holds more than tensors.
     """
     for suffix in (".safetensors", ".bin"):
         for stem in stems:
@@ -211,136 +121,162 @@ def weights_in(folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")
 
 
 def _shards(folder: Path, stem: str, suffix: str) -> list[Path]:
-    index = folder / f"{stem}{suffix}.index.json"
+    index, single = folder / f"{stem}{suffix}.index.json", folder / f"{stem}{suffix}"
     if index.is_file():
-        listed = read_json(index)
-        names = listed.get("weight_map") if isinstance(listed, dict) else None
+        content = read_json(index)
+        names = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-            raise InputError(f"{index} has no weight_map that says which file holds which tensor")
+            raise InputError(f"{index} has no weight_map from tensors to files")
         files = [folder / name for name in sorted(set(names.values()))]
-        if any(file.parent != folder for file in files):
-            raise InputError(f"{index} names files outside its own folder")
         for file in files:
+            if file.parent != folder:
+                raise InputError(f"{index} names a file outside its own folder: {file}")
             if not file.is_file():
-                raise InputError(f"{file} is missing: {index.name} lists {len(files)} files; get the missing one")
-        found = {name: file.name for file in files for name in tensors_of(file)}
-        for name, file_name in names.items():
-            if found.get(name) is None:
-                raise InputError(f"{folder / file_name} does not hold {name}, which {index.name} expects there")
+                raise InputError(f"{file} is missing: {index.name} lists {len(files)} files. Get the missing one")
         return files
-    whole = folder / f"{stem}{suffix}"
-    if whole.is_file():
-        return [whole]
+    if single.is_file():
+        return [single]
     files = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
-    if files:
-        match = re.search(r"-of-(\d+)\.", files[0].name)
-        expected = int(match[1]) if match else len(files)
-        if len(files) != expected:
-            raise InputError(f"{folder} holds {len(files)} of the {expected} files {stem}-*-of-*{suffix}; get the rest")
+    total = re.search(r"-of-(\d+)\.", files[0].name) if files else None
+    if total is not None and len(files) != int(total[1]):
+        raise InputError(f"{folder} holds {len(files)} of {int(total[1])} files {stem}-*-of-*{suffix}. Get the rest")
     return files
 
 
-def tensors_of(file: Path) -> dict[str, Weight]:
-    """The tensors of one `.safetensors` or `.bin` (`.pt`) file, by name."""
-    return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
-
-
-def _safetensors(file: Path) -> dict[str, Weight]:
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8 or length > 100_000_000:
-            raise InputError(f"{file} is cut off or no safetensors file ({size} bytes); get it again")
-        try:
-            header = json.loads(stream.read(length))
-        except (ValueError, RecursionError):
-            header = None
-        if not isinstance(header, dict):
-            raise InputError(f"{file} is no safetensors file: its header is no JSON object")
-    found: dict[str, Weight] = {}
-    end = 0
-    for name, entry in header.items():
-        if name == "__metadata__":
+def tensors_of(file: Path) -> dict[str, LazyTensor]:
+    """The tensors of one `.safetensors` or `.bin` (`.pt`) file, by name. InputError: it is broken or unsafe."""
+    zipped = _is_zip(file)
+    weights = {}
+    for name, tensor in _map_file(file, zipped).items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
             continue
-        try:
-            dtype, width = TYPES[entry["dtype"]]
-            shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-            sound = all(isinstance(one, int) and one >= 0 for one in (*shape, start, stop))
-        except (KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
-            raise InputError(f"{file}: {name} is of a kind that is not read: {entry}")
-        if stop - start != math.prod(shape) * width:
-            raise InputError(f"{file}: {name} takes {stop - start} bytes, not what its shape {shape} needs")
-        found[name] = Stored(file, shape, dtype, 8 + length + start, f"{file}: {name}")
-        end = max(end, stop)
-    if 8 + length + end != size:
-        what = "is cut off" if size < 8 + length + end else "has bytes that belong to no tensor"
-        raise InputError(f"{file} {what}: {8 + length + end} bytes are described, {size} are there; get it again")
-    return found
+        where, dtype = f"{file}: {name}", _name(tensor.dtype)
+        if dtype not in CODES or tensor.layout is not torch.strided:
+            raise InputError(f"{where} is a {dtype} tensor with layout {tensor.layout}. Only dense tensors are read")
+        if zipped is False:  # torch before 1.6: the file cannot be mapped and was read as a whole
+            weights[name] = in_memory(tensor, where)
+        else:
+            get = lambda name=name: _map_file(file, zipped, name)[name]  # noqa: E731
+            weights[name] = LazyTensor(tuple(tensor.shape), dtype, where, get, shared=True)
+    return weights
 
 
-def _pickled(file: Path) -> dict[str, Weight]:
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
+def _is_zip(file: Path) -> bool | None:
+    if file.suffix == ".safetensors":
+        return None
+    with open(file, "rb") as stream:
+        return stream.read(2) == b"PK"
 
-    zipped = _is_torch_zip(file)
+
+def _map_file(file: Path, zipped: bool | None, name: str | None = None) -> Mapping[Any, Any]:
+    """The tensors of a file by name (or only one of safetensors), in mapped memory where the format allows it."""
     try:
-        if zipped:
-            with FakeTensorMode():  # the table alone: names, shapes, and where each tensor lies in the file
-                content = torch.load(file, map_location="cpu", weights_only=True)
-        else:  # torch before 1.6: no table; the file is read whole
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        if zipped is None:
+            with safe_open(file, "pt") as reader:
+                return {key: reader.get_tensor(key) for key in ([name] if name else reader.keys())}
+        content = torch.load(file, map_location="cpu", mmap=zipped, weights_only=True)
     except pickle.UnpicklingError as error:
+        culprit = re.search(r"(?:GLOBAL|function|class|callable)[^\n]*?\b([A-Za-z_][\w.]*\.[\w.]+)", str(error))
         raise InputError(
             f"{file} is refused: it is a pickle that holds more than tensors and could run code when opened "
-            f"({_culprit(str(error))}). Get the weights as safetensors from a source that you trust"
+            f"({culprit[1] if culprit else 'weights_only=True'}). Get the weights as safetensors from a trusted source"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200] or "it is empty or cut off; get it again"
-        raise InputError(f"{file} cannot be read as weights: {reason}") from None
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{file} cannot be read as weights: {reason}. It may be cut off ({file.stat().st_size} bytes); get it again"
+        ) from None
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__}, expected tensors by name")
-    content = content.get("state_dict", content) if isinstance(content.get("state_dict"), Mapping) else content
-    return {
-        name: _entry(file, name, one, zipped)
-        for name, one in content.items()
-        if isinstance(name, str) and isinstance(one, torch.Tensor)
-    }
+    state = content.get("state_dict")
+    return state if isinstance(state, Mapping) else content
 
 
-def _is_torch_zip(file: Path) -> bool:
-    """Whether the tensors lie in the file as they are in memory, at places that its table tells."""
-    with open(file, "rb") as stream:
-        if stream.read(2) != b"PK":
-            return False
-    try:
-        with zipfile.ZipFile(file) as archive:
-            packed = [one.filename for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
-    except zipfile.BadZipFile:
-        raise InputError(
-            f"{file} is cut off ({file.stat().st_size} bytes): its table at the end is missing; get it again"
-        ) from None
-    if packed:
-        raise InputError(f"{file} was compressed after torch saved it ({packed[0]}); save it again with torch.save")
-    return True
+# --- writing --------------------------------------------------------------------------------------
 
 
-def _entry(file: Path, name: str, tensor: Any, zipped: bool) -> Weight:
-    where, shape, dtype = f"{file}: {name}", tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-    if dtype not in CODES or str(tensor.layout) != "torch.strided":
-        raise InputError(f"{where} is a {dtype} tensor, laid out as {tensor.layout}; dense plain numbers are read")
-    if not zipped:
-        return Held(tensor, where)
-    width, start = CODES[dtype][1], tensor.untyped_storage()._checkpoint_offset
-    if tensor.is_contiguous():
-        return Stored(file, shape, dtype, start + tensor.storage_offset() * width, where)
-    length = tensor.untyped_storage().nbytes() // width
-    storage = Stored(file, (length,), dtype, start, where)
-    stride, offset = tensor.stride(), tensor.storage_offset()
-    return Computed(shape, dtype, where, lambda: storage.read().as_strided(shape, stride, offset).contiguous())
+def total_bytes(weights: Mapping[str, LazyTensor], dtype: str | None) -> int:
+    """The size of `weights` on disk in the type `dtype` (None: each in its own)."""
+    return sum(weight.nbytes(dtype) for weight in weights.values())
 
 
-def _culprit(message: str) -> str:
-    match = re.search(r"(?:GLOBAL|function|class|callable)[^\n]*?\b([A-Za-z_][\w.]*\.[\w.]+)", message)
-    return match[1] if match else "torch's weights_only=True does not read it"
+def write_weights(
+    folder: Path,
+    weights: Mapping[str, LazyTensor],
+    dtype: str | None = None,
+    progress: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Write all weights into `folder` as `model.safetensors`, or as shards with their index.
+
+    Args:
+        dtype: of the numbers on disk, as torch names it; by default each weight's own.
+        progress: called with the number of bytes just written.
+    """
+    split = split_state_dict_into_shards_factory(
+        dict(weights),
+        get_storage_size=lambda weight: weight.nbytes(dtype),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    for name, tensors in split.filename_to_tensors.items():
+        _write_file(folder / name, {tensor: weights[tensor] for tensor in tensors}, dtype, progress)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def _write_file(
+    path: Path, weights: Mapping[str, LazyTensor], dtype: str | None, progress: Callable[[int], object]
+) -> None:
+    """One safetensors file. The library's own writer wants a whole file's tensors in memory; this one holds one."""
+    # Wide numbers first, so that every tensor starts at a multiple of its own width.
+    order = sorted(weights, key=lambda name: -_itemsize(dtype or weights[name].dtype))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name in order:
+        weight, end = weights[name], start + weights[name].nbytes(dtype)
+        header[name] = {
+            "dtype": CODES[dtype or weight.dtype], "shape": list(weight.shape), "data_offsets": [start, end]
+        }  # fmt: skip
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            data = _raw(weights[name], dtype)
+            file.write(memoryview(data.numpy()))
+            progress(data.nbytes)
+            del data
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _raw(weight: LazyTensor, dtype: str | None) -> Tensor:
+    """The bytes of a weight, as they are written."""
+    tensor = weight.get().detach().cpu().to(getattr(torch, dtype or weight.dtype))
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def largest_type(weights: Mapping[str, LazyTensor], on_disk: bool = False) -> str:
+    """The type of most of the numbers, in memory or on disk."""
+    totals: dict[str, int] = {}
+    for weight in weights.values():
+        dtype = (weight.disk_dtype if on_disk else "") or weight.dtype
+        totals[dtype] = totals.get(dtype, 0) + weight.count
+    return max(totals, key=lambda name: totals[name])
+
+
+def differences(
+    written: Mapping[str, LazyTensor], intended: Mapping[str, LazyTensor], dtype: str | None
+) -> Iterator[str]:
+    """Every tensor of `written` that is not bit for bit `intended` in the type `dtype`; reads one at a time."""
+    for name in sorted(set(written) | set(intended)):
+        if name not in written or name not in intended:
+            yield f"{name} is {'missing' if name in intended else 'not expected'}"
+            continue
+        actual, expected = written[name], intended[name]
+        if (actual.dtype, actual.shape) != (dtype or expected.dtype, expected.shape):
+            yield f"{name} is {actual.dtype} {actual.shape}, expected {dtype or expected.dtype} {expected.shape}"
+        elif not torch.equal(_raw(actual, None), _raw(expected, dtype)):
+            yield f"{name} holds other numbers"

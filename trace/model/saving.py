@@ -1,15 +1,20 @@
-"""Write a model as one folder that appears whole or not at all, in Hugging Face's format or in LLaVA's own.
+"""Write a model as one folder: in Hugging Face's format or LLaVA's own, with a model card.
 
-The folder is written under another name beside its place, `config.json` last, and renamed at the end: a kill leaves
-something hidden that no loader takes for a model, and the next run sweeps it away.
+The card's licence is never guessed: it is what the base's own card says or what is known of a published name;
+otherwise the card says that it is unknown. Licence files of the base are copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from tqdm import tqdm
 from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
 
@@ -17,173 +22,221 @@ from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from ..utils.files import write_json
 from . import llava_layout as layout
-from .lazy_tensors import Computed, Weight, resized
-from .model_card import Card, write_card
+from .lazy_tensors import LazyTensor, largest_type, resized, total_bytes, write_weights
+from .presets import hub_repository
 from .processor import save_processor
 from .vision_tower import KNOWN
-from .weight_files import largest_type, planned_bytes, write_weights
+
+# The licences on the cards of published bases. Vicuna 1.5 is Llama 2, and so is what is trained from it.
+LICENCES = (
+    (r"(^|/)vicuna-(7|13)b-v1\.5", "llama2"),
+    (r"(^|/)llama-?2-", "llama2"),
+    (r"(^|/)llava-v1\.5-(7|13)b", "llama2"),
+    (r"(^|/)nano(-base|-random)?$", "apache-2.0"),
+)
+NOTICES = {
+    "llama2": "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. "
+    "All Rights Reserved.",
+}
+# Copied from the base; the original code and other converters read the sentencepiece model.
+_COPIED = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "tokenizer.model")
 
 
-def write_standard(
-    folder: Path,
-    name: str,
-    config: LlavaConfig,
-    weights: Mapping[str, Weight],
-    processor: LlavaProcessor,
-    generation: GenerationConfig,
-    card: Card,
-    dtype: str | None,
-) -> None:
+@dataclass(frozen=True)
+class ModelCard:
+    """`base` is the model that the weights come from, as a name or a path; `files` are copied."""
+
+    base: str
+    licence: str | None
+    parts: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+def make_card(base: str, folder: Path | None, parts: Sequence[str] = ()) -> ModelCard:
+    """The card of a model made from `base` in `folder` (None for a preset)."""
+    # Only the name of a local folder: its path means nothing to others.
+    name = base if folder is None else hub_repository(folder) or folder.resolve().name
+    files = () if folder is None else tuple(sorted(file for pattern in _COPIED for file in folder.glob(pattern)))
+    licence = None if folder is None else _front_matter(folder / "README.md").get("license")
+    if not isinstance(licence, str) or licence == "unknown":
+        licence = next(
+            (known for text in (name, base) for pattern, known in LICENCES if re.search(pattern, text.lower())), None
+        )
+    return ModelCard(name, licence, tuple(parts), files)
+
+
+def _front_matter(file: Path) -> dict[str, object]:
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    match = re.match(r"\A---\n(.*?)\n---", text, re.DOTALL)
+    try:
+        fields = yaml.safe_load(match[1]) if match else {}
+    except yaml.YAMLError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def write_card(folder: Path, card: ModelCard, name: str, adapter: bool = False) -> None:
+    """Write README.md and copy the base's files."""
+    is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", card.base) is not None and not Path(card.base).exists()
+    front = {
+        "license": card.licence or "unknown",
+        **({"base_model": card.base} if is_repository else {}),
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["llava", "robotics", "pointing"],
+    }
+    licence = (
+        f"The weights come from {card.base} under the licence `{card.licence}`, which applies to this model too."
+        if card.licence
+        else f"The weights come from {card.base}, which does not state a licence. Find it out before you share them."
+    )
+    notice = f"\n\n{NOTICES[card.licence]}" if card.licence in NOTICES else ""
+    parts = "\n".join(f"- {part}" for part in card.parts)
+    text = (
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}\n\nA LLaVA-1.5 model"
+        f"{', as a PEFT adapter over its base.' if adapter else '.'}\n\n{parts}\n\n## Licence\n\n{licence}{notice}\n\n"
+        "The training data have terms of their own.\n"
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    for file in card.files:
+        shutil.copyfile(file, folder / file.name)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model as it is written: `weights` have the names of the format, `dtype` is the type on disk (None: as is)."""
+
+    name: str
+    config: LlavaConfig
+    weights: Mapping[str, LazyTensor]
+    processor: LlavaProcessor
+    generation: GenerationConfig
+    card: ModelCard
+    dtype: str | None
+
+    def write_weights(self, folder: Path) -> None:
+        """Write the weights, with a progress bar in a terminal."""
+        size = total_bytes(self.weights, self.dtype)
+        with tqdm(total=size, unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
+            write_weights(folder, self.weights, self.dtype, progress=bar.update)
+
+
+def write_hugging_face(folder: Path, model: SavedModel) -> None:
     """Hugging Face's format: weights by the hub's names, processor, chat template, generation configuration, card."""
-    generation.save_pretrained(folder)
-    save_processor(processor, folder)
-    write_card(folder, card, name)
-    write_named(folder, weights, dtype)
-    write_json(folder / "config.json", standard_configuration(config, dtype or largest_type(weights)))
+    model.generation.save_pretrained(folder)
+    save_processor(model.processor, folder)
+    write_card(folder, model.card, model.name)
+    model.write_weights(folder)
+    write_json(folder / "config.json", _config_json(model))
 
 
-def standard_configuration(config: LlavaConfig, dtype: str) -> dict[str, Any]:
-    """config.json, with the rotary settings in the words of transformers 4 and of the servers besides those of 5."""
-    whole = config.to_dict()
-    parts = {name: _without_noise(whole.pop(name)) | {"dtype": dtype} for name in ("text_config", "vision_config")}
-    rope = dict(parts["text_config"].get("rope_parameters") or {})
+def _config_json(model: SavedModel) -> dict[str, Any]:
+    """config.json, with the rotary settings as transformers 4 and the servers read them besides those of 5."""
+    dtype = model.dtype or largest_type(model.weights)
+    settings = model.config.to_dict()
+    text, vision = (_without_defaults(settings.pop(name)) | {"dtype": dtype} for name in ("text_config", "vision_config"))
+    rope = dict(text.get("rope_parameters") or {})
     if "rope_theta" in rope:
-        parts["text_config"]["rope_theta"] = rope["rope_theta"]
-    return {"architectures": ["LlavaForConditionalGeneration"], **_without_noise(whole), "dtype": dtype, **parts}
+        text["rope_theta"] = rope["rope_theta"]
+    return {
+        "architectures": ["LlavaForConditionalGeneration"], **_without_defaults(settings), "dtype": dtype,
+        "text_config": text, "vision_config": vision,
+    }  # fmt: skip
 
 
-# What every configuration of transformers says and no language model needs.
-_NOISE = (
-    "_name_or_path", "architectures", "chunk_size_feed_forward", "id2label", "is_encoder_decoder", "label2id",
-    "output_attentions", "output_hidden_states", "problem_type", "return_dict",
-)  # fmt: skip
-
-
-def _without_noise(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _NOISE}
-
-
-def write_named(folder: Path, weights: Mapping[str, Weight], dtype: str | None) -> None:
-    """The weights under the names they are given by, with a bar where somebody watches."""
-    with tqdm(total=planned_bytes(weights, dtype), unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
-        write_weights(folder, weights, dtype, progress=bar.update)
+def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the keys that every configuration of transformers has and no language model needs."""
+    unused = (
+        "_name_or_path", "architectures", "chunk_size_feed_forward", "id2label", "is_encoder_decoder", "label2id",
+        "output_attentions", "output_hidden_states", "problem_type", "return_dict",
+    )  # fmt: skip
+    return {key: value for key, value in config.items() if key not in unused}
 
 
 # --- LLaVA's own format ---------------------------------------------------------------------------
 
 
-def llava_weights(config: LlavaConfig, weights: Mapping[str, Weight]) -> dict[str, Weight]:
-    """The same weights by LLaVA's names, the vocabulary cut to the original's rows, a linear projector as one layer."""
-    kept = dict(getattr(config, "llava", None) or {})
-    rows = int(kept.get("vocab_size", config.image_token_index))
+def llava_weights(config: LlavaConfig, weights: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The weights by LLaVA's names, with the original rows of the vocabulary and a linear projector as one layer."""
+    rows = int(dict(getattr(config, "llava", None) or {}).get("vocab_size", config.image_token_index))
     linear = config.projector_hidden_act == "linear"
-    found = dict(weights)
-    for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
-        found[name] = resized(found[name], rows)
+    weights = {name: resized(weight, rows) if name in (layout.EMBEDDING, layout.HEAD) else weight
+               for name, weight in weights.items()}  # fmt: skip
     if linear:
-        found = _one_layer(found)
-    return {layout.llava_name(name, linear): weight for name, weight in found.items()}
+        weights = _one_layer(weights)
+    return {layout.llava_name(name, linear): weight for name, weight in weights.items()}
 
 
-def _one_layer(weights: dict[str, Weight]) -> dict[str, Weight]:
-    import torch
-
-    names = {part: f"{layout.PROJECTOR}linear_{part}" for part in ("1.weight", "1.bias", "2.weight", "2.bias")}
-    first, shift, second, last = (weights.pop(name) for name in names.values())
+def _one_layer(weights: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    names = [f"{layout.PROJECTOR}linear_{part}" for part in ("1.weight", "1.bias", "2.weight", "2.bias")]
+    first, shift, second, last = (weights.pop(name) for name in names)
     matrix = second.read()
-    if torch.equal(matrix, torch.eye(matrix.shape[0], dtype=matrix.dtype)) and not last.read().any():
-        return {**weights, names["1.weight"]: first, names["1.bias"]: shift}
-
-    def product() -> torch.Tensor:  # it was trained: two layers without anything between them are one
-        return second.read().float() @ first.read().float()
-
-    def moved() -> torch.Tensor:
-        return second.read().float() @ shift.read().float() + last.read().float()
-
-    return {
-        **weights,
-        names["1.weight"]: Computed(first.shape, "float32", first.where, product),
-        names["1.bias"]: Computed(shift.shape, "float32", shift.where, moved),
-    }
+    if not torch.equal(matrix, torch.eye(matrix.shape[0], dtype=matrix.dtype)) or last.read().any():
+        # It was trained: two layers without an activation between them are one.
+        left, right = first, shift
+        first = replace(left, dtype="float32", shared=False, get=lambda: second.get().float() @ left.get().float())
+        shift = replace(
+            right, dtype="float32", shared=False,
+            get=lambda: second.get().float() @ right.get().float() + last.get().float(),
+        )  # fmt: skip
+    return {**weights, names[0]: first, names[1]: shift}
 
 
-def write_llava(
-    folder: Path,
-    name: str,
-    config: LlavaConfig,
-    weights: Mapping[str, Weight],
-    processor: LlavaProcessor,
-    generation: GenerationConfig,
-    card: Card,
-    dtype: str | None,
-) -> None:
-    """LLaVA's own format, the vision tower inside; `weights` come from `llava_weights`."""
+def write_llava(folder: Path, model: SavedModel) -> None:
+    """LLaVA's own format, the vision tower inside; the weights come from `llava_weights`."""
+    config = model.config
     if config.projector_hidden_act not in ("gelu", "linear"):
         raise InputError(f"LLaVA has no projector with the activation {config.projector_hidden_act!r}")
-    tower = _tower_name(config)
-    if tower not in KNOWN:
-        _write_tower(folder / tower, config, weights, processor, dtype)
-    sampling = GenerationConfig.from_dict({**generation.to_dict(), "suppress_tokens": None})
-    sampling.save_pretrained(folder)
-    _write_tokenizer(folder, processor, card)
-    write_card(folder, card, name)
-    write_named(folder, weights, dtype)
+    tower = str(dict(getattr(config, "llava", None) or {}).get("mm_vision_tower", ""))
+    published = KNOWN.get(tower)
+    if published is None or any(getattr(config.vision_config, key) != value for key, value in published.items()):
+        is_path = tower and ":" not in tower and Path(tower).name not in ("", ".", "..")
+        tower = Path(tower).name if is_path else "vision_tower"
+        _write_tower(folder / tower, model)
+    GenerationConfig.from_dict({**model.generation.to_dict(), "suppress_tokens": None}).save_pretrained(folder)
+    _write_tokenizer(folder, model)
+    write_card(folder, model.card, model.name)
+    model.write_weights(folder)
+    settings = _config_json(model)
+    if not model.processor.image_processor.do_pad:
+        settings["llava"] = {"image_aspect_ratio": "square", **dict(settings.get("llava") or {})}
     linear = config.projector_hidden_act == "linear"
-    whole = standard_configuration(config, dtype or largest_type(weights))
-    if not processor.image_processor.do_pad:
-        whole["llava"] = {"image_aspect_ratio": "square", **dict(whole.get("llava") or {})}
-    write_json(folder / "config.json", layout.llava_configuration(whole, tower, linear))
+    write_json(folder / "config.json", layout.llava_config_json(settings, tower, linear))
 
 
-def _tower_name(config: LlavaConfig) -> str:
-    """What `mm_vision_tower` will say: a published tower's name, or a folder's inside the checkpoint."""
-    named = str(dict(getattr(config, "llava", None) or {}).get("mm_vision_tower", ""))
-    if named in KNOWN and all(getattr(config.vision_config, key) == value for key, value in KNOWN[named].items()):
-        return named
-    plain = named and ":" not in named and Path(named).name not in ("", ".", "..")
-    return Path(named).name if plain else "vision_tower"
-
-
-def _write_tower(
-    folder: Path, config: LlavaConfig, weights: Mapping[str, Weight], processor: LlavaProcessor, dtype: str | None
-) -> None:
-    """The tower as a CLIP folder beside the checkpoint: the original code takes it from there."""
+def _write_tower(folder: Path, model: SavedModel) -> None:
+    """The tower as a CLIP folder inside the checkpoint: the original code reads it there."""
     folder.mkdir()
     prefix = layout.llava_name(layout.VISION)
-    tower = {
-        f"vision_model.{name.removeprefix(prefix)}": one for name, one in weights.items() if name.startswith(prefix)
-    }
-    pixels = processor.image_processor
-    side = pixels.size["shortest_edge"]
+    tower = {f"vision_model.{name.removeprefix(prefix)}": weight for name, weight in model.weights.items()
+             if name.startswith(prefix)}  # fmt: skip
+    pixels = model.processor.image_processor
     settings = {
         "feature_extractor_type": "CLIPFeatureExtractor",
         "crop_size": pixels.crop_size["height"],
-        "size": side,
+        "size": pixels.size["shortest_edge"],
         **dict.fromkeys(("do_center_crop", "do_normalize", "do_resize"), True),
         "image_mean": list(pixels.image_mean),
         "image_std": list(pixels.image_std),
         "resample": int(pixels.resample),
     }
     write_json(folder / "preprocessor_config.json", settings)
-    write_weights(folder, tower, dtype)
-    vision = config.vision_config.to_dict()
-    write_json(
-        folder / "config.json", {**vision, "architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
-    )
+    write_weights(folder, tower, model.dtype)
+    config = model.config.vision_config.to_dict()
+    write_json(folder / "config.json", config | {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"})
 
 
-def _write_tokenizer(folder: Path, processor: LlavaProcessor, card: Card) -> None:
-    """The sentencepiece model with its settings where there is one; otherwise the tokenizer as transformers saves it."""
-    tokenizer = processor.tokenizer
-    if not any(file.name == "tokenizer.model" for file in card.files):
+def _write_tokenizer(folder: Path, model: SavedModel) -> None:
+    """The settings beside a copied sentencepiece model; without one, the tokenizer as transformers saves it."""
+    tokenizer = model.processor.tokenizer
+    if not any(file.name == "tokenizer.model" for file in model.card.files):
         tokenizer.save_pretrained(folder)
         return
     words = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "unk_token": tokenizer.unk_token}
-    legacy = tokenizer.backend_tokenizer.pre_tokenizer is None
     length = tokenizer.model_max_length
     settings = {
         "tokenizer_class": "LlamaTokenizer",
-        "legacy": legacy,
+        "legacy": tokenizer.backend_tokenizer.pre_tokenizer is None,
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
@@ -193,7 +246,7 @@ def _write_tokenizer(folder: Path, processor: LlavaProcessor, card: Card) -> Non
         **({"model_max_length": length} if length < 1e9 else {}),
     }
     write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "special_tokens_map.json", {**words, "pad_token": tokenizer.pad_token})
+    write_json(folder / "special_tokens_map.json", words | {"pad_token": tokenizer.pad_token})
     base = set(tokenizer.all_special_tokens) | {IMAGE_TAG}
     added = {word: index for word, index in tokenizer.get_added_vocab().items() if word not in base}
     if added:
