@@ -31,7 +31,7 @@ for file in sorted(Path(sys.argv[1]).glob("*.safetensors")):
             pass
 """
 LOAD = """
-from trace_vlm.model import assemble, loading
+from trace_vlm.model import checkpoint_plan
 from trace_vlm.model.checkpoint import load
 import transformers.models.llava.modeling_llava, transformers.models.clip.modeling_clip
 started, before = time.process_time(), memory()
@@ -39,7 +39,7 @@ checkpoint = load(sys.argv[1], dtype="float16")
 """
 LOAD_WIDER = LOAD.replace("float16", "float32")
 CONVERT = """
-from trace_vlm.model import assemble, loading, saving, convert
+from trace_vlm.model import convert
 import transformers.models.llava.modeling_llava, transformers.models.clip.modeling_clip
 started, before = time.process_time(), memory()
 convert.convert(sys.argv[1], sys.argv[2])
@@ -60,11 +60,11 @@ def make(folder: Path, size: int, tokenizer: Path) -> None:
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig
 
+    from trace_vlm.model import lazy_tensors
     from trace_vlm.model.build import expected_tensors, llava_configuration
-    from trace_vlm.model.lazy_tensors import Computed, Weight
+    from trace_vlm.model.lazy_tensors import LazyTensor, write_weights
     from trace_vlm.model.llava_layout import llava_name
     from trace_vlm.model.presets import CLIP_L_336
-    from trace_vlm.model.weight_files import write_weights
 
     rest, layer = 2 * (304_000_000 + 2 * 1000 * 2048), 2 * 50_600_000
     layers = max(2, round((size - rest) / layer))
@@ -72,12 +72,13 @@ def make(folder: Path, size: int, tokenizer: Path) -> None:
     config = llava_configuration(LlamaConfig(**text), CLIPVisionConfig(**CLIP_L_336), 1000)
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(shape: tuple[int, ...]) -> Weight:
-        return Computed(shape, "float16", "random", lambda: (torch.randn(shape, generator=generator) * 0.02).half())
+    def drawn(shape: tuple[int, ...]) -> LazyTensor:
+        return LazyTensor(shape, "float16", "random", lambda: (torch.randn(shape, generator=generator) * 0.02).half())
 
     folder.mkdir()
     weights = {llava_name(name): drawn(shape) for name, shape in expected_tensors(config).items()}
-    write_weights(folder, weights, limit=1_000_000_000)
+    lazy_tensors.SHARD_BYTES = 1_000_000_000
+    write_weights(folder, weights)
     llava = {
         **text, "model_type": "llava", "mm_projector_type": "mlp2x_gelu", "image_aspect_ratio": "pad",
         "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_vision_select_layer": -2,
@@ -121,7 +122,7 @@ def compare(source: Path, target: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Processor time and memory of loading and converting a checkpoint.")
-    parser.add_argument("--gigabytes", type=float, default=4.0, help="size of the checkpoint (default 4)")
+    parser.add_argument("--gigabytes", type=float, default=4.0, help="size of the checkpoint (default: 4)")
     parser.add_argument("--folder", type=Path, help="where to make it; by default the system's temporary folder")
     arguments = parser.parse_args()
     tokenizer = Path(__file__).resolve().parent.parent / "tests" / "data" / "llava_original" / "tokenizer"

@@ -328,7 +328,7 @@ def make_tokenizer() -> Any:
     from transformers import LlamaTokenizer
 
     from trace_vlm.core.reasoning import HEADINGS, render
-    from trace_vlm.model.build import with_image_token
+    from trace_vlm.model.processor import with_image_token
 
     files = [
         *sorted(ROOT.glob("*.md")),

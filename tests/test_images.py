@@ -80,10 +80,10 @@ def test_coverage_counts_the_share_of_each_patch():
 def test_pixels_equal_the_original_bit_for_bit(name):
     from transformers import AutoTokenizer, CLIPVisionConfig
 
-    from trace_vlm.model.build import processor
+    from trace_vlm.model.build import build_processor
 
     vision = CLIPVisionConfig(image_size=56, patch_size=14)
-    made = processor(AutoTokenizer.from_pretrained(ORIGINAL / "tokenizer"), vision).image_processor
+    made = build_processor(AutoTokenizer.from_pretrained(ORIGINAL / "tokenizer"), vision).image_processor
     pixels = made([open_image(ORIGINAL / "images" / f"{name}.png")], return_tensors="np")["pixel_values"]
     recorded = np.load(ORIGINAL / "pixels.npz")[f"pixel_values__{name}"]
     assert np.array_equal(pixels, recorded)

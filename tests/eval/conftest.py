@@ -53,33 +53,3 @@ def write_answers(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def tiny_checkpoint() -> Any:
-    """The nano tokenizer under a model of two layers, random weights; 8 patches are seen, `vocab_size` is padded."""
-    from trace_vlm.model import build
-    from trace_vlm.model.checkpoint import Checkpoint
-    from trace_vlm.model.presets import Preset
-
-    preset = Preset(
-        "tiny",
-        {"vocab_size": 0, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 4, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5},
-        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-         "image_size": 32, "patch_size": 8, "projection_dim": 32},
-        image_token_index=-1,
-    )  # fmt: skip
-    tokenizer = build.nano_tokenizer()
-    model = build.build_model(preset, tokenizer, seed=1)
-    model.get_output_embeddings().weight.data.mul_(20)  # far from a tie between two tokens
-    return Checkpoint(model.eval(), build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny")
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tiny_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from trace_vlm.model.checkpoint import save
-
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    save(tiny_checkpoint, path)
-    return path

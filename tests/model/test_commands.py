@@ -1,4 +1,4 @@
-"""inspect, convert and merge as a user types them: what they say, what they write, and what a kill leaves."""
+"""inspect, convert and merge as a user types them: what they print, what they write, and what a kill leaves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 
 from trace_vlm.cli import main as trace_vlm
 from trace_vlm.model import convert as converting
-from trace_vlm.model import lazy_tensors, weight_files
+from trace_vlm.model import lazy_tensors, saving
 from trace_vlm.model.checkpoint import load, main, save
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json
@@ -29,20 +28,28 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {name: one for file in sorted(folder.glob("*.safetensors")) for name, one in load_file(file).items()}
 
 
-def test_inspect_says_what_a_folder_holds_and_reads_no_weights(recorded, capsys, monkeypatch):
-    monkeypatch.setattr(lazy_tensors.Stored, "read_into", lambda *args: pytest.fail("weights were read"))
-    assert main(["inspect", str(recorded.folder / "full")]) == 0
-    said = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert said["format"] == "LLaVA's own, complete"
-    assert said["weights"] == "478,944 parameters in 114 tensors, 0.96 MB, bfloat16"
-    assert said["projector"].startswith("mlp2x_gelu, 48 -> 64; 7,296 parameters")
-    assert said["vision tower"].startswith("clip, layer -2; weights inside: 142,368 parameters")
-    assert (said["missing"], said["unexpected"]) == ("nothing", "nothing")
-    assert main(["inspect", str(recorded.folder / "lora")]) == 0
-    said = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert said["adapter"].startswith("rank 8, alpha 16") and said["base"].endswith("llava_original/base")
-    assert main(["inspect", str(recorded.folder / "projector_only")]) == 0
-    assert "needs its language model: give --base" in capsys.readouterr().out
+def inspect(capsys, *words) -> dict[str, str]:
+    assert main(["inspect", *map(str, words)]) == 0
+    return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+
+
+def test_inspect_describes_a_folder_and_reads_no_weights(recorded, capsys, monkeypatch):
+    monkeypatch.setattr(lazy_tensors.LazyTensor, "read", lambda *args: pytest.fail("weights were read"))
+    lines = inspect(capsys, recorded.folder / "full")
+    assert lines["format"] == "LLaVA's own, complete"
+    assert lines["weights"] == "478,944 parameters in 114 tensors, 0.96 MB, bfloat16"
+    assert lines["projector"].startswith("mlp2x_gelu, 48 -> 64; 7,296 parameters")
+    assert lines["vision tower"].startswith("clip, layer -2; weights inside: 142,368 parameters")
+    assert (lines["missing"], lines["unexpected"]) == ("nothing", "nothing")
+    lines = inspect(capsys, recorded.folder / "lora")
+    assert lines["adapter"].startswith("rank 8, alpha 16") and lines["base"].endswith("llava_original/base")
+    assert "--base" in inspect(capsys, recorded.folder / "projector_only")["missing"]
+
+
+def test_bundled_models_are_known_by_name(capsys, tmp_path):
+    assert inspect(capsys, "nano-base")["missing"] == "nothing"
+    assert main(["convert", "nano", str(tmp_path / "made"), "--dtype", "float16"]) == 0
+    assert torch.equal(load(tmp_path / "made").model.lm_head.weight, load("nano").model.lm_head.weight)
 
 
 def test_the_original_layout_comes_back_bit_for_bit(converted, recorded, tmp_path):
@@ -52,19 +59,17 @@ def test_the_original_layout_comes_back_bit_for_bit(converted, recorded, tmp_pat
     for name, one in before.items():
         assert after[name].dtype == one.dtype and torch.equal(after[name], one), name
     config, original = (read_json(one / "config.json") for one in (tmp_path / "back", recorded.folder / "full"))
-    asked = ("hidden_size", "vocab_size", "image_aspect_ratio", "mm_vision_select_layer", "torch_dtype", "rope_theta")
-    assert {key: config[key] for key in asked} == {key: original[key] for key in asked}
+    keys = ("hidden_size", "vocab_size", "image_aspect_ratio", "mm_vision_select_layer", "torch_dtype", "rope_theta")
+    assert {key: config[key] for key in keys} == {key: original[key] for key in keys}
     assert read_json(tmp_path / "back" / "tokenizer_config.json")["legacy"] is False
     model = (tmp_path / "back" / "tokenizer.model").read_bytes()
     assert model == (recorded.folder / "full" / "tokenizer.model").read_bytes()
-    # and it loads without anything around it: the tower it names lies in the folder
-    again, once = load(tmp_path / "back"), load(recorded.folder / "full")
-    assert all(
-        torch.equal(one, other) for one, other in zip(again.model.parameters(), once.model.parameters(), strict=True)
-    )
+    # It loads on its own: the tower it names is inside the folder.
+    again, once = load(tmp_path / "back").model.parameters(), load(recorded.folder / "full").model.parameters()
+    assert all(torch.equal(one, other) for one, other in zip(again, once, strict=True))
 
 
-def test_merge_is_the_adapter_in_its_base(recorded, converted, tmp_path):
+def test_merge_adds_the_adapter_to_its_base(recorded, converted, tmp_path):
     arguments = [str(recorded.folder / "lora"), str(tmp_path / "merged"), "--base", str(recorded.folder / "base")]
     assert main(["merge", *arguments]) == 0
     merged, loaded = tensors(tmp_path / "merged"), tensors(converted["lora"])
@@ -74,8 +79,8 @@ def test_merge_is_the_adapter_in_its_base(recorded, converted, tmp_path):
         main(["merge", str(recorded.folder / "lora"), str(tmp_path / "other")])
 
 
-def test_another_type_on_disk_and_several_files(recorded, tmp_path, monkeypatch):
-    monkeypatch.setattr(weight_files.write_weights, "__defaults__", (None, 300_000, lambda count: None))
+def test_another_type_on_disk_in_several_files(recorded, tmp_path, monkeypatch):
+    monkeypatch.setattr(lazy_tensors, "SHARD_BYTES", 300_000)
     assert main(["convert", str(recorded.folder / "full"), str(tmp_path / "half"), "--dtype", "float16"]) == 0
     files = sorted(path.name for path in (tmp_path / "half").glob("*.safetensors"))
     assert len(files) == 4 and files[0] == "model-00001-of-00004.safetensors"
@@ -83,88 +88,81 @@ def test_another_type_on_disk_and_several_files(recorded, tmp_path, monkeypatch)
     assert read_json(tmp_path / "half" / "config.json")["dtype"] == "float16"
     index = read_json(tmp_path / "half" / "model.safetensors.index.json")
     assert index["metadata"]["total_size"] == 2 * 482016 and set(index["weight_map"].values()) == set(files)
-    assert torch.equal(
-        load(tmp_path / "half").model.lm_head.weight[:1000],
-        load(recorded.folder / "full").model.lm_head.weight[:1000].half().float(),
-    )
+    half, full = (load(folder).model.lm_head.weight[:1000] for folder in (tmp_path / "half", recorded.folder / "full"))
+    assert torch.equal(half, full.half().float())
 
 
-def test_nothing_is_overwritten(recorded, tmp_path, capsys):
+def test_an_existing_folder_is_not_overwritten(recorded, tmp_path, capsys):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "notes.txt").write_text("mine")
     assert run(main, ["convert", str(recorded.folder / "full"), str(tmp_path / "there")]) == 2
-    assert "is not empty; choose another folder" in capsys.readouterr().err
+    assert str(tmp_path / "there") in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["notes.txt"]
     (tmp_path / "empty").mkdir()
     assert run(main, ["convert", str(recorded.folder / "full"), str(tmp_path / "empty")]) == 0
 
 
-def test_a_disk_that_lies_is_noticed(recorded, tmp_path, monkeypatch):
-    real = weight_files._write_file
+def flip_a_bit(monkeypatch, tmp_path):
+    real = saving.write_weights
 
-    def flipped(path, *rest):
-        real(path, *rest)
-        with open(path, "r+b") as file:
-            file.seek(-3, os.SEEK_END)
-            last = file.read(1)
-            file.seek(-3, os.SEEK_END)
-            file.write(bytes([last[0] ^ 1]))
+    def write(folder, *rest, **options):
+        real(folder, *rest, **options)
+        content = bytearray((folder / "model.safetensors").read_bytes())
+        content[-3] ^= 1
+        (folder / "model.safetensors").write_bytes(content)
 
-    monkeypatch.setattr(weight_files, "_write_file", flipped)
-    with pytest.raises(InputError, match="does not read back as it was written: .* holds other numbers"):
-        converting.convert(recorded.folder / "full", tmp_path / "made")
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(saving, "write_weights", write)
 
 
-def test_a_configuration_that_computes_something_else_is_noticed(recorded, tmp_path, monkeypatch):
-    from trace_vlm.model import saving
+def change_the_norm(monkeypatch, tmp_path):
+    real = saving.write_json
 
-    real = saving.standard_configuration
+    def write(path, value):
+        if path.name == "config.json":
+            value["text_config"]["rms_norm_eps"] = 1e-6
+        real(path, value)
 
-    def other(config, dtype):
-        whole = real(config, dtype)
-        whole["text_config"]["rms_norm_eps"] = 1e-6
-        return whole
+    monkeypatch.setattr(saving, "write_json", write)
 
-    monkeypatch.setattr(saving, "standard_configuration", other)
-    with pytest.raises(InputError, match="does not compute the same when it is read back"):
+
+def fill_the_disk(monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+
+
+@pytest.mark.parametrize("fault", [flip_a_bit, change_the_norm, fill_the_disk])
+def test_a_fault_while_writing_is_noticed_and_leaves_nothing(recorded, tmp_path, monkeypatch, fault):
+    fault(monkeypatch, tmp_path)
+    with pytest.raises(InputError, match="made"):
         converting.convert(recorded.folder / "full", tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_that_write_one_folder_do_not_mix(recorded, tmp_path, monkeypatch):
-    real = converting.verify
+    real = converting.differences
 
     def overtaken(*arguments):
-        real(*arguments)
         (tmp_path / "made").mkdir()
         (tmp_path / "made" / "config.json").write_text("the other's")
+        return real(*arguments)
 
-    monkeypatch.setattr(converting, "verify", overtaken)
+    monkeypatch.setattr(converting, "differences", overtaken)
     assert run(main, ["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["config.json"]
 
 
-def test_a_full_disk_is_said_before_anything_is_written(recorded, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(InputError, match=r"needs 0\.0 GB, 0\.0 GB are free"):
-        converting.convert(recorded.folder / "full", tmp_path / "made")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_kill_leaves_nothing_that_looks_whole(recorded, tmp_path):
-    """The process stops in the middle of writing, is killed there, and the same command then finishes."""
+def test_a_kill_leaves_nothing_that_looks_complete(recorded, tmp_path):
+    """The process stops in the middle of writing and is killed there; the same command then finishes."""
     slow = f"""
-import sys, time
-from trace_vlm.model import weight_files
-real = weight_files._write_file
-def stall(path, *rest):
-    real(path, *rest)
+import time
+from trace_vlm.model import saving
+real = saving.write_weights
+def stall(*arguments, **options):
+    real(*arguments, **options)
     print("written", flush=True)
     time.sleep(600)
-weight_files._write_file = stall
+saving.write_weights = stall
 from trace_vlm.model.checkpoint import main
 main(["convert", {str(recorded.folder / "full")!r}, {str(tmp_path / "made")!r}])
 """
@@ -176,18 +174,15 @@ main(["convert", {str(recorded.folder / "full")!r}, {str(tmp_path / "made")!r}])
     process.wait()
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".made.") and not (left / "config.json").exists()
-    with pytest.raises(InputError, match="is no model"):
+    with pytest.raises(InputError, match=re.escape(left.name)):
         load(left)
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{process.pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
     assert main(["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
-def test_both_spellings_are_one_command_and_its_help_is_instant(recorded, tmp_path, capsys):
+def test_both_spellings_are_one_command_whose_help_needs_no_torch(recorded, tmp_path, capsys):
     assert trace_vlm(["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 0
-    assert capsys.readouterr().out.startswith(f"wrote {tmp_path / 'made'} (from LLaVA's own, complete)")
+    assert str(tmp_path / "made") in capsys.readouterr().out
     assert trace_vlm(["checkpoint", "inspect", str(tmp_path / "made")]) == 0
     assert "Hugging Face LLaVA" in capsys.readouterr().out
     script = (
@@ -196,7 +191,7 @@ def test_both_spellings_are_one_command_and_its_help_is_instant(recorded, tmp_pa
         "except SystemExit: print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "usage: trace.model.checkpoint convert" in done.stdout and done.stdout.endswith("[]\n")
+    assert done.stdout.startswith("usage: ") and done.stdout.endswith("[]\n")
 
 
 def test_a_peft_adapter_loads_as_peft_itself_loads_it(nano, nano_folder, tmp_path):

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from trace_vlm.model.checkpoint import load
-from trace_vlm.model.lazy_tensors import Held
-from trace_vlm.model.openclip import map_tower, open_clip_tower
-from trace_vlm.model.vision_tower import find_tower
+from trace_vlm.model.lazy_tensors import in_memory
+from trace_vlm.model.vision_tower import clip_from_open_clip, find_tower, open_clip_tower
 from trace_vlm.utils.command import InputError
 
 TINY = {
@@ -128,12 +127,12 @@ def test_a_file_needs_no_package_and_serves_as_a_checkpoints_tower(recorded, tmp
 
 
 def test_what_is_no_plain_transformer_is_refused(tmp_path):
-    held = {name: Held(tensor, name) for name, tensor in visual().items()}
+    held = {name: in_memory(tensor, name) for name, tensor in visual().items()}
     with pytest.raises(InputError, match="holds no vision transformer"):
-        map_tower({"visual.layer1.0.conv1.weight": held["visual.conv1.weight"]}, True, "resnet.pt")
+        clip_from_open_clip({"visual.layer1.0.conv1.weight": held["visual.conv1.weight"]}, True, "resnet.pt")
     scaled = {**held, "visual.transformer.resblocks.0.ls_1.gamma": held["visual.class_embedding"]}
     with pytest.raises(InputError, match=r"resblocks\.0\.ls_1\.gamma has no counterpart"):
-        map_tower(scaled, True, "scaled.pt")
+        clip_from_open_clip(scaled, True, "scaled.pt")
     with pytest.raises(InputError, match="expected open_clip:ARCHITECTURE/PRETRAINED"):
         open_clip_tower("open_clip:ViT-L-14")
     with pytest.raises(InputError, match=r"the file .*absent\.pt does not exist"):

@@ -119,11 +119,11 @@ def ask(
         updates.put(checkpoint.tokenizer.decode(rows[0].token_ids, skip_special_tokens=True))
 
     def answer() -> None:
-        predictor.on_step = on_step
         try:
             (prediction,) = predictor.predict(
                 [image], [instruction], reasoning=options.reasoning, temperature=options.temperature,
                 seed=options.seed, num_points=options.num_points or None, max_new_tokens=options.max_new_tokens,
+                on_step=on_step,
             )  # fmt: skip
             if not prediction.token_ids:
                 raise InputError("the model's answer is empty. Ask in other words, or raise the temperature.")
@@ -132,8 +132,6 @@ def ask(
             updates.put(DemoAnswer(name, instruction, image.size, prediction, attention))
         except BaseException as error:  # noqa: BLE001 (raised again in the thread that asked)
             updates.put(error)
-        finally:
-            predictor.on_step = None
 
     with _generating:
         worker = threading.Thread(target=answer)
@@ -151,7 +149,7 @@ def ask(
 
 def as_record(answer: DemoAnswer) -> dict[str, Any]:
     """Return an answer as JSON: as `trace-vlm predict --json` gives it, with the model and each step's attention."""
-    from ..inference.predict import as_json
+    from ..inference.predict import prediction_as_json
 
     attention = answer.attention
     where = regions(answer.size, attention.maps.shape[-1], attention.response.points)
@@ -167,7 +165,7 @@ def as_record(answer: DemoAnswer) -> dict[str, Any]:
     return {
         "model": answer.model,
         "instruction": answer.instruction,
-        **as_json(answer.prediction, answer.size),
+        **prediction_as_json(answer.prediction, answer.size),
         "layers": list(attention.captured.layers),
         "attention": steps,
     }

@@ -1,96 +1,78 @@
-"""How sure a model is of a point: from the probabilities of the tokens that wrote it, or from how far answers agree.
+"""How sure a model is of a point: the probability of the tokens that wrote it, or the agreement of several answers.
 
 The probability of a point is that of its tokens, averaged geometrically, so that points of three decimals are not
-less sure than those of two. Agreement is the share of the other answers to the same question that hold a point
-nearby. Whether either means anything is what `eval.calibration` measures.
+less sure than those of two. Agreement is the share of the other answers to the same question with a point nearby.
+`eval.calibration` measures what either is worth.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.points import Point
 from ..core.reasoning import Response
 
-NEAR = 0.05  # of the image's diagonal: two answers that lie closer mean the same place
+NEAR = 0.05  # of the image's diagonal: points of two answers within it mean the same place
 
 
 def point_confidence(
     tokenizer: Any, token_ids: Sequence[int], logprobs: Sequence[float], response: Response
 ) -> tuple[float, ...]:
-    """One value in [0, 1] for each point of `response`, whose text is what `token_ids` say.
+    """One value in [0, 1] for each point of `response`, which was read from the text of `token_ids`.
 
-    () when the probabilities are not known, or text and points disagree.
+    () if the probabilities are unknown, or if text and points disagree.
     """
-    if not logprobs:
+    if not logprobs or len(response.spans) != len(response.points):
         return ()
-    if len(response.spans) != len(response.points):
-        return ()
+
+    def length(count: int) -> int:
+        return len(tokenizer.decode(list(token_ids[:count]), skip_special_tokens=True))
+
+    def tokens_until(character: int) -> int:
+        """How many tokens it takes to write the first characters of the text."""
+        return bisect_left(range(len(token_ids)), character, key=length)
+
     raw = tokenizer.decode(list(token_ids), skip_special_tokens=True)
     shift = len(raw) - len(raw.lstrip())  # the response's text is stripped
-    found = []
+    confidence = []
     for start, end in response.spans:
-        first = _tokens_of(tokenizer, token_ids, start + shift + 1) - 1
-        last = _tokens_of(tokenizer, token_ids, end + shift)
-        part = list(logprobs[first:last])
-        found.append(math.exp(sum(part) / len(part)) if part else 1.0)
-    return tuple(found)
-
-
-def _tokens_of(tokenizer: Any, token_ids: Sequence[int], characters: int) -> int:
-    """How many tokens are needed for the first `characters` of the text."""
-    low, high = 0, len(token_ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(tokenizer.decode(list(token_ids[:middle]), skip_special_tokens=True)) >= characters:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def centers(response: Response) -> list[Point]:
-    """The points of an answer, a box by its centre."""
-    return [item.center for item in response.points]
+        part = list(logprobs[tokens_until(start + shift + 1) - 1 : tokens_until(end + shift)])
+        confidence.append(math.exp(sum(part) / len(part)) if part else 1.0)
+    return tuple(confidence)
 
 
 def agreement(responses: Sequence[Response], size: tuple[int, int], near: float = NEAR) -> list[tuple[float, ...]]:
-    """For every point of every answer, the share of the other answers that hold a point nearby.
+    """For every point of every answer, the share of the other answers with a point nearby.
 
     Args:
-        size: (width, height) of the image, as nearness is counted in its pixels.
+        size: (width, height) of the image, in whose pixels distances are measured.
     """
-    points = [[point.to_pixels(*size) for point in centers(response)] for response in responses]
-    limit = near * math.hypot(*size)
-    found = []
-    for place, own in enumerate(points):
-        others = [other for number, other in enumerate(points) if number != place]
-        found.append(
-            tuple(
-                sum(any(math.dist(point, other) <= limit for other in answer) for answer in others) / len(others)
-                if others
-                else 1.0
-                for point in own
-            )
-        )
-    return found
+    points, limit = _pixels(responses, size), near * math.hypot(*size)
+    shares = []
+    for index, own in enumerate(points):
+        others = points[:index] + points[index + 1 :]
+        near_others = [
+            sum(any(math.dist(point, other) <= limit for other in answer) for answer in others) for point in own
+        ]
+        shares.append(tuple(count / len(others) if others else 1.0 for count in near_others))
+    return shares
 
 
 def medoid(responses: Sequence[Response], size: tuple[int, int]) -> int:
-    """The number of the answer whose points the others support most; the first of several, unreadable ones last."""
-    support = [sum(one) / len(one) if one else -1.0 for one in agreement(responses, size)]
-    return max(range(len(support)), key=lambda place: (support[place], -_distance(responses, place, size)))
+    """The index of the answer whose points the others support most; the first of several, unreadable ones last."""
+    support = [sum(shares) / len(shares) if shares else -1.0 for shares in agreement(responses, size)]
+    points = _pixels(responses, size)
+
+    def distance(index: int) -> float:
+        """The mean distance in pixels of an answer's points to the nearest ones of the other answers."""
+        others = [answer for other, answer in enumerate(points) if other != index and answer]
+        nearest = [min(math.dist(point, other) for other in answer) for answer in others for point in points[index]]
+        return sum(nearest) / len(nearest) if nearest else math.inf
+
+    return max(range(len(support)), key=lambda index: (support[index], -distance(index)))
 
 
-def _distance(responses: Sequence[Response], place: int, size: tuple[int, int]) -> float:
-    """The mean distance in pixels of an answer's points to the nearest ones of the other answers."""
-    points = [[point.to_pixels(*size) for point in centers(response)] for response in responses]
-    nearest = [
-        min(math.dist(point, other) for other in answer)
-        for number, answer in enumerate(points)
-        if number != place and answer
-        for point in points[place]
-    ]
-    return sum(nearest) / len(nearest) if nearest else math.inf
+def _pixels(responses: Sequence[Response], size: tuple[int, int]) -> list[list[tuple[float, float]]]:
+    return [[item.center.to_pixels(*size) for item in response.points] for response in responses]

@@ -1,9 +1,9 @@
-"""What the vision tower makes of each image, computed once for all questions about it, and the memory that is free."""
+"""Image features, computed once for all questions about an image, and estimates of the memory that answers take."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 VISION_BATCH = 16  # images that go through the vision tower together
 
 ImageLike = Any  # an image, or the path of one
+Loaded = Any  # an image, and its pixels unless its features are known
 
 
-class Features:
-    """What the vision tower and the projector make of each image, kept while questions about it are to come."""
+class VisionCache:
+    """The output of vision tower and projector for each image, kept while questions about it are left.
+
+    Args:
+        uses: how many questions there are about each image.
+    """
 
     def __init__(self, checkpoint: Checkpoint, uses: Counter[str]) -> None:
         self.checkpoint, self.uses = checkpoint, uses
@@ -29,36 +34,38 @@ class Features:
 
     def read(self, key: str, image: ImageLike) -> tuple[Image, Tensor | None]:
         """The image, and its pixels if its features are not known; in a thread while the model generates."""
-        picture = open_image(image) if isinstance(image, str | Path) else image.convert("RGB")
-        return picture, None if key in self.known else self.checkpoint.pixels([picture])
+        opened = open_image(image) if isinstance(image, str | Path) else image.convert("RGB")
+        return opened, None if key in self.known else self.checkpoint.pixels([opened])
 
-    def features(self, names: Sequence[str], pictures: dict[str, tuple[Image, Tensor | None]]) -> list[Tensor]:
+    def features(self, keys: Sequence[str], loaded: Mapping[str, Loaded]) -> list[Tensor]:
         """`[patches, hidden]` of every named image."""
         import torch
 
         model = self.checkpoint.model
-        missing = [name for name in names if name not in self.known]
+        missing = [key for key in keys if key not in self.known]
         with torch.inference_mode():
             for start in range(0, len(missing), VISION_BATCH):
                 chunk = missing[start : start + VISION_BATCH]
-                pixels = torch.cat([self._pixels(*pictures[name]) for name in chunk]).to(model.device, model.dtype)
-                found = model.get_image_features(pixel_values=pixels, return_dict=True).pooler_output
-                self.known |= dict(zip(chunk, found, strict=True))
-        return [self.known[name] for name in names]
+                images = [loaded[key] for key in chunk]
+                pixels = torch.cat(
+                    [self.checkpoint.pixels([image]) if made is None else made for image, made in images]
+                )
+                features = model.get_image_features(
+                    pixel_values=pixels.to(model.device, model.dtype), return_dict=True
+                ).pooler_output
+                self.known |= dict(zip(chunk, features, strict=True))
+        return [self.known[key] for key in keys]
 
-    def _pixels(self, picture: Image, pixels: Tensor | None) -> Tensor:
-        return self.checkpoint.pixels([picture]) if pixels is None else pixels
-
-    def used(self, names: Counter[str]) -> None:
-        """These questions are answered: forget the images that no other one is about."""
-        self.uses.subtract(names)
-        for name in names:
-            if self.uses[name] <= 0:
-                self.known.pop(name, None)
+    def used(self, keys: Counter[str]) -> None:
+        """Forget the images without further questions, once these are answered."""
+        self.uses.subtract(keys)
+        for key in keys:
+            if self.uses[key] <= 0:
+                self.known.pop(key, None)
 
 
 def free_memory(model: Any) -> int:
-    """Bytes that can still be had where the model lies."""
+    """Bytes available on the model's device."""
     if model.device.type == "cuda":
         import torch
 
@@ -67,14 +74,14 @@ def free_memory(model: Any) -> int:
     memory = Path("/proc/meminfo")
     lines = memory.read_text().splitlines() if memory.is_file() else []
     available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return available[0] if available else 4 << 30  # a guess where the system does not tell
+    return available[0] if available else 4 << 30  # a guess if the system does not say
 
 
 def row_bytes(model: Any, tokens: int) -> int:
     """Memory that an answer takes while it is generated: keys and values of all layers, and its logits.
 
     Args:
-        tokens: the prompt's, the image's among them, and the most new ones.
+        tokens: the prompt's, image included, and the most new ones.
     """
     text = model.config.text_config
     width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
@@ -83,6 +90,6 @@ def row_bytes(model: Any, tokens: int) -> int:
 
 
 def pass_bytes(model: Any, tokens: int) -> int:
-    """Memory that the widest layer needs beside the weights while so many tokens of prompts pass through it."""
+    """Memory that the widest layer needs besides the weights while so many prompt tokens pass through it."""
     text = model.config.text_config
     return int(tokens * (3 * text.intermediate_size + 8 * text.hidden_size) * model.dtype.itemsize)

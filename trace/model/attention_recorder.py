@@ -1,9 +1,9 @@
-"""Attention of chosen rows, read out while a model runs on its fast kernels.
+"""Read the attention of chosen rows while a model runs on its fast kernels, and bias it towards the image.
 
-A function registered with transformers' attention interface hands every layer's queries and keys to the active
+A function registered with transformers' attention interface passes every layer's queries and keys to the active
 recorder and then calls SDPA as usual. Nothing quadratic is kept and no second pass is made: a recorder computes the
-softmax only for the rows it wants. Two recorders exist: the rows of generated tokens over the image (what a person
-looks at), and the rows where a coordinate is written (what the grounding loss of training acts on).
+softmax only for the rows it needs. `ImageRecorder` (for attention/) keeps the rows of generated tokens over the image,
+`GroundingRecorder` (for train/) the rows where a coordinate is written.
 
 Tensor names carry their axes: B batch, H heads, Q query positions, K key positions, N chosen rows, P image patches.
 """
@@ -26,7 +26,7 @@ ROWS = 128  # rows of a long pass whose scores are held at a time
 
 
 class Recorder(Protocol):
-    """What wants to see a layer's attention: the layers by index, and a call for each of them."""
+    """Observes the attention of the layers with these indices, one call for each."""
 
     layers: frozenset[int]
 
@@ -36,17 +36,12 @@ class Recorder(Protocol):
 
 
 class _Ended(Exception):
-    """Leaves a forward pass of which nothing more is wanted."""
+    """Leaves a forward pass whose remaining layers are not needed."""
 
 
 _active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 _last: ContextVar[int | None] = ContextVar("last layer", default=None)
 _bias: ContextVar[tuple[float, Tensor] | None] = ContextVar("image bias", default=None)
-
-
-def listening() -> bool:
-    """Whether a recorder is active: it counts on rows that come one at a time."""
-    return _active.get() is not None
 
 
 def _recording_attention(
@@ -74,7 +69,7 @@ def biased_mask(mask: Tensor | None, image_BK: Tensor, bias: float, query_BHQD: 
     """An additive mask `[B, 1, Q, K]` that raises the scores of image columns by `bias`.
 
     Args:
-        mask: True (or 0) where a row may look; None where only the order of the columns limits it.
+        mask: True (or 0) where a row may look; None for a causal mask.
         image_BK: True at image columns.
     """
     rows, columns = query_BHQD.shape[2], image_BK.shape[1]
@@ -87,14 +82,18 @@ def biased_mask(mask: Tensor | None, image_BK: Tensor, bias: float, query_BHQD: 
 
 @contextmanager
 def image_bias(model: nn.Module, bias: float, image_BK: Tensor) -> Iterator[None]:
-    """Run `model` with `bias` added to the scores of the image columns, in every layer and row of the language model.
+    """Run `model` with `bias` added to the scores of the image columns, in every layer of the language model.
 
     Args:
-        image_BK: True at the prompt's image tokens; what is generated behind them follows on the right.
+        bias: 0 changes nothing.
+        image_BK: True at the prompt's image tokens; generated tokens follow on the right.
     """
+    if not bias:
+        yield
+        return
     token = _bias.set((bias, image_BK))
     try:
-        with _implementation(model):
+        with language_attention(model, IMPLEMENTATION):
             yield
     finally:
         _bias.reset(token)
@@ -102,15 +101,15 @@ def image_bias(model: nn.Module, bias: float, image_BK: Tensor) -> Iterator[None
 
 @contextmanager
 def recording(model: nn.Module, recorder: Recorder, only: bool = False) -> Iterator[None]:
-    """Run `model`'s language layers so that `recorder` sees them; the attention implementation is put back after.
+    """Run `model`'s language layers with `recorder`; the attention implementation is restored afterwards.
 
     Args:
-        only: nothing but the recorder's rows is wanted: the forward pass, and the block with it, ends in the last layer
-            that it records, before that layer's output, the layers above and the head are computed.
+        only: nothing but the recorded rows is needed: the forward pass, and the block with it, ends in the last layer
+            that is recorded, before that layer's output, the layers above and the head are computed.
     """
     tokens = _active.set(recorder), _last.set(max(recorder.layers) if only else None)
     try:
-        with _implementation(model), suppress(_Ended):
+        with language_attention(model, IMPLEMENTATION), suppress(_Ended):
             yield
     finally:
         _active.reset(tokens[0])
@@ -118,30 +117,34 @@ def recording(model: nn.Module, recorder: Recorder, only: bool = False) -> Itera
 
 
 @contextmanager
-def _implementation(model: nn.Module) -> Iterator[None]:
-    config = model.config
-    before = (config.text_config._attn_implementation, config.vision_config._attn_implementation)
-    if before[0] != IMPLEMENTATION:
-        model.set_attn_implementation({"text_config": IMPLEMENTATION, "vision_config": before[1]})
+def language_attention(model: nn.Module, implementation: str) -> Iterator[None]:
+    """Run the language model with another attention implementation, the vision tower with its own."""
+    text, vision = model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation
+    if text == implementation:
+        yield
+        return
+    model.set_attn_implementation({"text_config": implementation, "vision_config": vision})
     try:
         yield
     finally:
-        if before[0] != IMPLEMENTATION:
-            model.set_attn_implementation({"text_config": before[0], "vision_config": before[1]})
+        model.set_attn_implementation({"text_config": text, "vision_config": vision})
+
+
+# --- for attention/ -------------------------------------------------------------------------------
 
 
 class ImageRecorder:
     """The attention of an answer's tokens to the image, collected while they are fed in; a batch of one.
 
-    The first call is the prompt (or, with `answer_start`, the prompt with an answer behind it): of it, the rows from
-    the prompt's last token on are kept. Every later call adds its rows. Heads are reduced and rounded at once, so that
-    what stays of a layer is `[rows, patches]`; the layers in `head_layers` keep `[heads, rows, patches]` as well.
+    The first call is the prompt (or, with `answer_start`, the prompt and an answer): its rows from the prompt's last
+    token on are kept. Every later call adds its rows. Heads are reduced and rounded at once, so that a layer keeps
+    `[rows, patches]`; the layers in `head_layers` keep `[heads, rows, patches]` as well.
 
     Args:
         layers: the decoder layers to record.
-        image_columns: where the image's tokens stand among the keys.
+        image_columns: the image's tokens among the keys.
         reduction: over heads, "mean" or "max".
-        answer_start: how many tokens of the first call are the prompt; all of them when None.
+        answer_start: how many tokens of the first call are the prompt; all of them if None.
         dtype: of what is kept.
         capacity: how many rows are expected; more are kept too.
     """
@@ -156,13 +159,12 @@ class ImageRecorder:
         dtype: torch.dtype = torch.float16,
         capacity: int = 1024,
     ) -> None:
-        self._reduced = sorted(set(layers))
-        self._whole = sorted(set(head_layers))
-        self.layers = frozenset([*self._reduced, *self._whole])
+        self.layer_order = sorted(set(layers))  # of `attention`
+        self.layers = frozenset([*layers, *head_layers])
         self._columns, self._reduction, self._dtype = image_columns, reduction, dtype
         self._answer_start = answer_start
-        self._rows = {layer: _Rows(capacity) for layer in self._reduced}
-        self._heads = {layer: _Rows(capacity) for layer in self._whole}
+        self._rows = {layer: _Rows(capacity) for layer in self.layer_order}
+        self._heads = {layer: _Rows(capacity) for layer in sorted(set(head_layers))}
         self._begun: set[int] = set()
 
     @torch.no_grad()
@@ -174,13 +176,18 @@ class ImageRecorder:
         query_HQD, key_HDK = query_BHQD[0, :, first:], key_BHKD[0].float().transpose(-1, -2)
         for rows_HND in query_HQD.split(ROWS, dim=1):
             scores_HNK = (rows_HND.float() * scaling) @ key_HDK
-            self._keep(layer, self._softmax(scores_HNK, mask, first, query_BHQD.shape[2]))
+            attention_HNP = self._softmax(scores_HNK, mask, first, query_BHQD.shape[2])
+            if layer in self._heads:
+                self._heads[layer].add(attention_HNP.to(self._dtype))
+            if layer in self._rows:
+                reduced = attention_HNP.mean(0) if self._reduction == "mean" else attention_HNP.amax(0)
+                self._rows[layer].add(reduced.to(self._dtype))
             first += rows_HND.shape[1]
 
     def _softmax(self, scores_HNK: Tensor, mask: Tensor | None, first: int, queries: int) -> Tensor:
-        """The attention `[heads, rows, patches]` of the rows from `first` on, of so many queries; it uses up `scores`."""
+        """The attention `[heads, rows, patches]` of the rows from `first` on, of so many queries; overwrites `scores`."""
         rows, keys = scores_HNK.shape[1:]
-        ahead = keys - queries + first + 1  # what the first of the rows may see
+        ahead = keys - queries + first + 1  # how many keys the first of the rows may see
         if ahead < keys:
             scores_HNK[..., ahead:].masked_fill_(
                 torch.ones(rows, keys - ahead, dtype=torch.bool, device=scores_HNK.device).triu_(), -torch.inf
@@ -192,37 +199,25 @@ class ImageRecorder:
             )
         return scores_HNK.softmax(-1)[..., self._columns]
 
-    def _keep(self, layer: int, attention_HNP: Tensor) -> None:
-        if layer in self._heads:
-            self._heads[layer].add(attention_HNP.to(self._dtype))
-        if layer in self._rows:
-            reduced = attention_HNP.mean(0) if self._reduction == "mean" else attention_HNP.amax(0)
-            self._rows[layer].add(reduced.to(self._dtype))
-
-    @property
-    def layer_order(self) -> list[int]:
-        """The layers of `attention`, in its order."""
-        return self._reduced
-
     @property
     def rows(self) -> int:
-        """How many rows were kept: the prompt's last one, then one a token that was fed in."""
+        """How many rows were kept: the prompt's last one, then one for each token that was fed in."""
         return next(iter([*self._rows.values(), *self._heads.values()])).count
 
     def attention(self) -> Tensor:
         """`[layers, rows, image patches]` on the CPU; with the mean, a row sums to the share of mass on the image."""
-        return torch.stack([self._rows[layer].filled() for layer in self._reduced]).cpu()
+        return torch.stack([self._rows[layer].filled() for layer in self.layer_order]).cpu()
 
     def heads(self) -> dict[int, Tensor]:
         """`[heads, rows, image patches]` of every layer that keeps its heads."""
-        return {layer: self._heads[layer].filled().cpu() for layer in self._whole}
+        return {layer: rows.filled().cpu() for layer, rows in self._heads.items()}
 
 
 class _Rows:
-    """Rows `[..., N, P]` that grow in one block of memory.
+    """Rows `[..., N, P]` in one growing block of memory.
 
-    A small tensor for each row would stay between the ever larger blocks of the key-value cache, whose holes then fit
-    nothing: measured on a CPU, two gigabytes after 480 tokens of a model whose cache takes 70 megabytes.
+    Small tensors would stay between the ever larger blocks of the key-value cache, whose holes then fit nothing:
+    measured on a CPU, two gigabytes after 480 tokens of a model whose cache takes 70 megabytes.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -246,8 +241,11 @@ class _Rows:
         return self._block[..., : self.count, :]
 
 
+# --- for train/ ------------------------------------------------------------------------------------
+
+
 class GroundingRecorder:
-    """How much of one head's attention to the image lies on the named object, where its coordinates are written.
+    """How much of one head's attention to the image is on the named object, where its coordinates are written.
 
     A training-only term: -log of the mass on the object's patches, softmax over the image tokens. It teaches a small
     language model to bind a name to a place, which next-token loss alone does not do in the time a CPU has.

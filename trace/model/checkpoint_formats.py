@@ -1,13 +1,13 @@
 """How a checkpoint is recognised: by the names of its tensors and its configuration, never by its folder's name.
 
-    kind          content                                                needs
-    HUGGING_FACE  Hugging Face's LLaVA format                            -
-    LLAVA         LLaVA's own format, complete                           a vision tower, unless its weights are inside
-    LLAVA_LORA    LLaVA's LoRA: adapter + non_lora_trainables            base, vision tower
-    PROJECTOR     mm_projector.bin with LLaVA's config.json              base, vision tower
-    PEFT          an adapter over a model in Hugging Face's format       base
-    LANGUAGE      a Llama or Vicuna                                      vision tower, projector
-    VISION        a CLIP                                                 language model, projector
+kind          content                                                needs
+HUGGING_FACE  Hugging Face's LLaVA format                            -
+LLAVA         LLaVA's own format, complete                           a vision tower, unless its weights are inside
+LLAVA_LORA    LLaVA's LoRA: adapter + non_lora_trainables            base, vision tower
+PROJECTOR     mm_projector.bin with LLaVA's config.json              base, vision tower
+PEFT          an adapter over a model in Hugging Face's format       base
+LANGUAGE      a Llama or Vicuna                                      vision tower, projector
+VISION        a CLIP                                                 language model, projector
 """
 
 from __future__ import annotations

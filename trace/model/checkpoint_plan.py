@@ -149,7 +149,9 @@ def _plan_over_hugging_face(
     plan = _plan_hugging_face(under, vision_tower)
     expected, width = source.config.get("hidden_size"), plan.config.text_config.hidden_size
     if expected not in (None, width):
-        raise InputError(f"wrong base: {source.folder}/config.json has hidden_size {expected}, {under.folder} has {width}")
+        raise InputError(
+            f"wrong base: {source.folder}/config.json has hidden_size {expected}, {under.folder} has {width}"
+        )
     both = {**plan.weights, **source.weights}
     weights = {name: weight for name, weight in both.items() if not name.startswith(layout.PROJECTOR)}
     for name in (EMBEDDING, HEAD):

@@ -96,7 +96,9 @@ def llama_settings(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """
     if config.get("model_type") not in LLAVA_TYPES:
         names = ", ".join(LLAVA_TYPES)
-        raise InputError(f"{file} describes a {config.get('model_type')!r} model; expected a Llama (model_type {names})")
+        raise InputError(
+            f"{file} describes a {config.get('model_type')!r} model; expected a Llama (model_type {names})"
+        )
     for key in REQUIRED:
         value = config.get(key)
         if not isinstance(value, int) or value < 1:

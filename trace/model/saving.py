@@ -134,7 +134,9 @@ def _config_json(model: SavedModel) -> dict[str, Any]:
     """config.json, with the rotary settings as transformers 4 and the servers read them besides those of 5."""
     dtype = model.dtype or largest_type(model.weights)
     settings = model.config.to_dict()
-    text, vision = (_without_defaults(settings.pop(name)) | {"dtype": dtype} for name in ("text_config", "vision_config"))
+    text, vision = (
+        _without_defaults(settings.pop(name)) | {"dtype": dtype} for name in ("text_config", "vision_config")
+    )
     rope = dict(text.get("rope_parameters") or {})
     if "rope_theta" in rope:
         text["rope_theta"] = rope["rope_theta"]
@@ -223,7 +225,9 @@ def _write_tower(folder: Path, model: SavedModel) -> None:
     write_json(folder / "preprocessor_config.json", settings)
     write_weights(folder, tower, model.dtype)
     config = model.config.vision_config.to_dict()
-    write_json(folder / "config.json", config | {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"})
+    write_json(
+        folder / "config.json", config | {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
+    )
 
 
 def _write_tokenizer(folder: Path, model: SavedModel) -> None:

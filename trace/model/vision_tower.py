@@ -152,7 +152,9 @@ def open_clip_tower(name: str, beside: Path | None = None) -> VisionTower:
             f"{name} needs the package open_clip_torch: {install_hint('openclip')} ({error}); or give a file"
         ) from None
     except RuntimeError as error:  # torchvision's compiled operators, built for another torch
-        raise InputError(f"{name}: open_clip needs a torchvision built for this torch: {error}; or give a file") from None
+        raise InputError(
+            f"{name}: open_clip needs a torchvision built for this torch: {error}; or give a file"
+        ) from None
     try:
         model = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32")
     except (RuntimeError, ValueError, OSError) as error:
@@ -211,6 +213,4 @@ def clip_from_open_clip(
 def _third(weight: LazyTensor, index: int) -> LazyTensor:
     """The query, key or value rows of a joint projection."""
     rows = weight.shape[0] // 3
-    return replace(
-        weight, shape=(rows, *weight.shape[1:]), get=lambda: weight.get()[index * rows : (index + 1) * rows]
-    )
+    return replace(weight, shape=(rows, *weight.shape[1:]), get=lambda: weight.get()[index * rows : (index + 1) * rows])

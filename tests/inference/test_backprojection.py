@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from trace_vlm.core.points import Point
-from trace_vlm.inference.backprojection import lift, read_depth
-from trace_vlm.inference.cameras import Camera, read_extrinsics, read_intrinsics
+from trace_vlm.inference.backprojection import Camera, backproject, read_depth, read_extrinsics, read_intrinsics
 from trace_vlm.inference.predict import main
 from trace_vlm.utils.command import InputError
 
@@ -28,7 +27,7 @@ def write(path: Path, value: Any) -> Path:
 
 def test_a_point_comes_back_to_its_pixel() -> None:
     depth = np.linspace(1, 3, 64 * 48).reshape(48, 64)
-    (found,) = lift([Point(10.25 / 64, 40.75 / 48)], depth, CAMERA, POSE)
+    (found,) = backproject([Point(10.25 / 64, 40.75 / 48)], depth, CAMERA, POSE)
     assert found.camera is not None and found.base is not None and found.reason == ""
     x, y, z = found.camera
     assert (50 * x / z + 31.5, 60 * y / z + 23.5) == pytest.approx((9.75, 40.25))  # OpenCV counts from pixel centres
@@ -39,7 +38,7 @@ def test_a_point_comes_back_to_its_pixel() -> None:
 def test_pixels_without_depth_are_left_out() -> None:
     depth = np.full((48, 64), np.nan)
     depth[20, 20] = 2.0
-    near, far, out = lift([Point(22 / 64, 22 / 48), Point(0.9, 0.9), Point(1.1, 0.5)], depth, CAMERA)
+    near, far, out = backproject([Point(22 / 64, 22 / 48), Point(0.9, 0.9), Point(1.1, 0.5)], depth, CAMERA)
     assert near.depth == 2.0 and near.base is None
     assert far.camera is None and far.reason == "no depth within 2 pixels of (57, 43)"
     assert out.camera is None and "outside the image" in out.reason

@@ -21,21 +21,8 @@ PATTERNS = [
     "the answer is (",
 ]
 BETWEEN = [
-    "(0.1, 0.2) ",
-    "x=0.1, y=0.2 ",
-    "'",
-    '"',
-    "(",
-    "<",
-    "a ",
-    "a1 ",
-    "\\left",
-    "mug: ",
-    "- ",
-    "\n",
-    "\n- mug\n",
-    "and ",
-]
+    "(0.1, 0.2) ", "x=0.1, y=0.2 ", "'", '"', "(", "<", "a ", "a1 ", "\\left", "mug: ", "- ", "\n", "\n- mug\n", "and ",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("piece", BETWEEN)

@@ -1,0 +1,19 @@
+"""Three odd-sized pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    paths = []
+    for name, (width, height) in {"square.png": (37, 37), "tall.png": (33, 50), "wide.png": (61, 40)}.items():
+        paths.append(tmp_path / name)
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(paths[-1])
+    return paths
