@@ -40,7 +40,7 @@ def test_pixels_without_depth_are_left_out() -> None:
     depth[20, 20] = 2.0
     near, far, out = backproject([Point(22 / 64, 22 / 48), Point(0.9, 0.9), Point(1.1, 0.5)], depth, CAMERA)
     assert near.depth == 2.0 and near.base is None
-    assert far.camera is None and far.reason == "no depth within 2 pixels of (57, 43)"
+    assert far.camera is None and "(57, 43)" in far.reason
     assert out.camera is None and "outside the image" in out.reason
 
 
@@ -57,47 +57,45 @@ def test_depth_images_in_their_units(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "array", "message"),
+    ("name", "array"),
     [
-        ("a.png", np.zeros((10, 10), np.uint16), "10 x 10 pixels, the colour image 64 x 48"),
-        ("b.png", np.zeros((48, 64), np.uint8), "8-bit values"),
-        ("c.npy", np.zeros((48, 64, 3), np.float32), "no depth image"),
+        ("size.png", np.zeros((10, 10), np.uint16)),
+        ("bytes.png", np.zeros((48, 64), np.uint8)),
+        ("colour.npy", np.zeros((48, 64, 3), np.float32)),
     ],
 )
-def test_depth_that_does_not_fit_is_refused(tmp_path: Path, name: str, array: np.ndarray, message: str) -> None:
+def test_depth_that_does_not_fit_is_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
     path = tmp_path / name
     np.save(path, array) if name.endswith("npy") else Image.fromarray(array).save(path)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=name):
         read_depth(path, "mm", "registered", SIZE)
 
 
-def test_a_depth_image_says_its_unit_by_its_type(tmp_path: Path) -> None:
+def test_the_unit_of_a_depth_image_follows_from_its_type(tmp_path: Path) -> None:
     """Float values are metres, integers millimetres, as cameras and simulators write them; --depth-unit wins."""
-    metres = np.full((48, 64), 1.25, np.float32)
-    millimetres = np.full((48, 64), 1250, np.uint16)
+    metres, millimetres = np.full((48, 64), 1.25, np.float32), np.full((48, 64), 1250, np.uint16)
     Image.fromarray(metres).save(tmp_path / "f.tiff")
     Image.fromarray(millimetres).save(tmp_path / "i.png")
     Image.fromarray(millimetres.astype(np.int32)).save(tmp_path / "i.tiff")
-    for name, values in (
-        ("f32", metres), ("f16", metres.astype(np.float16)), ("f64", metres.astype(np.float64)), ("u16", millimetres),
-        ("i64", millimetres.astype(np.int64)),
-    ):  # fmt: skip
-        np.save(tmp_path / f"{name}.npy", values)
+    for kind in (np.float32, np.float16, np.float64):
+        np.save(tmp_path / f"{kind.__name__}.npy", metres.astype(kind))
+    for kind in (np.uint16, np.int64):
+        np.save(tmp_path / f"{kind.__name__}.npy", millimetres.astype(kind))
     for path in sorted(tmp_path.iterdir()):
         assert read_depth(path, None, "registered", SIZE)[3, 3] == 1.25, path
     np.save(tmp_path / "mm.npy", metres * 1000)
     assert read_depth(tmp_path / "mm.npy", "mm", "registered", SIZE)[3, 3] == 1.25
-    np.save(tmp_path / "m.npy", np.full((48, 64), 2, np.uint8).astype(np.uint16))
+    np.save(tmp_path / "m.npy", np.full((48, 64), 2, np.uint16))
     assert read_depth(tmp_path / "m.npy", "m", "registered", SIZE)[3, 3] == 2
 
 
 @pytest.mark.parametrize(
     ("value", "kind", "unit", "message"),
     [
-        (1.25, np.float32, "mm", r"0\.00125 m .*read as mm.*--depth-unit m "),
-        (900, np.float32, None, r"900 m .*read as m.*--depth-unit mm "),
-        (3, np.uint16, None, r"0\.003 m .*read as mm.*--depth-unit m "),
-        (900, np.uint16, "m", r"900 m .*read as m"),
+        (1.25, np.float32, "mm", "--depth-unit m "),
+        (900, np.float32, None, "--depth-unit mm "),
+        (3, np.uint16, None, "--depth-unit m "),
+        (900, np.uint16, "m", "d.npy"),
     ],
 )
 def test_distances_that_no_camera_measures_are_refused(
@@ -114,8 +112,8 @@ def test_single_impossible_pixels_are_no_depth(tmp_path: Path) -> None:
     depth = np.full((48, 64), 1.5, np.float32)
     depth[0, 0], depth[1, 0], depth[2, 0] = 1e10, 0.001, 99.0  # background of a renderer, dust on the lens
     np.save(tmp_path / "d.npy", depth)
-    found = read_depth(tmp_path / "d.npy", None, "registered", SIZE)
-    assert np.isnan(found[0, 0]) and np.isnan(found[1, 0]) and found[2, 0] == 99.0
+    read = read_depth(tmp_path / "d.npy", None, "registered", SIZE)
+    assert np.isnan(read[0, 0]) and np.isnan(read[1, 0]) and read[2, 0] == 99.0
     np.save(tmp_path / "none.npy", np.zeros((48, 64), np.float32))
     assert np.isnan(read_depth(tmp_path / "none.npy", None, "registered", SIZE)).all()
 
@@ -174,6 +172,8 @@ OPENCV_XML = """\
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("plain.json", json.dumps({"fx": 50, "fy": 60, "cx": 31.5, "cy": 23.5, "width": 64, "height": 48})),
+        ("matrix.json", json.dumps([K9[:3], K9[3:6], K9[6:]])),
         ("ros.json", json.dumps({"width": 64, "height": 48, "k": K9, "p": P12, "d": [0.0] * 5})),
         ("ros1.json", json.dumps({"K": K9, "P": P12})),
         ("projection.json", json.dumps({"p": P12})),
@@ -197,93 +197,79 @@ def test_camera_files_of_ros_realsense_and_opencv(
     assert read_intrinsics(path, SIZE) == CAMERA
     assert capsys.readouterr().err == ""
     if "64" in text:
-        with pytest.raises(InputError, match=rf"{name} belongs to images of width 64, this one has 128"):
+        with pytest.raises(InputError, match=name):
             read_intrinsics(path, (128, 96))
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ({"fx": 0.9, "fy": 1.2, "cx": 0.5, "cy": 0.5}, r"fx 0.9.*64 x 48.*pixels.*times the width and height"),
-        ({"fx": 9, "fy": 9, "cx": 31.5, "cy": 23.5}, "fx 9"),
-        ({"fx": 50, "fy": 1e5, "cx": 31.5, "cy": 23.5}, "fy 100000"),
-        ({"fx": 50, "fy": 50, "cx": 64, "cy": 23.5}, r"principal point \(64, 23.5\) lies outside the 64 x 48"),
-        ({"fx": 50, "fy": 50, "cx": 31.5, "cy": -1}, r"principal point \(31.5, -1\) lies outside"),
-        ({"k": [0] * 9}, r"\[\[fx, 0, cx\]"),  # as ROS writes a camera that was not calibrated
-        ({"P": [50, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 0, 1]}, r"\[\[fx, 0, cx\]"),
-    ],
-)
-def test_intrinsics_that_no_camera_has_are_refused(value: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
-        read_intrinsics(write(tmp_path / "k.json", value), SIZE)
+BAD_CAMERAS = {
+    "fractions": {"fx": 0.9, "fy": 1.2, "cx": 0.5, "cy": 0.5},
+    "short": {"fx": 9, "fy": 9, "cx": 31.5, "cy": 23.5},
+    "long": {"fx": 50, "fy": 1e5, "cx": 31.5, "cy": 23.5},
+    "centre right of the image": {"fx": 50, "fy": 50, "cx": 64, "cy": 23.5},
+    "centre above the image": {"fx": 50, "fy": 50, "cx": 31.5, "cy": -1},
+    "not calibrated, as ROS writes it": {"k": [0] * 9},
+    "projection without its last row": {"P": [50, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 0, 1]},
+    "incomplete": {"fx": 1},
+    "another width": {"fx": 50, "fy": 60, "cx": 1, "cy": 1, "width": 640},
+    "zero": {"fx": 0, "fy": 60, "cx": 1, "cy": 1},
+    "no number": {"fx": "f", "fy": 60, "cx": 1, "cy": 1},
+    "skew": [[50, 1, 1], [0, 60, 1], [0, 0, 1]],
+    "text": "x",
+}
 
 
-def test_what_may_be_wrong_with_a_camera_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Intrinsics of the doubled resolution, a distortion that is not corrected, and a rectified camera beside the raw."""
-    assert read_intrinsics(write(tmp_path / "a.json", {"fx": 100, "fy": 100, "cx": 62, "cy": 46}), SIZE).cx == 62
-    assert "far from the centre of the 64 x 48 image: are they those of another resolution?" in capsys.readouterr().err
-    assert read_intrinsics(write(tmp_path / "b.json", {"k": K9, "d": [-0.1, 0.02, 0, 0, 0]}), SIZE) == CAMERA
-    assert "distortion, which is not corrected" in capsys.readouterr().err
-    other = [45.0, *P12[1:]]
-    assert read_intrinsics(write(tmp_path / "c.json", {"K": K9, "P": other}), SIZE) == CAMERA
-    assert "K is taken, P differs: for a rectified image leave out K" in capsys.readouterr().err
+@pytest.mark.parametrize("case", BAD_CAMERAS)
+def test_impossible_intrinsics_are_refused(case: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"k\.json"):
+        read_intrinsics(write(tmp_path / "k.json", BAD_CAMERAS[case]), SIZE)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("value", "word"),
     [
-        ("a.yaml", "camera_matrix: [1, 2", r"a.yaml.*YAML"),
-        ("a.yaml", "!!python/object:os.system {}", r"a.yaml.*YAML"),
-        ("a.yaml", "", "holds no intrinsics"),
-        ("a.xml", "<a><b></a>", r"a.xml.*XML"),
-        ("a.json", "{", r"a.json"),
-        ("a.txt", "50 60", "a.txt"),
+        ({"fx": 100, "fy": 100, "cx": 62, "cy": 46}, "resolution"),  # intrinsics of the doubled resolution
+        ({"k": K9, "d": [-0.1, 0.02, 0, 0, 0]}, "distortion"),
+        ({"K": K9, "P": [45.0, *P12[1:]]}, "K is used"),  # a rectified camera beside the raw one
+    ],
+    ids=["resolution", "distortion", "rectified"],
+)
+def test_unusual_cameras_give_a_warning(
+    value: Any, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_intrinsics(write(tmp_path / "k.json", value), SIZE).cx in (62, 31.5)
+    warning = capsys.readouterr().err
+    assert "k.json" in warning and word in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "camera_matrix: [1, 2"),
+        ("a.yaml", "!!python/object:os.system {}"),
+        ("a.yaml", ""),
+        ("a.xml", "<a><b></a>"),
+        ("a.json", "{"),
+        ("a.txt", "50 60"),
     ],
 )
-def test_broken_camera_files_are_named(name: str, text: str, message: str, tmp_path: Path) -> None:
+def test_broken_camera_files_are_named(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=name):
         read_intrinsics(tmp_path / name, SIZE)
 
 
-def test_intrinsics_in_their_forms(tmp_path: Path) -> None:
-    path = tmp_path / "k.json"
-    for value in (
-        {"fx": 50, "fy": 60, "cx": 31.5, "cy": 23.5, "width": 64, "height": 48},
-        {"K": [50, 0, 31.5, 0, 60, 23.5, 0, 0, 1]},
-        [[50, 0, 31.5], [0, 60, 23.5], [0, 0, 1]],
-    ):
-        assert read_intrinsics(write(path, value), SIZE) == CAMERA
-    for value, message in (
-        ({"fx": 1}, "holds no intrinsics"),
-        ({"fx": 50, "fy": 60, "cx": 1, "cy": 1, "width": 640}, "images of width 640, this one has 64"),
-        ({"fx": 0, "fy": 60, "cx": 1, "cy": 1}, "have to be positive"),
-        ({"fx": "f", "fy": 60, "cx": 1, "cy": 1}, "have to be numbers"),
-        ([[50, 1, 1], [0, 60, 1], [0, 0, 1]], "skew is not supported"),
-        ("x", "holds no intrinsics"),
-    ):
-        with pytest.raises(InputError, match=message):
-            read_intrinsics(write(path, value), SIZE)
-
-
 def test_a_pose_is_rigid(tmp_path: Path) -> None:
-    path = tmp_path / "t.json"
+    path, scaled = tmp_path / "t.json", POSE * [[2], [1], [1], [1]]
     assert np.array_equal(read_extrinsics(write(path, {"base_from_camera": POSE.tolist()})), POSE)
-    scaled = POSE.copy()
-    scaled[0] *= 2
-    for value, message in (
-        (scaled.tolist(), "no rigid pose"),
-        ([1, 2], "holds no pose"),
-        ({"pose": 1}, "holds no pose"),
-    ):
-        with pytest.raises(InputError, match=message):
+    for value in (scaled.tolist(), [1, 2], {"pose": 1}):
+        with pytest.raises(InputError, match=r"t\.json"):
             read_extrinsics(write(path, value))
 
 
 def test_predict_says_where_the_points_are(
-    benchmark_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = benchmark_folder / "images" / "wide.png"
+    image = pictures[2]
     Image.fromarray(np.full((40, 61), 800, np.uint16)).save(tmp_path / "d.png")
     files = ["--depth", str(tmp_path / "d.png"), "--intrinsics",
              str(write(tmp_path / "k.json", {"fx": 50, "fy": 50, "cx": 30, "cy": 20})), "--extrinsics",
@@ -297,6 +283,6 @@ def test_predict_says_where_the_points_are(
         assert point["camera"][0] == pytest.approx((point["pixel"][0] - 0.5 - 30) / 50 * 0.8)
     assert main([*asked, *files]) == 0
     assert "camera (" in capsys.readouterr().out
-    for missing, message in ((files[:2], "give --intrinsics"), (files[2:], "need --depth too")):
+    for missing, message in ((files[:2], "--intrinsics"), (files[2:], "--depth")):
         with pytest.raises(InputError, match=message):
             main([*asked, *missing])

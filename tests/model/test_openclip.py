@@ -126,23 +126,19 @@ def test_a_file_needs_no_package_and_serves_as_a_checkpoints_tower(recorded, tmp
         load(recorded.folder / "projector_only", base=recorded.folder / "base", vision_tower=name)
 
 
-def test_what_is_no_plain_transformer_is_refused(tmp_path):
-    held = {name: in_memory(tensor, name) for name, tensor in visual().items()}
-    with pytest.raises(InputError, match="holds no vision transformer"):
-        clip_from_open_clip({"visual.layer1.0.conv1.weight": held["visual.conv1.weight"]}, True, "resnet.pt")
-    scaled = {**held, "visual.transformer.resblocks.0.ls_1.gamma": held["visual.class_embedding"]}
-    with pytest.raises(InputError, match=r"resblocks\.0\.ls_1\.gamma has no counterpart"):
-        clip_from_open_clip(scaled, True, "scaled.pt")
-    with pytest.raises(InputError, match="expected open_clip:ARCHITECTURE/PRETRAINED"):
-        open_clip_tower("open_clip:ViT-L-14")
-    with pytest.raises(InputError, match=r"the file .*absent\.pt does not exist"):
-        open_clip_tower("open_clip:ViT-L-14/absent.pt")
+def test_other_architectures_and_names_are_refused(tmp_path):
+    tensors = {name: in_memory(tensor, name) for name, tensor in visual().items()}
+    resnet = {"visual.layer1.0.conv1.weight": tensors["visual.conv1.weight"]}
+    scaled = {**tensors, "visual.transformer.resblocks.0.ls_1.gamma": tensors["visual.class_embedding"]}
+    for content, message in ((resnet, "some.pt"), (scaled, r"resblocks\.0\.ls_1\.gamma")):
+        with pytest.raises(InputError, match=message):
+            clip_from_open_clip(content, True, "some.pt")
+    for name in ("open_clip:ViT-L-14", "open_clip:ViT-L-14/absent.pt"):
+        with pytest.raises(InputError, match=name):
+            open_clip_tower(name)
 
 
 def test_a_tag_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(
-        InputError,
-        match=r"needs the package open_clip_torch: .*--extras openclip in a clone, or pip install 'trace-vlm\[openclip\]'",
-    ):
+    with pytest.raises(InputError, match=r"open_clip_torch.*--extras openclip"):
         open_clip_tower("open_clip:ViT-L-14-336-quickgelu/openai")
