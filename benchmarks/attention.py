@@ -126,16 +126,11 @@ def _compare(found: dict[str, dict[str, float]], folder: Path) -> dict[str, Any]
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    import torch
     from PIL import Image
 
-    from trace_vlm.attention.capture import (
-        CaptureConfig,
-        capture_teacher_forced,
-        capture_while_generating,
-        greedy_settings,
-    )
+    from trace_vlm.attention.capture import CaptureConfig, capture_teacher_forced, capture_while_generating
     from trace_vlm.core.prompts import question_text, render_prompt
+    from trace_vlm.inference.generation import Decoding, generate_with_transformers
 
     checkpoint = _model(arguments.hidden, arguments.layers, arguments.vocabulary, arguments.image_size)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8))
@@ -148,9 +143,8 @@ def _measure(arguments: argparse.Namespace) -> None:
 
     def plain() -> dict[str, Any]:
         inputs = checkpoint.inputs([picture], [prompt])
-        with torch.inference_mode():
-            ids = checkpoint.model.generate(**inputs, **{**greedy_settings(checkpoint, new), **end})
-        return {"ids": ids[0, inputs["input_ids"].shape[1] :].numpy()}
+        (ids,) = generate_with_transformers(checkpoint, inputs, Decoding(max_new_tokens=new), **end)
+        return {"ids": np.array(ids)}
 
     def recorded() -> dict[str, Any]:
         found = capture_while_generating(checkpoint, picture, prompt, config, max_new_tokens=new, **end)

@@ -82,11 +82,12 @@ def capture_while_generating(
     """Answer a rendered prompt about one image and record its attention meanwhile.
 
     Args:
-        options: passed to `generate` over the greedy settings (logits_processor, min_new_tokens...).
+        options: passed to transformers' `generate` (logits_processor, min_new_tokens...).
     """
     import torch
     from transformers import DynamicCache
 
+    from ..inference.generation import Decoding, generate_with_transformers
     from ..model.attention_recorder import recording
 
     model, config = checkpoint.model, config or CaptureConfig()
@@ -94,11 +95,9 @@ def capture_while_generating(
     start = inputs["input_ids"].shape[1]
     recorder = _recorder(checkpoint, inputs["input_ids"], config, None, max_new_tokens + 1)
     cache = DynamicCache(config=model.config.text_config)
-    settings = {**greedy_settings(checkpoint, max_new_tokens), **options}
     with recording(model, recorder), torch.inference_mode():
-        ids = model.generate(**inputs, **settings, past_key_values=cache)[0, start:].tolist()
-        end = checkpoint.tokenizer.eos_token_id
-        ids = ids[: ids.index(end)] if end in ids else ids
+        decoding = Decoding(max_new_tokens=max_new_tokens)
+        (ids,) = generate_with_transformers(checkpoint, inputs, decoding, past_key_values=cache, **options)
         if recorder.rows < len(ids) + 1:  # cut off by the limit: its last token was never fed in
             last = torch.tensor([ids[-1:]], device=model.device)
             model.model.language_model(input_ids=last, past_key_values=cache, use_cache=True)
@@ -124,21 +123,6 @@ def capture_teacher_forced(
         input_ids = torch.cat([inputs["input_ids"], answer], dim=1)
         model.model(input_ids=input_ids, pixel_values=inputs["pixel_values"], use_cache=False)
     return _captured(token_ids, recorder, start, config)
-
-
-def greedy_settings(checkpoint: Checkpoint, max_new_tokens: int) -> dict[str, Any]:
-    """Return arguments of `generate` that override the checkpoint's own; ids that are no text are never generated."""
-    tokenizer = checkpoint.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": False,
-        "num_beams": 1,
-        "use_cache": True,
-        "suppress_tokens": checkpoint.suppressed_ids,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": pad,
-    }
 
 
 def image_columns(input_ids: Sequence[int], image_token_id: int) -> slice:
