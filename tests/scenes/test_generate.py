@@ -23,6 +23,7 @@ from nano_tokenizer import vocabulary
 from parallel_workers import HOW, renderer_that_ends
 from PIL import Image
 from rendering import needs_gl
+from scene_questions import TOLERANCE, of_kind, read_questions_of, related, standing
 
 from trace_vlm.core.points import parse_points
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
@@ -31,14 +32,11 @@ from trace_vlm.data.scenes import generate, merge
 from trace_vlm.data.scenes.config import DatasetSpec, load_scene_config
 from trace_vlm.data.scenes.dataset_files import SHEET, FinishedScenes, pictures_are_readable, write_dataset
 from trace_vlm.data.scenes.questions import baselines as shortcuts
-from trace_vlm.data.scenes.wording import PLAIN
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, read_jsonl
 
 NANO = Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml"
 SCENES, VIEWS = 8, 2
-# (right, forward) of the camera
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "front": (0, -1), "behind": (0, 1)}
 
 pytestmark = needs_gl
 
@@ -333,102 +331,19 @@ def test_colors_are_as_named(folder: Path, views: dict[str, Any]) -> None:
     assert wrong <= 0.02 * total, f"{wrong} of {total}"
 
 
-# --- ground truth, from the poses and the camera alone --------------------------------------------------------------
+# --- ground truth of the flat table, from the poses and the camera alone (rooms: test_geometry.py) --------------------
 
 
-def table_points(view: dict[str, Any]) -> np.ndarray:
-    """Where every pixel's center lies on the table's plane: [height, width, 2]."""
-    width, height = view["width"], view["height"]
-    y, x = np.mgrid[0:height, 0:width] + 0.5
-    pose = np.array(view["camera"]["world_from_camera"])
-    rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(view["camera"]["intrinsics"]).T @ pose[:3, :3].T
-    return pose[:2, 3] - pose[2, 3] * rays[..., :2] / rays[..., 2:]
-
-
-def seen_from_camera(view: dict[str, Any], offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """World offsets [..., 2] as (to the right, away) of a person who stands at the camera."""
-    pose = np.array(view["camera"]["world_from_camera"])
-    right = pose[:2, 0] / np.linalg.norm(pose[:2, 0])
-    ahead = pose[:2, 2] / np.linalg.norm(pose[:2, 2])
-    assert abs(right @ ahead) < 1e-9
-    return offsets @ right, offsets @ ahead
-
-
-def angle_from(view: dict[str, Any], relation: str, offsets: np.ndarray) -> np.ndarray:
-    """Degrees between offsets and the direction that a relation names."""
-    right, ahead = seen_from_camera(view, offsets)
-    x, y = DIRECTIONS[relation]
-    return np.degrees(np.arccos(np.clip((right * x + ahead * y) / np.hypot(right, ahead), -1, 1)))
-
-
-def slack(view: dict[str, Any], meta: dict[str, Any], config: dict[str, Any], spots: np.ndarray) -> np.ndarray:
-    """The smallest of all constraints on the center of the removed object, metres: positive where it may stand."""
-    radius, rules = meta["removed"]["radius"], config["relations"]
-    half = np.array(view["surface"]["half_size"])
-    constraints = [(half - np.abs(spots)).min(-1) - radius]
-    for item in view["objects"]:
-        gap = np.linalg.norm(spots - item["position"][:2], axis=-1) - item["radius"] - radius
-        constraints.append(gap - rules["clearance"])
-    first = np.array(meta["references"][0]["position"][:2])
-    if meta["relation"] == "between":
-        second = np.array(meta["references"][1]["position"][:2])
-        length = np.linalg.norm(second - first)
-        part = (spots - first) @ (second - first) / length**2
-        foot = first + part[..., None] * (second - first)
-        low, high = rules["corridor"]
-        constraints += [(part - low) * length, (high - part) * length]
-        constraints.append(rules["corridor_half_width"] - np.linalg.norm(spots - foot, axis=-1))
-        return np.min(constraints, axis=0)
-    reach = meta["references"][0]["radius"] + radius
-    distance = np.linalg.norm(spots - first, axis=-1)
-    limit = rules["next_to"] if meta["relation"] == "next to" else rules["region_distance"]
-    constraints.append(limit - (distance - reach))
-    if meta["relation"] != "next to":
-        angle = np.radians(angle_from(view, meta["relation"], spots - first))
-        constraints.append(distance * np.sin(np.radians(rules["cone"]) - angle))
-        constraints.append(distance * np.cos(angle) - reach)
-    return np.min(constraints, axis=0)
-
-
-def test_free_space_masks_are_exact(folder: Path, samples: list[Any], views: dict[str, Any]) -> None:
-    config = read_json(folder / "generate.json")["settings"]["config"]
-    free = [sample for sample in samples if sample.meta["task"] == "free_space"]
-    assert len(free) == SCENES * VIEWS * 3
-    for sample in free:
-        view, meta = views[sample.meta["view"]], sample.meta
-        mask = pixels(folder / meta["mask"]) > 0
-        visible = pixels(folder / view["instances"]) == 1
-        room = slack(view, meta, config, table_points(view))
-        assert not (mask & ~visible).any()
-        assert not (mask & (room < -1e-4)).any(), f"{sample.id}: points where the object cannot stand"
-        assert not (visible & ~mask & (room > 1e-4)).any(), f"{sample.id}: the mask leaves free space out"
-        assert slack(view, meta, config, np.array([meta["removed"]["position"][:2]]))[0] > -1e-4
-        assert meta["references"][0]["name"] in sample.conversations[0].text
-
-
-def test_relational_questions_have_one_answer(folder: Path, samples: list[Any], views: dict[str, Any]) -> None:
-    config = read_json(folder / "generate.json")["settings"]["config"]["relations"]
-    sure, unsure = config["cone"] - config["ambiguity"], config["cone"] + config["ambiguity"]
-    for sample in (sample for sample in samples if sample.meta["kind"] == "relational"):
-        meta, view = sample.meta, views[sample.meta["view"]]
-        reference, target = meta["references"][0], meta["target"]
-        assert [item["name"] for item in view["objects"]].count(reference["name"]) == 1
-        noun = [item for item in view["objects"] if item["category"] == target["category"]]
-        noun = [item for item in noun if item["instance"] != reference["instance"]]
-        assert len(noun) >= 2 and sorted(meta["candidates"]) == sorted(item["instance"] for item in noun)
-        offsets = {item["instance"]: np.subtract(item["position"], reference["position"])[:2] for item in noun}
-        for instance, offset in offsets.items():
-            angle = angle_from(view, meta["relation"], offset)
-            assert (angle < sure + 0.01) if instance == target["instance"] else (angle > unsure - 0.01), sample.id
-        x, y = DIRECTIONS[meta["relation"]]
-        along = {key: np.dot(seen_from_camera(view, offset), (x, y)) for key, offset in offsets.items()}
-        gaps = {item["instance"]: np.linalg.norm(offsets[item["instance"]]) - item["radius"] for item in noun}
-        assert along[target["instance"]] >= reference["radius"] + target["radius"] - 1e-4
-        assert meta["extreme_correct"] == (max(along, key=along.__getitem__) == target["instance"])
-        assert meta["nearest_correct"] == (min(gaps, key=gaps.__getitem__) == target["instance"])
-        text = bare_instruction(sample.conversations[0].text)
-        assert f"{target['category']} " in text and reference["name"] in text
-        assert any(place.format(first="") in text for place in PLAIN.places[meta["relation"]])
+def test_free_space_masks_are_exact(benchmark: Path) -> None:
+    free = list(of_kind(read_questions_of(benchmark / "bench"), "free", "between"))
+    assert len(free) == 4 * VIEWS * 3
+    for one in free:
+        area, instance, _ = one.support()
+        visible = one.instances == instance
+        assert visible[one.mask].all(), one.where
+        for mask, tolerance, expected in ((one.mask, TOLERANCE, True), (visible & ~one.mask, -TOLERANCE, False)):
+            points = one.sight.on_plane(*np.nonzero(mask), area["center"][2])
+            assert (standing(one, points, tolerance) & related(one, points, tolerance) == expected).all(), one.where
 
 
 def test_object_questions_name_one_object_whose_pixels_are_the_mask(

@@ -20,6 +20,7 @@ from .wording import DIRECTIONS, NEAR, PARTS, RELATIONS
 
 SURFACES = ("table", "counter", "shelf", "side table", "tray")
 SIMPLE = ("box", "ball", "cone")  # plain solids that the rooms leave out
+KINDS = ("direct", "relational", "located", "between", "free", "part")  # of questions, in their order
 TRAINING, BENCHMARK = 0, 1  # the splits: first key of every random stream, so that their scenes are disjoint
 
 HalfSide = Annotated[float, Field(ge=0.1, le=3)]
@@ -149,36 +150,42 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         self._check_names()
-        self._check_order()
         world, objects, questions, relations = self.world, self.objects, self.questions, self.relations
-        kinds = (questions.direct, questions.relational, questions.located, questions.between, questions.free)
-        conditions = {
+        pairs = {
+            "objects.table": objects.table,
+            **{f"camera.{key}": getattr(self.camera, key) for key in ("elevation", "fovy", "height", "roll", "slack")},
+            "relations.next_to and next_to_far": (relations.next_to, relations.next_to_far),
+            "relations.max_distance and region_distance": (relations.max_distance, relations.region_distance),
+            "world.min_surfaces and max_surfaces": (world.min_surfaces, world.max_surfaces),
+            "objects.min_objects and max_objects": (objects.min_objects, objects.max_objects),
+            "objects.min_categories and max_categories": (objects.min_categories, objects.max_categories),
+            "questions.min_points and num_points": (questions.min_points, questions.num_points),
+        }
+        for key, (low, high) in pairs.items():
+            if low > high:
+                raise InputError(f"{key} must be in ascending order, not {low}, {high}")
+        few_objects = objects.max_objects < 4 and questions.relational > 0
+        no_main_surface = world.kind == "room" and not {"table", "counter"} & set(world.surfaces)
+        cone_overflows = relations.cone + relations.ambiguity > 85 or relations.cone - relations.ambiguity < 5
+        mistakes = {
             "objects.max_categories is larger than the number of objects.categories": (
-                objects.max_categories <= len(self.categories)
+                objects.max_categories > len(self.categories)
             ),
-            "objects.min_objects must be at least objects.min_categories": (
-                objects.min_objects >= objects.min_categories
-            ),
-            "objects.max_objects must be at least 4 for relational questions": (
-                objects.max_objects >= 4 or questions.relational == 0
-            ),
-            "world.surfaces needs a table or a counter, the main surface": (
-                bool({"table", "counter"} & set(world.surfaces)) or world.kind == "flat"
-            ),
-            "world.min_surfaces is larger than the number of world.surfaces": world.min_surfaces <= len(world.surfaces),
-            "relations.cone and ambiguity must stay below 85 degrees together, and leave 5 between them": (
-                relations.cone + relations.ambiguity <= 85 and relations.cone - relations.ambiguity >= 5
-            ),
-            "relations.corridor must end behind where it begins": relations.corridor[0] < relations.corridor[1],
-            "objects.colors is empty": bool(objects.colors),
-            "the counts of questions are all 0": any((*kinds, questions.part)),
-            "questions.min_visible is larger than objects.max_objects": questions.min_visible <= objects.max_objects,
+            "objects.min_objects must be at least objects.min_categories": objects.min_objects < objects.min_categories,
+            "objects.max_objects must be at least 4 for relational questions": few_objects,
+            "world.surfaces needs a table or a counter, the main surface": no_main_surface,
+            "world.min_surfaces is larger than the number of world.surfaces": world.min_surfaces > len(world.surfaces),
+            "relations.cone and ambiguity must stay below 85 degrees together, and leave 5 between them": cone_overflows,
+            "relations.corridor must end behind where it begins": relations.corridor[0] >= relations.corridor[1],
+            "objects.colors is empty": not objects.colors,
+            "the counts of questions are all 0": not any(getattr(questions, kind) for kind in KINDS),
+            "questions.min_visible is larger than objects.max_objects": questions.min_visible > objects.max_objects,
             "objects.region must be smaller than the smallest half side of objects.table": (
-                objects.region < objects.table[0]
+                objects.region >= objects.table[0]
             ),
         }
-        for message, holds in conditions.items():
-            if not holds:
+        for message, wrong in mistakes.items():
+            if wrong:
                 raise InputError(message)
 
     def _check_names(self) -> None:
@@ -194,32 +201,15 @@ class SceneConfig:
             "questions.unseen": (questions.unseen, RELATIONS),
         }
         for key, (values, known) in names.items():
-            for value in values:
-                if value not in known:
-                    raise InputError(f"{key} has {value!r}. Known names: {', '.join(known)}")
+            unknown = next((value for value in values if value not in known), None)
+            if unknown is not None:
+                raise InputError(f"{key} has {unknown!r}. Known names: {', '.join(known)}")
             if len(set(values)) < len(values):
                 raise InputError(f"{key} has a name twice: {', '.join(values)}")
         for name in self.categories:
             colors = all_categories(objects.assets)[name].colors
             if colors and not set(colors) & set(objects.colors):
                 raise InputError(f"objects.colors has none of the colors of {name}: {', '.join(colors)}")
-
-    def _check_order(self) -> None:
-        """Every range [low, high], and every pair of a smallest and a largest value, must be in ascending order."""
-        relations, world, objects, questions = self.relations, self.world, self.objects, self.questions
-        pairs = {
-            "objects.table": objects.table,
-            **{f"camera.{key}": getattr(self.camera, key) for key in ("elevation", "fovy", "height", "roll", "slack")},
-            "relations.next_to and next_to_far": (relations.next_to, relations.next_to_far),
-            "relations.max_distance and region_distance": (relations.max_distance, relations.region_distance),
-            "world.min_surfaces and max_surfaces": (world.min_surfaces, world.max_surfaces),
-            "objects.min_objects and max_objects": (objects.min_objects, objects.max_objects),
-            "objects.min_categories and max_categories": (objects.min_categories, objects.max_categories),
-            "questions.min_points and num_points": (questions.min_points, questions.num_points),
-        }
-        for key, (low, high) in pairs.items():
-            if low > high:
-                raise InputError(f"{key} must be in ascending order, not {low}, {high}")
 
 
 def load_scene_config(path: str | Path | None) -> SceneConfig:
@@ -256,24 +246,18 @@ class DatasetSpec:
     @property
     def counts(self) -> dict[str, int]:
         """Questions of each kind a view, in the order in which they are numbered."""
-        questions, allowed = self.config.questions, self.relations
-        return {
-            "direct": questions.direct,
-            "relational": questions.relational if allowed["relational"] else 0,
-            "located": questions.located if allowed["located"] else 0,
-            "between": questions.between if self.benchmark or "between" not in questions.unseen else 0,
-            "free": questions.free if allowed["free"] else 0,
-            "part": questions.part if allowed["part"] else 0,
-        }
+        relations = self.relations
+        return {kind: getattr(self.config.questions, kind) if relations.get(kind, True) else 0 for kind in KINDS}
 
     @property
     def relations(self) -> dict[str, tuple[str, ...]]:
-        """Relations of each kind of question; the unseen ones only in a benchmark."""
+        """Relations of each kind of question that has some; the unseen ones only in a benchmark."""
         questions = self.config.questions
         hidden = () if self.benchmark else questions.unseen
         kinds = {
             "relational": questions.relational_relations,
             "located": questions.located_relations,
+            "between": ("between",),
             "free": questions.free_relations,
             "part": questions.part_relations,
         }

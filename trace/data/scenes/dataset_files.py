@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,10 +48,10 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """From "i/n"; InputError for anything else."""
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise InputError(f"--shard must be i/n with i from 1 to n, such as 1/8, not {text!r}")
-        return cls(int(index), int(count))
+        return cls(int(match[1]), int(match[2]))
 
     def scenes(self, total: int) -> range:
         return range(self.index - 1, total, self.count)
@@ -58,9 +59,6 @@ class Shard:
     def file(self, out: Path) -> Path:
         """The file of its lines."""
         return out / ("parts.jsonl" if self.count == 1 else f"parts.{self.index}-of-{self.count}.jsonl")
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
 
 
 def part_files(out: Path) -> list[Path]:
@@ -101,11 +99,8 @@ class FinishedScenes:
 
     def missing(self, numbers: Iterable[int]) -> list[int]:
         """Those of the scenes that have no line, or a picture that is missing or broken."""
-        return [
-            number
-            for number in numbers
-            if self._positions[number, 0] < 0 or not pictures_are_readable(self.out, self[number])
-        ]
+        lines = self._positions[:, 0]
+        return [n for n in numbers if lines[n] < 0 or not pictures_are_readable(self.out, self[n])]
 
 
 def _scene_number(line: bytes) -> int | None:
@@ -238,7 +233,7 @@ def _choose_for_sheet(scenes: FinishedScenes) -> list[Record]:
         return asked[sample["meta"]["kind"]], asked[sample["meta"]["relation"] or ""]
 
     for position, scene in enumerate(scenes):
-        for _ in range(wanted[position] if scene["samples"] else 0):
+        for _ in range(wanted[position]):
             rest = (sample for sample in scene["samples"] if sample not in chosen)
             sample = min(rest, key=times_asked, default=None)
             if sample is not None:
@@ -250,12 +245,12 @@ def _choose_for_sheet(scenes: FinishedScenes) -> list[Record]:
 def draw_contact_sheet(folder: Path, samples: Sequence[Record], path: Path) -> None:
     """Draw samples with instruction, points (red), mask outline (cyan) and boxed references (white)."""
     tiles = [_draw_tile(folder, sample) for sample in samples]
-    rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
-    heights = [max(tile.height for tile in row) for row in rows]
+    starts = range(0, len(tiles), COLUMNS)
+    heights = [max(tile.height for tile in tiles[start : start + COLUMNS]) for start in starts]
     sheet = Image.new("RGB", (COLUMNS * (TILE + GAP) + GAP, sum(heights) + GAP), WHITE)
-    for index, row in enumerate(rows):
-        for column, tile in enumerate(row):
-            sheet.paste(tile, (GAP + column * (TILE + GAP), sum(heights[:index])))
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, COLUMNS)
+        sheet.paste(tile, (GAP + column * (TILE + GAP), sum(heights[:row])))
     with replacing(path) as unfinished:
         sheet.save(unfinished, "PNG")
 

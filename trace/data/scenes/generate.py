@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = DatasetSpec(out, config, sizes, args.views, args.seed, args.benchmark)
     timing = _render_scenes(spec, args.scenes, shard, args.workers, settings)
     if shard.count > 1:
-        print(f"shard {shard} is complete; when all are: python -m trace.data.scenes.merge --out {out}")
+        print(f"shard {args.shard} is complete; when all are: python -m trace.data.scenes.merge --out {out}")
     else:
         finish_dataset(FinishedScenes(out, args.scenes), settings, timing)
     return 0
@@ -126,11 +126,9 @@ def read_settings(path: Path) -> dict[str, Any]:
 def _first_difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
     for key in dict.fromkeys([*before, *now]):
         old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            difference = _first_difference(old, new, f"{prefix}{key}.")
-            if difference:
-                return difference
-        elif old != new:
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return _first_difference(old, new, f"{prefix}{key}.")
+        if old != new:
             return f"{prefix}{key} was {old}, now {new}"
     return None
 
@@ -139,9 +137,7 @@ def require_renderer() -> None:
     """Raise an InputError with the packages to install if no picture can be rendered on this machine."""
     backend = os.environ.get("MUJOCO_GL", "egl")
     if backend not in GL:
-        raise InputError(
-            f"the environment variable MUJOCO_GL is {backend!r}; without a display it must be egl or osmesa"
-        )
+        raise InputError(f"the environment variable MUJOCO_GL is {backend!r}. Without a display use egl or osmesa")
     try:
         from .config import SceneConfig
         from .render import SceneRenderer
@@ -154,8 +150,8 @@ def require_renderer() -> None:
     except (ImportError, AttributeError, RuntimeError, OSError):
         # PyOpenGL reports a missing library in any of these ways, depending on which library is missing.
         raise InputError(
-            "no OpenGL library was found to render with; install it with: "
-            f"apt-get install {SYSTEM_PACKAGES} (or set MUJOCO_GL=osmesa where OSMesa is installed)"
+            f"no OpenGL library was found to render with; install it with: apt-get install {SYSTEM_PACKAGES} "
+            "(or set MUJOCO_GL=osmesa where OSMesa is installed)"
         ) from None
 
 

@@ -13,23 +13,15 @@ from numpy.typing import NDArray
 from ...utils.command import InputError
 from .config import DatasetSpec
 from .objects.catalog import Body
+from .questions import relational
 from .questions.free_space import between_questions, free_questions, part_questions
 from .questions.object_questions import direct_questions, located_questions, relational_question
-from .questions.relational import (
-    HARD,
-    Cell,
-    RelationalBatch,
-    RelationalCandidate,
-    choose_questions,
-    hard_group,
-    matching_rows,
-    relational_questions,
-    wanted_cells,
-)
+from .questions.question import ViewQuestion
+from .questions.relational import HARD, Cell, RelationalBatch, RelationalCandidate
 from .questions.relations import SpatialFacts
 from .questions.view import View
 from .render import SceneRenderer
-from .scene_files import FinishedView, write_scene
+from .scene_files import write_scene
 from .wording import DIRECTIONS
 from .world.camera import Camera, sample_camera
 from .world.layout import LayoutBatch, layout_from_bodies, sample_layouts
@@ -62,7 +54,7 @@ class SceneBuilder:
         self.cells: list[tuple[Cell, ...]] = []
         self.orders: list[Ints] = []
         for view in range(spec.views):
-            wanted = list(wanted_cells(spec.seed, spec.split, (number * spec.views + view) * count, count))
+            wanted = list(relational.wanted_cells(spec.seed, spec.split, (number * spec.views + view) * count, count))
             self.cells.append(tuple(cell for cell, _ in wanted))
             self.orders.append(np.array([order for _, order in wanted], np.int64).reshape(-1, len(DIRECTIONS)))
 
@@ -78,13 +70,13 @@ class SceneBuilder:
                 order = self.orders[lead][self.cells[lead].index(HARD)]
                 allowed = self.spec.relations["relational"]
                 direction = next(int(index) for index in order if DIRECTIONS[index] in allowed)
-                group = hard_group(azimuths, direction, config.objects, config.relations, rng)
+                group = relational.hard_group(azimuths, direction, config.objects, config.relations, rng)
             layouts, kept = sample_layouts(BATCH, config, rng, group, plan.counts)
             if not len(kept):
                 self.rejects["the objects do not fit side by side"] += BATCH
                 continue
             azimuths = azimuths[kept]
-            rows = matching_rows(self._relational(layouts.compact(), azimuths), self.cells[lead])
+            rows = relational.matching_rows(self._relational(layouts.compact(), azimuths), self.cells[lead])
             self.rejects["the wanted relational questions are not possible"] += len(azimuths) - len(rows)
             for row in rows:
                 layout = layouts.select(np.array([row]))
@@ -109,26 +101,26 @@ class SceneBuilder:
         names = self.spec.relations["relational"]
         allowed = np.array([relation in names for relation in DIRECTIONS])
         nouns = int(layouts.categories.max()) + 1
-        return relational_questions(layouts, azimuths, nouns, allowed, self.spec.config.relations)
+        return relational.relational_questions(layouts, azimuths, nouns, allowed, self.spec.config.relations)
 
     def _allows_other_views(self, plan: ScenePlan, layout: LayoutBatch, lead: int) -> bool:
         """Whether the arrangement by itself allows what the other views want: making its objects costs more."""
         for index, cells in enumerate(self.cells):
             if index != lead and cells:
                 azimuths = self.rng.uniform(*plan.azimuths, plan.num_azimuths)
-                if not len(matching_rows(self._relational(_repeated(layout, azimuths), azimuths), cells)):
+                if not len(relational.matching_rows(self._relational(_repeated(layout, azimuths), azimuths), cells)):
                     return False
         return True
 
     def _take_views(
         self, plan: ScenePlan, bodies: list[Body], room: Room, azimuth: float, lead: int
-    ) -> list[FinishedView] | None:
+    ) -> list[tuple[View, list[ViewQuestion]]] | None:
         """Every view of one arrangement, `lead` at `azimuth`; None if a view does not have its questions."""
         config, rng = self.spec.config, self.rng
         layout = layout_from_bodies(bodies, config)
         facts = SpatialFacts(bodies, supports_of(bodies, room.surfaces), config.relations)
         self.renderer.set_scene(bodies, room)
-        views: list[FinishedView] = []
+        views: list[tuple[View, list[ViewQuestion]]] = []
         for index, cells in enumerate(self.cells):
             if index == lead:
                 azimuths = plan.first_azimuths(azimuth, rng)
@@ -136,11 +128,11 @@ class SceneBuilder:
                 azimuths = rng.uniform(*plan.azimuths, plan.num_azimuths)
             layouts = _repeated(layout, azimuths)
             questions = self._relational(layouts, azimuths)
-            rows = matching_rows(questions, cells)
+            rows = relational.matching_rows(questions, cells)
             if not len(rows) and plan.checked:
                 self.rejects["a view does not have the wanted relational questions"] += 1
             for row in rows[: plan.attempts]:
-                chosen = choose_questions(questions, layouts, row, cells, self.orders[index], rng)
+                chosen = relational.choose_questions(questions, layouts, row, cells, self.orders[index], rng)
                 if chosen is None:
                     continue
                 size = self.spec.size(self.number, index)
@@ -157,7 +149,7 @@ class SceneBuilder:
     def _take_view(
         self, index: int, bodies: list[Body], room: Room, facts: SpatialFacts, camera: Camera,
         chosen: tuple[RelationalCandidate, ...],
-    ) -> FinishedView:  # fmt: skip
+    ) -> tuple[View, list[ViewQuestion]]:  # fmt: skip
         config, rng = self.spec.config, self.rng
         low, high = config.camera.height
         if not low <= camera.position[2] <= high:
@@ -166,7 +158,7 @@ class SceneBuilder:
             raise Reject("the camera is outside of the room")
         self.renderer.set_camera(camera)
         instances, areas, depth = self.renderer.segment(config.camera.depth)
-        view = View(bodies, room, camera, instances, areas, config)
+        view = View(bodies, room, camera, instances, areas, config, depth)
         counts = self.spec.counts
         first = self.number * self.spec.views + index
 
@@ -181,7 +173,7 @@ class SceneBuilder:
         questions += part_questions(view, orders("part"), rng)
         if not any(question.goal.relation for question in questions) and sum(counts.values()) > counts["direct"]:
             raise Reject("no relation holds")
-        return FinishedView(view, questions, depth)
+        return view, questions
 
     def _order(self, kind: str, number: int) -> list[str]:
         """The wanted relation of a question (balanced in blocks), then the others in a random order."""

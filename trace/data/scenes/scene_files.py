@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +21,35 @@ from .render import SceneRenderer
 from .wording import MARK_COLORS
 from .world.surfaces import Support
 
-Floats = NDArray[np.float64]
 COMPRESSION = {"fast": 1, "small": 3}  # zlib's level, by `camera.packing`
 MARK_GAP = 1  # pixels left free between a marked object and its rectangle
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedView:
-    """A view with its questions, and its depth in metres where that is wanted."""
-
-    view: View
-    questions: list[ViewQuestion]
-    depth: Floats | None
-
-
 def write_scene(
-    spec: DatasetSpec, number: int, finished: list[FinishedView], renderer: SceneRenderer, rejects: Counter[str]
-) -> dict[str, Any]:
+    spec: DatasetSpec, number: int, finished: list[tuple[View, list[ViewQuestion]]], renderer: SceneRenderer,
+    rejects: Counter[str],
+) -> dict[str, Any]:  # fmt: skip
     """Render the pictures and write every file; return the scene's line."""
     views, samples = [], []
     level = COMPRESSION[spec.config.camera.packing]
     per_view = sum(spec.counts.values())
-    for index, shot in enumerate(finished):
+    for index, (view, questions) in enumerate(finished):
         name = f"{number:06d}_{index}"
-        renderer.set_camera(shot.view.camera)
+        renderer.set_camera(view.camera)
         picture = renderer.color()
         _save(spec.out / "images" / f"{name}.png", picture, level)
-        _save(spec.out / "instances" / f"{name}.png", shot.view.instances, level)
-        record = _view_record(name, shot.view, [spec.seed, spec.split, number])
-        if shot.depth is not None:
-            millimetres = np.clip(np.round(1000 * shot.depth), 0, 65535).astype(np.uint16)
+        _save(spec.out / "instances" / f"{name}.png", view.instances, level)
+        record = _view_record(name, view, [spec.seed, spec.split, number])
+        if view.depth is not None:
+            millimetres = np.clip(np.round(1000 * view.depth), 0, 65535).astype(np.uint16)
             record["depth"] = f"depth/{name}.png"
             _save(spec.out / record["depth"], millimetres, level)
         views.append(record)
-        for place, question in enumerate(shot.questions):
+        for place, question in enumerate(questions):
             running = (number * spec.views + index) * per_view + place
             identifier: int | str = running if spec.benchmark else f"{name}_{place}"
             _save(spec.out / "masks" / f"{identifier}.png", question.goal.mask.astype(np.uint8) * 255, level)
-            meta = _question_record(name, identifier, question, shot.view)
+            meta = _question_record(name, identifier, question, view)
             if question.marks:
                 meta["image"] = f"images/{name}_q{place}.png"
                 boxes = [reference.box for reference in question.goal.references]
@@ -71,7 +61,24 @@ def write_scene(
 def _view_record(name: str, view: View, seed: list[int]) -> dict[str, Any]:
     """A line of views.jsonl."""
     camera, room, main = view.camera, view.room, view.room.surfaces[0]
-    record: dict[str, Any] = {
+    surfaces = [
+        {"name": surface.name, "kind": surface.kind, "instance": surface.instance, "center": list(surface.center),
+         "yaw": surface.yaw, "half_size": list(surface.half), "headroom": surface.headroom}
+        for surface in room.surfaces
+    ]  # fmt: skip
+    fixtures = [
+        {"name": block.fixture, "center": list(block.center), "half_size": list(block.half), "yaw": block.yaw}
+        for block in room.fixtures
+    ]
+    objects, hidden = [], []
+    for slot, (body, seen) in enumerate(zip(view.bodies, view.seen, strict=True)):
+        geometry = _geometry(slot, body, view.supports)
+        if seen is not None:
+            objects.append(seen.as_json() | geometry)
+        else:
+            pixels = int((view.instances == FIRST_OBJECT + slot).sum())
+            hidden.append(describe_body(FIRST_OBJECT + slot, body, None, None, pixels) | geometry)
+    return {
         "view": name,
         "image": f"images/{name}.png",
         "instances": f"instances/{name}.png",
@@ -84,57 +91,28 @@ def _view_record(name: str, view: View, seed: list[int]) -> dict[str, Any]:
             "world_from_camera": camera.world_from_camera.tolist(),
         },
         "surface": {"name": main.name, "center": list(main.center), "half_size": list(main.half)},
-        "surfaces": [
-            {
-                "name": surface.name,
-                "kind": surface.kind,
-                "instance": surface.instance,
-                "center": list(surface.center),
-                "yaw": surface.yaw,
-                "half_size": list(surface.half),
-                "headroom": surface.headroom,
-            }
-            for surface in room.surfaces
-        ],
-        "fixtures": [
-            {"name": block.fixture, "center": list(block.center), "half_size": list(block.half), "yaw": block.yaw}
-            for block in room.fixtures
-        ],
-        "objects": [],
-        "hidden": [],
+        "surfaces": surfaces,
+        "fixtures": fixtures,
+        "objects": objects,
+        "hidden": hidden,
         "seed": seed,
     }
-    for slot, body in enumerate(view.bodies):
-        seen = view.seen[slot]
-        geometry = _geometry(slot, body, view.supports)
-        if seen is not None:
-            record["objects"].append(seen.as_json() | geometry)
-        else:
-            pixels = int((view.instances == FIRST_OBJECT + slot).sum())
-            record["hidden"].append(describe_body(FIRST_OBJECT + slot, body, None, None, pixels) | geometry)
-    return record
 
 
 def _geometry(slot: int, body: Body, supports: list[Support]) -> dict[str, Any]:
     """The pose, the oriented box and the footprint of a body, what carries it, and what it can carry."""
-    x, y = body.position
+    (x, y), z, yaw = body.position, body.z, round(body.yaw, 6)
     half = body.half or (body.radius, body.radius)
-    yaw = round(body.yaw, 6)
     own = {place.area: place.as_area() for place in supports if place.owner == slot}
     footprint: dict[str, Any] = {"shape": "disc", "radius": round(body.radius, 5)}
     if body.half is not None:
-        footprint = {"shape": "rectangle", "half_size": _rounded(body.half), "yaw": yaw}
+        footprint = {"shape": "rectangle", "half_size": _rounded(*body.half), "yaw": yaw}
+    quaternion = [round(math.cos(body.yaw / 2), 6), 0.0, 0.0, round(math.sin(body.yaw / 2), 6)]
+    center, half_size = _rounded(x, y, z + body.height / 2), _rounded(*half, body.height / 2)
     return {
         "yaw": yaw,
-        "pose": {
-            "position": _rounded((x, y, body.z)),
-            "quaternion": [round(math.cos(body.yaw / 2), 6), 0.0, 0.0, round(math.sin(body.yaw / 2), 6)],
-        },
-        "box3d": {
-            "center": _rounded((x, y, body.z + body.height / 2)),
-            "half_size": _rounded((*half, body.height / 2)),
-            "yaw": yaw,
-        },
+        "pose": {"position": _rounded(x, y, z), "quaternion": quaternion},
+        "box3d": {"center": center, "half_size": half_size, "yaw": yaw},
         "footprint": footprint,
         "support": _support_record(supports[body.support]),
         "top": own.get("top"),
@@ -142,7 +120,7 @@ def _geometry(slot: int, body: Body, supports: list[Support]) -> dict[str, Any]:
     }
 
 
-def _rounded(values: tuple[float, ...]) -> list[float]:
+def _rounded(*values: float) -> list[float]:
     return [round(value, 5) for value in values]
 
 

@@ -30,21 +30,10 @@ class Wording:
 
 
 PLAIN = Wording(
-    find=(
-        "Point to {thing}.",
-        "Find {thing}.",
-        "Locate {thing}.",
-        "Mark {thing}.",
-        "Show {thing}.",
-        "Where is {thing}?",
-    ),
+    find=("Point to {thing}.", "Find {thing}.", "Locate {thing}.", "Mark {thing}.", "Show {thing}.", "Where is {thing}?"),
     free=(
-        "Point to free space {where}.",
-        "Find free space {where}.",
-        "Locate free space {where}.",
-        "Mark a free place {where}.",
-        "Place the object {where}.",
-        "Where is free space {where}?",
+        "Point to free space {where}.", "Find free space {where}.", "Locate free space {where}.",
+        "Mark a free place {where}.", "Place the object {where}.", "Where is free space {where}?",
     ),
     places={
         "left": ("to the left of {first}", "left of {first}"),
@@ -54,7 +43,7 @@ PLAIN = Wording(
         "next to": ("next to {first}",),
         "between": ("between {first} and {second}",),
     },
-)
+)  # fmt: skip
 
 # "on" without a reference object is on a surface. `{first}` and `{second}` are reference objects with their article.
 # Words that could also mean a part of the reference object ("on the left side of the tray") are left out.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Meta = Mapping[str, Any]
 Shifts = dict[str, tuple[float, float]]  # by relation, normalised
+Sums = dict[Any, dict[str, NDArray[np.float64]]]  # of hits and questions, by group and baseline
 
 # Image axis and sign of each direction, for guessers that never leave the image plane.
 _IMAGE_SIDE = {
@@ -124,8 +125,8 @@ class BaselineScores:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # (kind, relation) -> baseline -> [hits, questions]: sums, so that memory does not grow with the set.
-        self._sums: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0]))
+        # By (kind, relation) and baseline: sums, so that memory does not grow with the set.
+        self._sums: Sums = defaultdict(lambda: defaultdict(lambda: np.zeros(2)))
 
     def add(self, meta: Meta) -> None:
         from .view import on_mask
@@ -135,8 +136,7 @@ class BaselineScores:
         for name, point in meta["shortcuts"].items():
             if point is not None:
                 hit = mask.mean() if name == "uniform" else on_mask(np.array([point]), mask)[0]
-                sums[name][0] += float(hit)
-                sums[name][1] += 1
+                sums[name] += float(hit), 1
 
     def by_kind(self) -> dict[str, dict[str, float]]:
         """Percent by kind of question and baseline."""
@@ -147,14 +147,13 @@ class BaselineScores:
         return self._percent(lambda kind, relation: f"{kind} {relation}".strip())
 
     def _percent(self, group: Callable[[str, str], str]) -> dict[str, dict[str, float]]:
-        totals: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0]))
+        totals: Sums = defaultdict(lambda: defaultdict(lambda: np.zeros(2)))
         for key, sums in self._sums.items():
-            for name, (hits, count) in sums.items():
-                totals[group(*key)][name][0] += hits
-                totals[group(*key)][name][1] += count
+            for name, hits_and_count in sums.items():
+                totals[group(*key)][name] += hits_and_count
         return {
-            group: {name: round(100 * hits / count, 1) for name, (hits, count) in sorted(names.items())}
-            for group, names in sorted(totals.items())
+            title: {name: round(100 * float(hits / count), 1) for name, (hits, count) in sorted(sums.items())}
+            for title, sums in sorted(totals.items())
         }
 
 

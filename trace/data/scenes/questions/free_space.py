@@ -7,7 +7,7 @@ it. The mask is every visible pixel of the support at which its footprint can st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..objects.assets import all_categories
 from ..objects.catalog import slenderness
 from ..world.surfaces import Reject, Support
-from .question import Goal, RemovedObject, ViewQuestion, build_question
+from .question import ExtraObject, Goal, ViewQuestion, build_question
 from .relations import between_region, free_region, names_part, part_position
 from .view import SeenObject, View, Window
 
@@ -28,15 +28,6 @@ SPOTS = 64  # drawn for the extra object
 MIN_SURFACE = 0.03  # part of the picture that a surface covers of which a part is named
 SMALL_TRIES = 4  # extra objects drawn for a place on or in another object
 SMALL = 0.5  # they are made smaller where they are wider than this part of the place
-
-
-@dataclass(frozen=True, slots=True)
-class ExtraObject:
-    """The object that is placed and removed: its footprint's disc and its height."""
-
-    category: str
-    radius: float
-    height: float
 
 
 def free_questions(view: View, orders: Sequence[Sequence[str]], rng: np.random.Generator) -> list[ViewQuestion]:
@@ -93,7 +84,7 @@ def _on_or_inside(view: View, relation: str, reference: SeenObject, rng: np.rand
     for _ in range(SMALL_TRIES):
         extra = _draw_extra(view, rng)
         shrink = min(1.0, SMALL * min(place.half) / extra.radius)
-        extra = ExtraObject(extra.category, round(extra.radius * shrink, 5), extra.height * shrink)
+        extra = replace(extra, radius=round(extra.radius * shrink, 5), height=extra.height * shrink)
         goal, spots = Goal("free", relation, references=(reference,)), _spots_on(place, rng)
         question = _build(view, goal, number, extra, spots, lambda points: np.ones(len(points), bool), rng)
         if question is not None:
@@ -211,8 +202,7 @@ def _build(
     if not len(spots):
         return None
     place, questions = view.supports[support], view.config.questions
-    position = float(spots[0, 0]), float(spots[0, 1])
-    removed = RemovedObject(extra.category, position, extra.radius, extra.height, place.center[2])
+    removed = replace(extra, position=(float(spots[0, 0]), float(spots[0, 1]), place.center[2]))
     least = questions.min_mask_area if place.owner is None else min(questions.min_mask_area, questions.min_object_area)
     try:
         mask = view.free_mask(support, extra.radius, extra.height, region, least, window)

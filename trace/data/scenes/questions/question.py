@@ -23,20 +23,17 @@ CROWDED = 0.6  # part of an object's box inside of another's rectangle with whic
 
 
 @dataclass(frozen=True, slots=True)
-class RemovedObject:
-    """The extra object of a free-space question: it was placed, satisfied the relation, and was taken away."""
+class ExtraObject:
+    """The object of a free-space question: it is placed so that it satisfies the relation, and is taken away."""
 
     category: str
-    position: tuple[float, float]
-    radius: float
+    radius: float  # of its footprint's disc
     height: float
-    z: float
+    position: tuple[float, float, float] = (0.0, 0.0, 0.0)  # once it is placed
 
     def as_json(self) -> dict[str, Any]:
-        position = [round(value, 5) for value in (*self.position, self.z)]
-        return {
-            "category": self.category, "position": position, "radius": self.radius, "height": round(self.height, 5)
-        }  # fmt: skip
+        position, height = [round(value, 5) for value in self.position], round(self.height, 5)
+        return {"category": self.category, "position": position, "radius": self.radius, "height": height}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class Goal:
     mask: Bools = field(default_factory=lambda: np.zeros((0, 0), bool))
     target: SeenObject | None = None
     references: tuple[SeenObject, ...] = ()
-    removed: RemovedObject | None = None
+    removed: ExtraObject | None = None
     candidates: tuple[SeenObject, ...] = ()
     extreme: SeenObject | None = None
     nearest: SeenObject | None = None

@@ -63,14 +63,15 @@ class View:
     """What the questions need to know of a view: objects, supports, and which of their pixels are free.
 
     `instances` [height, width] is the instance map, `areas` [height, width] the number (from 1) of the support whose
-    level area a pixel may show. Raises Reject if too few objects are visible.
+    level area a pixel may show, `depth` [height, width] is in metres. Raises Reject if too few objects are visible.
     """
 
     def __init__(
         self, bodies: Sequence[Body], room: Room, camera: Camera, instances: NDArray[np.uint8],
-        areas: NDArray[np.uint8], config: SceneConfig,
+        areas: NDArray[np.uint8], config: SceneConfig, depth: Floats | None = None,
     ) -> None:  # fmt: skip
         self.config, self.room, self.camera, self.instances, self._areas = config, room, camera, instances, areas
+        self.depth = depth
         self.bodies = list(bodies)
         self.size = instances.size
         self.supports = supports_of(bodies, room.surfaces)
