@@ -10,7 +10,7 @@ from PIL import Image
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
 CAMERA = {"world_from_camera": [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 1], [0, 0, 0, 1]]}
-CATEGORIES = ("mug", "ball", "box")
+NAMES = [(color, category) for color in COLORS for category in ("mug", "ball", "box")]
 
 
 def draw_views(folder: Path, views: int = 8, size: tuple[int, int] = (128, 128), seed: int = 0) -> Path:
@@ -23,7 +23,7 @@ def draw_views(folder: Path, views: int = 8, size: tuple[int, int] = (128, 128),
     for number in range(views):
         picture = np.full((height, width, 3), 128, np.uint8)
         instances = np.ones((height, width), np.uint8)
-        names = rng.permutation([(color, category) for color in COLORS for category in CATEGORIES])[:3]
+        names = rng.permutation(NAMES)[:3]
         for instance, (color, _) in enumerate(names, start=2):
             side = int(rng.integers(14, 24))
             x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
@@ -32,16 +32,12 @@ def draw_views(folder: Path, views: int = 8, size: tuple[int, int] = (128, 128),
         objects = []
         for instance, (color, category) in enumerate(names, start=2):
             ys, xs = np.nonzero(instances == instance)
-            middle = (int(np.median(xs)), int(np.median(ys))) if len(xs) else (0, 0)
-            if (
-                len(xs) > 40
-                and instances[middle[1] - 1 : middle[1] + 2, middle[0] - 1 : middle[0] + 2].min() == instance
-            ):
-                center = [round((middle[0] + 0.5) / width, 2), round((middle[1] + 0.5) / height, 2)]
-                item = {"instance": instance, "name": f"{color} {category}", "category": category, "color": color}
+            x, y = (int(np.median(xs)), int(np.median(ys))) if len(xs) else (0, 0)
+            if len(xs) > 40 and instances[y - 1 : y + 2, x - 1 : x + 2].min() == instance:
                 # The picture is the table seen from above: right is x, away from the viewer (up) is y.
-                position = [middle[0] / 100, -middle[1] / 100, 0.0]
-                objects.append({**item, "center": center, "position": position, "radius": 0.05, "height": 0.1})
+                objects.append({"instance": instance, "name": f"{color} {category}", "category": category,
+                                "color": color, "center": [round((x + 0.5) / width, 2), round((y + 0.5) / height, 2)],
+                                "position": [x / 100, -y / 100, 0.0], "radius": 0.05, "height": 0.1})  # fmt: skip
         view = f"{number:06d}_0"
         Image.fromarray(picture).save(folder / "images" / f"{view}.png")
         Image.fromarray(instances).save(folder / "instances" / f"{view}.png")

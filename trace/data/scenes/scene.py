@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ class SceneBuilder:
 
     def __init__(self, spec: DatasetSpec, number: int, renderer: SceneRenderer) -> None:
         self.spec, self.number, self.renderer = spec, number, renderer
-        self.rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(spec.split, 0, number)))
+        self.rng = _stream(spec, 0, number)
         self.rejects: Counter[str] = Counter()
         count = spec.counts["relational"]
         # Of each view: cells of its relational questions, and for each the directions in their order.
@@ -180,9 +179,9 @@ class SceneBuilder:
         spec, (own, rest) = self.spec, STREAMS[kind]
         relations = spec.relations[kind]
         block, position = divmod(number, len(relations))
-        order = _shuffled(relations, spec.seed, (spec.split, own, block))
-        others = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(spec.split, rest, number)))
-        return [order[position], *others.permutation([*order[:position], *order[position + 1 :]]).tolist()]
+        order = _stream(spec, own, block).permutation(relations).tolist()
+        others = [*order[:position], *order[position + 1 :]]
+        return [order[position], *_stream(spec, rest, number).permutation(others).tolist()]
 
 
 def _repeated(layout: LayoutBatch, azimuths: Floats) -> LayoutBatch:
@@ -190,7 +189,6 @@ def _repeated(layout: LayoutBatch, azimuths: Floats) -> LayoutBatch:
     return layout.compact().select(np.zeros(len(azimuths), np.int64))
 
 
-@lru_cache(maxsize=64)  # a block is asked for by several questions
-def _shuffled(relations: tuple[str, ...], seed: int, stream: tuple[int, ...]) -> tuple[str, ...]:
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream))
-    return tuple(rng.permutation(relations).tolist())
+def _stream(spec: DatasetSpec, *key: int) -> np.random.Generator:
+    """An independent random stream of the data set."""
+    return np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(spec.split, *key)))

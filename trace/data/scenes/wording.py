@@ -70,71 +70,43 @@ _RICH_PLACES: dict[str, tuple[str, ...]] = {
     "back part": ("on the back part of the {surface}", "in the back area of the {surface}"),
 }
 
-_RICH_FIND: tuple[str, ...] = (
-    "Point to {thing}.",
-    "Point at {thing}.",
-    "Find {thing}.",
-    "Locate {thing} in the image.",
-    "Mark {thing} with a few points.",
-    "Show me {thing}.",
-    "Where is {thing}?",
-    "Where in the picture is {thing}?",
-    "Can you point out {thing}?",
-    "Could you locate {thing} for me?",
-    "Which pixels belong to {thing}?",
-    "Give several points that lie on {thing}.",
-    "Choose points on the visible part of {thing}.",
-    "I am looking for {thing}. Where is it?",
-    "The robot has to grasp {thing}. Where should it reach?",
-    "Please indicate {thing}.",
-    "Identify {thing} and place points on it.",
-    "Look for {thing} and point it out.",
-    "Put some points on {thing}.",
-    "Pick out {thing}.",
-    "The gripper is to touch {thing}. At which points?",
-    "Tell me where {thing} can be seen.",
-    "Help the robot find {thing}.",
-    "Select points on the surface of {thing}.",
-)
+_RICH_FIND = (
+    "Point to {thing}.", "Point at {thing}.", "Find {thing}.", "Locate {thing} in the image.",
+    "Mark {thing} with a few points.", "Show me {thing}.", "Where is {thing}?", "Where in the picture is {thing}?",
+    "Can you point out {thing}?", "Could you locate {thing} for me?", "Which pixels belong to {thing}?",
+    "Give several points that lie on {thing}.", "Choose points on the visible part of {thing}.",
+    "I am looking for {thing}. Where is it?", "The robot has to grasp {thing}. Where should it reach?",
+    "Please indicate {thing}.", "Identify {thing} and place points on it.", "Look for {thing} and point it out.",
+    "Put some points on {thing}.", "Pick out {thing}.", "The gripper is to touch {thing}. At which points?",
+    "Tell me where {thing} can be seen.", "Help the robot find {thing}.", "Select points on the surface of {thing}.",
+)  # fmt: skip
 
-_RICH_FREE: tuple[str, ...] = (
-    "Point to free space {where}.",
-    "Find free space {where}.",
-    "Locate an empty spot {where}.",
-    "Mark a free place {where}.",
-    "Where is there free space {where}?",
-    "Where is there room for another object {where}?",
-    "Show me an unoccupied area {where}.",
-    "Give several points in the empty area {where}.",
-    "Choose points in open space {where}.",
+_RICH_FREE = (
+    "Point to free space {where}.", "Find free space {where}.", "Locate an empty spot {where}.",
+    "Mark a free place {where}.", "Where is there free space {where}?",
+    "Where is there room for another object {where}?", "Show me an unoccupied area {where}.",
+    "Give several points in the empty area {where}.", "Choose points in open space {where}.",
     "Pick a spot {where}; nothing may stand there yet.",
     "I want to set something down at a place {where}. Which points are free?",
     "The robot should put an object at a place {where}. Point to such places.",
-    "Can you find unoccupied space {where}?",
-    "Identify places {where}. They have to be free.",
-    "Which points lie in free space {where}?",
-    "Indicate the open space {where}.",
-    "Put some points into the free area {where}.",
-    "For another object, select free spots {where}.",
+    "Can you find unoccupied space {where}?", "Identify places {where}. They have to be free.",
+    "Which points lie in free space {where}?", "Indicate the open space {where}.",
+    "Put some points into the free area {where}.", "For another object, select free spots {where}.",
     "Tell me about room for one more object {where}: where is it?",
     "Suggest a position {where}. Nothing may be in the way there.",
-    "Something has to go to a spot {where}. Point to free ones.",
-    "Help the robot find an empty place {where}.",
-    "Please mark unused space {where}.",
-    "An object is to be placed in the area {where}. Show where it fits.",
-)
+    "Something has to go to a spot {where}. Point to free ones.", "Help the robot find an empty place {where}.",
+    "Please mark unused space {where}.", "An object is to be placed in the area {where}. Show where it fits.",
+)  # fmt: skip
 
 RICH = Wording(_RICH_FIND, _RICH_FREE, _RICH_PLACES)
 WORDINGS = {"plain": PLAIN, "rich": RICH}
 
 # How an object is called that a rectangle marks. The second kind follows a sentence of LEADS.
-MARKED: tuple[str, ...] = (
-    "the object in the {color} rectangle",
-    "the item inside the {color} rectangle",
-    "the object that the {color} rectangle surrounds",
-    "the object with the {color} rectangle around it",
+MARKED = (
+    "the object in the {color} rectangle", "the item inside the {color} rectangle",
+    "the object that the {color} rectangle surrounds", "the object with the {color} rectangle around it",
     "{name} in the {color} rectangle",
-)
+)  # fmt: skip
 LED = ("the object framed in {color}", "the item with the {color} frame around it")
 # Where the rectangle holds another object as well, the name has to say which one is meant.
 CROWDED = {False: "{name} in the {color} rectangle", True: "{name} framed in {color}"}

@@ -120,13 +120,9 @@ def _leads(values: Floats, margin: float) -> Bools:
 
 
 def choose_questions(
-    questions: RelationalBatch,
-    layouts: LayoutBatch,
-    row: int,
-    wanted: tuple[Cell, ...],
-    orders: Ints,
+    questions: RelationalBatch, layouts: LayoutBatch, row: int, wanted: tuple[Cell, ...], orders: Ints,
     rng: np.random.Generator,
-) -> tuple[RelationalCandidate, ...] | None:
+) -> tuple[RelationalCandidate, ...] | None:  # fmt: skip
     """Distinct questions of arrangement `row` in the wanted cells, each in the first direction possible."""
     cells = questions.cells()[:, row]
     chosen: dict[tuple[int, int, int], RelationalCandidate] = {}

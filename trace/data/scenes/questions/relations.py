@@ -9,7 +9,8 @@ the border of a relation is unsure: a question about its noun is not asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,20 +135,17 @@ class SpatialFacts:
         """[reference, object] for "next to", "above", "below", "on" and "inside"."""
         if relation not in self._near:
             slots = range(len(self.bodies))
-            judge = self._next_to if relation == "next to" else self._stacked
-            self._near[relation] = np.array(
-                [
-                    [NO if slot == reference else judge(relation, slot, reference) for slot in slots]
-                    for reference in slots
-                ]
-            )
+            judge: Callable[[int, int], int]
+            judge = self._next_to if relation == "next to" else partial(self._stacked, relation)
+            rows = [[NO if slot == reference else judge(slot, reference) for slot in slots] for reference in slots]
+            self._near[relation] = np.array(rows)
         return self._near[relation]
 
     def _held(self, slot: int, other: int) -> bool:
         """Whether one body stands on or in the other."""
         return self.supports[self.bodies[slot].support].owner == other
 
-    def _next_to(self, relation: str, slot: int, reference: int) -> int:
+    def _next_to(self, slot: int, reference: int) -> int:
         a, b = self.bodies[slot], self.bodies[reference]
         gap = float(np.hypot(*np.subtract(a.position, b.position))) - a.radius - b.radius
         if gap < self._config.next_to_far:
