@@ -109,7 +109,7 @@ def memory(scenes: int) -> None:
         for name in ("images", "masks", "instances"):
             (spec.out / name).mkdir()
         lines = []
-        with SceneRenderer.from_config(spec.config, spec.sizes) as renderer:
+        with SceneRenderer(spec.config, spec.sizes) as renderer:
             for number in range(scenes):
                 line = make_scene(spec, number, renderer)
                 lines = [*lines, line][:SAME]

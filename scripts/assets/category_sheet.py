@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(names) // COLUMNS) * (TILE + CAPTION)), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     view = CameraConfig(elevation=(32.0, 32.0), fovy=(30.0, 30.0), roll=(0.0, 0.0), slack=(1.0, 1.0), margin=0.05)
-    with SceneRenderer.from_config(config, ((TILE, TILE),)) as renderer:
+    with SceneRenderer(config, ((TILE, TILE),)) as renderer:
         for index, name in enumerate(names):
             rng = np.random.default_rng(index)
             kind = all_categories(config.objects.assets)[name]

@@ -96,7 +96,7 @@ def test_a_mesh_is_drawn_where_its_box_is(folder: Path) -> None:
     config = replace(SceneConfig(), objects=replace(SceneConfig().objects, assets=str(folder)))
     body = wedge(folder, (0.1, -0.05), 0.6)
     camera = Camera((0.1, -0.06, 1.0), -np.pi / 2, np.radians(89.5), np.radians(30), 200, 200)
-    with SceneRenderer.from_config(config, ((200, 200),)) as renderer:
+    with SceneRenderer(config, ((200, 200),)) as renderer:
         renderer.set_scene([body], flat_room((0.5, 0.5), np.random.default_rng(0)))
         renderer.set_camera(camera)
         instances, _, _ = renderer.segment()

@@ -116,7 +116,7 @@ def test_renderer_has_no_thread_of_its_own() -> None:
         from trace_vlm.data.scenes.config import SceneConfig
         from trace_vlm.data.scenes.render import SceneRenderer
 
-        with SceneRenderer.from_config(SceneConfig(), ((32, 32),)) as renderer:
+        with SceneRenderer(SceneConfig(), ((32, 32),)) as renderer:
             renderer.color()
             print(*(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")), sep="\\n")
     """
@@ -228,7 +228,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
     out = tmp_path_factory.mktemp("single")
     spec = DatasetSpec(out, load_scene_config(NANO), ((128, 96),), VIEWS, 3, False)
-    with SceneRenderer.from_config(spec.config, spec.sizes) as renderer:
+    with SceneRenderer(spec.config, spec.sizes) as renderer:
         return out, json.loads(json.dumps(make_scene(spec, SCENES - 1, renderer)))
 
 

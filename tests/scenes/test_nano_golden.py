@@ -28,7 +28,7 @@ def test_scenes_and_questions_are_the_recorded_ones(split: str, tmp_path: Path) 
 
     wanted = GOLDEN[split]
     spec = DatasetSpec(tmp_path, load_scene_config(NANO), (SIZE,), VIEWS, SEED, split == "benchmark")
-    with SceneRenderer.from_config(spec.config, spec.sizes) as renderer:
+    with SceneRenderer(spec.config, spec.sizes) as renderer:
         scenes = [make_scene(spec, number, renderer) for number in range(len(wanted["views"]) // VIEWS)]
     for now, then in zip((view for scene in scenes for view in scene["views"]), wanted["views"], strict=True):
         assert now["view"] == then["view"]

@@ -146,7 +146,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[Any]
     out = tmp_path_factory.mktemp("rooms")
     config = replace(CONFIG, camera=replace(CONFIG.camera, depth=True))
     job = DatasetSpec(out, config, ((160, 120), (128, 128), (96, 128)), 3, 9, True)
-    with SceneRenderer.from_config(config, job.sizes) as renderer:
+    with SceneRenderer(config, job.sizes) as renderer:
         return out, job, [json.loads(json.dumps(make_scene(job, number, renderer))) for number in range(3)]
 
 
@@ -168,7 +168,7 @@ def test_a_scene_does_not_depend_on_those_before_it(made: tuple[Path, Any, list[
     from trace_vlm.data.scenes.scene import make_scene
 
     out, job, lines = made
-    with SceneRenderer.from_config(job.config, job.sizes) as renderer:
+    with SceneRenderer(job.config, job.sizes) as renderer:
         again = make_scene(replace(job, out=tmp_path), 2, renderer)
     assert json.loads(json.dumps(again)) == lines[2]
     files = list(tmp_path.rglob("*.png"))
@@ -183,7 +183,7 @@ def test_nothing_of_a_scene_stays_in_memory(made: tuple[Path, Any, list[Any]], t
 
     job = replace(made[1], out=tmp_path, sizes=((96, 72),), views=1)
     held = []
-    with SceneRenderer.from_config(job.config, job.sizes) as renderer:
+    with SceneRenderer(job.config, job.sizes) as renderer:
         tracemalloc.start()
         try:
             for number in range(9):

@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from .command import InputError, existing_file
 
-__all__ = ["Field", "ListOf", "build_config", "config_class", "read_config"]
+__all__ = ["Field", "ListOf", "build_config", "config_class", "parse_yaml", "read_config"]
 
 T = TypeVar("T")
 ListOf = Annotated[list[T], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -45,7 +45,7 @@ def read_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) 
         InputError: names the file and the key of the first mistake.
     """
     path = existing_file(path, "the configuration")
-    values = _parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    values = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))
     values = {} if values is None else values
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -57,7 +57,7 @@ def read_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) 
             if not isinstance(section.get(name), dict):
                 section[name] = {}
             section = section[name]
-        section[last] = _parse_yaml(text, f"--set {override}")
+        section[last] = parse_yaml(text, f"--set {override}")
     return build_config(kind, values, str(path))
 
 
@@ -100,7 +100,7 @@ def _message(kind: Any, values: Any, mistake: dict[str, Any]) -> str:
     return text + (". Quote on, off, yes and no: YAML reads them as true and false" if isinstance(values, bool) else "")
 
 
-def _parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -142,7 +142,7 @@ def require_renderer() -> None:
         from .config import SceneConfig
         from .render import SceneRenderer
 
-        SceneRenderer.from_config(SceneConfig(), ((32, 32),)).close()
+        SceneRenderer(SceneConfig(), ((32, 32),)).close()
     except ModuleNotFoundError as error:
         if error.name != "mujoco":
             raise
@@ -205,7 +205,7 @@ def make_renderer(spec: DatasetSpec) -> Callable[[int], dict[str, Any]]:
     from .render import SceneRenderer
     from .scene import make_scene
 
-    return partial(make_scene, spec, renderer=SceneRenderer.from_config(spec.config, spec.sizes))
+    return partial(make_scene, spec, renderer=SceneRenderer(spec.config, spec.sizes))
 
 
 def finish_dataset(scenes: FinishedScenes, settings: dict[str, Any], timing: dict[str, Any] | None) -> None:

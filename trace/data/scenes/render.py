@@ -22,7 +22,7 @@ from .objects.catalog import CATEGORIES, Body
 from .objects.primitives import BANDS, LATHE_FACES, lathe_arrays
 from .world.camera import Camera
 from .world.furniture import FINISHES, PLAIN_TEXTURES, ROOM_TEXTURES, TEXTURE_SIZE, draw_textures
-from .world.surfaces import Block, Room
+from .world.surfaces import Room
 
 Floats = NDArray[np.float64]
 Images = NDArray[np.uint8]
@@ -41,13 +41,14 @@ _SHAPES = {
 
 
 class SceneRenderer:
-    """Renders scenes of a configuration in pictures of up to `size` (width, height). Use it in a `with`, or close it.
+    """Renders scenes of a configuration in pictures of these `sizes` (width, height). Use it in a `with`, or close it.
 
     Raises:
         RuntimeError, ImportError: there is no GL library to render with.
     """
 
-    def __init__(self, config: SceneConfig, size: tuple[int, int]) -> None:
+    def __init__(self, config: SceneConfig, sizes: Sequence[tuple[int, int]]) -> None:
+        self._size = (max(size[0] for size in sizes), max(size[1] for size in sizes))
         self.room = config.world.kind != "flat"
         self.slots, self.assets = config.objects.max_objects, load_assets(config.objects.assets)
         plain = all(CATEGORIES[name].build for name in config.objects.categories)
@@ -56,7 +57,7 @@ class SceneRenderer:
         self.per_slot = self.parts + 1 + self.lathes + bool(self.assets)
         self.textures, self.blocks = (ROOM_TEXTURES, MAX_BLOCKS) if self.room else (PLAIN_TEXTURES, PLAIN_BLOCKS)
         files = {f"asset{number}{asset.suffix}": asset.data for number, asset in enumerate(self.assets)}
-        model = self.model = mujoco.MjModel.from_xml_string(self._model_xml(size), files)
+        model = self.model = mujoco.MjModel.from_xml_string(self._model_xml(), files)
         self.data = mujoco.MjData(model)
         for name, pattern in draw_textures(self.textures).items():
             start = model.tex_adr[model.texture(name).id]
@@ -65,14 +66,20 @@ class SceneRenderer:
         self._cones = [self._unit_cone(model.mesh(f"cone{slot}").id) for slot in range(self.slots)]
         # mj_forward fills what is never edited again (cameras and geoms of the world body are written directly below).
         mujoco.mj_forward(model, self.data)
-        self._open_context(size)
+        try:
+            self._gl = mujoco.GLContext(*self._size)
+            self._gl.make_current()
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
+        except mujoco.FatalError as error:
+            raise RuntimeError(f"no OpenGL context: {error}") from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        self._scene, self._option = mujoco.MjvScene(model, maxgeom=MAX_GEOMS), mujoco.MjvOption()
+        self._camera = mujoco.MjvCamera()
+        self._camera.fixedcamid, self._camera.type = 0, mujoco.mjtCamera.mjCAMERA_FIXED
         self._blocks, self._objects = model.geom("block0").id, model.geom("object0_0").id
         # By geom: the value in an instance map, and the number of the support whose level area it shows, from 1.
         self._labels, self._areas = np.zeros((2, model.ngeom + 1), np.uint8)
-
-    @classmethod
-    def from_config(cls, config: SceneConfig, sizes: Sequence[tuple[int, int]]) -> SceneRenderer:
-        return cls(config, (max(size[0] for size in sizes), max(size[1] for size in sizes)))
 
     def __enter__(self) -> SceneRenderer:
         return self
@@ -89,16 +96,39 @@ class SceneRenderer:
 
     def set_scene(self, bodies: Sequence[Body], room: Room) -> None:
         """Put the scene's bodies, furniture and lights into the model."""
-        self.model.geom_rgba[self._blocks :] = 0
+        model, data, light = self.model, self.data, room.light
+        model.geom_rgba[self._blocks :] = 0
         self._labels[:], self._areas[:] = 0, 0
-        for number, block in enumerate(room.blocks):
-            self._place_block(block, self._blocks + number, room)
+        for index, block in enumerate(room.blocks, start=self._blocks):
+            material = "glow" if block.glow else block.texture
+            model.geom_size[index] = block.half
+            model.geom_rgba[index] = (*block.rgb, 1)
+            model.geom_matid[index] = model.material(material).id if material else -1
+            data.geom_xpos[index] = block.center
+            data.geom_xmat[index] = _about_z(block.yaw).ravel()
+            if block.surface is not None:
+                self._labels[index] = room.surfaces[block.surface].instance
+                self._areas[index] = 1 + block.surface
         area = len(room.surfaces)
         for slot, body in enumerate(bodies):
             first = self._objects + slot * self.per_slot
             self._labels[first : first + self.per_slot] = FIRST_OBJECT + slot
             area = self._place_body(body, first, slot, area)
-        self._set_light(room)
+        if self.room:
+            for number, (_, shine) in enumerate(FINISHES):
+                material = model.material(f"finish{number}").id
+                model.mat_shininess[material], model.mat_specular[material] = shine, 0.6 * shine
+        else:
+            model.mat_shininess[:] = light.shininess
+            model.mat_specular[:] = 0.6 * light.shininess
+        tint = np.array(light.tint)
+        model.vis.headlight.ambient[:] = light.ambient * tint
+        model.vis.headlight.diffuse[:] = 0.25 * tint
+        model.light_diffuse[0] = light.key * tint
+        model.light_diffuse[1] = light.fill
+        data.light_xpos[0] = light.key_position
+        data.light_xdir[0] = -np.array(light.key_position) / np.linalg.norm(light.key_position)
+        data.light_xdir[1] = np.array(light.fill_direction) / np.linalg.norm(light.fill_direction)
 
     def set_camera(self, camera: Camera) -> None:
         """Put the camera into the model. MuJoCo's cameras look along -z with y up."""
@@ -142,20 +172,6 @@ class SceneRenderer:
         """Render the picture [height, width, 3]."""
         return self._render(None)
 
-    def _open_context(self, size: tuple[int, int]) -> None:
-        self._size = size
-        try:
-            self._gl = mujoco.GLContext(*size)
-            self._gl.make_current()
-            self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
-        except mujoco.FatalError as error:
-            raise RuntimeError(f"no OpenGL context: {error}") from error
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
-        self._scene, self._option = mujoco.MjvScene(self.model, maxgeom=MAX_GEOMS), mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        self._camera.fixedcamid, self._camera.type = 0, mujoco.mjtCamera.mjCAMERA_FIXED
-
     def _render(self, depth: NDArray[np.float32] | None) -> Images:
         self._gl.make_current()
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
@@ -165,17 +181,6 @@ class SceneRenderer:
         mujoco.mjr_render(viewport, self._scene, self._context)
         mujoco.mjr_readPixels(image, depth, viewport, self._context)
         return np.ascontiguousarray(image[::-1])
-
-    def _place_block(self, block: Block, index: int, room: Room) -> None:
-        model, material = self.model, "glow" if block.glow else block.texture
-        model.geom_size[index] = block.half
-        model.geom_rgba[index] = (*block.rgb, 1)
-        model.geom_matid[index] = model.material(material).id if material else -1
-        self.data.geom_xpos[index] = block.center
-        self.data.geom_xmat[index] = _about_z(block.yaw).ravel()
-        if block.surface is not None:
-            self._labels[index] = room.surfaces[block.surface].instance
-            self._areas[index] = 1 + block.surface
 
     def _place_body(self, body: Body, first: int, slot: int, area: int) -> int:
         """Write a body's parts into its slot; `area` and the result count the level areas before and with it."""
@@ -214,24 +219,6 @@ class SceneRenderer:
             data.geom_xmat[index] = rotation.ravel()
         return area
 
-    def _set_light(self, room: Room) -> None:
-        model, data, light = self.model, self.data, room.light
-        if self.room:
-            for number, (_, shine) in enumerate(FINISHES):
-                material = model.material(f"finish{number}").id
-                model.mat_shininess[material], model.mat_specular[material] = shine, 0.6 * shine
-        else:
-            model.mat_shininess[:] = light.shininess
-            model.mat_specular[:] = 0.6 * light.shininess
-        tint = np.array(light.tint)
-        model.vis.headlight.ambient[:] = light.ambient * tint
-        model.vis.headlight.diffuse[:] = 0.25 * tint
-        model.light_diffuse[0] = light.key * tint
-        model.light_diffuse[1] = light.fill
-        data.light_xpos[0] = light.key_position
-        data.light_xdir[0] = -np.array(light.key_position) / np.linalg.norm(light.key_position)
-        data.light_xdir[1] = np.array(light.fill_direction) / np.linalg.norm(light.fill_direction)
-
     def _write_mesh(self, name: str, vertices: Floats, normals: Floats) -> None:
         model, mesh = self.model, self.model.mesh(name).id
         start, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
@@ -249,7 +236,7 @@ class SceneRenderer:
         start, count = model.mesh_normaladr[mesh], model.mesh_normalnum[mesh]
         return vertices, model.mesh_normal[start : start + count] @ back
 
-    def _model_xml(self, size: tuple[int, int]) -> str:
+    def _model_xml(self) -> str:
         materials = [
             f'<texture name="{name}" type="2d" builtin="flat" rgb1="1 1 1" width="{TEXTURE_SIZE}" '
             f'height="{TEXTURE_SIZE}"/><material name="{name}" texture="{name}" texrepeat="2 2" texuniform="true"/>'
@@ -263,7 +250,7 @@ class SceneRenderer:
         quality = ' numslices="20" numstacks="10" numquads="2"' if self.room else ""
         return f"""<mujoco><compiler angle="radian"/><statistic extent="1.5" center="0 0 0"/>
         <visual><quality shadowsize="1024" offsamples="4"{quality}/>
-        <global offwidth="{size[0]}" offheight="{size[1]}"/>
+        <global offwidth="{self._size[0]}" offheight="{self._size[1]}"/>
         <map znear="0.1" zfar="20"/><headlight specular="0 0 0"/></visual>
         <asset>{"".join(materials)}<material name="object"/>{self._meshes_xml()}</asset>
         <worldbody><camera name="camera"/>

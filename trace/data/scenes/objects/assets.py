@@ -16,11 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from ....utils.command import InputError
-from ....utils.config import Field, ListOf, build_config, config_class
+from ....utils.config import Field, ListOf, build_config, config_class, parse_yaml
 from .catalog import CATEGORIES, COLORS, Category
 
 LIST = "assets.yaml"
@@ -54,10 +53,7 @@ def load_assets(folder: str) -> tuple[Asset, ...]:
     listing = Path(folder) / LIST
     if not listing.is_file():
         raise InputError(f"{listing} does not exist. It lists the meshes of objects.assets with name and licence")
-    try:
-        rows = yaml.safe_load(listing.read_text(encoding="utf-8", errors="replace"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{listing} is not valid YAML: {' '.join(str(error).split())}") from None
+    rows = parse_yaml(listing.read_text(encoding="utf-8", errors="replace"), str(listing))
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{listing} must hold a list of meshes, each with file, name, licence and scale")
     assets = [_load_asset(row, Path(folder), number) for number, row in enumerate(rows)]

@@ -49,10 +49,6 @@ def _box(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ..
     return (Part("box", half, (0, 0, height / 2), rgb),)
 
 
-def _ball(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
-    return (Part("sphere", (radius, radius, radius), (0, 0, radius), rgb),)
-
-
 def _can(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
     rim = 0.06 * height
     return (
@@ -60,10 +56,6 @@ def _can(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ..
         Part("cylinder", (0.9 * radius, rim / 2, 0), (0, 0, rim / 2), METAL),
         Part("cylinder", (0.9 * radius, rim / 2, 0), (0, 0, height - rim / 2), METAL),
     )
-
-
-def _cone(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
-    return (Part("cone", (radius, radius, height), (0, 0, 0), rgb),)
 
 
 def _mug(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part, ...]:
@@ -95,63 +87,50 @@ def _bottle(radius: float, height: float, shape: float, rgb: RGB) -> tuple[Part,
     )
 
 
-# Name: shape, smallest and largest radius, the colors that it has by nature. A set of scenes depends on the order.
-_SHAPES: dict[str, tuple[Any, ...]] = {
-    "bowl": (kitchen.bowl, 0.075, 0.105), "plate": (kitchen.plate, 0.090, 0.120), "pot": (kitchen.pot, 0.090, 0.115),
-    "pan": (kitchen.pan, 0.120, 0.150), "kettle": (kitchen.kettle, 0.075, 0.095),
-    "teapot": (kitchen.teapot, 0.080, 0.105), "jug": (kitchen.jug, 0.060, 0.080),
-    "wine glass": (kitchen.wine_glass, 0.038, 0.050), "vase": (kitchen.vase, 0.055, 0.075),
-    "candle": (kitchen.candle, 0.050, 0.065), "fork": (kitchen.fork, 0.090, 0.110),
-    "spoon": (kitchen.spoon, 0.090, 0.110), "spatula": (kitchen.spatula, 0.100, 0.125),
-    "cutting board": (kitchen.cutting_board, 0.120, 0.150), "bucket": (kitchen.bucket, 0.070, 0.095),
-    "crate": (kitchen.crate, 0.100, 0.130), "basket": (kitchen.basket, 0.085, 0.110),
-    "drawer": (kitchen.drawer, 0.110, 0.135), "toaster": (kitchen.toaster, 0.085, 0.105),
-    "salt shaker": (kitchen.salt_shaker, 0.036, 0.046),
-    "cake": (kitchen.cake, 0.070, 0.095, "white", "pink", "yellow", "purple", "turquoise"),
-    "apple": (kitchen.apple, 0.040, 0.052, "red", "green", "yellow"),
-    "pear": (kitchen.pear, 0.042, 0.054, "green", "yellow"),
-    "banana": (kitchen.banana, 0.085, 0.105, "yellow", "green"),
-    "carrot": (kitchen.carrot, 0.080, 0.100, "orange", "purple"),
-    "mushroom": (kitchen.mushroom, 0.045, 0.060, "red", "orange", "purple"),
-    "cupcake": (kitchen.cupcake, 0.042, 0.055, "pink", "white", "blue", "turquoise", "purple", "yellow"),
-    "donut": (kitchen.donut, 0.050, 0.065, "pink", "blue", "purple", "turquoise", "red"),
-    "pumpkin": (kitchen.pumpkin, 0.055, 0.075, "orange", "white"), "cactus": (kitchen.cactus, 0.050, 0.065, "green"),
-    "potted plant": (kitchen.potted_plant, 0.070, 0.095, "green"),
-    "tree": (kitchen.tree, 0.055, 0.075, "green", "white"), "hammer": (household.hammer, 0.100, 0.130),
-    "screwdriver": (household.screwdriver, 0.090, 0.115), "wrench": (household.wrench, 0.095, 0.115),
-    "pair of scissors": (household.scissors, 0.085, 0.105), "paintbrush": (household.paintbrush, 0.090, 0.110),
-    "dumbbell": (household.dumbbell, 0.075, 0.100), "lamp": (household.lamp, 0.070, 0.095),
-    "bell": (household.bell, 0.045, 0.062), "hourglass": (household.hourglass, 0.042, 0.056),
-    "padlock": (household.padlock, 0.045, 0.062), "magnifying glass": (household.magnifying_glass, 0.085, 0.110),
-    "flashlight": (household.flashlight, 0.075, 0.095), "alarm clock": (household.alarm_clock, 0.052, 0.070),
-    "iron": (household.iron, 0.085, 0.105), "roll of tape": (household.tape, 0.042, 0.056),
-    "watering can": (household.watering_can, 0.085, 0.110), "toy car": (toys.toy_car, 0.070, 0.095),
-    "toy truck": (toys.toy_truck, 0.085, 0.110), "toy train": (toys.toy_train, 0.075, 0.100),
-    "toy plane": (toys.toy_plane, 0.085, 0.115), "toy boat": (toys.toy_boat, 0.060, 0.080),
-    "rocket": (toys.rocket, 0.050, 0.065), "toy house": (toys.toy_house, 0.070, 0.095),
-    "chair": (toys.chair, 0.055, 0.075), "stool": (toys.stool, 0.055, 0.070),
-    "snowman": (toys.snowman, 0.050, 0.065, "white"), "rubber duck": (toys.rubber_duck, 0.055, 0.075),
-    "teddy bear": (toys.teddy_bear, 0.055, 0.075), "toy robot": (toys.toy_robot, 0.050, 0.065),
-    "chess pawn": (toys.chess_pawn, 0.036, 0.048), "bowling pin": (toys.bowling_pin, 0.036, 0.046),
-    "trophy": (toys.trophy, 0.055, 0.070), "die": (toys.die, 0.040, 0.056),
-    "toy brick": (toys.toy_brick, 0.060, 0.080), "drum": (toys.drum, 0.060, 0.080),
-    "gift": (household.gift, 0.060, 0.085), "book": (household.book, 0.105, 0.130),
-    "laptop": (household.laptop, 0.115, 0.140), "photo camera": (household.camera, 0.058, 0.075),
-    "radio": (household.radio, 0.075, 0.095), "hat": (household.hat, 0.080, 0.105),
-    "spinning top": (toys.spinning_top, 0.042, 0.056), "chest": (household.chest, 0.075, 0.095),
-    "lantern": (household.lantern, 0.050, 0.065),
-}  # fmt: skip
+# Shape, whose function names the category, smallest and largest radius, natural colors. Scenes depend on the order.
+_SHAPES: tuple[tuple[Any, ...], ...] = (
+    (kitchen.bowl, 0.075, 0.105), (kitchen.plate, 0.090, 0.120), (kitchen.pot, 0.090, 0.115),
+    (kitchen.pan, 0.120, 0.150), (kitchen.kettle, 0.075, 0.095), (kitchen.teapot, 0.080, 0.105),
+    (kitchen.jug, 0.060, 0.080), (kitchen.wine_glass, 0.038, 0.050), (kitchen.vase, 0.055, 0.075),
+    (kitchen.candle, 0.050, 0.065), (kitchen.fork, 0.090, 0.110), (kitchen.spoon, 0.090, 0.110),
+    (kitchen.spatula, 0.100, 0.125), (kitchen.cutting_board, 0.120, 0.150), (kitchen.bucket, 0.070, 0.095),
+    (kitchen.crate, 0.100, 0.130), (kitchen.basket, 0.085, 0.110), (kitchen.drawer, 0.110, 0.135),
+    (kitchen.toaster, 0.085, 0.105), (kitchen.salt_shaker, 0.036, 0.046),
+    (kitchen.cake, 0.070, 0.095, "white", "pink", "yellow", "purple", "turquoise"),
+    (kitchen.apple, 0.040, 0.052, "red", "green", "yellow"), (kitchen.pear, 0.042, 0.054, "green", "yellow"),
+    (kitchen.banana, 0.085, 0.105, "yellow", "green"), (kitchen.carrot, 0.080, 0.100, "orange", "purple"),
+    (kitchen.mushroom, 0.045, 0.060, "red", "orange", "purple"),
+    (kitchen.cupcake, 0.042, 0.055, "pink", "white", "blue", "turquoise", "purple", "yellow"),
+    (kitchen.donut, 0.050, 0.065, "pink", "blue", "purple", "turquoise", "red"),
+    (kitchen.pumpkin, 0.055, 0.075, "orange", "white"), (kitchen.cactus, 0.050, 0.065, "green"),
+    (kitchen.potted_plant, 0.070, 0.095, "green"), (kitchen.tree, 0.055, 0.075, "green", "white"),
+    (household.hammer, 0.100, 0.130), (household.screwdriver, 0.090, 0.115), (household.wrench, 0.095, 0.115),
+    (household.pair_of_scissors, 0.085, 0.105), (household.paintbrush, 0.090, 0.110),
+    (household.dumbbell, 0.075, 0.100), (household.lamp, 0.070, 0.095), (household.bell, 0.045, 0.062),
+    (household.hourglass, 0.042, 0.056), (household.padlock, 0.045, 0.062), (household.magnifying_glass, 0.085, 0.110),
+    (household.flashlight, 0.075, 0.095), (household.alarm_clock, 0.052, 0.070), (household.iron, 0.085, 0.105),
+    (household.roll_of_tape, 0.042, 0.056), (household.watering_can, 0.085, 0.110), (toys.toy_car, 0.070, 0.095),
+    (toys.toy_truck, 0.085, 0.110), (toys.toy_train, 0.075, 0.100), (toys.toy_plane, 0.085, 0.115),
+    (toys.toy_boat, 0.060, 0.080), (toys.rocket, 0.050, 0.065), (toys.toy_house, 0.070, 0.095),
+    (toys.chair, 0.055, 0.075), (toys.stool, 0.055, 0.070), (toys.snowman, 0.050, 0.065, "white"),
+    (toys.rubber_duck, 0.055, 0.075), (toys.teddy_bear, 0.055, 0.075), (toys.toy_robot, 0.050, 0.065),
+    (toys.chess_pawn, 0.036, 0.048), (toys.bowling_pin, 0.036, 0.046), (toys.trophy, 0.055, 0.070),
+    (toys.die, 0.040, 0.056), (toys.toy_brick, 0.060, 0.080), (toys.drum, 0.060, 0.080),
+    (household.gift, 0.060, 0.085), (household.book, 0.105, 0.130), (household.laptop, 0.115, 0.140),
+    (household.photo_camera, 0.058, 0.075), (household.radio, 0.075, 0.095), (household.hat, 0.080, 0.105),
+    (toys.spinning_top, 0.042, 0.056), (household.chest, 0.075, 0.095), (household.lantern, 0.050, 0.065),
+)  # fmt: skip
 
 CATEGORIES: dict[str, Category] = {
     "box": Category((0.058, 0.084), (0.9, 1.5), _box),
-    "ball": Category((0.046, 0.068), (2.0, 2.0), _ball),
+    "ball": Category((0.046, 0.068), (2.0, 2.0), lambda r, h, shape, rgb: (Part("sphere", (r, r, r), (0, 0, r), rgb),)),
     "can": Category((0.042, 0.055), (2.4, 3.0), _can),
-    "cone": Category((0.052, 0.074), (2.0, 3.0), _cone),
+    "cone": Category((0.052, 0.074), (2.0, 3.0), lambda r, h, shape, rgb: (Part("cone", (r, r, h), (0, 0, 0), rgb),)),
     "mug": Category((0.058, 0.076), (1.5, 1.9), _mug),
     "bottle": Category((0.038, 0.050), (4.6, 5.8), _bottle),
 } | {
-    name: Category((low, high), sculpt=sculpt, colors=tuple(colors))
-    for name, (sculpt, low, high, *colors) in _SHAPES.items()
+    shape.__name__.replace("_", " "): Category((low, high), sculpt=shape, colors=tuple(colors))
+    for shape, low, high, *colors in _SHAPES
 }
 
 

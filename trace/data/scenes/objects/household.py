@@ -37,7 +37,7 @@ def wrench(s: float, c: RGB) -> list[Part]:
     return parts
 
 
-def scissors(s: float, c: RGB) -> list[Part]:
+def pair_of_scissors(s: float, c: RGB) -> list[Part]:
     parts = []
     for side, z in ((1, 0.5), (-1, 1.1)):
         parts.append(box(12.5, 1.5, 0.35, (5.4, 1.3 * side, z), METAL, turned(0, 0, 11 * side)))
@@ -117,7 +117,7 @@ def iron(s: float, c: RGB) -> list[Part]:
             ball(0.9, (5.2, 0, 4.0), PAPER)]
 
 
-def tape(s: float, c: RGB) -> list[Part]:
+def roll_of_tape(s: float, c: RGB) -> list[Part]:
     return [lathe([(2.9, 0), (5.4, 0), (5.4, 3.4), (2.9, 3.4), (2.9, 0)], (0, 0, 0), c),
             lathe([(2.5, 0), (3.0, 0), (3.0, 3.6), (2.5, 3.6), (2.5, 0)], (0, 0, 0), CREAM),
             box(0.25, 3.4, 3.2, (5.45, 1.6, 0.1), darker(c, 0.85))]
@@ -157,7 +157,7 @@ def laptop(s: float, c: RGB) -> list[Part]:
             box(19.2, 11.6, 0.2, (0, 9.15, 7.3), (0.15, 0.2, 0.32), turned(72, 0, 0))]
 
 
-def camera(s: float, c: RGB) -> list[Part]:
+def photo_camera(s: float, c: RGB) -> list[Part]:
     lens = [(0, 0), (3.4, 0), (3.4, 3), (3.8, 3.2), (3.8, 4.6), (3.0, 4.6), (2.8, 3.4), (0, 3)]
     return [box(14, 5, 8.6, (0, 0, 0), c), box(5, 4.4, 1.8, (0, 0, 8.6), c),
             lathe(lens, (0, -2.4, 4.2), DARK, turned(90)), bar((0, -5.2, 4.2), (0, -5.6, 4.2), 2.5, GLASS),

@@ -31,10 +31,8 @@ def pot(s: float, c: RGB) -> list[Part]:
     h = 8 + 3 * s
     wall = [(0, 0), (8, 0), (8.2, 0.3), (8.2, h), (8.5, h + 0.2), (7.8, h + 0.2), (7.7, h), (7.7, 0.8), (0, 0.7)]
     parts = [lathe(wall, (0, 0, 0), c), cylinder(7.6, 0.2, (0, 0, 0.8), darker(c, 0.5), role="interior")]
-    for side in (-1, 1):
-        x = 8.2 * side
-        points = [(x, -2.2, h - 2), (x + 2.2 * side, -1.8, h - 1.6), (x + 2.2 * side, 1.8, h - 1.6), (x, 2.2, h - 2)]
-        parts += chain(points, 0.55, DARK)
+    for x, out in ((-8.2, -8.2 - 2.2), (8.2, 8.2 + 2.2)):
+        parts += chain([(x, -2.2, h - 2), (out, -1.8, h - 1.6), (out, 1.8, h - 1.6), (x, 2.2, h - 2)], 0.55, DARK)
     return parts
 
 
@@ -229,11 +227,9 @@ def donut(s: float, c: RGB) -> list[Part]:
 
 
 def pumpkin(s: float, c: RGB) -> list[Part]:
-    lobes = []
-    for k in range(8):
-        a = 2 * math.pi * k / 8
-        lobes.append(egg((3.6, 2.5, 3.9), (3.2 * math.cos(a), 3.2 * math.sin(a), 3.9), c, turned(0, 0, 45 * k)))
-    return [*lobes, *(rod(p, q, 0.7, LEAF) for p, q in (((0, 0, 7.2), (0.3, 0, 8.6)), ((0.3, 0, 8.6), (1.3, 0, 9.6))))]
+    angles = [(2 * math.pi * k / 8, 45 * k) for k in range(8)]
+    return [*(egg((3.6, 2.5, 3.9), (3.2 * math.cos(a), 3.2 * math.sin(a), 3.9), c, turned(0, 0, z)) for a, z in angles),
+            *chain([(0, 0, 7.2), (0.3, 0, 8.6), (1.3, 0, 9.6)], 0.7, LEAF)]
 
 
 def cactus(s: float, c: RGB) -> list[Part]:

@@ -205,14 +205,10 @@ def outline(part: Part) -> Floats:
 _SIDES_COS, _SIDES_SIN = _circle(SIDES)
 
 
-def _lathe_faces() -> NDArray[np.int64]:
-    band, side = np.divmod(np.arange(BANDS * SIDES), SIDES)
-    after, low = (side + 1) % SIDES, 2 * band * SIDES
-    high = low + SIDES
-    return np.stack([low + side, low + after, high + after, low + side, high + after, high + side], 1).reshape(-1, 3)
-
-
-LATHE_FACES = _lathe_faces()
+_BAND, _SIDE = np.divmod(np.arange(BANDS * SIDES), SIDES)
+_LOW, _HIGH, _NEXT = 2 * _BAND * SIDES, (2 * _BAND + 1) * SIDES, (_SIDE + 1) % SIDES
+_QUADS = [_LOW + _SIDE, _LOW + _NEXT, _HIGH + _NEXT, _LOW + _SIDE, _HIGH + _NEXT, _HIGH + _SIDE]
+LATHE_FACES: NDArray[np.int64] = np.stack(_QUADS, 1).reshape(-1, 3)
 
 
 def lathe_arrays(profile: Profile, scale: Vector) -> tuple[Floats, Floats]:

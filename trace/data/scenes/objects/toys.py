@@ -57,15 +57,12 @@ def toy_boat(s: float, c: RGB) -> list[Part]:
 
 
 def rocket(s: float, c: RGB) -> list[Part]:
-    fins = []
-    for angle in (0, 120, 240):
-        a = math.radians(angle)
-        at = (3.8 * math.cos(a), 3.8 * math.sin(a), 3.3)
-        fins.append(box(4.6, 0.6, 6.6, at, darker(c, 0.75), turned(0, 0, angle)))
+    fins = [(3.8 * math.cos(math.radians(z)), 3.8 * math.sin(math.radians(z)), z) for z in (0, 120, 240)]
     return [lathe([(0, 2), (2.6, 2), (3.3, 5), (3.6, 9), (3.2, 13), (0, 13)], (0, 0, 0), c),
             lathe([(0, 0), (3.2, 0), (2.5, 2.6), (1.2, 5), (0, 6.2 + s)], (0, 0, 13), c),
-            ring(3.5, 0.4, (0, 0, 6), PAPER), *fins, bar((0, -3.7, 10), (0, -3.2, 10), 1.4, GLASS),
-            bar((0, 3.2, 10), (0, 3.7, 10), 1.4, GLASS)]
+            ring(3.5, 0.4, (0, 0, 6), PAPER),
+            *(box(4.6, 0.6, 6.6, (x, y, 3.3), darker(c, 0.75), turned(0, 0, z)) for x, y, z in fins),
+            bar((0, -3.7, 10), (0, -3.2, 10), 1.4, GLASS), bar((0, 3.2, 10), (0, 3.7, 10), 1.4, GLASS)]
 
 
 def toy_house(s: float, c: RGB) -> list[Part]:

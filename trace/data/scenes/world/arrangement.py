@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..config import SceneConfig
 from ..objects.assets import all_categories
 from ..objects.catalog import Body
-from ..objects.primitives import ground_axes
+from ..objects.primitives import ground_axes, rectangle_distance
 from .furniture import FINISHES, Furniture, sample_material
 from .layout import sample_body
 from .surfaces import Reject, Support, supports_of
@@ -89,11 +89,8 @@ class ObjectPlacer:
             numbers = self._with_area(area)
         number = numbers[int(rng.integers(len(numbers)))]
         limit = min(self._supports()[number].half) - MARGIN
-        small = [
-            name
-            for name in self._allowed
-            if self.categories[name].radius[0] <= limit and name not in (*CONTAINERS, *STANDS)
-        ]
+        loose = [name for name in self._allowed if name not in (*CONTAINERS, *STANDS)]
+        small = [name for name in loose if self.categories[name].radius[0] <= limit]
         if not small or self.full:
             return
         preferred = [name for name in self._palette if name in small]
@@ -117,12 +114,8 @@ class ObjectPlacer:
             return False
         support = self._supports()[number]
         radius = rng.uniform(low, high)
-        taken = {body.color for body in self.bodies if body.category == name}
-        colors = [
-            color
-            for color in self.config.objects.colors
-            if color not in taken and color in (category.colors or (color,))
-        ]
+        taken, known = {body.color for body in self.bodies if body.category == name}, self.config.objects.colors
+        colors = [color for color in known if color not in taken and color in (category.colors or known)]
         if not colors:  # no name is left that is new in the scene
             return False
         body = self._finish(sample_body(name, str(rng.choice(colors)), radius, (0.0, 0.0), self.config, rng))
@@ -151,7 +144,7 @@ class ObjectPlacer:
                 clear &= np.hypot(*(spots - np.array(other.position)).T) >= other.radius + body.radius + gap
         for surface in self.furniture.surfaces:
             if surface.name == "tray" and support.name != "tray":
-                clear &= surface.distance(spots) >= body.radius + 0.03
+                clear &= rectangle_distance(spots, surface.center, surface.yaw, surface.half) >= body.radius + 0.03
         return clear
 
     def _add_tray(self) -> None:

@@ -128,6 +128,5 @@ def sample_camera(
     # A sphere is inside the half-plane of the frame's border when |x| + radius * sqrt(1 + t^2) <= t * depth.
     needed = (np.abs(local[:, :2]) + radii[:, None] * np.sqrt(1 + tangents**2)) / tangents - local[:, 2:]
     distance = float(needed.max()) * rng.uniform(*config.slack)
-    position = middle - distance * rotation[:, 2]
-    x, y, z = (float(value) for value in position)
+    x, y, z = (middle - distance * rotation[:, 2]).tolist()
     return Camera((x, y, z), azimuth, elevation, fovy, width, height, roll)

@@ -66,10 +66,6 @@ class Support:
             return inset
         return np.minimum(self.half[0] - np.abs(x), self.half[1] - np.abs(y))
 
-    def distance(self, points: Floats) -> Floats:
-        """Return the distance from points [n, 2] to a rectangle, 0 inside it."""
-        return rectangle_distance(points, self.center, self.yaw, self.half)
-
     def extent(self, direction: Floats) -> float:
         """Return the half extent along a unit vector [2]."""
         return self.half[0] if self.disc else float(np.abs(self.axes @ direction) @ np.array(self.half))
@@ -154,14 +150,12 @@ class Obstacles:
         self._bodies, self._fixtures = bodies, fixtures
         self._distance = [obstacle.distance for obstacle in (*bodies, *fixtures)]
         # Squares around the obstacles sort most of them out, all at once.
-        self._centers = np.array([body.position for body in bodies] + [block.center[:2] for block in fixtures]).reshape(
-            -1, 2
-        )
-        self._reach = np.array([body.reach for body in bodies] + [math.hypot(*block.half[:2]) for block in fixtures])
-        self._low = np.array([body.z for body in bodies] + [block.center[2] - block.half[2] for block in fixtures])
-        self._high = np.array(
-            [body.z + body.height for body in bodies] + [block.center[2] + block.half[2] for block in fixtures]
-        )
+        extents = [(*body.position, body.reach, body.z, body.z + body.height) for body in bodies]
+        for block in fixtures:
+            (x, y, z), half = block.center, block.half
+            extents.append((x, y, math.hypot(*half[:2]), z - half[2], z + half[2]))
+        array = np.array(extents).reshape(-1, 5)
+        self._centers, (self._reach, self._low, self._high) = array[:, :2], array[:, 2:].T
 
     def exclude(
         self, free: Bools, points: Floats, support: Support, height: float, room: float, spans: Spans | None = None
