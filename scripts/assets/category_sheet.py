@@ -15,7 +15,7 @@ TILE, CAPTION, COLUMNS = 200, 22, 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="category_sheet.py", description="Draw every category of the catalog.")
+    parser = Parser(description="Draw every category of the catalog.")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write")
     parser.add_argument("--config", type=Path, help="YAML configuration; without it the built-in values")
     args = parser.parse_args(argv)

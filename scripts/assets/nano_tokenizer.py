@@ -118,7 +118,7 @@ def save_tokenizer(folder: Path, vocabulary_size: int) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="nano_tokenizer.py", description="Train the nano model's tokenizer.")
+    parser = Parser(description="Train the nano model's tokenizer.")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.model and its configuration")
     parser.add_argument("--vocabulary-size", type=int, default=1400, help="pieces, the 256 bytes included")
     args = parser.parse_args(argv)

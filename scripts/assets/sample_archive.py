@@ -29,7 +29,7 @@ DATE = (2026, 1, 1, 0, 0, 0)  # of every file inside, so that the same samples a
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="sample_archive.py", description="Pack a few generated samples into a zip.")
+    parser = Parser(description="Pack a few generated samples into a zip.")
     parser.add_argument("--out", required=True, type=Path, help="the zip to write")
     parser.add_argument("--each", type=int, default=25, help="samples of each of the two tasks")
     parser.add_argument("--seed", type=int, default=50, help="of the scenes, the choice and the wording")

@@ -34,7 +34,7 @@ SUMS = "SHA256SUMS"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="tabletop.py", description="Make the TableTop benchmark.")
+    parser = Parser(description="Make the TableTop benchmark.")
     parser.add_argument("--out", required=True, type=Path, help="folder of the benchmark")
     parser.add_argument("--work", type=Path, help="folder for the scenes; without it a temporary one")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")

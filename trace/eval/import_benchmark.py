@@ -94,7 +94,7 @@ def _local_folder(name: str) -> Path | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="import_benchmark", description="List the published benchmarks, or import one.")
+    parser = Parser(description="List the published benchmarks, or import one.")
     parser.add_argument("name", nargs="?", choices=list(PUBLISHED), help="the benchmark to import")
     parser.add_argument("--from", dest="source", type=Path, nargs="+", help="the download: parquet files or a folder")
     parser.add_argument("--out", "--output", "--output-dir", type=Path, help="the folder to write")

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="summarize_vqa", description="Summarize answer files: accuracy on a benchmark.")
+    parser = Parser(description="Summarize answer files: accuracy on a benchmark.")
     parser.add_argument("--answers", "--answer", "--answer-file", "--answer-files", "--answers-file", type=Path,
                         nargs="+", required=True, metavar="JSONL", help="answer files, one per model or run")  # fmt: skip
     parser.add_argument("--labels", nargs="+", help="names of the models, the same one for runs of one model (default: "

@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="trace-vlm predict", description="Ask a model to point at something in one image.")
+    parser = Parser(description="Ask a model to point at something in one image.")
     add = parser.add_argument
     add("image", type=Path)
     add("instruction", help="what to point at, in words")

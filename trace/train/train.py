@@ -213,7 +213,7 @@ def _save_results(prepared: Any, folder: Path, record: dict[str, Any], seconds: 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.train.train", description="Train a model from a YAML configuration.")
+    parser = Parser(description="Train a model from a YAML configuration.")
     parser.add_argument("--config", required=True, help="YAML file; its keys are the fields of TrainConfig")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override its keys")
     parser.add_argument("--local-rank", type=int, default=-1, help="set by the deepspeed launcher")

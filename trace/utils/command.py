@@ -1,8 +1,8 @@
-"""What every command shares: flags in both spellings, errors in one sentence, exit codes.
+"""What every command shares: flags in both spellings, usage as typed, errors in one line, exit codes.
 
-A mistake of the user (a missing file, an unknown key, broken JSON) is raised as `InputError` anywhere below, and
-`run` turns it into one line on standard error and exit code 2. Anything else is a defect of ours and keeps its
-traceback. This module imports nothing heavy, so that `--help` of every command comes at once.
+A mistake of the user (a missing file, an unknown key, broken JSON) is raised as `InputError` anywhere below, and `run`
+turns it into one line on standard error and exit code 2. Any other exception is a defect and keeps its traceback.
+This module imports nothing heavy, so that `--help` of every command is instant.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used. The message names it, says what was expected and what to do."""
+    """Input of the user is wrong. The message says what is wrong, where, and what to do."""
 
 
 class Incomplete(RuntimeError):
-    """A part of the work could not be done, and everything else was. The message names the part and what to do."""
+    """A part of the work failed and everything else is done. The message names the part and what to do."""
 
 
 def install_hint(extra: str) -> str:
-    """The end of a message about a package that is missing; pip alone does not keep to the tested versions."""
+    """How to install an extra; pip alone does not keep to the tested versions."""
     return f"bash environment_setup.sh --extras {extra} in a clone, or pip install 'trace-vlm[{extra}]'"
 
 
@@ -37,24 +37,40 @@ def package_versions(*names: str) -> dict[str, str]:
     """Return Python's version and those of the named packages that are installed, as runs record them."""
     from importlib.metadata import PackageNotFoundError, version  # 0.1 s, which no --help has to wait for
 
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
-NEGATIVE_NUMBER = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+def program_name() -> str:
+    """The command as it was typed: `trace-vlm`, `python -m trace.eval.model_vqa`, `visualization/attention_map.py`."""
+    if sys.argv[0].startswith(("trace-vlm ", "python -m ")):  # set by `trace-vlm COMMAND`
+        return sys.argv[0]
+    *before, program = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1] or [sys.argv[0]]
+    if before[-1:] == ["-m"]:
+        return f"python -m {program}"
+    return program if program.endswith(".py") else Path(sys.argv[0]).name
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to the help, unless there is none or the help states it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or "default:" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that accepts `--image-folder` and `--image_folder` alike and never guesses a prefix."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs = {"allow_abbrev": False, "formatter_class": _HelpFormatter, "prog": program_name()} | kwargs
         super().__init__(*args, **kwargs)
-        self._negative_number_matcher = NEGATIVE_NUMBER  # argparse's own takes -1e9 for a flag
+        # argparse's own pattern takes -1e9 for a flag
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
@@ -69,20 +85,17 @@ def _with_dashes(word: str) -> str:
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main(argv)`; return its exit code: 0, 1 if the work is incomplete, 2 for a mistake
-    in the input, 130 for Ctrl-C."""
+    """Run a command's `main(argv)`; returns its exit code: 0, 1 if the work is incomplete, 2 for a mistake in the
+    input, 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # data may hold what no terminal can show
     try:
         return main(argv) or 0
-    except InputError as error:
+    except (InputError, Incomplete) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Incomplete as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader (head, less) left: nobody to tell
+        return 2 if isinstance(error, InputError) else 1
+    except BrokenPipeError:  # the reader (head, less) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -91,7 +104,7 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
 
 
 def existing_file(path: str | Path, what: str) -> Path:
-    """`path` as a Path, or an InputError that names it: `what` says what was to be read ("the question file")."""
+    """Return `path` if it is a file; the InputError describes it as `what` ("the question file")."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{what} {path} does not exist" if not path.exists() else f"{what} {path} is not a file")
@@ -99,6 +112,7 @@ def existing_file(path: str | Path, what: str) -> Path:
 
 
 def existing_folder(path: str | Path, what: str) -> Path:
+    """Return `path` if it is a folder; the InputError describes it as `what`."""
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{what} {path} does not exist" if not path.exists() else f"{what} {path} is not a folder")
@@ -106,7 +120,7 @@ def existing_folder(path: str | Path, what: str) -> Path:
 
 
 def output_folder(path: str | Path) -> Path:
-    """Create `path` and prove that it can be written; InputError otherwise."""
+    """Create `path` if needed; InputError if it cannot be written."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

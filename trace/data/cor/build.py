@@ -163,7 +163,7 @@ def _validate(args: Namespace) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="trace.data.cor.build", description="Write a Chain of Reasoning for every sample.")
+    parser = Parser(description="Write a Chain of Reasoning for every sample.")
     add = parser.add_argument
     add("--data", type=Path, required=True, help="training file (LLaVA's JSON or JSONL)")
     add("--images", "--image-folder", type=Path, help="folder of the pictures (for gemini and openai)")

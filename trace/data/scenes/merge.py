@@ -18,7 +18,7 @@ SHOWN = 8  # missing scenes that the message names
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.data.scenes.merge", description="Merge the shards of a generated data set.")
+    parser = Parser(description="Merge the shards of a generated data set.")
     parser.add_argument("--out", required=True, type=Path, help="folder of the data set, as given to generate")
     args = parser.parse_args(argv)
     from tqdm import tqdm

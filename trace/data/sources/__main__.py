@@ -20,7 +20,7 @@ from .sample_checks import IMAGE_CHECKS, RECORD, logged_problems, part_of, probl
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="trace.data.sources", description="Check, convert and download training data.")
+    parser = Parser(description="Check, convert and download training data.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
     add = commands.add_parser(
         "check",
