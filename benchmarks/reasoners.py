@@ -40,7 +40,7 @@ from PIL import Image
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.records import Sample, Turn, read_samples, write_samples
 from trace_vlm.data.cor import build, remote
-from trace_vlm.data.cor.tasks import ReasoningTask
+from trace_vlm.data.cor.checks import ReasoningTask
 from trace_vlm.remote.client import Completion, Picture
 from trace_vlm.remote.providers import OpenAIChat, Options
 

@@ -8,7 +8,7 @@ import pytest
 from generated_samples import BALL, MUG, PLAIN, generated
 
 from trace_vlm.core import reasoning
-from trace_vlm.data.cor.checks import Rejected, check, read_steps
+from trace_vlm.data.cor.checks import ReasoningTask, Rejected, check, read_steps
 from trace_vlm.data.cor.instruction_parser import facts_from_meta, facts_from_wording
 
 GOOD = {
@@ -21,7 +21,7 @@ FACTS = facts_from_meta(PLAIN[1].meta)
 
 
 def judge(coordinates=False, instruction="Point to the mug left of the blue ball.", facts=FACTS, **changed):
-    check({**GOOD, **changed}, instruction, facts, coordinates)
+    check({**GOOD, **changed}, ReasoningTask(PLAIN[1], instruction, (), facts), coordinates)
 
 
 @pytest.mark.parametrize(
@@ -65,15 +65,11 @@ def test_a_good_text_is_kept():
 
 def test_words_of_the_instruction_are_allowed():
     instruction = "In the image, an object is marked by a red rectangle. Find free space left of the marked object."
-    facts = facts_from_wording(instruction)
-    steps = {
-        **GOOD,
-        "reference": "The marked object in the red rectangle is the reference.",
-        "subtype": "It is free space.",
-    }
-    check(steps, instruction, facts)
+    given = {"instruction": instruction, "facts": facts_from_wording(instruction), "subtype": "It is free space."}
+    reference = "The marked object in the red rectangle is the reference."
+    judge(**given, reference=reference)
     with pytest.raises(Rejected, match="highlighted"):
-        check({**steps, "output": "The highlighted points are taken."}, instruction, facts)
+        judge(**given, reference=reference, output="The highlighted points are taken.")
 
 
 def test_an_object_may_be_called_as_the_instruction_calls_it():

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from generated_samples import NEAR, PARTS, PLAIN, bare
 
+from trace_vlm.data.cor.checks import ReasoningTask
 from trace_vlm.data.cor.instruction_parser import (
     asks_for_free_space,
     facts_from_meta,
     facts_from_wording,
 )
 from trace_vlm.data.cor.rules import with_reasoning
-from trace_vlm.data.cor.tasks import ReasoningTask
 from trace_vlm.data.scenes.wording import write_instruction
 
 

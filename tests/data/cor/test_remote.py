@@ -24,8 +24,8 @@ from trace_vlm.core.prompts import question_text
 from trace_vlm.core.reasoning import STEPS, parse
 from trace_vlm.core.records import Sample, Turn, write_samples
 from trace_vlm.data.cor import build
+from trace_vlm.data.cor.checks import ReasoningTask
 from trace_vlm.data.cor.remote import VERSION, PromptConfig, draw_answer, first_request, retry_request
-from trace_vlm.data.cor.tasks import ReasoningTask
 from trace_vlm.utils.command import run
 
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")

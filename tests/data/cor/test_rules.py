@@ -13,7 +13,7 @@ from trace_vlm.core import reasoning
 from trace_vlm.core.prompts import REASONING_SUFFIX
 from trace_vlm.core.records import Sample
 from trace_vlm.data.cor import rules
-from trace_vlm.data.cor.checks import check
+from trace_vlm.data.cor.checks import ReasoningTask, check
 from trace_vlm.data.cor.instruction_parser import facts_from_meta, facts_from_wording
 
 
@@ -65,14 +65,14 @@ def test_wording_varies_with_the_sample_and_not_with_the_run(wording):
 
 @pytest.mark.parametrize("sample", FULL, ids=lambda sample: sample.id)
 def test_the_full_wording_states_the_facts_and_leaves_no_placeholder(sample):
-    facts, meta = facts_from_meta(sample.meta), sample.meta
+    meta = sample.meta
     names = [item["name"] for item in meta["references"]] or [meta["surface"]]
     if meta["kind"] == "direct":
         names = [meta["target"]["name"]]
     for seed in range(40):
         steps = steps_of(sample, seed)
         assert not any("{" in text or "  " in text or text[0].islower() for text in steps.values())
-        check(steps, "Do it.", facts)
+        check(steps, ReasoningTask.of(sample))
         assert all(name in steps["reference"] for name in names)
         if meta["target"]:
             assert meta["target"]["name"] in steps["target"] + steps["reference"]

@@ -24,9 +24,8 @@ from ...remote.flags import add_remote_flags, check_remote
 from ...utils.command import InputError, Parser, existing_file, existing_folder, run
 from ...utils.files import JsonlLog, read_json, sha256, write_json
 from ...utils.jsonl_index import JsonlIndex, hash_key
-from .checks import Rejected, as_steps, check, read_steps
+from .checks import ReasoningTask, Rejected, as_steps, check, read_steps, reasoning_tasks, with_steps
 from .rules import WordingName, steps_by_rules
-from .tasks import ReasoningTask, reasoning_tasks, with_steps
 
 REMOTE = ("gemini", "openai")
 REASONERS = ("rules", "file", *REMOTE)
@@ -124,7 +123,7 @@ class ReasoningFile:
             steps = read_steps(record["text"])
         else:
             raise Rejected('its line has neither "steps" (an object) nor "text"')
-        check(steps, task.instruction, task.facts, self._coordinates)
+        check(steps, task, self._coordinates)
         return steps
 
 

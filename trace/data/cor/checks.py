@@ -1,18 +1,21 @@
-"""Whether a reasoning is kept, written by rules, a person or a remote model.
+"""Samples on their way through a reasoner: what is asked, which reasoning is kept, and how it is put before the answer.
 
-Four steps of a readable length, no coordinates in them (unless asked for), the reference object that the instruction
-names, the right subtype, and no word about the points that were drawn for the writer.
+Kept are four steps of a readable length, without coordinates (unless asked for), which name the reference object of the
+instruction and the right subtype, and say no word about the points that were drawn for the writer.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from ...core.points import Point, parse_points
+from ...core.points import Box, Point, format_points, parse_points
+from ...core.prompts import IMAGE_TAG, bare_instruction, question_text
 from ...core.reasoning import HEADINGS, STEPS, parse, render
-from .instruction_parser import InstructionFacts
+from ...core.records import Sample, Turn
+from .instruction_parser import InstructionFacts, facts_of
 
 FEWEST_WORDS, MOST_WORDS = 3, 90  # of one step
 SUBTYPES = {"object_reference": "object reference", "free_space": "free space"}
@@ -32,6 +35,68 @@ _LEAKS = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningTask:
+    """A sample that can be given reasoning: its instruction and answer, and what is known of it."""
+
+    sample: Sample
+    instruction: str
+    points: tuple[Point | Box, ...]
+    facts: InstructionFacts | None  # None if the instruction could not be read
+
+    @classmethod
+    def of(cls, sample: Sample) -> ReasoningTask:
+        """ValueError if the sample is not one question with points for an answer."""
+        if len(sample.conversations) != 2:
+            raise ValueError(f"{len(sample.conversations)} turns; expected one question and one answer")
+        question, answer = sample.conversations
+        points = parse_points(answer.text)
+        if not points:
+            raise ValueError("the answer holds no points")
+        try:
+            facts = facts_of(sample)
+        except ValueError:
+            facts = None
+        return cls(sample, bare_instruction(question.text), tuple(points), facts)
+
+
+def reasoning_tasks(samples: Iterable[Sample], reject: Callable[[str, str], object]) -> Iterator[ReasoningTask]:
+    """The samples that can be given reasoning; `reject(id, reason)` receives the others and repeated ids."""
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            reject(sample.id, "its id appeared before in the file")
+            continue
+        seen.add(sample.id)
+        try:
+            yield ReasoningTask.of(sample)
+        except ValueError as error:
+            reject(sample.id, str(error))
+
+
+def answer_text(task: ReasoningTask, decimals: int) -> str:
+    """Write the answer; ValueError if so few decimals would change it."""
+    text = format_points(task.points, decimals)
+    if parse_points(text) != list(task.points):
+        raise ValueError(f"the answer has more than {decimals} decimals")
+    return text
+
+
+def with_steps(task: ReasoningTask, steps: Mapping[str, str], decimals: int) -> Sample:
+    """Put steps before the sample's own answer, and ask for them in its question.
+
+    ValueError if the answer cannot be written with so few decimals.
+    """
+    answer_text(task, decimals)
+    sample = task.sample
+    asked = f"{IMAGE_TAG}\n{question_text(sample.conversations[0].text, reasoning=True)}"
+    turns = (Turn("human", asked), Turn("gpt", render(steps, task.points, decimals)))
+    return Sample(sample.id, sample.image, turns, sample.meta)
+
+
+# --- which reasoning is kept -------------------------------------------------------------------------------------------
 
 
 class Rejected(ValueError):
@@ -73,16 +138,9 @@ def as_steps(record: Mapping[str, object]) -> dict[str, str]:
     return steps
 
 
-def check(
-    steps: Mapping[str, str], instruction: str, facts: InstructionFacts | None, coordinates: bool = False
-) -> None:
-    """Raise Rejected, with the reason, if these steps may not be kept.
-
-    Args:
-        facts: what is known of the sample; None if its instruction could not be read: then only words are compared.
-        coordinates: whether the steps locate what they name.
-    """
-    known = _stems(instruction)
+def check(steps: Mapping[str, str], task: ReasoningTask, coordinates: bool = False) -> None:
+    """Raise Rejected, with the reason, if these steps may not be kept. With `coordinates` they locate what they name."""
+    facts, known = task.facts, _stems(task.instruction)
     for key in STEPS:
         count = len(_WORD.findall(steps[key]))
         if not FEWEST_WORDS <= count <= MOST_WORDS:
@@ -95,7 +153,7 @@ def check(
         render(steps, [])
     except ValueError as error:
         raise Rejected(str(error)) from None
-    _check_reference(steps["reference"], instruction, facts)
+    _check_reference(steps["reference"], task)
     if facts is not None and SUBTYPES[facts.task] not in steps["subtype"].lower().replace("-", " "):
         raise Rejected(f'the step subtype does not call the goal "{SUBTYPES[facts.task]}"')
     surface_only = facts is not None and not facts.references and facts.relation is not None
@@ -114,13 +172,14 @@ def _check_numbers(key: str, text: str, coordinates: bool) -> None:
         raise Rejected(f"the step {key} holds coordinates" + (f" ({number[0].strip()})" if number else ""))
 
 
-def _check_reference(text: str, instruction: str, facts: InstructionFacts | None) -> None:
-    written, asked = _stems(text), _stems(instruction)
-    if facts is None:
-        if not written & (_stems(" ".join(word for word in _WORD.findall(instruction) if len(word) > 3)) - _COMMON):
+def _check_reference(text: str, task: ReasoningTask) -> None:
+    written, asked = _stems(text), _stems(task.instruction)
+    if task.facts is None:  # then only words are compared
+        long_words = " ".join(word for word in _WORD.findall(task.instruction) if len(word) > 3)
+        if not written & (_stems(long_words) - _COMMON):
             raise Rejected("the step reference names nothing that the instruction names")
         return
-    for anchor in facts.anchors:
+    for anchor in task.facts.anchors:
         if not any(_required_words(name, asked) <= written for name in anchor.names):
             raise Rejected(f"the step reference does not name {anchor.phrase}, which the instruction names")
 

@@ -29,8 +29,7 @@ from ...remote.providers import OpenAIChat, Options
 from ...utils.command import InputError
 from ...utils.files import escapes_folder, replacing
 from ...utils.jsonl_index import JsonlIndex
-from .checks import SUBTYPES, Rejected, check, read_steps
-from .tasks import ReasoningTask, answer_text, reasoning_tasks
+from .checks import SUBTYPES, ReasoningTask, Rejected, answer_text, check, read_steps, reasoning_tasks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -254,7 +253,7 @@ def _accepted_steps(completion: Completion, task: ReasoningTask, coordinates: bo
     if completion.finish in FINISHED_AT_LIMIT:
         raise Rejected("the text was cut off at the limit of output tokens")
     steps = read_steps(completion.text)
-    check(steps, task.instruction, task.facts, coordinates)
+    check(steps, task, coordinates)
     return steps
 
 

@@ -18,9 +18,8 @@ from ...core.reasoning import STEPS
 from ...core.records import Sample
 from ..scenes.wording import DIRECTIONS, PARTS, relation_phrase
 from ..scenes.wording import WORDINGS as INSTRUCTIONS
-from .checks import check
+from .checks import ReasoningTask, check, with_steps
 from .instruction_parser import InstructionFacts, NamedObject, facts_of
-from .tasks import ReasoningTask, with_steps
 
 WordingName = Literal["plain", "full"]
 
@@ -75,7 +74,7 @@ def steps_by_rules(
         raise ValueError("the plain wording needs `meta` without marked objects; use --wording full")
     rng = np.random.default_rng([seed, *sample.id.encode()])
     steps = write_steps(task.facts or facts_of(sample), rng, name, coordinates, decimals)
-    check(steps, task.instruction, task.facts, coordinates)
+    check(steps, task, coordinates)
     return steps
 
 
