@@ -177,32 +177,32 @@ class RemoteReasoner:
     retries: int
     failures: dict[str, str] = field(default_factory=dict)  # by sample id
 
-    def state(self, task: ReasoningTask) -> dict[str, str] | Rejected | Request:
-        """The accepted steps, the reason why there will be none, or the next request."""
-        try:
-            first = request = first_request(task, self.config)
-        except ValueError as error:
-            return Rejected(str(error))
+    def state(self, task: ReasoningTask) -> dict[str, str] | Request:
+        """The accepted steps, or the next request. ValueError gives the reason if there will be no steps."""
+        first = request = first_request(task, self.config)
         reasons: list[str] = []
-        while True:
-            completion = self.lookup(request)
-            if completion is None:
-                return request
+        while completion := self.lookup(request):
             try:
                 return _accepted_steps(completion, task, self.config.coordinates)
             except Rejected as error:
                 reasons.append(str(error))
             if len(reasons) > self.retries:
-                return Rejected(f"asked {len(reasons)} times; the last text was rejected: {reasons[-1]}")
+                raise Rejected(f"asked {len(reasons)} times; the last text was rejected: {reasons[-1]}")
             request = retry_request(first, reasons)
+        return request
+
+    def next_request(self, task: ReasoningTask) -> Request | None:
+        try:
+            state = self.state(task)
+        except ValueError:
+            return None
+        return state if isinstance(state, Request) else None
 
     def steps(self, task: ReasoningTask) -> Mapping[str, str]:
         """The steps of a sample. ValueError gives the reason if there are none."""
         state = self.state(task)
         if isinstance(state, Request):
             raise ValueError(self.failures.get(task.sample.id, "it was not asked"))
-        if isinstance(state, Rejected):
-            raise state
         return state
 
     def plan(self, tasks: Iterable[ReasoningTask], provider: str) -> RequestPlan:
@@ -210,11 +210,10 @@ class RemoteReasoner:
         plan, folder = RequestPlan(), Images(self.config.image_folder)
         for task in tqdm(tasks, desc="counting", unit=" samples", leave=False):
             plan.samples += 1
-            state = self.state(task)
-            if isinstance(state, Request):
-                plan.first = plan.first or state
+            if request := self.next_request(task):
+                plan.first = plan.first or request
                 plan.requests += 1
-                plan.tokens_in += text_tokens(state.system) + text_tokens(state.text)
+                plan.tokens_in += text_tokens(request.system) + text_tokens(request.text)
                 plan.tokens_in += _image_tokens(folder.path(task.sample.image or ""), provider, self.config.max_side)
         return plan
 
@@ -224,14 +223,12 @@ class RemoteReasoner:
 
         def requests() -> Iterator[Request]:
             for task in tasks:
-                state = self.state(task)
-                if isinstance(state, Request):
+                if request := self.next_request(task):
                     waiting[task.sample.id] = task
-                    yield state
+                    yield request
 
         def retry(request: Request, _: Completion) -> Request | None:
-            state = self.state(waiting[request.item])  # the response is in the cache by now
-            return state if isinstance(state, Request) else None
+            return self.next_request(waiting[request.item])  # the response is in the cache by now
 
         try:
             with tqdm(total=total, desc="asking", unit=" samples", smoothing=0.02) as bar:
@@ -239,10 +236,9 @@ class RemoteReasoner:
                     del waiting[result.request.item]
                     if isinstance(result, Failure):
                         self.failures[result.request.item] = result.reason
+                    errors = client.figures.http_errors.total()
+                    bar.set_postfix(failed=len(self.failures), http_errors=errors, refresh=False)
                     bar.update()
-                    bar.set_postfix(
-                        failed=len(self.failures), http_errors=client.figures.http_errors.total(), refresh=False
-                    )
         finally:
             await client.provider.close()
 

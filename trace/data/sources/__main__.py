@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -22,22 +23,18 @@ from .sample_checks import IMAGE_CHECKS, RECORD, logged_problems, part_of, probl
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Check, convert and download training data.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    add = commands.add_parser(
-        "check",
-        help="verify a whole set: ids, turns, coordinates, images, masks",
-        description="Verify a whole training set on all cores. Exit code 1 if samples have problems.",
-    ).add_argument
+
+    def command(name: str, help: str) -> Callable[..., argparse.Action]:
+        return commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.").add_argument
+
+    add = command("check", "verify a whole training set on all cores; exit code 1 if samples have problems")
     add("--data", type=Path, required=True, help="training file (LLaVA's JSON or JSONL)")
     add("--images", "--image-folder", type=Path, help="folder of the pictures (default: the file's folder)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     add("--report", type=Path, help="JSONL file of the findings (default: DATA.check.jsonl)")
     add("--out", type=Path, help="also write the samples without problems to this file")
     add("--strict", action="store_true", help="stop at the first problem")
-    add = commands.add_parser(
-        "convert",
-        help="turn a source into LLaVA's JSON",
-        description="Read a source of any kind and write its usable samples as one JSON file.",
-    ).add_argument
+    add = command("convert", "write the usable samples of a source of any kind as one JSON file")
     add("--kind", choices=tuple(KINDS), required=True, help="what the source is (see docs/data.md)")
     add("--path", type=Path, required=True, help="its file, folder or zip; for hub also OWNER/NAME")
     add("--images", "--image-folder", type=Path, help="folder of the pictures (default: the file's folder)")
@@ -48,11 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="lvis: seed of the categories and the wording")
     add("--unpack-to", type=Path, help="folder for a zip's files (default: beside it, by its name)")
     add("--strict", action="store_true", help="stop at the first problem")
-    add = commands.add_parser(
-        "download",
-        help="fetch a data set from the Hugging Face Hub as a folder",
-        description="Fetch a data set's files; files that exist are not fetched again.",
-    ).add_argument
+    add = command("download", "fetch a data set of the Hugging Face Hub; files that exist are not fetched again")
     add("--repo", required=True, help="OWNER/NAME, for example wentao-yuan/robopoint-data")
     add("--out", type=Path, required=True, help="folder to write")
     add("--revision", help="branch, tag or commit, for a result that can be repeated")
@@ -88,10 +81,10 @@ def _print_counts(summary: CheckSummary) -> None:
     sizes = ""
     if counts.sizes:
         (most, count), decoded = counts.sizes.most_common(1)[0], sum(counts.sizes.values())
-        ordered = sorted(counts.sizes, key=lambda size: int(size.partition("x")[0]) * int(size.partition("x")[2]))
+        ordered = sorted(counts.sizes, key=lambda size: math.prod(map(int, size.split("x"))))
         sizes = f"  {ordered[0]} to {ordered[-1]}, most often {most} ({100 * count / decoded:.0f} %)"
-        if len(ordered) == 1:
-            sizes = f"  all {most}"
+    if len(counts.sizes) == 1:
+        sizes = f"  all {most}"
     print(f"  images decoded     {sum(counts.sizes.values()):>9,}{sizes}")
     if counts.masks:
         print(f"  masks compared     {counts.masks:>9,}")
