@@ -17,7 +17,7 @@ from trace_vlm.core.reasoning import parse, render
 from trace_vlm.core.records import Question
 from trace_vlm.drawing.figures import AnswerPanel
 from trace_vlm.eval import summarize_vqa
-from trace_vlm.report.comparison import ComparisonRecord, ModelScore, write_comparison, write_panels
+from trace_vlm.report.comparison import ModelScore, write_comparison, write_panels
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import write_json, write_jsonl
 
@@ -52,7 +52,7 @@ def write_compared(folder: Path, panels: dict[str, list[AnswerPanel]], scores: l
                      picture(number), left_half(), of_question, drawn=False)
         for number, (category, of_question) in enumerate(panels.items())
     ]  # fmt: skip
-    write_comparison(folder, ComparisonRecord(tuple(scores), tuple(items)))
+    write_comparison(folder, scores, items)
 
 
 def make_run(folder: Path) -> Path:
@@ -90,7 +90,7 @@ def make_run(folder: Path) -> Path:
         ModelScore("plain", 8, None),
         ModelScore("box", 8, None),
     )
-    write_comparison(folder / "comparison", ComparisonRecord(scores, (compared,)))
+    write_comparison(folder / "comparison", scores, [compared])
     make_attention(folder / "attention", question)
     make_pictures(folder / "data", 30)
     write_json(folder / "data/data.json", [

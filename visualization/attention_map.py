@@ -159,6 +159,7 @@ def _draw_all(
     from trace_vlm.attention.capture import CaptureConfig
     from trace_vlm.attention.steps import ask_with_attention, replay_answer
     from trace_vlm.core.images import open_image
+    from trace_vlm.utils.files import write_json
 
     layers = None if arguments.layers is None else tuple(arguments.layers)
     config = CaptureConfig(layers, arguments.reduce, tuple(arguments.heads), arguments.row)
@@ -183,8 +184,8 @@ def _draw_all(
             )
         except InputError as error:
             failures[name] = str(error)
-            results.write_failures(folder, failures)
-    results.write_failures(folder, failures)
+            write_json(folder / results.FAILURES, failures)
+    write_json(folder / results.FAILURES, failures)
 
 
 def _report(folder: Path, checkpoint: Checkpoint | None, benchmark: Benchmark, arguments: argparse.Namespace) -> None:

@@ -85,11 +85,11 @@ def draw(arguments: Namespace, answers: Mapping[str, Path], category: str | None
     compared = comparison.compare(benchmark, answers, category, arguments.convention)
     questions = comparison.sort_questions(compared, arguments.sort)
     questions = comparison.filter_by_outcome(compared, questions, arguments.failure)
-    items = tuple(
+    items = [
         comparison.write_question(folder, compared, question, index < count)
         for index, question in enumerate(tqdm(questions, unit="question"))
-    )
-    comparison.write_comparison(folder, comparison.ComparisonRecord(compared.overall, items))
+    ]
+    comparison.write_comparison(folder, compared.overall, items)
     if compared.outcomes:
         counts = {score.label: dict(score.outcomes) for score in compared.overall}
         save_figure(draw_outcome_counts(counts), folder / "failures.png")

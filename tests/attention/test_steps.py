@@ -197,7 +197,7 @@ def test_maps_are_means_of_the_recorded_rows_also_for_a_saved_answer(nano: Any) 
     ids = encoded(nano.tokenizer, TEXT)
     with saying(nano, TEXT):
         found = ask_with_attention(nano, IMAGE, QUESTION, EXACT)
-    assert found.captured.token_ids == tuple(ids) and found.missing == () and found.captured.layers == (1, 2, 3)
+    assert found.captured.token_ids == tuple(ids) and len(found.spans) == 5 and found.captured.layers == (1, 2, 3)
     assert found.response.points == (Point(0.25, 0.5), Point(0.3, 0.5))
     assert found.text("subtype") == STEPS["subtype"] and found.text(ANSWER) == "[(0.250, 0.500), (0.300, 0.500)]"
     prompt = render_prompt(question_text(QUESTION, True))
@@ -239,7 +239,7 @@ def test_an_answer_cut_short_keeps_its_steps(nano: Any) -> None:
     start, end = step_spans(parse(text), characters)["target"]
     with saying(nano, ids):
         found = ask_with_attention(nano, Image.new("RGB", (40, 30)), "Point.", max_new_tokens=end)
-    assert found.missing == ("subtype", "output", ANSWER)
+    assert set(found.spans) == {"reference", "target"}
     assert found.spans["target"] == (start, end)  # the very last token was fed in once more
     missing = [step for step in found.step_maps((40, 30)) if step.heat is None]
     assert [step.text for step in missing] == ["", "", ""] and np.isnan(found.shares[2:]).all()

@@ -25,7 +25,7 @@ from trace_vlm.core.prompts import question_text
 from trace_vlm.eval import api_vqa, summarize_vqa
 from trace_vlm.eval.benchmark import open_benchmark, run_file
 from trace_vlm.eval.scoring import read_single_run
-from trace_vlm.report.comparison import ComparisonRecord, compare, read_comparison, write_comparison, write_question
+from trace_vlm.report.comparison import compare, read_comparison, write_comparison, write_question
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import read_json, write_jsonl
 
@@ -146,8 +146,8 @@ def test_report_shows_the_points_that_were_read(benchmark_folder: Path, tmp_path
     assert comparison.overall[0].accuracy == 1.0
     (tmp_path / "page").mkdir()
     item = write_question(tmp_path / "page", comparison, benchmark.questions[0], drawn=False)
-    write_comparison(tmp_path / "page", ComparisonRecord(comparison.overall, (item,)))
-    (read,) = read_comparison(tmp_path / "page").items
+    write_comparison(tmp_path / "page", comparison.overall, [item])
+    _, (read,) = read_comparison(tmp_path / "page")
     assert read.answers[0].response(read.size).points == (Point(X, Y),)
     assert '"point": [800, 250]' in read.answers[0].text
 

@@ -61,19 +61,19 @@ def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path
     published = ["--answer_files", *two, "--labels", "plain", "cor", "--data_dir", bench / "images",
                  "--output_dir", folder, "--num_questions", 2]  # fmt: skip
     assert run(script("visualize_results").main, [str(word) for word in published]) == 0
-    record = read_comparison(folder)
-    assert [item.question_id for item in record.items] == [0, 1, "left/2"]
-    assert [item.picture for item in record.items] == ["0.png", "1.png", None]  # data of all, pictures of --num
-    assert record.scores == (
+    scores, items = read_comparison(folder)
+    assert [item.question_id for item in items] == [0, 1, "left/2"]
+    assert [item.picture for item in items] == ["0.png", "1.png", None]  # data of all, pictures of --num
+    assert scores == [
         ModelScore("plain", 3, 0.5, (("right", 2), ("elsewhere", 1)), 0.5, 3),
         ModelScore("cor", 3, 1.0, (("right", 3),), 1.0, 3),
-    )
-    second = record.items[1]
+    ]
+    second = items[1]
     assert second.instruction == "Point left of mug 1." and second.category == "unseen" and second.size == (33, 50)
     assert second.answers == (ModelAnswer("plain", OUT, 0.0, "elsewhere"), ModelAnswer("cor", COR, 1.0, "right"))
     corners = np.array(second.outline[0])
     assert corners.min() == pytest.approx(0, abs=0.02) and corners.max(axis=0) == pytest.approx([16 / 33, 1], abs=0.02)
-    for name in ["0.png", "1.png", "failures.png", *(item.image for item in record.items)]:
+    for name in ["0.png", "1.png", "failures.png", *(item.image for item in items)]:
         with Image.open(folder / name) as image:
             image.load()
     assert (folder / "report.html").stat().st_size > 20_000
@@ -125,7 +125,7 @@ def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(
     visualize: Any, answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert visualize("--answers", answers("all", IN, OUT, IN), answers("two", IN, IN), "--category", "seen") == 0
-    scores = read_comparison(tmp_path / "out").scores
+    scores, _ = read_comparison(tmp_path / "out")
     assert [(one.questions, one.accuracy) for one in scores] == [(1, 1.0), (1, 1.0)]
     assert [(one.benchmark, one.asked, one.unanswered) for one in scores] == [
         (pytest.approx(2 / 3), 3, 0), (pytest.approx(2 / 3), 3, 1),
@@ -148,7 +148,7 @@ def test_questions_are_filtered_by_outcome(
     words = "--answers", answers("a", IN, "I cannot say.", "(1.4, 0.5)"), "--failure", "outside the image"
     assert visualize(*words) == 2 and "--convention" in capsys.readouterr().err
     assert visualize(*words, "--convention", "unit") == 0
-    (item,) = read_comparison(tmp_path / "out").items
+    _, (item,) = read_comparison(tmp_path / "out")
     assert item.question_id == "left/2"
     assert "right 1, unparsable 1, outside the image 1" in capsys.readouterr().out
     assert visualize(*words, "--convention", "unit", "--failure", "late") == 2
@@ -165,9 +165,9 @@ def test_answers_that_were_cut_are_called_cut(
     ])  # fmt: skip
     assert visualize("--answers", file) == 0
     assert "cut 2, unparsable 1" in capsys.readouterr().out
-    record = read_comparison(tmp_path / "out")
-    assert record.scores[0].outcomes == (("cut", 2), ("unparsable", 1))
-    assert [item.answers[0].outcome for item in record.items] == ["cut", "unparsable", "cut"]
+    scores, items = read_comparison(tmp_path / "out")
+    assert scores[0].outcomes == (("cut", 2), ("unparsable", 1))
+    assert [item.answers[0].outcome for item in items] == ["cut", "unparsable", "cut"]
     assert '"outcome":"cut"' in (tmp_path / "out" / "report.html").read_text()
 
 

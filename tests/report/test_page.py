@@ -19,7 +19,7 @@ from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.drawing.canvas import save_thumbnail
 from trace_vlm.eval import tables
 from trace_vlm.report import explorer, page, sections
-from trace_vlm.report.comparison import ComparedQuestion, ComparisonRecord, ModelAnswer, ModelScore, write_comparison
+from trace_vlm.report.comparison import ComparedQuestion, ModelAnswer, ModelScore, write_comparison
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json
 
@@ -164,9 +164,10 @@ def test_a_thousand_questions_stay_below_50_megabytes(tmp_path: Path) -> None:
         ComparedQuestion(number, INSTRUCTION, "seen", None, (640, 480), "images/0.jpg", None, outline, answers)
         for number in range(1000)
     )
-    write_comparison(tmp_path, ComparisonRecord((ModelScore("a", 1000, 0.5), ModelScore("b", 1000, 0.5)), items))
+    write_comparison(tmp_path, [ModelScore(label, 1000, 0.5) for label in "ab"], items)
     jpeg = explorer.small_jpeg(noise, explorer.ALL_IMAGES // 1000)
-    with pytest.MonkeyPatch.context() as patched:  # one image is measured, the same thousand times
+    with pytest.MonkeyPatch.context() as patched:  # one image is read and measured, the same thousand times
+        patched.setattr(explorer, "open_image", lambda _: noise)
         patched.setattr(explorer, "small_jpeg", lambda *_: jpeg)
         assert len(page.render("large", comparison=tmp_path)) < 50_000_000
 

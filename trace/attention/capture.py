@@ -3,9 +3,6 @@
 Decides which layers and heads are kept, how heads are reduced, and which row belongs to a token. Row t of an answer is
 where its token t is fed in (`fed`); under `predict` it is the row before, which chose token t. Generation never feeds
 in the last token, so it is fed in once more. A saved answer is read in one teacher-forced pass over prompt and answer.
-
-    captured = capture_while_generating(checkpoint, image, render_prompt(question_text("Find the mug.", True)))
-    captured.attention      # [layers, tokens, patches]
 """
 
 from __future__ import annotations
@@ -29,16 +26,11 @@ DEFAULT_LAYERS = 3  # the last ones
 
 @dataclass(frozen=True, slots=True)
 class CaptureConfig:
-    """What is kept of the attention.
+    """What is kept of the attention."""
 
-    layers: decoder layers, negative ones from the end; None for the last three.
-    reduction: over heads. A sum over the image is the share of attention only under "mean".
-    heads: layers whose heads are kept one by one as well.
-    """
-
-    layers: tuple[int, ...] | None = None
-    reduction: Literal["mean", "max"] = "mean"
-    heads: tuple[int, ...] = ()
+    layers: tuple[int, ...] | None = None  # decoder layers, negative ones from the end; None for the last three
+    reduction: Literal["mean", "max"] = "mean"  # over heads; a sum over the image is a share only under "mean"
+    heads: tuple[int, ...] = ()  # layers whose heads are kept one by one as well
     row: Literal["fed", "predict"] = "fed"
     dtype: Literal["float16", "float32"] = "float16"
 
@@ -54,31 +46,20 @@ class CaptureConfig:
 
 @dataclass(frozen=True, slots=True)
 class CapturedAnswer:
-    """An answer and its attention.
-
-    token_ids: the answer without the end of sequence; one row a token.
-    attention: [layers, tokens, patches], heads reduced.
-    heads: layer -> [heads, tokens, patches], of the layers in `config.heads`.
-    keys: [tokens], the number of tokens each row can attend to.
-    """
+    """An answer (without the end of sequence) and its attention, one row a token."""
 
     token_ids: tuple[int, ...]
-    attention: NDArray[np.floating]
-    heads: Mapping[int, NDArray[np.floating]]
+    attention: NDArray[np.floating]  # [layers, tokens, patches], heads reduced
+    heads: Mapping[int, NDArray[np.floating]]  # layer -> [heads, tokens, patches], of the layers in `config.heads`
     layers: tuple[int, ...]
-    keys: NDArray[np.int64]
+    keys: NDArray[np.int64]  # [tokens], the number of tokens each row can attend to
     config: CaptureConfig
 
 
 def capture_while_generating(
-    checkpoint: Checkpoint,
-    image: Image,
-    prompt: str,
-    config: CaptureConfig | None = None,
-    *,
-    max_new_tokens: int = 512,
-    **options: Any,
-) -> CapturedAnswer:
+    checkpoint: Checkpoint, image: Image, prompt: str, config: CaptureConfig | None = None, *,
+    max_new_tokens: int = 512, **options: Any,
+) -> CapturedAnswer:  # fmt: skip
     """Answer a rendered prompt about one image and record its attention meanwhile.
 
     Args:

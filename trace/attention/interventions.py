@@ -1,17 +1,9 @@
-"""Does the reasoning matter? One step's words are replaced, the model continues from there, and the points may follow.
+"""Does the reasoning matter? One step's words are replaced, the model continues, and the points may follow.
 
-    python visualization/attention_map.py ... --intervene
-
-An edit names another object, another place, the opposite direction or the other kind of goal, and says where the points
-should go if the model believes its own text. Objects and places come from the benchmark where it records them
-(`views.jsonl`); directions and places are found in any text. Reported for each step and kind of edit:
-
-    distance   how far the mean of the points moved, in units of the image's longer side
-    moved      the share of answers whose points moved by more than NEAR
-    follows    the share whose points went at least half of the way to the new place (object, place), or by more than
-               NEAR in the new direction (direction)
-
-`control` gives the model its own unchanged words: what moves there is noise of cutting and encoding the text again.
+An edit says where the points should go if the model believes its own text. Objects and their places come from the
+benchmark's `views.jsonl`, directions and places from any text. Reported are `distance` (of the mean point, in longer
+sides of the image), `moved` (the share beyond NEAR), and `follows`: the share whose points went at least half of the way
+to the new place, or beyond NEAR in the new direction. `control` gives the model its own unchanged words.
 """
 
 from __future__ import annotations
@@ -21,6 +13,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +25,7 @@ from ..core.prompts import IMAGE_TAG
 from ..core.reasoning import STEPS, Response, Step, parse
 from ..core.records import Question
 from ..eval.benchmark import Benchmark
-from ..eval.statistics import Interval, interval
+from ..eval.statistics import interval
 from ..utils.command import InputError
 from ..utils.files import JsonlWriter, read_json, read_jsonl, write_json
 from .results import EFFECTS, AttentionRecord, read_records
@@ -80,46 +73,27 @@ class NamedObject:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One step with other words.
-
-    prefix: the answer up to the end of the edited step; the model continues from there.
-    shift: where the points should go, in units of the image's width and height; None when nothing is predicted.
-    exact: whether they should go as far as `shift` says, or only in its direction.
-    """
+    """One step with other words."""
 
     step: str
     kind: str
     text: str
-    prefix: str
-    shift: Shift | None
-    exact: bool
+    prefix: str  # the answer up to the end of the edited step; the model continues from there
+    shift: Shift | None  # where the points should go, in units of width and height; None: nothing is predicted
+    exact: bool  # whether they should go as far as `shift` says, or only in its direction
 
 
 @dataclass(frozen=True, slots=True)
 class EditResult:
-    """One edit of one answer. `moved` (the shift of the mean point) and `distance` are None for an answer without
-    points, `follows` also where the edit predicts nothing."""
+    """One edit of one answer; None where the answer has no points, or (`follows`) the edit predicts nothing."""
 
     step: str
     kind: str
     words: str
     answer: str
-    moved: Shift | None  # in units of the image's width and height
+    moved: Shift | None  # of the mean point, in units of the image's width and height
     distance: float | None  # in units of its longer side
     follows: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class EditEffect:
-    """All edits of one kind of one step; intervals over images."""
-
-    step: str
-    kind: str
-    edits: int
-    unreadable: int  # answers without points
-    distance: Interval | None
-    moved: Interval | None
-    follows: Interval | None
 
 
 # --- edits ---------------------------------------------------------------------------------------------------------
@@ -191,14 +165,9 @@ def _between(first: Point, second: Point) -> Shift:
 
 
 def intervene(
-    checkpoint: Checkpoint,
-    image: Image,
-    instruction: str,
-    record: AttentionRecord,
-    objects: Sequence[NamedObject],
-    max_new_tokens: int,
-    style: str = "vicuna_v1",
-) -> list[EditResult]:
+    checkpoint: Checkpoint, image: Image, instruction: str, record: AttentionRecord, objects: Sequence[NamedObject],
+    max_new_tokens: int, style: str = "vicuna_v1",
+) -> list[EditResult]:  # fmt: skip
     """Try every edit of one answer in one batch; [] for an answer without steps or points."""
     response = parse(record.text, record.size)
     # The same in every process: which other object is chosen depends on the question alone.
@@ -288,41 +257,41 @@ def intervene_all(
                           "results": [asdict(result) for result in results]})  # fmt: skip
     answers = [(record, done[str(record.question_id)][1]) for record in records if str(record.question_id) in done]
     effects = summarize_effects(answers)
-    write_json(folder / EFFECTS, {"near": NEAR, "answers": len(answers), "effects": list(map(asdict, effects))})
+    write_json(folder / EFFECTS, {"near": NEAR, "answers": len(answers), "effects": effects})
     lines = ["", "interventions: one step's words replaced, the model continues (95 % intervals over images)"]
-    for row in effect_rows(read_effects(folder)):
+    for row in effect_rows(effects):
         lines.append(f"{row[0]:12}{row[1]:12}{row[2]:>7}" + "".join(f"{cell:>26}" for cell in row[3:]))
     return [*lines, ""]
 
 
-def summarize_effects(answers: Sequence[tuple[AttentionRecord, Sequence[EditResult]]]) -> list[EditEffect]:
-    """Compute the effect of each kind of edit in each step."""
+def summarize_effects(answers: Sequence[tuple[AttentionRecord, Sequence[EditResult]]]) -> list[dict[str, Any]]:
+    """Compute the effect of each kind of edit in each step, with intervals over images."""
     rng = np.random.default_rng(0)
 
-    def mean(values: Sequence[tuple[str, float]]) -> Interval | None:
+    def mean(values: Sequence[tuple[str, float]]) -> dict[str, Any] | None:
         if not values:
             return None
-        return interval([value for _, value in values], [image for image, _ in values], rng, RESAMPLES)
+        return asdict(interval([value for _, value in values], [image for image, _ in values], rng, RESAMPLES))
 
     effects = []
-    for step in STEPS:
-        for kind in KINDS:
-            results = [(record.source, result) for record, of_answer in answers for result in of_answer
-                       if (result.step, result.kind) == (step, kind)]  # fmt: skip
-            if not results:
-                continue
-            distances = [(image, result.distance) for image, result in results if result.distance is not None]
-            effects.append(
-                EditEffect(
-                    step,
-                    kind,
-                    len(results),
-                    len(results) - len(distances),
-                    mean(distances),
-                    mean([(image, float(distance > NEAR)) for image, distance in distances]),
-                    mean([(image, float(result.follows)) for image, result in results if result.follows is not None]),
-                )
-            )
+    for step, kind in product(STEPS, KINDS):
+        results = [(record.source, result) for record, of_answer in answers for result in of_answer
+                   if (result.step, result.kind) == (step, kind)]  # fmt: skip
+        if not results:
+            continue
+        distances = [(image, result.distance) for image, result in results if result.distance is not None]
+        follows = [(image, float(result.follows)) for image, result in results if result.follows is not None]
+        effects.append(
+            {
+                "step": step,
+                "kind": kind,
+                "edits": len(results),
+                "unreadable": len(results) - len(distances),  # answers without points
+                "distance": mean(distances),
+                "moved": mean([(image, float(distance > NEAR)) for image, distance in distances]),
+                "follows": mean(follows),
+            }
+        )
     return effects
 
 

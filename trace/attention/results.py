@@ -1,13 +1,9 @@
 """A folder with the attention of one model: written by `visualization/attention_map.py`, read by summary and report.
 
-    QUESTION.json              the answer, its steps, and every number of `metrics`, layer by layer
-    QUESTION.npz               `rows` [layers, tokens, patches] in float16, `heads_L` of the layers asked for, and the
-                               steps' `maps`, `target` and `reference` over the padded square
-    QUESTION_1_reference.png   one picture a step, and QUESTION_steps.png with all of them
-    images/QUESTION.jpg        a small image
-    index.json, failures.json  the records there are; the questions that failed, with reasons
-
-A record is written after its pictures and arrays, so a question that has one is complete.
+QUESTION.json              the answer, its steps, and every number of `metrics`, layer by layer
+QUESTION.npz               rows [layers, tokens, patches], heads_L if asked for, the steps' maps, target, reference
+QUESTION_1_reference.png   a picture of each step, QUESTION_steps.png with all, images/QUESTION.jpg
+index.json, failures.json  the records, and the questions that failed. A question that has a record is complete.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ INDEX, FAILURES, SUMMARY, EFFECTS = "index.json", "failures.json", "summary.json
 MEAN = "mean"  # of the layers: what is drawn
 # the settings that change the numbers
 DECISIVE = ("model", "model_base", "dtype", "layers", "reduce", "row", "answers", "max_new_tokens", "conv_mode")
-Numbers = Mapping[str, Sequence[float | None]]  # measure -> one value a step
+Numbers = Mapping[str, Sequence[float | None]]  # measure -> one value a step, None where it is not defined
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +55,10 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttentionRecord:
-    """One question with the attention of one model; `order` is its position in the question file.
-
-    numbers: layer (or "mean", of all layers) -> measure -> a value for each step, None where it is not defined.
-    uniform: measure -> the same for attention spread evenly.
-    settings: everything that decided the answer, the maps and the pictures.
-    """
+    """One question with the attention of one model."""
 
     question_id: QuestionId
-    order: int
+    order: int  # in the question file
     source: str  # the image's name in the benchmark
     instruction: str
     category: str | None
@@ -82,9 +73,9 @@ class AttentionRecord:
     steps: tuple[StepRecord, ...]
     model: str
     layers: tuple[int, ...]
-    numbers: Mapping[str, Numbers]
-    uniform: Numbers
-    settings: Mapping[str, Any]
+    numbers: Mapping[str, Numbers]  # by layer, or "mean" of all layers
+    uniform: Numbers  # of attention spread evenly
+    settings: Mapping[str, Any]  # everything that decided the answer, the maps and the pictures
 
     @property
     def points(self) -> tuple[Point | Box, ...]:
@@ -116,16 +107,10 @@ def named_object_mask(benchmark: Benchmark, question: Question) -> NDArray[np.bo
 
 
 def write_record(
-    folder: Path,
-    order: int,
-    question: Question,
-    image: Image,
-    masks: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None],
-    attention: AnswerAttention,
-    model: str,
-    settings: Mapping[str, Any],
-    scaling: str = "shared",
-) -> AttentionRecord:
+    folder: Path, order: int, question: Question, image: Image,
+    masks: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None], attention: AnswerAttention, model: str,
+    settings: Mapping[str, Any], scaling: str = "shared",
+) -> AttentionRecord:  # fmt: skip
     """Write pictures, arrays and the record, in this order.
 
     Args:
@@ -164,27 +149,15 @@ def write_record(
                                     **dict(zip(map(str, layers), attention.layer_maps, strict=True))}.items()}  # fmt: skip
     if attention.captured.config.reduction != "mean":  # a sum over the largest head is no share
         numbers = {layer: {**values, "share": [None] * len(STEP_TITLES)} for layer, values in numbers.items()}
+    even = [uniform(grid, where, float(share)) if key in attention.spans else None
+            for key, share in zip(STEP_TITLES, attention.uniform, strict=True)]  # fmt: skip
     record = AttentionRecord(
-        question.question_id,
-        order,
-        question.image,
-        instruction,
-        question.category,
-        image.size,
-        f"images/{stem}.jpg",
-        f"{stem}_steps.png",
-        f"{stem}.npz",
-        mask_outline(target),
-        attention.response.text,
-        attention.captured.token_ids,
-        None if target is None else score(points, target),
-        tuple(records),
-        model,
-        layers,
-        numbers,
-        _by_measure([uniform(grid, where, float(share)) if key in attention.spans else None
-                     for key, share in zip(STEP_TITLES, attention.uniform, strict=True)]),
-        dict(settings),
+        question_id=question.question_id, order=order, source=question.image, instruction=instruction,
+        category=question.category, size=image.size, image=f"images/{stem}.jpg", picture=f"{stem}_steps.png",
+        arrays=f"{stem}.npz", outline=mask_outline(target), text=attention.response.text,
+        token_ids=attention.captured.token_ids, accuracy=None if target is None else score(points, target),
+        steps=tuple(records), model=model, layers=layers, numbers=numbers, uniform=_by_measure(even),
+        settings=dict(settings),
     )  # fmt: skip
     write_json(folder / f"{stem}.json", asdict(record))
     return record
@@ -211,12 +184,8 @@ def is_complete(folder: Path, question_id: QuestionId, settings: Mapping[str, An
     return same and all((folder / name).is_file() for name in [record.image, record.picture, record.arrays, *pictures])
 
 
-def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    """Write `failures` (question id -> reason) of every run into the folder that are not resolved yet."""
-    write_json(folder / FAILURES, dict(failures))
-
-
 def read_failures(folder: Path) -> dict[str, str]:
+    """Return question id -> reason, of every run into the folder, as long as the question was not drawn since."""
     path = folder / FAILURES
     failures = read_json(path) if path.is_file() else {}
     if not isinstance(failures, dict):

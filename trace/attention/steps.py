@@ -35,20 +35,13 @@ STEP_TITLES: Mapping[str, str] = {**HEADINGS, ANSWER: "Final answer"}
 
 @dataclass(frozen=True, slots=True)
 class AnswerAttention:
-    """One answer, its steps and the attention of each.
-
-    spans: the tokens (first, one past the last) of each step that the answer has.
-    layer_maps: float32 [layers, 5, grid, grid] over the padded square, in the order of STEP_TITLES; NaN for a missing
-        step.
-    uniform: float32 [5], the image's share of attention if every token were attended to equally.
-    captured: the rows that the maps are means of.
-    """
+    """One answer, its steps and the attention of each, in the order of STEP_TITLES; NaN for a missing step."""
 
     response: Response
-    spans: Mapping[str, Span]
-    layer_maps: NDArray[np.float32]
-    uniform: NDArray[np.float32]
-    captured: CapturedAnswer
+    spans: Mapping[str, Span]  # the tokens (first, one past the last) of each step that the answer has
+    layer_maps: NDArray[np.float32]  # [layers, 5, grid, grid] over the padded square
+    uniform: NDArray[np.float32]  # [5], the image's share of attention if every token were attended to equally
+    captured: CapturedAnswer  # the rows that the maps are means of
 
     @property
     def maps(self) -> NDArray[np.float32]:
@@ -61,10 +54,6 @@ class AnswerAttention:
         shares = self.maps.sum(axis=(1, 2))
         return shares if self.captured.config.reduction == "mean" else np.full_like(shares, np.nan)
 
-    @property
-    def missing(self) -> tuple[str, ...]:
-        return tuple(key for key in STEP_TITLES if key not in self.spans)
-
     def text(self, key: str) -> str:
         """Return the words of a step without its heading; empty for a missing one."""
         if key == ANSWER:
@@ -75,15 +64,10 @@ class AnswerAttention:
     def step_maps(self, size: tuple[int, int]) -> list[StepMap]:
         """Return what the figures draw: each step's map over the original image of `size` (width, height)."""
         return [
-            StepMap(
-                title,
-                self.text(key),
-                unpad_map(grid, size) if key in self.spans else None,
-                float(share),
-                self.spans.get(key),
-            )
+            StepMap(title, self.text(key), unpad_map(grid, size) if key in self.spans else None, float(share),
+                    self.spans.get(key))
             for (key, title), grid, share in zip(STEP_TITLES.items(), self.maps, self.shares, strict=True)
-        ]
+        ]  # fmt: skip
 
 
 def token_spans(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[Span]]:
@@ -187,13 +171,9 @@ def attention_by_step(tokenizer: Any, captured: CapturedAnswer, size: tuple[int,
 
 
 def ask_with_attention(
-    checkpoint: Checkpoint,
-    image: Image,
-    question_text: str,
-    config: CaptureConfig | None = None,
-    max_new_tokens: int = 512,
-    style: str = "vicuna_v1",
-) -> AnswerAttention:
+    checkpoint: Checkpoint, image: Image, question_text: str, config: CaptureConfig | None = None,
+    max_new_tokens: int = 512, style: str = "vicuna_v1",
+) -> AnswerAttention:  # fmt: skip
     """Ask a model with reasoning, greedily, and record where it looks during each step.
 
     Args:
@@ -207,13 +187,9 @@ def ask_with_attention(
 
 
 def replay_answer(
-    checkpoint: Checkpoint,
-    image: Image,
-    question_text: str,
-    answer: Answer,
-    config: CaptureConfig | None = None,
+    checkpoint: Checkpoint, image: Image, question_text: str, answer: Answer, config: CaptureConfig | None = None,
     style: str = "vicuna_v1",
-) -> AnswerAttention:
+) -> AnswerAttention:  # fmt: skip
     """Record the attention of a saved answer in one teacher-forced pass.
 
     An answer saved without its token ids is encoded again, which may split words differently than the model did.

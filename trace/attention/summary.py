@@ -2,18 +2,8 @@
 
     python -m trace.attention.summary OUT          # a folder of visualization/attention_map.py
 
-The finding has three parts. Each is one quantity whose 95 % bootstrap interval (over images) decides by a fixed rule:
-
-    diffuse       half of the image's attention needs at least a quarter of its tokens (even attention: half), in both
-                  of the first two steps. Holds when both intervals lie above, fails when one lies below.
-    concentrated  the goal subtype needs fewer tokens for half of it than the mean of the first two steps, paired by
-                  answer. Holds when the interval of the difference lies below 0, fails when it lies above.
-    little        the final answer gives the image less than half of what the four steps give it on average, paired.
-                  Holds when the interval of (final answer - half of the steps) lies below 0, fails when above.
-
-Otherwise a part is undecided, as is one whose steps were measured on fewer than ten images. Two controls are reported:
-attention spread evenly, and the maps of other images' answers laid over this image's regions (shuffled images). Where
-attention equals the second, it says nothing about the image.
+Two controls are reported: attention spread evenly, and the maps of other images' answers laid over an image's regions.
+Where attention equals the second, it says nothing about the image.
 """
 
 from __future__ import annotations
@@ -73,20 +63,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Every number; lists have one entry a step, None where nothing was measured.
-
-    measures: layer (or "mean") -> measure -> intervals. uniform, shuffled: measure -> means of the controls.
-    against_shuffled: measure -> interval of (attention - shuffled control), of the mean over the layers.
-    """
+    """Every number by measure; lists have one entry a step, None where nothing was measured."""
 
     model: str
     questions: int
     images: int
     missing: Mapping[str, int]
-    measures: Mapping[str, Mapping[str, Sequence[Interval | None]]]
-    uniform: Mapping[str, Sequence[float | None]]
+    measures: Mapping[str, Mapping[str, Sequence[Interval | None]]]  # first by layer, or "mean" of all
+    uniform: Mapping[str, Sequence[float | None]]  # means of the controls
     shuffled: Mapping[str, Sequence[float | None]]
-    against_shuffled: Mapping[str, Sequence[Interval | None]]
+    against_shuffled: Mapping[str, Sequence[Interval | None]]  # of (attention - shuffled control), mean over layers
     pairs: Mapping[str, Sequence[StepPair]]
     verdicts: Sequence[Verdict]
 
@@ -204,7 +190,16 @@ def _pairs(values: Values, images: Sequence[str], rng: np.random.Generator) -> l
 
 
 def judge(values: Mapping[str, Values], images: Sequence[str], rng: np.random.Generator) -> list[Verdict]:
-    """Decide whether each part of the published finding holds; `values`: measure -> [answers, 5]."""
+    """Decide whether each part of the published finding holds; `values`: measure -> [answers, 5].
+
+    diffuse       half of the image's attention needs at least DIFFUSE of its tokens in both of the first two steps:
+                  holds when both intervals lie above, fails when one lies below.
+    concentrated  the subtype needs fewer tokens for half of it than the mean of the first two steps, paired by answer.
+    little        the final answer gives the image less than half of what the steps give it on average, paired.
+
+    The last two hold when the interval of the difference lies below 0 and fail when it lies above. Anything else is
+    undecided, and so is a part measured on fewer than LEAST_IMAGES images.
+    """
     area, share = values["area"], values["share"]
     gap = area[:, KEYS.index("subtype")] - area[:, :2].mean(axis=1)
     drop = share[:, -1] - 0.5 * share[:, :-1].mean(axis=1)

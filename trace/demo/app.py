@@ -1,6 +1,5 @@
-"""The demo: ask a model in the browser, read its reasoning as it comes, see its points and its attention at each step.
+"""The demo's page: ask a model in the browser, read its reasoning as it comes, see its points and attention.
 
-    trace-vlm demo                                       # the bundled models
     trace-vlm demo --model trace=output/trace-13b --model robopoint=checkpoints/robopoint
 
 The page is served on 127.0.0.1 only, loads nothing from elsewhere (a content security policy tells the browser so), and
@@ -71,21 +70,12 @@ def launch(models: Models, port: int, browser: bool = False, wait: bool = True) 
     local = ["system-ui", "sans-serif"]  # gradio's own themes load their fonts from the network
     try:
         app.queue(default_concurrency_limit=1).launch(
-            server_name=HOST,
-            server_port=port,
-            share=False,
-            inbrowser=browser,
-            prevent_thread_lock=True,
+            server_name=HOST, server_port=port, share=False, inbrowser=browser, prevent_thread_lock=True,
             quiet=True,  # its own words advise a public link
-            max_file_size=UPLOAD_LIMIT,
-            allowed_paths=[str(SAMPLES)],
-            footer_links=[],
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            theme=gr.themes.Default(font=local, font_mono=["ui-monospace", "monospace"]),
+            max_file_size=UPLOAD_LIMIT, allowed_paths=[str(SAMPLES)], footer_links=[], ssr_mode=False, pwa=False,
+            mcp_server=False, theme=gr.themes.Default(font=local, font_mono=["ui-monospace", "monospace"]),
             app_kwargs={"middleware": [Middleware(SecurityPolicy)], "docs_url": None, "redoc_url": None},
-        )
+        )  # fmt: skip
     except OSError as error:
         raise InputError(f"port {port} cannot be used ({error}); give another with --port") from None
     if wait:

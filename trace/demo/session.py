@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,24 +52,17 @@ class Models:
     """Models by the name in the menu; the last two used stay loaded."""
 
     def __init__(self, paths: Mapping[str, str], device: str | None = None, dtype: str | None = None) -> None:
-        self.paths = dict(paths)
-        self.loaded: dict[str, Predictor] = {}
-        self._device, self._dtype = device, dtype
-        self._lock = threading.Lock()
+        from ..inference.predictor import Predictor
+
+        self.paths, self._lock = dict(paths), threading.Lock()
+        self._load = lru_cache(maxsize=2)(lambda name: Predictor.load(self.paths[name], None, device, dtype))
 
     def get(self, name: str) -> Predictor:
         """Return a model, loaded if needed. InputError: there is no such model, or it cannot be loaded."""
-        from ..inference.predictor import Predictor
-
+        if name not in self.paths:
+            raise InputError(f"there is no model {name!r}; there are {', '.join(self.paths)}")
         with self._lock:
-            if name not in self.paths:
-                raise InputError(f"there is no model {name!r}; there are {', '.join(self.paths)}")
-            if name not in self.loaded:
-                while len(self.loaded) > 1:
-                    self.loaded.pop(next(iter(self.loaded)))
-                self.loaded[name] = Predictor.load(self.paths[name], None, self._device, self._dtype)
-            self.loaded[name] = self.loaded.pop(name)  # the last one used goes last
-            return self.loaded[name]
+            return self._load(name)
 
 
 def model_paths(models: Sequence[str]) -> dict[str, str]:

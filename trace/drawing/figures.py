@@ -17,7 +17,18 @@ import numpy as np
 from ..core.points import Box, Point
 from ..core.reasoning import HEADINGS, Response
 from .canvas import BAD, FADED, INK, Canvas, TextBlock, font_families, text_height
-from .overlay import COLORS, CYAN, FEW_DOTS, blend, draw_answer, draw_image, draw_truth, heat_colormap, model_colors
+from .overlay import (
+    COLORS,
+    CYAN,
+    FEW_DOTS,
+    RED,
+    blend,
+    draw_answer,
+    draw_image,
+    draw_truth,
+    heat_colormap,
+    model_colors,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,23 +43,18 @@ STEPS_PER_ROW = 3  # at the width of a page of text, labels stay readable
 RIGHT = "right"  # the outcome of an answer that did not fail
 
 Items = Sequence[Point | Box]
-Position = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPanel:
-    """One model's answer to a question. `accuracy` is this answer's score (0 to 1), None without ground truth.
-
-    `outcome` is "right" or the class of its failure, `confidence` the model's own (0 to 1), each None when not known.
-    `note` stands below the label (the model's accuracy over all questions).
-    """
+    """One model's answer to a question; what is not known is None."""
 
     label: str
     response: Response
-    accuracy: float | None = None
-    note: str = ""
-    outcome: str | None = None
-    confidence: float | None = None
+    accuracy: float | None = None  # of this answer, 0 to 1
+    note: str = ""  # below the label: the model's accuracy over all questions
+    outcome: str | None = None  # RIGHT or an error class
+    confidence: float | None = None  # the model's own, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,33 +79,27 @@ def draw_comparison(
     With one panel the reasoning stands beside the image, with several below each. `name` is a small line above
     the instruction (question id, category).
     """
-    column = 430 if len(panels) < 3 else 360
+    beside, colors = len(panels) == 1, model_colors(panel.label for panel in panels)
+    column, indent = 430 if len(panels) < 3 else 360, 0 if beside else 18
     picture = _fit(image.size, column, 460)
-    texts = [_answer_blocks(panel) for panel in panels]
-    beside = len(panels) == 1
-    width = 2 * MARGIN + (column + GUTTER + REASONING_WIDTH if beside else len(panels) * (column + GUTTER) - GUTTER)
+    titles, texts = [_title_blocks(panel) for panel in panels], [_answer_blocks(panel) for panel in panels]
+    inner = column + GUTTER + REASONING_WIDTH if beside else len(panels) * (column + GUTTER) - GUTTER
     header = _header(name, instruction, 6)
-    top = MARGIN + text_height(width - 2 * MARGIN, header) + 14
-    titles, indent = [_title_blocks(panel) for panel in panels], 0 if beside else 18
-    colors = model_colors(panel.label for panel in panels)
+    top = MARGIN + text_height(inner, header) + 14
     picture_top = top + max(text_height(column - indent, title) for title in titles) + 8
     below = picture_top + picture[1] + 10
     if beside:
         bottom = max(below, picture_top + text_height(REASONING_WIDTH, texts[0]))
     else:
         bottom = below + max(text_height(column, text) for text in texts)
-    canvas = Canvas(width, bottom + 12 + 18 + MARGIN / 2)
-    canvas.write(MARGIN, MARGIN, width - 2 * MARGIN, header)
+    canvas = Canvas(2 * MARGIN + inner, bottom + 12 + 18 + MARGIN / 2)
+    canvas.write(MARGIN, MARGIN, inner, header)
     for index, panel in enumerate(panels):
         x = MARGIN + index * (column + GUTTER)
         if not beside:
             _draw_key(canvas.axes(x, top + 3, 13, 13), colors[panel.label], "o")
         canvas.write(x + indent, top, column - indent, titles[index])
-        axes = canvas.axes(x, picture_top, *picture)
-        size = draw_image(axes, image)
-        if mask is not None:
-            draw_truth(axes, mask, size)
-        draw_answer(axes, panel.response.points, size, color=colors[panel.label])
+        _draw_marks(canvas.axes(x, picture_top, *picture), image, panel.response.points, mask, 7.0, colors[panel.label])
         place = (x + column + GUTTER, picture_top, REASONING_WIDTH) if beside else (x, below, column)
         canvas.write(*place, texts[index])
     _draw_legend(canvas, truth=mask is not None, prediction=beside)
@@ -127,16 +127,14 @@ def _title_blocks(panel: AnswerPanel) -> list[TextBlock]:
 
 def _answer_blocks(panel: AnswerPanel) -> list[TextBlock]:
     response = panel.response
-    blocks = []
+    blocks = [] if response.steps else [TextBlock("This answer holds no reasoning.", color=FADED, gap=7)]
     for number, step in enumerate(response.steps, 1):
-        blocks.append(TextBlock(f"{number}  {HEADINGS[step.key]}", 8.5, bold=True, gap=7))
-        blocks.append(TextBlock(step.text, 8.5, gap=1, max_lines=12))
-    if not response.steps:
-        blocks.append(TextBlock("This answer holds no reasoning.", 8.5, color=FADED, gap=7))
-    blocks.append(TextBlock("Final answer", 8.5, bold=True, gap=9))
+        blocks += [TextBlock(f"{number}  {HEADINGS[step.key]}", bold=True, gap=7),
+                   TextBlock(step.text, gap=1, max_lines=12)]  # fmt: skip
     answer = answer_text(response)
-    blocks.append(TextBlock(answer or "(empty)", 8.5, gap=1, max_lines=8, color=INK if answer else FADED))
-    return [*blocks, *(TextBlock(problem, 8.5, color=BAD, gap=2) for problem in answer_problems(response))]
+    blocks += [TextBlock("Final answer", bold=True, gap=9),
+               TextBlock(answer or "(empty)", gap=1, max_lines=8, color=INK if answer else FADED)]  # fmt: skip
+    return [*blocks, *(TextBlock(problem, color=BAD, gap=2) for problem in answer_problems(response))]
 
 
 def answer_text(response: Response) -> str:
@@ -161,7 +159,7 @@ def answer_problems(response: Response) -> list[str]:
 def _draw_legend(canvas: Canvas, truth: bool, prediction: bool = True) -> None:
     """Explain the marks at the foot of a canvas; dots in several colours are explained beside their model's name."""
     x, y = float(MARGIN), canvas.height - 18 - MARGIN / 2
-    for color, label, shape, shown in ((CYAN, "ground truth", "s", truth), (COLORS[0], "prediction", "o", prediction)):
+    for color, label, shape, shown in ((CYAN, "ground truth", "s", truth), (RED, "prediction", "o", prediction)):
         if shown:
             axes = canvas.axes(x, y, 110, 14)
             _draw_key(axes, color, shape)
@@ -245,14 +243,9 @@ def draw_step(
 
 
 def draw_steps(
-    image: Image,
-    instruction: str,
-    steps: Sequence[StepMap],
-    points: Items,
-    mask: np.ndarray | None = None,
-    name: str = "",
-    scaling: str = "shared",
-) -> Figure:
+    image: Image, instruction: str, steps: Sequence[StepMap], points: Items, mask: np.ndarray | None = None,
+    name: str = "", scaling: str = "shared",
+) -> Figure:  # fmt: skip
     """Draw the image and the attention of every step, STEPS_PER_ROW in a row; a missing step is shown as missing.
 
     `scaling`: "shared" is one colour scale over all steps, "each" one a step, where colours cannot be compared.
@@ -278,7 +271,7 @@ def draw_steps(
             canvas.write(x, top, column, heads[cell])
             axes = canvas.axes(x, top + title_height, *picture)
             if cell == 0:
-                _draw_marks(axes, draw_image(axes, image), points, mask)
+                _draw_marks(axes, image, points, mask)
                 continue
             step = steps[cell - 1]
             _draw_heat(axes, image, step.heat, vmax if scaling == "shared" else shared_vmax([step]), points, mask)
@@ -300,18 +293,23 @@ def _numbers(step: StepMap) -> str:
 def _draw_heat(
     axes: Axes, image: Image, heat: np.ndarray | None, vmax: float, points: Items, mask: np.ndarray | None
 ) -> None:
-    if heat is None:
-        grey = (np.asarray(image.convert("L").convert("RGB")) * 0.35 + 160).astype(np.uint8)
-        width, height = draw_image(axes, grey)
-        axes.text(width / 2, height / 2, "step missing", ha="center", va="center", fontsize=11, color=INK)
-    else:
-        _draw_marks(axes, draw_image(axes, blend(image, heat, vmax)), points, mask)
+    if heat is not None:
+        _draw_marks(axes, blend(image, heat, vmax), points, mask)
+        return
+    grey = (np.asarray(image.convert("L").convert("RGB")) * 0.35 + 160).astype(np.uint8)
+    width, height = draw_image(axes, grey)
+    axes.text(width / 2, height / 2, "step missing", ha="center", va="center", fontsize=11, color=INK)
 
 
-def _draw_marks(axes: Axes, size: tuple[int, int], points: Items, mask: np.ndarray | None) -> None:
+def _draw_marks(
+    axes: Axes, image: Image | np.ndarray, points: Items, mask: np.ndarray | None, dot: float = 5.5, color: str = RED
+) -> tuple[int, int]:
+    """The image with ground truth and points; returns its size."""
+    size = draw_image(axes, image)
     if mask is not None:
-        draw_truth(axes, mask, size, line=1.2)
-    draw_answer(axes, points, size, dot=5.5)
+        draw_truth(axes, mask, size, line=1.2 if dot < 6 else 1.8)
+    draw_answer(axes, points, size, dot=dot, color=color)
+    return size
 
 
 def _draw_colorbar(canvas: Canvas, x: float, y: float, height: float, vmax: float) -> None:
@@ -327,13 +325,9 @@ def _draw_colorbar(canvas: Canvas, x: float, y: float, height: float, vmax: floa
 
 
 def draw_measure(
-    title: str,
-    unit: str,
-    names: Sequence[str],
-    intervals: Sequence[tuple[float, float, float] | None],
-    controls: Mapping[str, Sequence[float | None]],
-    color: str,
-) -> Figure:
+    title: str, unit: str, names: Sequence[str], intervals: Sequence[tuple[float, float, float] | None],
+    controls: Mapping[str, Sequence[float | None]], color: str,
+) -> Figure:  # fmt: skip
     """Draw one number over the steps `names`: (mean, low, high) of each, and the values of up to two controls."""
     canvas = Canvas(360, 214)
     canvas.write(8, 6, 350, [TextBlock(title, 9.5, bold=True), TextBlock(unit, 8.5, color=FADED)])
@@ -355,14 +349,9 @@ def draw_measure(
 
 
 def draw_overlay(
-    image: Image,
-    points: Items,
-    heat: np.ndarray | None = None,
-    vmax: float = 0.0,
-    labels: Sequence[str] = (),
-    side: int = 560,
-    mask: np.ndarray | None = None,
-) -> Figure:
+    image: Image, points: Items, heat: np.ndarray | None = None, vmax: float = 0.0, labels: Sequence[str] = (),
+    side: int = 560, mask: np.ndarray | None = None,
+) -> Figure:  # fmt: skip
     """Draw one image, or attention over it, with its points, a label beside each, and nothing around.
 
     `side` is the length of the longer side in pixels. More than FEW_DOTS points have no labels.
@@ -372,12 +361,8 @@ def draw_overlay(
     scale = side / max(image.size)
     canvas = Canvas(max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     axes = canvas.axes(0, 0, canvas.width, canvas.height)
-    size = draw_image(axes, image if heat is None else blend(image, heat, vmax))
-    if mask is not None:
-        draw_truth(axes, mask, size)
-    draw_answer(axes, points, size, dot=8.5)
-    centers = [item.center for item in points]
-    positions = [np.clip((center.x, center.y), 0.02, 0.98) * size for center in centers]
+    size = _draw_marks(axes, image if heat is None else blend(image, heat, vmax), points, mask, dot=8.5)
+    positions = [np.clip((item.center.x, item.center.y), 0.02, 0.98) * size for item in points]
     groups: list[tuple[np.ndarray, list[str]]] = []  # labels that would cover one another are lines of one label
     for position, label in zip(positions, labels if len(points) <= FEW_DOTS else (), strict=False):
         near = next((lines for other, lines in groups if np.hypot(*(other - position)) < 14 / scale), None)

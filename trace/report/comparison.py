@@ -213,14 +213,6 @@ class ComparedQuestion:
     answers: tuple[ModelAnswer, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ComparisonRecord:
-    """What a folder's index.json holds."""
-
-    scores: tuple[ModelScore, ...]
-    items: tuple[ComparedQuestion, ...]
-
-
 def write_question(folder: Path, comparison: Comparison, question: Question, drawn: bool = True) -> ComparedQuestion:
     """Write one question's small image, and its figure if `drawn`; return its record."""
     name, benchmark = str(question.question_id), comparison.benchmark
@@ -238,13 +230,9 @@ def write_question(folder: Path, comparison: Comparison, question: Question, dra
 
 
 def write_panels(
-    folder: Path,
-    question: Question,
-    image: Image,
-    mask: np.ndarray | None,
-    panels: Sequence[AnswerPanel],
+    folder: Path, question: Question, image: Image, mask: np.ndarray | None, panels: Sequence[AnswerPanel],
     drawn: bool = True,
-) -> ComparedQuestion:
+) -> ComparedQuestion:  # fmt: skip
     """Write one question's small image, and the figure of `panels` if `drawn`; return its record."""
     stem, instruction = file_stem(question.question_id), bare_instruction(question.text)
     name = " \u00b7 ".join([f"question {question.question_id}", *([question.category] if question.category else [])])
@@ -260,40 +248,25 @@ def write_panels(
         )
     kind = question.meta.get("kind")
     return ComparedQuestion(
-        question.question_id,
-        instruction,
-        question.category,
-        None if kind is None else str(kind),
-        image.size,
-        f"images/{stem}.jpg",
-        f"{stem}.png" if drawn else None,
-        mask_outline(mask),
-        tuple(answers),
-    )
+        question_id=question.question_id, instruction=instruction, category=question.category,
+        kind=None if kind is None else str(kind), size=image.size, image=f"images/{stem}.jpg",
+        picture=f"{stem}.png" if drawn else None, outline=mask_outline(mask), answers=tuple(answers),
+    )  # fmt: skip
 
 
-def write_comparison(folder: Path, record: ComparisonRecord) -> None:
-    write_json(folder / INDEX, asdict(record))
+def write_comparison(folder: Path, scores: Sequence[ModelScore], questions: Sequence[ComparedQuestion]) -> None:
+    write_json(folder / INDEX, {"scores": list(map(asdict, scores)), "items": list(map(asdict, questions))})
 
 
-def read_comparison(folder: Path) -> ComparisonRecord:
-    """Read a folder's index. InputError when it is absent or is not such an index."""
+def read_comparison(folder: Path) -> tuple[list[ModelScore], list[ComparedQuestion]]:
+    """Read a folder's index: the scores and the questions. InputError when it is absent or is not such an index."""
     path = folder / INDEX
     record = read_json(path, "the index of compared answers")
     try:
-        scores = [
-            ModelScore(**{**score, "outcomes": tuple(map(tuple, score["outcomes"]))}) for score in record["scores"]
-        ]
-        items = [
-            ComparedQuestion(
-                **{
-                    **item,
-                    "size": tuple(item["size"]),
-                    "answers": tuple(ModelAnswer(**answer) for answer in item["answers"]),
-                }
-            )
-            for item in record["items"]
-        ]
+        return [ModelScore(**{**one, "outcomes": tuple(map(tuple, one["outcomes"]))}) for one in record["scores"]], [
+            ComparedQuestion(**{**one, "size": tuple(one["size"]), "answers": tuple(ModelAnswer(**answer) for answer
+                                                                                   in one["answers"])})
+            for one in record["items"]
+        ]  # fmt: skip
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not an index of compared answers ({error}). Write it again.") from None
-    return ComparisonRecord(tuple(scores), tuple(items))

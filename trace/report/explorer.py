@@ -98,12 +98,12 @@ class Explorer:
 
 def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None:
     """Read every question of either folder; those in both are one. None when neither folder has an index."""
-    compared = read_comparison(comparison) if comparison is not None and (comparison / INDEX).is_file() else None
+    has_comparison = comparison is not None and (comparison / INDEX).is_file()
+    scores, items = read_comparison(comparison) if comparison is not None and has_comparison else ([], [])
     attended = read_records(attention) if attention is not None and (attention / INDEX).is_file() else []
-    if compared is None and not attended:
+    if not has_comparison and not attended:
         return None
-    items = compared.items if compared else ()
-    count = len({item.question_id for item in [*items, *attended]})
+    count = len({item.question_id for item in items} | {record.question_id for record in attended})
     budget = max(SMALLEST, min(LARGEST, ALL_IMAGES // max(1, count)))
     questions: dict[QuestionId, dict[str, Any]] = {}
     for item in items:
@@ -121,7 +121,7 @@ def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None
             image = small_jpeg(open_image(attention / record.image), budget)
             questions[record.question_id] = _question(record, image)
         questions[record.question_id]["attention"] = _attention(attention, record)
-    return Explorer(compared.scores if compared else (), list(questions.values()))
+    return Explorer(scores, list(questions.values()))
 
 
 def _question(item: ComparedQuestion | AttentionRecord, image: str) -> dict[str, Any]:

@@ -2,17 +2,7 @@
 
     python -m trace.report.page --run output/quickstart
 
-The page is one HTML file that opens from disk without network. It is made of what the run's folder holds, each part
-optional, and names the parts that are absent:
-
-    RUN/data/            generated scenes: data.json (or cor.json, with reasoning), images/, masks/, generate.json
-    RUN/bench/           the benchmark: generate.json
-    RUN/train/ARM/       run.json and log.jsonl of each training run
-    RUN/answers/         ARM.jsonl with ARM.run.json beside it
-    RUN/summary.json     of trace.eval.summarize_vqa
-    RUN/comparison/      of visualization/visualize_results.py
-    RUN/attention/       of visualization/attention_map.py
-
+One HTML file that loads nothing, made of what the run's folder holds (SOURCES; scripts/quickstart.sh writes all of it).
 Whatever a model wrote is text: the template escapes it, the script never makes markup of it, and a content security
 policy admits this one script by its hash and nothing else.
 """
@@ -30,7 +20,7 @@ from ..utils.command import InputError, Parser, existing_folder, run
 from ..utils.files import replacing
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SOURCES = {  # what a part is made of, for the line that names absent parts
+SOURCES = {  # the files of a run's folder that each part is made of
     "summary": "accuracy (summary.json)",
     "comparison": "answers side by side (comparison/index.json)",
     "attention": "attention (attention/index.json)",
@@ -44,7 +34,7 @@ HEAT_COLORS = 64  # of a heat map, as the script gets them
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="One self-contained HTML page about a run.")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run (as trace/report/page.py lists it)")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run, as scripts/quickstart.sh writes it")
     parser.add_argument("--out", "--output", type=Path, help="HTML file (default: report.html in the run's folder)")
     parser.add_argument("--title", help="title of the page (default: the folder's name)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="number of training samples to show")

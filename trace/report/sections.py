@@ -10,7 +10,6 @@ import base64
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,21 +45,15 @@ QUANTITIES = ("loss", "token_loss", "grounding_loss")
 SCANNED_SAMPLES = 3000  # from which those to show are chosen
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An embedded figure: its data URI, its words for a screen reader, and the width at which it is shown."""
-
-    uri: str
-    label: str
-    width: int
+Section = dict[str, Any]
 
 
-def picture(figure: Figure, label: str) -> Picture:
-    """Embed a figure as PNG at twice its size."""
+def picture(figure: Figure, label: str) -> Section:
+    """Embed a figure as PNG at twice its size: its data URI, words for a screen reader, and the width to show it at."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=200, pil_kwargs={"compress_level": 6})
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(uri, label, round(float(figure.bbox.width)))
+    return {"uri": uri, "label": label, "width": round(float(figure.bbox.width))}
 
 
 def colors(summary: Path | None, labels: Sequence[str], folders: Sequence[str]) -> dict[str, str]:
@@ -86,40 +79,8 @@ def _not_a_summary(path: Path | None, error: Exception) -> InputError:
 # --- accuracy ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class AccuracyBar:
-    """One model in one row of the chart, in percent; `text` as in the table."""
-
-    label: str
-    mean: float
-    low: float
-    high: float
-    text: str
-    color: str
-
-
-@dataclass(frozen=True, slots=True)
-class AccuracyRow:
-    """One group of questions; `baseline` is the best baseline of all its questions, in percent."""
-
-    name: str
-    questions: int
-    bars: tuple[AccuracyBar, ...]
-    baseline: float | None
-    baseline_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    benchmark: Mapping[str, Any]
-    tables: Sequence[tuple[str, list[list[str]]]]
-    sentences: Sequence[str]
-    chart: Sequence[AccuracyRow]
-    models: Sequence[AccuracyBar]  # each model over all questions
-
-
-def accuracy(path: Path, color_of: Mapping[str, str]) -> Accuracy | None:
-    """Read the summary of an evaluation."""
+def accuracy(path: Path, color_of: Mapping[str, str]) -> Section | None:
+    """Read the summary of an evaluation: its tables and sentences, and a chart of the same numbers in percent."""
     if not path.is_file():
         return None
     summary = read_json(path, "the summary")
@@ -129,13 +90,19 @@ def accuracy(path: Path, color_of: Mapping[str, str]) -> Accuracy | None:
         fields = [entry["field"] for entry in summary["models"][0]["accuracy"]]
         rows = (_accuracy_row(summary, index, name, color_of)
                 for index, (field, name) in enumerate(zip(fields, names, strict=True)) if field in CHARTED)  # fmt: skip
-        chart = [row for row in rows if row.bars]
-        return Accuracy(summary["benchmark"], found, sentences(summary), chart, chart[0].bars if chart else ())
+        chart = [row for row in rows if row["bars"]]
+        return {
+            "benchmark": summary["benchmark"],
+            "tables": found,
+            "sentences": sentences(summary),
+            "chart": chart,
+            "models": chart[0]["bars"] if chart else (),  # each model over all questions
+        }
     except (KeyError, IndexError, TypeError) as error:
         raise _not_a_summary(path, error) from None
 
 
-def _accuracy_row(summary: Mapping[str, Any], index: int, name: str, color_of: Mapping[str, str]) -> AccuracyRow:
+def _accuracy_row(summary: Mapping[str, Any], index: int, name: str, color_of: Mapping[str, str]) -> Section:
     bars = []
     for model in summary["models"]:
         entry = model["accuracy"][index]
@@ -143,16 +110,18 @@ def _accuracy_row(summary: Mapping[str, Any], index: int, name: str, color_of: M
             mean = 100 * entry["mean"]
             low, high = (mean if entry[end] is None else 100 * entry[end] for end in ("low", "high"))
             text = f"{mean:.1f}" if entry["low"] is None else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
-            bars.append(AccuracyBar(model["label"], mean, low, high, text, color_of[model["label"]]))
+            bars.append({"label": model["label"], "mean": mean, "low": low, "high": high, "text": text,
+                         "color": color_of[model["label"]]})  # fmt: skip
     questions = summary["models"][0]["accuracy"][index]["questions"]
     # A shortcut that applies to some of these questions only says nothing about all of them.
     baselines = [(entries[index]["mean"], source) for source, entries in summary["baselines"].items()
                  if entries[index]["questions"] == questions]  # fmt: skip
     best, source = max(baselines, default=(None, ""))
-    return AccuracyRow(name, questions, tuple(bars), None if best is None else 100 * best, source)
+    baseline = {"baseline": None if best is None else 100 * best, "baseline_name": source}
+    return {"name": name, "questions": questions, "bars": bars, **baseline}
 
 
-def outcomes(explored: Explorer, color_of: Mapping[str, str]) -> list[Picture]:
+def outcomes(explored: Explorer, color_of: Mapping[str, str]) -> list[Section]:
     """Draw how many of the compared answers hit the target, and how the others failed."""
     charts = {
         "Success rates": explored.success(),
@@ -164,21 +133,8 @@ def outcomes(explored: Explorer, color_of: Mapping[str, str]) -> list[Picture]:
 # --- attention -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
-    model: str
-    questions: int
-    images: int
-    missing: Sequence[str]
-    color: str
-    pictures: Sequence[Picture]
-    tables: Sequence[tuple[str, list[list[str]]]]
-    verdicts: Sequence[Mapping[str, str]]
-    effects: Sequence[Sequence[str]]  # of interventions: a header and rows, or nothing
-
-
-def attention(folder: Path, color_of: Mapping[str, str]) -> Attention | None:
-    """Read the summary of an attention folder."""
+def attention(folder: Path, color_of: Mapping[str, str]) -> Section | None:
+    """Read the summary of an attention folder, and the effects of interventions."""
     path = folder / SUMMARY
     if not path.is_file():
         return None
@@ -194,10 +150,14 @@ def attention(folder: Path, color_of: Mapping[str, str]) -> Attention | None:
             controls = {words: summary[control].get(name) or [] for control, words in CONTROLS.items()}
             if any(intervals):
                 pictures.append(picture(draw_measure(title, unit, KEYS, intervals, controls, color), title))
-        missing = [f"{STEP_TITLES[key]} in {count}" for key, count in summary["missing"].items() if count]
-        found, effects = attention_tables(summary), effect_rows(read_effects(folder))
-        return Attention(summary["model"], summary["questions"], summary["images"], missing, color, pictures, found,
-                         summary["verdicts"], effects if len(effects) > 1 else ())  # fmt: skip
+        return {
+            **{name: summary[name] for name in ("model", "questions", "images", "verdicts")},
+            "missing": [f"{STEP_TITLES[key]} in {count}" for key, count in summary["missing"].items() if count],
+            "color": color,
+            "pictures": pictures,
+            "tables": attention_tables(summary),
+            "effects": effect_rows(read_effects(folder)),
+        }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -207,18 +167,12 @@ def attention(folder: Path, color_of: Mapping[str, str]) -> Attention | None:
 # --- training ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    pictures: Sequence[Picture]
-    table: Sequence[Sequence[str]]  # a header, then a row for each run
-
-
 def training_runs(folder: Path) -> list[Path]:
     """Return the folders of the training runs."""
     return sorted(path.parent for path in folder.glob("*/run.json"))
 
 
-def training(folder: Path, color_of: Mapping[str, str]) -> Training | None:
+def training(folder: Path, color_of: Mapping[str, str]) -> Section | None:
     """Draw the curves of all training runs that have a log, and compare their configurations."""
     runs = training_runs(folder)
     if not runs:
@@ -236,7 +190,7 @@ def training(folder: Path, color_of: Mapping[str, str]) -> Training | None:
     facts = {run.name: _training_facts(read_record(run / "run.json")) for run in runs}
     columns = dict.fromkeys(name for row in facts.values() for name in row)
     rows = [[name, *(row.get(column, "-") for column in columns)] for name, row in facts.items()]
-    return Training(pictures, [["run", *columns], *rows])
+    return {"pictures": pictures, "table": [["run", *columns], *rows]}
 
 
 def _training_facts(record: Mapping[str, Any]) -> dict[str, str]:
@@ -264,23 +218,7 @@ def _training_facts(record: Mapping[str, Any]) -> dict[str, str]:
 # --- training data -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class SampleView:
-    id: str
-    kind: str
-    instruction: str
-    uri: str
-    answer: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingData:
-    file: str
-    counts: Sequence[tuple[str, str]]
-    samples: tuple[SampleView, ...]
-
-
-def training_data(folder: Path, count: int) -> TrainingData | None:
+def training_data(folder: Path, count: int) -> Section | None:
     """Choose `count` samples of the training set, of every kind in turn."""
     file = next((path for name in ("cor.json", "data.json") if (path := folder / name).is_file()), None)
     if file is None:
@@ -291,7 +229,7 @@ def training_data(folder: Path, count: int) -> TrainingData | None:
     counts = [
         (name, f"{settings[name]:,}") for name in ("scenes", "views", "seed") if isinstance(settings.get(name), int)
     ]
-    return TrainingData(file.name, counts, tuple(_sample_view(folder, sample) for sample in samples))
+    return {"file": file.name, "counts": counts, "samples": [_sample_view(folder, sample) for sample in samples]}
 
 
 def _varied(samples: Iterator[Sample]) -> Iterator[Sample]:
@@ -309,7 +247,7 @@ def _varied(samples: Iterator[Sample]) -> Iterator[Sample]:
             yield sample
 
 
-def _sample_view(folder: Path, sample: Sample) -> SampleView:
+def _sample_view(folder: Path, sample: Sample) -> Section:
     files = Images(folder)
     image = open_image(files.path(str(sample.image)))
     mask_file = files.find(str(sample.meta.get("mask", "")))
@@ -320,23 +258,14 @@ def _sample_view(folder: Path, sample: Sample) -> SampleView:
     kind = " \u00b7 ".join(dict.fromkeys(named))  # "between" is both
     drawn = figure_to_image(draw_overlay(image, response.points, side=400, mask=mask))
     uri = small_jpeg(drawn, 60_000, sides=(400,))
-    return SampleView(sample.id, kind, bare_instruction(turns.get("human", "")), uri, answer_data(response))
+    instruction = bare_instruction(turns.get("human", ""))
+    return {"id": sample.id, "kind": kind, "instruction": instruction, "uri": uri, "answer": answer_data(response)}
 
 
 # --- how it was made -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One command of the run: its record file, its command line where known, seed and time, and the full content."""
-
-    name: str
-    command: str
-    facts: Sequence[tuple[str, str]]
-    content: str
-
-
-def run_records(folder: Path) -> tuple[RunRecord, ...]:
+def run_records(folder: Path) -> list[Section]:
     """Read the record of every command in the run's folder, in the order in which they were run."""
     patterns = ("run.json", "data/generate.json", "data/*.run.json", "bench/generate.json", "train/*/run.json",
                 "answers/*.run.json")  # fmt: skip
@@ -356,9 +285,15 @@ def run_records(folder: Path) -> tuple[RunRecord, ...]:
             if value is not None and value is not False:
                 values = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
                 words += ["--" + name.replace("_", "-"), *values]
-        content = json.dumps(record, indent=2, ensure_ascii=False)
-        found.append(RunRecord(path.relative_to(folder).as_posix(), " ".join(words).strip(), facts, content))
-    return tuple(found)
+        found.append(
+            {
+                "name": path.relative_to(folder).as_posix(),
+                "command": " ".join(words).strip(),
+                "facts": facts,
+                "content": json.dumps(record, indent=2, ensure_ascii=False),
+            }
+        )
+    return found
 
 
 def read_record(path: Path) -> Mapping[str, Any]:

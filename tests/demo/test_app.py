@@ -32,10 +32,9 @@ def address(nano: Any) -> Iterator[str]:
     with socket.socket() as free:
         free.bind((demo.HOST, 0))
         port = free.getsockname()[1]
-    models = Models({"nano": "nano"})
-    models.loaded["nano"] = Predictor(nano)
-    with saying(nano, TEXT):
-        app = demo.launch(models, port, wait=False)
+    with saying(nano, TEXT), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Predictor, "load", classmethod(lambda cls, *_: cls(nano)))
+        app = demo.launch(Models({"nano": "nano-random"}), port, wait=False)
         yield f"http://{demo.HOST}:{port}/"
         app.close()
 
