@@ -21,15 +21,11 @@ import torch
 from safetensors import SafetensorError
 
 from ..utils.command import InputError
-from ..utils.files import read_json, write_json
+from ..utils.files import read_json
 
 UNFINISHED = ".unfinished"  # where a checkpoint is written before it is moved to its place
-WORLD = "world.json"
+WORLD = "world.json"  # the number of processes that wrote a checkpoint, written last
 FULL_DISK = 4 << 20  # bytes that are left on a full disk
-
-
-def write_world_size(checkpoint: Path, processes: int) -> None:
-    write_json(checkpoint / WORLD, {"processes": processes})
 
 
 def last_checkpoint(folder: Path) -> Path | None:

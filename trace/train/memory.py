@@ -70,24 +70,13 @@ class ModelDimensions:
 
 def dimensions(text: Mapping[str, Any], vision: Mapping[str, Any], source: str) -> ModelDimensions:
     """Read the dimensions from the two configurations; InputError names `source` if one is missing."""
+    names = ("hidden_size", "num_hidden_layers", "intermediate_size")
     try:
-        return ModelDimensions(
-            hidden=text["hidden_size"],
-            layers=text["num_hidden_layers"],
-            mlp=text["intermediate_size"],
-            heads=text["num_attention_heads"],
-            kv_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
-            vocabulary=text["vocab_size"],
-            vision_hidden=vision["hidden_size"],
-            vision_layers=vision["num_hidden_layers"],
-            vision_mlp=vision["intermediate_size"],
-            vision_side=vision["image_size"] // vision["patch_size"],
-            patch=vision["patch_size"],
-        )
-    except KeyError as error:
-        raise InputError(f"no {error} in the configuration of {source}: a LLaVA model is expected.") from None
-    except (TypeError, ZeroDivisionError):
-        raise InputError(f"a dimension is not a number in the configuration of {source}.") from None
+        heads, patch = text["num_attention_heads"], vision["patch_size"]
+        llm = (*(text[name] for name in names), heads, text.get("num_key_value_heads") or heads, text["vocab_size"])
+        return ModelDimensions(*llm, *(vision[name] for name in names), vision["image_size"] // patch, patch)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise InputError(f"{source} is not the configuration of a LLaVA model: {error!r}.") from None
 
 
 def trained_params(size: ModelDimensions, modes: Trainable, rank: int) -> int:
@@ -167,14 +156,9 @@ class MemoryPlan:
 
 
 def plan_memory(
-    config: TrainConfig,
-    size: ModelDimensions,
-    sharding: Sharding,
-    processes: int,
-    length: int,
-    micro_batch: int,
+    config: TrainConfig, size: ModelDimensions, sharding: Sharding, processes: int, length: int, micro_batch: int,
     labelled: float,
-) -> MemoryPlan:
+) -> MemoryPlan:  # fmt: skip
     """Plan a run with `micro_batch` rows of `length` tokens a forward pass, `labelled` of which carry a label."""
     rank, stage = config.lora_rank, sharding.stage
     total, trained = total_params(size, config.modes, rank), trained_params(size, config.modes, rank)
@@ -195,9 +179,8 @@ def plan_memory(
         gradients = optimizer = step = 0.0
     if sharding.offload_weights:
         weights = 0.0
-    return MemoryPlan(
-        weights, gradients, optimizer, _activations(config, size, length, micro_batch, labelled), buffers, step
-    )
+    activations = _activations(config, size, length, micro_batch, labelled)
+    return MemoryPlan(weights, gradients, optimizer, activations, buffers, step)
 
 
 def _activations(config: TrainConfig, size: ModelDimensions, length: int, rows: int, labelled: float) -> float:
@@ -236,14 +219,9 @@ def bytes_a_token_and_layer(config: TrainConfig, size: ModelDimensions, width: i
 
 
 def largest_micro_batch(
-    config: TrainConfig,
-    size: ModelDimensions,
-    sharding: Sharding,
-    processes: int,
-    length: int,
-    labelled: float,
+    config: TrainConfig, size: ModelDimensions, sharding: Sharding, processes: int, length: int, labelled: float,
     capacity: float,
-) -> int:
+) -> int:  # fmt: skip
     """Return the most rows a forward pass that fit into 90 % of `capacity` bytes (the rest fragments); 0 if none."""
     share = min(config.global_batch_size // processes, LARGEST_MICRO_BATCH)
     sizes = [1] if config.packing else [rows for rows in range(share, 0, -1) if share % rows == 0]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,17 @@ from ..core.records import read_samples
 from ..model.presets import PRESETS, resolve_model
 from ..utils.command import InputError, Parser, existing_file, run
 from ..utils.files import read_json
+from . import memory
 from .config import ModelParts, TrainConfig, load_config
-from .memory import (
-    MemoryPlan,
-    ModelDimensions,
-    Sharding,
-    Workload,
-    dimensions,
-    largest_micro_batch,
-    plan_memory,
-    total_params,
-    trained_params,
-    training_flops,
-)  # fmt: skip
 
 GIB = 2**30
 ROBOPOINT_SAMPLES = 1_430_000  # of RoboPoint's data, as published
 CHARACTERS_A_TOKEN, SYSTEM_TOKENS = 3.5, 40  # English in Llama's vocabulary; the system sentence
 SHARDINGS = (
-    Sharding("ZeRO-2", 2),
-    Sharding("ZeRO-2, optimizer on the CPU", 2, offload_optimizer=True),
-    Sharding("ZeRO-3", 3),
-    Sharding("ZeRO-3, all on the CPU", 3, offload_optimizer=True, offload_weights=True),
+    memory.Sharding("ZeRO-2", 2),
+    memory.Sharding("ZeRO-2, optimizer on the CPU", 2, offload_optimizer=True),
+    memory.Sharding("ZeRO-3", 3),
+    memory.Sharding("ZeRO-3, all on the CPU", 3, offload_optimizer=True, offload_weights=True),
 )
 
 
@@ -66,21 +56,7 @@ class DataSize:
     source: str
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
-    """Everything that is printed; sizes in bytes."""
-
-    model: str
-    total: int
-    trained: int
-    memory: list[tuple[Sharding, bool, MemoryPlan, int]]  # (sharding, recompute, bytes, largest micro-batch that fits)
-    steps: int
-    tokens: float
-    hours: float
-    checkpoint: int
-
-
-def model_dimensions(config: TrainConfig) -> tuple[str, ModelDimensions]:
+def model_dimensions(config: TrainConfig) -> tuple[str, memory.ModelDimensions]:
     """Return the model's name and dimensions, from a preset, from the hub's names of its parts, or from a folder.
 
     Raises:
@@ -91,11 +67,11 @@ def model_dimensions(config: TrainConfig) -> tuple[str, ModelDimensions]:
     preset = PRESETS.get(name) or next((preset for preset in PRESETS.values() if name in preset.sources.values()), None)
     if preset is not None:
         text = preset.text if preset.text["vocab_size"] else {**preset.text, "vocab_size": 1408}
-        return preset.name, dimensions(text, preset.vision, preset.name)
+        return preset.name, memory.dimensions(text, preset.vision, preset.name)
     described = _read_config(Path(resolve_model(name)))
     if isinstance(model, ModelParts):
-        return name, dimensions(described, _read_config(Path(model.vision)), name)
-    return name, dimensions(described.get("text_config", {}), described.get("vision_config", {}), name)
+        return name, memory.dimensions(described, _read_config(Path(model.vision)), name)
+    return name, memory.dimensions(described.get("text_config", {}), described.get("vision_config", {}), name)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -131,30 +107,6 @@ def read_data(config: TrainConfig, samples: int | None, text: float, labelled: f
     return DataSize(count, text, answers / count / CHARACTERS_A_TOKEN, pictured / count, source)
 
 
-def make_plan(config: TrainConfig, cluster: Cluster, data: DataSize) -> TrainingPlan:
-    if data.samples < config.global_batch_size:
-        raise InputError(f"global_batch_size: {config.global_batch_size} is more than the {data.samples} samples.")
-    name, size = model_dimensions(config)
-    trained = trained_params(size, config.modes, config.lora_rank)
-    total = total_params(size, config.modes, config.lora_rank)
-    tokens = data.text_tokens + data.with_image * size.image_tokens  # a sample
-    length, labelled = min(config.max_length, round(tokens)), data.labelled_tokens
-    memory = []
-    for sharding in SHARDINGS:
-        for recompute in (True, False):
-            setup = (replace(config, gradient_checkpointing=recompute), size, sharding, cluster.processes, length)
-            largest = largest_micro_batch(*setup, labelled, cluster.memory_gb * 1e9)
-            memory.append((sharding, recompute, plan_memory(*setup, config.micro_batch_size, labelled), largest))
-    steps = config.steps(data.samples)
-    count = steps * config.global_batch_size
-    work = Workload(count * tokens, count * tokens**2, count * labelled, count * data.with_image)
-    flops = training_flops(size, work, config.modes, config.lora_rank)
-    hours = flops / (cluster.processes * cluster.peak_tflops * 1e12 * cluster.mfu) / 3600
-    return TrainingPlan(
-        name, total, trained, memory, steps, work.tokens, hours, checkpoint_bytes(config, total, trained)
-    )
-
-
 def checkpoint_bytes(config: TrainConfig, total: int, trained: int) -> int:
     """Return the bytes of a checkpoint: the weights, and the optimizer's float32 numbers (under DeepSpeed its copy too).
 
@@ -173,31 +125,46 @@ def checkpoint_bytes(config: TrainConfig, total: int, trained: int) -> int:
     return copies * width * written + 12 * trained
 
 
-def table(plan: TrainingPlan, config: TrainConfig, cluster: Cluster, data: DataSize) -> str:
+def format_plan(config: TrainConfig, cluster: Cluster, data: DataSize) -> str:
+    """Return the tables that the command prints."""
+    if data.samples < config.global_batch_size:
+        raise InputError(f"global_batch_size: {config.global_batch_size} is more than the {data.samples} samples.")
+    name, size = model_dimensions(config)
+    total, trained = (
+        count(size, config.modes, config.lora_rank) for count in (memory.total_params, memory.trained_params)
+    )
+    tokens, steps = data.text_tokens + data.with_image * size.image_tokens, config.steps(data.samples)
+    count = steps * config.global_batch_size
+    work = memory.Workload(count * tokens, count * tokens**2, count * data.labelled_tokens, count * data.with_image)
+    flops = memory.training_flops(size, work, config.modes, config.lora_rank)
+    hours = flops / (cluster.processes * cluster.peak_tflops * 1e12 * cluster.mfu) / 3600
+    price, disk = cluster.price, checkpoint_bytes(config, total, trained) / GIB
+    cost = "" if price is None else f", {hours * cluster.processes * price:,.0f} dollars at {price:g} a GPU-hour"
     gpus = f"{cluster.nodes} x {cluster.gpus}" if cluster.nodes > 1 else str(cluster.gpus)
-    kept, price = config.save_total_limit, cluster.price
-    cost = "" if price is None else f", {plan.hours * cluster.processes * price:,.0f} dollars at {price:g} a GPU-hour"
     batch = (
         f"packed batches of {config.pack_tokens} tokens" if config.packing else f"micro-batch {config.micro_batch_size}"
     )
     rows = f"rows         counted as samples; share_image {config.share_image} makes them fewer and longer\n"
     lines = [
-        f"model        {plan.model}: {plan.total / 1e9:.3f} B parameters, {plan.trained / 1e9:.3f} B trained",
+        f"model        {name}: {total / 1e9:.3f} B parameters, {trained / 1e9:.3f} B trained",
         f"machine      {gpus} GPUs of {cluster.memory_gb:g} GB, {cluster.peak_tflops:g} TFLOP/s each",
-        f"data         {data.samples:,} samples of about {plan.tokens / (plan.steps * config.global_batch_size):.0f} "
-        f"tokens ({data.source})",
-        f"steps        {plan.steps:,} of {config.global_batch_size} samples; {plan.tokens / 1e9:.3f} B tokens",
-        f"time         {plan.hours:.1f} h at an assumed {cluster.mfu:.0%} of peak{cost}",
-        f"disk         {plan.checkpoint / GIB:.2f} GiB a checkpoint, "
-        f"{plan.checkpoint * (kept + 1) / GIB:.2f} GiB with a new one beside the last {kept}",
+        f"data         {data.samples:,} samples of about {tokens:.0f} tokens ({data.source})",
+        f"steps        {steps:,} of {config.global_batch_size} samples; {work.tokens / 1e9:.3f} B tokens",
+        f"time         {hours:.1f} h at an assumed {cluster.mfu:.0%} of peak{cost}",
+        f"disk         {disk:.2f} GiB a checkpoint, {disk * (config.save_total_limit + 1):.2f} GiB with a new one beside "
+        f"the last {config.save_total_limit}",
         rows if config.share_image > 1 else "",
         f"GiB of one GPU, {batch} (one GPU without sharding: measured; shards and buffers: unvalidated)",
         f"{'':<30}{'recompute':>10}{'weights':>9}{'gradients':>10}{'optimizer':>10}{'activations':>12}"
         f"{'buffers':>9}{'sum':>9}  largest micro-batch",
     ]
-    for sharding, recompute, memory, largest in plan.memory:
-        columns = ((memory.weights, 9), (memory.gradients, 10), (memory.optimizer, 10), (memory.activations, 12))
-        columns += ((memory.buffers, 9), (memory.total, 9))
+    length = min(config.max_length, round(tokens))
+    for sharding, recompute in product(SHARDINGS, (True, False)):
+        setup = (replace(config, gradient_checkpointing=recompute), size, sharding, cluster.processes, length)
+        planned = memory.plan_memory(*setup, config.micro_batch_size, data.labelled_tokens)
+        columns = ((planned.weights, 9), (planned.gradients, 10), (planned.optimizer, 10), (planned.activations, 12))
+        columns += ((planned.buffers, 9), (planned.total, 9))
+        largest = memory.largest_micro_batch(*setup, data.labelled_tokens, cluster.memory_gb * 1e9)
         fits = "does not fit" if not largest else "fits" if config.packing else f"{largest}"
         numbers = "".join(f"{part / GIB:>{width}.2f}" for part, width in columns)
         lines.append(f"{sharding.name:<30}{'yes' if recompute else 'no':>10}{numbers}  {fits}")
@@ -234,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif config.global_batch_size < cluster.processes:
         raise InputError(f"global_batch_size: {config.global_batch_size} rows are fewer than {cluster.processes} GPUs.")
     data = read_data(config, args.samples, args.tokens, args.learned, args.with_image)
-    print(table(make_plan(config, cluster, data), config, cluster, data))
+    print(format_plan(config, cluster, data))
     return 0
 
 

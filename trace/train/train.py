@@ -25,16 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.prompts import template
-from ..utils.command import (
-    Incomplete,
-    InputError,
-    Parser,
-    existing_file,
-    existing_folder,
-    output_folder,
-    package_versions,
-    run,
-)
+from ..utils import command
+from ..utils.command import Incomplete, InputError, existing_file, existing_folder
 from ..utils.files import locked, read_json, sha256, write_json
 from .config import TrainConfig, load_config
 from .guards import PREEMPTED, FailureNotice, Preempted, StopSignal, TrainingStopped, broken_ids
@@ -52,7 +44,7 @@ def train(config: TrainConfig) -> Path | None:
     """Run a configuration to its end; return the folder of the trained model, None if SIGTERM ended it before."""
     if not config.output_dir:
         raise InputError("output_dir: is empty. Give the run a folder of its own.")
-    folder = output_folder(config.output_dir)
+    folder = command.output_folder(config.output_dir)
     process, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     busy = f"output_dir: another run is writing to {folder}. Wait for it, stop it, or choose another folder."
     lock = locked(folder / ".lock", busy) if process == 0 else nullcontext()
@@ -82,7 +74,7 @@ def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, A
                 f"output_dir: {folder} holds {other[0]} but no run.json, and training would overwrite it. Choose a new "
                 "or empty folder."
             )
-        versions = package_versions("trace-vlm", "torch", "transformers", "accelerate", "peft", "deepspeed")
+        versions = command.package_versions("trace-vlm", "torch", "transformers", "accelerate", "peft", "deepspeed")
         versions["machine"] = platform.machine()
         return {"config": wanted, "versions": versions, "data_sha256": hashes, "finished": False}
     record, may_change = read_json(path), MAY_CHANGE
@@ -213,7 +205,7 @@ def _save_results(prepared: Any, folder: Path, record: dict[str, Any], seconds: 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Train a model from a YAML configuration.")
+    parser = command.Parser(description="Train a model from a YAML configuration.")
     parser.add_argument("--config", required=True, help="YAML file; its keys are the fields of TrainConfig")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override its keys")
     parser.add_argument("--local-rank", type=int, default=-1, help="set by the deepspeed launcher")
@@ -243,4 +235,4 @@ def exit_process(code: int) -> None:
 
 
 if __name__ == "__main__":
-    exit_process(run(main))
+    exit_process(command.run(main))

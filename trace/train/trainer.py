@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from ..core.prompts import IGNORE
 from ..model.attention_recorder import GroundingRecorder, recording
 from ..model.checkpoint import Checkpoint, save
 from ..utils.command import InputError
+from ..utils.files import write_json
 from .batching import ProcessBatchSampler
-from .checkpoints import UNFINISHED, any_world_size, explain_full_disk, write_world_size
+from .checkpoints import UNFINISHED, WORLD, any_world_size, explain_full_disk
 from .config import TrainConfig
 from .guards import StopSignal, TrainingGuard
 from .memory import Workload, dimensions, training_flops
@@ -71,6 +73,10 @@ def init_distributed(config: TrainConfig) -> None:
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
 
 
+SAME_NAME = ("max_steps", "learning_rate", "weight_decay", "max_grad_norm", "deepspeed", "save_steps")
+SAME_NAME += ("save_total_limit", "logging_steps", "seed")
+
+
 def training_arguments(config: TrainConfig, folder: Path, passes: int) -> TrainingArguments:
     """Convert the configuration to TrainingArguments, with `passes` forward passes a step of one process."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
@@ -78,36 +84,28 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
     # transformers 5 renamed the option; the newer name is used if it exists.
     fields = TrainingArguments.__dataclass_fields__
     recompute = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-    options = {"use_reentrant": False} if config.gradient_checkpointing else None
-    recomputation: dict[str, Any] = {recompute: config.gradient_checkpointing, f"{recompute}_kwargs": options}
+    options: dict[str, Any] = {name: getattr(config, name) for name in SAME_NAME}
+    options[recompute] = config.gradient_checkpointing
+    options[f"{recompute}_kwargs"] = {"use_reentrant": False} if config.gradient_checkpointing else None
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=1 if config.packing else config.micro_batch_size,
         gradient_accumulation_steps=passes,
         num_train_epochs=config.epochs,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
         lr_scheduler_type=config.lr_schedule,
         warmup_steps=config.warmup_ratio,
-        max_grad_norm=config.max_grad_norm,
         bf16=config.precision == "bf16",
-        **recomputation,
-        deepspeed=config.deepspeed,
         ddp_find_unused_parameters=config.modes.vision == "full",  # a tower's last layer is never read
         dataloader_num_workers=config.dataloader_workers,
         dataloader_persistent_workers=config.dataloader_workers > 0,
         dataloader_drop_last=True,
-        save_steps=config.save_steps,
-        save_total_limit=config.save_total_limit,
-        logging_steps=config.logging_steps,
+        dataloader_pin_memory=on_gpu,
         logging_first_step=True,
         logging_nan_inf_filter=False,  # it would hide what TrainingGuard has to see
         report_to=config.report_to or "none",
         remove_unused_columns=False,
-        seed=config.seed,
         use_cpu=not on_gpu,
-        dataloader_pin_memory=on_gpu,
+        **options,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # without a launcher it would scatter our batches over all GPUs
     return arguments
@@ -119,7 +117,7 @@ class ResumableTrainer(Trainer):
     def __init__(self, *args: Any, config: TrainConfig, stop: StopSignal, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config, self._stop, self.preempted = config, stop, False
-        self._closed = -1  # the last step that was accounted for
+        self._closed_step = -1
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -144,11 +142,9 @@ class ResumableTrainer(Trainer):
             torch.distributed.all_reduce(requested)
         return bool(requested)
 
-    def _maybe_log_save_evaluate(
-        self, tr_loss: Tensor, grad_norm: Tensor | float | None, *args: Any, **kw: Any
-    ) -> None:
-        if self.state.global_step != self._closed:  # the Trainer calls this once more at the end of an epoch
-            self._closed = self.state.global_step
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kw: Any) -> None:
+        if self.state.global_step != self._closed_step:  # the Trainer calls this once more at the end of an epoch
+            self._closed_step = self.state.global_step
             if self.close_step(grad_norm) and self.state.global_step < self.state.max_steps:
                 self.preempted = True
                 self.control.should_save = self.control.should_training_stop = True
@@ -169,7 +165,7 @@ class ResumableTrainer(Trainer):
         with explain_full_disk(Path(self.args.output_dir).parent):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            write_world_size(written, self.args.world_size)
+            write_json(written / WORLD, {"processes": self.args.world_size})
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             written.rename(target)
@@ -240,11 +236,7 @@ class LanguageTrainer(ResumableTrainer):
         )
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         inputs = dict(inputs)
         labels_BT, kinds_BT, columns = inputs.pop("labels"), inputs.pop("kinds"), inputs.pop("columns")
@@ -252,12 +244,12 @@ class LanguageTrainer(ResumableTrainer):
         guided_rows, guided_patches = inputs.pop("guided_rows", None), inputs.pop("guided_patches", None)
         call = {**inputs, "logits_to_keep": columns, "use_cache": False}
         term, recorder = self.config.grounding_loss, None
+        context: AbstractContextManager[Any] = nullcontext()
         if term is not None and guided_rows is not None:
             starts = (inputs["input_ids"] == self.checkpoint.image_token_id).int().argmax(1)
             recorder = GroundingRecorder(term.layer, term.head, guided_rows, guided_patches, starts)
-            with recording(self.model, recorder):  # the model itself: what wraps it has no configuration
-                outputs = model(**call)
-        else:
+            context = recording(self.model, recorder)  # the model itself: what wraps it has no configuration
+        with context:
             outputs = model(**call)
         log_probs_NV = outputs.logits[..., : self.checkpoint.text_vocab_size].float().flatten(0, 1).log_softmax(-1)
         labels_N = labels_BT[:, columns + 1].flatten()
@@ -283,19 +275,12 @@ class LanguageTrainer(ResumableTrainer):
         if ends is not None:
             inputs["packed_rows"] = PackedRows(tuple(ends), branch, labels_BT.device)
         self.step_ids.append(dataset.names(rows))
-        work = Workload(
-            tokens=tokens,
-            squares=float((dataset.lengths[rows].astype(float) ** 2).sum()),
-            labelled=float(inputs.pop("labelled")),
-            images=len(inputs.get("pixel_values", ())),
-        )
-        self._metrics.add(
-            samples=len(self.step_ids[-1]),
-            tokens=tokens,
-            capacity=labels_BT.numel(),
-            broken=self._guard.record_broken(inputs.pop("broken"), dataset.names),
-            flops=training_flops(self._size, work, self.config.modes, self.config.lora_rank),
-        )
+        squares, images = float((dataset.lengths[rows].astype(float) ** 2).sum()), len(inputs.get("pixel_values", ()))
+        work = Workload(tokens, squares, inputs.pop("labelled"), images)
+        flops = training_flops(self._size, work, self.config.modes, self.config.lora_rank)
+        broken = self._guard.record_broken(inputs.pop("broken"), dataset.names)
+        samples, capacity = len(self.step_ids[-1]), labels_BT.numel()
+        self._metrics.add(samples=samples, tokens=tokens, capacity=capacity, broken=broken, flops=flops)
 
     def close_step(self, grad_norm: Tensor | float | None) -> bool:
         step, losses = self.state.global_step, torch.stack(self._step_losses).tolist()
