@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from small import small
 
-from trace_vlm.train.batching import Batches, batch_by_length, batch_in_order, count_passes, pack_rows, padding_share
+from trace_vlm.train.batching import Batches, BatchSchedule, batch_rows, pack_rows
 from trace_vlm.train.dataset import Collator
 from trace_vlm.train.varlen_attention import IMPLEMENTATION, PackedRows
 
@@ -82,6 +82,13 @@ def step(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]]) -> floa
     return time.process_time() - started
 
 
+def padding_share(steps: list[Batches], lengths: Lengths) -> float:
+    """The share of padding tokens when every batch is padded to its longest row."""
+    batches = [lengths[rows] for step in steps for rows in step]
+    padded = sum(int(batch.max()) * len(batch) for batch in batches)
+    return 1 - sum(int(batch.sum()) for batch in batches) / padded
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3)
@@ -99,12 +106,12 @@ def main() -> None:
     text = np.exp(rng.uniform(np.log(args.shortest), np.log(args.longest), count))
     lengths = (text + IMAGE * pictured).astype(np.int32)
     rows = rows_of(lengths, rng)
-    plain = [np.arange(start, start + ROWS) for start in range(0, count, ROWS)]
-    lines = count_passes(plain, lengths, args.line, 1)
+    schedule = BatchSchedule(lengths, ROWS, 0, "packed", MICRO, 1, args.steps, args.line)
+    plain, lines = list(schedule.steps_of(0)), schedule.passes()
     ways = {
         "llava": llava(lengths, pictured, rng),
-        "shuffled": [batch_in_order(chosen, MICRO) for chosen in plain],
-        "grouped": [batch_by_length(chosen, lengths, MICRO) for chosen in plain],
+        "shuffled": [batch_rows(chosen, MICRO) for chosen in plain],
+        "grouped": [batch_rows(chosen, MICRO, lengths) for chosen in plain],
         "packed": [pack_rows(chosen, lengths, lines) for chosen in plain],
     }
     seconds = dict.fromkeys(ways, 0.0)

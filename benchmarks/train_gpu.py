@@ -132,12 +132,12 @@ def configuration(case: Case, tiny: bool) -> Any:
 def bins_of(case: Case, lengths: Any, tiny: bool) -> list[list[int]]:
     import numpy as np
 
-    from trace_vlm.train.batching import batch_in_order, pack_rows
+    from trace_vlm.train.batching import batch_rows, pack_rows
 
     everything = np.arange(len(lengths))
     line = 512 if tiny else case.line
     if case.layout == "padded":
-        return batch_in_order(everything, MICRO_BATCH)
+        return batch_rows(everything, MICRO_BATCH)
     passes = -(-int(lengths.sum()) // line)
     while True:
         bins = pack_rows(everything, lengths, passes)

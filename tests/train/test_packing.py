@@ -11,15 +11,7 @@ import pytest
 import torch
 from train_together import train_config
 
-from trace_vlm.train.batching import (
-    BatchSchedule,
-    ProcessBatchSampler,
-    batch_by_length,
-    batch_in_order,
-    count_passes,
-    pack_rows,
-    padding_share,
-)
+from trace_vlm.train.batching import BatchSchedule, ProcessBatchSampler
 from trace_vlm.train.guards import StopSignal
 from trace_vlm.train.sft import prepare
 from trace_vlm.train.trainer import training_arguments
@@ -54,7 +46,7 @@ def one_step(scenes, mixed, tiny_folder, tmp_path):
         config = train_config(scenes, tiny_folder, tmp_path / name, **values | {"pack_tokens": 512} | changes)
         (tmp_path / name).mkdir()
         out = tmp_path / name
-        trainer = prepare(config, lambda passes: training_arguments(config, out, passes), out, StopSignal()).trainer
+        trainer = prepare(config, lambda passes: training_arguments(config, out, passes), out, StopSignal())
         loader, passes = iter(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
         batches, items = trainer.get_batch_samples(loader, passes, torch.device("cpu"))
         losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=items) for batch in batches]
@@ -135,17 +127,19 @@ def test_a_forward_pass_without_images_runs_the_tower_and_changes_nothing(one_st
 
 
 def test_grouping_and_packing_leave_a_step_its_rows_and_save_padding():
-    steps = list(islice(BatchSchedule(LENGTHS, 128, 0, "in_order", 16, 8, 8).steps_of(0), 8))
-    plain = [batch_in_order(rows, 16) for rows in steps]
-    grouped = [batch_by_length(rows, LENGTHS, 16) for rows in steps]
-    passes = count_passes(steps, LENGTHS, 16384, 8)
-    packed = [pack_rows(rows, LENGTHS, passes * 8) for rows in steps]
-    for rows, *layouts in zip(steps, plain, grouped, packed, strict=True):
-        assert all(sorted(row for batch in layout for row in batch) == sorted(rows) for layout in layouts)
-    assert padding_share(grouped, LENGTHS) < 0.15 < 0.4 < padding_share(plain, LENGTHS)
-    for layout in packed:
-        tokens = [int(LENGTHS[batch].sum()) for batch in layout]
-        assert max(tokens) <= 16384 and min(tokens) > 0.95 * max(tokens)
+    padding = {}
+    for layout in ("in_order", "by_length", "packed"):
+        schedule = BatchSchedule(LENGTHS, 128, 0, layout, 16, 8, 8, budget=16384)
+        passes, real, padded = schedule.passes(), 0, 0
+        for rows in islice(schedule.steps_of(0), 8):
+            batches = schedule.batches(rows, passes)
+            assert sorted(row for batch in batches for row in batch) == sorted(rows)
+            tokens = [int(LENGTHS[batch].sum()) for batch in batches]
+            real += sum(tokens)
+            padded += sum(int(LENGTHS[batch].max()) * len(batch) for batch in batches)
+            assert layout != "packed" or 0.95 * max(tokens) < min(tokens) <= max(tokens) <= 16384
+        padding[layout] = 1 - real / padded
+    assert padding["by_length"] < 0.15 < 0.4 < padding["in_order"]
 
 
 @pytest.mark.parametrize(("layout", "processes"), [("in_order", 4), ("by_length", 2), ("packed", 4)])

@@ -8,7 +8,7 @@ steps. Rows left over at the end of an epoch, fewer than a step, are not used in
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,17 +22,13 @@ Batches = list[list[int]]
 Layout = Literal["in_order", "by_length", "packed"]
 
 
-def batch_in_order(rows: NDArray[np.int64], size: int) -> Batches:
-    """Split rows into batches of `size`, in their order."""
-    return [rows[start : start + size].tolist() for start in range(0, len(rows), size)]
+def batch_rows(rows: NDArray[np.int64], size: int, lengths: NDArray[np.int32] | None = None) -> Batches:
+    """Split rows into batches of `size`, in their order, or by length if `lengths` are given, longest first.
 
-
-def batch_by_length(rows: NDArray[np.int64], lengths: NDArray[np.int32], size: int) -> Batches:
-    """Split rows into batches of `size` rows of similar length, longest first.
-
-    An image is hundreds of tokens, so texts and images separate by themselves.
+    An image is hundreds of tokens, so by length texts and images separate by themselves.
     """
-    return batch_in_order(rows[np.argsort(-lengths[rows], kind="stable")], size)
+    order = rows if lengths is None else rows[np.argsort(-lengths[rows], kind="stable")]
+    return [order[start : start + size].tolist() for start in range(0, len(order), size)]
 
 
 def pack_rows(rows: NDArray[np.int64], lengths: NDArray[np.int32], count: int) -> Batches:
@@ -51,45 +47,6 @@ def pack_rows(rows: NDArray[np.int64], lengths: NDArray[np.int32], count: int) -
     return [batches[number] for number in sorted(range(count), key=lambda number: -totals[number])]
 
 
-def count_passes(
-    steps: Sequence[NDArray[np.int64]], lengths: NDArray[np.int32], budget: int, processes: int, reserve: int = 0
-) -> int:
-    """Return the fewest forward passes a step and process with which every packed batch keeps the token budget.
-
-    Args:
-        steps: the rows of every step of the run.
-        budget: tokens of a packed batch.
-        reserve: tokens that a blank image adds to a batch without images.
-    Raises:
-        InputError: the budget is smaller than a row, or a step has fewer rows than batches.
-    """
-    longest = max(int(lengths[rows].max()) for rows in steps)
-    if longest + reserve > budget:
-        raise InputError(f"pack_tokens: {budget} is less than the longest row, {longest + reserve} tokens. Raise it.")
-    heaviest = max(int(lengths[rows].sum(dtype=np.int64)) for rows in steps)
-    fewest = min(len(rows) for rows in steps)
-    passes = max(1, -(-heaviest // (budget * processes)))
-    for rows in steps:
-        while passes * processes <= fewest:
-            first = pack_rows(rows, lengths, passes * processes)[0]  # the longest
-            if int(lengths[first].sum()) + reserve <= budget:
-                break
-            passes += 1
-    if passes * processes > fewest:
-        raise InputError(
-            f"pack_tokens: {fewest} rows a step do not fill {passes} x {processes} packed batches of {budget} tokens. "
-            "Raise pack_tokens or global_batch_size, or lower max_length."
-        )
-    return passes
-
-
-def padding_share(steps: Sequence[Batches], lengths: NDArray[np.int32]) -> float:
-    """Return the share of padding tokens when every batch is padded to its longest row."""
-    batches = [lengths[rows] for step in steps for rows in step]
-    padded = sum(int(batch.max()) * len(batch) for batch in batches)
-    return 1 - sum(int(batch.sum()) for batch in batches) / padded
-
-
 @dataclass(frozen=True)
 class BatchSchedule:
     """The rows of every step of a run. Packing looks ahead at all `steps`, because every step must fit its passes.
@@ -106,7 +63,7 @@ class BatchSchedule:
     processes: int
     steps: int
     budget: int = 0  # tokens of a packed batch
-    reserve: int = 0
+    reserve: int = 0  # tokens that a blank image adds to a batch without images
 
     def __post_init__(self) -> None:
         if self.steps_an_epoch < 1:
@@ -119,12 +76,32 @@ class BatchSchedule:
         return len(self.lengths) // self.rows_a_step
 
     def passes(self) -> int:
-        """Return the forward passes of one process in a step."""
+        """Return the forward passes of one process in a step; packed, the fewest for which all batches keep the budget.
+
+        Raises:
+            InputError: the budget is smaller than a row, or a step has fewer rows than batches.
+        """
         if self.layout != "packed":
             return self.rows_a_step // (self.micro_batch * self.processes)
-        epochs = range(-(-self.steps // self.steps_an_epoch))
+        epochs, budget = range(-(-self.steps // self.steps_an_epoch)), self.budget
         steps = [rows for epoch in epochs for rows in self.steps_of(epoch)][: self.steps]
-        return count_passes(steps, self.lengths, self.budget, self.processes, self.reserve)
+        longest = max(int(self.lengths[rows].max()) for rows in steps) + self.reserve
+        if longest > budget:
+            raise InputError(f"pack_tokens: {budget} is less than the longest row, {longest} tokens. Raise it.")
+        heaviest = max(int(self.lengths[rows].sum(dtype=np.int64)) for rows in steps)
+        passes = max(1, -(-heaviest // (budget * self.processes)))
+        for rows in steps:
+            while passes * self.processes <= self.rows_a_step:
+                first = pack_rows(rows, self.lengths, passes * self.processes)[0]  # the longest
+                if int(self.lengths[first].sum()) + self.reserve <= budget:
+                    break
+                passes += 1
+        if passes * self.processes > self.rows_a_step:
+            raise InputError(
+                f"pack_tokens: {self.rows_a_step} rows a step do not fill {passes} x {self.processes} packed batches of "
+                f"{budget} tokens. Raise pack_tokens or global_batch_size, or lower max_length."
+            )
+        return passes
 
     def steps_of(self, epoch: int) -> Iterator[NDArray[np.int64]]:
         """Yield the rows of each step of an epoch."""
@@ -137,9 +114,7 @@ class BatchSchedule:
         """Return the batches of a step: process p takes numbers p, p + processes, ..."""
         if self.layout == "packed":
             return pack_rows(rows, self.lengths, passes * self.processes)
-        if self.layout == "by_length":
-            return batch_by_length(rows, self.lengths, self.micro_batch)
-        return batch_in_order(rows, self.micro_batch)
+        return batch_rows(rows, self.micro_batch, self.lengths if self.layout == "by_length" else None)
 
 
 class ProcessBatchSampler:

@@ -33,8 +33,8 @@ POLL_INTERVAL = 2.0  # seconds
 STARTED = time.time()
 
 
-class TrainingStopped(RuntimeError):
-    """A run that cannot continue; the message says why, and is shown without a traceback."""
+class TrainingStopped(Incomplete):
+    """A run that cannot continue; the message says why."""
 
 
 class Preempted(BaseException):
@@ -163,7 +163,7 @@ class FailureNotice:
         self._done.set()
         if error is None or self._processes == 1:
             return
-        explained = isinstance(error, InputError | Incomplete | TrainingStopped | Preempted)
+        explained = isinstance(error, InputError | Incomplete | Preempted)
         text = f"error: {error}\n" if explained else "".join(traceback.format_exception(error))
         code = PREEMPTED if isinstance(error, Preempted) else 2 if isinstance(error, InputError) else 1
         host = socket.gethostname()

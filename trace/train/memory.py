@@ -46,21 +46,17 @@ class ModelDimensions:
     def layer_params(self) -> int:
         return 2 * self.hidden**2 + 2 * self.hidden * self.kv_width + 3 * self.hidden * self.mlp
 
-    @property
-    def llm_params(self) -> int:
+    def part_params(self) -> dict[str, int]:
+        """Return the parameters of each part of the model."""
         norms = (2 * self.layers + 1) * self.hidden
-        return 2 * self.vocabulary * self.hidden + self.layers * self.layer_params + norms
-
-    @property
-    def projector_params(self) -> int:
-        return (self.vision_hidden + 1) * self.hidden + (self.hidden + 1) * self.hidden
-
-    @property
-    def vision_params(self) -> int:
         width, mlp = self.vision_hidden, self.vision_mlp
         layer = 4 * width * (width + 1) + 2 * width * mlp + width + mlp + 4 * width
         embeddings = width + 3 * self.patch**2 * width + (self.image_tokens + 1) * width
-        return embeddings + self.vision_layers * layer + 4 * width  # and two layer norms
+        return {
+            "llm": 2 * self.vocabulary * self.hidden + self.layers * self.layer_params + norms,
+            "projector": (self.vision_hidden + 1) * self.hidden + (self.hidden + 1) * self.hidden,
+            "vision": embeddings + self.vision_layers * layer + 4 * width,  # and two layer norms
+        }
 
     def lora_params(self, rank: int) -> int:
         """Return the parameters of adapters on all seven matrices of every layer."""
@@ -80,17 +76,12 @@ def dimensions(text: Mapping[str, Any], vision: Mapping[str, Any], source: str) 
 
 
 def trained_params(size: ModelDimensions, modes: Trainable, rank: int) -> int:
-    llm = {"full": size.llm_params, "lora": size.lora_params(rank), "frozen": 0}[modes.llm]
-    projector = size.projector_params if modes.projector == "full" else 0
-    return llm + projector + (size.vision_params if modes.vision == "full" else 0)
+    full = sum(count for part, count in size.part_params().items() if getattr(modes, part) == "full")
+    return full + (size.lora_params(rank) if modes.llm == "lora" else 0)
 
 
 def total_params(size: ModelDimensions, modes: Trainable, rank: int) -> int:
-    adapters = size.lora_params(rank) if modes.llm == "lora" else 0
-    return size.llm_params + size.projector_params + size.vision_params + adapters
-
-
-# --- operations ---------------------------------------------------------------
+    return sum(size.part_params().values()) + (size.lora_params(rank) if modes.llm == "lora" else 0)
 
 
 @dataclass(frozen=True)
@@ -103,30 +94,22 @@ class Workload:
     images: float
 
 
-def forward_flops(size: ModelDimensions, work: Workload) -> tuple[float, float]:
-    """Return the operations of (language model and projector, vision tower) in a forward pass."""
-    matrices = 2 * size.layer_params * size.layers * work.tokens
-    attention = 2 * work.squares * size.hidden * size.layers  # causal: half of 4 T^2 h
-    head = 2 * size.hidden * size.vocabulary * work.labelled
-    projector = 2 * size.projector_params * size.image_tokens * work.images
-    width, patches = size.vision_hidden, size.image_tokens + 1
-    layer = 2 * (4 * width**2 + 2 * width * size.vision_mlp) * patches + 4 * patches**2 * width
-    stem = 2 * 3 * size.patch**2 * width * size.image_tokens
-    return matrices + attention + head + projector, work.images * (size.vision_layers * layer + stem)
-
-
 def training_flops(size: ModelDimensions, work: Workload, modes: Trainable, rank: int = 0) -> float:
     """Return the useful operations of a forward and a backward pass; recomputation (checkpointing) is not counted.
 
     A backward pass costs one forward pass for the gradients of the inputs and one for those of the weights. Frozen
     matrices need the first only, a frozen vision tower neither, adapters of `rank` both.
     """
-    llm, vision = forward_flops(size, work)
+    matrices = 2 * size.layer_params * size.layers * work.tokens
+    attention = 2 * work.squares * size.hidden * size.layers  # causal: half of 4 T^2 h
+    head = 2 * size.hidden * size.vocabulary * work.labelled
+    projector = 2 * size.part_params()["projector"] * size.image_tokens * work.images
+    width, patches = size.vision_hidden, size.image_tokens + 1
+    layer = 2 * (4 * width**2 + 2 * width * size.vision_mlp) * patches + 4 * patches**2 * width
+    vision = work.images * (size.vision_layers * layer + 2 * 3 * size.patch**2 * width * size.image_tokens)
+    llm = (3.0 if modes.llm == "full" else 2.0) * (matrices + attention + head + projector)
     adapters = 3.0 * 2 * size.lora_params(rank) * work.tokens if modes.llm == "lora" else 0.0
-    return (3.0 if modes.llm == "full" else 2.0) * llm + adapters + (3.0 if modes.vision == "full" else 1.0) * vision
-
-
-# --- memory -------------------------------------------------------------------
+    return llm + adapters + (3.0 if modes.vision == "full" else 1.0) * vision
 
 
 @dataclass(frozen=True)

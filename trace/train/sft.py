@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,14 +22,14 @@ from .config import TrainConfig
 from .dataset import Collator, RowDataset
 from .guards import StopSignal, TrainingGuard
 from .param_groups import describe_trainable, set_trainable, trainable_parameters
-from .trainer import LanguageTrainer, PreparedRun
+from .trainer import LanguageTrainer
 
 FLASH = "flash_attention_2"  # needs a GPU, half precision and a build of its own; SDPA is everywhere
 
 
 def prepare(
     config: TrainConfig, arguments: Callable[[int], TrainingArguments], folder: Path, stop: StopSignal
-) -> PreparedRun:
+) -> LanguageTrainer:
     """Load the model, make its parts trainable, read the data; `arguments` takes the forward passes of a step."""
     first = arguments(1)  # sets up the processes, and ZeRO-3 before the model is built
     process, processes = first.process_index, first.world_size
@@ -88,8 +89,8 @@ def prepare(
         from .evaluation import BenchmarkCallback
 
         trainer.add_callback(BenchmarkCallback(config, checkpoint, folder, trainer))
-    notes = {"rows": len(dataset), "samples": dataset.samples, "too_long": dataset.too_long, "cut": dataset.cut}
-    return PreparedRun(trainer, checkpoint, notes)
+    trainer.notes = {"rows": len(dataset), "samples": dataset.samples, "too_long": dataset.too_long, "cut": dataset.cut}
+    return trainer
 
 
 def load_for_training(config: TrainConfig, log: Callable[[str], object] = print) -> Checkpoint:
@@ -98,30 +99,6 @@ def load_for_training(config: TrainConfig, log: Callable[[str], object] = print)
     Weights are float32, of which mixed precision keeps a copy. Under DeepSpeed, which makes its own float32 copy of
     what is trained, they have the type of the training: a node then needs half as much memory while it loads.
     """
-    half = config.deepspeed is not None and config.precision == "bf16"
-    problem: Exception | None = None
-    for name in _attentions(config):
-        options = {"attn_implementation": name, "dtype": "bfloat16" if half else "float32"}
-        try:
-            if isinstance(config.model, str):
-                checkpoint = load(config.model, **options)
-            else:
-                checkpoint = compose(**asdict(config.model), **options)
-            text = varlen_attention.IMPLEMENTATION if config.packing else name
-            checkpoint.model.set_attn_implementation({"text_config": text, "vision_config": name})
-        except (ImportError, ValueError) as error:  # flash-attn does not load, or not for this model
-            if name != FLASH:
-                raise
-            problem = error
-            continue
-        kernel = f"{varlen_attention.describe_kernel(config)}, vision {name}" if config.packing else name
-        log(f"attention: {kernel}")
-        return checkpoint
-    raise InputError(f"attention: {config.attention} does not work here: {problem}. Use auto or sdpa.")
-
-
-def _attentions(config: TrainConfig) -> tuple[str, ...]:
-    """The attentions to try, best first; InputError if the one in the configuration cannot work."""
     obstacle = None
     if not torch.cuda.is_available():
         obstacle = "needs a GPU"
@@ -131,11 +108,28 @@ def _attentions(config: TrainConfig) -> tuple[str, ...]:
         obstacle = "has no mask for rows that share an image; set share_image to 1"
     if config.attention == FLASH and obstacle is not None:
         raise InputError(f"attention: {FLASH} {obstacle}.")
-    if config.attention != "auto":
-        return (config.attention,)
-    if obstacle is None and importlib.util.find_spec("flash_attn") is not None:  # else transformers asks the hub for it
-        return (FLASH, "sdpa", "eager")
-    return ("sdpa", "eager")
+    names = [config.attention]
+    if config.attention == "auto":  # without flash-attn, transformers would ask the hub for a build of it
+        names = [FLASH, "sdpa"] if obstacle is None and importlib.util.find_spec("flash_attn") is not None else ["sdpa"]
+    dtype = "bfloat16" if config.deepspeed is not None and config.precision == "bf16" else "float32"
+    for name in names:
+        options: dict[str, Any] = {"attn_implementation": name, "dtype": dtype}
+        try:
+            if isinstance(config.model, str):
+                checkpoint = load(config.model, **options)
+            else:
+                checkpoint = compose(**asdict(config.model), **options)
+            text = varlen_attention.IMPLEMENTATION if config.packing else name
+            checkpoint.model.set_attn_implementation({"text_config": text, "vision_config": name})
+        except (ImportError, ValueError) as error:
+            if name != FLASH:
+                raise
+            problem = error  # flash-attn does not load, or not for this model
+        else:
+            kernel = f"{varlen_attention.describe_kernel(config)}, vision {name}" if config.packing else name
+            log(f"attention: {kernel}")
+            return checkpoint
+    raise InputError(f"attention: {config.attention} does not work here: {problem}. Use auto or sdpa.")
 
 
 def compile_layers(model: nn.Module) -> int:

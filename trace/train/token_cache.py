@@ -176,34 +176,27 @@ def encode_file(path: Path, tokenizer: Any, style: Template, workers: int = 1) -
     samples = read_samples(path)
     chunks = iter(lambda: list(islice(samples, ROWS)), [])
     if workers == 1:
-        for chunk in chunks:
-            yield _checked(path, encode_chunk(tokenizer, style, chunk))
+        yield from (encode_chunk(path, tokenizer, style, chunk) for chunk in chunks)
         return
-    with Pool(workers, partial, encode_chunk, tokenizer, style) as pool:
-        first = 0
+    first = 0
+    with Pool(workers, partial, encode_chunk, path, tokenizer, style) as pool:
         for chunk, batch in pool.in_order(chunks):
             try:
-                yield _checked(path, batch.result())
+                yield batch.result()
             except WorkerDied as error:
                 last = first + len(chunk) - 1
                 raise WorkerDied(f"samples {first} to {last} of {path} cannot be tokenized: {error}") from None
             first += len(chunk)
 
 
-def _checked(path: Path, batch: Any) -> Any:
-    if isinstance(batch, str):
-        raise InputError(f"{path}, {batch}")
-    return batch
-
-
-def encode_chunk(tokenizer: Any, style: Template, samples: Sequence[Sample]) -> Any:
-    """Return a record batch, or a message about the first sample that cannot be used."""
+def encode_chunk(path: Path, tokenizer: Any, style: Template, samples: Sequence[Sample]) -> Any:
+    """Return a record batch; InputError names the first sample that cannot be used."""
     rows = []
     for sample in samples:
         try:
             rows.append(_encode_sample(sample, tokenizer, style))
         except InputError as error:
-            return f"sample {sample.id}: {error}"
+            raise InputError(f"{path}, sample {sample.id}: {error}") from None
     return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
 

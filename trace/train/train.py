@@ -29,7 +29,7 @@ from ..utils import command
 from ..utils.command import Incomplete, InputError, existing_file, existing_folder
 from ..utils.files import locked, read_json, sha256, write_json
 from .config import TrainConfig, load_config
-from .guards import PREEMPTED, FailureNotice, Preempted, StopSignal, TrainingStopped, broken_ids
+from .guards import PREEMPTED, FailureNotice, Preempted, StopSignal, broken_ids
 
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
 MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
@@ -139,8 +139,7 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
     from .trainer import init_distributed, training_arguments
 
     init_distributed(config)
-    prepared = prepare(config, lambda passes: training_arguments(config, folder, passes), folder, stop)
-    trainer = prepared.trainer
+    trainer = prepare(config, lambda passes: training_arguments(config, folder, passes), folder, stop)
     is_first = trainer.is_world_process_zero()
     if is_first:
         write_json(folder / "run.json", record)
@@ -169,18 +168,20 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
         if is_first:
             print(f"stopped by SIGTERM and saved after step {trainer.state.global_step}; the same command continues")
         return None
-    _save_results(prepared, folder, record, time.monotonic() - started)
+    _save_results(trainer, folder, record, time.monotonic() - started)
     return folder
 
 
-def _save_results(prepared: Any, folder: Path, record: dict[str, Any], seconds: float) -> None:
+def _save_results(trainer: Any, folder: Path, record: dict[str, Any], seconds: float) -> None:
     """Save the model into the run's folder, then mark the run finished. All processes take part."""
+    from .checkpoints import explain_full_disk
     from .step_metrics import write_curves
 
-    unfinished, trainer = folder / ".model", prepared.trainer
+    unfinished = folder / ".model"
     if trainer.is_world_process_zero():
         shutil.rmtree(unfinished, ignore_errors=True)
-    prepared.save(unfinished)
+    with explain_full_disk(folder):
+        trainer.save_trained(unfinished)
     if not trainer.is_world_process_zero():
         return
     for file in sorted(unfinished.iterdir(), key=lambda path: path.name in WRITTEN_LAST):
@@ -198,7 +199,7 @@ def _save_results(prepared: Any, folder: Path, record: dict[str, Any], seconds: 
         "seconds": timed.get("seconds", round(seconds, 2)),
         "cpu_seconds": timed.get("cpu_seconds"),
         "broken_images": broken,
-        **prepared.notes,
+        **trainer.notes,
     }
     write_json(folder / "run.json", {**record, **results})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -215,14 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Preempted as error:
         print(error)
         return PREEMPTED
-    except TrainingStopped as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if folder is None:
-        return PREEMPTED
-    if os.environ.get("RANK", "0") == "0":
+    if folder is not None and os.environ.get("RANK", "0") == "0":
         print(f"model: {folder}")
-    return 0
+    return PREEMPTED if folder is None else 0
 
 
 def exit_process(code: int) -> None:

@@ -12,7 +12,6 @@ import socket
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +116,7 @@ class ResumableTrainer(Trainer):
     def __init__(self, *args: Any, config: TrainConfig, stop: StopSignal, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config, self._stop, self.preempted = config, stop, False
+        self.notes: dict[str, Any] = {}  # for the run's record
         self._closed_step = -1
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -176,6 +176,10 @@ class ResumableTrainer(Trainer):
         """Write the model before another process writes beside it: its folder appears complete, or not at all."""
         super().save_model(output_dir, _internal_call)
         self.accelerator.wait_for_everyone()
+
+    def save_trained(self, folder: Path) -> None:
+        """Write the trained model; all processes take part, since each may hold a share of it."""
+        self.save_model(str(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights through `from_pretrained`.
@@ -318,20 +322,6 @@ class LanguageTrainer(ResumableTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             save(self.checkpoint, output_dir or self.args.output_dir, state=state_dict)
-
-
-@dataclass
-class PreparedRun:
-    """What an objective gives to the training loop: the trainer, the model, and notes for the run's record."""
-
-    trainer: ResumableTrainer
-    checkpoint: Checkpoint
-    notes: dict[str, Any]
-
-    def save(self, folder: Path) -> None:
-        """Write the trained model; all processes take part, since each may hold a share of it."""
-        with explain_full_disk(folder.parent):
-            self.trainer.save_model(str(folder))
 
 
 def _ignore_sigterm(worker: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from ..utils.command import InputError
 from .config import TrainConfig
 from .guards import StopSignal
 from .param_groups import set_trainable
-from .trainer import PreparedRun, ResumableTrainer
+from .trainer import ResumableTrainer
 
 BINS = 32
 HELD_OUT = 0.03  # of the views, to report how well patches are classified
@@ -95,39 +94,40 @@ class PatchClassifier(nn.Module):
         return {"loss": torch.stack(losses).sum(), "correct": correct}
 
 
-@dataclass
-class PreparedVisionRun(PreparedRun):
-    classifier: PatchClassifier
-    held_out: Dataset[dict[str, Tensor]]
+class VisionTrainer(ResumableTrainer):
+    """Train a `PatchClassifier`; in the end fold the features' scale into the projector."""
 
-    def save(self, folder: Path) -> None:
+    def __init__(self, checkpoint: Checkpoint, held_out: Dataset[dict[str, Tensor]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._checkpoint, self._held_out = checkpoint, held_out
+
+    def save_trained(self, folder: Path) -> None:
         """Report on held-out views, fold the features' scale into the projector, write the model."""
-        loader: DataLoader[Any] = DataLoader(self.held_out, batch_size=32)
         outputs, correct, labelled = [], torch.zeros(4), torch.zeros(4)
-        device = next(self.classifier.parameters()).device
-        self.classifier.eval()
+        classifier, device = self.model.eval(), self.args.device
+        loader: DataLoader[Any] = DataLoader(self._held_out, batch_size=32)
         with torch.no_grad():
             for batch in tqdm(loader, desc="held-out views", leave=False):
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
                 valid = batch["labels"] != IGNORE
-                correct += (self.classifier(**batch)["correct"] & valid).sum((0, 2)).cpu()
+                correct += (classifier(**batch)["correct"] & valid).sum((0, 2)).cpu()
                 labelled += valid.sum((0, 2)).cpu()
-                outputs.append(self.classifier.features(batch["pixel_values"]).flatten(0, 1).cpu())
-        self.checkpoint.model.cpu()  # only the tower was moved to a GPU
+                outputs.append(classifier.features(batch["pixel_values"]).flatten(0, 1).cpu())
+        model, features = self._checkpoint.model.cpu(), torch.cat(outputs)  # only the tower was moved to a GPU
         accuracy = dict(zip(("color", "category", "x", "y"), (correct / labelled).tolist(), strict=True))
         self.notes["held_out_patch_accuracy"] = {name: round(value, 4) for name, value in accuracy.items()}
         print(f"accuracy on held-out patches: {self.notes['held_out_patch_accuracy']}")
-        layer, features = self.checkpoint.model.model.multi_modal_projector.linear_1, torch.cat(outputs)
+        layer = model.model.multi_modal_projector.linear_1
         with torch.no_grad():  # zero mean and unit scale: W' = W / scale, b' = b - W' mean
             layer.weight.div_(features.std(0).clamp_min(1e-4))
             layer.bias.sub_(layer.weight @ features.mean(0))
-        if self.trainer.is_world_process_zero():
-            save(self.checkpoint, folder)
+        if self.is_world_process_zero():
+            save(self._checkpoint, folder)
 
 
 def prepare(
     config: TrainConfig, arguments: Callable[[int], TrainingArguments], folder: Path, stop: StopSignal
-) -> PreparedRun:
+) -> VisionTrainer:
     """Load the model and the views; `arguments` takes the forward passes of a step."""
     checkpoint = load(config.model)
     checkpoint.model = set_trainable(checkpoint.model, config)
@@ -137,6 +137,8 @@ def prepare(
     layer, sizes = checkpoint.model.config.vision_feature_layer, (len(data.colors), len(data.categories), BINS, BINS)
     classifier = PatchClassifier(checkpoint.model.model.vision_tower, layer, sizes)
     args = arguments(config.accumulation(int(os.environ.get("WORLD_SIZE", "1"))))
-    trainer = ResumableTrainer(model=classifier, args=args, train_dataset=training, config=config, stop=stop)
-    notes = {"views": len(data), "colors": data.colors, "categories": data.categories}
-    return PreparedVisionRun(trainer, checkpoint, notes, classifier, held_out)
+    trainer = VisionTrainer(
+        checkpoint, held_out, model=classifier, args=args, train_dataset=training, config=config, stop=stop
+    )
+    trainer.notes = {"views": len(data), "colors": data.colors, "categories": data.categories}
+    return trainer
