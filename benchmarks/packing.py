@@ -73,7 +73,7 @@ def step(model: torch.nn.Module, batches: list[dict[str, torch.Tensor]]) -> floa
     for batch in batches:
         call = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask") if name in batch}
         if "row_ends" in batch:
-            call["packed_rows"] = PackedRows(tuple(batch["row_ends"]), None, torch.device("cpu"))
+            call["packed_rows"] = PackedRows(batch["row_ends"], None, torch.device("cpu"))
         columns = batch["columns"]
         logits = model(**call, logits_to_keep=columns, use_cache=False).logits.flatten(0, 1).float()
         wanted = batch["labels"][:, columns + 1].flatten()

@@ -323,7 +323,7 @@ def one_step(
         names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
         call = {key: batch[key] for key in names if key in batch}
         if is_packed:
-            call["packed_rows"] = varlen_attention.PackedRows(tuple(batch["row_ends"]), None, device)
+            call["packed_rows"] = varlen_attention.PackedRows(batch["row_ends"], None, device)
         columns = (batch["labels"][:, 1:] != -100).any(0).nonzero()[:, 0]
         logits = engine.forward(**call, logits_to_keep=columns, use_cache=False).logits.float().flatten(0, 1)
         wanted = batch["labels"][:, columns + 1].flatten()

@@ -1,4 +1,4 @@
-# What the scripts beside this file share; it is sourced, not run. It leaves the caller in the root of the repository.
+# Shared by the scripts beside this file; sourced, not run. It changes to the root of the repository.
 
 unset CDPATH # with it, cd prints where it went
 CALLER=$PWD
@@ -28,5 +28,5 @@ fi
 PATH=$(dirname "$PY"):$PATH # DeepSpeed compiles its operators with the ninja it finds here
 
 need_environment() {
-  [[ -x $PY ]] || die "$SCRIPT found no environment in $TRACE_VENV; make one: bash environment_setup.sh${1:+ $1}"
+  [[ -x $PY ]] || die "$SCRIPT found no environment in $TRACE_VENV. Create it: bash environment_setup.sh${1:+ $1}"
 }

@@ -18,7 +18,7 @@ count_gpus() {
 
 count_hosts() { grep -cE '^[[:space:]]*[^#[:space:]]' "$1" || true; }
 
-whole_number() { [[ -z $2 || $2 =~ ^[1-9][0-9]*$ ]] || die "$SCRIPT: $1 is $2; expected a whole number above 0"; }
+positive_number() { [[ -z $2 || $2 =~ ^[1-9][0-9]*$ ]] || die "$SCRIPT: $1 is $2; expected a whole number above 0"; }
 
 # launch_training CONFIG --plan [ARGUMENTS ...]
 # launch_training CONFIG DATA.json IMAGE_FOLDER OUTPUT_DIR [key=value ...]
@@ -43,13 +43,13 @@ launch_training() {
   data=${given[0]:-} out=${given[1]:-} size=${given[2]:-} batch=${given[3]:-} accumulate=${given[4]:-}
   rate=${given[5]:-} epochs=${given[6]:-} gpus=${given[7]:-${GPUS:-}} nodes=${given[8]:-} save=${given[9]:-}
   here=$(count_gpus)
-  ((here > 0)) || die "$SCRIPT trains on NVIDIA GPUs and ${CUDA_VISIBLE_DEVICES+CUDA_VISIBLE_DEVICES or }nvidia-smi lists none here; without a GPU, bash scripts/quickstart.sh trains the nano model, and bash scripts/$SCRIPT --plan says what this run would take."
+  ((here > 0)) || die "$SCRIPT needs NVIDIA GPUs, and ${CUDA_VISIBLE_DEVICES+CUDA_VISIBLE_DEVICES or }nvidia-smi lists none. Without a GPU, bash scripts/quickstart.sh trains the nano model; bash scripts/$SCRIPT --plan estimates this run."
   need_environment --gpu
-  whole_number BATCH_PER_GPU "$batch"
-  whole_number GRAD_ACC_STEPS "$accumulate"
-  whole_number NUM_GPUS "$gpus"
-  whole_number NUM_NODES "$nodes"
-  whole_number SAVE_FREQ "$save"
+  positive_number BATCH_PER_GPU "$batch"
+  positive_number GRAD_ACC_STEPS "$accumulate"
+  positive_number NUM_GPUS "$gpus"
+  positive_number NUM_NODES "$nodes"
+  positive_number SAVE_FREQ "$save"
   if [[ -n ${HOSTFILE:-} ]]; then
     [[ -f $(absolute "$HOSTFILE") ]] || die "$SCRIPT: the hostfile $HOSTFILE does not exist"
     nodes=${nodes:-$(count_hosts "$(absolute "$HOSTFILE")")}
@@ -122,7 +122,7 @@ deepspeed_launch() {
   supervise deepspeed --no_local_rank "$@"
 }
 
-# Run a launcher to its end. SIGTERM (a preemption) goes to the processes that train, which save and end; launchers
+# Run a launcher to its end. SIGTERM (a preemption) goes to the training processes, which save and end; launchers
 # themselves would kill them within 30 seconds, less than a big model takes to be written. Ends with 143 then.
 supervise() {
   local code=0 preempted=0 launcher
@@ -133,7 +133,7 @@ supervise() {
     exec "$@"
   ) &
   launcher=$!
-  trap 'preempted=1; tell_trainers "$launcher"' TERM
+  trap 'preempted=1; signal_trainers "$launcher"' TERM
   trap 'kill -INT "$launcher" 2>/dev/null || true' INT
   while true; do
     wait "$launcher" && code=0 || code=$?
@@ -143,13 +143,13 @@ supervise() {
   exit "$code"
 }
 
-tell_trainers() {
+signal_trainers() {
   local child
   for child in $(pgrep -P "$1"); do
     if tr '\0' ' ' <"/proc/$child/cmdline" 2>/dev/null | grep -q '^[^ ]*python[^ ]* \(-u \)\?-m trace_vlm.train.train '; then
       kill -TERM "$child" 2>/dev/null || true
     else
-      tell_trainers "$child"
+      signal_trainers "$child"
     fi
   done
 }

@@ -214,5 +214,5 @@ class TrainConfig:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML file and apply overrides `key=value` (`lora.r=64` reaches into a section; values are YAML)."""
+    """Read a YAML file and apply overrides `key=value`; `lora.r=64` reaches into a section."""
     return read_config(TrainConfig, path, overrides)

@@ -29,14 +29,13 @@ from .token_cache import KINDS, EncodedSample, open_token_cache
 
 MIN_COVERAGE = 0.05  # an object counts as on a patch if it covers at least this share of it
 IMAGES_CHECKED = 20  # before training starts
+Guide = tuple[int, int, float, float]  # first position, one past the last, x, y
 
 
 class RowDataset(Dataset[dict[str, Any]]):
     """Training rows of one or more LLaVA JSON files.
 
     Args:
-        data: JSON or JSONL files of samples.
-        image_folder: where the samples' images are.
         max_length: tokens of a sample, its image included.
         share_image: the most samples of one image in a row.
         grounding: read instance maps, so that coordinates are tied to the objects under them.
@@ -46,16 +45,9 @@ class RowDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self,
-        data: Sequence[str | Path],
-        image_folder: str | Path,
-        checkpoint: Checkpoint,
-        style: str = "vicuna_v1",
-        max_length: int = 2048,
-        share_image: int = 1,
-        grounding: bool = False,
-        too_long: Literal["drop", "cut"] = "drop",
-    ) -> None:
+        self, data: Sequence[str | Path], image_folder: str | Path, checkpoint: Checkpoint, style: str = "vicuna_v1",
+        max_length: int = 2048, share_image: int = 1, grounding: bool = False, too_long: Literal["drop", "cut"] = "drop",
+    ) -> None:  # fmt: skip
         self._checkpoint, self._images = checkpoint, Images(Path(image_folder))
         self._max_length, self._image_tokens, self.grounding = max_length, checkpoint.patches_per_side**2, grounding
         self._files = [open_token_cache(path, checkpoint.tokenizer, template(style)) for path in data]
@@ -154,7 +146,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         sizes = [len(branch) for branch in branches]
         ids = np.concatenate([beginning, *branches]).astype(np.int64)
         labels, kinds = np.full(len(ids), IGNORE), np.full(len(ids), -1)
-        guides: list[tuple[int, int, float, float]] = []
+        guides: list[Guide] = []
         at = len(beginning)
         for sample, end, size in zip(samples, ends, sizes, strict=True):
             for first, last, kind in sample.learned[sample.learned[:, 1] <= end].tolist():
@@ -166,14 +158,10 @@ class RowDataset(Dataset[dict[str, Any]]):
                 guides.append((int(first) + shift, int(last) + shift, x, y))
             at += size
         positions = [np.arange(len(beginning)), *(len(beginning) + np.arange(size) for size in sizes)]
-        item: dict[str, Any] = {
-            "row": index,
-            "input_ids": torch.from_numpy(ids),
-            "labels": torch.from_numpy(labels),
-            "kinds": torch.from_numpy(kinds),
-            "position_ids": torch.from_numpy(np.concatenate(positions)),
-            "branch": torch.from_numpy(np.repeat(np.arange(len(sizes) + 1), [len(beginning), *sizes])),
-        }
+        branch = np.repeat(np.arange(len(sizes) + 1), [len(beginning), *sizes])
+        arrays = {"input_ids": ids, "labels": labels, "kinds": kinds, "position_ids": np.concatenate(positions)}
+        item: dict[str, Any] = {name: torch.from_numpy(array) for name, array in (arrays | {"branch": branch}).items()}
+        item["row"] = index
         if image is not None:
             try:
                 path = self._images.find(image)
@@ -192,9 +180,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         """Return `[3, side, side]` of an image of the padding's colour."""
         return self._checkpoint.pixels([Image.new("RGB", (8, 8), PAD_COLOR)])[0]
 
-    def _guided_patches(
-        self, sample: EncodedSample, guides: Sequence[tuple[int, int, float, float]]
-    ) -> tuple[Tensor, Tensor]:
+    def _guided_patches(self, sample: EncodedSample, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
         """Row positions `[N]` and patches `[N, patches ** 2]` of the guides (first, last, x, y) that are on an object."""
         side = self._checkpoint.patches_per_side
         positions: list[int] = []
@@ -206,7 +192,7 @@ class RowDataset(Dataset[dict[str, Any]]):
             instances = open_instances(path)
             height, width = instances.shape
             coverage: dict[int, NDArray[Any]] = {}
-            stack = []
+            stack: list[NDArray[Any]] = []
             for first, last, x, y in guides:
                 pixel = Point(x, y).to_pixel(width, height)
                 instance = 0 if pixel is None else int(instances[pixel[1], pixel[0]])
@@ -225,24 +211,18 @@ class Collator:
     """Collate rows of `RowDataset`, in two ways that compute the same.
 
     Padded, rows are stacked, `[rows, tokens]`, with a four-dimensional mask only if a row has branches. Packed, they
-    are concatenated, `[1, tokens]`; positions start again at each row, and `row_ends` tells the attention
-    (`trace.train.varlen_attention`) where rows end. What depends on labels alone is computed here, in a worker: on a
-    GPU each such question would make the host wait for everything before it.
+    are concatenated, `[1, tokens]`; positions start again at each row, and `row_ends` says where rows end. What depends
+    on labels alone is computed here, in a worker: on a GPU each such question would make the host wait.
 
     Args:
-        pad_token_id: fills a padded batch.
         blank: pixels `[3, side, side]` and token ids of an empty image for batches without images, where other batches
             have some: every process then runs the vision tower at every step, as ZeRO's collectives expect.
     """
 
     def __init__(
-        self,
-        pad_token_id: int,
-        blank: tuple[Tensor, Sequence[int]] | None = None,
-        packed: bool = False,
-        dtype: torch.dtype = torch.float32,
+        self, pad_token_id: int, blank: tuple[Tensor, Sequence[int]] | None = None, packed: bool = False
     ) -> None:
-        self.pad_token_id, self.blank, self.packed, self.dtype = pad_token_id, blank, packed, dtype
+        self.pad_token_id, self.blank, self.packed = pad_token_id, blank, packed
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         items = list(rows)
@@ -291,8 +271,7 @@ class Collator:
         batch["attention_mask"] = (branch_BT >= 0).long()
         if int(branch_BT.max()) > 1:
             visible = branch_visibility(branch_BT)
-            mask = torch.zeros(visible.shape, dtype=self.dtype)
-            batch["attention_mask"] = mask.masked_fill(~visible, torch.finfo(self.dtype).min)
+            batch["attention_mask"] = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
         return batch
 
     def _pack(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

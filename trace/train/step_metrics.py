@@ -8,7 +8,6 @@ leaves the others waiting in a collective.
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,12 +86,9 @@ class StepMetrics:
             for name, loss, count in zip(names, losses.sum(axis).tolist(), counts.sum(axis).tolist(), strict=True):
                 if count:
                     entries[f"loss_{name}"] = loss / count
-        entries |= {
-            "samples_per_second": window["samples"] / seconds,
-            "tokens_per_second": window["tokens"] / seconds,
-            "padding_share": 1 - window["tokens"] / window["capacity"],
-            "memory_gib": peak_memory(self._device) / 2**30,
-        }
+        entries |= {f"{name}_per_second": window[name] / seconds for name in ("samples", "tokens")}
+        entries["padding_share"] = 1 - window["tokens"] / window["capacity"]
+        entries["memory_gib"] = peak_memory(self._device) / 2**30
         peak = peak_flops(self._device)
         if peak:
             entries["mfu"] = window["flops"] / seconds / (peak * self._processes)
@@ -103,8 +99,7 @@ def peak_memory(device: torch.device) -> float:
     """Return bytes: the peak of allocated memory on a GPU, or of the process's resident memory on a CPU."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -90,12 +90,12 @@ class TokenCache:
     def lengths(self) -> NDArray[np.int32]:
         """Return the tokens of every sample, its image as one; `[samples]`."""
         columns = [batch.column("tokens").to_numpy() for batch in self._batches()]
-        return np.concatenate([np.zeros(0, np.int32), *columns])
+        return np.concatenate(columns) if columns else np.zeros(0, np.int32)
 
     def has_image(self) -> NDArray[np.bool_]:
         """Return for every sample whether it has an image; `[samples]`."""
         columns = [batch.column("image").is_valid().to_numpy(False) for batch in self._batches()]
-        return np.concatenate([np.zeros(0, bool), *columns])
+        return np.concatenate(columns) if columns else np.zeros(0, bool)
 
     def __getitem__(self, index: int) -> EncodedSample:
         number, row = divmod(index, ROWS)
@@ -117,9 +117,7 @@ def open_token_cache(path: str | Path, tokenizer: Any, style: Template) -> Token
     """Map the samples of a JSON or JSONL file, tokenizing the file on the first call.
 
     Processes that call at the same time wait for the one that tokenizes; if it is killed, the next one starts again.
-
-    Raises:
-        InputError: a file or a sample that cannot be used, with its id.
+    InputError names a file or a sample that cannot be used.
     """
     path, cache = Path(path), output_folder(Path(os.environ.get("TRACE_CACHE") or Path.home() / ".cache" / "trace-vlm"))
     with locked(cache / "converting.lock") as exclusive:
@@ -153,7 +151,7 @@ def _content_hash(path: Path, cache: Path) -> str:
 
 
 def _write_arrow(path: Path, target: Path, tokenizer: Any, style: Template) -> None:
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
     if path.stat().st_size <= PARALLEL_ABOVE:
         workers = 1
     with ExitStack() as stack:
@@ -167,12 +165,7 @@ def _write_arrow(path: Path, target: Path, tokenizer: Any, style: Template) -> N
 
 
 def encode_file(path: Path, tokenizer: Any, style: Template, workers: int = 1) -> Generator[Any, None, None]:
-    """Yield the record batches of a file, in order, encoded here or by several worker processes.
-
-    Raises:
-        InputError: a sample that cannot be used, with its id.
-        WorkerDied: workers died repeatedly at the same samples, which are named.
-    """
+    """Yield the record batches of a file, in order, encoded here or by several worker processes."""
     samples = read_samples(path)
     chunks = iter(lambda: list(islice(samples, ROWS)), [])
     if workers == 1:

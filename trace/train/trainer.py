@@ -38,11 +38,7 @@ from .varlen_attention import PackedRows
 
 
 def init_distributed(config: TrainConfig) -> None:
-    """Check the GPU and, under DeepSpeed, connect the processes with a backend that works on this machine.
-
-    Raises:
-        InputError: the GPU has no bfloat16, or DeepSpeed is not installed.
-    """
+    """Check the GPU and, under DeepSpeed, connect the processes with a backend that works on this machine."""
     on_gpu = torch.cuda.is_available()
     if on_gpu and config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         name = torch.cuda.get_device_name()
@@ -182,11 +178,8 @@ class ResumableTrainer(Trainer):
         self.save_model(str(folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load the weights through `from_pretrained`.
-
-        Names on disk differ from names in memory; the Trainer's own loading compares them unconverted, finds nothing,
-        and silently resumes from the initial weights.
-        """
+        # Names on disk differ from names in memory: the Trainer's own loading compares them unconverted, finds nothing,
+        # and silently resumes from the initial weights.
         if isinstance(self.model, PreTrainedModel):
             saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
             self.model.load_state_dict(saved.state_dict())
@@ -199,11 +192,9 @@ class ResumableTrainer(Trainer):
 
 
 class LanguageTrainer(ResumableTrainer):
-    """Next-token loss on labelled tokens, plus the grounding term if the configuration has one.
+    """Next-token loss, the mean over a step's labelled tokens, plus the grounding term if the configuration has one.
 
-    The loss is the mean over the labelled tokens of the complete step (`loss_norm: microbatch`: the mean of the forward
-    passes' means). Logits are computed only where some row has a label, and only over the tokenizer's own vocabulary,
-    without the padded rows of the embedding.
+    Logits are computed only where some row has a label, and only over the tokenizer's own vocabulary.
     """
 
     def __init__(
@@ -277,7 +268,7 @@ class LanguageTrainer(ResumableTrainer):
         rows, tokens, dataset = inputs.pop("rows"), inputs.pop("tokens"), self.train_dataset
         ends, branch = inputs.pop("row_ends", None), inputs.pop("branch", None)
         if ends is not None:
-            inputs["packed_rows"] = PackedRows(tuple(ends), branch, labels_BT.device)
+            inputs["packed_rows"] = PackedRows(ends, branch, labels_BT.device)
         self.step_ids.append(dataset.names(rows))
         squares, images = float((dataset.lengths[rows].astype(float) ** 2).sum()), len(inputs.get("pixel_values", ()))
         work = Workload(tokens, squares, inputs.pop("labelled"), images)
@@ -331,10 +322,7 @@ def _ignore_sigterm(worker: int) -> None:
 
 
 def _end_workers() -> None:
-    """End the loading workers when this process ends, however it does.
-
-    multiprocessing ends its children by SIGTERM, which ours ignore, and would wait for them forever.
-    """
+    """End the loading workers with this process: multiprocessing sends SIGTERM, which they ignore, and waits forever."""
     for child in multiprocessing.active_children():
         if child.pid is not None:
             os.kill(child.pid, signal.SIGUSR2)

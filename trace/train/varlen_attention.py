@@ -8,9 +8,8 @@ Axes in tensor names: B batch (always 1), H heads, T tokens, D dimensions of a h
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -26,33 +25,18 @@ from .dataset import branch_visibility
 IMPLEMENTATION = "trace_varlen"
 
 
-@dataclass(frozen=True)
 class PackedRows:
     """Where each row of a packed batch ends, and the branch of every token (None: rows without branches)."""
 
-    ends: tuple[int, ...]
-    branch_BT: Tensor | None
-    device: torch.device
-
-    @cached_property
-    def rows(self) -> list[tuple[int, int]]:
-        return list(pairwise((0, *self.ends)))
-
-    @cached_property
-    def longest(self) -> int:
-        return max(end - start for start, end in self.rows)
-
-    @cached_property
-    def bounds(self) -> Tensor:
-        return torch.tensor((0, *self.ends), dtype=torch.int32, device=self.device)
-
-    @cached_property
-    def masks(self) -> list[Tensor | None]:
-        """For each row the mask of its branches, None where causality suffices."""
-        if self.branch_BT is None:
-            return [None] * len(self.rows)
-        rows = [self.branch_BT[:, start:end] for start, end in self.rows]
-        return [branch_visibility(row) if int(row.max()) > 1 else None for row in rows]
+    def __init__(self, ends: Sequence[int], branch_BT: Tensor | None, device: torch.device) -> None:
+        self.rows = list(pairwise((0, *ends)))
+        self.longest = max(end - start for start, end in self.rows)
+        self.bounds = torch.tensor((0, *ends), dtype=torch.int32, device=device)
+        self.has_branches = branch_BT is not None
+        self.masks: list[Tensor | None] = [None] * len(self.rows)  # None where causality suffices
+        if branch_BT is not None:
+            rows = [branch_BT[:, start:end] for start, end in self.rows]
+            self.masks = [branch_visibility(row) if int(row.max()) > 1 else None for row in rows]
 
 
 @torch.compiler.disable  # PackedRows is no tensor, and the kernel stands alone anyway
@@ -75,7 +59,7 @@ def packed_attention(
         half = torch.get_autocast_dtype(kind)
         query_BHTD, key_BHTD, value_BHTD = (tensor.to(half) for tensor in (query_BHTD, key_BHTD, value_BHTD))
     grouped = query_BHTD.shape[1] != key_BHTD.shape[1]
-    if uses_varlen(query_BHTD) and packed_rows.branch_BT is None:
+    if uses_varlen(query_BHTD) and not packed_rows.has_branches:
         varlen = varlen_kernel()
         assert varlen is not None
         out_THD = varlen(
@@ -100,7 +84,7 @@ def uses_varlen(tensor: Tensor) -> bool:
 
 
 def describe_kernel(config: TrainConfig) -> str:
-    """Return what computes the attention of this run's packed batches on this machine, for the log."""
+    """Return what computes the attention of this run's packed batches here, for the log."""
     if not torch.cuda.is_available() or config.precision != "bf16" or varlen_kernel() is None:
         return "SDPA row by row"
     return "torch varlen" + (", SDPA where rows share an image" if config.share_image > 1 else "")
