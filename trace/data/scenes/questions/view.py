@@ -274,7 +274,8 @@ def sample_points(
     points = points[on_mask(points, mask)]
     distinct = list(dict.fromkeys(map(tuple, points.tolist())))
     if len(distinct) < count:
-        x, y, inside = _lattice(mask, *np.nonzero(mask), decimals)
+        rows, columns = np.nonzero(mask)
+        x, y, inside = _lattice(mask, rows, columns, decimals)
         rows, columns = np.nonzero(inside)
         lattice = np.stack([x[columns], y[rows]], 1)
         rest = [(round(float(x), decimals), round(float(y), decimals)) for x, y in rng.permutation(lattice)]
