@@ -20,7 +20,7 @@ from trace_vlm.core.prompts import POINTS_SUFFIX, REASONING_SUFFIX, TEMPLATES
 from trace_vlm.core.reasoning import STEPS, render
 from trace_vlm.data.cor import rules
 from trace_vlm.data.scenes import captions
-from trace_vlm.data.scenes.objects.catalog import PLAIN_CATEGORIES, PLAIN_COLORS
+from trace_vlm.data.scenes.config import load_scene_config
 from trace_vlm.data.scenes.wording import PLAIN, relation_phrase
 from trace_vlm.utils.command import Parser, output_folder, run
 
@@ -54,7 +54,8 @@ def words() -> list[str]:
 def vocabulary() -> list[str]:
     """Every word and mark that plain instructions use, sorted."""
     pieces = [*PLAIN.find, *PLAIN.free, *(place for places in PLAIN.places.values() for place in places)]
-    texts = ["the", *PLAIN_COLORS, *PLAIN_CATEGORIES, *(re.sub(r"\{\w+\}", " ", piece) for piece in pieces)]
+    objects = load_scene_config(Path(__file__).parents[2] / "configs/scenes/nano.yaml").objects
+    texts = ["the", *objects.colors, *objects.categories, *(re.sub(r"\{\w+\}", " ", piece) for piece in pieces)]
     return sorted({token for text in texts for token in re.findall(r"\w+|[^\w\s]", text)})
 
 

@@ -55,7 +55,8 @@ class SceneRenderer:
         # Geoms of a slot: primitives, then meshes: one cone, lathes, and one for the user's own meshes.
         self.parts, self.lathes = (PLAIN_PARTS, 0) if plain else (MAX_PARTS, MAX_LATHES)
         self.per_slot = self.parts + 1 + self.lathes + bool(self.assets)
-        self.textures, self.blocks = (ROOM_TEXTURES, MAX_BLOCKS) if self.room else (PLAIN_TEXTURES, PLAIN_BLOCKS)
+        self.textures: tuple[str, ...] = ROOM_TEXTURES if self.room else PLAIN_TEXTURES
+        self.blocks = MAX_BLOCKS if self.room else PLAIN_BLOCKS
         files = {f"asset{number}{asset.suffix}": asset.data for number, asset in enumerate(self.assets)}
         model = self.model = mujoco.MjModel.from_xml_string(self._model_xml(), files)
         self.data = mujoco.MjData(model)

@@ -26,8 +26,6 @@ COLORS: dict[str, RGB] = {
     "purple": (0.48, 0.10, 0.62), "orange": (0.98, 0.45, 0.03), "pink": (0.98, 0.52, 0.70),
     "turquoise": (0.10, 0.74, 0.72), "white": (0.94, 0.94, 0.93), "black": (0.06, 0.06, 0.07),
 }  # fmt: skip
-PLAIN_COLORS = ("red", "green", "blue", "yellow", "purple", "orange")  # of the nano model's words
-PLAIN_CATEGORIES = ("box", "ball", "can", "cone", "mug", "bottle")
 COLOR_JITTER = 0.04
 
 

@@ -36,8 +36,8 @@ class LayoutBatch:
     bodies: tuple[Body, ...] = ()  # where every row is this one scene, whose footprints are known exactly
 
     def select(self, rows: Ints) -> LayoutBatch:
-        arrays = (self.categories, self.colors, self.radii, self.positions, self.present)
-        return LayoutBatch(*(array[rows] for array in arrays), self.bodies)
+        fields = ("categories", "colors", "radii", "positions", "present")
+        return replace(self, **{name: getattr(self, name)[rows] for name in fields})
 
     def compact(self) -> LayoutBatch:
         """Number the categories within each layout, from 0 to less than `slots`, in their order."""
@@ -97,8 +97,8 @@ def sample_layouts(
         positions[:, slot] = spots[np.arange(num), slot, clear.argmax(1)]
         fits &= clear.any(1) | ~present[:, slot]
     shuffle = np.where(present, rng.random((num, slots)), 2.0).argsort(1)
-    shuffled = [np.take_along_axis(array, shuffle, 1) for array in (categories, colors, radii)]
-    layouts = LayoutBatch(*shuffled, np.take_along_axis(positions, shuffle[..., None], 1), present)
+    categories, colors, radii = (np.take_along_axis(array, shuffle, 1) for array in (categories, colors, radii))
+    layouts = LayoutBatch(categories, colors, radii, np.take_along_axis(positions, shuffle[..., None], 1), present)
     has_category = (layouts.categories[:, :, None] == np.arange(len(config.categories))) & present[:, :, None]
     fits &= has_category.any(1).sum(1) >= objects.min_categories
     duplicates_allowed = rng.random(num) < objects.duplicate_names

@@ -148,7 +148,7 @@ class Obstacles:
 
     def __init__(self, bodies: Sequence[Body], fixtures: Sequence[Block]) -> None:
         self._bodies, self._fixtures = bodies, fixtures
-        self._distance = [obstacle.distance for obstacle in (*bodies, *fixtures)]
+        self._distance = [body.distance for body in bodies] + [block.distance for block in fixtures]
         # Squares around the obstacles sort most of them out, all at once.
         extents = [(*body.position, body.reach, body.z, body.z + body.height) for body in bodies]
         for block in fixtures:
