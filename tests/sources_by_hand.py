@@ -115,20 +115,14 @@ def llava_mix(folder: Path) -> Path:
 
 def lvis(folder: Path) -> Path:
     """LVIS v1: images named by `coco_url` alone, boxes in pixels, synonyms in names, categories not fully annotated."""
-    address = "http://images.cocodataset.org/train2017"
     images = [
         {
-            "id": number,
-            "width": 640,
-            "height": 480,
-            "coco_url": f"{address}/{number:012d}.jpg",
-            "flickr_url": "",
-            "license": 1,
-            "neg_category_ids": [3],
+            "id": number, "width": 640, "height": 480, "flickr_url": "", "license": 1, "neg_category_ids": [3],
+            "coco_url": f"http://images.cocodataset.org/train2017/{number:012d}.jpg",
             "not_exhaustive_category_ids": [2] if number == 30 else [],
         }
         for number in (30, 34)
-    ]
+    ]  # fmt: skip
     boxes = [
         (30, 1, [64.0, 48.0, 128.0, 96.0]),
         (34, 1, [600.0, 400.0, 40.4, 80.3]),  # over the border by a fraction of a pixel
@@ -138,30 +132,14 @@ def lvis(folder: Path) -> Path:
         *((34, 3, [float(number), 1.0, 2.0, 2.0]) for number in range(21)),  # more than one wants listed
     ]
     annotations = [
-        {
-            "id": number,
-            "image_id": image,
-            "category_id": category,
-            "bbox": box,
-            "area": box[2] * box[3],
-            "segmentation": [[box[0], box[1], box[0] + box[2], box[1], box[0], box[1] + box[3]]],
-        }
+        {"id": number, "image_id": image, "category_id": category, "bbox": box, "segmentation": [[1.5, 2.5, 3.5]]}
         for number, (image, category, box) in enumerate(boxes, start=1)
     ]
     names = {1: "cup_(drinking)", 2: "alarm_clock", 3: "bead"}
-    categories = [
-        {"id": number, "name": name, "synset": f"{name}.n.01", "synonyms": [name], "def": "", "frequency": "f"}
-        for number, name in names.items()
-    ]
+    categories = [{"id": number, "name": name, "synonyms": [name], "def": ""} for number, name in names.items()]
     for image in images:
         picture(folder / "train2017" / f"{image['id']:012d}.jpg", (640, 480))
-    whole = {
-        "info": {"version": "v1.0"},
-        "annotations": annotations,
-        "categories": categories,
-        "images": images,
-        "licenses": [],
-    }
+    content = {"info": {"version": "v1.0"}, "annotations": annotations, "categories": categories, "images": images}
     path = folder / "lvis_v1_train.json"
-    path.write_text(json.dumps(whole))
+    path.write_text(json.dumps({**content, "licenses": []}))
     return path

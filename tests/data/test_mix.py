@@ -23,7 +23,7 @@ from trace_vlm.data import licences
 from trace_vlm.data.mix import Recipe, main, without_reasoning
 from trace_vlm.data.sources.__main__ import main as sources
 from trace_vlm.data.sources.sample_checks import part_of
-from trace_vlm.utils.command import InputError, run
+from trace_vlm.utils.command import run
 from trace_vlm.utils.config import read_config
 from trace_vlm.utils.files import sha256
 
@@ -377,10 +377,3 @@ def test_an_image_name_that_leaves_its_folder_is_never_embedded(tmp_path: Path) 
     config = recipe(tmp_path, {**GOOD, "path": "set", "licence": ["mit"]})
     assert mixed(tmp_path, tmp_path / "out.json", "--parquet", tmp_path / "hub", config=config) == 2
     assert not (tmp_path / "hub").exists()
-
-
-def test_a_recipe_accepts_overrides(tmp_path: Path) -> None:
-    config = recipe(tmp_path, GOOD)
-    assert read_config(Recipe, config, ["cor_share=25", "seed=3"]).cor_share == 25
-    with pytest.raises(InputError, match="share"):
-        read_config(Recipe, config, ["share=25"])

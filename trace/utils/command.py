@@ -103,6 +103,14 @@ def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] 
         return 130
 
 
+def check_at_least(args: argparse.Namespace, **least: int) -> None:
+    """InputError for a flag whose value is below the least one; flags that are not given are left out."""
+    for name, minimum in least.items():
+        value = getattr(args, name)
+        if value is not None and value < minimum:
+            raise InputError(f"--{name.replace('_', '-')} must be at least {minimum}, not {value}")
+
+
 def existing_file(path: str | Path, what: str) -> Path:
     """Return `path` if it is a file; the InputError describes it as `what` ("the question file")."""
     path = Path(path)

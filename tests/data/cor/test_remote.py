@@ -232,14 +232,7 @@ def test_a_wrong_key_ends_with_one_sentence_and_nothing_written(tmp_path, capsys
 # --- killed and started again ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name,count",
-    [
-        ("openai", 150),
-        pytest.param("openai", 2000, marks=pytest.mark.slow),
-        pytest.param("gemini", 2000, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name,count", [("openai", 150), pytest.param("gemini", 2000, marks=pytest.mark.slow)])
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_path, name, count):
     concurrency, timeout = 48 if count == 2000 else 8, 20.0
     data_set(tmp_path, count)

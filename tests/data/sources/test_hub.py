@@ -14,9 +14,8 @@ from hub_server import COMMIT, hub
 
 from trace_vlm.core.records import read_samples
 from trace_vlm.data.sources import hub as hub_module
-from trace_vlm.data.sources.__main__ import main
 from trace_vlm.data.sources.hub import MARK, unpack
-from trace_vlm.utils.command import InputError, run
+from trace_vlm.utils.command import InputError
 
 REPOSITORY = "wentao-yuan/robopoint-data"
 
@@ -164,8 +163,3 @@ def test_a_broken_archive_is_one_sentence_and_leaves_nothing(damage: str, tmp_pa
     with pytest.raises(InputError, match=path.name):
         unpack(path, tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["made", path.name]
-
-
-def test_run_returns_two_for_a_zip_option_without_a_zip(tmp_path: Path) -> None:
-    words = ["--kind", "llava", "--path", str(tmp_path), "--out", str(tmp_path / "o.json"), "--unpack-to", "x"]
-    assert run(main, ["convert", *words]) == 2

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ... import __version__
 from ...core.records import Sample, read_samples, write_samples
 from ...remote.flags import add_remote_flags, check_remote
-from ...utils.command import InputError, Parser, existing_file, existing_folder, run
+from ...utils.command import InputError, Parser, check_at_least, existing_file, existing_folder, run
 from ...utils.files import JsonlLog, read_json, sha256, write_json
 from ...utils.jsonl_index import JsonlIndex, hash_key
 from .checks import ReasoningTask, Rejected, as_steps, check, read_steps, reasoning_tasks, with_steps
@@ -144,10 +144,7 @@ def _wording(args: Namespace) -> WordingName:
 
 def _validate(args: Namespace) -> None:
     existing_file(args.data, "the training file")
-    for name, least in (("limit", 1), ("decimals", 1), ("ask_again", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    check_at_least(args, limit=1, decimals=1, ask_again=0)
     check_remote(args)
     if args.out.resolve() == args.data.resolve():
         raise InputError(f"--out {args.out} is the training file itself; give another name")

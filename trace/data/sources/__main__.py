@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...core.records import Sample, read_records, write_samples
-from ...utils.command import InputError, Parser, existing_file, existing_folder, run
+from ...utils.command import InputError, Parser, check_at_least, existing_file, existing_folder, run
 from .check import CheckSummary, check_set
 from .hub import download
 from .registry import KINDS, Source
@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(args: argparse.Namespace) -> int:
     data = existing_file(args.data, "the training file")
     folder = existing_folder(args.images or data.parent, "the image folder")
-    if args.workers < 1:
-        raise InputError(f"--workers must be at least 1, not {args.workers}")
+    check_at_least(args, workers=1)
     report = args.report or data.with_name(data.name + ".check.jsonl")
     summary = check_set(data, folder, report, args.workers, args.strict)
     total = sum(summary.counts.parts.values()) + summary.problems.counts[RECORD]
@@ -93,10 +92,7 @@ def _print_counts(summary: CheckSummary) -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    for name, least in (("limit", 1), ("max_turns", 1), ("seed", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    check_at_least(args, limit=1, max_turns=1, seed=0)
     if args.unpack_to is not None and args.path.suffix.lower() != ".zip":
         raise InputError(f"--unpack-to is for a zip, and {args.path} is none")
     source = Source(args.kind, args.path, args.images, args.max_turns, args.seed, args.unpack_to).open()
