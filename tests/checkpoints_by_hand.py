@@ -1,11 +1,4 @@
-"""A second set of checkpoints, drawn from a seed: other shapes than the recorded ones, and other ways to lie on the disk.
-
-    Llama-2 style     linear projector, another vision size, .bin shards, tokenizer without `legacy`, tower inside
-    Vicuna style      mlp2x_gelu, grouped heads, one safetensors file, tower outside under a relative name
-
-What a model of such a folder has to compute is written down here once more, in plain torch and by the original's names
-(`original_logits`), without transformers' LLaVA and without this project's mapping.
-"""
+"""Checkpoints in LLaVA's layout written by hand, and what they compute, in plain torch by the original's names."""
 
 from __future__ import annotations
 
@@ -17,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch.nn import functional
 
 Tensors = dict[str, torch.Tensor]
@@ -38,10 +30,6 @@ class Shape:
     patch: int = 14
     eps: float = 1e-5
     theta: float = 10000.0
-
-
-LLAMA2 = Shape()
-VICUNA = Shape(width=48, mlp=80, layers=2, heads=6, groups=2, image=28, vision=32, vision_heads=4, theta=5000.0)
 
 
 def draw(shape: Shape, seed: int, dtype: torch.dtype, linear: bool) -> tuple[Tensors, Tensors]:
@@ -159,35 +147,6 @@ def write_bin_shards(folder: Path, tensors: Tensors, count: int) -> None:
     for file in files:
         torch.save({name: tensors[name] for name in names if where[name] == file}, folder / file)
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-
-
-def write_llama2_style(folder: Path, tokenizer: Path, seed: int = 5) -> tuple[Tensors, Tensors]:
-    """Linear projector, float16 .bin shards, tower inside; its configuration lies in the parent folder's `eyes/v1`."""
-    text, tower = draw(LLAMA2, seed, torch.float16, linear=True)
-    write_clip(folder.parent / "eyes" / "v1", LLAMA2, {name: torch.zeros_like(one) for name, one in tower.items()})
-    folder.mkdir(parents=True)
-    inside = {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in tower.items()}
-    write_bin_shards(folder, {**text, **inside}, 3)
-    (folder / "config.json").write_text(json.dumps(llava_config(LLAMA2, "eyes/v1", linear=True)))
-    sampling = {
-        "temperature": 0.9,
-        "top_p": 0.6,
-        "max_length": 4096,
-    }  # Vicuna's file: sampling settings without sampling
-    (folder / "generation_config.json").write_text(json.dumps(sampling))
-    write_tokenizer(folder, tokenizer, legacy=None)
-    return text, tower
-
-
-def write_vicuna_style(folder: Path, tokenizer: Path, seed: int = 6) -> tuple[Tensors, Tensors]:
-    """Grouped heads, mlp2x_gelu, one bfloat16 safetensors file; the tower in the checkpoint's own folder `clip-28`."""
-    text, tower = draw(VICUNA, seed, torch.bfloat16, linear=False)
-    folder.mkdir(parents=True)
-    write_clip(folder / "clip-28", VICUNA, tower)
-    save_file({name: tensor.contiguous() for name, tensor in text.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(llava_config(VICUNA, "clip-28", linear=False)))
-    write_tokenizer(folder, tokenizer, legacy=True)
-    return text, tower
 
 
 # --- what it computes -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Saving and loading: whole or not at all, readable by plain transformers, refused with a sentence."""
+"""Saving and loading: complete or not at all, readable by plain transformers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from transformers import AddedToken, AutoProcessor, LlamaTokenizer
 
-from trace_vlm.core.prompts import Rendered, encode, question_text, render_prompt
+from trace_vlm.core.prompts import TEMPLATES, Rendered, encode, question_text, render_prompt
 from trace_vlm.model import build
-from trace_vlm.model.checkpoint import compose, load, save
+from trace_vlm.model.checkpoint import load, save
 from trace_vlm.model.convert import convert
 from trace_vlm.model.presets import PRESETS
 from trace_vlm.utils.command import InputError
@@ -68,25 +68,6 @@ def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_model_is_refused_with_a_sentence(nano_folder, tmp_path):
-    with pytest.raises(InputError, match="absent"):
-        load(tmp_path / "absent")
-    with pytest.raises(InputError, match=r"config\.json"):
-        load(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
-    with pytest.raises(InputError, match="'mistral'"):
-        load(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": ')
-    with pytest.raises(InputError, match=r"config\.json"):
-        load(tmp_path)
-    cut = tmp_path / "cut"
-    shutil.copytree(nano_folder, cut)
-    weights = cut / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"model\.safetensors"):
-        load(cut)
-
-
 def test_random_weights_follow_the_seed():
     tokenizer = build.nano_tokenizer()
     one, two, other = (
@@ -104,51 +85,10 @@ def test_batches_are_padded_on_the_left(nano):
     assert batch["input_ids"][0, -len(alone) :].tolist() == alone.tolist()
 
 
-@pytest.fixture
-def parts(nano, tmp_path):
-    """A language model, a vision tower and a projector in LLaVA's layout, as they lie on the hub."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=1400, rms_norm_eps=1e-5)).save_pretrained(tmp_path / "llm")
-    build.nano_tokenizer().save_pretrained(tmp_path / "llm")
-    tower = CLIPVisionModel(CLIPVisionConfig(**{**sizes, "hidden_size": 16}, image_size=56, patch_size=14))
-    tower.save_pretrained(tmp_path / "clip")
-    (tmp_path / "projector").mkdir()
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"0.weight": (32, 16), "0.bias": (32,), "2.weight": (32, 32), "2.bias": (32,)}
-    weights = {f"model.mm_projector.{key}": torch.randn(shape, generator=generator) for key, shape in shapes.items()}
-    torch.save(weights, tmp_path / "projector" / "mm_projector.bin")
-    return tmp_path, weights
-
-
-def test_parts_make_a_model_that_saves_and_loads(parts):
-    folder, weights = parts
-    made = compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))
-    assert torch.equal(made.model.model.multi_modal_projector.linear_2.bias, weights["model.mm_projector.2.bias"])
-    assert made.model.lm_head.weight.shape[0] == 1408 and made.patches_per_side == 4
-    save(made, folder / "whole")
-    assert torch.equal(logits(made), logits(load(folder / "whole")))
-
-
-def test_a_projector_that_does_not_fit_is_named(parts):
-    folder, weights = parts
-    file = folder / "projector" / "mm_projector.bin"
-    torch.save({**weights, "model.mm_projector.0.weight": torch.zeros(5, 5)}, file)
-    wrong = r"mm_projector\.bin: model\.mm_projector\.0\.weight has the shape \(5, 5\), expected \(32, 16\)"
-    with pytest.raises(InputError, match=wrong):
-        compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))
-    torch.save({"model.somewhere": torch.zeros(1)}, file)
-    with pytest.raises(InputError, match="model.somewhere"):
-        compose(str(folder / "llm"), str(folder / "clip"), str(folder / "projector"))
-
-
-OLD_TEMPLATE = (  # what earlier versions of this package wrote beside a tokenizer without the normalizer
-    "{{ 'A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-    "and polite answers to the user\\'s questions. ' }}{% for message in messages %}{% set ns = namespace(image='', "
-    "text='') %}{% for part in message['content'] %}{% if part['type'] == 'image' %}{% set ns.image = '<image> \\n' %}"
-    "{% else %}{% set ns.text = ns.text + part['text'] %}{% endif %}{% endfor %}{{ 'USER: ' + ns.image + ns.text + "
-    "' ASSISTANT:' }}{% endfor %}"
+# What earlier versions of this package wrote beside a tokenizer without the normalizer: a space follows the image.
+OLD_TEMPLATE = (
+    "{{ '" + TEMPLATES["vicuna_v1"].system.replace("'", "\\'") + " ' }}{% for message in messages %}"
+    "{{ 'USER: <image> \\n' + message['content'][1]['text'] + ' ASSISTANT:' }}{% endfor %}"
 )
 
 

@@ -7,12 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from hub_server import COMMIT, hub
 from safetensors.torch import load_file
-
-from trace_vlm.model import presets
-from trace_vlm.utils.command import InputError
 
 NAMES = ("base", "lora", "projector_only", "clip")
 LORA = ("lab/lora", "--base", "lab/base", "--vision-tower", "lab/clip")
@@ -53,12 +49,3 @@ def test_a_connection_that_ends_inside_a_file_is_one_sentence(tmp_path):
         done = command(address, tmp_path / "home", "checkpoint", "inspect", "lab/cut")
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "the model lab/cut is not a folder" in done.stderr
-
-
-def test_a_download_is_called_by_its_repository_and_a_folder_by_its_own_name(tmp_path):
-    download = tmp_path / "hub" / "models--lab--a-model" / "snapshots" / COMMIT
-    download.mkdir(parents=True)
-    assert (presets.hub_repository(download), presets.model_name(download)) == ("lab/a-model", "a-model")
-    assert (presets.hub_repository(tmp_path), presets.model_name(tmp_path)) == (None, tmp_path.name)
-    with pytest.raises(InputError, match="a.b.c"):
-        presets.model_folder("a/b/c", "the model")

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from checkpoints_by_hand import write_llama2_style
 from transformers import GenerationConfig
 
 from trace_vlm.model import build, vision_tower
@@ -80,18 +79,15 @@ def test_a_download_is_named_by_its_repository_and_a_folder_by_itself(tmp_path):
 # --- vision towers --------------------------------------------------------------------------------
 
 
-def test_a_relative_tower_is_looked_up_beside_then_above_then_here(recorded, tmp_path, monkeypatch):
-    for place, seed in (("own", 1), ("above", 2), ("here", 3)):
-        write_llama2_style(tmp_path / place / "root" / "model", recorded.folder / "tokenizer", seed=seed)
-    model, here = tmp_path / "own" / "root" / "model", tmp_path / "here" / "root"
+def test_a_relative_tower_is_looked_up_beside_then_above_then_here(tmp_path, monkeypatch):
+    model, here = tmp_path / "own" / "root" / "model", tmp_path / "here"
+    places = [model / "eyes" / "v1", model.parent / "eyes" / "v1", here / "eyes" / "v1"]
+    for place in places:
+        place.mkdir(parents=True)
     monkeypatch.chdir(here)
-    assert model_folder("eyes/v1", "tower", model) == model.parent / "eyes" / "v1"
-    shutil.copytree(model.parent / "eyes", model / "eyes")
-    assert model_folder("eyes/v1", "tower", model) == model / "eyes" / "v1"
-    shutil.rmtree(model / "eyes")
-    shutil.rmtree(model.parent / "eyes")
-    assert model_folder("eyes/v1", "tower", model).resolve() == here / "eyes" / "v1"
-    shutil.rmtree(here / "eyes")
+    for place in places:
+        assert model_folder("eyes/v1", "tower", model).resolve() == place
+        place.rmdir()
     with pytest.raises(InputError, match="eyes/v1"):
         model_folder("eyes/v1", "tower", model)
 
@@ -182,8 +178,11 @@ def test_a_licence_is_known_or_unknown(name, licence):
 
 def test_sampling_settings_without_sampling_are_dropped(recorded, tmp_path):
     """Vicuna's file has them; transformers refuses to save such a model, at the end of a training."""
-    write_llama2_style(tmp_path / "model", recorded.folder / "tokenizer")
-    model = load(tmp_path / "model").model
+    shutil.copytree(recorded.folder / "full", tmp_path / "full")
+    shutil.copytree(recorded.folder / "clip", tmp_path / "clip")
+    settings = {"temperature": 0.9, "top_p": 0.6, "max_length": 4096}
+    (tmp_path / "full" / "generation_config.json").write_text(json.dumps(settings))
+    model = load(tmp_path / "full").model
     assert model.generation_config.do_sample is not True and model.generation_config.max_length == 4096
     assert model.generation_config.temperature is None or model.generation_config.temperature == 1.0
     check_generation_config(model)

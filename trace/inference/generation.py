@@ -210,7 +210,7 @@ class _Loop:
             self.lengths[index] += len(ids)
         if with_image:
             return {}
-        last_S = torch.tensor(packing.ends, device=hidden_ND.device) - 1
+        last_S = torch.tensor(packing.counts, device=hidden_ND.device).cumsum(0) - 1
         logits_SV = self.model.lm_head(hidden_ND[last_S]).float()
         return dict(zip(tokens, logits_SV, strict=True))
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -38,6 +37,8 @@ class PackedTokens:
     slots: list[int]
     starts: list[int]
     counts: list[int]
+    longest: int  # of `counts`
+    columns: int  # that any slot reaches after this pass
     slot_N: Tensor  # index of the slot among `slots`
     offset_N: Tensor  # index among the slot's new tokens
     columns_N: Tensor
@@ -51,7 +52,8 @@ class PackedTokens:
         repeats = torch.tensor(counts)
         offset_N = torch.cat([torch.arange(count) for count in counts])
         return cls(
-            slots, starts, counts, torch.arange(len(slots)).repeat_interleave(repeats), offset_N,
+            slots, starts, counts, max(counts), max(map(sum, new.values())),
+            torch.arange(len(slots)).repeat_interleave(repeats), offset_N,
             offset_N + torch.tensor(starts).repeat_interleave(repeats), torch.tensor(slots).repeat_interleave(repeats),
         ).on(device)  # fmt: skip
 
@@ -68,20 +70,6 @@ class PackedTokens:
         first = self.slots[0]
         consecutive = self.slots == list(range(first, first + len(self.slots)))
         return slice(first, first + len(self.slots)) if consecutive else self.slots
-
-    @property
-    def longest(self) -> int:
-        return max(self.counts)
-
-    @property
-    def columns(self) -> int:
-        """Columns that any slot reaches after this pass."""
-        return max(start + count for start, count in zip(self.starts, self.counts, strict=True))
-
-    @property
-    def ends(self) -> list[int]:
-        """One past each slot's last packed token."""
-        return list(accumulate(self.counts))
 
     @property
     def from_the_start(self) -> bool:

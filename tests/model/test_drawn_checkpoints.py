@@ -1,0 +1,107 @@
+"""Checkpoints of every kind, drawn from a seed, against the same arithmetic written out in plain torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import checkpoints_by_hand as hand
+import pytest
+import torch
+from PIL import Image
+from random_checkpoints import KINDS, draw
+from safetensors.torch import load_file, save_file
+
+from trace_vlm.core.prompts import Rendered, encode, render_prompt
+from trace_vlm.model.checkpoint import compose, load, save
+from trace_vlm.model.convert import convert
+
+PROMPT = render_prompt("Where is the blue bowl, really? 3.5")
+
+
+def logits(checkpoint, image):
+    """(pixels, logits over the original's vocabulary), in float32."""
+    inputs = checkpoint.inputs([image], [PROMPT])
+    with torch.no_grad():
+        output = checkpoint.model(**inputs).logits[0, :, : checkpoint.text_vocab_size]
+    return inputs["pixel_values"].float(), output.float()
+
+
+def ids_of(checkpoint):
+    return encode(checkpoint.tokenizer, Rendered(PROMPT, ())).input_ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
+def test_a_drawn_checkpoint_computes_what_its_tensors_mean(seed, kind, tmp_path, recorded):
+    drawn = draw(seed, kind, tmp_path, recorded.folder / "tokenizer")
+    image = Image.effect_noise((40 + 7 * seed, 60), 60).convert("RGB")
+    checkpoint = load(drawn.source, base=drawn.base)
+    pixels, result = logits(checkpoint, image)
+    ids = ids_of(checkpoint)
+    assert checkpoint.text_vocab_size == drawn.shape.vocabulary
+    assert (result - hand.original_logits(drawn.shape, drawn.text, drawn.tower, ids, pixels)).abs().max() < 5e-5
+    if drawn.base is not None and "LLaVA" in kind:  # the same over the base in Hugging Face's format
+        convert(drawn.base, tmp_path / "base")
+        assert torch.equal(logits(load(drawn.source, base=tmp_path / "base"), image)[1], result)
+    convert(drawn.source, tmp_path / "hf", drawn.base)
+    convert(tmp_path / "hf", tmp_path / "back", to="llava")
+    for folder in ("hf", "back"):
+        again = load(tmp_path / folder)
+        assert ids_of(again) == ids
+        assert all(torch.equal(one, other) for one, other in zip(logits(again, image), (pixels, result), strict=True))
+    if kind == "whole":  # there and back again is bit for bit
+        back = load_file(tmp_path / "back" / "model.safetensors")
+        original = {name: tensor for name, tensor in drawn.text.items() if not name.endswith("inv_freq")}
+        original |= {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in drawn.tower.items()}
+        assert set(back) == set(original)
+        for name, tensor in original.items():
+            assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor), name
+    for dtype, near in (("float16", 0.05), ("bfloat16", 0.5)):
+        narrow = load(drawn.source, base=drawn.base, dtype=dtype)
+        assert narrow.model.dtype == getattr(torch, dtype)
+        assert (logits(narrow, image)[1] - result).abs().max() < near
+
+
+@pytest.mark.parametrize("linear", [True, False], ids=["linear", "mlp2x_gelu"])
+def test_parts_to_start_training_from(linear, tmp_path, recorded):
+    """A plain language model, a CLIP, and LLaVA's pre-trained projector, whose own images were not padded."""
+    shape = hand.Shape()
+    text, tower = hand.draw(shape, 5, torch.float16, linear)
+    llm, pretrained = tmp_path / "llm", tmp_path / "pretrained"
+    llm.mkdir()
+    pretrained.mkdir()
+    save_file({name: one for name, one in text.items() if "mm_projector" not in name}, llm / "model.safetensors")
+    (llm / "config.json").write_text(json.dumps(hand.llama_config(shape)))
+    hand.write_tokenizer(llm, recorded.folder / "tokenizer", legacy=False)
+    hand.write_clip(tmp_path / "clip", shape, tower)
+    torch.save({name: one for name, one in text.items() if "mm_projector" in name}, pretrained / "mm_projector.bin")
+    made = compose(str(llm), str(tmp_path / "clip"), str(pretrained))
+    pixels, result = logits(made, recorded.image("tall.png"))
+    assert made.processor.image_processor.do_pad
+    assert (result - hand.original_logits(shape, text, tower, ids_of(made), pixels)).abs().max() < 5e-5
+    save(made, tmp_path / "saved")
+    assert torch.equal(logits(load(tmp_path / "saved"), recorded.image("tall.png"))[1], result)
+    config = {**hand.llava_config(shape, "../clip", linear), "image_aspect_ratio": "square"}
+    (pretrained / "config.json").write_text(json.dumps(config))
+    loaded = load(pretrained, base=llm)
+    assert not loaded.processor.image_processor.do_pad  # as the original treats images for that configuration
+    assert torch.equal(loaded.model.lm_head.weight, made.model.lm_head.weight)
+
+
+def test_rows_of_the_vocabulary_without_a_piece_are_kept(recorded, tmp_path):
+    """Some checkpoints have more rows than their tokenizer has pieces."""
+    shutil.copytree(recorded.folder / "full", tmp_path / "wide")
+    shutil.copytree(recorded.folder / "clip", tmp_path / "clip")
+    for file in sorted((tmp_path / "wide").glob("*.safetensors")):
+        tensors = load_file(file)
+        for name in tensors.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
+            more = tensors[name] = torch.cat([tensors[name], torch.ones_like(tensors[name][:5])])
+        save_file(tensors, file)
+    config = json.loads((tmp_path / "wide" / "config.json").read_text())
+    (tmp_path / "wide" / "config.json").write_text(json.dumps({**config, "vocab_size": 1005}))
+    convert(tmp_path / "wide", tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "back", to="llava")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert len(back["lm_head.weight"]) == len(back["model.embed_tokens.weight"]) == 1005
+    assert any(torch.equal(back[name], more) for name in ("lm_head.weight", "model.embed_tokens.weight"))
