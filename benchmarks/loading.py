@@ -1,6 +1,6 @@
 """Samples a second that the training data path delivers, against decoding the same pictures and nothing else.
 
-    python benchmarks/loading.py --data DATA.json --image-folder FOLDER [--samples 512] [--side 336] [--jpeg]
+    python benchmarks/loading.py --data DATA.json --images FOLDER [--samples 512] [--side 336] [--jpeg]
 
 Both in one process without workers, taking turns by 16 samples, on the CPU time of the process. The path reads its
 record, decodes, pads to a square, makes CLIP's pixels, builds the labels and collates; the yardstick, as every loader
@@ -42,14 +42,14 @@ def as_jpeg(data: Path, images: Path, folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--image-folder", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--side", type=int, default=336, help="pixels of the model's square")
     parser.add_argument("--jpeg", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        data, images = args.data, args.image_folder
+        data, images = args.data, args.images
         if args.jpeg:
             data, images = as_jpeg(data, images, Path(folder)), Path(folder)
         print(json.dumps(measure(data, images, args.samples, args.side), indent=2))

@@ -1,6 +1,6 @@
 """Memory that the plan predicts against what a training process takes at its peak, on a CPU, for models of three sizes.
 
-    python benchmarks/plan_memory.py --data DATA.json --image-folder FOLDER [--out plan_memory.json]
+    python benchmarks/plan_memory.py --data DATA.json --images FOLDER [--out plan_memory.json]
 
 Each run is a fresh process that trains two steps in float32 with AdamW. Its peak is the system's own figure (VmHWM)
 less what the imported libraries take before the model is loaded. The prediction is `trace.train.memory`'s, from the same
@@ -66,7 +66,7 @@ def predict(settings: dict[str, Any], length: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--image-folder", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--length", type=int, default=95, help="tokens of a padded row of this data")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -76,7 +76,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 make(Path(folder) / "model", *sizes)
                 settings = {
-                    "model": f"{folder}/model", "data": [str(args.data)], "image_folder": str(args.image_folder),
+                    "model": f"{folder}/model", "data": [str(args.data)], "image_folder": str(args.images),
                     "output_dir": f"{folder}/run", "trainable": {"llm": trained}, "precision": "fp32", "max_steps": 2,
                     "global_batch_size": 16, "micro_batch_size": 16, "gradient_checkpointing": checkpointing,
                     "dataloader_workers": 0, "report_to": [], "save_steps": 100, "max_length": 512,

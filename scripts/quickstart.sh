@@ -30,8 +30,8 @@ train() { # arm, training file, steps
     output_dir="$OUT/train/$1" max_steps="$3"
 }
 answer() { # arm, --reasoning | --no-reasoning
-  module eval.model_vqa --model-path "$OUT/train/$1" --image-folder "$OUT/bench/images" --batch-size 64 "$2" \
-    --question-file "$OUT/bench/point_questions.jsonl" --answer-file "$OUT/answers/$1.jsonl"
+  module eval.model_vqa --model "$OUT/train/$1" --images "$OUT/bench/images" --batch-size 64 "$2" \
+    --questions "$OUT/bench/point_questions.jsonl" --answers "$OUT/answers/$1.jsonl"
 }
 
 step "scenes to train on, and a benchmark of others"
@@ -79,17 +79,17 @@ step "answers to the benchmark"
 answer no_cor --no-reasoning
 answer cor --reasoning
 step "attention at each step of the reasoning"
-"$PY" visualization/attention_map.py --model-path "$OUT/train/cor" --dataset-dir "$OUT/bench" --output-dir "$OUT/attention" \
+"$PY" visualization/attention_map.py --model "$OUT/train/cor" --data "$OUT/bench" --out "$OUT/attention" \
   --end-idx 84 --every 7 --resume  # 12 questions of all kinds about 12 images, which have six each
 step "waiting for the longer fine-tuning without reasoning (its log: $OUT/train_no_cor_time.log)"
 wait "$TIME" || die "fine-tuning without reasoning failed; see $OUT/train_no_cor_time.log"
 
 step "accuracy"
 LABELS=(reasoning "no reasoning" "no reasoning, equal time") # the first one is what the others are compared with
-module eval.summarize_vqa --answer "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl --labels "${LABELS[@]}" \
-  --data-dir "$OUT/bench" --output "$OUT"
+module eval.summarize_vqa --answers "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl --labels "${LABELS[@]}" \
+  --data "$OUT/bench" --out "$OUT"
 step "pictures and the page"
-"$PY" visualization/visualize_results.py --answer-files "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl \
-  --labels "${LABELS[@]}" --sort disagree --data-dir "$OUT/bench" --output "$OUT/comparison" --num 16
+"$PY" visualization/visualize_results.py --answers "$OUT"/answers/{cor,no_cor,no_cor_time}.jsonl \
+  --labels "${LABELS[@]}" --sort disagree --data "$OUT/bench" --out "$OUT/comparison" --num 16
 module report.page --run "$OUT" --title "Pointing with and without reasoning"
 printf '\nopen %s\n' "$OUT/report.html"

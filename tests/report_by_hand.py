@@ -76,8 +76,8 @@ def make_run(folder: Path) -> Path:
         config = {"seed": 4242, "model": EVIL, **rates}
         write_json(train / "run.json", {"config": config, "steps": 1234, "finished": True})
     answers = [str(folder / f"answers/{arm}.jsonl") for arm in ("cor", "no_cor")]
-    words = ["--answer", *answers, "--labels", f"CoR {EVIL}", "no CoR", "--data-dir", str(folder / "bench")]
-    assert run(summarize_vqa.main, [*words, "--output", str(folder), "--resamples", "50"]) == 0
+    words = ["--answers", *answers, "--labels", f"CoR {EVIL}", "no CoR", "--data", str(folder / "bench")]
+    assert run(summarize_vqa.main, [*words, "--out", str(folder), "--resamples", "50"]) == 0
     question = Question(EVIL, "0.png", f"{INSTRUCTION} {POINTS_SUFFIX}", category=EVIL)
     panels = [
         AnswerPanel(EVIL, parse(COR), 0.5, outcome="right"),

@@ -84,13 +84,13 @@ def _parser() -> Parser:
     parser = Parser(description="Attention to the image during each step of the reasoning.")
     # fmt: off
     add = parser.add_argument
-    add("--model", "--model-path", dest="model", help="folder or name of the model (default: the bundled one)")
+    add("--model", help="folder or name of the model (default: the bundled one)")
     add("--model-base", help="the model that an adapter belongs to")
-    add("--data", "--data-dir", "--dataset-dir", dest="data", type=Path, required=True,
+    add("--data", type=Path, required=True,
         help="folder of the benchmark, with images/ and masks/")
-    add("--questions", "--question-file", dest="questions",
+    add("--questions",
         help="question file: a path, or a name in the folder (default: point_questions.jsonl)")
-    add("--out", "--output", "--output-dir", dest="out", type=Path, required=True, help="output folder")
+    add("--out", type=Path, required=True, help="output folder")
     add("--start-idx", type=int, default=0, help="first question, counted from 0")
     add("--end-idx", type=int, help="one past the last question (default: all)")
     add("--every", type=int, default=1, help="take every N-th question only, for more images in less time")
@@ -102,7 +102,7 @@ def _parser() -> Parser:
         help="a token's row: where it is fed in, or the one before, which chose it")
     add("--method", choices=("generate", "teacher-forced"), default="generate",
         help="generate answers, or read those of --answers in one pass each")
-    add("--answers", "--answer", "--answer-file", "--answer-files", "--answers-file", dest="answers", type=Path,
+    add("--answers", type=Path,
         help="saved answers of this model")
     add("--scaling", choices=("shared", "each"), default="shared",
         help="one colour scale over all steps, or one a step")

@@ -28,16 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Compare the answers of one or more models to the same questions.")
     # fmt: off
     add = parser.add_argument
-    add("--answers", "--answer-files", "--answer-file", "--answers-file", "--answer", dest="answers", type=Path,
+    add("--answers", type=Path,
         nargs="+", required=True, metavar="JSONL", help="answer files, one a model")
     add("--labels", nargs="+", help="names of the models, one a file (default: the files' names)")
     add("--convention", nargs="+", metavar="NAME",
         help="how models write coordinates, for answers that do not record it: one for all, or one each")
-    add("--data", "--data-dir", "--dataset-dir", dest="data", type=Path, required=True,
+    add("--data", type=Path, required=True,
         help="folder of the benchmark, or its images folder")
-    add("--questions", "--question-file", dest="questions",
+    add("--questions",
         help="question file: a path, or a name in the folder (default: point_questions.jsonl)")
-    add("--out", "--output", "--output-dir", dest="out", type=Path, required=True, help="folder for the figures")
+    add("--out", type=Path, required=True, help="folder for the figures")
     add("--num", "--num-questions", type=int, default=10, help="number of figures")
     add("--failure", metavar="CLASS", help="only questions where some answer has this outcome")
     add("--category", help="only questions of this category (unseen: Where2Place's hard part)")

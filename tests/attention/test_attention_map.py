@@ -98,7 +98,7 @@ def test_saved_answers_are_read_without_generating(
     (generated,) = results.read_records(tmp_path / "a")
     file = tmp_path / "saved.jsonl"
     write_jsonl(file, [{"question_id": 0, "text": generated.text, "token_ids": list(generated.token_ids)}])
-    words = ["--method", "teacher-forced", "--answer-file", file, "--end-idx", 1]
+    words = ["--method", "teacher-forced", "--answers", file, "--end-idx", 1]
     assert attention(bench, tmp_path / "b", *words) == 0
     assert len(asked) == 1
     (forced,) = results.read_records(tmp_path / "b")

@@ -49,6 +49,6 @@ def converted(tmp_path_factory):  # type: ignore[no-untyped-def]
 
     folder = tmp_path_factory.mktemp("converted")
     for name, base in BASES.items():
-        extra = [] if base is None else ["--base", str(base)]
+        extra = [] if base is None else ["--model-base", str(base)]
         assert main(["convert", str(ORIGINAL / name), str(folder / name), *extra]) == 0
     return {name: folder / name for name in BASES}

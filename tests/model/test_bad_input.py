@@ -116,7 +116,7 @@ BROKEN = {
     "DoRA": ("lora", "base", edit("lora/adapter_config.json", use_dora=True), "use_dora"),
     "one factor": ("lora", "base", safetensors("lora/adapter_model.safetensors", without("3.mlp.up_proj.lora_B")),
                    r"3\.mlp\.up_proj\.lora_A"),
-    "no base": ("projector_only", None, None, "--base"),
+    "no base": ("projector_only", None, None, "--model-base"),
     "base is a CLIP": ("lora", "clip", None, "clip"),
     "unneeded base": ("full", "base", None, "full is complete"),
     "language model alone": ("base", None, None, "base is a language model alone"),
@@ -137,7 +137,7 @@ def test_broken_checkpoints_are_refused_and_nothing_is_written(zoo, case):
     name, base, broken, message = BROKEN[case]
     if broken is not None:
         broken[1](zoo / broken[0])
-    extra = [] if base is None else ["--base", str(zoo / base)]
+    extra = [] if base is None else ["--model-base", str(zoo / base)]
     with pytest.raises(InputError, match=message):
         load(zoo / name, base=None if base is None else zoo / base)
     before = sorted(path.name for path in zoo.iterdir())

@@ -43,7 +43,7 @@ def test_inspect_describes_a_folder_and_reads_no_weights(recorded, capsys, monke
     assert (lines["missing"], lines["unexpected"]) == ("nothing", "nothing")
     lines = inspect(capsys, recorded.folder / "lora")
     assert lines["adapter"].startswith("rank 8, alpha 16") and lines["base"].endswith("llava_original/base")
-    assert "--base" in inspect(capsys, recorded.folder / "projector_only")["missing"]
+    assert "--model-base" in inspect(capsys, recorded.folder / "projector_only")["missing"]
 
 
 def test_bundled_models_are_known_by_name(capsys, tmp_path):
@@ -70,7 +70,7 @@ def test_the_original_layout_comes_back_bit_for_bit(converted, recorded, tmp_pat
 
 
 def test_merge_adds_the_adapter_to_its_base(recorded, converted, tmp_path):
-    arguments = [str(recorded.folder / "lora"), str(tmp_path / "merged"), "--base", str(recorded.folder / "base")]
+    arguments = [str(recorded.folder / "lora"), str(tmp_path / "merged"), "--model-base", str(recorded.folder / "base")]
     assert main(["merge", *arguments]) == 0
     merged, loaded = tensors(tmp_path / "merged"), tensors(converted["lora"])
     assert all(torch.equal(one, loaded[name]) for name, one in merged.items())

@@ -11,7 +11,7 @@ from hub_server import COMMIT, hub
 from safetensors.torch import load_file
 
 NAMES = ("base", "lora", "projector_only", "clip")
-LORA = ("lab/lora", "--base", "lab/base", "--vision-tower", "lab/clip")
+LORA = ("lab/lora", "--model-base", "lab/base", "--vision-tower", "lab/clip")
 
 
 def command(address: str, home: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -104,7 +104,7 @@ def test_the_order_of_the_questions(bench: Path, two: tuple[Path, Path], order: 
 def test_the_hard_part_by_the_published_flags(
     visualize: Any, two: tuple[Path, Path], tmp_path: Path, flags: list[str], every: list[str], hard: list[str] | None
 ) -> None:
-    assert visualize("--answer-files", *two, *flags) == 0
+    assert visualize("--answers", *two, *flags) == 0
     folders = {"": tmp_path / "out", "hard": tmp_path / "out/hard"}
     names = {folder: [str(item["question_id"]) for item in read_json(path / "index.json")["items"] if item["picture"]]
              for folder, path in folders.items() if (path / "index.json").exists()}  # fmt: skip
@@ -211,7 +211,7 @@ def test_mistakes_name_their_flag_or_file(
 
 
 def test_it_runs_from_anywhere(bench: Path, two: tuple[Path, Path], tmp_path: Path) -> None:
-    words = ["--answer-files", two[0], "--data-dir", bench, "--output", "out", "--num", "1"]
+    words = ["--answers", two[0], "--data", bench, "--out", "out", "--num", "1"]
     done = subprocess.run(
         [sys.executable, ROOT / "visualization/visualize_results.py", *map(str, words)],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,

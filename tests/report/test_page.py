@@ -106,7 +106,7 @@ def test_every_given_number_is_on_the_page(html: str, run_folder: Path) -> None:
     assert f"{low:.1f} to {high:.1f}" in text
     # of attention, training, data and records
     for words in ["over 1 answers about 1 images", "undecided", "Define the target area in 1", "0.180", "0.005 matrices",
-                  "1,234", "4242", "5,678", "seed 77", "torch 2.13.0", "mujoco 4.0.0", "model_vqa --model-path",
+                  "1,234", "4242", "5,678", "seed 77", "torch 2.13.0", "mujoco 4.0.0", "model_vqa --model",
                   "--reasoning"]:  # fmt: skip
         assert words in text, words
     assert "--overwrite" not in text  # a flag that was not given

@@ -230,7 +230,7 @@ def test_training_finds_images_where_the_check_finds_them(rows_of, samples, scen
     (folder / place).write_bytes((scenes / samples[0]["image"]).read_bytes())
     rows = rows_of([{**samples[0], "image": name}], folder)
     assert "broken" not in rows[0]
-    flags = ["--data", str(tmp_path / "data.json"), "--image-folder", str(folder), "--workers", "1"]
+    flags = ["--data", str(tmp_path / "data.json"), "--images", str(folder), "--workers", "1"]
     assert sources_cli.main(["check", *flags]) in (0, None)
 
 

@@ -329,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, help="training file (LLaVA's JSON) to write")
     add("--data-root", type=Path, default=Path("."), help="what the recipe's paths are relative to")
     add(
-        "--images", "--image-root", "--image-folder", type=Path,
+        "--images", type=Path,
         help="what image names in OUT are relative to (default: the folder common to all sources)",
     )  # fmt: skip
     add("--check-images", choices=("exist", "ignore"), default="exist", help="what is required of images")

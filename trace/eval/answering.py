@@ -34,7 +34,7 @@ PROTOCOLS = {"paper": {"temperature": 0.2, "runs": 3}}  # TRACE and RoboPoint: m
 
 def add_answering_flags(parser: Parser) -> None:
     add_benchmark_flags(parser)
-    parser.add_argument("--answers", "--answer", "--answer-file", "--answer-files", "--answers-file", type=Path,
+    parser.add_argument("--answers", type=Path,
                         required=True, help="JSONL file to write or to continue")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="discard existing answers and start again")
     parser.add_argument("--skip-broken", action="store_true",

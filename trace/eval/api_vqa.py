@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(description="Answer the questions of a benchmark with a remote model.")
     parser.add_argument("--provider", choices=PROTOCOLS, required=True, help="vllm and sglang need --base-url")
-    parser.add_argument("--model", "--model-path", required=True, help="the provider's name of the model")
+    parser.add_argument("--model", required=True, help="the provider's name of the model")
     answering.add_answering_flags(parser)
     parser.add_argument("--convention", choices=CONVENTIONS,
                         help="how the model writes coordinates (default: that of its family)")  # fmt: skip

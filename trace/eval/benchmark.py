@@ -123,10 +123,10 @@ class Benchmark:
 
 def add_benchmark_flags(parser: Parser) -> None:
     """Add the flags that name a benchmark and its parts, the same in every command that reads one."""
-    parser.add_argument("--data", "--data-dir", "--dataset-dir", help="benchmark: its name (where2place, tabletop ...), "
+    parser.add_argument("--data", help="benchmark: its name (where2place, tabletop ...), "
                         "folder or parquet file")  # fmt: skip
-    parser.add_argument("--questions", "--question-file", help="question file, JSONL (default: point_questions.jsonl)")
-    parser.add_argument("--images", "--image-folder", "--image-root", type=Path,
+    parser.add_argument("--questions", help="question file, JSONL (default: point_questions.jsonl)")
+    parser.add_argument("--images", type=Path,
                         help="folder of the images (default: images/ beside the questions)")  # fmt: skip
     parser.add_argument("--num-questions", type=int, help="use only the first N questions", metavar="N")
 

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="List the published benchmarks, or import one.")
     parser.add_argument("name", nargs="?", choices=list(PUBLISHED), help="the benchmark to import")
     parser.add_argument("--from", dest="source", type=Path, nargs="+", help="the download: parquet files or a folder")
-    parser.add_argument("--out", "--output", "--output-dir", type=Path, help="the folder to write")
+    parser.add_argument("--out", type=Path, help="the folder to write")
     parser.add_argument("--ids", type=Path, help="RoboRefIt: question ids to take, a JSON list or one per line")
     parser.add_argument("--count", type=int, default=750, help="RoboRefIt: questions to draw without --ids")
     parser.add_argument("--seed", type=int, default=0, help="RoboRefIt: seed of that draw")

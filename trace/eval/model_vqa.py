@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(description="Answer the questions of a benchmark with a local model.")
-    parser.add_argument("--model", "--model-path", required=True, help="folder of the model, nano or nano-base")
+    parser.add_argument("--model", required=True, help="folder of the model, nano or nano-base")
     parser.add_argument("--model-base", help="base model of an adapter")
     answering.add_answering_flags(parser)
     parser.add_argument("--reasoning", action=argparse.BooleanOptionalAction, default=True,

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(description="Summarize answer files: accuracy on a benchmark.")
-    parser.add_argument("--answers", "--answer", "--answer-file", "--answer-files", "--answers-file", type=Path,
+    parser.add_argument("--answers", type=Path,
                         nargs="+", required=True, metavar="JSONL", help="answer files, one per model or run")  # fmt: skip
     parser.add_argument("--labels", nargs="+", help="names of the models, the same one for runs of one model (default: "
                         "the file names)")  # fmt: skip
@@ -96,7 +96,7 @@ def _parser() -> Parser:
     parser.add_argument("--convention", nargs="+", metavar="NAME", help="coordinate convention of answers that do not "
                         f"record it, one for all files or one each: {', '.join(CONVENTIONS)}")  # fmt: skip
     add_benchmark_flags(parser)
-    parser.add_argument("--out", "--output", "--output-dir", type=Path,
+    parser.add_argument("--out", type=Path,
                         help="folder for the summary (default: that of the first answers)")  # fmt: skip
     parser.add_argument("--compat", choices=["robopoint"], help="also score as the reference's script does")
     parser.add_argument("--paper", action="store_true", help="add the papers' tables, as published")

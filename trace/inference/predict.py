@@ -114,7 +114,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("image", type=Path)
     add("instruction", help="what to point at, in words")
-    add("--model", "--model-path", default=default_model(),
+    add("--model", default=default_model(),
         help="folder, name on the hub, nano or nano-base (default: nano)")  # fmt: skip
     add("--model-base", help="the model that an adapter belongs to")
     add("--reasoning", action=argparse.BooleanOptionalAction, default=True, help="reason before pointing (default: on)")

@@ -290,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "--dtype", choices=DTYPES, help="type on disk (default: as stored; float32 if an adapter is merged)"
             )
         command.add_argument(
-            "--model-base", "--base", dest="base", metavar="MODEL", required=name == "merge",
+            "--model-base", dest="base", metavar="MODEL", required=name == "merge",
             help="the model that an adapter or projector belongs to",
         )  # fmt: skip
         command.add_argument(

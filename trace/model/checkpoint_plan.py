@@ -118,10 +118,12 @@ def _base_folder(source: CheckpointFolder, base: str | Path | None) -> Path:
         return model_folder(base, "the base model")
     named = source.adapter.get("base_model_name_or_path")
     if named:
-        return model_folder(named, "the base model (from adapter_config.json; --base names another)", source.folder)
+        return model_folder(
+            named, "the base model (from adapter_config.json; --model-base names another)", source.folder
+        )
     trained = source.config.get("_name_or_path")
     hint = f" (it was trained over {trained})" if trained else ""
-    raise InputError(f"{source.folder} is a {source.kind.value} and needs its language model. Give --base{hint}")
+    raise InputError(f"{source.folder} is a {source.kind.value} and needs its language model. Give --model-base{hint}")
 
 
 # --- Hugging Face's format ------------------------------------------------------------------------

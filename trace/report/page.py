@@ -35,7 +35,7 @@ HEAT_COLORS = 64  # of a heat map, as the script gets them
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="One self-contained HTML page about a run.")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, as scripts/quickstart.sh writes it")
-    parser.add_argument("--out", "--output", type=Path, help="HTML file (default: report.html in the run's folder)")
+    parser.add_argument("--out", type=Path, help="HTML file (default: report.html in the run's folder)")
     parser.add_argument("--title", help="title of the page (default: the folder's name)")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="number of training samples to show")
     arguments = parser.parse_args(argv)

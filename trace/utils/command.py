@@ -63,8 +63,24 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+# Spellings of the published commands -> the name that every command of this project uses.
+PUBLISHED_FLAGS = {
+    spelling: flag
+    for flag, spellings in {
+        "--model": ["--model-path"],
+        "--model-base": ["--base"],
+        "--data": ["--data-dir", "--dataset-dir"],
+        "--images": ["--image-folder", "--image-root"],
+        "--questions": ["--question-file"],
+        "--answers": ["--answer", "--answer-file", "--answer-files", "--answers-file"],
+        "--out": ["--output", "--output-dir"],
+    }.items()
+    for spelling in spellings
+}
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser that accepts `--image-folder` and `--image_folder` alike and never guesses a prefix."""
+    """An argument parser that accepts `-` and `_` in flags alike, and the published spellings of the common ones."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs = {"allow_abbrev": False, "formatter_class": _HelpFormatter, "prog": program_name()} | kwargs
@@ -74,14 +90,15 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([_with_dashes(word) for word in words], namespace)
+        return super().parse_known_args([_canonical(word) for word in words], namespace)
 
 
-def _with_dashes(word: str) -> str:
+def _canonical(word: str) -> str:
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")
-    return flag.replace("_", "-") + equals + value
+    flag = flag.replace("_", "-")
+    return PUBLISHED_FLAGS.get(flag, flag) + equals + value
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:

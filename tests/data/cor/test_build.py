@@ -113,7 +113,7 @@ def test_a_mistake_in_a_reasoning_file_is_named(data, tmp_path, lines, named):
     [
         (["--reasoner", "gemini"], "--model"),
         (["--reasoner", "gemini", "--model", "m"], "--images"),
-        (["--reasoner", "openai", "--model", "m", "--image-folder", "nowhere"], "nowhere"),
+        (["--reasoner", "openai", "--model", "m", "--images", "nowhere"], "nowhere"),
         (["--reasoner", "file"], "--file"),
         (["--reasoner", "file", "--file", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--limit", "0"], "--limit"),

@@ -162,7 +162,7 @@ def _parser() -> Parser:
     parser = Parser(description="Write a Chain of Reasoning for every sample.")
     add = parser.add_argument
     add("--data", type=Path, required=True, help="training file (LLaVA's JSON or JSONL)")
-    add("--images", "--image-folder", type=Path, help="folder of the pictures (for gemini and openai)")
+    add("--images", type=Path, help="folder of the pictures (for gemini and openai)")
     add("--out", type=Path, required=True, help="training file to write")
     add("--reasoner", choices=REASONERS, default="rules", help="what writes the reasoning")
     add("--limit", type=int, help="only the first LIMIT samples")

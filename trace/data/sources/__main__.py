@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     add = command("check", "verify a whole training set on all cores; exit code 1 if samples have problems")
     add("--data", type=Path, required=True, help="training file (LLaVA's JSON or JSONL)")
-    add("--images", "--image-folder", type=Path, help="folder of the pictures (default: the file's folder)")
+    add("--images", type=Path, help="folder of the pictures (default: the file's folder)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     add("--report", type=Path, help="JSONL file of the findings (default: DATA.check.jsonl)")
     add("--out", type=Path, help="also write the samples without problems to this file")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = command("convert", "write the usable samples of a source of any kind as one JSON file")
     add("--kind", choices=tuple(KINDS), required=True, help="what the source is (see docs/data.md)")
     add("--path", type=Path, required=True, help="its file, folder or zip; for hub also OWNER/NAME")
-    add("--images", "--image-folder", type=Path, help="folder of the pictures (default: the file's folder)")
+    add("--images", type=Path, help="folder of the pictures (default: the file's folder)")
     add("--out", type=Path, required=True, help="JSON file to write; problems go to OUT.problems.jsonl")
     add("--check-images", choices=IMAGE_CHECKS, default="exist", help="what is required of images")
     add("--limit", type=int, help="only the first LIMIT samples")
