@@ -114,7 +114,6 @@ def make_attention(folder: Path, question: Question) -> None:
     captured = CapturedAnswer((1, 2, 3), rows, {}, (0, 2), np.arange(15), CaptureConfig())
     attention = AnswerAttention(parse(COR), spans, maps, np.full(5, 0.5, np.float32), captured)
     results.write_record(folder, 0, question, picture(0), (left_half(), None), attention, EVIL, {})
-    results.write_index(folder)
     write_summary(folder)
     effect = {"step": "target", "kind": EVIL, "edits": 3, "unreadable": 0, "distance": None, "follows": None,
               "moved": {"mean": 0.5, "low": None, "high": None, "questions": 3}}  # fmt: skip

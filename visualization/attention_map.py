@@ -71,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     failures = results.read_failures(folder)
     if wanted and checkpoint is not None:
         _draw_all(folder, checkpoint, benchmark, wanted, answers, arguments, failures)
-    results.write_index(folder)
     failed = {name: failures[name] for _, question in asked if (name := str(question.question_id)) in failures}
     for name, reason in failed.items():
         print(f"question {name} failed: {reason}")

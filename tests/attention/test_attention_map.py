@@ -219,7 +219,6 @@ def test_a_mistake_of_the_command_is_reported_before_the_model_is_loaded(
 
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
-    write_json(tmp_path / "index.json", {"records": ["5.json"]})
     write_json(tmp_path / "5.json", {"settings": {}})
     with pytest.raises(InputError, match=r"5\.json"):
         results.read_records(tmp_path)

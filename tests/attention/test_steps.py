@@ -22,7 +22,6 @@ from trace_vlm.attention.steps import (
     step_spans,
     token_spans,
 )
-from trace_vlm.core.images import unpad_map
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import question_text, render_prompt
 from trace_vlm.core.reasoning import parse, render
@@ -162,28 +161,6 @@ def test_a_map_is_the_mean_over_the_tokens_of_the_step() -> None:
     for shape, spans in (((1, 4, 6), {}), ((1, 4, 9), {ANSWER: (2, 5)})):  # no square, past the rows
         with pytest.raises(ValueError):  # noqa: PT011
             mean_maps(np.zeros(shape), spans)
-
-
-@pytest.mark.parametrize("size", [(640, 480), (480, 640), (101, 64), (37, 90), (50, 50), (333, 17)])
-@pytest.mark.parametrize("grid", [8, 24])
-def test_a_hot_cell_of_the_square_is_at_its_pixels_of_the_image(size: tuple[int, int], grid: int) -> None:
-    width, height = size
-    side = max(size)
-    left, top = (side - width) // 2, (side - height) // 2
-    for x in range(width // 10, width, max(1, width // 5)):
-        for y in range(height // 10, height, max(1, height // 5)):
-            column, row = int((x + left + 0.5) * grid / side), int((y + top + 0.5) * grid / side)
-            cells = np.zeros((grid, grid), np.float32)
-            cells[row, column] = 1
-            heat = unpad_map(cells, size)
-            assert heat.shape == (height, width)
-            # the centre of the cell in the image's pixels, as far as the image reaches there
-            center = (column + 0.5) * side / grid - left, (row + 0.5) * side / grid - top
-            rows, columns = np.nonzero(heat == heat.max())
-            reach = 0.5 * side / grid
-            nearest = min(max(center[0], 0), width), min(max(center[1], 0), height)
-            assert abs(columns.mean() + 0.5 - nearest[0]) <= reach and abs(rows.mean() + 0.5 - nearest[1]) <= reach
-            assert heat[y, x] > 0.2 * heat.max()
 
 
 # --- a model -------------------------------------------------------------------------------------------------------

@@ -154,4 +154,4 @@ def test_the_shuffled_control_separates_looking_from_habit(looking: bool) -> Non
 
 def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(summary.main, [str(tmp_path)]) == 2
-    assert "index.json" in capsys.readouterr().err
+    assert str(tmp_path) in capsys.readouterr().err

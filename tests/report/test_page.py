@@ -110,6 +110,8 @@ def test_every_given_number_is_on_the_page(html: str, run_folder: Path) -> None:
                   "--reasoning"]:  # fmt: skip
         assert words in text, words
     assert "--overwrite" not in text  # a flag that was not given
+    assert "12 samples of data.json" in text and POINTS_SUFFIX not in text
+    assert f"{INSTRUCTION} 29." in text  # the only sample of its kind, last in the file
     charts = [load for load in Reader(html).loads if load.startswith("data:image/png")]
     assert len(charts) == 2 + 5 + 1  # outcomes, measures of attention (no named object), loss
 
@@ -149,12 +151,6 @@ def test_a_model_has_one_color_on_the_page(run_folder: Path, tmp_path: Path) -> 
     assert sections.colors(tmp_path / "summary.json", labels, ["cor"])["no CoR"] == drawn["no CoR"]
 
 
-@pytest.mark.parametrize("limit", [60_000, 9_000, 3_000])
-def test_an_image_keeps_to_its_limit(limit: int) -> None:
-    noise = picture(0, (640, 480))
-    assert len(base64.b64decode(explorer.small_jpeg(noise, limit).partition(",")[2])) <= limit
-
-
 def test_a_thousand_questions_stay_below_50_megabytes(tmp_path: Path) -> None:
     noise = picture(1, (640, 480))  # no photograph takes more
     save_thumbnail(noise, tmp_path / "images/0.jpg")
@@ -165,17 +161,13 @@ def test_a_thousand_questions_stay_below_50_megabytes(tmp_path: Path) -> None:
         for number in range(1000)
     )
     write_comparison(tmp_path, [ModelScore(label, 1000, 0.5) for label in "ab"], items)
-    jpeg = explorer.small_jpeg(noise, explorer.ALL_IMAGES // 1000)
+    for limit in (60_000, 9_000, 3_000, explorer.ALL_IMAGES // 1000):
+        jpeg = explorer.small_jpeg(noise, limit)
+        assert len(base64.b64decode(jpeg.partition(",")[2])) <= limit
     with pytest.MonkeyPatch.context() as patched:  # one image is read and measured, the same thousand times
         patched.setattr(explorer, "open_image", lambda _: noise)
         patched.setattr(explorer, "small_jpeg", lambda *_: jpeg)
         assert len(page.render("large", comparison=tmp_path)) < 50_000_000
-
-
-def test_samples_are_of_every_kind(html: str) -> None:
-    assert "12 samples of data.json" in Reader(html).text
-    assert f"{INSTRUCTION} 29." in Reader(html).text  # the only one of its kind, last in the file
-    assert POINTS_SUFFIX not in Reader(html).text
 
 
 def test_the_page_is_the_same_twice(run_folder: Path, html: str, tmp_path: Path) -> None:
@@ -188,7 +180,7 @@ def test_absent_parts_are_left_out_and_named(run_folder: Path, tmp_path: Path) -
     write_json(tmp_path / "summary.json", read_json(run_folder / "summary.json"))
     assert run(page.main, ["--run", str(tmp_path)]) == 0
     read = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
-    for name in ["comparison/index.json", "attention/index.json", "train/*/run.json", "data/data.json"]:
+    for name in ["comparison/index.json", "attention/*.json", "train/*/run.json", "data/data.json"]:
         assert name in read.text
     assert not {"dialog", "script", "img"} & read.tags
     assert [load for load in read.loads if not load.startswith("#accuracy")] == []
@@ -207,8 +199,7 @@ def test_a_folder_without_anything_is_refused(tmp_path: Path, capsys: pytest.Cap
         ("summary.json", {"models": []}, "summary.json"),
         ("summary.json", {"models": [{}], "baselines": {}}, "summary.json"),
         ("comparison/index.json", {"items": [{"question_id": 1}], "scores": []}, "comparison/index.json"),
-        ("attention/index.json", [], "attention/index.json"),
-        ("attention/index.json", {"records": ["gone.json"]}, "gone.json"),
+        ("attention/7.json", [], "attention/7.json"),
         ("attention/summary.json", {"model": "m"}, "attention/summary.json"),
         ("train/cor/run.json", [], "train/cor/run.json"),
         ("bench/generate.json", "text", "bench/generate.json"),

@@ -1,9 +1,10 @@
 """A folder with the attention of one model: written by `visualization/attention_map.py`, read by summary and report.
 
-QUESTION.json              the answer, its steps, and every number of `metrics`, layer by layer
-QUESTION.npz               rows [layers, tokens, patches], heads_L if asked for, the steps' maps, target, reference
-QUESTION_1_reference.png   a picture of each step, QUESTION_steps.png with all, images/QUESTION.jpg
-index.json, failures.json  the records, and the questions that failed. A question that has a record is complete.
+    QUESTION.json         the answer, its steps, and every number of `metrics`, layer by layer
+    QUESTION.npz          rows [layers, tokens, patches], heads_L if asked for, the steps' maps, target, reference
+
+Pictures are QUESTION_1_reference.png and so on, QUESTION_steps.png, images/QUESTION.jpg; failures.json lists the
+questions that failed. A question that has a record is complete.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from .steps import STEP_TITLES, AnswerAttention
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-INDEX, FAILURES, SUMMARY, EFFECTS = "index.json", "failures.json", "summary.json", "interventions.json"
+FAILURES, SUMMARY, EFFECTS = "failures.json", "summary.json", "interventions.json"  # beside the records
 MEAN = "mean"  # of the layers: what is drawn
 # the settings that change the numbers
 DECISIVE = ("model", "model_base", "dtype", "layers", "reduce", "row", "answers", "max_new_tokens", "conv_mode")
@@ -193,16 +194,6 @@ def read_failures(folder: Path) -> dict[str, str]:
     return {str(name): str(reason) for name, reason in failures.items()}
 
 
-def write_index(folder: Path) -> None:
-    """Write the index of every record in the folder, those of earlier runs included."""
-    write_json(folder / INDEX, {"records": [name for _, name, _ in sorted(_all_records(folder), key=lambda r: r[:2])]})
-
-
-def _all_records(folder: Path) -> list[tuple[int, str, AttentionRecord]]:
-    paths = [path for path in folder.glob("*.json") if path.name not in (INDEX, FAILURES, SUMMARY, EFFECTS)]
-    return [(record.order, path.name, record) for path in paths for record in [_read_record(path)]]
-
-
 def require_same_settings(
     folder: Path, settings: Mapping[str, Any] | None = None, replaced: Collection[QuestionId] = ()
 ) -> None:
@@ -214,7 +205,7 @@ def require_same_settings(
     Raises:
         InputError: two settings differ.
     """
-    every = [record.settings for _, _, record in _all_records(folder) if record.question_id not in replaced]
+    every = [record.settings for record in read_records(folder) if record.question_id not in replaced]
     for name in DECISIVE:
         values = list(dict.fromkeys(f"{of_record.get(name)}"[:20] for of_record in [*every, *filter(None, [settings])]))
         if len(values) > 1:
@@ -228,12 +219,9 @@ def require_same_settings(
 
 
 def read_records(folder: Path) -> list[AttentionRecord]:
-    """Read the records of a folder in the order of its index. InputError when one of them is missing or broken."""
-    path = folder / INDEX
-    index = read_json(path, "the index of attention records")
-    if not isinstance(index, dict) or not isinstance(index.get("records"), list):
-        raise InputError(f"{path} is not an index of attention records. Write it again.")
-    return [_read_record(folder / str(name)) for name in index["records"]]
+    """Read every record of a folder in the order of the question file. InputError when one of them is broken."""
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name not in (FAILURES, SUMMARY, EFFECTS)]
+    return sorted(map(_read_record, paths), key=lambda record: record.order)
 
 
 def read_maps(folder: Path, record: AttentionRecord) -> tuple[NDArray[np.float32], Regions]:

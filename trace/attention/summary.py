@@ -259,7 +259,7 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
             values = summary[control].get(name) or []
             if any(value is not None for value in values):
                 rows.append([f"  {CONTROLS[control]}", *("-" if value is None else f"{value:.3f}" for value in values)])
-    found = [("Attention by step, with 95 % intervals over images", rows)]
+    blocks = [("Attention by step, with 95 % intervals over images", rows)]
     names = [name for name in MEASURES if summary["pairs"].get(name)]
     cells: dict[str, dict[str, str]] = {}
     for name in names:
@@ -268,8 +268,10 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
             cells.setdefault(f"{pair['first']} - {pair['second']}", {})[name] = f"{pair['mean']:+.3f}{p}"
     if cells:
         header = [["", *names]]
-        found.append((PAIRS_TITLE, header + [[pair, *(row.get(n, "-") for n in names)] for pair, row in cells.items()]))
-    return found
+        blocks.append(
+            (PAIRS_TITLE, header + [[pair, *(row.get(n, "-") for n in names)] for pair, row in cells.items()])
+        )
+    return blocks
 
 
 def describe(summary: Summary) -> list[str]:

@@ -182,6 +182,8 @@ def _answer(
 ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
     """Updates of one column: the text as it comes, then everything else."""
     from ..core.images import open_image
+    from ..drawing.canvas import figure_to_image
+    from ..drawing.figures import draw_overlay
     from .session import DemoAnswer, Options, as_record, ask
 
     if name == NONE:
@@ -193,7 +195,7 @@ def _answer(
     keep = gr.skip()
     try:
         image = open_image(path)
-        yield None, "", _draw(image), 0, "", [], gr.DownloadButton(interactive=False)
+        yield None, "", figure_to_image(draw_overlay(image, ())), 0, "", [], gr.DownloadButton(interactive=False)
         for update in ask(models.get(name), name, image, instruction, options):
             if isinstance(update, str):
                 yield keep, answer_html(update, image.size), keep, keep, keep, keep, keep
@@ -216,38 +218,35 @@ def _answer(
 
 
 def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
-    """The image, a line about it and the answer's text at a position of the slider."""
+    """The image, a line about it and the answer's text at a position of the slider: 0, or a step from 1."""
     if state is None:
         return None, "", ""
     from ..attention.steps import STEP_TITLES
+    from ..core.images import open_image, unpad_map
+    from ..drawing.canvas import figure_to_image
+    from ..drawing.figures import draw_overlay, shared_vmax
 
     answer: DemoAnswer = state["answer"]
-    picture, words = _picture_at_step(answer, state["path"], int(step))
-    key = list(STEP_TITLES)[int(step) - 1] if step >= 1 else None
-    return picture, words, answer_html(answer.prediction.text, answer.size, key)
-
-
-def _picture_at_step(answer: DemoAnswer, path: str, number: int) -> tuple[Any, str]:
-    """The image with its points, or with the attention of a step (from 1), and a line about it."""
-    from ..core.images import open_image, unpad_map
-    from ..drawing.figures import shared_vmax
-
-    image, attention, points = open_image(path), answer.attention, answer.prediction.response.points
+    attention, prediction, number = answer.attention, answer.prediction, int(step)
+    heat, vmax, labels = None, 0.0, []
     if number < 1:
-        labels = [f"{place}: {value:.0%}" for place, value in enumerate(answer.prediction.point_confidence, 1)]
-        return _draw(image, points, labels=labels), "The image with the points and the model's confidence in each."
-    if not attention.response.steps:  # the same at every position of the slider
+        labels = [f"{place}: {value:.0%}" for place, value in enumerate(prediction.point_confidence, 1)]
+        words = "The image with the points and the model's confidence in each."
+    elif not attention.response.steps:  # the same at every position of the slider
         rows = attention.captured.attention.astype(np.float32).mean(axis=(0, 1))
-        side = attention.maps.shape[-1]
-        heat = unpad_map(rows.reshape(side, side), answer.size)
+        heat = unpad_map(rows.reshape(attention.maps.shape[1:]), answer.size)
+        vmax = float(heat.max())
         words = f"This answer has no steps. Attention over all of it: {rows.sum():.1%} on the image."
-        return _draw(image, points, heat, float(heat.max())), words
-    steps = attention.step_maps(answer.size)
-    step = steps[number - 1]
-    if step.heat is None:
-        return _draw(image, points), f"{step.title}: missing from this answer."
-    words = f"{step.title}: {step.share:.1%} of attention on the image"
-    return _draw(image, points, step.heat, shared_vmax(steps)), words
+    else:
+        steps = attention.step_maps(answer.size)
+        shown = steps[number - 1]
+        heat, vmax = shown.heat, shared_vmax(steps)
+        words = f"{shown.title}: {shown.share:.1%} of attention on the image"
+        if heat is None:
+            words = f"{shown.title}: missing from this answer."
+    picture = figure_to_image(draw_overlay(open_image(state["path"]), prediction.response.points, heat, vmax, labels))
+    key = list(STEP_TITLES)[number - 1] if number >= 1 else None
+    return picture, words, answer_html(prediction.text, answer.size, key)
 
 
 def answer_html(text: str, size: tuple[int, int], shown: str | None = None) -> str:
@@ -277,13 +276,6 @@ def answer_html(text: str, size: tuple[int, int], shown: str | None = None) -> s
         )
     summary = "<summary style='cursor: pointer'>The model's text</summary>"
     return below + "".join(blocks) + f"<details style='margin: 8px 0 0 10px'>{summary}{raw}</details>"
-
-
-def _draw(image: Any, points: Any = (), heat: Any = None, vmax: float = 0.0, labels: Sequence[str] = ()) -> Any:
-    from ..drawing.canvas import figure_to_image
-    from ..drawing.figures import draw_overlay
-
-    return figure_to_image(draw_overlay(image, points, heat, vmax, labels))
 
 
 if __name__ == "__main__":

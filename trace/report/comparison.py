@@ -263,10 +263,12 @@ def read_comparison(folder: Path) -> tuple[list[ModelScore], list[ComparedQuesti
     path = folder / INDEX
     record = read_json(path, "the index of compared answers")
     try:
-        return [ModelScore(**{**one, "outcomes": tuple(map(tuple, one["outcomes"]))}) for one in record["scores"]], [
-            ComparedQuestion(**{**one, "size": tuple(one["size"]), "answers": tuple(ModelAnswer(**answer) for answer
-                                                                                   in one["answers"])})
-            for one in record["items"]
+        scores = [ModelScore(**{**score, "outcomes": tuple(map(tuple, score["outcomes"]))})
+                  for score in record["scores"]]  # fmt: skip
+        return scores, [
+            ComparedQuestion(**{**item, "size": tuple(item["size"]),
+                                "answers": tuple(ModelAnswer(**answer) for answer in item["answers"])})
+            for item in record["items"]
         ]  # fmt: skip
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not an index of compared answers ({error}). Write it again.") from None

@@ -56,14 +56,6 @@ class Explorer:
         compared = {colors[label] for label in self.labels}
         return [*self.labels, *(name for name in self.attended if colors[name] not in compared)]
 
-    @property
-    def data(self) -> dict[str, Any]:
-        return {
-            "labels": self.labels,
-            "questions": list(self.questions),
-            "measures": [title for title, _ in MEASURES.values()],
-        }
-
     def accuracies(self) -> dict[str, list[float]]:
         """Each compared model's accuracies on the questions of the page, where they are known."""
         answers = [question["answers"] for question in self.questions if question["answers"]]
@@ -100,7 +92,7 @@ def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None
     """Read every question of either folder; those in both are one. None when neither folder has an index."""
     has_comparison = comparison is not None and (comparison / INDEX).is_file()
     scores, items = read_comparison(comparison) if comparison is not None and has_comparison else ([], [])
-    attended = read_records(attention) if attention is not None and (attention / INDEX).is_file() else []
+    attended = read_records(attention) if attention is not None else []
     if not has_comparison and not attended:
         return None
     count = len({item.question_id for item in items} | {record.question_id for record in attended})
@@ -156,12 +148,13 @@ def _attention(folder: Path, record: AttentionRecord) -> dict[str, Any]:
     numbers = record.numbers.get(MEAN, {})
     steps = []
     for index, (step, grid) in enumerate(zip(record.steps, maps, strict=True)):
+        level = np.round(255 * np.clip(np.nan_to_num(grid / top if top > 0 else grid), 0, 1)).astype(np.uint8)
         steps.append(
             {
                 "title": step.title,
                 "text": step.text,
                 "tokens": None if step.tokens is None else [step.tokens[0] + 1, step.tokens[1]],
-                "grid": None if step.tokens is None else _bytes(grid / top if top > 0 else grid),
+                "grid": None if step.tokens is None else base64.b64encode(level.tobytes()).decode(),
                 "numbers": [(numbers.get(name) or [None] * len(record.steps))[index] for name in MEASURES],
             }
         )
@@ -176,11 +169,6 @@ def _attention(folder: Path, record: AttentionRecord) -> dict[str, Any]:
         "top": float(f"{top:.3g}"),
         "steps": steps,
     }
-
-
-def _bytes(level: np.ndarray) -> str:
-    """A grid of values from 0 to 1 as base64 of one byte each, row by row."""
-    return base64.b64encode(np.round(255 * np.clip(level, 0, 1)).astype(np.uint8).tobytes()).decode()
 
 
 def small_jpeg(image: Image, limit: int, sides: Iterable[int] = SIDES) -> str:

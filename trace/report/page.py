@@ -23,7 +23,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 SOURCES = {  # the files of a run's folder that each part is made of
     "summary": "accuracy (summary.json)",
     "comparison": "answers side by side (comparison/index.json)",
-    "attention": "attention (attention/index.json)",
+    "attention": "attention (attention/*.json)",
     "training": "training curves (train/*/run.json)",
     "data": "training data (data/data.json)",
     "records": "how it was made (run.json, generate.json)",
@@ -70,6 +70,7 @@ def render(
     from markupsafe import Markup
     from matplotlib.colors import to_hex
 
+    from ..attention.metrics import MEASURES
     from ..drawing import overlay
     from . import sections
     from .explorer import explorer
@@ -108,7 +109,9 @@ def render(
     if explored is not None:
         dots = {"few": overlay.FEW_DOTS, "shrink": overlay.SHRINK, "fade": overlay.FADE}
         heat = [to_hex(color) for color in overlay.heat_colormap()(np.linspace(0, 1, HEAT_COLORS))]
-        data = {**explored.data, "heat": heat, "colors": color_of, "dots": dots}
+        measures = [title for title, _ in MEASURES.values()]
+        data = {"labels": explored.labels, "questions": explored.questions, "measures": measures, "heat": heat,
+                "colors": color_of, "dots": dots}  # fmt: skip
         # JSON for a script element that the browser does not run: no character can end the element
         items = json.dumps(data, separators=(",", ":"), allow_nan=False)  # ASCII: lone surrogates are escaped too
         for character in "<>&":

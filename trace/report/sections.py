@@ -85,15 +85,15 @@ def accuracy(path: Path, color_of: Mapping[str, str]) -> Section | None:
         return None
     summary = read_json(path, "the summary")
     try:
-        found = tables(summary)
-        names = [row[0] for row in found[1][1][1:]]
+        blocks = tables(summary)
+        names = [row[0] for row in blocks[1][1][1:]]
         fields = [entry["field"] for entry in summary["models"][0]["accuracy"]]
         rows = (_accuracy_row(summary, index, name, color_of)
                 for index, (field, name) in enumerate(zip(fields, names, strict=True)) if field in CHARTED)  # fmt: skip
         chart = [row for row in rows if row["bars"]]
         return {
             "benchmark": summary["benchmark"],
-            "tables": found,
+            "tables": blocks,
             "sentences": sentences(summary),
             "chart": chart,
             "models": chart[0]["bars"] if chart else (),  # each model over all questions
@@ -269,7 +269,7 @@ def run_records(folder: Path) -> list[Section]:
     """Read the record of every command in the run's folder, in the order in which they were run."""
     patterns = ("run.json", "data/generate.json", "data/*.run.json", "bench/generate.json", "train/*/run.json",
                 "answers/*.run.json")  # fmt: skip
-    found = []
+    entries = []
     for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
         record = read_record(path)
         parts = (record, record.get("settings"), record.get("config"))
@@ -285,7 +285,7 @@ def run_records(folder: Path) -> list[Section]:
             if value is not None and value is not False:
                 values = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
                 words += ["--" + name.replace("_", "-"), *values]
-        found.append(
+        entries.append(
             {
                 "name": path.relative_to(folder).as_posix(),
                 "command": " ".join(words).strip(),
@@ -293,7 +293,7 @@ def run_records(folder: Path) -> list[Section]:
                 "content": json.dumps(record, indent=2, ensure_ascii=False),
             }
         )
-    return found
+    return entries
 
 
 def read_record(path: Path) -> Mapping[str, Any]:
