@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from tqdm import tqdm
 
@@ -34,22 +34,9 @@ from .cards import write_cards
 from .export import export, refuse_unknown
 from .licences import licences_of, may_embed, strictest
 from .sources.registry import OpenSource, Source, stable_hash
-from .sources.sample_checks import (
-    CONVERSATION,
-    PARTS,
-    ImageCheck,
-    Problem,
-    Problems,
-    content_problem,
-    logged_problems,
-    part_of,
-    problem_log,
-)
+from .sources.sample_checks import ImageCheck, Part, Problem, Problems, content_problem, logged_problems, part_of
 
 _FILES = ("mask", "instances")  # what `meta` names beside the image, relative to the same folder
-
-
-Part = Literal["object_reference", "free_space", "detection", "vqa", "text"]
 
 
 @config_class
@@ -60,7 +47,7 @@ class RecipeSource:
     kind: Literal["llava", "scenes", "trace", "robopoint", "llava_mix", "lvis", "points"]  # hub is converted first
     path: str
     samples: int | None = Field(None, ge=1)  # None: all
-    part: ListOf[Part] = Field(default_factory=lambda: list(PARTS))
+    part: ListOf[Part] = Field(default_factory=lambda: list(get_args(Part)))
     cor: bool = False  # the samples carry reasoning, of which cor_share is kept
     image_folder: str | None = None
     licence: ListOf[str] = Field(default_factory=list)  # default: known ones of the kind
@@ -117,12 +104,6 @@ class MixedSource:
     @property
     def full(self) -> bool:
         return self.wanted is not None and len(self.heap) >= self.wanted
-
-    def choose(self, cor_share: float) -> None:
-        """Fill `chosen`; the samples with the smallest numbers keep their reasoning."""
-        keep = round(len(self.heap) * cor_share / 100)
-        order = sorted(self.heap, key=lambda item: (-item[0], item[1]))
-        self.chosen = {position: self.entry.cor and rank < keep for rank, (_, position) in enumerate(order)}
 
 
 class Mixer:
@@ -211,7 +192,7 @@ class Mixer:
                 continue  # only samples that would be taken are looked at
             problem = content_problem(sample, source.images, self._image_check)
             if problem is None and mixed.entry.cor and without_reasoning(sample) is None:
-                problem = Problem(sample.id, CONVERSATION, "it has no Chain of Reasoning with a final answer")
+                problem = Problem(sample.id, "conversation", "it has no Chain of Reasoning with a final answer")
             if problem is None:
                 (heapq.heapreplace if mixed.full else heapq.heappush)(mixed.heap, (-number, position))
             else:
@@ -219,7 +200,9 @@ class Mixer:
                 self.problems.report(problem)
         for mixed in group:
             mixed.left_out = self.problems.counts - before
-            mixed.choose(self.recipe.cor_share)
+            keep = round(len(mixed.heap) * self.recipe.cor_share / 100)  # the samples with the smallest numbers
+            order = sorted(mixed.heap, key=lambda item: (-item[0], item[1]))
+            mixed.chosen = {position: mixed.entry.cor and rank < keep for rank, (_, position) in enumerate(order)}
             if not mixed.chosen or len(mixed.chosen) < (mixed.wanted or 0):
                 wanted = "any" if mixed.wanted is None else f"{mixed.wanted:,}"
                 reasoning = " with reasoning" * mixed.entry.cor
@@ -356,8 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reasoned = f", {mixed.with_reasoning:,} with reasoning" if mixed.entry.cor else ""
         taken = sum(mixed.parts.values())
         print(f"  {mixed.entry.name:<16} {taken:>9,} of {mixed.candidates:,} ({parts}{reasoned})")
-    if left_out := sum(problems.counts.values()):
-        print("\n".join([f"left out: {left_out:,} ({problem_log(args.out)})", *problems.table()]))
+    problems.print_left_out(args.out)
     for path, count in written.items():
         print(f"{path}: {count:,} samples")
     print(f"train with --images {mixer.image_root}; the card is {card}")

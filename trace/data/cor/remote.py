@@ -298,7 +298,14 @@ def build_remote(
     if args.dry_run:
         with JsonlIndex(cache, cached_key) as index:
             lookup = partial(read_cached, index, model=args.model)
-            _show_first_request(planned(RemoteReasoner(config, lookup, args.ask_again)), args.out)
+            first = planned(RemoteReasoner(config, lookup, args.ask_again)).first
+        if first is not None and first.picture is not None:
+            path = args.out.with_name(args.out.name + ".example.jpg")
+            with replacing(path) as temporary:
+                temporary.write_bytes(first.picture().data)
+            print(
+                f"\n--- the first request ({first.item}) ---\n{first.system}\n\n{first.text}\n---\nits picture: {path}"
+            )
         return None
     provider = OpenAIChat(args.reasoner, args.model, args.base_url, options, args.timeout, args.tries)
     limits = Limits(args.concurrency, args.requests_per_minute, args.tokens_per_minute)
@@ -323,15 +330,3 @@ def _version(args: Namespace, options: Options) -> str:
         "server": server_address(args.reasoner, args.base_url),
     }
     return " ".join([VERSION, *(f"{name}={value}" for name, value in parts.items() if value is not None)])
-
-
-def _show_first_request(plan: RequestPlan, out: Path) -> None:
-    """Print the first request as it would be sent, and write its picture to a file."""
-    if plan.first is None or plan.first.picture is None:
-        return
-    print(f"\n--- the first request ({plan.first.item}) ---\n{plan.first.system}\n\n{plan.first.text}\n---")
-    path = out.with_name(out.name + ".example.jpg")
-    picture = plan.first.picture()
-    with replacing(path) as temporary:
-        temporary.write_bytes(picture.data)
-    print(f"its picture: {path}")

@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
 from ...core.records import Sample, read_records, write_samples
 from ...utils.command import InputError, Parser, check_at_least, existing_file, existing_folder, run
-from .check import CheckSummary, check_set
+from .check import check_set
 from .hub import download
 from .registry import KINDS, Source
-from .sample_checks import IMAGE_CHECKS, RECORD, logged_problems, part_of, problem_log
+from .sample_checks import ImageCheck, logged_problems, part_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--path", type=Path, required=True, help="its file, folder or zip; for hub also OWNER/NAME")
     add("--images", type=Path, help="folder of the pictures (default: the file's folder)")
     add("--out", type=Path, required=True, help="JSON file to write; problems go to OUT.problems.jsonl")
-    add("--check-images", choices=IMAGE_CHECKS, default="exist", help="what is required of images")
+    add("--check-images", choices=get_args(ImageCheck), default="exist", help="what is required of images")
     add("--limit", type=int, help="only the first LIMIT samples")
     add("--max-turns", type=int, default=5, help="lvis: categories asked of one image")
     add("--seed", type=int, default=0, help="lvis: seed of the categories and the wording")
@@ -60,20 +61,10 @@ def _check(args: argparse.Namespace) -> int:
     check_at_least(args, workers=1)
     report = args.report or data.with_name(data.name + ".check.jsonl")
     summary = check_set(data, folder, report, args.workers, args.strict)
-    total = sum(summary.counts.parts.values()) + summary.problems.counts[RECORD]
+    total = sum(summary.counts.parts.values()) + summary.problems.counts["record"]
     if not total:
         raise InputError(f"{data} holds no samples")
     print(f"{data}: {total:,} samples, {len(summary.bad):,} with problems")
-    _print_counts(summary)
-    print(f"details: {report}")
-    if args.out is not None:
-        records = (pair for position, pair in enumerate(read_records(data)) if position not in summary.bad)
-        write_samples(args.out, (Sample.from_json(record, where) for where, record in records))
-        print(f"{args.out}: {total - len(summary.bad):,} of {total:,} samples")
-    return 1 if summary.bad else 0
-
-
-def _print_counts(summary: CheckSummary) -> None:
     counts = summary.counts
     for part, count in counts.parts.most_common():
         print(f"  {part:<18} {count:>9,}")
@@ -89,6 +80,12 @@ def _print_counts(summary: CheckSummary) -> None:
         print(f"  masks compared     {counts.masks:>9,}")
     if summary.bad:
         print("\n".join(["problems:", *summary.problems.table()]))
+    print(f"details: {report}")
+    if args.out is not None:
+        records = (pair for position, pair in enumerate(read_records(data)) if position not in summary.bad)
+        write_samples(args.out, (Sample.from_json(record, where) for where, record in records))
+        print(f"{args.out}: {total - len(summary.bad):,} of {total:,} samples")
+    return 1 if summary.bad else 0
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -111,15 +108,12 @@ def _convert(args: argparse.Namespace) -> int:
         write_samples(args.out, counted())
     if source.files:
         print(f"read {', '.join(map(str, source.files))}")
-    left_out = sum(problems.counts.values())
-    print(
-        f"{args.out}: {sum(parts.values()):,} samples, {left_out:,} left out; "
-        f"images are relative to {source.images.folder}"
-    )
+    left_out = problems.counts.total()
+    written = f"{sum(parts.values()):,} samples, {left_out:,} left out"
+    print(f"{args.out}: {written}; images are relative to {source.images.folder}")
     for part, count in parts.most_common():
         print(f"  {part:<18} {count:>9,}")
-    if left_out:
-        print("\n".join([f"left out ({problem_log(args.out)}):", *problems.table()]))
+    problems.print_left_out(args.out)
     return 0
 
 

@@ -25,19 +25,7 @@ from ...utils.command import InputError
 from ...utils.files import JsonlWriter, read_jsonl
 from ...utils.parallel import Pool, WorkerDied
 from .registry import UniqueIds, as_sample, stable_hash
-from .sample_checks import (
-    BROKEN,
-    CONVERSATION,
-    DUPLICATE,
-    MASK,
-    MISSING,
-    POINTS,
-    Problem,
-    Problems,
-    conversation_problem,
-    part_of,
-    points_problem,
-)
+from .sample_checks import Problem, Problems, conversation_problem, part_of, points_problem
 
 CHUNK = 64  # samples handed to a process at a time
 _DECIMALS = re.compile(r"\.(\d+)")
@@ -61,7 +49,7 @@ class Findings:
         self.broken |= others.broken
 
     def add_broken(self, item: CheckItem, detail: str) -> None:
-        self.problems.append((item.position, Problem(item.id, BROKEN, detail)))
+        self.problems.append((item.position, Problem(item.id, "image broken", detail)))
         if item.image is not None:
             self.broken[item.image] = detail
 
@@ -118,14 +106,8 @@ def check_set(data: Path, folder: Path, report: Path, workers: int, strict: bool
         InputError: the file is broken beyond its samples, or `strict` is set and there is a problem.
     """
     summary = CheckSummary(Problems(strict))
-    state = data.stat()
-    head = {
-        "data": str(data),
-        "image_folder": str(folder),
-        "bytes": state.st_size,
-        "changed": state.st_mtime_ns,
-        "chunk_size": CHUNK,
-    }
+    head = {"data": str(data), "image_folder": str(folder), "chunk_size": CHUNK}
+    head |= {"bytes": data.stat().st_size, "changed": data.stat().st_mtime_ns}
     done = _finished_chunks(report, head)
     broken: dict[str, str] = {}  # image -> what is wrong with it
     with JsonlWriter(report) as writer:
@@ -240,22 +222,22 @@ def _decode(item: CheckItem, images: Images, findings: Findings) -> bool:
 
 def _sample_problems(sample: Sample, item: CheckItem, images: Images | None, findings: Findings) -> Iterator[Problem]:
     if item.repeated:
-        yield Problem(sample.id, DUPLICATE, f"{item.where}: the id was used before")
+        yield Problem(sample.id, "duplicate id", f"{item.where}: the id was used before")
     if trouble := conversation_problem(sample):
-        yield Problem(sample.id, CONVERSATION, trouble)
+        yield Problem(sample.id, "conversation", trouble)
     elif trouble := points_problem(sample):
-        yield Problem(sample.id, POINTS, trouble)
+        yield Problem(sample.id, "points", trouble)
     if sample.image is None or images is None:
         return
     path = images.find(sample.image)
     if path is None:
-        yield Problem(sample.id, MISSING, images.problem(sample.image) or sample.image)
+        yield Problem(sample.id, "image missing", images.problem(sample.image) or sample.image)
         return
     mask = sample.meta.get("mask")
     if isinstance(mask, str):
         findings.masks += 1
         if trouble := _mask_problem(sample, mask, path, images):
-            yield Problem(sample.id, MASK, trouble)
+            yield Problem(sample.id, "mask", trouble)
 
 
 def _mask_problem(sample: Sample, name: str, image: Path, images: Images) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any, cast
 from ...core.images import BROKEN_IMAGE
 from ...utils.command import InputError, existing_file, install_hint, output_folder
 from ...utils.files import escapes_folder, new_folder, read_json, replacing, sha256, write_json
-from .sample_checks import BROKEN, Problem
+from .sample_checks import Problem
 
 MAX_BYTES = 32 << 30  # of an unpacked zip
 MARK = ".unpacked.json"
@@ -28,19 +28,11 @@ MARK = ".unpacked.json"
 def download(repository: str, folder: Path, revision: str | None, include: Sequence[str]) -> Path:
     """Fetch a data set's files; InputError says what is missing: the network, a login, the right name."""
     try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        from huggingface_hub import HfApi, errors, snapshot_download
     except ModuleNotFoundError:
         raise InputError(f"downloading needs huggingface_hub; install it with: {install_hint('train')}") from None
     # Its bases: OSError, and the error of whichever HTTP library this version of huggingface_hub is built on.
-    network = cast("tuple[type[Exception], ...]", (LocalEntryNotFoundError, *HfHubHTTPError.__bases__))
+    network = cast("tuple[type[Exception], ...]", (errors.LocalEntryNotFoundError, *errors.HfHubHTTPError.__bases__))
     output_folder(folder)
     try:
         # Asked for by itself: snapshot_download alone is content with any folder that has files when the Hub says no.
@@ -48,11 +40,11 @@ def download(repository: str, folder: Path, revision: str | None, include: Seque
         snapshot_download(
             repository, repo_type="dataset", revision=commit, local_dir=folder, allow_patterns=list(include) or None
         )
-    except GatedRepoError:
+    except errors.GatedRepoError:
         reason = "asks for a login: accept its terms on its page, then run `hf auth login`"
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         reason = f"has no revision {revision!r}"
-    except (RepositoryNotFoundError, HFValidationError):
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         reason = "is no data set on the Hub that you may read; OWNER/NAME was expected"
     except network as error:
         reason = f"could not be downloaded: {' '.join(str(error).split())[:200]} (the same command continues)"
@@ -89,13 +81,13 @@ def _record(row: Mapping[str, Any], number: int, image_folder: Path) -> dict[str
         try:
             record["meta"] = json.loads(record["meta"])
         except ValueError:
-            return Problem(identifier, BROKEN, "its meta is no JSON")
+            return Problem(identifier, "image broken", "its meta is no JSON")
     picture = record.get("image")
     if isinstance(picture, Mapping):
         content = picture.get("bytes")
         name = str(picture.get("path")) if content is None else _store(content, image_folder)
         if name is None:
-            return Problem(identifier, BROKEN, "its picture cannot be identified")
+            return Problem(identifier, "image broken", "its picture cannot be identified")
         record["image"] = name
     return record
 

@@ -24,7 +24,7 @@ from ...core.prompts import IMAGE_TAG
 from ...core.records import Sample, Turn
 from ...utils.command import InputError, existing_file
 from ..scenes.wording import box_question
-from .sample_checks import RECORD, Problem
+from .sample_checks import Problem
 
 T = TypeVar("T")
 MAX_BOXES = 20
@@ -68,7 +68,7 @@ def read_lvis(path: Path, max_turns: int, seed: int) -> Iterator[tuple[str, Samp
         where = f"{path}, image {number}"
         if number not in images:
             trouble = f"{path}: annotations of image {number}, which is not in its images"
-            yield where, Problem(str(number), RECORD, trouble)
+            yield where, Problem(str(number), "record", trouble)
             continue
         rng = np.random.default_rng([seed, number])
         turns = _turns(images[number], category_ids[start:end], boxes[start:end], names, max_turns, rng)

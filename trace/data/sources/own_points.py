@@ -24,7 +24,7 @@ from ...core.prompts import IMAGE_TAG, question_text
 from ...core.records import Sample, Turn, lone_surrogate
 from ...utils.command import InputError
 from ...utils.files import read_jsonl
-from .sample_checks import BROKEN, MISSING, POINTS, RECORD, Problem
+from .sample_checks import Problem, ProblemKind
 
 SUFFIXES = (".csv", ".jsonl")
 _KNOWN = ("id", "image", "instruction", "x", "y", "x_px", "y_px", "points", "points_px")
@@ -51,14 +51,15 @@ def read_points(path: Path, images: Images) -> Iterator[tuple[str, Sample | Prob
         identifier = f"{path.stem}/{number}" if row.get("id") in (None, "") else str(row["id"])
         try:
             if contradiction:
-                raise _Unusable(RECORD, f"{where}: {contradiction}")
+                raise _Unusable("record", f"{where}: {contradiction}")
             yield where, _sample(identifier, row, where, images)
         except _Unusable as problem:
-            yield where, Problem(identifier, *problem.args)
+            yield where, Problem(identifier, problem.kind, problem.detail)
 
 
 class _Unusable(Exception):
-    """(kind of problem, sentence)"""
+    def __init__(self, kind: ProblemKind, detail: str) -> None:
+        self.kind, self.detail = kind, detail
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
@@ -99,35 +100,33 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
 def _sample(identifier: str, row: Mapping[str, Any], where: str, images: Images) -> Sample:
     for key in ("image", "instruction"):
         if not isinstance(row.get(key), str) or not row[key].strip():
-            raise _Unusable(RECORD, f'{where}: "{key}" is missing or empty')
+            raise _Unusable("record", f'{where}: "{key}" is missing or empty')
         if half := lone_surrogate(row[key]):
-            raise _Unusable(RECORD, f'{where}: "{key}" holds half a character ({half!r})')
+            raise _Unusable("record", f'{where}: "{key}" holds half a character ({half!r})')
     key = "points_px" if "points_px" in row else "points"
     try:
         pairs = [(float(x), float(y)) for x, y in row.get(key) or ()]
     except (TypeError, ValueError, OverflowError):
-        raise _Unusable(POINTS, f'{where}: "{key}" must be pairs of numbers [[x, y], ...], not {row[key]!r}') from None
+        raise _Unusable(
+            "points", f'{where}: "{key}" must be pairs of numbers [[x, y], ...], not {row[key]!r}'
+        ) from None
     if not pairs or not all(math.isfinite(value) for pair in pairs for value in pair):
-        raise _Unusable(POINTS, f"{where}: there are no points, or some are not finite")
+        raise _Unusable("points", f"{where}: there are no points, or some are not finite")
     if key == "points_px":
-        width, height = _size(row["image"], images)
+        if trouble := images.problem(row["image"]):
+            raise _Unusable("image missing", trouble)
+        try:
+            width, height = image_size(images.path(row["image"]))
+        except InputError as error:
+            raise _Unusable("image broken", str(error)) from None
         pairs = [(x / width, y / height) for x, y in pairs]
     for pair in pairs:
         if not all(0 <= value <= 1 for value in pair):
             hint = "" if key == "points_px" else "; pixels go into x_px, y_px (CSV) or points_px (JSONL)"
-            raise _Unusable(POINTS, f"{where}: {pair} is outside the image{hint}")
+            raise _Unusable("points", f"{where}: {pair} is outside the image{hint}")
     turns = (
         Turn("human", f"{IMAGE_TAG}\n{question_text(row['instruction'], reasoning=False)}"),
         Turn("gpt", format_points(Point(x, y) for x, y in pairs)),
     )
     meta = {key: value for key, value in row.items() if key not in _KNOWN and value not in ("", None)}
     return Sample(identifier, row["image"], turns, meta)
-
-
-def _size(name: str, images: Images) -> tuple[int, int]:
-    if trouble := images.problem(name):
-        raise _Unusable(MISSING, trouble)
-    try:
-        return image_size(images.path(name))
-    except InputError as error:
-        raise _Unusable(BROKEN, str(error)) from None

@@ -15,16 +15,7 @@ from ...utils.command import InputError
 from .hub import read_hub, unpack
 from .lvis import read_lvis
 from .own_points import points_file, read_points
-from .sample_checks import (
-    CONVERSATION,
-    DUPLICATE,
-    RECORD,
-    ImageCheck,
-    Problem,
-    Problems,
-    content_problem,
-    conversation_problem,
-)
+from .sample_checks import ImageCheck, Problem, Problems, content_problem, conversation_problem
 
 _GENERATOR_FILES = ("generate.json", "views.jsonl", "parts.jsonl")  # beside data.json, no samples
 _NOT_DATA = (".problems.jsonl", ".check.jsonl", ".rejects.jsonl", ".card.json", "_infos.json")
@@ -74,9 +65,9 @@ class OpenSource:
                 sample = replace(sample, conversations=sample.conversations[1:])
             name = unique.name(sample.id)
             if name is None:
-                problems.report(Problem(sample.id, DUPLICATE, f"{where}: the id was used before"))
+                problems.report(Problem(sample.id, "duplicate id", f"{where}: the id was used before"))
             elif trouble := conversation_problem(sample):
-                problems.report(Problem(name, CONVERSATION, trouble))
+                problems.report(Problem(name, "conversation", trouble))
             else:
                 yield sample if name == sample.id else replace(sample, id=name)
 
@@ -105,7 +96,7 @@ def as_sample(record: Any, where: str, number: int, problems: Problems) -> Sampl
         if not isinstance(record, Problem):
             return Sample.from_json(record, where)
     except InputError as error:
-        record = Problem(str(record.get("id", f"#{number}")), RECORD, str(error))
+        record = Problem(str(record.get("id", f"#{number}")), "record", str(error))
     problems.report(record)
     return None
 

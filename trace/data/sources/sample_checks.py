@@ -11,27 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from ...core.images import Images, decoded_size
 from ...core.points import Box
 from ...core.prompts import IMAGE_TAG, bare_instruction
 from ...core.reasoning import FINAL_ANSWER, parse
-from ...core.records import FREE_SPACE, OBJECT_REFERENCE, TASKS, Sample
+from ...core.records import TASKS, Sample
 from ...utils.command import InputError
 from ...utils.files import JsonlLog
 from ..cor.instruction_parser import asks_for_free_space
 
-RECORD, DUPLICATE, CONVERSATION = "record", "duplicate id", "conversation"
-MISSING, BROKEN, POINTS, MASK = "image missing", "image broken", "points", "mask"
-PROBLEMS = (RECORD, DUPLICATE, CONVERSATION, MISSING, BROKEN, POINTS, MASK)
+ProblemKind = Literal["record", "duplicate id", "conversation", "image missing", "image broken", "points", "mask"]
 EXAMPLES = 3  # printed of each kind
 
-DETECTION, VQA, TEXT = "detection", "vqa", "text"
-PARTS = (OBJECT_REFERENCE, FREE_SPACE, DETECTION, VQA, TEXT)
-
+Part = Literal["object_reference", "free_space", "detection", "vqa", "text"]  # of a mix
 ImageCheck = Literal["exist", "decode", "ignore"]
-IMAGE_CHECKS: tuple[ImageCheck, ...] = ("exist", "decode", "ignore")
 
 # An answer that is nothing but coordinates. RefCOCO's single box in LLaVA's mix, `[0.1, 0.2, ...]`, is none: it belongs
 # to the visual questions it came with, and to their frame.
@@ -43,7 +38,7 @@ class Problem:
     """What makes a sample unusable. A sample without an id is named by its position in the file."""
 
     id: str
-    kind: str  # one of PROBLEMS
+    kind: ProblemKind
     detail: str
 
     def __str__(self) -> str:
@@ -75,21 +70,25 @@ class Problems:
     def table(self) -> list[str]:
         """A line for each kind that occurred, with the first few ids."""
         lines = []
-        for kind in filter(self.counts.__getitem__, PROBLEMS):
+        for kind in filter(self.counts.__getitem__, get_args(ProblemKind)):
             lines.append(f"  {kind:<14} {self.counts[kind]:>9,}")
             lines += [f"      {problem.id}: {problem.detail}" for problem in self.examples[kind]]
         return lines
 
-
-def problem_log(out: Path) -> Path:
-    return out.with_name(out.name + ".problems.jsonl")
+    def print_left_out(self, out: Path) -> None:
+        if self.counts:
+            print("\n".join([f"left out: {self.counts.total():,} ({_log_path(out)})", *self.table()]))
 
 
 @contextmanager
 def logged_problems(out: Path, strict: bool) -> Iterator[Problems]:
     """Problems that are also written to OUT.problems.jsonl."""
-    with JsonlLog(problem_log(out)) as log:
+    with JsonlLog(_log_path(out)) as log:
         yield Problems(strict, lambda one: log.write({"id": one.id, "problem": one.kind, "detail": one.detail}))
+
+
+def _log_path(out: Path) -> Path:
+    return out.with_name(out.name + ".problems.jsonl")
 
 
 def conversation_problem(sample: Sample) -> str | None:
@@ -116,7 +115,7 @@ def conversation_problem(sample: Sample) -> str | None:
 
 def points_problem(sample: Sample) -> str | None:
     """Coordinates that cannot be read or lie outside the image, in answers that have to hold coordinates."""
-    pointing = part_of(sample) in (*TASKS, DETECTION)
+    pointing = part_of(sample) in (*TASKS, "detection")
     for number, turn in enumerate(sample.conversations, start=1):
         if turn.speaker != "gpt":
             continue
@@ -138,29 +137,29 @@ def points_problem(sample: Sample) -> str | None:
 def content_problem(sample: Sample, images: Images, image_check: ImageCheck = "exist") -> Problem | None:
     """What takes longer to find: coordinates that cannot be read, an image that is missing or does not decode."""
     if trouble := points_problem(sample):
-        return Problem(sample.id, POINTS, trouble)
+        return Problem(sample.id, "points", trouble)
     if sample.image is None or image_check == "ignore":
         return None
     if trouble := images.problem(sample.image):
-        return Problem(sample.id, MISSING, trouble)
+        return Problem(sample.id, "image missing", trouble)
     if image_check == "decode" and isinstance(size := decoded_size(images.path(sample.image)), str):
-        return Problem(sample.id, BROKEN, f"{sample.image}: {size}")
+        return Problem(sample.id, "image broken", f"{sample.image}: {size}")
     return None
 
 
-def part_of(sample: Sample) -> str:
-    """Which of PARTS the sample is: by its task if that is named, otherwise by its words."""
+def part_of(sample: Sample) -> Part:
+    """The part that the sample is: by its task if that is named, otherwise by its words."""
     if sample.image is None:
-        return TEXT
-    if sample.meta.get("kind") == DETECTION:
-        return DETECTION
+        return "text"
+    if sample.meta.get("kind") == "detection":
+        return "detection"
     if sample.task is not None:
-        return sample.task
+        return cast(Part, sample.task)
     answer = next((turn.text for turn in sample.conversations if turn.speaker == "gpt"), "")
     points = parse(answer).points if FINAL_ANSWER in answer or _COORDINATES.match(answer) else ()
     if not points:
-        return VQA
+        return "vqa"
     if isinstance(points[0], Box):
-        return DETECTION
-    instruction = bare_instruction(sample.conversations[0].text)
-    return FREE_SPACE if asks_for_free_space(instruction) else OBJECT_REFERENCE
+        return "detection"
+    free = asks_for_free_space(bare_instruction(sample.conversations[0].text))
+    return "free_space" if free else "object_reference"
