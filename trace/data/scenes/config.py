@@ -164,14 +164,12 @@ class SceneConfig:
         for key, (low, high) in pairs.items():
             if low > high:
                 raise InputError(f"{key} must be in ascending order, not {low}, {high}")
+        few_categories = objects.max_categories > len(self.categories)
         few_objects = objects.max_objects < 4 and questions.relational > 0
         no_main_surface = world.kind == "room" and not {"table", "counter"} & set(world.surfaces)
         cone_overflows = relations.cone + relations.ambiguity > 85 or relations.cone - relations.ambiguity < 5
         mistakes = {
-            "objects.max_categories is larger than the number of objects.categories": (
-                objects.max_categories > len(self.categories)
-            ),
-            "objects.min_objects must be at least objects.min_categories": objects.min_objects < objects.min_categories,
+            "objects.max_categories is larger than the number of objects.categories": few_categories,
             "objects.max_objects must be at least 4 for relational questions": few_objects,
             "world.surfaces needs a table or a counter, the main surface": no_main_surface,
             "world.min_surfaces is larger than the number of world.surfaces": world.min_surfaces > len(world.surfaces),
@@ -179,10 +177,7 @@ class SceneConfig:
             "relations.corridor must end behind where it begins": relations.corridor[0] >= relations.corridor[1],
             "objects.colors is empty": not objects.colors,
             "the counts of questions are all 0": not any(getattr(questions, kind) for kind in KINDS),
-            "questions.min_visible is larger than objects.max_objects": questions.min_visible > objects.max_objects,
-            "objects.region must be smaller than the smallest half side of objects.table": (
-                objects.region >= objects.table[0]
-            ),
+            "objects.region must be smaller than the half sides of objects.table": objects.region >= objects.table[0],
         }
         for message, wrong in mistakes.items():
             if wrong:
