@@ -235,10 +235,28 @@ def open_region(source: str | Path | bytes, name: str = "") -> NDArray[np.bool_]
     return region
 
 
+# Values of an instance map, which says for every pixel what it shows: 0 the background (floor, walls, furniture on which
+# nothing stands), 1 the first surface of a room (of a table scene the table), from 2 on the objects in their order, from
+# 200 on the further surfaces of a room.
+BACKGROUND, FIRST_SURFACE, FIRST_OBJECT, MORE_SURFACES = 0, 1, 2, 200
+
+
 def open_instances(path: str | Path) -> NDArray[Any]:
-    """Read an instance map: the number of an object for each pixel `[height, width]`, as stored."""
+    """Read an instance map `[height, width]`, as stored."""
     with _reading(path, f"the instance map {path}") as image:
         return np.asarray(image)
+
+
+def on_object(values: NDArray[Any] | int) -> NDArray[np.bool_]:
+    """Where values of an instance map are those of objects."""
+    array = np.asarray(values)
+    return (array >= FIRST_OBJECT) & (array < MORE_SURFACES)
+
+
+def on_surface(values: NDArray[Any] | int) -> NDArray[np.bool_]:
+    """Where values of an instance map are those of surfaces, on which objects stand and free space is."""
+    array = np.asarray(values)
+    return (array == FIRST_SURFACE) | (array >= MORE_SURFACES)
 
 
 @contextmanager

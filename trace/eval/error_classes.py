@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.images import open_instances
+from ..core.images import on_object, open_instances
 from ..core.points import Box, Point, scored_indices
 from ..core.reasoning import THOUGHTS, THOUGHTS_END, Response
 from ..core.records import Question
-from ..data.scenes.instances import on_object
 from ..utils.command import InputError
 from .benchmark import Mask
 

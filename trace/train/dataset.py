@@ -19,10 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..core.images import PAD_COLOR, Images, open_image, open_instances, patch_coverage
+from ..core.images import PAD_COLOR, Images, on_object, open_image, open_instances, patch_coverage
 from ..core.points import Point
 from ..core.prompts import IGNORE, template
-from ..data.scenes.instances import on_object
 from ..model.checkpoint import Checkpoint
 from ..utils.command import InputError
 from .token_cache import KINDS, EncodedSample, open_token_cache

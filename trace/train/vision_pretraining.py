@@ -20,11 +20,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 from transformers import TrainingArguments
 
-from ..core.images import Square, open_image, open_instances, patch_coverage
+from ..core.images import BACKGROUND, Square, on_surface, open_image, open_instances, patch_coverage
 from ..core.points import Point
 from ..core.prompts import IGNORE
 from ..core.records import read_jsonl
-from ..data.scenes.instances import BACKGROUND, on_surface
 from ..model.checkpoint import Checkpoint, load, save
 from ..utils.command import InputError
 from .config import TrainConfig

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...core.images import open_instances
+from ...core.images import on_surface, open_instances
 from ...core.points import Point, format_points
 from ...core.prompts import IMAGE_TAG, question_text
 from ...core.records import Sample, Turn, write_samples
 from ...utils.command import Parser, existing_folder, run
 from ...utils.files import read_jsonl
 from .config import RelationsConfig
-from .instances import on_surface
 from .questions.relations import direction, in_cone, split
 from .wording import DIRECTIONS, relation_phrase
 from .world.camera import GroundFrame

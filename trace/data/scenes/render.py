@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...core.images import FIRST_OBJECT
 from .config import SceneConfig
 from .gl import mujoco
-from .instances import FIRST_OBJECT
 from .objects.assets import load_assets
 from .objects.catalog import CATEGORIES, Body
 from .objects.primitives import BANDS, LATHE_FACES, lathe_arrays

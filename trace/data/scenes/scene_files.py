@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...core.images import FIRST_OBJECT
 from .config import DatasetSpec
-from .instances import FIRST_OBJECT
 from .objects.catalog import Body
 from .questions.question import ViewQuestion
 from .questions.view import View, describe_body

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..instances import FIRST_OBJECT
+from ....core.images import FIRST_OBJECT
 from ..wording import DIRECTIONS, NEAR, PARTS
 from ..world.surfaces import Reject, Support
 from .question import Goal, ViewQuestion, build_question

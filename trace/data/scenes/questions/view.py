@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_cdt, distance_transform_edt, find_objects
 
+from ....core.images import FIRST_OBJECT
 from ..config import SceneConfig
-from ..instances import FIRST_OBJECT
 from ..objects.catalog import Body
 from ..world.camera import Camera
 from ..world.surfaces import Obstacles, Reject, Room, Spans, Support, points_in_square, supports_of

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ....core.images import FIRST_SURFACE, MORE_SURFACES
 from ..config import SceneConfig
-from ..instances import surface_instance
 from ..objects import RGB
 from ..objects.catalog import Body
 from ..objects.primitives import darker
@@ -119,7 +119,8 @@ def _room(furniture: Furniture, floor: float, back: float | None, rng: np.random
     angle = rng.uniform(0, 2 * math.pi) if back is None else FRONT + rng.uniform(-1.2, 1.2)  # from the front of a wall
     lean, fill_angle = rng.uniform(0.2, 1.0), rng.uniform(0, 2 * math.pi)
     light = _light(rng, angle, lean, fill_angle, (0.3, 0.55), (0.08, 0.25))
-    surfaces = [replace(surface, instance=surface_instance(k)) for k, surface in enumerate(furniture.surfaces)]
+    instances = (FIRST_SURFACE, *range(MORE_SURFACES, 255))
+    surfaces = [replace(surface, instance=instances[k]) for k, surface in enumerate(furniture.surfaces)]
     return Room(tuple(surfaces), tuple(blocks), light, far - 0.2)
 
 
@@ -187,7 +188,7 @@ def flat_room(half: tuple[float, float], rng: np.random.Generator) -> Room:
     for side, end in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         center = (side * (x - 0.04), end * (y - 0.04), -depth / 2 - 0.02)
         blocks.append(Block((0.025, 0.025, depth / 2 - 0.02), center, LEG_RGB))
-    top = Support("table", "table", surface_instance(0), (0.0, 0.0, 0.0), 0.0, half)
+    top = Support("table", "table", FIRST_SURFACE, (0.0, 0.0, 0.0), 0.0, half)
     return Room((top,), tuple(blocks), light)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..instances import FIRST_OBJECT
+from ....core.images import FIRST_OBJECT
 from ..objects import RGB, Vector
 from ..objects.catalog import Body
 from ..objects.primitives import ground_axes, local_xy, rectangle_distance
