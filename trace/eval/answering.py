@@ -74,8 +74,7 @@ def load_questions(arguments: argparse.Namespace) -> Benchmark:
 def find_broken_images(benchmark: Benchmark, questions: Sequence[Question], skip: bool) -> frozenset[str]:
     """Decode every image before any question is asked; return the ids of questions whose image is broken.
 
-    Raises:
-        InputError: an image is missing; one is broken and `skip` is not set; or all of them are broken.
+    InputError: an image is missing, one is broken and `skip` is not set, or all are broken.
     """
     from tqdm import tqdm
 
@@ -202,8 +201,7 @@ def fingerprint(path: str | Path) -> str:
 def answered_before(path: Path, settings: Mapping[str, Any], questions: Sequence[Question]) -> set[str]:
     """Return the ids of the questions that an earlier run under the same settings has answered.
 
-    Raises:
-        InputError: the file has no record, was started with other settings, or answers other questions.
+    InputError: the file has no record, was started with other settings, or answers other questions.
     """
     done = {str(question_id) for question_id in answered(path)} if path.exists() else set()
     if not done:
@@ -274,18 +272,16 @@ def merge_chunks(path: Path, chunks: int, questions: Sequence[Question]) -> bool
 
 
 def sort_answers(path: Path, questions: Sequence[Question]) -> None:
-    """Bring the answers into the order of the questions; a file in that order is left alone."""
-    order = {str(question.question_id): index for index, question in enumerate(questions)}
-    lines = _read_lines(path)
-    indices = [order[question_id] for question_id, _ in lines]
-    if indices != sorted(indices):
-        _write_sorted(path, lines, questions)
+    """Bring the answers into the order of the questions."""
+    _write_sorted(path, _read_lines(path), questions)
 
 
 def _write_sorted(path: Path, lines: Sequence[tuple[str, bytes]], questions: Sequence[Question]) -> None:
     order = {str(question.question_id): index for index, question in enumerate(questions)}
-    with replacing(path) as temporary:
-        temporary.write_bytes(b"".join(line for _, line in sorted(lines, key=lambda entry: order[entry[0]])))
+    content = b"".join(line for _, line in sorted(lines, key=lambda entry: order[entry[0]]))
+    if not path.exists() or path.read_bytes() != content:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
 
 
 def _read_lines(path: Path) -> list[tuple[str, bytes]]:

@@ -63,11 +63,7 @@ class Benchmark:
 
     def image_size(self, question: Question) -> tuple[int, int]:
         """Return the width and height of a question's image in pixels; only its header is read."""
-        path = self.image_path(question)
-        try:
-            return image_size(path)
-        except InputError as error:
-            raise InputError(f"question {question.question_id}: {error}") from None
+        return image_size(self.image_path(question))
 
     def image_identities(self) -> list[str]:
         """Return one text per question that identifies its image: files of the same bytes are one image."""
@@ -78,11 +74,7 @@ class Benchmark:
         return [names[path] for path in paths]
 
     def grey_mask(self, question: Question) -> NDArray[np.uint8]:
-        """Return the mask of a question as stored, `[height, width]`.
-
-        Raises:
-            InputError: the mask is missing, broken, or of another size than the image.
-        """
+        """Return the mask of a question as stored, `[height, width]`. InputError: missing, broken, or of another size."""
         path = self.masks.get(str(question.question_id))
         if path is None:
             raise InputError(
@@ -181,9 +173,6 @@ def _find_masks(
     """Return masks by question id. One rule holds for the whole folder: named after questions, or after images.
 
     Mixing the two would pair question 5, whose own mask is lost, with the mask of a question about image 5.
-
-    Raises:
-        InputError: both rules find a mask for every question, not the same ones, and suite.json does not decide.
     """
     if not folder.is_dir():
         return {}
@@ -216,19 +205,7 @@ def _find_masks(
 
 
 def pair_answers(answers: Iterable[Answer], benchmark: Benchmark, source: Path) -> dict[str, Answer]:
-    """Return the answers of one run by question id.
-
-    Raises:
-        InputError: an answer to an unknown question, two answers to one question, several runs, or an answer whose
-            prompt asks something else (case and spacing aside).
-    """
-    answers = list(answers)
-    runs = sorted({answer.run for answer in answers})
-    if len(runs) > 1:
-        raise InputError(
-            f"{source} holds the answers of {len(runs)} runs ({', '.join(map(str, runs))}), and only one can be shown. "
-            "Write the lines of one run into a file of their own"
-        )
+    """Return the answers of one run by question id. InputError: a question is unknown, answered twice, or another."""
     questions = {str(question.question_id): question for question in benchmark.questions}
     paired: dict[str, Answer] = {}
     for answer in answers:
@@ -240,7 +217,7 @@ def pair_answers(answers: Iterable[Answer], benchmark: Benchmark, source: Path) 
                 f"of {benchmark.question_file}: these answers belong to another benchmark"
             )
         if name in paired:
-            raise InputError(f"{source} answers question {answer.question_id} twice. Keep one of the two lines")
+            raise InputError(f"{source} answers question {answer.question_id} twice. Keep the lines of one run")
         # the sentences about the format of an answer differ between kinds of questions
         asked, expected = (
             " ".join(FORMAT_SENTENCE.split(text.replace("<image>", " "))[0].split())
@@ -264,11 +241,11 @@ def read_run_record(answers: str | Path) -> dict[str, Any]:
     """Read the record of the run that wrote `answers`; {} if there is none (answers from elsewhere)."""
     path = run_file(answers)
     record = read_json(path) if path.is_file() else {}
-    if not isinstance(record, dict):
-        raise InputError(f"{path} is not the record of a run: it holds no JSON object")
-    for name in ("data_dir", "data_dir_from_here", "image_folder", "question_file"):
-        if not isinstance(record.get(name, ""), str):
-            raise InputError(f"{path} is not the record of a run: {name!r} is no text")
+    names = ("data_dir", "data_dir_from_here", "image_folder", "question_file")
+    if not isinstance(record, dict) or not all(isinstance(record.get(name, ""), str) for name in names):
+        raise InputError(
+            f"{path} is not the record of a run: it must be a JSON object with the texts {', '.join(names)}"
+        )
     return record
 
 

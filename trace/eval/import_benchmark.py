@@ -66,10 +66,8 @@ PUBLISHED = {
 def find_benchmark(name: str | Path) -> Path:
     """Return the folder of a benchmark given by name, folder or parquet file (unpacked beside itself, once).
 
-    Names are looked for under $TRACE_DATASETS, datasets/ and data_samples/, in the current folder and the repository.
-
-    Raises:
-        InputError: the file is broken, or the named benchmark is not here. The message says how to fetch it.
+    Names are looked for under $TRACE_DATASETS, datasets/ and data_samples/, in the current folder and the repository. If
+    one is not there, the InputError says how to fetch it.
     """
     path = Path(name)
     if path.suffix == ".parquet":
@@ -136,8 +134,7 @@ ImportedRow = tuple[Question, bytes, bytes, str]  # the question, the bytes of i
 def unpack_parquet(path: Path) -> Path:
     """Return the benchmark folder beside a parquet file, and write it if it does not exist.
 
-    Raises:
-        InputError: the folder was not made from the file's present content. It may hold edits, so it is kept.
+    InputError: the folder was not made from the file's present content. It may hold edits, so it is kept.
     """
     path = existing_file(path, "the benchmark")
     folder = path.with_suffix("")
@@ -233,8 +230,6 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
         folder: the split (testA), with one JSON list (text, rgb_path, mask_path) beside image/ and mask/.
         ids: file of the questions to take, by number (`num`, or their index) or by image name. Without it, `count`
             questions about different images are drawn with `seed`, and the benchmark's note says so.
-    Raises:
-        InputError: a file is missing or broken, or an id is not in the list.
     """
     folder = existing_folder(folder, "the split of RoboRefIt")
     lists = sorted(folder.glob("*.json"))

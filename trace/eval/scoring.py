@@ -99,10 +99,8 @@ def read_runs(path: Path, label: str, benchmark: Benchmark, convention_name: str
     """Read an answer file: one run, or several that the answers' `run` tells apart.
 
     Args:
-        convention_name: of answers that record none. It does not apply to a file with a run's record: this project
-            wrote it, in its own convention.
-    Raises:
-        InputError: the file is broken, belongs to another benchmark, or its convention is unknown and may not be `unit`.
+        convention_name: of answers that record none; without it, answers that may not be in `unit` are an InputError.
+            It does not apply to a file with a run's record: this project wrote it, in its own convention.
     """
     answers = read_answers(path)
     numbers = sorted({answer.run for answer in answers})
@@ -258,8 +256,6 @@ def score_runs(
     Args:
         rng: chooses which other answers the shuffled baseline takes.
         robopoint: also score as the reference's script does.
-    Raises:
-        InputError: a mask is missing, empty, or of another size than its image.
     """
     benchmark = replace(benchmark, skipped=frozenset().union(*(run.skipped for run in runs)))
     results = tuple(RunScores(run) for run in runs)
@@ -285,8 +281,8 @@ def score_runs(
         baselines["uniform points"].append(float(mask.mean()))  # what random points reach on average
         baselines["image centre"].append(score([Point(0.5, 0.5)], mask))
         for name, shortcut in names.items():
-            point = _shortcut(question, shortcut)
-            baselines[name].append(None if point is None else score([point], mask))
+            point = (question.meta.get("shortcuts") or {}).get(shortcut)  # [x, y], None where it does not apply
+            baselines[name].append(None if point is None else score([Point(*point)], mask))
     return BenchmarkScores(benchmark, results, baselines, images, full_masks)
 
 
@@ -309,19 +305,6 @@ def _shuffles(questions: Sequence[Question], images: Sequence[str], rng: np.rand
         others = [str(questions[peers[at]].question_id) for at in draw if images[peers[at]] != images[index]]
         chosen.append(others[:MAX_SHUFFLES])
     return chosen
-
-
-def _shortcut(question: Question, name: str) -> Point | None:
-    stored = (question.meta.get("shortcuts") or {}).get(name)
-    if stored is None:
-        return None
-    try:
-        x, y = stored
-        return Point(float(x), float(y))
-    except (TypeError, ValueError):
-        raise InputError(
-            f"question {question.question_id} stores {stored!r} as its shortcut {name!r}: expected [x, y] or null"
-        ) from None
 
 
 def full_mask_warnings(full_masks: Sequence[Question], count: int) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from trace_vlm.utils.command import PUBLISHED_FLAGS, Parser
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("trace", "visualization", "scripts", "benchmarks")
 
 
