@@ -96,24 +96,6 @@ def test_names_of_another_unicode_form_are_the_same(tmp_path: Path, forms: tuple
     assert columns(folder) == [3] and benchmark.image_size(benchmark.questions[0]) == (6, 4)
 
 
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [
-        ([0, 100, 127, 128, 200, 255], np.uint8),
-        ([0, 256, 32767, 32768, 40000, 65535], np.uint16),
-        ([0, 256, 32767, 32768, 40000, 65535], np.int32),
-        ([0, 0.1, 0.49, 0.51, 0.8, 1], np.float32),
-        ([0, 100, 127, 128, 200, 255], np.uint16),  # eight bits in a file of sixteen
-        ([0, 100, 127, 128, 200, 255], np.float32),
-    ],
-)
-def test_masks_are_binarised_at_half_of_their_range(tmp_path: Path, values: list[float], kind: type) -> None:
-    folder = folder_with(tmp_path, [(0, "a.png")], {"0.png": 5})
-    Image.fromarray(np.array([values] * 4, kind)).save(folder / "masks" / "0.png", format="TIFF")
-    benchmark = open_benchmark(folder)
-    assert benchmark.mask(benchmark.questions[0])[0].tolist() == [False, False, False, True, True, True]
-
-
 def test_turned_image_is_measured_upright(tmp_path: Path) -> None:
     def turned(size: tuple[int, int]) -> bytes:
         exif, data = Image.Exif(), io.BytesIO()

@@ -426,19 +426,6 @@ def test_copies_of_an_image_under_other_names_are_one_image(summarize: Summarize
     assert entry["low"] <= 0.2 and entry["high"] == 1
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_mask_in_the_alpha_channel(
-    summarize: Summarize, benchmark_folder: Path, write_answers: Write, mode: str
-) -> None:
-    for path in (benchmark_folder / "masks").iterdir():
-        alpha = Image.open(path)
-        white = Image.new(mode, alpha.size, "white")
-        white.putalpha(alpha)
-        white.save(path)
-    (model,) = summarize(write_answers(dict.fromkeys(IDS, RIGHT)))["models"]
-    assert accuracy(model) == 0 and not model["warnings"]
-
-
 def test_mask_of_the_whole_image_gives_a_warning(
     summarize: Summarize, benchmark_folder: Path, write_answers: Write
 ) -> None:
