@@ -98,21 +98,16 @@ def _write_split(folder: Path, split: str, path: Path, total: int, embed: Path |
 
 
 def _row(sample: Sample, embed: Path | None) -> dict[str, Any]:
-    meta = {key: value for key, value in sample.meta.items() if key != "source"}
-    return {
-        **sample.as_json(),
-        "image": sample.image if embed is None or sample.image is None else _picture(sample.id, sample.image, embed),
-        "source": sample.meta.get("source"),
-        "part": part_of(sample),
-        "meta": json.dumps(meta, ensure_ascii=False),
-    }
-
-
-def _picture(identifier: str, name: str, root: Path) -> dict[str, Any]:
-    if escapes_folder(name):
-        raise InputError(f"sample {identifier}: the image name {name!r} leaves the image folder")
-    path = Images(root).path(name)
-    try:
-        return {"bytes": path.read_bytes(), "path": name}
-    except OSError as error:
-        raise InputError(f"sample {identifier}: the image {path} cannot be read: {error.strerror}") from None
+    image: Any = sample.image
+    if embed is not None and sample.image is not None:
+        if escapes_folder(sample.image):
+            raise InputError(f"sample {sample.id}: the image name {sample.image!r} leaves the image folder")
+        path = Images(embed).path(sample.image)
+        try:
+            image = {"bytes": path.read_bytes(), "path": sample.image}
+        except OSError as error:
+            raise InputError(f"sample {sample.id}: the image {path} cannot be read: {error.strerror}") from None
+    meta = dict(sample.meta)
+    source = meta.pop("source", None)
+    record = {**sample.as_json(), "image": image, "source": source, "part": part_of(sample)}
+    return {**record, "meta": json.dumps(meta, ensure_ascii=False)}

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, help="also write the samples without problems to this file")
     add("--strict", action="store_true", help="stop at the first problem")
     add = command("convert", "write the usable samples of a source of any kind as one JSON file")
-    add("--kind", choices=tuple(KINDS), required=True, help="what the source is (see docs/data.md)")
+    add("--kind", choices=KINDS, required=True, help="what the source is (see docs/data.md)")
     add("--path", type=Path, required=True, help="its file, folder or zip; for hub also OWNER/NAME")
     add("--images", type=Path, help="folder of the pictures (default: the file's folder)")
     add("--out", type=Path, required=True, help="JSON file to write; problems go to OUT.problems.jsonl")

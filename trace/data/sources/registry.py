@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ...core.images import Images
 from ...core.records import Sample, read_records
-from ...utils.command import InputError
+from ...utils.command import InputError, existing_file
 from .hub import read_hub, unpack
 from .lvis import read_lvis
 from .own_points import points_file, read_points
 from .sample_checks import ImageCheck, Problem, Problems, content_problem, conversation_problem
 
+KINDS = ("llava", "scenes", "trace", "robopoint", "llava_mix", "lvis", "points", "hub")
 _GENERATOR_FILES = ("generate.json", "views.jsonl", "parts.jsonl")  # beside data.json, no samples
 _NOT_DATA = (".problems.jsonl", ".check.jsonl", ".rejects.jsonl", ".card.json", "_infos.json")
 
@@ -34,11 +35,31 @@ class Source:
 
     def open(self) -> OpenSource:
         """InputError if the kind is unknown or its files do not exist."""
+        path, folder = self.path, self.image_folder
         if self.kind not in KINDS:
             raise InputError(f"there is no kind of source {self.kind!r}; known: {', '.join(KINDS)}")
-        if not self.path.exists() and self.kind != "hub":
-            raise InputError(f"the source {self.path} ({self.kind}) does not exist")
-        return KINDS[self.kind](self)
+        if self.kind == "hub":
+            if folder is None:
+                raise InputError("--kind hub needs --images: the folder its pictures are written to")
+            return OpenSource((), Images(folder), partial(read_hub, str(path), folder))
+        if not path.exists():
+            raise InputError(f"the source {path} ({self.kind}) does not exist")
+        if self.kind == "lvis":
+            images = Images(folder or path.parent)
+            return OpenSource((path,), images, partial(read_lvis, path, self.max_turns, self.seed))
+        if self.kind == "points":
+            path = points_file(path)
+            images = Images(folder or path.parent)
+            return OpenSource((path,), images, partial(read_points, path, images))
+        if self.kind == "scenes" and path.is_dir():
+            path = existing_file(path / "data.json", "the samples of generated scenes,")
+        if self.kind == "robopoint" and path.is_dir():
+            path = next(iter(sorted(path.glob("robopoint_*.json"))), None) or _data_files(path)[0]
+        if path.suffix.lower() == ".zip":
+            path = unpack(path, self.unpack_to or path.with_suffix(""))
+        files = (path,) if path.is_file() else _data_files(path)
+        images, shared_ids = Images(folder or files[0].parent), self.kind in ("robopoint", "llava_mix")
+        return OpenSource(files, images, lambda: (pair for file in files for pair in read_records(file)), shared_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +149,6 @@ def stable_hash(*words: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-# --- the kinds ----------------------------------------------------------------------------------------------------
-
-
-def _open_llava(source: Source, shared_ids: bool = False) -> OpenSource:
-    path = source.path
-    if path.suffix.lower() == ".zip":
-        path = unpack(path, source.unpack_to or path.with_suffix(""))
-    files = (path,) if path.is_file() else _data_files(path)
-    images = Images(source.image_folder or files[0].parent)
-    return OpenSource(files, images, lambda: (pair for file in files for pair in read_records(file)), shared_ids)
-
-
 def _data_files(folder: Path) -> tuple[Path, ...]:
     """The sample files of a folder, or of the folders in it: JSON lists and JSONL whose records hold conversations."""
     for pattern in ("*", "*/*", "*/*/*"):
@@ -156,49 +165,3 @@ def _holds_samples(path: Path) -> bool:
         return "conversations" in next(read_records(path), ("", {}))[1]
     except InputError:
         return False
-
-
-def _open_robopoint(source: Source) -> OpenSource:
-    path = source.path
-    if path.is_dir():
-        path = next(iter(sorted(path.glob("robopoint_*.json"))), None) or _data_files(path)[0]
-    return _open_llava(replace(source, path=path), shared_ids=True)
-
-
-def _open_scenes(source: Source) -> OpenSource:
-    path = source.path / "data.json" if source.path.is_dir() else source.path
-    if not path.is_file():
-        raise InputError(f"{source.path} has no data.json; trace.data.scenes.generate writes one")
-    return _open_llava(replace(source, path=path))
-
-
-def _open_lvis(source: Source) -> OpenSource:
-    images = Images(source.image_folder or source.path.parent)
-    return OpenSource((source.path,), images, lambda: read_lvis(source.path, source.max_turns, source.seed))
-
-
-def _open_points(source: Source) -> OpenSource:
-    path = points_file(source.path)
-    images = Images(source.image_folder or path.parent)
-    return OpenSource((path,), images, lambda: read_points(path, images))
-
-
-def _open_hub(source: Source) -> OpenSource:
-    folder = source.image_folder
-    if folder is None:
-        raise InputError("--kind hub needs --images: the folder its pictures are written to")
-    return OpenSource((), Images(folder), lambda: read_hub(str(source.path), folder))
-
-
-KINDS: MappingProxyType[str, Callable[[Source], OpenSource]] = MappingProxyType(
-    {
-        "llava": _open_llava,
-        "scenes": _open_scenes,
-        "trace": _open_llava,
-        "robopoint": _open_robopoint,
-        "llava_mix": lambda source: _open_llava(source, shared_ids=True),
-        "lvis": _open_lvis,
-        "points": _open_points,
-        "hub": _open_hub,
-    }
-)
