@@ -114,7 +114,7 @@ def test_a_matrix_without_gradient_stays_and_the_state_survives_saving():
 def test_muon_and_adamw_step_save_and_follow_one_schedule():
     torch.manual_seed(0)
     matrix, vector = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3))
-    optimizer = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02, 0.05)
+    optimizer = MuonWithAdamW(Muon([matrix], lr=0.02, weight_decay=0.05), [{"params": [vector], "lr": 0.1}])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
 
     def step():
@@ -126,7 +126,7 @@ def test_muon_and_adamw_step_save_and_follow_one_schedule():
     step()
     assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.05]
     state = json.dumps(optimizer.state_dict(), default=lambda value: value.tolist())
-    again = MuonWithAdamW([matrix], [{"params": [vector], "lr": 0.1}], 0.02, 0.05)
+    again = MuonWithAdamW(Muon([matrix], lr=0.02, weight_decay=0.05), [{"params": [vector], "lr": 0.1}])
     again.load_state_dict(optimizer.state_dict())
     assert json.dumps(again.state_dict(), default=lambda value: value.tolist()) == state
     assert [group["lr"] for group in again.param_groups] == [0.01, 0.05]

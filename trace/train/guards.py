@@ -18,7 +18,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..utils.command import Incomplete, InputError
@@ -132,34 +131,29 @@ class FailureNotice:
 
     def __enter__(self) -> FailureNotice:
         if self._processes > 1:
-            if self._process == 0 and not self._is_current():
+            if self._process == 0 and self._read() is None:
                 self._note.unlink(missing_ok=True)
             threading.Thread(target=self._poll, daemon=True).start()
         return self
 
     def _poll(self) -> None:
         while not self._done.wait(POLL_INTERVAL):
-            if self._is_current():
-                self._exit()
+            if (note := self._read()) is not None:
+                self._exit(note)
 
-    def _is_current(self) -> bool:
-        """Whether there is a note of this job: of the same meeting, and written since this process began."""
+    def _read(self) -> dict[str, Any] | None:
+        """The note of this job: of the same meeting, and written since this process began."""
         try:
-            return self._note.stat().st_mtime > STARTED and read_json(self._note).get("meeting") == self._meeting
-        except (FileNotFoundError, InputError):  # or not completely written yet
-            return False
+            note = read_json(self._note)
+            return note if self._note.stat().st_mtime > STARTED and note["meeting"] == self._meeting else None
+        except (FileNotFoundError, InputError, KeyError, TypeError):  # or not completely written yet
+            return None
 
-    def _exit(self) -> None:
+    def _exit(self, note: dict[str, Any]) -> None:
         print(f"process {self._process} ends: another process failed, see {self._note}", file=sys.stderr, flush=True)
-        try:
-            code = read_json(self._note)["code"]
-        except (InputError, KeyError):  # not completely written yet
-            code = 1
-        os._exit(PREEMPTED if code == PREEMPTED else 1)
+        os._exit(PREEMPTED if note.get("code") == PREEMPTED else 1)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._done.set()
         if error is None or self._processes == 1:
             return
@@ -167,18 +161,14 @@ class FailureNotice:
         text = f"error: {error}\n" if explained else "".join(traceback.format_exception(error))
         code = PREEMPTED if isinstance(error, Preempted) else 2 if isinstance(error, InputError) else 1
         host = socket.gethostname()
-        if not self._is_current():
+        if self._read() is None:
             self._note.unlink(missing_ok=True)
         try:
             with open(self._note, "x", encoding="utf-8") as file:
                 note = {"process": self._process, "host": host, "meeting": self._meeting, "code": code, "error": text}
                 json.dump(note, file)
         except FileExistsError:  # another process failed first
-            self._exit()
-        print(
-            f"process {self._process} of {self._processes} on {host} failed:\n{text}",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
+            self._exit(self._read() or {})
+        message = f"process {self._process} of {self._processes} on {host} failed:\n{text}"
+        print(message, end="", file=sys.stderr, flush=True)
         os._exit(code)  # no cleanup, which would wait for the others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,7 @@ def describe_trainable(model: nn.Module, config: TrainConfig) -> str:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return AdamW (or Muon with AdamW) over the trainable parameters, each part at its own learning rate.
-
-    Weight decay is not applied to vectors.
-    """
+    """Return AdamW (or Muon with AdamW), each part at its own learning rate, without weight decay on vectors."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = []
     if config.optimizer == "muon":
@@ -103,7 +100,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
                 rate = config.learning_rate_of(part)
                 groups.append({"params": members, "lr": rate, "weight_decay": decay, "part": part})
     if matrices:
-        return MuonWithAdamW(matrices, groups, config.muon_learning_rate, config.muon_weight_decay)
+        muon = Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.muon_weight_decay)
+        return MuonWithAdamW(muon, groups)
     # On a GPU the fused step needs no temporary copies, and the same kernel exists for states kept on the CPU.
     return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=torch.cuda.is_available() or None)
 
@@ -140,9 +138,7 @@ class Muon(torch.optim.Muon):
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
 
-def orthogonalize(
-    matrices_NHW: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7
-) -> Tensor:
+def orthogonalize(matrices_NHW: Tensor, coefficients: Sequence[float], steps: int, eps: float = 1e-7) -> Tensor:
     """Return roughly the nearest semi-orthogonal matrices: Newton-Schulz iterations as in torch's Muon, batched."""
     a, b, c = coefficients
     tall = matrices_NHW.shape[1] > matrices_NHW.shape[2]
@@ -157,15 +153,8 @@ def orthogonalize(
 class MuonWithAdamW(torch.optim.Optimizer):
     """Two of torch's optimizers as one. Parameter groups are shared with them, so a schedule reaches both."""
 
-    def __init__(
-        self,
-        matrices: Iterable[nn.Parameter],
-        others: Iterable[dict[str, Any]],
-        muon_learning_rate: float,
-        muon_weight_decay: float,
-    ) -> None:
-        muon = Muon(list(matrices), lr=muon_learning_rate, weight_decay=muon_weight_decay)
-        adamw = torch.optim.AdamW(list(others), betas=(0.9, 0.98))
+    def __init__(self, muon: Muon, others: list[dict[str, Any]]) -> None:
+        adamw = torch.optim.AdamW(others, betas=(0.9, 0.98))
         super().__init__(muon.param_groups + adamw.param_groups, {"lr": adamw.defaults["lr"]})
         self._optimizers = (muon, adamw)
         self._share_groups()

@@ -8,6 +8,7 @@ one GPU; sharding over GPUs was not compared, and the table says so. Hours assum
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,20 +32,6 @@ SHARDINGS = (
     memory.Sharding("ZeRO-3", 3),
     memory.Sharding("ZeRO-3, all on the CPU", 3, offload_optimizer=True, offload_weights=True),
 )
-
-
-@dataclass(frozen=True)
-class Cluster:
-    gpus: int  # of one node
-    nodes: int
-    memory_gb: float
-    peak_tflops: float
-    mfu: float
-    price: float | None  # of one GPU for an hour
-
-    @property
-    def processes(self) -> int:
-        return self.gpus * self.nodes
 
 
 @dataclass(frozen=True)
@@ -125,8 +112,9 @@ def checkpoint_bytes(config: TrainConfig, total: int, trained: int) -> int:
     return copies * width * written + 12 * trained
 
 
-def format_plan(config: TrainConfig, cluster: Cluster, data: DataSize) -> str:
-    """Return the tables that the command prints."""
+def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -> str:
+    """Return the tables that the command prints; `args` are its flags."""
+    processes = args.gpus * args.nodes
     if data.samples < config.global_batch_size:
         raise InputError(f"global_batch_size: {config.global_batch_size} is more than the {data.samples} samples.")
     name, size = model_dimensions(config)
@@ -137,20 +125,20 @@ def format_plan(config: TrainConfig, cluster: Cluster, data: DataSize) -> str:
     count = steps * config.global_batch_size
     work = memory.Workload(count * tokens, count * tokens**2, count * data.labelled_tokens, count * data.with_image)
     flops = memory.training_flops(size, work, config.modes, config.lora_rank)
-    hours = flops / (cluster.processes * cluster.peak_tflops * 1e12 * cluster.mfu) / 3600
-    price, disk = cluster.price, checkpoint_bytes(config, total, trained) / GIB
-    cost = "" if price is None else f", {hours * cluster.processes * price:,.0f} dollars at {price:g} a GPU-hour"
-    gpus = f"{cluster.nodes} x {cluster.gpus}" if cluster.nodes > 1 else str(cluster.gpus)
+    hours = flops / (processes * args.peak * 1e12 * args.mfu) / 3600
+    price, disk = args.price, checkpoint_bytes(config, total, trained) / GIB
+    cost = "" if price is None else f", {hours * processes * price:,.0f} dollars at {price:g} a GPU-hour"
+    gpus = f"{args.nodes} x {args.gpus}" if args.nodes > 1 else str(args.gpus)
     batch = (
         f"packed batches of {config.pack_tokens} tokens" if config.packing else f"micro-batch {config.micro_batch_size}"
     )
     rows = f"rows         counted as samples; share_image {config.share_image} makes them fewer and longer\n"
     lines = [
         f"model        {name}: {total / 1e9:.3f} B parameters, {trained / 1e9:.3f} B trained",
-        f"machine      {gpus} GPUs of {cluster.memory_gb:g} GB, {cluster.peak_tflops:g} TFLOP/s each",
+        f"machine      {gpus} GPUs of {args.gpu_memory:g} GB, {args.peak:g} TFLOP/s each",
         f"data         {data.samples:,} samples of about {tokens:.0f} tokens ({data.source})",
         f"steps        {steps:,} of {config.global_batch_size} samples; {work.tokens / 1e9:.3f} B tokens",
-        f"time         {hours:.1f} h at an assumed {cluster.mfu:.0%} of peak{cost}",
+        f"time         {hours:.1f} h at an assumed {args.mfu:.0%} of peak{cost}",
         f"disk         {disk:.2f} GiB a checkpoint, {disk * (config.save_total_limit + 1):.2f} GiB with a new one beside "
         f"the last {config.save_total_limit}",
         rows if config.share_image > 1 else "",
@@ -160,11 +148,11 @@ def format_plan(config: TrainConfig, cluster: Cluster, data: DataSize) -> str:
     ]
     length = min(config.max_length, round(tokens))
     for sharding, recompute in product(SHARDINGS, (True, False)):
-        setup = (replace(config, gradient_checkpointing=recompute), size, sharding, cluster.processes, length)
+        setup = (replace(config, gradient_checkpointing=recompute), size, sharding, processes, length)
         planned = memory.plan_memory(*setup, config.micro_batch_size, data.labelled_tokens)
         columns = ((planned.weights, 9), (planned.gradients, 10), (planned.optimizer, 10), (planned.activations, 12))
         columns += ((planned.buffers, 9), (planned.total, 9))
-        largest = memory.largest_micro_batch(*setup, data.labelled_tokens, cluster.memory_gb * 1e9)
+        largest = memory.largest_micro_batch(*setup, data.labelled_tokens, args.gpu_memory * 1e9)
         fits = "does not fit" if not largest else "fits" if config.packing else f"{largest}"
         numbers = "".join(f"{part / GIB:>{width}.2f}" for part, width in columns)
         lines.append(f"{sharding.name:<30}{'yes' if recompute else 'no':>10}{numbers}  {fits}")
@@ -195,13 +183,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not 0 <= getattr(args, name) <= largest:
             raise InputError(f"--{name.replace('_', '-')}: {getattr(args, name)} is not between 0 and {largest:g}.")
     config = load_config(existing_file(args.config, "the configuration"), args.set)
-    cluster = Cluster(args.gpus, args.nodes, args.gpu_memory, args.peak, args.mfu, args.price)
+    processes = args.gpus * args.nodes
     if not config.packing:
-        config.accumulation(cluster.processes)
-    elif config.global_batch_size < cluster.processes:
-        raise InputError(f"global_batch_size: {config.global_batch_size} rows are fewer than {cluster.processes} GPUs.")
+        config.accumulation(processes)
+    elif config.global_batch_size < processes:
+        raise InputError(f"global_batch_size: {config.global_batch_size} rows are fewer than {processes} GPUs.")
     data = read_data(config, args.samples, args.tokens, args.learned, args.with_image)
-    print(format_plan(config, cluster, data))
+    print(format_plan(config, args, data))
     return 0
 
 

@@ -58,16 +58,11 @@ def prepare(
             log(f"{action}: {len(ids)} samples longer than {config.max_length} tokens ({shown}), listed in run.json")
     image_tokens = checkpoint.patches_per_side**2
     schedule = BatchSchedule(
-        dataset.lengths,
-        config.global_batch_size,
-        config.seed,
+        dataset.lengths, config.global_batch_size, config.seed,
         "packed" if config.packing else "by_length" if config.group_by_length else "in_order",
-        config.micro_batch_size,
-        processes,
-        config.steps(len(dataset)),
-        config.pack_tokens,
+        config.micro_batch_size, processes, config.steps(len(dataset)), config.pack_tokens,
         reserve=image_tokens if dataset.has_images and not dataset.row_has_image.all() else 0,
-    )
+    )  # fmt: skip
     passes = schedule.passes()
     if config.packing:
         log(f"packing: {config.global_batch_size} rows a step in {passes} x {processes} packed batches")
@@ -75,16 +70,10 @@ def prepare(
     if process == 0:
         write_json(folder / "trainable.json", trainable_parameters(checkpoint.model))
     trainer = LanguageTrainer(
-        model=checkpoint.model,
-        args=arguments(passes),
-        train_dataset=dataset,
-        data_collator=Collator(checkpoint.tokenizer.pad_token_id or 0, blank, config.packing),
-        config=config,
-        stop=stop,
-        checkpoint=checkpoint,
-        batches=ProcessBatchSampler(schedule, process, passes),
-        guard=TrainingGuard(folder, process),
-    )
+        model=checkpoint.model, args=arguments(passes), train_dataset=dataset, config=config, stop=stop,
+        data_collator=Collator(checkpoint.tokenizer.pad_token_id or 0, blank, config.packing), checkpoint=checkpoint,
+        batches=ProcessBatchSampler(schedule, process, passes), guard=TrainingGuard(folder, process),
+    )  # fmt: skip
     if config.evaluation is not None:
         from .evaluation import BenchmarkCallback
 

@@ -202,16 +202,10 @@ def _encode_sample(sample: Sample, tokenizer: Any, style: Template) -> dict[str,
     learned = [number for span in _learned(encoded, rendered) for number in span]
     if not learned:
         raise InputError("no turn by gpt to learn from")
-    return {
-        "id": sample.id,
-        "image": sample.image,
-        "instances": sample.meta.get("instances"),
-        "task": TASKS.index(sample.task or "other"),
-        "tokens": len(encoded.input_ids),
-        "ids": encoded.input_ids,
-        "learned": learned,
-        "guides": [number for guide in _guides(encoded, rendered.text) for number in guide],
-    }
+    guides = [number for guide in _guides(encoded, rendered.text) for number in guide]
+    record = {"id": sample.id, "image": sample.image, "instances": sample.meta.get("instances")}
+    record |= {"task": TASKS.index(sample.task or "other"), "tokens": len(encoded.input_ids)}
+    return record | {"ids": encoded.input_ids, "learned": learned, "guides": guides}
 
 
 def _learned(encoded: Encoded, rendered: Rendered) -> Iterator[tuple[int, int, int]]:

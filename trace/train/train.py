@@ -70,10 +70,7 @@ def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, A
     if not path.is_file():
         other = sorted(p.name for p in folder.iterdir() if not any(fnmatch(p.name, name) for name in LEFTOVERS))
         if other and not path.is_file():  # another process may have begun in between
-            raise InputError(
-                f"output_dir: {folder} holds {other[0]} but no run.json, and training would overwrite it. Choose a new "
-                "or empty folder."
-            )
+            raise InputError(f"output_dir: {folder} holds {other[0]} but no run.json. Choose a new or empty folder.")
         versions = command.package_versions("trace-vlm", "torch", "transformers", "accelerate", "peft", "deepspeed")
         versions["machine"] = platform.machine()
         return {"config": wanted, "versions": versions, "data_sha256": hashes, "finished": False}
@@ -88,19 +85,12 @@ def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, A
             )
     for name, digest in hashes.items():
         if record.get("data_sha256", {}).get(name, digest) != digest:
-            raise InputError(
-                f"data: {name} has changed since the run in {folder} began. Choose another output_dir or remove the "
-                "folder."
-            )
+            raise InputError(f"data: {name} has changed since the run in {folder} began. Choose another output_dir.")
     return {**record, "config": wanted}
 
 
 def check_inputs(config: TrainConfig, processes: int) -> None:
-    """Check before anything is loaded that what the configuration names exists.
-
-    Raises:
-        InputError: a missing file, folder or package, named by its key.
-    """
+    """Check that the files, folders and packages of a configuration exist; InputError names the key."""
     if not config.data:
         raise InputError("data: is empty. Name the files to learn from.")
     for path in config.data:
@@ -161,9 +151,8 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
         if not (str(error).startswith("DataLoader worker") if isinstance(error, RuntimeError) else closed):
             raise
         reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise Incomplete(
-            f"a process that loads data died ({reason}); the same command continues from the last checkpoint"
-        ) from None
+        message = "the same command continues from the last checkpoint"
+        raise Incomplete(f"a process that loads data died ({reason}); {message}") from None
     if trainer.preempted:
         if is_first:
             print(f"stopped by SIGTERM and saved after step {trainer.state.global_step}; the same command continues")
@@ -192,16 +181,9 @@ def _save_results(trainer: Any, folder: Path, record: dict[str, Any], seconds: f
     timed = next((entry for entry in reversed(history) if "cpu_seconds" in entry), {})
     if broken:
         print(f"{len(broken)} samples had unreadable images and were not learned from")
-    results = {
-        "finished": True,
-        "steps": trainer.state.global_step,
-        "processes": trainer.args.world_size,
-        "seconds": timed.get("seconds", round(seconds, 2)),
-        "cpu_seconds": timed.get("cpu_seconds"),
-        "broken_images": broken,
-        **trainer.notes,
-    }
-    write_json(folder / "run.json", {**record, **results})
+    results = {"finished": True, "steps": trainer.state.global_step, "processes": trainer.args.world_size}
+    results |= {"seconds": timed.get("seconds", round(seconds, 2)), "cpu_seconds": timed.get("cpu_seconds")}
+    write_json(folder / "run.json", {**record, **results, "broken_images": broken, **trainer.notes})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

@@ -83,25 +83,15 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
     options[recompute] = config.gradient_checkpointing
     options[f"{recompute}_kwargs"] = {"use_reentrant": False} if config.gradient_checkpointing else None
     arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=1 if config.packing else config.micro_batch_size,
-        gradient_accumulation_steps=passes,
-        num_train_epochs=config.epochs,
-        lr_scheduler_type=config.lr_schedule,
-        warmup_steps=config.warmup_ratio,
-        bf16=config.precision == "bf16",
+        output_dir=str(folder / "checkpoints"), gradient_accumulation_steps=passes, num_train_epochs=config.epochs,
+        per_device_train_batch_size=1 if config.packing else config.micro_batch_size, warmup_steps=config.warmup_ratio,
+        lr_scheduler_type=config.lr_schedule, bf16=config.precision == "bf16", remove_unused_columns=False,
         ddp_find_unused_parameters=config.modes.vision == "full",  # a tower's last layer is never read
-        dataloader_num_workers=config.dataloader_workers,
-        dataloader_persistent_workers=config.dataloader_workers > 0,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=on_gpu,
-        logging_first_step=True,
+        dataloader_num_workers=config.dataloader_workers, dataloader_drop_last=True, dataloader_pin_memory=on_gpu,
+        dataloader_persistent_workers=config.dataloader_workers > 0, report_to=config.report_to or "none",
         logging_nan_inf_filter=False,  # it would hide what TrainingGuard has to see
-        report_to=config.report_to or "none",
-        remove_unused_columns=False,
-        use_cpu=not on_gpu,
-        **options,
-    )
+        logging_first_step=True, use_cpu=not on_gpu, **options,
+    )  # fmt: skip
     arguments._n_gpu = min(arguments.n_gpu, 1)  # without a launcher it would scatter our batches over all GPUs
     return arguments
 
@@ -150,7 +140,7 @@ class ResumableTrainer(Trainer):
         return str(Path(self.args.output_dir) / UNFINISHED)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write beside the checkpoints, then move the complete folder to its place; then remove the oldest."""
+        # Written beside the checkpoints, then moved to its place as a complete folder; then the oldest is removed.
         name = f"checkpoint-{self.state.global_step}"
         written, target = Path(self._get_output_dir(trial)) / name, Path(self.args.output_dir) / name
         if target.exists():  # the last step of an epoch and of the run are saved once
@@ -169,9 +159,8 @@ class ResumableTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the model before another process writes beside it: its folder appears complete, or not at all."""
         super().save_model(output_dir, _internal_call)
-        self.accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()  # before another process writes beside it: complete, or not there
 
     def save_trained(self, folder: Path) -> None:
         """Write the trained model; all processes take part, since each may hold a share of it."""
@@ -218,17 +207,12 @@ class LanguageTrainer(ResumableTrainer):
         if workers > 0:
             atexit.register(_end_workers)
         return DataLoader(
-            self.train_dataset,
-            batch_sampler=self._batches,
-            collate_fn=self.data_collator,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator, num_workers=workers,
             # Workers inherit the dataset; a start method that pickles it would send each of them the model too.
             multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
-            pin_memory=self.args.dataloader_pin_memory,
-            worker_init_fn=_ignore_sigterm,
+            persistent_workers=workers > 0, pin_memory=self.args.dataloader_pin_memory, worker_init_fn=_ignore_sigterm,
             generator=torch.Generator().manual_seed(self.args.seed),  # leaves the global one, of dropout, alone
-        )
+        )  # fmt: skip
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
