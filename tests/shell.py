@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 import subprocess
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def name_of(path: Path) -> str:
 def executable(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!{BASH}\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    path.chmod(0o755)
     return path
 
 
@@ -36,14 +35,9 @@ def bash(
     if path is not None:
         kept["PATH"] = f"{path}{os.pathsep}{kept['PATH']}"
     return subprocess.run(
-        [BASH, str(ROOT / script), *arguments],
-        cwd=cwd,
-        env={**kept, **variables},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+        [BASH, str(ROOT / script), *arguments], cwd=cwd, env={**kept, **variables}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
 
 
 def one_sentence(done: subprocess.CompletedProcess[str]) -> str:

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,11 +66,10 @@ def changed_parts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 
 @dataclass
 class Ended:
-    """Exit codes of the processes (negative: by a signal), what each wrote, and how long they took together."""
+    """Exit codes of the processes (negative: by a signal), and what each wrote."""
 
     codes: list[int | None]
     logs: list[str]
-    seconds: float
 
 
 @dataclass
@@ -100,7 +98,7 @@ class Run:
             processes.append(CONTEXT.Process(target=_work, args=arguments))
         for process in processes:
             process.start()
-        return Started(processes, logs, time.monotonic())
+        return Started(processes, logs)
 
     def to_its_end(self) -> Ended:
         ended = self.start().wait()
@@ -112,28 +110,25 @@ class Run:
 class Started:
     processes: list[Any]
     logs: list[Path]
-    since: float
 
     def wait(self) -> Ended:
+        deadline = time.monotonic() + TIMEOUT
         for process in self.processes:
-            process.join(max(0.0, self.since + TIMEOUT - time.monotonic()))
+            process.join(max(0.0, deadline - time.monotonic()))
         late = [process for process in self.processes if process.is_alive()]
         for process in late:
             process.kill()
             process.join()
         texts = [log.read_text() for log in self.logs]
         assert not late, f"{len(late)} processes hang\n" + "\n".join(texts)
-        return Ended([process.exitcode for process in self.processes], texts, time.monotonic() - self.since)
+        return Ended([process.exitcode for process in self.processes], texts)
 
-    def when(self, happened: Callable[[], bool]) -> Started:
+    def when_saved(self, folder: Path, step: int) -> Started:
         deadline = time.monotonic() + TIMEOUT
-        while not happened() and time.monotonic() < deadline:
+        while not (folder / f"checkpoints/checkpoint-{step}").is_dir() and time.monotonic() < deadline:
             assert any(process.is_alive() for process in self.processes), self.wait().logs
             time.sleep(0.005)
         return self
-
-    def when_saved(self, folder: Path, step: int) -> Started:
-        return self.when(lambda: (folder / f"checkpoints/checkpoint-{step}").is_dir())
 
     def kill(self) -> None:
         for process in self.processes:
@@ -158,29 +153,26 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
 
 
 def _spoil(sabotage: str) -> None:
-    """`fail AT` raises when a row is fetched for the AT-th time, `early` before the processes meet, `preempted`
-    gets SIGTERM there."""
+    """`fail` raises when a row is fetched for the 9th time, `early` before the processes meet, `preempted` gets
+    SIGTERM there."""
     from trace_vlm.train import train
     from trace_vlm.train.dataset import RowDataset
     from trace_vlm.utils.command import InputError
 
-    if sabotage in ("early", "preempted"):
+    fetch, calls = RowDataset.__getitem__, []
 
-        def refused(*_: Any) -> None:
-            if sabotage == "preempted":
-                os.kill(os.getpid(), signal.SIGTERM)
-            raise InputError("image_folder: is not on this node")
+    def fail_early(*_: Any) -> None:
+        if sabotage == "preempted":
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise InputError("image_folder: is not on this node")
 
-        train.check_inputs = refused
-        return
-
-    fetch, calls = RowDataset.__getitem__, [0]
-    at = int(sabotage.removeprefix("fail "))
-
-    def spoiled(self: RowDataset, index: int) -> dict[str, Any]:
-        calls[0] += 1
-        if calls[0] == at:
+    def fail_late(self: RowDataset, index: int) -> dict[str, Any]:
+        calls.append(index)
+        if len(calls) == 9:
             raise RuntimeError("the disk is gone")
         return fetch(self, index)
 
-    RowDataset.__getitem__ = spoiled  # type: ignore[method-assign]
+    if sabotage == "fail":
+        RowDataset.__getitem__ = fail_late  # type: ignore[method-assign]
+    else:
+        train.check_inputs = fail_early

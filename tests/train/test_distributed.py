@@ -84,19 +84,6 @@ def test_a_process_that_fails_before_all_have_met_takes_the_others_down(run_of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero", [2, 3])
-def test_compiled_layers_learn_the_same_under_deepspeed(run_of, zero):
-    plain, compiled = (
-        run_of(name, zero, "fp32", LORA_WITHOUT_DROPOUT, compile=name == "compiled") for name in ("plain", "compiled")
-    )
-    for run in (plain, compiled):
-        run.to_its_end()
-        assert weights(run.folder)
-    for (loss, norm), (compiled_loss, compiled_norm) in zip(curve(plain.folder), curve(compiled.folder), strict=True):
-        assert compiled_loss == pytest.approx(loss, abs=1e-5) and compiled_norm == pytest.approx(norm, rel=1e-4)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("zero", "precision", "trained"),
     list(product((2, 3), ("fp32", "bf16"), (FULL, LORA_WITHOUT_DROPOUT))),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
@@ -16,7 +15,6 @@ from trace_vlm.train.param_groups import (
     MuonWithAdamW,
     describe_trainable,
     make_optimizer,
-    orthogonalize,
     set_trainable,
     trainable_parameters,
 )
@@ -77,38 +75,15 @@ def test_steps_are_torchs_up_to_its_half_precision():
     optimizers = [Muon(ours, lr=0.05, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.05, weight_decay=0.1)]
     generator = torch.Generator().manual_seed(2)
     for _ in range(3):
-        for mine, other in zip(ours, theirs, strict=True):
+        for mine, other in zip(ours[1:], theirs[1:], strict=True):  # the first has no gradient
             mine.grad = torch.randn(mine.shape, generator=generator)
             other.grad = mine.grad.clone()
         for optimizer in optimizers:
             optimizer.step()
-    for start, mine, other in zip(before, ours, theirs, strict=True):
+    assert torch.equal(ours[0], before[0])
+    for start, mine, other in list(zip(before, ours, theirs, strict=True))[1:]:
         moved = (other - start).norm()
         assert moved > 0.1 and (mine - other).norm() < 0.03 * moved
-
-
-def test_singular_values_end_near_one():
-    generator = torch.Generator().manual_seed(3)
-    stacked = torch.randn(4, 20, 12, generator=generator) * torch.tensor([1e-3, 1.0, 10.0, 1e3])[:, None, None]
-    values = torch.linalg.svdvals(orthogonalize(stacked, (3.4445, -4.7750, 2.0315), 5))
-    assert values.min() > 0.4 and values.max() < 1.4
-
-
-def test_a_matrix_without_gradient_stays_and_the_state_survives_saving():
-    ours = matrices(4)
-    for parameter in ours[1:]:
-        parameter.grad = torch.ones_like(parameter)
-    first = ours[0].detach().clone()
-    optimizer = Muon(ours, lr=0.05)
-    optimizer.step()
-    assert torch.equal(ours[0], first)
-    copies = copy.deepcopy(ours)
-    resumed = Muon(copies, lr=0.05)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for mine, other in zip(ours[1:], copies[1:], strict=True):
-        mine.grad = other.grad = torch.ones_like(mine)
-    optimizer.step(), resumed.step()
-    assert all(torch.equal(mine, other) for mine, other in zip(ours, copies, strict=True))
 
 
 def test_muon_and_adamw_step_save_and_follow_one_schedule():

@@ -62,7 +62,7 @@ def test_sigterm_before_the_first_step_ends_all_with_its_code(scenes, tiny_folde
 
 
 def test_a_process_that_fails_takes_the_others_down_with_its_own_error(scenes, tiny_folder, tmp_path):
-    run = Run(settings(scenes, tiny_folder, tmp_path / "run"), sabotage="fail 9")
+    run = Run(settings(scenes, tiny_folder, tmp_path / "run"), sabotage="fail")
     ended = run.start().wait()
     assert 0 not in ended.codes
     assert "process 1 of 2" in ended.logs[1] and "RuntimeError: the disk is gone" in ended.logs[1]
