@@ -80,17 +80,6 @@ def test_questions_that_share_an_image_compute_what_separate_rows_compute(rows_o
     assert together.shape == apart.shape and torch.allclose(together, apart, atol=2e-5)
 
 
-def test_a_branch_does_not_see_its_neighbours(rows_of, samples, nano):
-    item = rows_of(samples, share_image=3)[0]
-    before = answer_logits(nano, Collator(0)([item]))
-    changed = {**item, "input_ids": item["input_ids"].clone()}
-    last = item["branch"] == item["branch"].max()
-    changed["input_ids"][last] = 5
-    after = answer_logits(nano, Collator(0)([changed]))
-    kept = int(((item["labels"] != IGNORE) & ~last).sum())
-    assert torch.equal(before[:kept], after[:kept]) and not torch.allclose(before[kept:], after[kept:])
-
-
 def test_labels_cover_the_answer_and_its_stop(rows_of, samples, nano):
     assert labelled_text(nano, rows_of(samples)[0]) == samples[0]["conversations"][1]["value"] + "</s>"
 
@@ -132,12 +121,6 @@ def test_a_shelf_is_a_surface_that_guides_nothing(rows_of, shelf, nano):
     categories = data[0]["labels"][1].view(8, 8)
     names = [data.categories[int(categories[row, column])] for row, column in ((0, 0), (0, 7), (7, 0), (7, 7))]
     assert names == ["floor", "surface", "mug", "surface"]
-
-
-def test_text_only_samples_go_beside_images(rows_of, samples, nano):
-    rows = rows_of([{"id": "t", "conversations": turns("2+2?", "4")}, samples[0]])
-    batch = Collator(0)([rows[0], rows[1]])
-    assert batch["pixel_values"].shape[0] == 1 and torch.isfinite(answer_logits(nano, batch)).all()
 
 
 def test_labels_know_their_kind_and_task(rows_of, nano, tmp_path):
@@ -283,11 +266,10 @@ def test_a_process_that_is_killed_while_it_tokenizes_is_replaced(data, nano, mon
     assert [first, *batches] == alone and len(alone) > 4
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_samples_that_end_every_process_which_tokenizes_them_are_named(data, nano, monkeypatch, how):
+def test_samples_that_end_every_process_which_tokenizes_them_are_named(data, nano, monkeypatch):
     monkeypatch.setattr(token_cache, "ROWS", 4)
-    monkeypatch.setattr(token_cache, "encode_chunk", partial(always_end, how))
-    with pytest.raises(WorkerDied, match=r"samples 0 to 3 of .*data\.json.*" + re.escape(HOW[how])):
+    monkeypatch.setattr(token_cache, "encode_chunk", partial(always_end, "SEGV"))
+    with pytest.raises(WorkerDied, match=r"samples 0 to 3 of .*data\.json.*" + re.escape(HOW["SEGV"])):
         list(encode_file(data, nano.tokenizer, STYLE, workers=2))
 
 
