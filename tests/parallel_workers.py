@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +43,6 @@ def squares(folder: Path) -> Callable[[Any], int]:
     return work
 
 
-def slow_squares(folder: Path) -> Callable[[Any], Awaitable[int]]:
-    """The same, several at a time; 0 is never done."""
-    work = squares(folder)
-
-    async def later(item: Any) -> int:
-        await asyncio.sleep(1000 if item == 0 else 0.05)
-        return work(item)
-
-    return later
-
-
 def nothing(folder: Path) -> Callable[[Any], int]:
     raise InputError("no key here")
 
@@ -66,8 +55,9 @@ def makes_functions() -> Callable[[Any], Any]:
     return lambda item: (lambda: None) if item == "function" else item
 
 
-def names_itself() -> Callable[[Any], Awaitable[int]]:
-    async def pid(_: object) -> int:
+def names_itself() -> Callable[[float], int]:
+    def pid(seconds: float) -> int:
+        time.sleep(seconds)
         return os.getpid()
 
     return pid
