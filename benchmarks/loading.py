@@ -20,8 +20,8 @@ import torch
 from small import small
 
 from trace_vlm.core.images import open_image
-from trace_vlm.core.records import read_json, write_json
 from trace_vlm.train.dataset import Collator, RowDataset
+from trace_vlm.utils.files import read_json, write_json
 
 TOGETHER = 16
 

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from scene_geometry import Array, Sight, depth_inside, footprint, gap, half_extent
 
-from trace_vlm.core.records import read_json, read_jsonl, read_questions
+from trace_vlm.core.records import read_questions
+from trace_vlm.utils.files import read_json, read_jsonl
 
 TOLERANCE = 2e-4  # metres: positions are written with five decimals, sizes too
 PARTS = ("left part", "right part", "front part", "back part")

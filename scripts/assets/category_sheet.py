@@ -22,12 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from trace_vlm.core.records import replacing
     from trace_vlm.data.scenes.config import CameraConfig, load_scene_config
     from trace_vlm.data.scenes.generate import require_renderer
     from trace_vlm.data.scenes.objects.assets import all_categories
     from trace_vlm.data.scenes.objects.catalog import make_body, sample_rgb
     from trace_vlm.drawing.canvas import pil_font
+    from trace_vlm.utils.files import replacing
 
     config = load_scene_config(args.config)
     require_renderer()

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from picks import Candidate, at_positions, jpeg, small_mask, spread
 
-from trace_vlm.core.records import Sample, read_samples, replacing
+from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.utils.command import InputError, Parser, run
+from trace_vlm.utils.files import replacing
 
 TASKS = ("object_reference", "free_space")
 DECIMALS = 3

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from picks import Candidate, at_positions, jpeg, small_mask, spread
 
-from trace_vlm.core.records import Question, read_questions, replacing, write_questions
+from trace_vlm.core.records import Question, read_questions, write_questions
 from trace_vlm.utils.command import InputError, Parser, output_folder, run
+from trace_vlm.utils.files import replacing
 
 SEED = 2026
 QUOTA = {"seen": 70, "unseen": 30}

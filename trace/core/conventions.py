@@ -1,12 +1,9 @@
-"""How other models write coordinates: what each is asked for, and how its text is read back.
+"""How other models write coordinates: what each is asked for, and how its text is read.
 
-A model that is asked for, or read in, another convention than the one it was trained with scores about nothing, so a
-comparison names the convention of every model. All of them are read into the project's own points: fractions of the
-original image, from its top left corner. Which model writes in which way is data: conventions.yaml.
-
-Absolute pixels are those of the picture that the model saw. Models of the Qwen2.5-VL family see sides that are multiples
-of 28 and write pixels of that size, so `sent_size` rounds the picture to such a size before it is sent: the server then
-has nothing left to resize, and the size by which the text is divided is known.
+All are read into the project's own points: fractions of the original image, from its top left corner. Which model
+writes in which convention is data: conventions.yaml. Absolute pixels are those of the picture that the model saw.
+Models of the Qwen2.5-VL family see sides that are multiples of 28, so `sent_size` rounds a picture to such a size
+before it is sent: the server has nothing left to resize, and the size to divide by is known.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from ..utils.command import InputError
 from .points import Box, Mention, Point, find_points
@@ -48,10 +45,12 @@ _POINTING = "Answer by pointing to several places that satisfy the conditions ab
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """One way of writing coordinates. `points` and `box` are the sentences that ask for them ("" where there is no box).
+    """One way of writing coordinates.
 
-    `read` turns text into items whose coordinates are counted as the convention counts them, (x, y) in this order;
-    `scale` is what 1 is there, None for pixels of the picture as sent.
+    Args:
+        points, box: the sentences that ask for them; "" if the model writes no boxes.
+        read: reads text into items with (x, y) in the convention's units.
+        scale: the width and height of an image in these units; None for pixels of the picture as sent.
     """
 
     name: str
@@ -61,19 +60,19 @@ class Convention:
     read: Callable[[str], Mentions]
     scale: float | None
 
-    def counts(self, sent: Size) -> tuple[float, float]:
-        """What the width and the height of a picture are, as this convention counts them."""
+    def units(self, sent: Size) -> tuple[float, float]:
+        """The width and height of a picture in the convention's units."""
         return (self.scale, self.scale) if self.scale is not None else sent
 
 
-def _json_request(what: str, key: str, form: str, units: str) -> str:
-    return f'Answer with a JSON list of objects {{"{key}": [{form}], "label": "..."}}, {what}, {units}.'
+def _ask_for_json(point: str, box: str, order: str, corners: str, units: str) -> tuple[str, str]:
+    def sentence(what: str, key: str, form: str) -> str:
+        return f'Answer with a JSON list of objects {{"{key}": [{form}], "label": "..."}}, {what}, {units}.'
 
-
-def _asking(point: str, box: str, order: str, corners: str, units: str) -> tuple[str, str]:
-    several = "one for each of several points that satisfy the conditions above"
-    one = "with one box around the region that satisfies the conditions above"
-    return _json_request(several, point, order, units), _json_request(one, box, corners, units)
+    return (
+        sentence("one for each of several points that satisfy the conditions above", point, order),
+        sentence("with one box around the region that satisfies the conditions above", box, corners),
+    )
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -89,11 +88,10 @@ _ATTRIBUTE = re.compile(
     r"""(?<!\w)(?P<axis>[xy])(?P<number>\d{0,9}+)\s*+=\s*+["']\s*+(?P<value>-?\d++(?:\.\d*+)?+)\s*+["']"""
 )
 _COORDS = re.compile(r"""(?<!\w)coords\s*+=\s*+["']([\d\s.;:,]*+)""")
-_FOREIGN = {"JSON keys": _KEYED, "XML tags": _TAG}
 
 
-def _keyed(text: str, depth: bool = False, swapped: bool = False) -> Mentions:
-    """The lists that stand behind a JSON key; where there is none, all points. Broken JSON is read as far as it goes."""
+def _read_json(text: str, depth: bool = False, swapped: bool = False) -> Mentions:
+    """The lists behind JSON keys; without any, all points of the text. Broken JSON is read as far as it goes."""
     found = [
         Mention(one.item, one.start + match.start("lists"), one.end + match.start("lists"), marked=True)
         for match in _KEYED.finditer(text)
@@ -102,14 +100,11 @@ def _keyed(text: str, depth: bool = False, swapped: bool = False) -> Mentions:
     return found or find_points(text, depth=depth, swapped=swapped)
 
 
-def _xml(text: str) -> Mentions:
-    """`<point x="61.5" y="40.4">` and `<points x1=... y1=... x2=... y2=...>`; a tag that is cut off counts.
-
-    Attributes come in any order, with others between them; x2 belongs to y2.
-    """
+def _read_xml(text: str) -> Mentions:
+    """`<point x="61.5" y="40.4">` and `<points x1=... y1=... x2=... y2=...>`; a tag that is cut off counts."""
     found: Mentions = []
     for tag in _TAG.finditer(text):
-        axes: dict[str, dict[str, float]] = {"x": {}, "y": {}}
+        axes: dict[str, dict[str, float]] = {"x": {}, "y": {}}  # attributes come in any order; x2 belongs to y2
         for one in _ATTRIBUTE.finditer(tag[1]):
             axes[one["axis"]].setdefault(one["number"], float(one["value"]))
         points = [Point(x, axes["y"][number]) for number, x in axes["x"].items() if number in axes["y"]]
@@ -117,29 +112,24 @@ def _xml(text: str) -> Mentions:
     return found or find_points(text)
 
 
-def _coords(text: str) -> Mentions:
-    """`<points coords="1 1 308 305 2 752 377">`: the image's number, then for each point its own number, x and y."""
+def _read_coords(text: str) -> Mentions:
+    """`<points coords="1 1 308 305 2 752 377">`: the image's number, then for each point its own number, x and y.
+
+    Whether the image's number is there is decided by the points' own, which count from 1.
+    """
     found: Mentions = []
     for tag in _TAG.finditer(text):
-        for coords in _COORDS.findall(tag[1]):
-            for group in re.split(r"[;:,\t]", coords):
-                points = _triples([float(one) for one in re.findall(r"\d++(?:\.\d++)?+", group)])
-                found += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
+        for group in (group for coords in _COORDS.findall(tag[1]) for group in re.split(r"[;:,\t]", coords)):
+            numbers = [float(one) for one in re.findall(r"\d++(?:\.\d++)?+", group)]
+            start = 1 if len(numbers) % 3 == 1 else 0
+            for first in (1, 0):
+                own = numbers[first::3][: max(0, len(numbers) - first) // 3]
+                if own and own == [*range(1, len(own) + 1)]:
+                    start = first
+                    break
+            points = map(Point, numbers[start + 1 :: 3], numbers[start + 2 :: 3])
+            found += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
     return found or find_points(text)
-
-
-def _triples(numbers: list[float]) -> list[Point]:
-    """Points among `[image,] 1, x, y, 2, x, y ...`: whether the image's number is there shows in the points' own."""
-    start = next(
-        (start for start in (1, 0) if (own := _whole(numbers, start)) and own == [*range(1, len(own) + 1)]),
-        1 if len(numbers) % 3 == 1 else 0,
-    )
-    return [Point(x, y) for x, y in zip(numbers[start + 1 :: 3], numbers[start + 2 :: 3], strict=False)]
-
-
-def _whole(numbers: list[float], start: int) -> list[float]:
-    """The points' own numbers, where they begin at `start`, of those that are whole."""
-    return numbers[start::3][: max(0, len(numbers) - start) // 3]
 
 
 # --- the conventions -----------------------------------------------------------------------------------------------
@@ -150,40 +140,41 @@ CONVENTIONS: Mapping[str, Convention] = {
         Convention("unit", "[(x, y)] from 0 to 1 (TRACE, RoboPoint, GPT-4o)", POINTS_SUFFIX, _UNIT_BOX, find_points, 1.0),
         Convention(
             "gemini", "JSON, [y, x] from 0 to 1000",
-            *_asking("point", "box_2d", "y, x", "ymin, xmin, ymax, xmax", _THOUSANDTHS), partial(_keyed, swapped=True),
-            1000.0,
+            *_ask_for_json("point", "box_2d", "y, x", "ymin, xmin, ymax, xmax", _THOUSANDTHS),
+            partial(_read_json, swapped=True), 1000.0,
         ),
-        Convention("molmo", "XML, x and y in percent (Molmo)", _POINTING, "", _xml, 100.0),
-        Convention("molmo2", "XML, numbered x and y from 0 to 1000 (Molmo2)", _POINTING, "", _coords, 1000.0),
+        Convention("molmo", "XML, x and y in percent (Molmo)", _POINTING, "", _read_xml, 100.0),
+        Convention("molmo2", "XML, numbered x and y from 0 to 1000 (Molmo2)", _POINTING, "", _read_coords, 1000.0),
         Convention(
             "qwen2.5-vl", "JSON, pixels of the picture as sent",
-            *_asking("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", _PIXELS), _keyed, None,
+            *_ask_for_json("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", _PIXELS), _read_json, None,
         ),
         Convention(
             "qwen3-vl", "JSON, [x, y] from 0 to 1000",
-            *_asking("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", _THOUSANDTHS), _keyed, 1000.0,
+            *_ask_for_json("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", _THOUSANDTHS), _read_json, 1000.0,
         ),
         Convention(
             "robobrain2", "[(x, y)] in pixels of the picture as sent",
-            _TUPLES.format(units=_PIXELS), _TUPLE_BOX.format(units=_PIXELS), _keyed, None,
+            _TUPLES.format(units=_PIXELS), _TUPLE_BOX.format(units=_PIXELS), _read_json, None,
         ),
         Convention(
             "robobrain2.5", "[(x, y)] or [(x, y, depth)], x and y from 0 to 1000",
-            _TUPLES.format(units=_THOUSANDTHS), _TUPLE_BOX.format(units=_THOUSANDTHS), partial(_keyed, depth=True), 1000.0,
+            _TUPLES.format(units=_THOUSANDTHS), _TUPLE_BOX.format(units=_THOUSANDTHS),
+            partial(_read_json, depth=True), 1000.0,
         ),
     )
 }  # fmt: skip
 
 
 def convention(name: str) -> Convention:
-    """The convention called `name`; InputError lists the known ones."""
+    """Return the convention called `name`; InputError lists the known ones."""
     if name not in CONVENTIONS:
-        raise InputError(f"there is no convention {name!r} of coordinates; known: {', '.join(CONVENTIONS)}")
+        raise InputError(f"unknown convention of coordinates {name!r}. Known: {', '.join(CONVENTIONS)}")
     return CONVENTIONS[name]
 
 
 def convention_of(model: str) -> Convention | None:
-    """What a model of this name was trained with, by its family (conventions.yaml); None for a family it does not know.
+    """Return the convention of a model by its family (conventions.yaml), None for an unknown family.
 
     InputError for a model whose points cannot be read from its text.
     """
@@ -198,19 +189,19 @@ def convention_of(model: str) -> Convention | None:
 
 @cache
 def _families() -> list[tuple[re.Pattern[str], Mapping[str, str]]]:
-    """A pattern for the beginning of a model's name, and what is known of that family; the longer names first."""
+    """A pattern for the beginning of a model's name and the entry of that family; longer names first."""
     import yaml  # not for callers that name a convention
 
     entries = yaml.safe_load(Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8"))
     known = sorted(((family, entry) for entry in entries for family in entry["models"]), key=lambda one: -len(one[0]))
+    end = r"(?![a-z0-9]|\.\d)"
     return [
-        (re.compile(re.escape(family).replace(r"\-", "[-_ ]?") + r"(?![a-z0-9]|\.\d)", re.IGNORECASE), entry)
-        for family, entry in known
+        (re.compile(re.escape(family).replace(r"\-", "[-_ ]?") + end, re.IGNORECASE), entry) for family, entry in known
     ]
 
 
 def sent_size(size: Size, most: int, convention: Convention) -> Size:
-    """The size in which a picture is sent: no side above `most` pixels, and nothing that the server would resize.
+    """Return the size in which a picture is sent: no side above `most` pixels, and nothing that the server would resize.
 
     InputError for a picture so long and narrow that Qwen's processors refuse it.
     """
@@ -229,34 +220,32 @@ def sent_size(size: Size, most: int, convention: Convention) -> Size:
     return width * QWEN_SIDE, height * QWEN_SIDE
 
 
-def read(text: str, size: Size, how: Convention, sent: Size | None = None) -> Response:
-    """What a text in a convention says: the steps as in any other, the points as fractions of the original image.
+def read(text: str, size: Size, convention: Convention, sent: Size | None = None) -> Response:
+    """Read a text that is written in a convention; the points become fractions of the original image.
 
     Args:
         size: of the original image.
-        sent: of the picture as the model saw it, if it was another; needed where the convention counts its pixels.
+        sent: of the picture as the model saw it, if it was another; required if the convention counts its pixels.
     Raises:
         ValueError: pixels of a picture whose size is not given.
     """
-    if how.name == "unit":
+    if convention.name == "unit":
         return parse(text, sent or size)
-    if how.scale is None and sent is None:
-        raise ValueError(f"{how.name} counts pixels of the picture as sent: its size is needed")
-    width, height = how.counts(sent or size)
-    return parse(
-        text, size, lambda part: [replace(one, item=_divided(one.item, width, height)) for one in how.read(part)]
-    )
+    if convention.scale is None and sent is None:
+        raise ValueError(f"{convention.name} counts pixels of the picture as sent: its size is needed")
+    width, height = convention.units(sent or size)
 
+    def to_fractions(item: Point | Box) -> Point | Box:
+        if isinstance(item, Point):
+            return Point(item.x / width, item.y / height)
+        return Box(item.x0 / width, item.y0 / height, item.x1 / width, item.y1 / height)
 
-def _divided(item: Point | Box, width: float, height: float) -> Point | Box:
-    if isinstance(item, Point):
-        return Point(item.x / width, item.y / height)
-    return Box(item.x0 / width, item.y0 / height, item.x1 / width, item.y1 / height)
+    return parse(text, size, lambda part: [replace(one, item=to_fractions(one.item)) for one in convention.read(part)])
 
 
 def foreign_syntax(text: str) -> str | None:
-    """What shows that a text may not be in fractions: "JSON keys", "XML tags" or "numbers above 1"; None for none."""
-    for what, pattern in _FOREIGN.items():
+    """What suggests that a text is not in fractions: "JSON keys", "XML tags" or "numbers above 1"; None if nothing."""
+    for what, pattern in {"JSON keys": _KEYED, "XML tags": _TAG}.items():
         if pattern.search(text):
             return what
     return "numbers above 1" if _above_one(text) else None
@@ -269,69 +258,60 @@ def _above_one(text: str) -> bool:
 
 @dataclass(slots=True)
 class ConventionCheck:
-    """Counts points and answers that look as if their convention was not the model's."""
+    """Counts points and answers that suggest that a model writes in another convention than it was read in."""
 
     points: int = 0
     outside: int = 0
     small: int = 0
     answers: int = 0  # with points
-    pixels: int = 0  # of those, with numbers above 1 in the convention unit
+    pixels: int = 0  # answers with numbers above 1 in the convention unit
 
-    def add(self, response: Response, how: Convention, sent: Size) -> None:
+    def add(self, response: Response, convention: Convention, sent: Size) -> None:
         """Count the points of an answer about a picture that was seen in the size `sent`."""
-        width, height = how.counts(sent)
+        width, height = convention.units(sent)
         self.answers += response.parsable
-        self.pixels += response.parsable and how.name == "unit" and _above_one(response.text)
-        for item in response.points:
-            point = item.center
+        self.pixels += response.parsable and convention.name == "unit" and _above_one(response.text)
+        for point in (item.center for item in response.points):
             self.points += 1
             self.outside += not point.inside
             # below 1/100, or below 1 where 1 is a pixel of a very small picture
             low = 0 <= point.x * width < max(1.0, width / 100) and 0 <= point.y * height < max(1.0, height / 100)
-            self.small += low and how.name != "unit"
+            self.small += low and convention.name != "unit"
 
     def warning(self, name: str) -> str | None:
-        """What most points have in common that were read in the convention `name`, if that makes it doubtful."""
+        """Describe what most points that were read in the convention `name` have in common, if that is suspicious."""
+        question = f"does the model write coordinates as {name} does?"
         if self.outside * 2 > self.points:
-            return (
-                f"{self.outside} of {self.points} points lie outside the image: does the model write coordinates as "
-                f"{name} does?"
-            )
+            return f"{self.outside} of {self.points} points lie outside the image: {question}"
         if self.small * 2 > self.points:
             return (
                 f"{self.small} of {self.points} points lie below 1/100 of the picture's width and height: they look "
                 f"like fractions (convention unit), but were read as {name}"
             )
         if self.pixels * 2 > self.answers:
-            return (
-                f"{self.pixels} of {self.answers} answers hold numbers above 1, which {name} reads as pixels: does the "
-                f"model write coordinates as {name} does?"
-            )
+            return f"{self.pixels} of {self.answers} answers hold numbers above 1, which {name} reads as pixels: {question}"
         return None
 
 
 def recorded_convention(
-    recorded: Mapping[str, Any], size: Size, where: str, otherwise: Convention = CONVENTIONS["unit"]
+    metadata: Mapping[str, Any], size: Size, where: str, default: Convention = CONVENTIONS["unit"]
 ) -> tuple[Convention, Size]:
-    """The convention that is recorded with an answer, and the size of the picture as the model saw it.
+    """Return the convention recorded with an answer, and the size of the picture as the model saw it.
 
     Args:
-        recorded: the answer's metadata, with `convention` and `sent`.
-        size: of the original image, which is taken where none is recorded.
-        otherwise: the convention of an answer that records none.
+        metadata: of the answer, with `convention` and `sent`.
+        size: of the original image, for an answer that records none.
+        default: for an answer that records no convention.
     Raises:
         InputError: begins with `where`; the record is broken.
     """
-    name, sent = recorded.get("convention"), recorded.get("sent")
+    name, sent = metadata.get("convention"), metadata.get("sent")
+    is_size = isinstance(sent, list) and len(sent) == 2 and all(type(one) is int and one > 0 for one in sent)
     if name is None:
-        return otherwise, (sent[0], sent[1]) if _is_size(sent) else size
-    if name not in CONVENTIONS or (CONVENTIONS[name].scale is None and not _is_size(sent)):
+        return default, (sent[0], sent[1]) if is_size and sent else size
+    if name not in CONVENTIONS or (CONVENTIONS[name].scale is None and not is_size):
         raise InputError(
-            f'{where}: "convention" is {name!r} and "sent" is {sent!r}; expected one of {", ".join(CONVENTIONS)}, '
-            "and [width, height] of the picture as sent where it counts pixels"
+            f'{where}: "convention" is {name!r} and "sent" is {sent!r}. Expected one of {", ".join(CONVENTIONS)}, '
+            "and [width, height] of the picture as sent if the convention counts pixels"
         )
     return CONVENTIONS[name], (sent[0], sent[1]) if sent else size
-
-
-def _is_size(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and len(value) == 2 and all(type(one) is int and one > 0 for one in value)

@@ -1,59 +1,18 @@
 """The records that flow through the project, and their files: samples, questions and answers.
 
 Samples are training conversations in LLaVA's JSON (a list) or JSONL; questions and answers are JSONL as Where2Place and
-the reference write them. How files are read and written safely is in `files`, whose functions are also found here.
+RoboPoint write them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..utils.command import InputError, existing_file
-from ..utils.files import (
-    JsonlWriter,
-    first_character,
-    json_type,
-    read_json,
-    read_json_list,
-    read_jsonl,
-    replacing,
-    sha256,
-    write_json,
-    write_json_list,
-    write_jsonl,
-)
-
-__all__ = [
-    "FINISHED_AT_LIMIT",
-    "FREE_SPACE",
-    "OBJECT_REFERENCE",
-    "TASKS",
-    "Answer",
-    "JsonlWriter",
-    "Question",
-    "QuestionId",
-    "Sample",
-    "Speaker",
-    "Turn",
-    "answered",
-    "read_answers",
-    "read_json",
-    "read_json_list",
-    "read_jsonl",
-    "read_questions",
-    "read_records",
-    "read_samples",
-    "replacing",
-    "sha256",
-    "write_json",
-    "write_json_list",
-    "write_jsonl",
-    "write_questions",
-    "write_samples",
-]
+from ..utils.files import first_character, json_type, read_json_list, read_jsonl, write_json_list, write_jsonl
 
 Speaker = Literal["human", "gpt"]
 FINISHED_AT_LIMIT = ("length", "max_tokens")  # how servers and `model_vqa` say that an answer reached its last token
@@ -103,20 +62,13 @@ class Sample:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], where: str) -> Sample:
-        """InputError, beginning with `where`, when a field is missing or has another type. Unknown keys go to meta."""
-        conversations = _take(record, "conversations", list, where)
-        identifier = _identifier(record, "id", where)
-        image = _optional(record, "image", str, where)
+        """Read a record; unknown keys go to `meta`. InputError, beginning with `where`, for a missing or wrong field."""
+        identifier, image = _field(record, "id", _ID, where), _field(record, "image", str, where, optional=True)
+        conversations = _field(record, "conversations", list, where)
         if not conversations:
             raise InputError(f'{where}: "conversations" must hold at least one turn')
-        return cls(
-            id=str(identifier),
-            image=image,
-            conversations=tuple(
-                _turn(turn, f"{where}, turn {number}") for number, turn in enumerate(conversations, start=1)
-            ),
-            meta=_meta(record, "meta", ("id", "image", "conversations"), where),
-        )
+        turns = tuple(_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(conversations, start=1))
+        return cls(str(identifier), image, turns, _meta(record, "meta", ("id", "image", "conversations"), where))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +91,13 @@ class Question:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], where: str) -> Question:
-        """InputError, beginning with `where`, when a field is missing or has another type. Unknown keys go to meta."""
+        """Read a record; unknown keys go to `meta`. InputError, beginning with `where`, for a missing or wrong field."""
         return cls(
-            question_id=_identifier(record, "question_id", where),
-            image=_take(record, "image", str, where),
-            text=_take(record, "text", str, where),
-            category=_optional(record, "category", str, where),
-            meta=_meta(record, "meta", ("question_id", "image", "text", "category"), where),
+            _field(record, "question_id", _ID, where),
+            _field(record, "image", str, where),
+            _field(record, "text", str, where),
+            _field(record, "category", str, where, optional=True),
+            _meta(record, "meta", ("question_id", "image", "text", "category"), where),
         )
 
 
@@ -170,49 +122,37 @@ class Answer:
 
     @property
     def cut(self) -> bool:
-        """Whether it ended at the limit of tokens and not by itself; False where that was not recorded."""
+        """Whether the answer ended at the limit of tokens; False if that was not recorded."""
         return self.metadata.get("finish") in FINISHED_AT_LIMIT
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "question_id": self.question_id,
-            "prompt": self.prompt,
-            "text": self.text,
-            "answer_id": self.answer_id,
-            "model_id": self.model_id,
-            "category": self.category,
-            "confidence": self.confidence,
-            "seed": self.seed,
-            "run": self.run,
-            "token_ids": list(self.token_ids),
-            "metadata": dict(self.metadata),
-        }
+        record = {one.name: getattr(self, one.name) for one in fields(self)}
+        return record | {"token_ids": list(self.token_ids), "metadata": dict(self.metadata)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any], where: str) -> Answer:
-        """Only `question_id` and `text` are required: answer files of other programs are read too."""
-        confidence = _optional(record, "confidence", (int, float), where)
-        token_ids = _optional(record, "token_ids", list, where) or []
+        """Read a record. Only `question_id` and `text` are required: answer files of other programs are read too."""
+        token_ids = _field(record, "token_ids", list, where, optional=True) or []
         if not all(type(token_id) is int for token_id in token_ids):
             raise InputError(f'{where}: "token_ids" must be a list of integers')
-        known = tuple(cls.__dataclass_fields__)
+        confidence = _field(record, "confidence", (int, float), where, optional=True)
         return cls(
-            question_id=_identifier(record, "question_id", where),
-            prompt=_optional(record, "prompt", str, where) or "",
-            text=_take(record, "text", str, where),
+            question_id=_field(record, "question_id", _ID, where),
+            prompt=_field(record, "prompt", str, where, optional=True) or "",
+            text=_field(record, "text", str, where),
             answer_id=str(record.get("answer_id") or ""),
-            model_id=_optional(record, "model_id", str, where) or "",
-            category=_optional(record, "category", str, where),
+            model_id=_field(record, "model_id", str, where, optional=True) or "",
+            category=_field(record, "category", str, where, optional=True),
             confidence=None if confidence is None else float(confidence),
-            seed=_optional(record, "seed", int, where),
-            run=_optional(record, "run", int, where) or 0,
+            seed=_field(record, "seed", int, where, optional=True),
+            run=_field(record, "run", int, where, optional=True) or 0,
             token_ids=tuple(token_ids),
-            metadata=_meta(record, "metadata", known, where),
+            metadata=_meta(record, "metadata", tuple(one.name for one in fields(cls)), where),
         )
 
 
 def read_samples(path: str | Path) -> Iterator[Sample]:
-    """The samples of a JSON list (LLaVA's format) or a JSONL file, one at a time; memory does not grow with the file.
+    """Yield the samples of a JSON list (LLaVA's format) or a JSONL file, one at a time, in constant memory.
 
     InputError, while reading, names the file and the line or the position in the list.
     """
@@ -221,10 +161,10 @@ def read_samples(path: str | Path) -> Iterator[Sample]:
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, record) of a JSON list or a JSONL file, before a record is looked at."""
+    """Yield (where, record) of a JSON list or a JSONL file, before the fields are checked."""
     first = first_character(path)
     if not first:
-        raise InputError(f"{path} is empty: a JSON list of samples, or one sample a line, was expected")
+        raise InputError(f"{path} is empty. A JSON list of samples, or one sample a line, was expected")
     if first == "[":
         for line, index, record in read_json_list(path):
             yield f"{path}, line {line} (sample {index})", record
@@ -234,14 +174,14 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """The questions of a JSONL file. InputError names the line; a question_id may appear once only."""
+    """Read the questions of a JSONL file. InputError names the line; a question_id may appear once only."""
     path = existing_file(path, "the question file")
     questions: list[Question] = []
     first_lines: dict[str, int] = {}
     for line, record in read_jsonl(path):
         question = Question.from_json(record, f"{path}, line {line}")
         # As text: masks and pictures are named by it, so that 7 and "7" would meet in one file.
-        _once(first_lines, str(question.question_id), line, f"question_id {question.question_id!r}", path)
+        _refuse_repeated(first_lines, str(question.question_id), line, path)
         questions.append(question)
     if not questions:
         raise InputError(f"{path} holds no questions")
@@ -249,81 +189,66 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def read_answers(path: str | Path) -> list[Answer]:
-    """The answers of a JSONL file. InputError names the line; a question_id may appear once in each run."""
+    """Read the answers of a JSONL file. InputError names the line; a question_id may appear once in each run."""
     path = existing_file(path, "the answer file")
     answers: list[Answer] = []
     first_lines: dict[str, int] = {}
     for line, record in read_jsonl(path):
         answer = Answer.from_json(record, f"{path}, line {line}")
-        what = f"question_id {answer.question_id!r} of run {answer.run}"
-        _once(first_lines, f"{answer.run} {answer.question_id}", line, what, path)
+        _refuse_repeated(first_lines, f"{answer.question_id} of run {answer.run}", line, path)
         answers.append(answer)
     return answers
 
 
 def answered(path: str | Path, run: int | None = None) -> set[QuestionId]:
-    """The question ids whose answers (of `run`, or of any run) are whole in a file that may end in half a line.
+    """Return the question ids with a complete answer (of `run`, or of any run) in a file that may end in half a line.
 
-    An absent file has answered nothing.
+    An absent file holds no answers.
     """
-    path = Path(path)
-    if not path.exists():
+    if not Path(path).exists():
         return set()
     done: set[QuestionId] = set()
     for line, record in read_jsonl(path, skip_partial_line=True):
         where = f"{path}, line {line}"
-        if run is None or (_optional(record, "run", int, where) or 0) == run:
-            done.add(_identifier(record, "question_id", where))
+        if run is None or (_field(record, "run", int, where, optional=True) or 0) == run:
+            done.add(_field(record, "question_id", _ID, where))
     return done
 
 
 def write_samples(path: str | Path, samples: Iterable[Sample]) -> None:
-    """Write LLaVA's JSON list, one sample a line, whole or not at all; the samples may be a stream."""
+    """Write LLaVA's JSON list by `replacing`, one sample a line; the samples may be a stream."""
     write_json_list(path, (sample.as_json() for sample in samples))
 
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
-    """Write JSONL, whole or not at all."""
+    """Write JSONL by `replacing`."""
     write_jsonl(path, (question.as_json() for question in questions))
 
 
-# --- fields of a record -----------------------------------------------------------------------------------------
+# --- fields of a record -----------------------------------------------------------------------------------------------
+
+_ID = (int, str)
+_EXPECTED = {
+    str: "a text", list: "a list", int: "an integer", dict: "an object", (int, float): "a number",
+    _ID: "an integer or a text that is not empty",
+}  # fmt: skip
 
 
-def _take(record: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
-    if key not in record:
-        raise InputError(f'{where}: "{key}" is missing')
-    return _optional(record, key, kind, where, null=False)
-
-
-def _optional(record: Mapping[str, Any], key: str, kind: Any, where: str, null: bool = True) -> Any:
+def _field(record: Mapping[str, Any], key: str, kind: Any, where: str, optional: bool = False) -> Any:
     value = record.get(key)
-    if value is None and null:
-        return None
-    if not isinstance(value, kind) or isinstance(value, bool):
-        wanted = {str: "a text", list: "a list", int: "an integer", dict: "an object"}.get(kind, "a number")
-        raise InputError(f'{where}: "{key}" must be {wanted}, not {json_type(value)}')
-    _check_characters(value, key, where)
-    return value
-
-
-def _identifier(record: Mapping[str, Any], key: str, where: str) -> QuestionId:
-    if key not in record:
+    if value is None and (optional or key not in record):
+        if optional:
+            return None
         raise InputError(f'{where}: "{key}" is missing')
-    value = record[key]
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        raise InputError(f'{where}: "{key}" must be an integer or a text that is not empty, not {json_type(value)}')
-    _check_characters(value, key, where)
-    return value
-
-
-def _check_characters(value: Any, key: str, where: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is _ID and value == ""):
+        raise InputError(f'{where}: "{key}" must be {_EXPECTED[kind]}, not {json_type(value)}')
     if isinstance(value, str) and (half := lone_surrogate(value)):
-        raise InputError(f'{where}: "{key}" holds half a character ({half!r}): write the text again as UTF-8')
+        raise InputError(f'{where}: "{key}" holds half a character ({half!r}). Write the text again as UTF-8')
+    return value
 
 
 def lone_surrogate(text: str) -> str | None:
-    """A surrogate without its pair, which JSON can hold and no tokenizer and no file in UTF-8 takes; None without one."""
+    """Return a surrogate without its pair, which JSON can hold but UTF-8 and tokenizers cannot; None if there is none."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -334,18 +259,18 @@ def lone_surrogate(text: str) -> str | None:
 def _turn(record: Any, where: str) -> Turn:
     if not isinstance(record, dict):
         raise InputError(f"{where} must be a JSON object, not {json_type(record)}")
-    speaker = _take(record, "from", str, where)
+    speaker = _field(record, "from", str, where)
     if speaker not in ("human", "gpt"):
         raise InputError(f'{where}: "from" must be "human" or "gpt", not {speaker!r}')
-    return Turn(cast(Speaker, speaker), _take(record, "value", str, where))
+    return Turn(cast(Speaker, speaker), _field(record, "value", str, where))
 
 
 def _meta(record: Mapping[str, Any], key: str, known: tuple[str, ...], where: str) -> dict[str, Any]:
-    own = _optional(record, key, dict, where) or {}
+    own = _field(record, key, dict, where, optional=True) or {}
     return {name: value for name, value in record.items() if name not in known and name != key} | own
 
 
-def _once(first_lines: dict[str, int], key: str, line: int, what: str, path: Path) -> None:
+def _refuse_repeated(first_lines: dict[str, int], key: str, line: int, path: Path) -> None:
     first = first_lines.setdefault(key, line)
     if first != line:
-        raise InputError(f"{path}, line {line}: {what} was on line {first} already; each may appear once")
+        raise InputError(f"{path}, line {line}: question_id {key} was on line {first} already. Each may appear once")

@@ -23,9 +23,9 @@ from transformers import TrainingArguments
 from ..core.images import BACKGROUND, Square, on_surface, open_image, open_instances, patch_coverage
 from ..core.points import Point
 from ..core.prompts import IGNORE
-from ..core.records import read_jsonl
 from ..model.checkpoint import Checkpoint, load, save
 from ..utils.command import InputError
+from ..utils.files import read_jsonl
 from .config import TrainConfig
 from .guards import StopSignal
 from .param_groups import set_trainable

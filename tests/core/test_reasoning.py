@@ -435,7 +435,7 @@ def test_reading_is_linear(pattern: str) -> None:
 
 # --- the reference's recorded answers ---------------------------------------------------------------------------------
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "scoring" / "scoring.json").read_text(encoding="utf-8"))[
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "scoring" / "scoring.json").read_text(encoding="utf-8"))[
     "answers"
 ]
 

@@ -11,7 +11,7 @@ from trace_vlm.core import prompts
 from trace_vlm.core.records import Turn
 from trace_vlm.utils.command import InputError
 
-ORIGINAL = Path(__file__).parent / "data" / "llava_original"
+ORIGINAL = Path(__file__).parents[1] / "data" / "llava_original"
 EXPECTED = json.loads((ORIGINAL / "expected.json").read_text())
 PROMPTS = {case["name"]: case for case in json.loads((ORIGINAL / "prompts.json").read_text())}
 SAMPLES = {sample["id"]: sample for sample in json.loads((ORIGINAL / "train_samples.json").read_text())}

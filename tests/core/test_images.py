@@ -27,7 +27,7 @@ from trace_vlm.core.images import (
 from trace_vlm.core.points import Point
 from trace_vlm.utils.command import InputError
 
-ORIGINAL = Path(__file__).parent / "data" / "llava_original"
+ORIGINAL = Path(__file__).parents[1] / "data" / "llava_original"
 sides = st.integers(1, 700)
 shares = st.floats(0, 1, allow_nan=False)
 
