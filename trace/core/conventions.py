@@ -66,7 +66,7 @@ class Convention:
 
 
 def _ask_for_json(point: str, box: str, order: str, corners: str, units: str) -> tuple[str, str]:
-    def sentence(what: str, key: str, form: str) -> str:
+    def warning(what: str, key: str, form: str) -> str:
         return f'Answer with a JSON list of objects {{"{key}": [{form}], "label": "..."}}, {what}, {units}.'
 
     return (
