@@ -66,12 +66,12 @@ class Convention:
 
 
 def _ask_for_json(point: str, box: str, order: str, corners: str, units: str) -> tuple[str, str]:
-    def warning(what: str, key: str, form: str) -> str:
+    def request(what: str, key: str, form: str) -> str:
         return f'Answer with a JSON list of objects {{"{key}": [{form}], "label": "..."}}, {what}, {units}.'
 
     return (
-        sentence("one for each of several points that satisfy the conditions above", point, order),
-        sentence("with one box around the region that satisfies the conditions above", box, corners),
+        request("one for each of several points that satisfy the conditions above", point, order),
+        request("with one box around the region that satisfies the conditions above", box, corners),
     )
 
 
