@@ -33,7 +33,6 @@ PREFIXES |= {"llm": ("model.language", "lm_head")}
         ({"llm": "frozen"}, {"projector"}),
         ({"vision": "full"}, {"vision", "projector", "llm"}),
     ],
-    ids=str,
 )
 def test_exactly_the_named_parts_are_trainable(tmp_path, trainable, parts):
     config = train_config(tmp_path, "nano-random", tmp_path, trainable=trainable)
