@@ -21,7 +21,7 @@ TOLERANCE = 2e-4  # metres: positions are written with five decimals, sizes too
 PARTS = ("left part", "right part", "front part", "back part")
 
 
-class Looked:
+class SceneQuestion:
     """One question with its view: what the tests below need, read from the files."""
 
     def __init__(self, folder: Path, question: Any, view: dict[str, Any], config: dict[str, Any]) -> None:
@@ -70,19 +70,19 @@ def pixels(path: Path) -> Array:
         return np.asarray(image)
 
 
-def read_questions_of(folder: Path) -> list[Looked]:
+def read_questions_of(folder: Path) -> list[SceneQuestion]:
     """Every question of a generated benchmark."""
     config = read_json(folder / "generate.json")["settings"]["config"]
     views = {view["view"]: view for _, view in read_jsonl(folder / "views.jsonl")}
     questions = read_questions(folder / "point_questions.jsonl")
-    return [Looked(folder, question, views[question.meta["view"]], config) for question in questions]
+    return [SceneQuestion(folder, question, views[question.meta["view"]], config) for question in questions]
 
 
-def of_kind(looked: list[Looked], *kinds: str) -> Iterator[Looked]:
-    return (one for one in looked if one.meta["kind"] in kinds)
+def of_kind(questions: list[SceneQuestion], *kinds: str) -> Iterator[SceneQuestion]:
+    return (one for one in questions if one.meta["kind"] in kinds)
 
 
-def standing(one: Looked, points: Array, slack: float) -> Array:
+def standing(one: SceneQuestion, points: Array, slack: float) -> Array:
     """Whether the asked object can stand at points [n, 2] of its support; `slack` metres are forgiven."""
     area, _, headroom = one.support()
     removed = one.meta["removed"]
@@ -103,7 +103,7 @@ def standing(one: Looked, points: Array, slack: float) -> Array:
     return fits
 
 
-def related(one: Looked, points: Array, slack: float) -> Array:
+def related(one: SceneQuestion, points: Array, slack: float) -> Array:
     """Whether an object at points [n, 2] of its support has the asked relation."""
     relation, radius, relations = one.meta["relation"], one.meta["removed"]["radius"], one.relations
     if relation in PARTS:

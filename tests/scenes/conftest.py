@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scene_questions import Looked, read_questions_of
+from scene_questions import SceneQuestion, read_questions_of
 
 from trace_vlm.data.scenes import generate
 
@@ -24,5 +24,5 @@ def tabletop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def looked(tabletop: Path) -> list[Looked]:
+def questions(tabletop: Path) -> list[SceneQuestion]:
     return read_questions_of(tabletop)

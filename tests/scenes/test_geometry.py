@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rendering import needs_gl
 from scene_geometry import Array, axes, depth_inside, distance, footprint, gap, half_extent
-from scene_questions import PARTS, TOLERANCE, Looked, in_corridor, of_kind, read_questions_of, related, standing
+from scene_questions import PARTS, TOLERANCE, SceneQuestion, in_corridor, of_kind, read_questions_of, related, standing
 
 from trace_vlm.core.points import parse_points
 from trace_vlm.data.scenes import generate
@@ -33,34 +33,37 @@ pytestmark = needs_gl
 
 
 @pytest.fixture(scope="module")
-def views(looked: list[Looked]) -> list[Looked]:
+def views(questions: list[SceneQuestion]) -> list[SceneQuestion]:
     """One question of each view."""
-    return list({one.meta["view"]: one for one in looked}.values())
+    return list({one.meta["view"]: one for one in questions}.values())
 
 
 @pytest.fixture(scope="module")
-def free(looked: list[Looked], tmp_path_factory: pytest.TempPathFactory) -> list[Looked]:
+def free(questions: list[SceneQuestion], tmp_path_factory: pytest.TempPathFactory) -> list[SceneQuestion]:
     """Questions about free space, and more of those on, inside, over and under objects, which are rare among others."""
     out = tmp_path_factory.mktemp("held")
     (out / "held.yaml").write_text(HELD)
     flags = f"--scenes 14 --seed 6 --size 176x132 --benchmark --config {out / 'held.yaml'} --out {out / 'bench'}"
     assert generate.main(flags.split()) == 0
-    return list(of_kind([*looked, *read_questions_of(out / "bench")], "free", "between", "part"))
+    return list(of_kind([*questions, *read_questions_of(out / "bench")], "free", "between", "part"))
 
 
-def test_enough_of_everything(looked: list[Looked]) -> None:
-    assert len(looked) >= 500
-    counts = Counter((one.meta["kind"], one.meta["relation"]) for one in looked)
-    kinds, relations = Counter(one.meta["kind"] for one in looked), Counter(one.meta["relation"] for one in looked)
+def test_enough_of_everything(questions: list[SceneQuestion]) -> None:
+    assert len(questions) >= 500
+    counts = Counter((one.meta["kind"], one.meta["relation"]) for one in questions)
+    kinds, relations = (
+        Counter(one.meta["kind"] for one in questions),
+        Counter(one.meta["relation"] for one in questions),
+    )
     for relation in DIRECTIONS:
         assert counts["relational", relation] >= 5 and counts["free", relation] >= 5
     assert min(kinds["direct"], kinds["between"]) >= 10 and kinds["part"] >= 20
     assert min(relations[relation] for relation in ("next to", "on", "inside", "above", "below")) >= 2
-    assert {one.mask.shape for one in looked} == {(132, 176), (132, 132), (160, 120)}
+    assert {one.mask.shape for one in questions} == {(132, 176), (132, 132), (160, 120)}
 
 
-def test_every_point_lies_in_its_mask(looked: list[Looked]) -> None:
-    for one in looked:
+def test_every_point_lies_in_its_mask(questions: list[SceneQuestion]) -> None:
+    for one in questions:
         height, width = one.mask.shape
         points = [tuple(point) for point in one.meta["points"]]
         assert one.meta["image_size"] == [width, height] and 1 <= len(points) == len(set(points)) <= 50
@@ -70,7 +73,7 @@ def test_every_point_lies_in_its_mask(looked: list[Looked]) -> None:
         assert parse_points(str(points)), one.where
 
 
-def test_the_camera_is_a_pinhole_and_rolls_within_its_range(views: list[Looked]) -> None:
+def test_the_camera_is_a_pinhole_and_rolls_within_its_range(views: list[SceneQuestion]) -> None:
     rolls = []
     for one in views:
         rows, columns = np.array([10, 60, 90]), np.array([20, 70, 100])
@@ -91,7 +94,7 @@ def test_the_camera_is_a_pinhole_and_rolls_within_its_range(views: list[Looked])
     assert max(np.abs(rolls)) <= 8 and np.std(rolls) > 1
 
 
-def test_surfaces_are_where_the_depth_map_shows_them(views: list[Looked]) -> None:
+def test_surfaces_are_where_the_depth_map_shows_them(views: list[SceneQuestion]) -> None:
     shown = 0
     for one in views:
         instances, points = one.instances, one.lifted()
@@ -111,7 +114,7 @@ def beyond(points: Array, box: dict[str, Any]) -> Array:
     return (np.abs(local) - np.array(box["half_size"])).max(1)
 
 
-def test_objects_are_in_their_boxes_and_nothing_else_is(views: list[Looked]) -> None:
+def test_objects_are_in_their_boxes_and_nothing_else_is(views: list[SceneQuestion]) -> None:
     for one in views:
         instances, points = one.instances, one.lifted()
         for number, item in one.objects.items():
@@ -129,8 +132,8 @@ def test_objects_are_in_their_boxes_and_nothing_else_is(views: list[Looked]) -> 
                 assert first == other or second == number or first == second is not None, where
 
 
-def test_free_space_is_every_pixel_that_is_free_and_has_the_relation(looked: list[Looked]) -> None:
-    for one in of_kind(looked, "free", "between", "part"):
+def test_free_space_is_every_pixel_that_is_free_and_has_the_relation(questions: list[SceneQuestion]) -> None:
+    for one in of_kind(questions, "free", "between", "part"):
         area, instance, _ = one.support()
         points = one.sight.on_plane(one.rows, one.columns, area["center"][2])
         assert standing(one, points, TOLERANCE).all() and related(one, points, TOLERANCE).all(), one.where
@@ -141,14 +144,14 @@ def test_free_space_is_every_pixel_that_is_free_and_has_the_relation(looked: lis
             assert not missed.any(), (one.where, int(missed.sum()), int(one.mask.sum()))
 
 
-def in_sight(one: Looked, area: dict[str, Any], instance: int) -> tuple[Array, Array]:
+def in_sight(one: SceneQuestion, area: dict[str, Any], instance: int) -> tuple[Array, Array]:
     """The pixels [height, width] that the depth map shows on an area, and their points [n, 2]."""
     points = one.lifted()
     shows = (one.instances == instance) & (np.abs(points[..., 2] - area["center"][2]) < NEAR)
     return shows, points[shows][:, :2]
 
 
-def test_free_space_is_in_sight(free: list[Looked]) -> None:
+def test_free_space_is_in_sight(free: list[SceneQuestion]) -> None:
     asked: Counter[str] = Counter()
     for one in free:
         area, instance, _ = one.support()
@@ -161,7 +164,7 @@ def test_free_space_is_in_sight(free: list[Looked]) -> None:
     assert len(asked) == 14 and min(asked.values()) >= 5, asked
 
 
-def test_above_and_below_are_asked_where_one_surface_has_them(free: list[Looked]) -> None:
+def test_above_and_below_are_asked_where_one_surface_has_them(free: list[SceneQuestion]) -> None:
     """No other surface in sight has a free place over or under the reference."""
     for one in (one for one in free if one.meta["relation"] in ("above", "below")):
         own = one.meta["support"]
@@ -175,7 +178,7 @@ def test_above_and_below_are_asked_where_one_surface_has_them(free: list[Looked]
                 assert not good.any(), (one.where, surface["name"])
 
 
-def test_the_removed_object_stood_free_and_in_the_relation(free: list[Looked]) -> None:
+def test_the_removed_object_stood_free_and_in_the_relation(free: list[SceneQuestion]) -> None:
     for one in free:
         x, y, z = one.meta["removed"]["position"]
         spot = np.array([[x, y]])
@@ -183,8 +186,8 @@ def test_the_removed_object_stood_free_and_in_the_relation(free: list[Looked]) -
         assert standing(one, spot, TOLERANCE).all() and related(one, spot, TOLERANCE).all(), one.where
 
 
-def test_references_of_free_space_are_unique_and_on_its_support(looked: list[Looked]) -> None:
-    for one in of_kind(looked, "free", "between"):
+def test_references_of_free_space_are_unique_and_on_its_support(questions: list[SceneQuestion]) -> None:
+    for one in of_kind(questions, "free", "between"):
         if one.meta["relation"] in (*DIRECTIONS, "next to", "between"):
             assert all(item["support"] == one.meta["support"] for item in one.references), one.where
         names = Counter(item["name"] for item in one.objects.values() if item["pixels"] > 0)
@@ -193,8 +196,8 @@ def test_references_of_free_space_are_unique_and_on_its_support(looked: list[Loo
             assert names[item["name"]] == 1 or item["instance"] in marked, one.where
 
 
-def test_the_mask_is_the_asked_object_and_its_name_is_unique(looked: list[Looked]) -> None:
-    for one in of_kind(looked, "direct", "relational"):
+def test_the_mask_is_the_asked_object_and_its_name_is_unique(questions: list[SceneQuestion]) -> None:
+    for one in of_kind(questions, "direct", "relational"):
         target = one.meta["target"]
         assert (one.mask == (one.instances == target["instance"])).all(), one.where
         if one.meta["kind"] == "direct":
@@ -205,7 +208,7 @@ def test_the_mask_is_the_asked_object_and_its_name_is_unique(looked: list[Looked
             assert [item["instance"] for item in called] == [target["instance"]], one.where
 
 
-def holds(one: Looked, item: dict[str, Any], sure: bool) -> bool:
+def holds(one: SceneQuestion, item: dict[str, Any], sure: bool) -> bool:
     """Whether `item` has the asked relation: well so (`sure`), or as far as the configuration calls it unclear."""
     relation, relations, sight = one.meta["relation"], one.relations, one.sight
     center = np.array([item["position"][:2]])
@@ -243,9 +246,9 @@ def holds(one: Looked, item: dict[str, Any], sure: bool) -> bool:
     return angle <= relations["cone"] + unclear + 0.05 * (1 if sure else -1) and (not sure or along >= reach - slack)
 
 
-def test_exactly_one_object_has_the_relation(looked: list[Looked]) -> None:
+def test_exactly_one_object_has_the_relation(questions: list[SceneQuestion]) -> None:
     guesses: Counter[tuple[bool, bool]] = Counter()
-    for one in of_kind(looked, "relational"):
+    for one in of_kind(questions, "relational"):
         target = one.meta["target"]
         references = {item["instance"] for item in one.meta["references"]}
         alike = [item for item in one.objects.values() if item["category"] == target["category"] and item["pixels"]]
