@@ -78,16 +78,17 @@ def test_one_picture_a_step_one_of_all_and_a_record(bench: Path, tmp_path: Path,
     assert (folder / "report.html").stat().st_size > 20_000
 
 
-def test_layers_heads_and_rows_are_chosen_by_flags(bench: Path, tmp_path: Path, asked: list[int]) -> None:
+def test_layers_heads_rows_and_questions_are_chosen_by_flags(bench: Path, tmp_path: Path, asked: list[int]) -> None:
     folder = tmp_path / "out"
-    flags = ["--layers", 0, 2, "--heads", 1, "--reduce", "max", "--row", "predict", "--scaling", "each"]
-    assert attention(bench, folder, "--end-idx", 1, *flags) == 0
-    (record,) = results.read_records(folder)
-    assert record.layers == (0, 2) and record.steps[0].share is None
+    flags = ["--layers", 0, 2, "--heads", 1, "--reduce", "max", "--row", "predict", "--scaling", "each", "--every", 2]
+    assert attention(bench, folder, *flags) == 0
+    records = results.read_records(folder)
+    assert [record.question_id for record in records] == [0, "left/2"]
+    assert records[0].layers == (0, 2) and records[0].steps[0].share is None
     with np.load(folder / "0.npz") as arrays:
-        assert arrays["heads_1"].shape == (4, len(record.token_ids), 64)
-    assert attention(bench, folder, "--end-idx", 1, "--resume", *flags) == 0
-    assert len(asked) == 1
+        assert arrays["heads_1"].shape == (4, len(records[0].token_ids), 64)
+    assert attention(bench, folder, "--resume", *flags) == 0
+    assert len(asked) == 2
     assert attention(bench, folder, "--layers", 9) == 2  # a mistake of the command ends it at once
 
 
@@ -192,11 +193,6 @@ def test_one_bad_image_does_not_end_the_run(
     assert attention(bench, folder, "--resume") == 0  # failed questions are tried again, the rest is complete
     assert len(asked) == before + 1 and read_json(folder / "failures.json") == {}
     assert len(results.read_records(folder)) == 3
-
-
-def test_every_other_question_is_asked(bench: Path, tmp_path: Path, asked: list[int]) -> None:
-    assert attention(bench, tmp_path / "out", "--every", 2, "--layers", -1) == 0
-    assert [record.question_id for record in results.read_records(tmp_path / "out")] == [0, "left/2"]
 
 
 @pytest.mark.parametrize(

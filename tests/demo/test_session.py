@@ -18,7 +18,7 @@ from trace_vlm.core.images import open_image
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import HEADINGS, render
 from trace_vlm.demo import app
-from trace_vlm.demo.session import DemoAnswer, Models, Options, as_record, ask, model_paths
+from trace_vlm.demo.session import DemoAnswer, Models, as_record, ask, model_paths
 from trace_vlm.inference.predictor import Predictor
 from trace_vlm.model.presets import bundled_models
 from trace_vlm.utils.command import InputError, run
@@ -28,8 +28,8 @@ TEXT = render(STEPS, [Point(0.25, 0.5), Point(1.4, 0.5)])
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
 
 
-def ask_nano(nano: Any, instruction: str = "Point left of the mug.", **options: Any) -> Any:
-    return ask(Predictor(nano), "nano", IMAGE, instruction, Options(**options))
+def ask_nano(nano: Any, instruction: str = "Point left of the mug.", **settings: Any) -> Any:
+    return ask(Predictor(nano), "nano", IMAGE, instruction, **settings)
 
 
 def test_the_text_streams_in_and_the_answer_is_complete(nano: Any) -> None:

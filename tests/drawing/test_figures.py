@@ -260,8 +260,6 @@ def test_the_two_halves_of_a_map_keep_their_places_in_the_picture_of_a_step() ->
     cold, hot = (picture[row, int((left + part * width) * picture.shape[1])] for part in (0.25, 0.75))
     assert np.ptp(cold) < 3 and np.ptp(hot) > 60
     assert overlapping(figure) == []
-    with pytest.raises(ValueError, match="'Step'"):
-        figures.draw_step(grey((8, 8)), figures.StepMap("Step", "", None), 1, 0.1, [])
 
 
 def test_curves_leave_out_what_a_run_did_not_log() -> None:

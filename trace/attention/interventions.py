@@ -55,12 +55,8 @@ DIRECTIONS: dict[str, tuple[str, Shift]] = {
     "above": ("below", (0.0, 1.0)),
     "below": ("above", (0.0, -1.0)),
 }
-GOALS = {
-    "an object reference": "a free space",
-    "a free space": "an object reference",
-    "object reference": "free space",
-    "free space": "object reference",
-}
+GOALS = {"an object reference": "a free space", "a free space": "an object reference",
+         "object reference": "free space", "free space": "object reference"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,19 +184,20 @@ def _answer(
     from ..core.images import open_image
     from ..drawing.canvas import figure_to_image
     from ..drawing.figures import draw_overlay
-    from .session import DemoAnswer, Options, as_record, ask
+    from .session import DemoAnswer, as_record, ask
 
     if name == NONE:
         yield None, "", None, 0, "", [], gr.DownloadButton(interactive=False)
         return
     if path is None:
         raise gr.Error("An image is missing: upload one or choose a sample.", print_exception=False)
-    options = Options(bool(reasoning), int(points), float(temperature), int(seed or 0))
+    settings = {"reasoning": bool(reasoning), "num_points": int(points) or None, "temperature": float(temperature),
+                "seed": int(seed or 0)}  # fmt: skip
     keep = gr.skip()
     try:
         image = open_image(path)
         yield None, "", figure_to_image(draw_overlay(image, ())), 0, "", [], gr.DownloadButton(interactive=False)
-        for update in ask(models.get(name), name, image, instruction, options):
+        for update in ask(models.get(name), name, image, instruction, **settings):
             if isinstance(update, str):
                 yield keep, answer_html(update, image.size), keep, keep, keep, keep, keep
     except InputError as error:

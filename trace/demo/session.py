@@ -27,17 +27,6 @@ MOST_PIXELS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """How an answer is asked for; `num_points` 0 leaves the number to the model."""
-
-    reasoning: bool = True
-    num_points: int = 0
-    temperature: float = 0.0
-    seed: int = 0
-    max_new_tokens: int = 512
-
-
-@dataclass(frozen=True, slots=True)
 class DemoAnswer:
     """A finished answer: points and confidence in `prediction`, the attention of each step in `attention`."""
 
@@ -91,15 +80,14 @@ class _Stopped(Exception):
     """Ends a generation that nobody reads any more."""
 
 
-def ask(
-    predictor: Predictor, name: str, image: Image, instruction: str, options: Options | None = None
-) -> Iterator[str | DemoAnswer]:
+def ask(predictor: Predictor, name: str, image: Image, instruction: str, **settings: Any) -> Iterator[str | DemoAnswer]:
     """Yield the text so far, token by token, and at last the complete answer. Closing the iterator ends generation.
 
+    Args:
+        settings: as for `Predictor.predict`.
     Raises:
-        InputError: the instruction is empty, the image too large, or the options do not go together.
+        InputError: the instruction is empty, the image too large, or the settings do not go together.
     """
-    options = options or Options()
     if not instruction.strip():
         raise InputError("an instruction is missing: say what to point at")
     if image.width * image.height > MOST_PIXELS:
@@ -114,11 +102,7 @@ def ask(
 
     def answer() -> None:
         try:
-            (prediction,) = predictor.predict(
-                [image], [instruction], reasoning=options.reasoning, temperature=options.temperature,
-                seed=options.seed, num_points=options.num_points or None, max_new_tokens=options.max_new_tokens,
-                on_step=on_step,
-            )  # fmt: skip
+            (prediction,) = predictor.predict([image], [instruction], on_step=on_step, **settings)
             if not prediction.token_ids:
                 raise InputError("the model's answer is empty. Ask in other words, or raise the temperature.")
             captured = capture_teacher_forced(checkpoint, image, prediction.prompt, prediction.token_ids)

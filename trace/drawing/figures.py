@@ -220,13 +220,7 @@ def shared_vmax(steps: Sequence[StepMap]) -> float:
 def draw_step(
     image: Image, step: StepMap, number: int, vmax: float, points: Items, mask: np.ndarray | None = None
 ) -> Figure:
-    """Draw one step: attention over the image with ground truth and prediction, colour bar, and the step's text.
-
-    Raises:
-        ValueError: the step is missing (it has no map).
-    """
-    if step.heat is None:
-        raise ValueError(f"the step {step.title!r} is missing from the answer and has no picture")
+    """Draw one step: attention over the image with ground truth and prediction, colour bar, and the step's text."""
     picture = _fit(image.size, 520, 520)
     column = max(picture[0] + COLORBAR_WIDTH, 400)
     title = [TextBlock(f"{number}  {step.title}", 12.5, bold=True), TextBlock(_numbers(step), color=FADED, gap=1)]
