@@ -82,7 +82,7 @@ def measure(spec: DatasetSpec, scenes: int) -> Result:
     result = Result()
     for folder in ("images", "masks", "instances"):
         (spec.out / folder).mkdir(parents=True)
-    with Remembering.from_config(spec.config, spec.sizes) as renderer:
+    with Remembering(spec.config, spec.sizes) as renderer:
         renderer.kept = []
         make_scene(spec, scenes, renderer)  # caches and lazy imports
         renderer.replay()
