@@ -1,6 +1,7 @@
 """Scenes as geometry, from views.jsonl alone: rays, planes, footprints. It calls no function of the generator.
 
 World: metres, z up. Camera: x right, y down, z forward; pixel (column 0, row 0) has its middle at (0.5, 0.5).
+An area is a disc {"center", "radius"} or a rectangle {"center", "half_size", "yaw"}, as views.jsonl writes it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class Sight:
         self.pose = np.array(view["camera"]["world_from_camera"], float)
         self.intrinsics = np.array(view["camera"]["intrinsics"], float)
         self.origin = self.pose[:3, 3]
-        ahead = self.pose[:2, 2] / np.linalg.norm(self.pose[:2, 2])
-        self.ahead, self.right = ahead, np.array([ahead[1], -ahead[0]])
+        self.ahead = self.pose[:2, 2] / np.linalg.norm(self.pose[:2, 2])
+        self.right = np.array([self.ahead[1], -self.ahead[0]])
 
     def rays(self, rows: Array, columns: Array) -> Array:
         """Directions [n, 3] through the middles of pixels."""
@@ -38,8 +39,7 @@ class Sight:
 
     def project(self, points: Array) -> Array:
         """World points [n, 3] to pixels [n, 2]."""
-        local = (points - self.origin) @ self.pose[:3, :3]
-        pixels = local @ self.intrinsics.T
+        pixels = (points - self.origin) @ self.pose[:3, :3] @ self.intrinsics.T
         return pixels[:, :2] / pixels[:, 2:]
 
     def way(self, word: str) -> Array:
@@ -58,12 +58,11 @@ def footprint(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def gap(points: Array, area: dict[str, Any]) -> Array:
-    """Distance of points [n, 2] to an area (disc or rectangle), 0 inside of it."""
+    """Distance of points [n, 2] to an area, 0 inside it."""
     offset = points - np.array(area["center"][:2])
     if area.get("shape") == "disc":
         return np.maximum(np.hypot(*offset.T) - area["radius"], 0)
-    beyond = np.maximum(np.abs(offset @ axes(area["yaw"]).T) - np.array(area["half_size"][:2]), 0)
-    return np.hypot(*beyond.T)
+    return np.hypot(*np.maximum(np.abs(offset @ axes(area["yaw"]).T) - np.array(area["half_size"][:2]), 0).T)
 
 
 def depth_inside(points: Array, area: dict[str, Any]) -> Array:
@@ -83,11 +82,9 @@ def half_extent(area: dict[str, Any], way: Array) -> float:
 
 def corners(area: dict[str, Any], steps: int = 24) -> Array:
     """The border of an area as points [n, 2]."""
-    center = np.array(area["center"][:2])
+    center, t = np.array(area["center"][:2]), np.linspace(-1, 1, steps)
     if area.get("shape") == "disc":
-        angles = np.linspace(0, 2 * math.pi, 2 * steps, endpoint=False)
-        return center + area["radius"] * np.stack([np.cos(angles), np.sin(angles)], 1)
-    t = np.linspace(-1, 1, steps)
+        return center + area["radius"] * np.stack([np.cos(math.pi * t), np.sin(math.pi * t)], 1)
     one = np.ones(steps)
     square = np.concatenate([np.stack(pair, 1) for pair in ((t, one), (t, -one), (one, t), (-one, t))])
     return center + (square * np.array(area["half_size"][:2])) @ axes(area["yaw"])

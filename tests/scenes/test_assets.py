@@ -63,7 +63,7 @@ def test_mistakes_are_named(folder: Path, listing: str, named: str) -> None:
         all_categories(str(folder))
 
 
-def test_a_folder_without_a_list_and_a_broken_mesh(folder: Path) -> None:
+def test_a_missing_list_and_a_broken_mesh_are_named(folder: Path) -> None:
     with pytest.raises(InputError, match="nowhere/assets.yaml"):
         load_assets(str(folder / "nowhere"))
     (folder / "wedge.obj").write_text("v 0 0\n")

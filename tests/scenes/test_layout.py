@@ -10,16 +10,8 @@ import numpy as np
 import pytest
 
 from trace_vlm.data.scenes.config import load_scene_config
-from trace_vlm.data.scenes.questions.relational import (
-    CELLS,
-    HARD,
-    RelationalBatch,
-    choose_questions,
-    hard_group,
-    matching_rows,
-    relational_questions,
-    wanted_cells,
-)
+from trace_vlm.data.scenes.questions import relational
+from trace_vlm.data.scenes.questions.relational import CELLS, HARD, wanted_cells
 from trace_vlm.data.scenes.wording import DIRECTIONS
 from trace_vlm.data.scenes.world.layout import LayoutBatch, sample_layouts
 
@@ -28,8 +20,8 @@ SOUTH = np.array([-math.pi / 2])  # azimuth of a camera for which right is +x an
 BALL, MUG, CONE = 1, 4, 3  # categories of nano.yaml
 
 
-def judge(layouts: LayoutBatch, azimuths: np.ndarray = SOUTH) -> RelationalBatch:
-    return relational_questions(layouts, azimuths, 6, np.ones(4, bool), CONFIG.relations)
+def judge(layouts: LayoutBatch, azimuths: np.ndarray = SOUTH) -> relational.RelationalBatch:
+    return relational.relational_questions(layouts, azimuths, 6, np.ones(4, bool), CONFIG.relations)
 
 
 def layout(*objects: tuple[int, int, float, float]) -> LayoutBatch:
@@ -106,12 +98,12 @@ def test_questions_of_many_layouts_fill_the_wanted_cells() -> None:
             azimuths, group = rng.uniform(0, 2 * math.pi, 48), None
             if HARD in cells:
                 direction = int(wanted[cells.index(HARD)][1][0])
-                group = hard_group(azimuths, direction, CONFIG.objects, CONFIG.relations, rng)
+                group = relational.hard_group(azimuths, direction, CONFIG.objects, CONFIG.relations, rng)
             layouts, kept = sample_layouts(48, CONFIG, rng, group)
             questions = judge(layouts, azimuths[kept])
-            rows = matching_rows(questions, cells)
+            rows = relational.matching_rows(questions, cells)
         orders = np.array([order for _, order in wanted])
-        chosen = choose_questions(questions, layouts, int(rows[0]), cells, orders, rng)
+        chosen = relational.choose_questions(questions, layouts, int(rows[0]), cells, orders, rng)
         assert chosen is not None and chosen[0] != chosen[1]
         guesses = tuple((item.extreme == item.target, item.nearest == item.target) for item in chosen)
         assert guesses == cells

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import tracemalloc
 from collections import Counter
@@ -13,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rendering import MISSING
+from rendering import needs_gl
 
-from trace_vlm.data.scenes.config import SceneConfig, WorldConfig
+from trace_vlm.data.scenes.config import DatasetSpec, SceneConfig, WorldConfig
 from trace_vlm.data.scenes.objects.catalog import CATEGORIES, Body, make_body
 from trace_vlm.data.scenes.questions.relations import NO, UNSURE, YES, SpatialFacts, footprint_gap
 from trace_vlm.data.scenes.world.layout import sample_layouts
@@ -130,47 +129,36 @@ def test_facts_about_a_scene_by_hand() -> None:
     assert facts.roots == [0, 0, 0, 0, 1, 0]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[Any]]:
-    """Three scenes of three views in three shapes, with depth."""
-    if MISSING:
-        pytest.skip(MISSING)
-    from trace_vlm.data.scenes.config import DatasetSpec
+@needs_gl
+def test_a_scene_does_not_depend_on_those_before_it(tmp_path: Path) -> None:
     from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.scene import make_scene
 
-    out = tmp_path_factory.mktemp("rooms")
     config = replace(CONFIG, camera=replace(CONFIG.camera, depth=True))
-    job = DatasetSpec(out, config, ((160, 120), (128, 128), (96, 128)), 3, 9, True)
-    with SceneRenderer(config, job.sizes) as renderer:
-        return out, job, [json.loads(json.dumps(make_scene(job, number, renderer))) for number in range(3)]
-
-
-def test_a_scene_does_not_depend_on_those_before_it(made: tuple[Path, Any, list[Any]], tmp_path: Path) -> None:
-    from trace_vlm.data.scenes.render import SceneRenderer
-    from trace_vlm.data.scenes.scene import make_scene
-
-    out, job, lines = made
-    with SceneRenderer(job.config, job.sizes) as renderer:
-        again = make_scene(replace(job, out=tmp_path), 2, renderer)
-    assert json.loads(json.dumps(again)) == lines[2]
-    files = list(tmp_path.rglob("*.png"))
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    together.mkdir(), alone.mkdir()
+    spec = DatasetSpec(together, config, ((160, 120), (128, 128), (96, 128)), 3, 9, True)
+    with SceneRenderer(config, spec.sizes) as renderer:
+        lines = [make_scene(spec, number, renderer) for number in range(2)]
+    with SceneRenderer(config, spec.sizes) as renderer:
+        assert make_scene(replace(spec, out=alone), 1, renderer) == lines[1]
+    files = list(alone.rglob("*.png"))
     assert len(files) > 15
-    assert all(path.read_bytes() == (out / path.relative_to(tmp_path)).read_bytes() for path in files)
+    assert all(path.read_bytes() == (together / path.relative_to(alone)).read_bytes() for path in files)
 
 
-def test_nothing_of_a_scene_stays_in_memory(made: tuple[Path, Any, list[Any]], tmp_path: Path) -> None:
+@needs_gl
+def test_nothing_of_a_scene_stays_in_memory(tmp_path: Path) -> None:
     """A view alone holds ten times the limit. (For what the GL library holds: benchmarks/scenes.py --memory.)"""
     from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.scene import make_scene
 
-    job = replace(made[1], out=tmp_path, sizes=((96, 72),), views=1)
-    held = []
-    with SceneRenderer(job.config, job.sizes) as renderer:
+    spec, held = DatasetSpec(tmp_path, CONFIG, ((96, 72),), 1, 9, True), []
+    with SceneRenderer(CONFIG, spec.sizes) as renderer:
         tracemalloc.start()
         try:
             for number in range(9):
-                make_scene(job, number, renderer)
+                make_scene(spec, number, renderer)
                 gc.collect()
                 held.append(tracemalloc.get_traced_memory()[0])
         finally:
