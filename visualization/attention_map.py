@@ -119,14 +119,13 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     from trace_vlm.eval.answering import fingerprint
     from trace_vlm.inference.predictor import device_and_dtype
     from trace_vlm.model.checkpoint import loaded_dtype
-    from trace_vlm.model.presets import resolve_model
     from trace_vlm.utils.files import sha256
 
-    model, dtype = resolve_model(arguments.model), device_and_dtype(arguments.device, arguments.dtype)[1]
+    dtype = device_and_dtype(arguments.device, arguments.dtype)[1]
     return {
-        "model": fingerprint(model),
-        "model_base": fingerprint(resolve_model(arguments.model_base)) if arguments.model_base else None,
-        "dtype": loaded_dtype(model, arguments.model_base, dtype),
+        "model": fingerprint(arguments.model),
+        "model_base": fingerprint(arguments.model_base) if arguments.model_base else None,
+        "dtype": loaded_dtype(arguments.model, arguments.model_base, dtype),
         "answers": sha256(arguments.answers) if arguments.answers else None,
         **{name: getattr(arguments, name)
            for name in ("layers", "reduce", "heads", "row", "scaling", "max_new_tokens", "conv_mode")},

@@ -122,7 +122,7 @@ def test_a_file_needs_no_package_and_serves_as_a_checkpoints_tower(recorded, tmp
     prefix = "vision_tower.vision_model.encoder.layers.1.self_attn."
     joined = torch.cat([tower.weights[f"{prefix}{letter}_proj.weight"].read() for letter in "qkv"])
     assert torch.equal(joined, weights["visual.transformer.resblocks.1.attn.in_proj_weight"])
-    with pytest.raises(InputError, match=r"mm_projector\.0\.weight has the shape \(64, 48\), expected \(64, 64\)"):
+    with pytest.raises(InputError, match=r"mm_projector\.0\.weight is \(64, 48\), expected \(64, 64\)"):
         load(recorded.folder / "projector_only", base=recorded.folder / "base", vision_tower=name)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from ..core.images import decoded_size
 from ..core.reasoning import Response
 from ..core.records import Question, answered, read_answers
+from ..model.presets import resolve_model
 from ..utils.command import InputError, Parser, package_versions
 from ..utils.files import read_json, replacing, sha256, write_json
 from .benchmark import Benchmark, add_benchmark_flags, open_benchmark, read_run_record, run_file, run_settings
@@ -184,7 +185,7 @@ def fingerprint(path: str | Path) -> str:
     Reading all 26 GB would take longer than answering; training changes all weights, so the ends tell two checkpoints
     apart. A name that is not a folder stands for itself.
     """
-    folder = Path(path)
+    folder = Path(resolve_model(path))
     if not folder.is_dir():
         return str(path)
     digest = hashlib.sha256()

@@ -31,7 +31,6 @@ from ..inference.generation import Decoding
 from ..inference.predict import add_decoding_flags, decoding_from_flags, prompt_template
 from ..inference.predictor import Prediction, Predictor, build_question, device_and_dtype
 from ..model.checkpoint import loaded_dtype
-from ..model.presets import resolve_model
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import JsonlWriter, write_json
 from . import answering
@@ -60,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         device = f"cuda:{rank[2] % torch.cuda.device_count()}" if torch.cuda.is_available() else None
     device, dtype = device_and_dtype(device, arguments.dtype)
-    model = resolve_model(arguments.model)
-    placement = {"dtype": loaded_dtype(model, arguments.model_base, dtype), "chunk": [chunk, chunks]}
+    placement = {"dtype": loaded_dtype(arguments.model, arguments.model_base, dtype), "chunk": [chunk, chunks]}
 
     @functools.cache
     def load() -> Predictor:
@@ -73,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seeded = replace(decoding, seed=decoding.seed + number - 1)
         run_number = number if arguments.runs > 1 else 0
         settings = {
-            "model": answering.fingerprint(model),
+            "model": answering.fingerprint(arguments.model),
             "model_base": answering.fingerprint(arguments.model_base) if arguments.model_base else None,
             "conv_mode": arguments.conv_mode,
             **placement,

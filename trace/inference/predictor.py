@@ -197,7 +197,7 @@ class Predictor:
                 loading, upcoming = upcoming, start(batches[number]) if number < len(batches) else {}
                 loaded = {key: future.result() for key, future in loading.items()}
                 questions = [Question(keys[index], prompts[index], seeds[index] if seeds else index) for index in batch]
-                predictions = self._answer_what_fits(loaded, questions, decoding, grammar, cache, on_step)
+                predictions = self._answer(loaded, questions, decoding, grammar, cache, on_step)
                 yield dict(zip(batch, predictions, strict=True))
 
     def largest_batch(self, prompts: Sequence[str], decoding: Decoding) -> int:
@@ -214,7 +214,7 @@ class Predictor:
         """The number of tokens, image included, in the conversation's frame."""
         return len(self.checkpoint.prompt_ids(prompt)) + FRAME
 
-    def _answer_what_fits(
+    def _answer(
         self, loaded: Mapping[str, Loaded], questions: Sequence[Question], decoding: Decoding,
         grammar: Grammar | None, cache: VisionCache, on_step: OnStep | None,
     ) -> list[Prediction]:  # fmt: skip
@@ -224,9 +224,14 @@ class Predictor:
         predictions: list[Prediction] = []
         while len(predictions) < len(questions):
             part = questions[len(predictions) : len(predictions) + self._fitting]
+            started = time.perf_counter()
             try:
-                predictions += self._answer(loaded, part, decoding, grammar, cache, on_step)
-                continue
+                if decoding.num_beams > 1:
+                    rows = self._beam_search(part, loaded, decoding)
+                else:
+                    rows = self._rows(part, decoding, grammar)
+                    keys = list(dict.fromkeys(question.key for question in part))
+                    generate(self.checkpoint, rows, cache.features(keys, loaded), decoding, on_step)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise InputError(
@@ -234,34 +239,26 @@ class Predictor:
                         "with another --dtype"
                     ) from None
                 self._fitting = len(part) // 2
-            torch.cuda.empty_cache()
+                rows = []
+            if not rows:  # outside of the handler, which holds the failed pass's tensors
+                torch.cuda.empty_cache()
+                continue
+            cache.used(Counter(question.key for question in part))
+            seconds = (time.perf_counter() - started) / len(part)
+            for index, question in enumerate(part):
+                samples = rows[index * decoding.samples : (index + 1) * decoding.samples]
+                size = loaded[question.key][0].size
+                predictions.append(self._prediction(samples, question.prompt, size, seconds, decoding))
         return predictions
 
-    def _answer(
-        self, loaded: Mapping[str, Loaded], questions: Sequence[Question], decoding: Decoding,
-        grammar: Grammar | None, cache: VisionCache, on_step: OnStep | None,
-    ) -> list[Prediction]:  # fmt: skip
-        started = time.perf_counter()
-        if decoding.num_beams > 1:
-            inputs = self.checkpoint.inputs(
-                [loaded[question.key][0] for question in questions], [question.prompt for question in questions]
-            )
-            seeded = replace(decoding, seed=(decoding.seed + questions[0].seed) % 2**63)
-            rows = [AnswerRow(0, (), token_ids=ids)
-                    for ids in generate_with_transformers(self.checkpoint, inputs, seeded)]  # fmt: skip
-        else:
-            rows = self._rows(questions, decoding, grammar)
-            keys = list(dict.fromkeys(question.key for question in questions))
-            generate(self.checkpoint, rows, cache.features(keys, loaded), decoding, on_step)
-        cache.used(Counter(question.key for question in questions))
-        seconds = (time.perf_counter() - started) / len(questions)
-        return [
-            self._prediction(
-                rows[index * decoding.samples : (index + 1) * decoding.samples], question.prompt,
-                loaded[question.key][0].size, seconds, decoding,
-            )
-            for index, question in enumerate(questions)
-        ]  # fmt: skip
+    def _beam_search(
+        self, questions: Sequence[Question], loaded: Mapping[str, Loaded], decoding: Decoding
+    ) -> list[AnswerRow]:
+        images = [loaded[question.key][0] for question in questions]
+        inputs = self.checkpoint.inputs(images, [question.prompt for question in questions])
+        decoding = replace(decoding, seed=(decoding.seed + questions[0].seed) % 2**63)
+        answers = generate_with_transformers(self.checkpoint, inputs, decoding)
+        return [AnswerRow(0, (), token_ids=ids) for ids in answers]
 
     def _rows(self, questions: Sequence[Question], decoding: Decoding, grammar: Grammar | None) -> list[AnswerRow]:
         """A row for every sample of every question."""

@@ -283,24 +283,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("merge", "write an adapter or projector merged into its base"),
     ):
         command = commands.add_parser(name, help=purpose, description=purpose)
-        command.add_argument("source", help="folder of the model or adapter, nano, nano-base, or a name on the hub")
+        add = command.add_argument
+        add("source", help="folder of the model or adapter, nano, nano-base, or a name on the hub")
         if name != "inspect":
-            command.add_argument("target", type=Path, help="folder to write; must not exist or be empty")
-            command.add_argument(
-                "--dtype", choices=DTYPES, help="type on disk (default: as stored; float32 if an adapter is merged)"
-            )
-        command.add_argument(
-            "--model-base", dest="base", metavar="MODEL", required=name == "merge",
-            help="the model that an adapter or projector belongs to",
-        )  # fmt: skip
-        command.add_argument(
-            "--vision-tower", metavar="CLIP",
-            help="a CLIP instead of the checkpoint's; also open_clip:ARCHITECTURE/WEIGHTS",
-        )  # fmt: skip
+            add("target", type=Path, help="folder to write; must not exist or be empty")
+            add("--dtype", choices=DTYPES, help="type on disk (default: as stored; float32 if an adapter is merged)")
+        add("--model-base", dest="base", metavar="MODEL", required=name == "merge",
+            help="the model that an adapter or projector belongs to")  # fmt: skip
+        add("--vision-tower", metavar="CLIP",
+            help="a CLIP instead of the checkpoint's; also open_clip:ARCHITECTURE/WEIGHTS")  # fmt: skip
         if name == "convert":
-            command.add_argument(
-                "--to", choices=["hf", "llava"], default="hf", help="Hugging Face's format or LLaVA's own (default: hf)"
-            )
+            add("--to", choices=["hf", "llava"], default="hf",
+                help="Hugging Face's format or LLaVA's own (default: hf)")  # fmt: skip
     args = parser.parse_args(argv)
     from .convert import convert, describe_checkpoint
 

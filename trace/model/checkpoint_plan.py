@@ -52,28 +52,30 @@ class CheckpointPlan:
     tower: VisionTower | None = None
     base: Path | None = None
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor that the configuration needs. InputError: it describes no model."""
+    def problems(self) -> dict[str, list[str]]:
+        """The tensors that are missing, unexpected, or of the wrong shape. InputError: the configuration is invalid."""
         with input_errors(f"the configuration of {self.source}"):
-            return expected_tensors(self.config)
-
-    def checked(self) -> CheckpointPlan:
-        """The plan itself. InputError: a tensor is missing, unexpected, or has the wrong shape."""
-        shapes = self.shapes()
+            shapes = expected_tensors(self.config)
+        wrong = []
         for name, shape in shapes.items():
             weight = self.weights.get(name)
             if weight is not None and weight.shape != shape:
                 in_base = self.base is not None and Path(weight.where.partition(": ")[0]).parent == self.base
-                raise InputError(
-                    f"{'wrong base: ' if in_base else ''}{weight.where} has the shape {weight.shape}, expected {shape} "
-                    f"by the configuration of {self.source}"
-                )
-        problems = [f"{name} is missing" for name in sorted(shapes.keys() - self.weights.keys())]
-        problems += [f"{name} is not expected" for name in sorted(self.weights.keys() - shapes.keys())]
-        if problems:
-            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-            raise InputError(f"{self.source} is not a complete model: {', '.join(problems[:3])}{more}")
+                wrong.append(f"{'wrong base: ' if in_base else ''}{weight.where} is {weight.shape}, expected {shape}")
+        missing, unexpected = sorted(shapes.keys() - self.weights.keys()), sorted(self.weights.keys() - shapes.keys())
+        return {"wrong shape": wrong, "missing": missing, "unexpected": unexpected}
+
+    def checked(self) -> CheckpointPlan:
+        """The plan itself. InputError: a tensor is missing, unexpected, or has the wrong shape."""
+        for problem, names in self.problems().items():
+            if names:
+                raise InputError(f"{self.source} is not a complete model: {problem}: {some_of(names)}")
         return self
+
+
+def some_of(names: list[str]) -> str:
+    """The first names, for a message."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def plan_checkpoint(

@@ -18,7 +18,7 @@ from ..utils.command import InputError
 from ..utils.files import new_folder, refuse_existing
 from . import llava_layout as layout
 from .checkpoint_formats import CheckpointFolder, CheckpointKind, read_object, recognise_checkpoint
-from .checkpoint_plan import CheckpointPlan, plan_checkpoint
+from .checkpoint_plan import CheckpointPlan, plan_checkpoint, some_of
 from .lazy_tensors import LazyTensor, differences, total_bytes, weights_in
 from .presets import model_folder
 from .saving import SavedModel, llava_weights, write_hugging_face, write_llava
@@ -63,13 +63,8 @@ def _verify(folder: Path, model: SavedModel) -> None:
         raise InputError(f"{folder} has another configuration when it is read back")
     prompt = Rendered(render_prompt("Find the 3rd naïve mug."), ())
     image = Image.effect_noise((64, 48), 64).convert("RGB")
-    ids, pixels = (
-        [get(each.processor) for each in (model, again)]
-        for get in (
-            lambda processor: encode(processor.tokenizer, prompt).input_ids,
-            lambda processor: processor.image_processor(image)["pixel_values"][0],
-        )
-    )
+    ids = [encode(each.processor.tokenizer, prompt).input_ids for each in (model, again)]
+    pixels = [each.processor.image_processor(image)["pixel_values"][0] for each in (model, again)]
     if ids[0] != ids[1] or (pixels[0] != pixels[1]).any():
         raise InputError(f"{folder} gives other tokens or pixels than the source when it is read back")
 
@@ -115,17 +110,7 @@ def describe_checkpoint(
         lines["tower from"] = plan.tower.source
     lines["complete model"] = _sizes(plan.weights)
     lines["tokenizer"] = f"{len(plan.processor.tokenizer)} pieces, including the image token"
-    shapes = plan.shapes()
-    lines["missing"] = _some(sorted(shapes.keys() - plan.weights.keys()))
-    lines["unexpected"] = _some(sorted(plan.weights.keys() - shapes.keys()))
-    both = {name: weight for name, weight in plan.weights.items() if name in shapes}
-    wrong = [f"{weight.where} is {weight.shape}, expected {shapes[name]}" for name, weight in both.items()
-             if weight.shape != shapes[name]]  # fmt: skip
-    return lines | ({"wrong shape": _some(wrong)} if wrong else {})
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "nothing"
+    return lines | {problem: some_of(names) or "nothing" for problem, names in plan.problems().items()}
 
 
 def _sizes(weights: Mapping[str, LazyTensor]) -> str:
