@@ -66,15 +66,6 @@ def test_batched_answers_equal_a_plain_greedy_loop(tiny_checkpoint: Any, picture
     assert len({prediction.token_ids for prediction in predictions}) > 1
 
 
-def test_answers_come_in_the_order_asked_in_any_batches(tiny_checkpoint: Any, pictures: list[Path]) -> None:
-    predictor, counts = Predictor(tiny_checkpoint), []
-    single = predictor.predict(pictures, TEXTS, batch_size=1, max_new_tokens=8, progress=counts.append)
-    pairs = predictor.predict(pictures, TEXTS, batch_size=2, max_new_tokens=8)
-    assert ids_of(single) == ids_of(pairs)
-    assert all(text in prediction.prompt for text, prediction in zip(TEXTS, single, strict=True))
-    assert counts == [1, 1, 1]
-
-
 @pytest.mark.parametrize("beams", [1, 2])
 def test_the_end_token_ends_an_answer(tiny_checkpoint: Any, pictures: list[Path], beams: int) -> None:
     """The tokenizer's end token is replaced by one that the model writes soon: rows then end at different places."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -33,26 +32,6 @@ def test_a_saved_model_comes_back(nano, nano_folder):
     again = load(nano_folder)
     assert torch.equal(logits(nano), logits(again))
     assert again.name == "nano"
-
-
-def test_half_precision_on_disk_is_read_in_float32(nano, tmp_path):
-    save(nano, tmp_path / "half", dtype="float16")
-    again = load(tmp_path / "half")
-    assert next(again.model.parameters()).dtype == torch.float32
-    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float16"
-    weight = nano.model.lm_head.weight
-    assert torch.equal(again.model.lm_head.weight, weight.half().float())
-
-
-def test_the_processor_alone_makes_the_same_inputs(nano, nano_folder):
-    """In a process without this package: test_plain_transformers.py."""
-    processor = AutoProcessor.from_pretrained(nano_folder)
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
-    text = processor.apply_chat_template(messages)
-    inputs, ours = processor(images=PICTURE, text=text, return_tensors="pt"), nano.inputs([PICTURE], [text])
-    assert text == render_prompt(QUESTION)
-    assert torch.equal(inputs["input_ids"], ours["input_ids"])
-    assert torch.equal(inputs["pixel_values"], ours["pixel_values"])
 
 
 def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_path, monkeypatch):
