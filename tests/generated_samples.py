@@ -60,3 +60,10 @@ FULL = [
     generated("free", "left", None, [BALL], marks=[(BALL, "red")]),
     BETWEEN_MARKED,
 ]
+# Kept reasoning of PLAIN[1].
+GOOD_STEPS = {
+    "reference": "The reference object is the blue ball near the front edge.",
+    "target": "The target area lies to the left of it, where the red mug stands.",
+    "subtype": "This is an object reference goal.",
+    "output": "Several spots on the mug are chosen.",
+}

@@ -6,20 +6,13 @@ import json
 import re
 
 import pytest
-from generated_samples import ANSWER, MUG, PLAIN, bare, generated
+from generated_samples import ANSWER, GOOD_STEPS, MUG, PLAIN, bare, generated
 
 from trace_vlm.core import reasoning
 from trace_vlm.core.records import Sample, write_samples
 from trace_vlm.data.cor import build
 from trace_vlm.data.cor.rules import with_reasoning
 from trace_vlm.utils.command import InputError, run
-
-GOOD = {
-    "reference": "The reference object is the blue ball near the front edge.",
-    "target": "The target area lies to the left of it, where the red mug stands.",
-    "subtype": "This is an object reference goal.",
-    "output": "Several spots on the mug are chosen.",
-}
 
 
 @pytest.fixture
@@ -72,11 +65,11 @@ def test_reasoning_from_a_file_is_checked_like_any_other(tmp_path):
     data, own, out = tmp_path / "data.json", tmp_path / "own.jsonl", tmp_path / "cor.json"
     write_samples(data, [Sample(name, "a.png", PLAIN[1].conversations, PLAIN[1].meta) for name in "abcde"])
     lines = [
-        {"id": "a", "steps": GOOD},
-        {"id": "b", "text": reasoning.render(GOOD, [])},
-        {"id": "c", "steps": {**GOOD, "reference": "The reference object is the spoon."}},
+        {"id": "a", "steps": GOOD_STEPS},
+        {"id": "b", "text": reasoning.render(GOOD_STEPS, [])},
+        {"id": "c", "steps": {**GOOD_STEPS, "reference": "The reference object is the spoon."}},
         {"id": "d", "note": "later"},
-        {"id": "zzz", "steps": GOOD},
+        {"id": "zzz", "steps": GOOD_STEPS},
     ]
     own.write_text("".join(json.dumps(line) + "\n" for line in lines))
     flags = ["--data", str(data), "--out", str(out), "--reasoner", "file", "--file", str(own), "--decimals", "2"]
@@ -118,8 +111,6 @@ def test_a_mistake_in_a_reasoning_file_is_named(data, tmp_path, lines, named):
         (["--reasoner", "file", "--file", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--limit", "0"], "--limit"),
         (["--decimals", "0"], "--decimals"),
-        (["--concurrency", "0"], "--concurrency"),
-        (["--timeout", "0"], "--timeout"),
     ],
 )
 def test_flags_that_cannot_work_are_one_sentence(data, tmp_path, capsys, flags, named):

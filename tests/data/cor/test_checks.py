@@ -5,23 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from generated_samples import BALL, MUG, PLAIN, generated
+from generated_samples import BALL, GOOD_STEPS, MUG, PLAIN, generated
 
 from trace_vlm.core import reasoning
 from trace_vlm.data.cor.checks import ReasoningTask, Rejected, check, read_steps
 from trace_vlm.data.cor.instruction_parser import facts_from_meta, facts_from_wording
 
-GOOD = {
-    "reference": "The reference object is the blue ball near the front edge.",
-    "target": "The target area lies to the left of it, where the red mug stands.",
-    "subtype": "This is an object reference goal.",
-    "output": "Several spots on the mug are chosen.",
-}
 FACTS = facts_from_meta(PLAIN[1].meta)
 
 
 def judge(coordinates=False, instruction="Point to the mug left of the blue ball.", facts=FACTS, **changed):
-    check({**GOOD, **changed}, ReasoningTask(PLAIN[1], instruction, (), facts), coordinates)
+    check({**GOOD_STEPS, **changed}, ReasoningTask(PLAIN[1], instruction, (), facts), coordinates)
 
 
 @pytest.mark.parametrize(
@@ -102,24 +96,24 @@ def test_without_facts_the_reference_shares_a_word_with_the_instruction():
 @pytest.mark.parametrize(
     "text",
     [
-        json.dumps(GOOD),
-        "Here it is:\n```json\n" + json.dumps(GOOD, indent=1) + "\n```",
-        reasoning.render(GOOD, []),
+        json.dumps(GOOD_STEPS),
+        "Here it is:\n```json\n" + json.dumps(GOOD_STEPS, indent=1) + "\n```",
+        reasoning.render(GOOD_STEPS, []),
     ],
     ids=["json", "fenced", "headings"],
 )
 def test_steps_are_read_however_a_model_wraps_them(text):
-    assert read_steps(text) == GOOD
+    assert read_steps(text) == GOOD_STEPS
 
 
 @pytest.mark.parametrize(
     "text,named",
     [
         ("I am sorry.", "JSON"),
-        (json.dumps({key: GOOD[key] for key in list(GOOD)[:3]}), "output"),
-        (json.dumps({**GOOD, "answer": "[(0.1, 0.2)]"}), "answer"),
-        (json.dumps({**GOOD, "target": ["left"]}), "target"),
-        (json.dumps({**GOOD, "target": " "}), "target"),
+        (json.dumps({key: GOOD_STEPS[key] for key in list(GOOD_STEPS)[:3]}), "output"),
+        (json.dumps({**GOOD_STEPS, "answer": "[(0.1, 0.2)]"}), "answer"),
+        (json.dumps({**GOOD_STEPS, "target": ["left"]}), "target"),
+        (json.dumps({**GOOD_STEPS, "target": " "}), "target"),
         ("[" * 100_000, "JSON"),
         ("{" * 100_000 + "}", "JSON"),
     ],

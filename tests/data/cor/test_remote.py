@@ -25,7 +25,7 @@ from trace_vlm.core.reasoning import STEPS, parse
 from trace_vlm.core.records import Sample, Turn, write_samples
 from trace_vlm.data.cor import build
 from trace_vlm.data.cor.checks import ReasoningTask
-from trace_vlm.data.cor.remote import VERSION, PromptConfig, draw_answer, first_request, retry_request
+from trace_vlm.data.cor.remote import VERSION, PromptConfig, first_request, retry_request
 from trace_vlm.utils.command import run
 
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
@@ -86,22 +86,6 @@ def test_the_prompt_s_wording_and_its_version_change_together():
 def test_a_picture_outside_of_the_folder_is_not_sent(name):
     with pytest.raises(ValueError, match="picture.png"):
         request(replace(numbered(7), image=name))
-
-
-def test_the_prompt_holds_the_instruction_the_answer_and_why_it_is_asked_again():
-    first = request(numbered(7))
-    assert "Instruction: Point to the mug 7.\n" in first.text and "[(0.107, 0.500)]" in first.text
-    assert "Your answer should be formatted" not in first.text
-    second = retry_request(first, ["the step output holds coordinates"])
-    assert second.text.startswith(first.text) and "1. the step output holds coordinates" in second.text
-    assert (first.attempt, second.attempt) == (1, 2)
-
-
-def test_the_answer_is_drawn_into_the_picture():
-    image = draw_answer(Image.new("RGB", (200, 100), "black"), [Point(0.25, 0.5)])
-    assert image.getpixel((50, 50)) == (255, 0, 255)
-    assert image.getpixel((100, 50)) == (0, 0, 0)
-    assert any(image.getpixel((x, 50)) == (255, 255, 255) for x in range(53, 60)), "a white rim"
 
 
 @pytest.mark.parametrize("name", ["gemini", "openai"])
@@ -188,17 +172,6 @@ def test_a_dry_run_needs_no_key_and_no_network_and_leaves_nothing_but_a_picture(
     assert "price    about $6.6" in capsys.readouterr().out
 
 
-def test_more_samples_later_ask_only_for_the_new_ones(tmp_path, capsys):
-    data_set(tmp_path, 10)
-    with serving() as server:
-        build.main(command(tmp_path, "openai", server.url, "--limit", "4"))
-        assert len(server.records) == 4 and len(made(tmp_path)) == 4
-        capsys.readouterr()
-        build.main(command(tmp_path, "openai", server.url))
-        assert len(server.records) == 10 and len(made(tmp_path)) == 10
-    assert "10 samples, 6 requests" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("by", ["flag", "environment"])
 def test_another_server_is_asked_anew(tmp_path, monkeypatch, by):
     """The same name at another address is another model; its texts are not those that were paid for."""
@@ -218,15 +191,6 @@ def test_another_server_is_asked_anew(tmp_path, monkeypatch, by):
         assert ask(second.url) == 0
         assert (len(first.asked), len(second.asked)) == (3, 3)
     assert f"server={second.url}/v1" in json.loads((tmp_path / "cor.json.run.json").read_text())["prompt"]
-
-
-def test_a_wrong_key_ends_with_one_sentence_and_nothing_written(tmp_path, capsys):
-    data_set(tmp_path, 5)
-    with serving(key="another") as server:
-        assert run(build.main, command(tmp_path, "openai", server.url)) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: ") and "OPENAI_API_KEY" in message
-    assert not (tmp_path / "cor.json").exists()
 
 
 # --- killed and started again ---------------------------------------------------------------------

@@ -11,7 +11,6 @@ from PIL import Image
 from shell import ROOT
 from sources_by_hand import converted, read
 
-from trace_vlm.core.points import Point, parse_points
 from trace_vlm.core.records import read_samples
 from trace_vlm.data.sources.__main__ import main
 from trace_vlm.utils.command import InputError, run
@@ -35,16 +34,16 @@ def test_own_points_from_csv(tmp_path: Path) -> None:
     assert samples[0].meta["place"] == "home"
 
 
-def test_own_points_in_pixels(tmp_path: Path) -> None:
-    hand.picture(tmp_path / "a.png", (200, 100))
-    (tmp_path / "points.csv").write_text("image,instruction,x_px,y_px\na.png,Point.,50,25\n")
-    assert parse_points(read("points", tmp_path)[0][0].conversations[1].text) == [Point(0.25, 0.25)]
-    (tmp_path / "points.csv").unlink()
-    (tmp_path / "mine.jsonl").write_text(
-        '{"id": "m", "image": "a.png", "instruction": "Point.", "points_px": [[50, 25]]}'
-    )
-    (sample,) = read("points", tmp_path / "mine.jsonl")[0]
-    assert (sample.id, sample.conversations[1].text) == ("m", "[(0.250, 0.250)]")
+def test_own_points_in_pixels_of_the_picture_as_people_see_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored 40 x 30, seen 30 x 40
+    Image.new("RGB", (40, 30)).save(tmp_path / "phone.jpg", exif=exif)
+    (tmp_path / "points.csv").write_text("image,instruction,x_px,y_px\nphone.jpg,Point.,15,36\n")
+    line = '{"id": "m", "image": "phone.jpg", "instruction": "Point.", "points_px": [[15, 36]]}'
+    (tmp_path / "mine.jsonl").write_text(line)
+    for name, identifier in (("points.csv", "points/1"), ("mine.jsonl", "m")):
+        (sample,) = read("points", tmp_path / name)[0]
+        assert (sample.id, sample.conversations[1].text) == (identifier, "[(0.500, 0.900)]")
 
 
 @pytest.mark.parametrize(
@@ -101,15 +100,6 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     assert converted("points", tmp_path, out) == 0
     assert run(main, ["check", "--data", str(out), "--workers", "1"]) == 0
     assert len(list(read_samples(out))) == len({tuple(line.split(",")[:2]) for line in example.splitlines()[1:]})
-
-
-def test_pixels_of_a_turned_picture_are_counted_as_people_see_it(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # stored 40 x 30, seen 30 x 40
-    Image.new("RGB", (40, 30)).save(tmp_path / "phone.jpg", exif=exif)
-    (tmp_path / "points.csv").write_text("image,instruction,x_px,y_px\nphone.jpg,Point.,15,36\n")
-    samples, _ = read("points", tmp_path / "points.csv")
-    assert samples[0].conversations[1].text == "[(0.500, 0.900)]"
 
 
 def test_half_a_character_in_an_instruction_is_a_problem(tmp_path: Path) -> None:
