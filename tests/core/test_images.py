@@ -115,15 +115,9 @@ def test_sixteen_bits_are_scaled_and_damage_is_one_sentence(tmp_path):
 CORNERS = [[1, 2], [3, 4], [5, 6]]  # values / 40 of an upright picture, two columns wide and three rows high
 # How each orientation stores it: what has to be done to the upright picture.
 STORED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.T,
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: a[::-1, ::-1].T,
-    8: lambda a: np.rot90(a, -1),
-}
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.T,
+    6: lambda a: np.rot90(a, 1), 7: lambda a: a[::-1, ::-1].T, 8: lambda a: np.rot90(a, -1),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -163,24 +157,14 @@ def layers(*bands: Any) -> Image.Image:
 @pytest.mark.parametrize(
     "picture",
     [
-        layers(LEFT),
-        layers(LEFT).convert("1"),
-        layers(LEFT).convert("P"),
-        layers(255, LEFT),
-        layers(0, LEFT),
-        layers(LEFT, 255),
-        layers(LEFT, LEFT),
-        layers(LEFT, 0, 0),
-        layers(0, 0, LEFT),
-        layers(0, 0, LEFT, 255),
-        layers(255, 255, 255, LEFT),
-        layers(255, 0, 0, LEFT),
-        layers(LEFT, LEFT, LEFT, LEFT),
+        layers(LEFT), layers(LEFT).convert("1"), layers(LEFT).convert("P"), layers(255, LEFT), layers(0, LEFT),
+        layers(LEFT, 255), layers(LEFT, LEFT), layers(LEFT, 0, 0), layers(0, 0, LEFT), layers(0, 0, LEFT, 255),
+        layers(255, 255, 255, LEFT), layers(255, 0, 0, LEFT), layers(LEFT, LEFT, LEFT, LEFT),
         Image.fromarray(np.where(LEFT, 40000, 1000).astype(np.uint16)),
         Image.fromarray(np.where(LEFT, 0.9, 0.1).astype(np.float32)),
     ],
     ids=lambda picture: f"{picture.mode}-{picture.getextrema()}",
-)
+)  # fmt: skip
 @pytest.mark.parametrize("as_bytes", [False, True])
 def test_one_reader_takes_every_kind_of_mask(tmp_path, picture, as_bytes):
     path = tmp_path / ("a.tif" if picture.mode == "F" else "a.png")

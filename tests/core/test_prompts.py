@@ -78,11 +78,10 @@ def test_points_suffix_is_the_published_sentence():
 @pytest.mark.parametrize(
     ("turns", "said"),
     [
-        ([], "without turns"),
-        ([Turn("gpt", "hello")], "alternate"),
+        ([], "without turns"), ([Turn("gpt", "hello")], "alternate"),
         ([Turn("human", "a"), Turn("human", "b")], "turn 1"),
     ],
-)
+)  # fmt: skip
 def test_turns_must_alternate(turns, said):
     with pytest.raises(InputError, match=said):
         prompts.render(turns, prompts.template("v1"))

@@ -132,19 +132,16 @@ def conversation(**turn: Any) -> str:
 @pytest.mark.parametrize(
     "line, named",
     [
-        ('{"id": "0"}', "conversations"),
-        ('{"id": "0", "conversations": []}', "conversations"),
+        ('{"id": "0"}', "conversations"), ('{"id": "0", "conversations": []}', "conversations"),
         ('{"conversations": [{"from": "human", "value": ""}]}', '"id"'),
-        ('{"id": true, "conversations": []}', '"id"'),
-        ('{"id": "0", "conversations": {}}', "conversations"),
+        ('{"id": true, "conversations": []}', '"id"'), ('{"id": "0", "conversations": {}}', "conversations"),
         ('{"id": "0", "conversations": ["x"]}', "turn 1"),
-        ('{"id": "0", "image": 3, "conversations": []}', "image"),
-        (conversation(), 'turn 2: "value"'),
+        ('{"id": "0", "image": 3, "conversations": []}', "image"), (conversation(), 'turn 2: "value"'),
         (conversation(value=None), 'turn 2: "value"'),
         (conversation(value="x", **{"from": "system"}), 'turn 2: "from"'),
         (conversation(value="the \ud83d cup"), 'turn 2: "value"'),  # half a surrogate pair
     ],
-)
+)  # fmt: skip
 def test_mistakes_in_a_sample(tmp_path: Path, line: str, named: str) -> None:
     good = json.dumps(SAMPLES[0].as_json())
     with pytest.raises(InputError, match=rf"data.jsonl, line 2.*{named}"):
@@ -156,20 +153,17 @@ def test_mistakes_in_a_sample(tmp_path: Path, line: str, named: str) -> None:
 @pytest.mark.parametrize(
     "lines, named",
     [
-        ([question_line(0), "{broken"], "line 2"),
-        ([question_line(0), "", "[]"], "line 3"),
+        ([question_line(0), "{broken"], "line 2"), ([question_line(0), "", "[]"], "line 3"),
         ([question_line(0), '{"image": "0.png", "text": "x"}'], 'line 2: "question_id"'),
-        ([question_line(0.5)], 'line 1: "question_id"'),
-        ([question_line("")], 'line 1: "question_id"'),
+        ([question_line(0.5)], 'line 1: "question_id"'), ([question_line("")], 'line 1: "question_id"'),
         ([question_line(0), question_line(1, image=None)], 'line 2: "image"'),
         ([question_line(0), question_line(1, text=5)], 'line 2: "text"'),
         ([question_line(0), question_line(1, text="the \ud83d cup")], 'line 2: "text"'),
         ([question_line(0), question_line(1), question_line(0)], "line 3: question_id 0 .* line 1"),
         ([question_line(7), question_line("7")], "line 2: question_id 7 .* line 1"),
-        ([question_line(0, meta=[])], 'line 1: "meta"'),
-        ([""], "q.jsonl"),
+        ([question_line(0, meta=[])], 'line 1: "meta"'), ([""], "q.jsonl"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_in_questions(tmp_path: Path, lines: list[str], named: str) -> None:
     path = write_lines(tmp_path / "q.jsonl", *lines)
     with pytest.raises(InputError, match=named):

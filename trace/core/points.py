@@ -159,7 +159,8 @@ def find_points(
         if not numbers:
             continue
         values = [max(-LIMIT, min(LIMIT, float(number))) for number in numbers]
-        if size is not None and _NOT_INTEGER.search("".join(numbers)) is None and _are_pixels(values):
+        exceed_1 = max(values[0::2]) > 1 and max(values[1::2]) > 1
+        if size is not None and exceed_1 and _NOT_INTEGER.search("".join(numbers)) is None:
             values = [value / size[axis % 2] for axis, value in enumerate(values)]
         item = Point(*values) if len(values) == 2 else Box(*values)
         mentions.append(Mention(item, match.start(), match.end()))
@@ -182,30 +183,25 @@ def _numbers(match: re.Match[str], depth: bool, swapped: bool) -> list[str]:
     return [numbers[place ^ 1] for place in range(len(numbers))] if swapped else numbers
 
 
-def _are_pixels(values: list[float]) -> bool:
-    return max(values[0::2]) > 1 and max(values[1::2]) > 1
-
-
 def scored_indices(items: Sequence[Point | Box]) -> list[int]:
-    """The places of those items of an answer that count: its points where it has any, otherwise its boxes.
+    """The indices of the items of an answer that are scored: its points if it has any, otherwise its boxes.
 
     A box counts as all of its pixels, which would outweigh the points beside it.
     """
-    points = [place for place, item in enumerate(items) if isinstance(item, Point)]
+    points = [index for index, item in enumerate(items) if isinstance(item, Point)]
     return points or list(range(len(items)))
 
 
 def format_points(items: Iterable[Point | Box], decimals: int = 3) -> str:
-    """`[(0.461, 0.527), (0.1, 0.2, 0.3, 0.4)]` with `decimals` (at least 1) digits after the dot.
+    """Write `[(0.461, 0.527), (0.1, 0.2, 0.3, 0.4)]` with `decimals` digits after the dot.
 
     ValueError for `decimals` below 1, which would turn points into integers and those into pixels.
     """
     if decimals < 1:
         raise ValueError(f"points need at least one decimal, not {decimals}")
-    return "[" + ", ".join(_format_item(item, decimals) for item in items) + "]"
-
-
-def _format_item(item: Point | Box, decimals: int) -> str:
-    values = (item.x, item.y) if isinstance(item, Point) else (item.x0, item.y0, item.x1, item.y1)
-    # + 0.0 after rounding: -0.0001 is written 0.000, not -0.000.
-    return "(" + ", ".join(f"{round(value, decimals) + 0.0:.{decimals}f}" for value in values) + ")"
+    written = []
+    for item in items:
+        values = (item.x, item.y) if isinstance(item, Point) else (item.x0, item.y0, item.x1, item.y1)
+        # + 0.0 after rounding: -0.0001 is written 0.000, not -0.000.
+        written.append("(" + ", ".join(f"{round(value, decimals) + 0.0:.{decimals}f}" for value in values) + ")")
+    return "[" + ", ".join(written) + "]"

@@ -1,13 +1,8 @@
-"""The prompt: its wording, the conversation templates, and what is learned from.
+"""The prompt: the fixed sentences, the conversation templates, token ids and labels, for training and evaluation alike.
 
-One room for four decisions that have to agree between training, evaluation and every other user of a model:
-the fixed sentences that follow an instruction, the text around the turns, how that text becomes token ids, and
-which of those ids carry a label. Training and evaluation build their ids here, so they cannot drift apart.
-
-Token ids follow LLaVA: the text before and after the image is tokenised separately, so the piece after it opens
-with the sentencepiece prefix. Ids and labels are made together, from character spans of one rendered text: a token
-is learned exactly when its characters lie in an assistant turn (the closing `</s>` included). Nothing is cut apart
-again afterwards, so several turns and legacy tokenizers need no corrections.
+Token ids follow LLaVA: the text before and after the image is tokenised separately, so the piece after it opens with
+the sentencepiece prefix. Ids and labels are made together, from character spans of one rendered text: a token is learned
+exactly if its characters lie in an assistant turn (the closing `</s>` included).
 """
 
 from __future__ import annotations
@@ -38,8 +33,7 @@ REASONING_SUFFIX = (
 def question_text(instruction: str, reasoning: bool) -> str:
     """The text of a human turn: the instruction, the request for reasoning if wanted, the format of the answer.
 
-    Sentences that the instruction already ends with are not written twice, so a benchmark whose questions carry
-    the suffix (Where2Place's do) can be asked with and without reasoning.
+    Sentences that the instruction already ends with (Where2Place's do) are not written twice.
     """
     core = bare_instruction(instruction)
     return " ".join([core, REASONING_SUFFIX, POINTS_SUFFIX] if reasoning else [core, POINTS_SUFFIX])
@@ -83,11 +77,11 @@ ALIASES = {"v1": "vicuna_v1"}  # the name the original's training scripts use
 
 
 def template(name: str) -> Template:
-    """The template called `name`; InputError lists the known ones."""
-    found = TEMPLATES.get(ALIASES.get(name, name))
-    if found is None:
-        raise InputError(f"unknown conversation template {name!r}; known: {', '.join([*TEMPLATES, *ALIASES])}")
-    return found
+    """Return the template called `name`; InputError lists the known ones."""
+    style = TEMPLATES.get(ALIASES.get(name, name))
+    if style is None:
+        raise InputError(f"unknown conversation template {name!r}. Known: {', '.join([*TEMPLATES, *ALIASES])}")
+    return style
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +101,7 @@ def render(turns: Sequence[Turn], style: Template) -> Rendered:
     for index, turn in enumerate(turns):
         expected = "gpt" if index % 2 else "human"
         if turn.speaker != expected:
-            raise InputError(f"turn {index} is by {turn.speaker!r}, expected {expected!r}: turns have to alternate")
+            raise InputError(f"turn {index} is by {turn.speaker!r}, expected {expected!r}: turns must alternate")
     if not turns:
         raise InputError("a conversation without turns")
     if style.name == "plain":
@@ -116,19 +110,15 @@ def render(turns: Sequence[Turn], style: Template) -> Rendered:
     text, answers = style.system + style.separator, []
     for turn in turns:
         if turn.speaker == "human":
-            text += f"{style.human}: {_image_first(turn.text)}{style.separator}{style.assistant}:"
+            said = turn.text
+            if IMAGE_TAG in said:  # the tag moves to the front of its turn, as in LLaVA
+                said = f"{IMAGE_TAG}\n{said.replace(IMAGE_TAG, '').strip()}".strip()
+            text += f"{style.human}: {said}{style.separator}{style.assistant}:"
         else:
             start = len(text)
             text += f" {turn.text}{style.stop}"
             answers.append((start, len(text)))
     return Rendered(text, tuple(answers))
-
-
-def _image_first(text: str) -> str:
-    """The image tag moved to the front of its turn, as LLaVA does before it tokenises."""
-    if IMAGE_TAG not in text:
-        return text
-    return f"{IMAGE_TAG}\n{text.replace(IMAGE_TAG, '').strip()}".strip()
 
 
 def render_prompt(question: str, style: str = "vicuna_v1", image: bool = True) -> str:
@@ -150,36 +140,31 @@ class Encoded:
 
 
 def encode(tokenizer: Any, rendered: Rendered) -> Encoded:
-    """Ids and labels of a rendered conversation; `tokenizer` is a fast Hugging Face one.
+    """Tokenise a rendered conversation; `tokenizer` is a fast Hugging Face one.
 
-    Each stretch of text around the image is tokenised on its own, the first one with the beginning-of-sequence
-    token. A token that straddles the start of an answer belongs to the prompt and is not learned.
+    The first stretch of text gets the beginning-of-sequence token. A token that straddles the start of an answer belongs
+    to the prompt and is not learned.
     """
-    encoded = Encoded([], [], [])
-    position = 0
+    encoded, position = Encoded([], [], []), 0
+
+    def append(token: int, label: int, span: tuple[int, int]) -> None:
+        encoded.input_ids.append(token)
+        encoded.labels.append(label)
+        encoded.spans.append(span)
+
     for index, piece in enumerate(rendered.text.split(IMAGE_TAG)):
         if index:
-            _append(encoded, IMAGE_ID, IGNORE, (position, position + len(IMAGE_TAG)))
+            append(IMAGE_ID, IGNORE, (position, position + len(IMAGE_TAG)))
             position += len(IMAGE_TAG)
         elif tokenizer.bos_token_id is not None:
-            _append(encoded, tokenizer.bos_token_id, IGNORE, (0, 0))
+            append(tokenizer.bos_token_id, IGNORE, (0, 0))
         if piece:
-            # sentencepiece writes its prefix before a leading space too; fast tokenizers drop it, so it is given to them
-            blank = " " if piece[0] in " ▁" and _drops_prefix(tokenizer) else ""
+            # sentencepiece writes its prefix before a leading space too; fast tokenizers that drop it get one more space
+            blank = " " if piece[0] in " ▁" and tokenizer.tokenize(" ") == ["▁"] else ""
             tokens = tokenizer(blank + piece, add_special_tokens=False, return_offsets_mapping=True)
             for token, offsets in zip(tokens["input_ids"], tokens["offset_mapping"], strict=True):
                 start, end = (position + max(0, offset - len(blank)) for offset in offsets)
                 learned = any(a <= start and end <= b for a, b in rendered.answers)
-                _append(encoded, token, token if learned else IGNORE, (start, end))
+                append(token, token if learned else IGNORE, (start, end))
         position += len(piece)
     return encoded
-
-
-def _drops_prefix(tokenizer: Any) -> bool:
-    return tokenizer.tokenize(" ") == ["▁"]
-
-
-def _append(encoded: Encoded, token: int, label: int, span: tuple[int, int]) -> None:
-    encoded.input_ids.append(token)
-    encoded.labels.append(label)
-    encoded.spans.append(span)

@@ -59,20 +59,19 @@ class Response:
         return bool(self.points)
 
     def step(self, key: str) -> Step | None:
-        """The first step of this key, None when it is missing; ValueError when `key` is none of STEPS."""
+        """The first step of this key, None if it is missing; ValueError if `key` is none of STEPS."""
         _check_key(key)
         return next((step for step in self.steps if step.key == key), None)
 
-    def select(self, places: Sequence[int]) -> Response:
-        """The same with these of its points alone."""
-        spans = tuple(self.spans[place] for place in places) if self.spans else ()
-        return replace(self, points=tuple(self.points[place] for place in places), spans=spans)
+    def select(self, indices: Sequence[int]) -> Response:
+        """Return the response with these of its points only."""
+        spans = tuple(self.spans[index] for index in indices) if self.spans else ()
+        return replace(self, points=tuple(self.points[index] for index in indices), spans=spans)
 
 
 def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: int = 3) -> str:
-    """The text of the template: `steps` maps keys to bodies and is written in the template's order, whatever its own.
+    """Write the template: `steps` maps keys to bodies, in any order; absent steps are left out.
 
-    A step left out is left out of the text and the others are numbered on; without steps only the answer is written.
     ValueError for an unknown key, and for a body that itself holds a heading: it would be read back as another step.
     """
     for key in steps:
@@ -88,21 +87,22 @@ def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: in
 
 
 def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = None) -> Response:
-    """Read any text; what it does not hold is empty in the result. `size` (width, height) is needed to read pixels.
+    """Read any text; what it does not hold is empty in the result.
 
     A section goes from its heading to the next one. Points come from the last final answer that holds any (a model may
-    announce one before it gives it, or begin a second that is cut off), and there from its first run (`_first_run`);
-    without a final answer from the whole text. The thoughts of a model that marks them are left out of both; where
-    they have no end, only a final answer counts.
+    announce one before it gives it, or begin a second that is cut off), and there from its first list; without a final
+    answer from the complete text. Thoughts between tags are left out of both; if they have no end, only a final answer
+    counts.
 
     Args:
-        read: the points of a piece of text, where they are not written as this project writes them.
+        size: (width, height) of the image, to read pixels.
+        read: reads the points of a piece of text in another convention than this project's.
     """
-    read = read or (lambda part: find_points(part, size))
+    read_points = read or (lambda part: find_points(part, size))
     headings = _find_headings(text)
     limits = [heading.start for heading in headings[1:]] + [len(text)]
     steps: list[Step] = []
-    answers: list[tuple[int, int, int]] = []
+    answers: list[tuple[int, int, int]] = []  # start, end of the heading, end
     thought = text.rfind(THOUGHTS_END) + len(THOUGHTS_END) if THOUGHTS_END in text else 0
     for heading, limit in zip(headings, limits, strict=False):
         body = text[heading.end : limit].rstrip()
@@ -111,29 +111,21 @@ def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = No
             answers.append((heading.start, heading.end, span[1]))
         elif heading.key in HEADINGS:
             steps.append(Step(heading.key, text[heading.start : heading.end], body.strip(), span))
-    answer_span, points = _read_answer(text, answers, thought, read)
+
+    def read_part(start: int, end: int) -> list[Mention]:
+        return [replace(one, start=one.start + start, end=one.end + start) for one in read_points(text[start:end])]
+
+    answer_span: Span | None = (answers[-1][0], answers[-1][2]) if answers else None
+    points: list[Mention] = []
+    for start, body_start, end in reversed(answers):
+        if points := read_part(body_start, end):
+            answer_span, points = (start, end), _first_list(text, body_start, points)
+            break
+    if not answers:
+        unclosed = text.find(THOUGHTS, thought)
+        points = read_part(thought, len(text) if unclosed < 0 else unclosed)
     spans = tuple((mention.start, mention.end) for mention in points)
     return Response(text, tuple(steps), tuple(mention.item for mention in points), answer_span, spans)
-
-
-def _read_answer(
-    text: str, answers: list[tuple[int, int, int]], thought: int, read: Read
-) -> tuple[Span | None, Sequence[Mention]]:
-    """The span of the final answer and its points; `answers` are (start, end of the heading, end) of each."""
-    for start, body, end in reversed(answers):
-        if points := _read_part(text, body, end, read):
-            return (start, end), _first_run(text, body, points)
-    if answers:
-        return (answers[-1][0], answers[-1][2]), []
-    unclosed = text.find(THOUGHTS, thought)
-    return None, _read_part(text, thought, len(text) if unclosed < 0 else unclosed, read)
-
-
-def _read_part(text: str, start: int, end: int, read: Read) -> list[Mention]:
-    """The points between two characters, with their places in the whole text."""
-    return [
-        Mention(found.item, found.start + start, found.end + start, found.marked) for found in read(text[start:end])
-    ]
 
 
 def _check_key(key: str) -> None:
@@ -181,24 +173,27 @@ class _Heading:
 
 
 def _find_headings(text: str) -> list[_Heading]:
-    found: list[_Heading] = []
+    headings: list[_Heading] = []
     for words in _WORDS.finditer(text):
-        heading = _as_heading(text, words, floor=found[-1].end if found else 0)
+        heading = _as_heading(text, words, floor=headings[-1].end if headings else 0)
         if heading is not None:
-            found.append(heading)
-    return found
+            headings.append(heading)
+    return headings
 
 
 def _as_heading(text: str, words: re.Match[str], floor: int) -> _Heading | None:
-    """The heading made by these words and what decorates it, after `floor`; None when they are part of a sentence."""
+    """The heading of these words and what decorates them, after `floor`; None if they are part of a sentence."""
     key = str(words.lastgroup)
     if key in ("tag", "end"):
         return _Heading("answer" if key == "tag" else key, words.start(), words.end())
-    start, at_line_start, marks = _decoration(text, words.start(), floor)
+    decoration = _DECORATION.search(text, max(floor, words.start() - _LOOK_BACK), words.start())
+    ending = _ENDING.match(text, words.end())
+    assert decoration is not None and ending is not None  # they may match nothing, but they match
+    marks = decoration[0]  # bullets, number and asterisks
+    at_line_start = decoration.start() == 0 or text[decoration.start() - 1] in "\r\n"
+    start = words.start() - len(marks.lstrip())
     numbered = any(character.isdigit() for character in marks)
     bold = "**" in marks or "__" in marks
-    ending = _ENDING.match(text, words.end())
-    assert ending is not None  # it may match nothing, but it matches
     end, separator = ending.end(), ending["separator"]
     closed = bool(separator or ending["closing"] or _LINE_END.match(text, end))
 
@@ -219,15 +214,6 @@ def _as_heading(text: str, words: re.Match[str], floor: int) -> _Heading | None:
     return _Heading(key, start, end) if accepted else None
 
 
-def _decoration(text: str, position: int, floor: int) -> tuple[int, bool, str]:
-    """(where the bullets, number and asterisks before `position` begin, whether a line begins there, the marks)."""
-    match = _DECORATION.search(text, max(floor, position - _LOOK_BACK), position)
-    assert match is not None  # it may match nothing, but it matches
-    marks = match[0]
-    at_line_start = match.start() == 0 or text[match.start() - 1] in "\r\n"
-    return position - len(marks.lstrip()), at_line_start, marks
-
-
 # --- the points of a final answer -------------------------------------------------------------------------------------
 
 # What may stand between the points of a list besides punctuation and numbers: joining words, quoted labels and keys,
@@ -243,7 +229,7 @@ _SENTENCE_ENDS = re.compile(r"[.!?]")
 _LABEL = 3  # words of a label at most, where no colon says that it is one
 
 
-def _first_run(text: str, begin: int, points: list[Mention]) -> list[Mention]:
+def _first_list(text: str, begin: int, points: list[Mention]) -> list[Mention]:
     """The points that a final answer lists; what a sentence behind the list mentions is none of them.
 
     A point continues the list when between it and the point before stand no words, or only words in quotes or brackets,
@@ -255,9 +241,9 @@ def _first_run(text: str, begin: int, points: list[Mention]) -> list[Mention]:
     Points with a JSON key or in an XML tag all count. `begin` is where the answer's heading ends.
     """
     first = _words(text[begin : points[0].start].rpartition("\n")[2])
-    for place, (before, after) in enumerate(pairwise(points), start=1):
+    for count, (before, after) in enumerate(pairwise(points), start=1):
         if not (after.marked or _continues(text[before.end : after.start], first)):
-            return points[:place]
+            return points[:count]
     return points
 
 
@@ -267,9 +253,9 @@ def _continues(gap: str, first: list[str]) -> bool:
     words = _words(lines[-1] if lines else behind)
     labelled = 0 < len(first) <= _LABEL and len(words) <= _LABEL
     if lines:
-        alike = len(words) > 1 and words[-2:] == first[-2:]
+        same_end = len(words) > 1 and words[-2:] == first[-2:]
         headings = all(len(_words(line)) <= _LABEL for line in lines[:-1])
-        return headings and (not words or labelled or alike or _LABELLED.search(lines[-1]) is not None)
+        return headings and (not words or labelled or same_end or _LABELLED.search(lines[-1]) is not None)
     with_colon = len(words) <= _LABEL and (":" in behind or "=" in behind)
     joined = gap.rstrip().endswith("and") and not _SENTENCE_ENDS.search(gap)
     return not words or with_colon or joined or (labelled and gap.lstrip("]) .*")[:1] in (",", ";"))
