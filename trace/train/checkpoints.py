@@ -42,9 +42,9 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if shutil.disk_usage(folder).free > FULL_DISK:
             raise
+        reason, advice = " ".join(str(error).split()), "Free some space; the same command continues."
         raise InputError(
-            f"output_dir: the disk of {folder} is full, the model was not written ({' '.join(str(error).split())}). "
-            "Free some space; the same command continues from the last checkpoint."
+            f"output_dir: the disk of {folder} is full, no model was written ({reason}). {advice}"
         ) from None
 
 

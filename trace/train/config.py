@@ -135,7 +135,12 @@ class TrainConfig:
         if self.modes.llm == "lora" and self.lora is None:
             object.__setattr__(self, "lora", Lora())
         self._check_objective()
-        self._check_batches()
+        if self.max_steps == 0:
+            raise InputError("max_steps: is 0. Use a positive number, or -1 to go by epochs.")
+        if self.packing and self.pack_tokens < self.max_length:
+            raise InputError(f"pack_tokens: {self.pack_tokens} is less than max_length, {self.max_length}. Raise it.")
+        if not self.packing:
+            self.accumulation(1)
 
     @property
     def modes(self) -> Trainable:
@@ -182,17 +187,6 @@ class TrainConfig:
             if is_set and other_is_set:
                 raise InputError(f"{key}: does not work with {other}. {advice}")
 
-    def _check_batches(self) -> None:
-        if self.max_steps == 0:
-            raise InputError("max_steps: is 0. Use a positive number, or -1 to go by epochs.")
-        if self.packing and self.pack_tokens < self.max_length:
-            raise InputError(f"pack_tokens: {self.pack_tokens} is less than max_length, {self.max_length}. Raise it.")
-        if not self.packing and self.global_batch_size % self.micro_batch_size:
-            raise InputError(
-                f"global_batch_size: {self.global_batch_size} is not a multiple of micro_batch_size, "
-                f"{self.micro_batch_size}."
-            )
-
     def steps(self, rows: int) -> int:
         """Return the optimizer steps of a run over `rows`; rows after an epoch's last full step are not learned."""
         if self.max_steps > 0:
@@ -206,10 +200,8 @@ class TrainConfig:
             share = total // processes if total % processes == 0 else 0
             fitting = next((size for size in range(min(share, micro), 0, -1) if share % size == 0), 0)
             advice = f"Set micro_batch_size={fitting}." if fitting else f"Make it a multiple of {processes}."
-            raise InputError(
-                f"global_batch_size: {total} is not a multiple of micro_batch_size x processes, {micro} x {processes}. "
-                f"{advice}"
-            )
+            sizes = f"{total} is not a multiple of micro_batch_size x processes, {micro} x {processes}"
+            raise InputError(f"global_batch_size: {sizes}. {advice}")
         return total // (micro * processes)
 
 

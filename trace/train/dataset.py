@@ -65,7 +65,10 @@ class RowDataset(Dataset[dict[str, Any]]):
             self._members, self._offsets = self._group_by_image(kept, share_image)
         self.has_images = bool(has_image[kept].any())
         self.row_has_image = has_image[self._members[self._offsets[:-1]]]
-        self.lengths = self._row_lengths(lengths)
+        self.lengths = np.add.reduceat(lengths[self._members], self._offsets[:-1]).astype(np.int32)
+        for row in np.flatnonzero(np.diff(self._offsets) > 1).tolist():  # a shared beginning counts once
+            members = self._members_of(row)
+            self.lengths[row] -= (self.sample(members[0]).start + self._image_tokens - 1) * (len(members) - 1)
         self._check_images()
 
     def _select(self, lengths: NDArray[np.int32], too_long: str) -> NDArray[np.int64]:
@@ -101,21 +104,13 @@ class RowDataset(Dataset[dict[str, Any]]):
         members = np.array([index for row in rows for index in row], dtype=np.int64)
         return members, np.cumsum([0, *map(len, rows)], dtype=np.int64)
 
-    def _row_lengths(self, lengths: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Tokens of every row, with a shared beginning counted once."""
-        rows = np.add.reduceat(lengths[self._members], self._offsets[:-1]).astype(np.int32)
-        for row in np.flatnonzero(np.diff(self._offsets) > 1):
-            members = self._members_of(int(row))
-            rows[row] -= (self.sample(int(members[0])).start + self._image_tokens - 1) * (len(members) - 1)
-        return rows
-
     def _check_images(self) -> None:
         """Raise an InputError if none of some images exists: the folder is the wrong one."""
         rows = np.flatnonzero(self.row_has_image)
         if not len(rows):
             return
         chosen = rows[np.linspace(0, len(rows) - 1, IMAGES_CHECKED).astype(int)]
-        names = {str(self.sample(int(self._members_of(row)[0])).image) for row in chosen}
+        names = {str(self.sample(self._members_of(row)[0]).image) for row in chosen}
         problems = [problem for name in sorted(names) if (problem := self._images.problem(name))]
         if len(problems) == len(names):
             raise InputError(f"image_folder: none of {len(names)} images was found, for example {problems[0]}.")
@@ -125,19 +120,20 @@ class RowDataset(Dataset[dict[str, Any]]):
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._files[file][index - int(self._starts[file])]
 
-    def _members_of(self, row: int) -> NDArray[np.int64]:
-        return self._members[self._offsets[row] : self._offsets[row + 1]]
+    def _members_of(self, row: int) -> list[int]:
+        members: list[int] = self._members[self._offsets[row] : self._offsets[row + 1]].tolist()
+        return members
 
     def names(self, rows: Sequence[int]) -> list[str]:
-        """Return the ids of the samples of these rows."""
-        return [self.sample(int(index)).id for row in rows for index in self._members_of(row)]
+        """Return the samples' ids."""
+        return [self.sample(index).id for row in rows for index in self._members_of(row)]
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a row's tensors, `[tokens]` each, its pixels, and the reason (`broken`) if its image is unreadable."""
-        samples = [self.sample(int(member)) for member in self._members_of(index)]
+        samples = [self.sample(member) for member in self._members_of(index)]
         image, start = samples[0].image, samples[0].start
         beginning = np.array(self._checkpoint.expand_image_tokens(samples[0].ids[:start].tolist()), dtype=np.int64)
         ends = [self._end(sample) for sample in samples]

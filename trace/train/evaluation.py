@@ -33,10 +33,8 @@ class BenchmarkCallback(TrainerCallback):
         self._settings, self._trainer, self._folder = config.evaluation, trainer, folder / "evaluation"
         self._checkpoint, self._style = checkpoint, config.template
         if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
-            raise InputError(
-                "evaluation: does not work with ZeRO-3, where no process holds the model. Use zero2.json, or run "
-                "trace.eval.model_vqa on the checkpoints."
-            )
+            advice = "Use zero2.json, or run trace.eval.model_vqa on the checkpoints."
+            raise InputError(f"evaluation: does not work with ZeRO-3, where no process holds the model. {advice}")
         self._benchmark = open_benchmark(self._settings.benchmark).first(self._settings.questions)
         for question in self._benchmark.questions:  # unusable files stop the run now, not in the middle of it
             path = self._benchmark.image_path(question)

@@ -33,7 +33,7 @@ STARTED = time.time()
 
 
 class TrainingStopped(Incomplete):
-    """A run that cannot continue; the message says why."""
+    """A run that cannot continue."""
 
 
 class Preempted(BaseException):
@@ -82,10 +82,8 @@ class TrainingGuard:
 
     def check_broken(self, broken: float, samples: float) -> None:
         if broken > ALLOWED_BROKEN and broken > MAX_BROKEN * samples:
-            raise InputError(
-                f"image_folder: {int(broken)} of {int(samples)} samples so far have unreadable images, more than "
-                f"{MAX_BROKEN:.0%}. They are listed in {self._folder}/broken_images.*.jsonl."
-            )
+            counts = f"{int(broken)} of {int(samples)} samples so far have unreadable images"
+            raise InputError(f"image_folder: {counts}. They are listed in {self._folder}/broken_images.*.jsonl.")
 
     def not_finite(self, step: int, losses: Sequence[float], ids: Sequence[Sequence[str]]) -> TrainingStopped:
         """Write down this process's samples of the step; return the error to raise."""

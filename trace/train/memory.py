@@ -95,10 +95,10 @@ class Workload:
 
 
 def training_flops(size: ModelDimensions, work: Workload, modes: Trainable, rank: int = 0) -> float:
-    """Return the useful operations of a forward and a backward pass; recomputation (checkpointing) is not counted.
+    """Return the useful operations of a forward and a backward pass, without recomputation.
 
     A backward pass costs one forward pass for the gradients of the inputs and one for those of the weights. Frozen
-    matrices need the first only, a frozen vision tower neither, adapters of `rank` both.
+    matrices need the first only, a frozen vision tower neither.
     """
     matrices = 2 * size.layer_params * size.layers * work.tokens
     attention = 2 * work.squares * size.hidden * size.layers  # causal: half of 4 T^2 h

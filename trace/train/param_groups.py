@@ -57,20 +57,15 @@ def _add_lora(model: Any, config: TrainConfig) -> Any:
     return get_peft_model(model, settings, autocast_adapter_dtype=False)
 
 
-def _elements(parameter: nn.Parameter) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel()))  # of a ZeRO-3 shard, the complete parameter's
-
-
-def trainable_parameters(model: nn.Module) -> dict[str, int]:
-    """Return the trainable parameters: name -> number of elements, ZeRO-3's shards counted complete."""
-    return {name: _elements(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+def trainable_parameters(model: nn.Module, frozen: bool = False) -> dict[str, int]:
+    """Return the trainable parameters (or all): name -> elements, ZeRO-3's shards counted complete (`ds_numel`)."""
+    parameters = {name: p for name, p in model.named_parameters() if frozen or p.requires_grad}
+    return {name: int(getattr(p, "ds_numel", p.numel())) for name, p in parameters.items()}
 
 
 def describe_trainable(model: nn.Module, config: TrainConfig) -> str:
     """Describe in one line each part's mode, number of parameters and learning rate."""
-    trained = trainable_parameters(model)
-    total = sum(_elements(parameter) for parameter in model.parameters())
-    parts = []
+    trained, total, parts = trainable_parameters(model), sum(trainable_parameters(model, frozen=True).values()), []
     for part in reversed(PARTS):
         count = sum(number for name, number in trained.items() if part_of(name) == part)
         mode = getattr(config.modes, part)

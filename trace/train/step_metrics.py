@@ -45,7 +45,6 @@ class StepMetrics:
         self.total = dict.fromkeys(COUNTS, 0.0)
 
     def add(self, **counts: float) -> None:
-        """Count something of this process in the current step."""
         for name, value in counts.items():
             self._step[name] += value
 
@@ -104,9 +103,7 @@ def peak_memory(device: torch.device) -> float:
 
 def peak_flops(device: torch.device) -> float | None:
     """Return the published peak of a GPU in FLOP/s, None if it is unknown."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peak for part, peak in GPU_PEAK_FLOPS.items() if part in name), None)
 
 

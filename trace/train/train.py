@@ -79,10 +79,8 @@ def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, A
         may_change = MAY_CHANGE - {"micro_batch_size", "pack_tokens"}
     for key, value in wanted.items():
         if key not in may_change and record.get("config", {}).get(key) != value:
-            raise InputError(
-                f"{folder} holds a run with {key}: {record.get('config', {}).get(key)!r}, now {value!r}. "
-                "Choose another output_dir or remove the folder."
-            )
+            before = record.get("config", {}).get(key)
+            raise InputError(f"{folder} holds a run with {key}: {before!r}, now {value!r}. Choose another output_dir.")
     for name, digest in hashes.items():
         if record.get("data_sha256", {}).get(name, digest) != digest:
             raise InputError(f"data: {name} has changed since the run in {folder} began. Choose another output_dir.")

@@ -248,7 +248,7 @@ class LanguageTrainer(ResumableTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _account(self, inputs: dict[str, Any], labels_BT: Tensor) -> None:
-        """Count the forward pass, record broken images, and convert what packing needs to the attention's argument."""
+        """Count the forward pass and record broken images; leave in `inputs` only what the model takes."""
         rows, tokens, dataset = inputs.pop("rows"), inputs.pop("tokens"), self.train_dataset
         ends, branch = inputs.pop("row_ends", None), inputs.pop("branch", None)
         if ends is not None:
@@ -286,7 +286,7 @@ class LanguageTrainer(ResumableTrainer):
         super().log(logs, start_time)
 
     def _get_learning_rate(self) -> float:
-        """Record the rate of each part: the Trainer asks between a step of the optimizer and of the schedule."""
+        # The Trainer asks between a step of the optimizer and one of the schedule.
         groups = self.optimizer.param_groups
         self._rates = {group["part"]: float(group["lr"]) for group in groups if group.get("part")}
         return super()._get_learning_rate()
