@@ -14,7 +14,6 @@ from train_together import train_config
 from trace_vlm.train.batching import BatchSchedule, ProcessBatchSampler
 from trace_vlm.train.guards import StopSignal
 from trace_vlm.train.sft import prepare
-from trace_vlm.train.trainer import training_arguments
 from trace_vlm.train.varlen_attention import PackedRows, packed_attention
 from trace_vlm.utils.command import InputError
 
@@ -45,8 +44,7 @@ def one_step(scenes, mixed, tiny_folder, tmp_path):
         values = {"data": [str(mixed)], "global_batch_size": 12, "micro_batch_size": 3, "max_length": 512}
         config = train_config(scenes, tiny_folder, tmp_path / name, **values | {"pack_tokens": 512} | changes)
         (tmp_path / name).mkdir()
-        out = tmp_path / name
-        trainer = prepare(config, lambda passes: training_arguments(config, out, passes), out, StopSignal())
+        trainer = prepare(config, tmp_path / name, StopSignal())
         loader, passes = iter(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
         batches, items = trainer.get_batch_samples(loader, passes, torch.device("cpu"))
         losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=items) for batch in batches]

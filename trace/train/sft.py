@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..model.checkpoint import Checkpoint, check_generation_config, compose, load
@@ -22,16 +21,14 @@ from .config import TrainConfig
 from .dataset import Collator, RowDataset
 from .guards import StopSignal, TrainingGuard
 from .param_groups import describe_trainable, set_trainable, trainable_parameters
-from .trainer import LanguageTrainer
+from .trainer import LanguageTrainer, training_arguments
 
 FLASH = "flash_attention_2"  # needs a GPU, half precision and a build of its own; SDPA is everywhere
 
 
-def prepare(
-    config: TrainConfig, arguments: Callable[[int], TrainingArguments], folder: Path, stop: StopSignal
-) -> LanguageTrainer:
-    """Load the model, make its parts trainable, read the data; `arguments` takes the forward passes of a step."""
-    first = arguments(1)  # sets up the processes, and ZeRO-3 before the model is built
+def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> LanguageTrainer:
+    """Load the model, make its parts trainable, read the data."""
+    first = training_arguments(config, folder, 1)  # sets up the processes, and ZeRO-3 before the model is built
     process, processes = first.process_index, first.world_size
 
     def log(message: str) -> None:
@@ -70,9 +67,9 @@ def prepare(
     if process == 0:
         write_json(folder / "trainable.json", trainable_parameters(checkpoint.model))
     trainer = LanguageTrainer(
-        model=checkpoint.model, args=arguments(passes), train_dataset=dataset, config=config, stop=stop,
-        data_collator=Collator(checkpoint.tokenizer.pad_token_id or 0, blank, config.packing), checkpoint=checkpoint,
-        batches=ProcessBatchSampler(schedule, process, passes), guard=TrainingGuard(folder, process),
+        model=checkpoint.model, args=training_arguments(config, folder, passes), train_dataset=dataset,
+        data_collator=Collator(checkpoint.tokenizer.pad_token_id or 0, blank, config.packing), config=config, stop=stop,
+        checkpoint=checkpoint, batches=ProcessBatchSampler(schedule, process, passes), guard=TrainingGuard(folder, process),
     )  # fmt: skip
     if config.evaluation is not None:
         from .evaluation import BenchmarkCallback

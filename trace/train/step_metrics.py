@@ -119,13 +119,11 @@ class LogWriter(TrainerCallback):
         self._start = (time.monotonic(), time.process_time())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any) -> None:
-        if not state.log_history or not state.is_world_process_zero:
-            return
-        state.log_history[-1] |= {
-            "seconds": round(self._base[0] + time.monotonic() - self._start[0], 2),
-            "cpu_seconds": round(self._base[1] + time.process_time() - self._start[1], 2),
-        }
-        write_jsonl(self._path, state.log_history)
+        if state.log_history and state.is_world_process_zero:
+            clocks = zip(("seconds", "cpu_seconds"), (time.monotonic(), time.process_time()), strict=True)
+            for (name, now), base, start in zip(clocks, self._base, self._start, strict=True):
+                state.log_history[-1][name] = round(base + now - start, 2)
+            write_jsonl(self._path, state.log_history)
 
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:

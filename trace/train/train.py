@@ -124,10 +124,10 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
         from .sft import prepare
     from .checkpoints import last_checkpoint
     from .step_metrics import LogWriter
-    from .trainer import init_distributed, training_arguments
+    from .trainer import init_distributed
 
     init_distributed(config)
-    trainer = prepare(config, lambda passes: training_arguments(config, folder, passes), folder, stop)
+    trainer = prepare(config, folder, stop)
     is_first = trainer.is_world_process_zero()
     if is_first:
         write_json(folder / "run.json", record)

@@ -8,7 +8,6 @@ projector's first layer, so that the language model starts on features of unit s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
-from transformers import TrainingArguments
 
 from ..core.images import BACKGROUND, Square, on_surface, open_image, open_instances, patch_coverage
 from ..core.points import Point
@@ -29,7 +27,7 @@ from ..utils.files import read_jsonl
 from .config import TrainConfig
 from .guards import StopSignal
 from .param_groups import set_trainable
-from .trainer import ResumableTrainer
+from .trainer import ResumableTrainer, training_arguments
 
 BINS = 32
 HELD_OUT = 0.03  # of the views, to report how well patches are classified
@@ -124,10 +122,8 @@ class VisionTrainer(ResumableTrainer):
             save(self._checkpoint, folder)
 
 
-def prepare(
-    config: TrainConfig, arguments: Callable[[int], TrainingArguments], folder: Path, stop: StopSignal
-) -> VisionTrainer:
-    """Load the model and the views; `arguments` takes the forward passes of a step."""
+def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> VisionTrainer:
+    """Load the model and the views."""
     checkpoint = load(config.model)
     checkpoint.model = set_trainable(checkpoint.model, config)
     data = PatchLabels(config.data, checkpoint)
@@ -135,9 +131,9 @@ def prepare(
     training, held_out = Subset(data, range(first_held_out)), Subset(data, range(first_held_out, len(data)))
     layer, sizes = checkpoint.model.config.vision_feature_layer, (len(data.colors), len(data.categories), BINS, BINS)
     classifier = PatchClassifier(checkpoint.model.model.vision_tower, layer, sizes)
-    args = arguments(config.accumulation(int(os.environ.get("WORLD_SIZE", "1"))))
-    trainer = VisionTrainer(
-        checkpoint, held_out, model=classifier, args=args, train_dataset=training, config=config, stop=stop
-    )
+    passes = config.accumulation(int(os.environ.get("WORLD_SIZE", "1")))
+    args = training_arguments(config, folder, passes)
+    options = {"model": classifier, "args": args, "train_dataset": training, "config": config, "stop": stop}
+    trainer = VisionTrainer(checkpoint, held_out, **options)
     trainer.notes = {"views": len(data), "colors": data.colors, "categories": data.categories}
     return trainer
