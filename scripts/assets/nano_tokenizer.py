@@ -47,8 +47,8 @@ def sentences() -> list[str]:
 def words() -> list[str]:
     """Every word of the texts with its leading space; one that opens a sentence also without (after a newline)."""
     texts = [*vocabulary(), *rules.phrases(), *captions.PHRASES, REASONING_SUFFIX, POINTS_SUFFIX]
-    found = list(dict.fromkeys(re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))))
-    return [*[f" {word}" for word in found], *[word for word in found if word[0].isupper()]]
+    distinct = list(dict.fromkeys(re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", " ", " ".join(texts)))))
+    return [*[f" {word}" for word in distinct], *[word for word in distinct if word[0].isupper()]]
 
 
 def vocabulary() -> list[str]:

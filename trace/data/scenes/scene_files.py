@@ -45,13 +45,13 @@ def write_scene(
             record["depth"] = f"depth/{name}.png"
             _save(spec.out / record["depth"], millimetres, level)
         views.append(record)
-        for place, question in enumerate(questions):
-            running = (number * spec.views + index) * per_view + place
-            identifier: int | str = running if spec.benchmark else f"{name}_{place}"
+        for position, question in enumerate(questions):
+            running = (number * spec.views + index) * per_view + position
+            identifier: int | str = running if spec.benchmark else f"{name}_{position}"
             _save(spec.out / "masks" / f"{identifier}.png", question.goal.mask.astype(np.uint8) * 255, level)
             meta = _question_record(name, identifier, question, view)
             if question.marks:
-                meta["image"] = f"images/{name}_q{place}.png"
+                meta["image"] = f"images/{name}_q{position}.png"
                 boxes = [reference.box for reference in question.goal.references]
                 _save(spec.out / meta["image"], draw_marks(picture, boxes, question.marks), level)
             samples.append({"id": identifier, "instruction": question.instruction, "meta": meta})
@@ -103,7 +103,7 @@ def _geometry(slot: int, body: Body, supports: list[Support]) -> dict[str, Any]:
     """The pose, the oriented box and the footprint of a body, what carries it, and what it can carry."""
     (x, y), z, yaw = body.position, body.z, round(body.yaw, 6)
     half = body.half or (body.radius, body.radius)
-    own = {place.area: place.as_area() for place in supports if place.owner == slot}
+    own = {support.area: support.as_area() for support in supports if support.owner == slot}
     footprint: dict[str, Any] = {"shape": "disc", "radius": round(body.radius, 5)}
     if body.half is not None:
         footprint = {"shape": "rectangle", "half_size": _rounded(*body.half), "yaw": yaw}
@@ -124,24 +124,24 @@ def _rounded(*values: float) -> list[float]:
     return [round(value, 5) for value in values]
 
 
-def _support_record(place: Support) -> dict[str, Any]:
-    if place.owner is None:
-        return {"surface": place.name}
-    return {"object": place.instance, "area": place.area}
+def _support_record(support: Support) -> dict[str, Any]:
+    if support.owner is None:
+        return {"surface": support.name}
+    return {"object": support.instance, "area": support.area}
 
 
 def _question_record(name: str, identifier: int | str, question: ViewQuestion, view: View) -> dict[str, Any]:
     """The `meta` of a sample or benchmark question."""
     goal = question.goal
-    target, place = goal.target, goal.place
+    target, support = goal.target, goal.support
     # The surface that the words name, or on which the answer is.
     if goal.surface:
         surface = goal.surface
     elif target:
         surface = view.root(target.body)
     else:
-        assert place is not None
-        surface = place if place.owner is None else view.root(view.bodies[place.owner])
+        assert support is not None
+        surface = support if support.owner is None else view.root(view.bodies[support.owner])
     meta: dict[str, Any] = {
         "task": "object_reference" if target else "free_space",
         "kind": goal.kind,
@@ -161,8 +161,8 @@ def _question_record(name: str, identifier: int | str, question: ViewQuestion, v
             for reference, color in zip(goal.references, question.marks, strict=False)
         ],
     }
-    if place:
-        meta["support"] = _support_record(place)
+    if support:
+        meta["support"] = _support_record(support)
     if goal.removed:
         meta["removed"] = goal.removed.as_json()
     if goal.kind == "relational":

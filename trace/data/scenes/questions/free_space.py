@@ -207,7 +207,7 @@ def _build(
     try:
         mask = view.free_mask(support, extra.radius, extra.height, region, least, window)
         near = view.free_mask(support, extra.radius, extra.height, answers, least, window) if answers else None
-        return build_question(view, replace(goal, mask=mask, removed=removed, place=place), rng, near)
+        return build_question(view, replace(goal, mask=mask, removed=removed, support=place), rng, near)
     except Reject:
         return None
 

@@ -40,9 +40,8 @@ class ExtraObject:
 class Goal:
     """What is asked about a view, and where it is: `mask` [height, width] is the ground truth.
 
-    `kind` is "direct" or "relational" for an object, "free", "between" or "part" for free space; `place` is the support
-    of a free place. Relational questions also record the candidates of their noun and, for left, right, front and
-    behind, which of them a guesser would take.
+    `kind` is "direct" or "relational" for an object, "free", "between" or "part" for free space. Relational questions
+    also record the candidates of their noun and, for left, right, front and behind, the extreme and the nearest one.
     """
 
     kind: str
@@ -55,7 +54,7 @@ class Goal:
     extreme: SeenObject | None = None
     nearest: SeenObject | None = None
     surface: Support | None = None  # that the words name
-    place: Support | None = None
+    support: Support | None = None  # of free space
 
 
 @dataclass(frozen=True, slots=True)
