@@ -21,7 +21,7 @@ TINY = {
 
 
 def _torchvision() -> str | None:
-    """Why torchvision cannot be had, or None. Before transformers is imported, which looks for it too.
+    """Why torchvision is not available, or None. Called before transformers is imported, which looks for it too.
 
     PyPI's build does not fit a CPU build of torch: the operators that it describes at import are declared here.
     """
