@@ -38,6 +38,8 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "scenes"
         ("objects:\n  colors: [blue]\n", "objects.colors"),
         ("objects:\n  max_objects: 20\n", "objects.max_objects"),
         ("objects:\n  min_objects: 9\n  max_objects: 8\n", "objects.min_objects"),
+        ("objects:\n  min_objects: 2\n  min_categories: 3\n", "objects.min_objects"),
+        ("objects:\n  max_objects: 6\nquestions:\n  min_visible: 7\n", "questions.min_visible"),
         ("objects:\n  region: 0.6\n", "objects.region"),
         ("objects:\n  spacing: .nan\n", "objects.spacing"),
         ("world:\n  kind: garden\n", "world.kind"),

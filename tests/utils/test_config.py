@@ -58,6 +58,8 @@ def test_yaml_and_overrides(tmp_path: Path) -> None:
         ({"lora": {"dropout": 1}}, "lora.dropout"),
         ({"lora": 3}, "lora"),
         ({"learning_rate": "fast"}, "learning_rate"),
+        ({"learning_rate": True}, "learning_rate"),
+        ({"lora": {"r": True}}, "lora.r"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"resume": False}, "resume"),
         ({"span": [2, 1]}, "span"),

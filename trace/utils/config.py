@@ -66,12 +66,24 @@ def build_config(kind: type[T], values: Any, source: str) -> T:
     if not isinstance(values, Mapping):
         raise InputError(f"{source} must contain `key: value` lines, not {values!r}")
     try:
-        return TypeAdapter(kind).validate_python(values)
+        config = TypeAdapter(kind).validate_python(values)
+        _refuse_bools(values, config, source)
+        return config
     except ValidationError as error:
         # The alternatives of a union report one mistake each: the deepest is the one meant. A misspelt key comes
         # before the key that it leaves missing.
         mistake = max(error.errors(), key=lambda e: (len(e["loc"]), e["type"] == "unexpected_keyword_argument"))
     raise InputError(f"{source}: {_message(kind, values, dict(mistake))}")
+
+
+def _refuse_bools(values: Mapping[str, Any], config: object, source: str, section: str = "") -> None:
+    """Raise InputError where a value is true or false and the key a number: pydantic reads them as 1 and 0."""
+    for key, value in values.items():
+        converted = getattr(config, key, None)
+        if isinstance(value, bool) and isinstance(converted, int | float) and not isinstance(converted, bool):
+            raise InputError(f"{source}: {section}{key}: input should be a number, not {value}")
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(converted):
+            _refuse_bools(value, converted, source, f"{section}{key}.")
 
 
 def _message(kind: Any, values: Any, mistake: dict[str, Any]) -> str:

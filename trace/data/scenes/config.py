@@ -171,6 +171,8 @@ class SceneConfig:
         mistakes = {
             "objects.max_categories is larger than the number of objects.categories": few_categories,
             "objects.max_objects must be at least 4 for relational questions": few_objects,
+            "objects.min_objects is smaller than objects.min_categories": objects.min_objects < objects.min_categories,
+            "questions.min_visible is larger than objects.max_objects": questions.min_visible > objects.max_objects,
             "world.surfaces needs a table or a counter, the main surface": no_main_surface,
             "world.min_surfaces is larger than the number of world.surfaces": world.min_surfaces > len(world.surfaces),
             "relations.cone and ambiguity must stay below 85 degrees together, and leave 5 between them": cone_overflows,
