@@ -103,13 +103,13 @@ def test_a_negative_number_needs_no_equals_sign(number: str) -> None:
     assert parser.parse_args(["--bias", number]).bias == float(number)
 
 
-@pytest.mark.parametrize("words", [["--image-folder", "a_b"], ["--image_folder=a_b"]])
+@pytest.mark.parametrize("words", [["--batch-size", "a_b"], ["--batch_size=a_b"]])
 def test_flags_in_both_spellings(words: list[str]) -> None:
     parser = Parser()
-    parser.add_argument("--image-folder")
-    assert parser.parse_args(words).image_folder == "a_b"
+    parser.add_argument("--batch-size")
+    assert parser.parse_args(words).batch_size == "a_b"
     with pytest.raises(SystemExit):
-        parser.parse_args(["--image", "a"])  # a prefix is not enough
+        parser.parse_args(["--batch", "a"])  # a prefix is not enough
 
 
 def test_help_shows_defaults_that_say_something() -> None:

@@ -188,8 +188,8 @@ def _find_masks(
     by_question, by_image = {}, {}
     for question in questions:
         name, stem = str(question.question_id), normal(Path(question.image).stem)
-        if path := files.get(normal(name)) or numbers.get(name):
-            by_question[name] = path
+        if own_mask := files.get(normal(name)) or numbers.get(name):
+            by_question[name] = own_mask
         if stem in files:
             by_image[name] = files[stem]
     if named_after is not None:

@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         device = f"cuda:{rank[2] % torch.cuda.device_count()}" if torch.cuda.is_available() else None
     device, dtype = device_and_dtype(device, arguments.dtype)
-    placement = {"dtype": loaded_dtype(arguments.model, arguments.model_base, dtype), "chunk": [chunk, chunks]}
+    dtype = loaded_dtype(arguments.model, arguments.model_base, dtype)
 
     @functools.cache
     def load() -> Predictor:
-        return Predictor.load(arguments.model, arguments.model_base, device, placement["dtype"])
+        return Predictor.load(arguments.model, arguments.model_base, device, dtype)
 
     for number in range(1, arguments.runs + 1):
         complete = answering.run_path(arguments.answers, number, arguments.runs)
@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "model": answering.fingerprint(arguments.model),
             "model_base": answering.fingerprint(arguments.model_base) if arguments.model_base else None,
             "conv_mode": arguments.conv_mode,
-            **placement,
+            "dtype": dtype,
+            "chunk": [chunk, chunks],
             **answering.common_settings(arguments, benchmark, run_number),
             **asdict(seeded),
         }

@@ -94,7 +94,7 @@ def _paper(summary: dict[str, Any]) -> Rows:
     """The models of this summary in the columns that its benchmark fills, then the published rows."""
     benchmark = summary["benchmark"]
     plain = "".join(letter for letter in (benchmark["name"] or benchmark["folder"]).lower() if letter.isalnum())
-    filled = {}
+    filled: dict[str, tuple[str, str]] = {}
     if "roborefit" in plain:
         filled = {"RoboRefIt": ("all", "all")}
     elif "where2place" in plain:
@@ -102,7 +102,7 @@ def _paper(summary: dict[str, Any]) -> Rows:
     rows = [["model", *PAPER_COLUMNS, "source"]]
     for model in summary["models"]:
         groups = {(group["field"], group["value"]): group for group in model["accuracy"]}
-        cells = [_with_deviation(groups.get(filled.get(column))) for column in PAPER_COLUMNS]
+        cells = [_with_deviation(groups.get(filled.get(column, ("", "")))) for column in PAPER_COLUMNS]
         rows.append([model["label"], *cells, "this summary"])
     for name, (source, values) in PAPER_ROWS.items():
         rows.append([name, *(f"{mean} +- {deviation}" for mean, deviation in values), f"as published: {source}"])

@@ -83,8 +83,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that accepts `-` and `_` in flags alike, and the published spellings of the common ones."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs = {"allow_abbrev": False, "formatter_class": _HelpFormatter, "prog": program_name()} | kwargs
-        super().__init__(*args, **kwargs)
+        defaults: dict[str, Any] = {"allow_abbrev": False, "formatter_class": _HelpFormatter, "prog": program_name()}
+        super().__init__(*args, **(defaults | kwargs))
         # argparse's own pattern takes -1e9 for a flag
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
 
