@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -38,6 +41,20 @@ def bash(
         [BASH, str(ROOT / script), *arguments], cwd=cwd, env={**kept, **variables}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
+
+
+def kill_when(reached: Callable[[], bool], command: list[str]) -> None:
+    """Start a command and kill it with its workers as soon as `reached()`; it must not end before."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    limit = time.monotonic() + 120
+    try:
+        while not reached():
+            assert process.poll() is None and time.monotonic() < limit, "it ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def one_sentence(done: subprocess.CompletedProcess[str]) -> str:

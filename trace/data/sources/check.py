@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ def check_set(data: Path, folder: Path, report: Path, workers: int, strict: bool
     summary = CheckSummary(Problems(strict))
     head = {"data": str(data), "image_folder": str(folder), "chunk_size": CHUNK}
     head |= {"bytes": data.stat().st_size, "changed": data.stat().st_mtime_ns}
+    head |= {"keys": [item.name for item in fields(Findings)]}  # a report of another version is begun anew
     done = _finished_chunks(report, head)
     broken: dict[str, str] = {}  # image -> what is wrong with it
     with JsonlWriter(report) as writer:
