@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,61 +20,42 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     kind: str
-    folders: Mapping[str, Path]
+    repositories: Mapping[str, Path]
     log: list[str]
-    cut: str  # the file in the middle of which the connection ends
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
+    cut: str
 
     def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.log.append(f"{self.command} {path}")
         home = "" if self.kind == "models" else f"/{self.kind}"
-        for repository, folder in self.folders.items():
+        for repository, folder in self.repositories.items():
             api, resolve = f"/api/{self.kind}/{repository}", f"{home}/{repository}/resolve/{COMMIT}/"
-            if path == api or path.startswith((f"{api}/", resolve)):
-                self._serve(repository, folder, path.removeprefix(api), path.removeprefix(resolve), body)
-                return
-        self._send(404, b"{}", body, code="RepoNotFound")
+            names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+            if path == api or path.startswith(f"{api}/revision/"):
+                siblings = [{"rfilename": name} for name in names]
+                return self._send(json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode())
+            if path.startswith(f"{api}/tree/"):
+                contents = {name: (folder / name).read_bytes() for name in names}
+                tree = [{"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                        for name, content in contents.items()]  # fmt: skip
+                return self._send(json.dumps(tree).encode())
+            if path.startswith(resolve):
+                name = path.removeprefix(resolve)
+                if name not in names:
+                    return self._send(b"{}", error="EntryNotFound")
+                content, self.close_connection = (folder / name).read_bytes(), name == self.cut
+                return self._send(content, ETag=f'"{hashlib.sha1(content).hexdigest()}"')
+        return self._send(b"{}", error="RepoNotFound")
 
-    def _serve(self, repository: str, folder: Path, asked: str, name: str, body: bool) -> None:
-        names = sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
-        if asked == "" or asked.startswith("/revision/"):
-            about = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
-            self._send(200, json.dumps(about).encode(), body)
-        elif asked.startswith("/tree/"):
-            tree = [
-                {
-                    "type": "file",
-                    "path": name,
-                    "size": (folder / name).stat().st_size,
-                    "oid": hashlib.sha1((folder / name).read_bytes()).hexdigest(),
-                }
-                for name in names
-            ]
-            self._send(200, json.dumps(tree).encode(), body)
-        elif name in names:
-            content = (folder / name).read_bytes()
-            if name == self.cut:
-                self.close_connection = True
-            self._send(200, content, body, etag=hashlib.sha1(content).hexdigest())
-        else:
-            self._send(404, b"{}", body, code="EntryNotFound")
+    do_HEAD = do_GET
 
-    def _send(self, status: int, content: bytes, body: bool, etag: str = "", code: str = "") -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        if etag:
-            self.send_header("ETag", f'"{etag}"')
-        if code:
-            self.send_header("X-Error-Code", code)
+    def _send(self, content: bytes, error: str = "", **headers: str) -> None:
+        self.send_response(404 if error else 200)
+        headers |= {"Content-Length": str(len(content)), "X-Repo-Commit": COMMIT}
+        for name, value in {**headers, **({"X-Error-Code": error} if error else {})}.items():
+            self.send_header(name, value)
         self.end_headers()
-        if body:
+        if self.command == "GET":
             self.wfile.write(content[: len(content) // 2] if self.close_connection else content)
 
     def log_message(self, *_: object) -> None:
@@ -79,18 +63,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub(
-    repository: str, folder: Path, kind: str = "datasets", others: Mapping[str, Path] | None = None, cut: str = ""
-) -> Iterator[tuple[str, list[str]]]:
-    """(address, log) of a server that holds one repository, and `others` of the same kind: the files of their folders.
-
-    Args:
-        kind: "datasets" or "models".
-        cut: a file that is never sent further than to its half.
-    """
+def hub(repositories: Mapping[str, Path], kind: str, cut: str = "") -> Iterator[tuple[str, list[str]]]:
+    """(address, log) of a server that holds repositories ("datasets" or "models"); `cut` is a file sent to its half."""
     log: list[str] = []
-    folders = {repository: folder, **(others or {})}
-    handler = type("Handler", (_Handler,), {"kind": kind, "folders": folders, "log": log, "cut": cut})
+    handler = type("Handler", (_Handler,), {"kind": kind, "repositories": repositories, "log": log, "cut": cut})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -98,3 +74,10 @@ def hub(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def run_module(address: str, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`python -m MODULE ...` with this server as its hub."""
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+    command = [sys.executable, "-P", "-m", *words]
+    return subprocess.run(command, env=environment, cwd=home.parent, capture_output=True, text=True, timeout=120)

@@ -37,9 +37,8 @@ def picture(path: Path, size: tuple[int, int] = (32, 24), seed: int = 0) -> None
 def record(identifier: str, image: str | None, *texts: str, **more: Any) -> dict[str, Any]:
     """A record in LLaVA's JSON; the first question gets the image tag."""
     first = texts[0] if image is None or IMAGE_TAG in texts[0] else f"{IMAGE_TAG}\n{texts[0]}"
-    turns = [
-        {"from": "gpt" if number % 2 else "human", "value": text} for number, text in enumerate((first, *texts[1:]))
-    ]
+    speakers = ("human", "gpt") * len(texts)
+    turns = [{"from": speaker, "value": text} for speaker, text in zip(speakers, (first, *texts[1:]), strict=False)]
     return {"id": identifier, **({} if image is None else {"image": image}), "conversations": turns, **more}
 
 
@@ -109,6 +108,7 @@ def llava_mix(folder: Path) -> Path:
         record("2354786", "gqa/images/2354786.jpg", "Is it day?\nAnswer using a single word.", "Yes"),
         record("wgByO4Y_0", None, "Hello", "Hi", "Bye", "Bye", model=""),
         {"id": "t_1", "conversations": [{"from": "gpt", "value": "?"}, *record("", None, "a", "b")["conversations"]]},
+        {"id": "only", "conversations": [{"from": "gpt", "value": "I begin."}]},
     ]
     return write(folder / "llava_v1_5_mix665k.json", records)
 

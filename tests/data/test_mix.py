@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sources_by_hand as hand
 import yaml
-from shell import ROOT, name_of
+from shell import ROOT, kill_when, name_of
 
 from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Sample, read_samples
@@ -55,9 +54,9 @@ def reasons(sample: Sample) -> bool:
     return "**Final Answer:**" in sample.conversations[1].text
 
 
-def recipe(folder: Path, *entries: dict[str, Any], **more: Any) -> Path:
+def recipe(folder: Path, *entries: dict[str, Any]) -> Path:
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"sources": list(entries), **more}))
+    path.write_text(yaml.safe_dump({"sources": list(entries)}))
     return path
 
 
@@ -70,46 +69,31 @@ def test_a_recipe_loads_and_opens_with_its_command(path: Path) -> None:
     assert sum(entry.samples or 0 for entry in read_config(Recipe, path).sources) == 200_000
 
 
-def test_the_baseline_is_the_same_recipe_without_reasoning() -> None:
-    ours, baseline = (read_config(Recipe, ROOT / f"configs/mixes/{name}.yaml") for name in ("trace_200k", "robopoint"))
-    assert (ours.sources, ours.seed) == (baseline.sources, baseline.seed)
-    assert (ours.cor_share, baseline.cor_share) == (100, 0)
-
-
 def test_the_mix_holds_what_the_recipe_says(root: Path, tmp_path: Path) -> None:
     samples = mix(root, tmp_path / "trace_200k.json")
     parts = [(sample.meta["source"], part_of(sample)) for sample in samples.values()]
-    assert len(samples) == 40
-    assert parts.count(("object_ref", "object_reference")) == parts.count(("region_ref", "free_space")) == 10
-    assert parts.count(("lvis", "detection")) == 10
-    assert sum(source == "vqa" and part in ("vqa", "text") for source, part in parts) == 10
+    expected = {("object_ref", "object_reference"), ("region_ref", "free_space"), ("lvis", "detection")}
+    assert {part: parts.count(part) for part in expected} == dict.fromkeys(expected, 10)
+    assert sum(source == "vqa" and part in ("vqa", "text") for source, part in parts) == 10 and len(samples) == 40
     assert sum(map(reasons, samples.values())) == 20
-    assert len({sample.id.split("/")[0] for sample in list(samples.values())[:12]}) > 2, (
-        "sources are mixed, not stacked"
-    )
-    images = root / "data"
-    assert all(sample.image is None or (images / sample.image).is_file() for sample in samples.values())
-    checked = ["check", "--data", str(tmp_path / "trace_200k.json"), "--images", str(images), "--workers", "1"]
-    assert run(sources, checked) == 0
+    assert len({source for source, _ in parts[:12]}) > 2, "sources are mixed, not stacked"
+    checked = ["check", "--data", str(tmp_path / "trace_200k.json"), "--images", str(root / "data"), "--workers", "1"]
+    assert run(sources, checked) == 0, "every image is found"
 
 
 # --- reproducible and nested ----------------------------------------------------------------------
 
 
 def test_the_same_recipe_gives_the_same_bytes_whatever_the_order_of_the_files(root: Path, tmp_path: Path) -> None:
-    mix(root, tmp_path / "a.json")
-    mix(root, tmp_path / "b.json")
+    first = mix(root, tmp_path / "a.json")
+    (tmp_path / "root/data").mkdir(parents=True)
+    (tmp_path / "root/data/robopoint-data").symlink_to(root / "data/robopoint-data")
+    shutil.copytree(root / "data/TRACE", tmp_path / "root/data/TRACE")
+    path = tmp_path / "root/data/TRACE/trace_train.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[::-1]))
+    mix(tmp_path / "root", tmp_path / "b.json")
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    path = root / "data/TRACE/trace_train.json"
-    before = path.read_text()
-    try:
-        path.write_text(json.dumps(json.loads(before)[::-1]))
-        mix(root, tmp_path / "c.json")
-    finally:
-        path.write_text(before)
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "c.json").read_bytes()
-    other = mix(root, tmp_path / "d.json", "--set", "seed=1", "scale=0.0002")
-    assert other.keys() != mix(root, tmp_path / "a.json").keys()
+    assert mix(root, tmp_path / "c.json", "--set", "seed=1", "scale=0.0002").keys() != first.keys()
 
 
 def test_shares_of_reasoning_are_nested_on_the_same_samples(root: Path, tmp_path: Path) -> None:
@@ -121,12 +105,11 @@ def test_shares_of_reasoning_are_nested_on_the_same_samples(root: Path, tmp_path
         now = {identifier for identifier, sample in samples.items() if reasons(sample)}
         assert len(now) == expected and before <= now
         before = now
-        for identifier, sample in samples.items():
-            original = complete[identifier]
+        for sample, original in ((sample, complete[identifier]) for identifier, sample in samples.items()):
             assert sample.image == original.image
             assert parse(sample.conversations[1].text).points == parse(original.conversations[1].text).points
-    baseline = mix(root, tmp_path / "r.json", config=ROOT / "configs/mixes/robopoint.yaml")
-    assert (tmp_path / "r.json").read_bytes() == (tmp_path / "0.json").read_bytes() and baseline
+    mix(root, tmp_path / "baseline.json", config=ROOT / "configs/mixes/robopoint.yaml")
+    assert (tmp_path / "baseline.json").read_bytes() == (tmp_path / "0.json").read_bytes()
 
 
 def test_smaller_mixes_lie_inside_larger_ones(root: Path, tmp_path: Path) -> None:
@@ -189,12 +172,11 @@ def test_a_split_shares_no_image_and_stays_when_the_mix_changes(root: Path, tmp_
 
 def test_a_photograph_under_two_names_falls_on_one_side(tmp_path: Path) -> None:
     """COCO's images lie under coco/train2017 in one source and under train2017 in another."""
-    for number in range(40):
-        hand.picture(tmp_path / f"a/coco/train2017/{number:012d}.jpg", seed=number)
-        hand.picture(tmp_path / f"b/train2017/{number:012d}.jpg", seed=number)
     for name, prefix in (("a", "coco/train2017"), ("b", "train2017")):
         records = [hand.record(f"{n}", f"{prefix}/{n:012d}.jpg", "What?", "That.") for n in range(40)]
         hand.write(tmp_path / name / "data.json", records)
+        for number, record in enumerate(records):
+            hand.picture(tmp_path / name / record["image"], seed=number)
     config = recipe(tmp_path, *({"name": name, "kind": "llava", "path": name} for name in ("a", "b")))
     out = tmp_path / "out.json"
     assert mixed(tmp_path, out, "--split", 0.5, config=config) == 0
@@ -206,24 +188,15 @@ def test_a_photograph_under_two_names_falls_on_one_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "more", "named"),
-    [
-        ([], {}, "sources"),
-        ([{**GOOD, "kind": "lava"}], {}, "kind"),
-        ([{**GOOD, "licence": "CC-BY"}], {}, "licence: unknown name 'CC-BY'"),
-        ([{**GOOD, "smaples": 3}], {}, "smaples"),
-        ([{**GOOD, "name": "a/b"}], {}, "name"),
-        ([GOOD, {**GOOD, "path": "x.json"}], {}, "mine"),
-        ([GOOD, {**GOOD, "name": "other"}], {}, "other"),
-        ([{**GOOD, "path": "gone.json"}], {}, "gone.json"),
-        ([{**GOOD, "image_folder": "gone"}], {}, "gone"),
-        ([{**GOOD, "samples": 9}], {}, "mine"),
-        ([{**GOOD, "cor": True}], {}, "mine"),
-    ],
-)
-def test_a_mistake_in_a_recipe_is_named(entries: Any, more: Any, named: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    ("entries", "named"),
+    [([], "sources"), ([GOOD | {"licence": "CC-BY"}], "CC-BY"), ([GOOD | {"smaples": 3}], "smaples"),
+     ([GOOD | {"name": "a/b"}], "name"), ([GOOD, GOOD | {"path": "x.json"}], "mine"),
+     ([GOOD, GOOD | {"name": "other"}], "other"), ([GOOD | {"path": "gone.json"}], "gone.json"),
+     ([GOOD | {"image_folder": "gone"}], "gone"), ([GOOD | {"samples": 9}], "mine"), ([GOOD | {"cor": True}], "mine")],
+)  # fmt: skip
+def test_a_mistake_in_a_recipe_is_named(entries: Any, named: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     hand.write(tmp_path / "data.json", [hand.record("a", None, "b", "c")])
-    assert mixed(tmp_path, tmp_path / "out.json", config=recipe(tmp_path, *entries, **more)) == 2
+    assert mixed(tmp_path, tmp_path / "out.json", config=recipe(tmp_path, *entries)) == 2
     error = capsys.readouterr().err
     assert named in error and "Traceback" not in error and not (tmp_path / "out.json").exists()
 
@@ -248,33 +221,28 @@ def test_the_strictest_licence_wins_and_an_unknown_one_is_stricter_than_any() ->
         assert not licences.may_embed(["generated", name])
 
 
-def test_every_source_has_its_licence() -> None:
-    assert licences.licences_of("robopoint", ["free_space"], []) == ("apache-2.0",)
-    assert licences.licences_of("robopoint", ["vqa", "detection"], []) == ("flickr", "llava-instruct")
-    assert licences.licences_of("trace", ["free_space"], []) == licences.licences_of("points", [], []) == ("unknown",)
-    assert licences.licences_of("trace", ["free_space"], ["apache-2.0", "gemini-output"]) == (
-        "apache-2.0",
-        "gemini-output",
-    )
+@pytest.mark.parametrize(
+    ("kind", "parts", "stated", "licences_"),
+    [("robopoint", ["free_space"], [], ("apache-2.0",)), ("robopoint", ["vqa"], [], ("flickr", "llava-instruct")),
+     ("trace", ["free_space"], [], ("unknown",)), ("points", [], [], ("unknown",)),
+     ("trace", ["free_space"], ["apache-2.0", "gemini-output"], ("apache-2.0", "gemini-output"))],
+)  # fmt: skip
+def test_every_source_has_its_licence(kind: str, parts: list[str], stated: list[str], licences_: object) -> None:
+    assert licences.licences_of(kind, parts, stated) == licences_
 
 
 def test_the_card_tells_counts_sources_licences_and_hashes(root: Path, tmp_path: Path) -> None:
     mix(root, tmp_path / "a.json", "--cor-share", "50")
     facts = json.loads((tmp_path / "a.card.json").read_text())
-    assert facts["licence"] == "unknown" and facts["cor_share"] == 50 and facts["seed"] == 0
-    assert [(source["name"], source["taken"], source["with_reasoning"]) for source in facts["sources"]] == [
-        ("object_ref", 10, 5),
-        ("region_ref", 10, 5),
-        ("lvis", 10, 0),
-        ("vqa", 10, 0),
-    ]
+    assert (facts["licence"], facts["cor_share"], facts["seed"]) == ("unknown", 50, 0)
+    counts = {source["name"]: (source["taken"], source["with_reasoning"]) for source in facts["sources"]}
+    assert counts == {"object_ref": (10, 5), "region_ref": (10, 5), "lvis": (10, 0), "vqa": (10, 0)}
     assert facts["files"]["a.json"] == {"samples": 40, "sha256": sha256(tmp_path / "a.json")}
     source = root / "data/TRACE/trace_train.json"
     assert facts["sources"][0]["read_from"] == [{"file": source.name, "sha256": sha256(source)}]
     text = (tmp_path / "a.card.md").read_text()
-    header = yaml.safe_load(text.split("---\n")[1])
-    assert header["license"] == "unknown" and "| lvis | robopoint | 10 | 30 |" in text
-    assert re.search(r"40 conversations over images, 10 of them with a Chain of Reasoning", text)
+    assert yaml.safe_load(text.split("---\n")[1])["license"] == "unknown"
+    assert "| lvis | robopoint | 10 | 30 |" in text and re.search("40 conversations .* 10 of them with a Chain", text)
 
 
 def test_an_unknown_licence_stops_the_export_before_anything_is_written(root: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -286,12 +254,9 @@ def test_an_unknown_licence_stops_the_export_before_anything_is_written(root: Pa
 def exported(root: Path, folder: Path, **licence: list[str]) -> tuple[Path, Path]:
     """A mix of RoboPoint's two parts, one of them under `licence`, and its export."""
     pytest.importorskip("datasets", reason="comes with the extra [train]")
-    entries = [
-        {"name": part, "kind": "robopoint", "path": "data/robopoint-data", "part": [part], "samples": 10}
-        for part in ("object_reference", "free_space")
-    ]
-    entries[0] |= licence
-    config = recipe(folder, *entries)
+    entry = {"kind": "robopoint", "path": "data/robopoint-data", "samples": 10}
+    parts = ({"name": part, "part": [part], **entry} for part in ("object_reference", "free_space"))
+    config = recipe(folder, {**next(parts), **licence}, *parts)
     out, target = folder / "out.json", folder / "hub"
     assert mixed(root, out, "--parquet", target, "--split", 0.4, config=config) == 0
     return out, target
@@ -349,14 +314,7 @@ def test_a_killed_export_goes_on_with_the_missing_shards(tmp_path: Path) -> None
     target, partial = tmp_path / "hub", tmp_path / ".hub.partial"
     words = ["--config", config, "--data-root", tmp_path, "--out", tmp_path / "out.json", "--parquet", target]
     command = [sys.executable, "-m", "trace_vlm.data.mix", *map(str, words)]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        limit = time.monotonic() + 120
-        while time.monotonic() < limit and not list(partial.glob("data/train*.parquet")):
-            time.sleep(0.005)
-    finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+    kill_when(lambda: any(partial.glob("data/train*.parquet")), command)
     kept = {path.name: path.stat().st_mtime_ns for path in partial.glob("data/train*.parquet")}
     assert 1 <= len(kept) < 5 and not target.exists(), "killed in the middle"
     assert subprocess.run(command, capture_output=True, timeout=300).returncode == 0

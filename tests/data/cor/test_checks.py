@@ -18,36 +18,30 @@ def judge(coordinates=False, instruction="Point to the mug left of the blue ball
     check({**GOOD_STEPS, **changed}, ReasoningTask(PLAIN[1], instruction, (), facts), coordinates)
 
 
-@pytest.mark.parametrize(
-    "step,text",
-    [
-        ("output", "The points (0.21, 0.31) are chosen."),
-        ("output", "The mug stands at 0.21 and 0.31."),
-        ("output", "The mug stands at 20 % of the width."),
-        ("target", "It lies around (120, 300) in the picture."),
-        ("target", "It lies at x = 3 on the table."),
-        ("target", "It lies around 120, 300 in the picture."),
-        ("target", "It lies around [527, 461] in the picture."),
-        ("target", "The area begins at pixel 120 from the left."),
-        ("target", "It lies at 20 percent of the width."),
-        ("reference", "The reference object is the green box."),
-        ("reference", "The reference object is the blue mug."),
-        ("output", "The magenta dots show the mug."),
-        ("output", "The marked places lie on the mug."),
-        ("target", "The area is given by the correct points."),
-        ("output", "The points shown in the image lie on the mug."),
-        ("output", "The pink spots lie on the mug."),
-        ("output", "A highlighted part of the mug is chosen."),
-        ("output", "The ground truth lies on the mug."),
-        ("subtype", "This is a free space goal."),
-        ("subtype", "It is."),
-        ("target", "word " * 91),
-        ("target", "It is there.\n**Final Answer:**\nThe mug."),
-    ],
-)
+REJECTED = {
+    "reference": ("The reference object is the green box.", "The reference object is the blue mug."),
+    "target": (
+        "It lies around (120, 300) in the picture.", "It lies at x = 3 on the table.", "It lies at 20 percent of it.",
+        "It lies around 120, 300 in the picture.", "It lies around [527, 461] in the picture.", "word " * 91,
+        "The area begins at pixel 120 from the left.", "The area is given by the correct points."),
+    "subtype": ("This is a free space goal.", "It is."),
+    "output": (
+        "The points (0.21, 0.31) are chosen.", "The mug stands at 0.21 and 0.31.", "The magenta dots show the mug.",
+        "The mug stands at 20 % of the width.", "The marked places lie on the mug.", "The pink spots lie on the mug.",
+        "The points shown in the image lie on the mug.", "A highlighted part of the mug is chosen.",
+        "The ground truth lies on the mug."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step,text", [(step, text) for step, texts in REJECTED.items() for text in texts])
 def test_a_text_that_is_not_kept(step, text):
-    with pytest.raises(Rejected, match="template" if "Final" in text else step):
+    with pytest.raises(Rejected, match=step):
         judge(**{step: text})
+
+
+def test_a_text_with_a_heading_of_the_template_is_not_kept():
+    with pytest.raises(Rejected, match="template"):
+        judge(target="It is there.\n**Final Answer:**\nThe mug.")
 
 
 def test_a_good_text_is_kept():
@@ -80,11 +74,10 @@ def test_an_object_may_be_called_as_the_instruction_calls_it():
         judge(instruction=instruction, facts=marked, reference="The reference object is the red ball.")
 
 
-def test_with_coordinates_the_reference_is_located_inside_the_image():
+@pytest.mark.parametrize("located", [{}, {"reference": "The blue ball (1.50, 0.60) is the reference object."}])
+def test_with_coordinates_the_reference_is_located_inside_the_image(located):
     with pytest.raises(Rejected, match="reference"):
-        judge(coordinates=True)
-    with pytest.raises(Rejected, match="reference"):
-        judge(coordinates=True, reference="The blue ball (1.50, 0.60) is the reference object.")
+        judge(coordinates=True, **located)
 
 
 def test_without_facts_the_reference_shares_a_word_with_the_instruction():
@@ -93,32 +86,20 @@ def test_without_facts_the_reference_shares_a_word_with_the_instruction():
         judge(facts=None, reference="The reference object is a spoon.")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        json.dumps(GOOD_STEPS),
-        "Here it is:\n```json\n" + json.dumps(GOOD_STEPS, indent=1) + "\n```",
-        reasoning.render(GOOD_STEPS, []),
-    ],
-    ids=["json", "fenced", "headings"],
-)
-def test_steps_are_read_however_a_model_wraps_them(text):
-    assert read_steps(text) == GOOD_STEPS
+@pytest.mark.parametrize("form", ["{}", "Here it is:\n```json\n{}\n```"], ids=["json", "fenced"])
+def test_steps_are_read_however_a_model_wraps_them(form):
+    assert read_steps(form.format(json.dumps(GOOD_STEPS, indent=1))) == GOOD_STEPS
+    assert read_steps(reasoning.render(GOOD_STEPS, [])) == GOOD_STEPS
 
 
 @pytest.mark.parametrize(
     "text,named",
-    [
-        ("I am sorry.", "JSON"),
-        (json.dumps({key: GOOD_STEPS[key] for key in list(GOOD_STEPS)[:3]}), "output"),
-        (json.dumps({**GOOD_STEPS, "answer": "[(0.1, 0.2)]"}), "answer"),
-        (json.dumps({**GOOD_STEPS, "target": ["left"]}), "target"),
-        (json.dumps({**GOOD_STEPS, "target": " "}), "target"),
-        ("[" * 100_000, "JSON"),
-        ("{" * 100_000 + "}", "JSON"),
-    ],
+    [("I am sorry.", "JSON"), ("[" * 100_000, "JSON"), ("{" * 100_000 + "}", "JSON"),
+     (json.dumps({key: GOOD_STEPS[key] for key in list(GOOD_STEPS)[:3]}), "output"),
+     (json.dumps({**GOOD_STEPS, "answer": "[(0.1, 0.2)]"}), "answer"),
+     (json.dumps({**GOOD_STEPS, "target": ["left"]}), "target"), (json.dumps({**GOOD_STEPS, "target": " "}), "target")],
     ids=lambda value: value[:12],
-)
+)  # fmt: skip
 def test_steps_that_cannot_be_read(text, named):
     with pytest.raises(Rejected, match=named):
         read_steps(text)

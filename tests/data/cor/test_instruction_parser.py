@@ -7,25 +7,16 @@ import pytest
 from generated_samples import NEAR, PARTS, PLAIN, bare
 
 from trace_vlm.data.cor.checks import ReasoningTask
-from trace_vlm.data.cor.instruction_parser import (
-    asks_for_free_space,
-    facts_from_meta,
-    facts_from_wording,
-)
+from trace_vlm.data.cor.instruction_parser import asks_for_free_space, facts_from_meta, facts_from_wording
 from trace_vlm.data.cor.rules import with_reasoning
 from trace_vlm.data.scenes.wording import write_instruction
 
 
 @pytest.mark.parametrize(
     "change,named",
-    [
-        ({"task": "cooking"}, "cooking"),
-        ({"relation": "nearby"}, "nearby"),
-        ({"references": []}, "relational"),
-        ({"references": [{"name": "ball"}]}, "center"),
-        ({"target": None}, "relational"),
-    ],
-)
+    [({"task": "cooking"}, "cooking"), ({"relation": "nearby"}, "nearby"), ({"references": []}, "relational"),
+     ({"references": [{"name": "ball"}]}, "center"), ({"target": None}, "relational")],
+)  # fmt: skip
 def test_broken_meta_is_refused(change, named):
     with pytest.raises(ValueError, match=named):
         facts_from_meta({**PLAIN[1].meta, **change})
@@ -104,13 +95,11 @@ def test_free_space_is_told_from_an_object_by_the_words():
 
 def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
     """Independent of the sentences above: hundreds of wordings whose meaning is known."""
-    rng, read, wrong = np.random.default_rng(5), 0, []
-    kinds = [("free", relation, 1) for relation in NEAR]
-    kinds += [("relational", relation, count) for _, relation, count in kinds] + [("direct", None, 0)]
-    kinds += [("between", "between", 2), ("relational", "between", 2)]
+    rng, read = np.random.default_rng(5), 0
+    kinds = [(kind, relation, 1) for kind in ("free", "relational") for relation in NEAR]
+    kinds += [("direct", None, 0), ("between", "between", 2), ("relational", "between", 2)]
     kinds += [(kind, part, 0) for kind in ("part", "relational") for part in PARTS]
-    for number in range(600):
-        kind, relation, count = kinds[number % len(kinds)]
+    for kind, relation, count in kinds * 20:
         names = ["blue ball", "green roll of tape"][:count]
         marks = ["red", "green"][:count] if rng.random() < 0.3 else ()
         free = kind in ("free", "between", "part")
@@ -121,12 +110,9 @@ def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
         except ValueError:
             continue
         read += 1
-        phrases = [anchor.phrase for anchor in facts.anchors]
+        assert (facts.task, facts.relation) == ("free_space" if free else "object_reference", relation), text
         wanted = names or [noun if kind == "direct" else "lower shelf"]
-        right = facts.task == ("free_space" if free else "object_reference") and facts.relation == relation
-        for name, phrase, color in zip(wanted, phrases, [*marks, None, None], strict=False):
-            right &= phrase == f"the {name}" or (color is not None and f"in the {color} rectangle" in phrase)
-        if not right or len(phrases) != len(wanted):
-            wrong.append((text, facts.task, facts.relation, phrases))
-    assert not wrong, wrong[:5]
+        phrases = [anchor.phrase for anchor in facts.anchors]
+        for name, phrase, color in zip(wanted, phrases, [*marks, None, None][: len(wanted)], strict=True):
+            assert phrase == f"the {name}" or (color is not None and f"in the {color} rectangle" in phrase), text
     assert read > 500

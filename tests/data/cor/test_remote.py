@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from api_server import reasoning, serving
 from PIL import Image
-from shell import ROOT
+from shell import ROOT, kill_when
 
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import question_text
@@ -69,23 +66,13 @@ def rejects(folder):
 # --- the prompt -----------------------------------------------------------------------------------
 
 
-def request(sample, coordinates=False):
-    return first_request(ReasoningTask.of(sample), PromptConfig(Path("."), VERSION, coordinates))
-
-
 def test_the_prompt_s_wording_and_its_version_change_together():
-    texts = []
+    texts, task = [], ReasoningTask.of(numbered(7, free=True))
     for coordinates in (False, True):
-        first = request(numbered(7, free=True), coordinates)
+        first = first_request(task, PromptConfig(Path("."), VERSION, coordinates))
         texts += [first.system, first.text, retry_request(first, ["too long", "too short"]).text]
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
     assert (VERSION, digest) == ("cor-1", "89f10ed9267e2b0c"), "new wording: change VERSION, then this line"
-
-
-@pytest.mark.parametrize("name", ["/etc/picture.png", "../picture.png"])
-def test_a_picture_outside_of_the_folder_is_not_sent(name):
-    with pytest.raises(ValueError, match="picture.png"):
-        request(replace(numbered(7), image=name))
 
 
 @pytest.mark.parametrize("name", ["gemini", "openai"])
@@ -105,11 +92,10 @@ def test_pictures_are_sent_inline_with_the_marks_and_at_most_so_large(tmp_path, 
 # --- the command ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gemini", "openai"])
-def test_the_command_writes_checked_reasoning_and_what_it_took(tmp_path, capsys, name):
+def test_the_command_writes_checked_reasoning_and_what_it_took(tmp_path, capsys):
     data_set(tmp_path, 12)
     with serving(faults={"wrong": 0.3}, seed=1) as server:
-        assert build.main(command(tmp_path, name, server.url, "--price-in", "1", "--price-out", "2")) == 0
+        assert build.main(command(tmp_path, "gemini", server.url, "--price-in", "1", "--price-out", "2")) == 0
         assert sum(record["fault"] == "wrong" for record in server.records) > 0
     records = made(tmp_path)
     assert [record["id"] for record in records] == [f"s{number}" for number in range(12)]
@@ -119,11 +105,9 @@ def test_the_command_writes_checked_reasoning_and_what_it_took(tmp_path, capsys,
         assert response.points == (Point((number + 100) / 1000, 0.5),), "the answer is the sample's own"
         assert f"the mug {number}" in response.steps[0].text
     printed = capsys.readouterr().out
-    assert "12 samples, 12 requests" in printed and "12 samples with reasoning, 0 rejected" in printed
-    assert "in, " in printed and "price    $0.0" in printed
-    record = json.loads((tmp_path / "cor.json.run.json").read_text())
-    assert record["remote"]["responses"] > 12 and record["prompt"].startswith(VERSION)
-    assert "secret" not in (tmp_path / "cor.json.run.json").read_text()
+    assert "12 samples with reasoning, 0 rejected" in printed and "price    $0.0" in printed
+    text = (tmp_path / "cor.json.run.json").read_text()
+    assert json.loads(text)["remote"]["responses"] > 12 and VERSION in text and "secret" not in text
 
 
 def test_a_text_is_asked_three_times_again_and_then_rejected_with_its_reason(tmp_path):
@@ -147,15 +131,17 @@ def test_a_text_is_asked_three_times_again_and_then_rejected_with_its_reason(tmp
 def test_unreadable_images_and_samples_are_rejected_alone(tmp_path):
     data_set(tmp_path, 3)
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    samples = [numbered(0), numbered(1, "gone.png"), numbered(2, "broken.png"), numbered(3, None), numbered(0)]
+    images = ("a.png", "gone.png", "broken.png", None, "/etc/picture.png", "../picture.png")
+    samples = [*map(numbered, range(6), images), numbered(0)]
     write_samples(tmp_path / "data.json", samples)
     with serving() as server:
         assert build.main(command(tmp_path, "gemini", server.url)) == 0
         assert len(server.records) == 1
     reasons = rejects(tmp_path)
     assert [record["id"] for record in made(tmp_path)] == ["s0"]
-    assert "gone.png does not exist" in reasons["s1"] and "cannot be read" in reasons["s2"]
-    assert "no image" in reasons["s3"] and "appeared before" in reasons["s0"]
+    named = {"s0": "appeared before", "s1": "gone.png", "s2": "cannot be read", "s3": "no image"}
+    named |= {"s4": "/etc/picture.png", "s5": "../picture.png"}
+    assert reasons.keys() == named.keys() and all(named[key] in reasons[key] for key in named)
 
 
 def test_a_dry_run_needs_no_key_and_no_network_and_leaves_nothing_but_a_picture(tmp_path, capsys, monkeypatch):
@@ -172,25 +158,16 @@ def test_a_dry_run_needs_no_key_and_no_network_and_leaves_nothing_but_a_picture(
     assert "price    about $6.6" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("by", ["flag", "environment"])
-def test_another_server_is_asked_anew(tmp_path, monkeypatch, by):
+def test_another_server_is_asked_anew(tmp_path, monkeypatch):
     """The same name at another address is another model; its texts are not those that were paid for."""
     data_set(tmp_path, 3)
-
-    def ask(url):
-        words = command(tmp_path, "openai", url)
-        if by == "environment":
-            position = words.index("--base-url")
-            monkeypatch.setenv("OPENAI_BASE_URL", words[position + 1])
-            del words[position : position + 2]
-        return run(build.main, words)
-
+    words = command(tmp_path, "openai", "")
+    position = words.index("--base-url")
+    del words[position : position + 2]
     with serving(keep=True) as first, serving(keep=True) as second:
-        assert ask(first.url) == ask(first.url) == 0
-        assert (len(first.asked), len(second.asked)) == (3, 0)
-        assert ask(second.url) == 0
-        assert (len(first.asked), len(second.asked)) == (3, 3)
-    assert f"server={second.url}/v1" in json.loads((tmp_path / "cor.json.run.json").read_text())["prompt"]
+        for server, asked in ((first, (3, 0)), (first, (3, 0)), (second, (3, 3))):
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+            assert run(build.main, words) == 0 and (len(first.asked), len(second.asked)) == asked
 
 
 # --- killed and started again ---------------------------------------------------------------------
@@ -198,25 +175,19 @@ def test_another_server_is_asked_anew(tmp_path, monkeypatch, by):
 
 @pytest.mark.parametrize("name,count", [("openai", 150), pytest.param("gemini", 2000, marks=pytest.mark.slow)])
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_path, name, count):
-    concurrency, timeout = 48 if count == 2000 else 8, 20.0
+    concurrency, slow = (48, 0.0005) if count == 2000 else (8, 0.0)  # a slow one costs a whole time-out
     data_set(tmp_path, count)
-    log = tmp_path / "server.jsonl"
-    slow = 0.0005 if count == 2000 else 0.0  # each costs a whole time-out
-    faults = f"429=0.04,500=0.04,slow={slow},cut=0.04,wrong=0.1"
-    words = [sys.executable, str(SERVER), "--log", str(log), "--faults", faults]
+    log, cache = tmp_path / "server.jsonl", tmp_path / "cor.json.cache.jsonl"
+    words = [sys.executable, str(SERVER), "--log", str(log), "--faults"]
+    words += [f"429=0.04,500=0.04,slow={slow},cut=0.04,wrong=0.1"]
     server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         url = server.stdout.readline().strip()
-        flags = ["--concurrency", str(concurrency), "--timeout", str(timeout)]
+        flags = ["--concurrency", str(concurrency), "--timeout", "20"]
         words = [sys.executable, "-m", "trace_vlm.data.cor.build", *command(tmp_path, name, url, *flags)]
-        cache = tmp_path / "cor.json.cache.jsonl"
         for share in (0.3, 0.7):
-            killed = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while not cache.exists() or cache.read_bytes().count(b"\n") < share * count:
-                assert killed.poll() is None, "it ended before it could be killed"
-                time.sleep(0.02)
-            killed.send_signal(signal.SIGKILL)
-            killed.wait()
+            wanted = share * count
+            kill_when(lambda: cache.exists() and cache.read_bytes().count(b"\n") >= wanted, words)  # noqa: B023
             assert not (tmp_path / "cor.json").exists()
         done = subprocess.run(words, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -226,14 +197,11 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
 
     written, rejected = [record["id"] for record in made(tmp_path)], rejects(tmp_path)
     assert sorted([*written, *rejected]) == sorted(f"s{number}" for number in range(count)), "each sample once"
-    order = {f"s{number}": number for number in range(count)}
-    assert written == sorted(written, key=order.__getitem__)
-    assert len(rejected) <= 0.02 * count
+    assert written == sorted(written, key=lambda name: int(name[1:])) and len(rejected) <= 0.02 * count
     records = [json.loads(line) for line in log.read_text().splitlines()]
     assert {record["fault"] for record in records} >= {"none", "429", "500", "cut", "wrong"}
     completed = Counter(record["digest"] for record in records if record["completed"])
     twice = sum(times - 1 for times in completed.values())
     assert twice <= 2 * concurrency, f"{twice} completed requests were repeated after two kills"
-    lines = [json.loads(line) for line in (tmp_path / "cor.json.cache.jsonl").read_text().splitlines()]
-    assert len({line["key"] for line in lines}) == len(lines), "no response is in the cache twice"
-    assert len(lines) == completed.total() - twice
+    keys = [json.loads(line)["key"] for line in cache.read_text().splitlines()]
+    assert len(set(keys)) == len(keys) == completed.total() - twice, "no response is in the cache twice"

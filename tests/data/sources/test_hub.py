@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import sources_by_hand as hand
-from hub_server import COMMIT, hub
+from hub_server import COMMIT, hub, run_module
 
 from trace_vlm.core.records import read_samples
 from trace_vlm.data.sources import hub as hub_module
@@ -20,36 +17,30 @@ from trace_vlm.utils.command import InputError
 REPOSITORY = "wentao-yuan/robopoint-data"
 
 
-def download(address: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    pytest.importorskip("huggingface_hub", reason="comes with the extra [train]")
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
-    command = [sys.executable, "-m", "trace_vlm.data.sources", "download", *arguments]
-    return subprocess.run(command, env=environment, cwd=home.parent, capture_output=True, text=True, timeout=120)
+DOWNLOAD = ("trace_vlm.data.sources", "download", "--out", "got", "--repo")
 
 
 def test_a_data_set_is_downloaded_once_and_then_read(tmp_path: Path) -> None:
-    served = hand.robopoint(tmp_path / "served", 2)
-    with hub(REPOSITORY, served) as (address, log):
-        arguments = ("--repo", REPOSITORY, "--out", str(tmp_path / "got"))
-        done = download(address, tmp_path / "home", *arguments)
+    pytest.importorskip("huggingface_hub", reason="comes with the extra [train]")
+    with hub({REPOSITORY: hand.robopoint(tmp_path / "served", 2)}, "datasets") as (address, log):
+        done = run_module(address, tmp_path / "home", *DOWNLOAD, REPOSITORY)
         assert done.returncode == 0, done.stderr
         assert sum(f"/resolve/{COMMIT}/" in line for line in log) > 0
         log.clear()
-        assert download(address, tmp_path / "home", *arguments).returncode == 0
+        assert run_module(address, tmp_path / "home", *DOWNLOAD, REPOSITORY).returncode == 0
         assert not any("/resolve/" in line for line in log), "what exists is not fetched again"
-    out = tmp_path / "out.json"
-    assert hand.converted("robopoint", tmp_path / "got", out) == 0
-    assert len(list(read_samples(out))) == 9
+    assert hand.converted("robopoint", tmp_path / "got", tmp_path / "out.json") == 0
+    assert len(list(read_samples(tmp_path / "out.json"))) == 9
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with hub(REPOSITORY, hand.robopoint(tmp_path / "served", 1)) as (address, _):
-        out = str(tmp_path / "got")
-        only = download(address, tmp_path / "home", "--repo", REPOSITORY, "--out", out, "--include", "*.json")
-        assert only.returncode == 0 and ": 1 files of" in only.stdout
-        unknown = download(address, tmp_path / "home", "--repo", "nobody/nothing", "--out", out)
+    pytest.importorskip("huggingface_hub", reason="comes with the extra [train]")
+    with hub({REPOSITORY: hand.robopoint(tmp_path / "served", 1)}, "datasets") as (address, _):
+        only = run_module(address, tmp_path / "home", *DOWNLOAD, REPOSITORY, "--include", "*.json")
+        unknown = run_module(address, tmp_path / "home", *DOWNLOAD, "nobody/nothing")
+    assert only.returncode == 0 and ": 1 files of" in only.stdout
     assert unknown.returncode == 2 and "nobody/nothing" in unknown.stderr
-    away = download(address, tmp_path / "home", "--repo", REPOSITORY, "--out", out)
+    away = run_module(address, tmp_path / "home", *DOWNLOAD, REPOSITORY)
     assert away.returncode == 2 and REPOSITORY in away.stderr and "Traceback" not in away.stderr
 
 

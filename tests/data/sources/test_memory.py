@@ -29,42 +29,31 @@ def peak(module: str, flags: str) -> int:
     return int(done.stdout.split("peak ")[1]) * 1024
 
 
-def long_set(path: Path, count: int, length: int = 0) -> int:
-    """RoboPoint's file with `count` samples whose questions have `length` characters more; its size in bytes."""
-    asked, answer = "Find space." + "x" * length, "[(0.461, 0.527)]"
-    template = json.dumps(hand.record("region_ref/NUMBER_left", "region_ref/NUMBER.png", asked, answer))
+def test_long_files_are_converted_and_mixed_in_less_than_100_mb(tmp_path: Path) -> None:
+    path, out, recipe = (tmp_path / name for name in ("robopoint_1432k.json", "out.json", "recipe.yaml"))
     with open(path, "w", encoding="utf-8") as file:
-        for number in range(count):
-            file.write(("[\n" if number == 0 else ",\n") + template.replace("NUMBER", str(number)))
+        question, answer = "Find space." + "x" * 65_000, "[(0.461, 0.527)]"
+        for number in range(4_000):
+            record = hand.record(f"region_ref/{number}", f"region_ref/{number}.png", question, answer)
+            file.write(("[\n" if number == 0 else ",\n") + json.dumps(record))
         file.write("\n]")
-    return path.stat().st_size
-
-
-def test_a_file_of_300_mb_is_converted_in_less_than_100_mb(tmp_path: Path) -> None:
-    path, out = tmp_path / "robopoint_1432k.json", tmp_path / "out.json"
-    size = long_set(path, 5_000, 65_000)
-    assert size > 300 * MEGABYTE
+    assert path.stat().st_size > 240 * MEGABYTE
     flags = f"convert --kind robopoint --path {path} --out {out} --check-images ignore"
     assert peak("trace_vlm.data.sources.__main__", flags) < 100 * MEGABYTE
-    assert out.stat().st_size > 300 * MEGABYTE
-
-
-def test_a_mix_grows_with_what_it_takes_and_not_with_its_sources(tmp_path: Path) -> None:
-    long_set(tmp_path / "robopoint_1432k.json", 4_000, 50_000)
-    recipe = tmp_path / "recipe.yaml"
+    assert out.stat().st_size > 240 * MEGABYTE
     recipe.write_text("sources: [{name: a, kind: robopoint, path: robopoint_1432k.json, samples: 500}]")
-    flags = f"--config {recipe} --data-root {tmp_path} --out {tmp_path}/out.json --check-images ignore"
+    flags = f"--config {recipe} --data-root {tmp_path} --out {tmp_path}/mixed.json --check-images ignore"
     assert peak("trace_vlm.data.mix", flags) < 100 * MEGABYTE
 
 
 def test_long_annotations_are_streamed(tmp_path: Path) -> None:
     """LVIS's outlines make most of its file; none of them is kept."""
     path = hand.lvis(tmp_path)
-    whole = json.loads(path.read_text())
+    content = json.loads(path.read_text())
     outline = '["' + "12.34 " * 100_000 + '"]'
-    long = [{**whole["annotations"][-1], "id": number, "segmentation": "OUTLINE"} for number in range(200)]
-    whole["annotations"] += long
-    path.write_text(json.dumps(whole).replace('"OUTLINE"', outline))
+    last = content["annotations"][-1]
+    content["annotations"] += [{**last, "id": number, "segmentation": "OUTLINE"} for number in range(200)]
+    path.write_text(json.dumps(content).replace('"OUTLINE"', outline))
     assert path.stat().st_size > 110 * MEGABYTE
     flags = f"convert --kind lvis --path {path} --out {tmp_path}/out.json --check-images ignore"
     assert peak("trace_vlm.data.sources.__main__", flags) < 100 * MEGABYTE

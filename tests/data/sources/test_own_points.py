@@ -26,10 +26,8 @@ def test_own_points_from_csv(tmp_path: Path) -> None:
     )
     samples, problems = read("points", tmp_path)
     assert not problems.counts
-    assert [sample.conversations[1].text for sample in samples] == [
-        "[(0.410, 0.620), (0.430, 0.600)]",
-        "[(0.200, 0.600)]",
-    ]
+    answers = [sample.conversations[1].text for sample in samples]
+    assert answers == ["[(0.410, 0.620), (0.430, 0.600)]", "[(0.200, 0.600)]"]
     assert samples[0].conversations[0].text.startswith("<image>\nPoint to the mug. Your answer should be formatted")
     assert samples[0].meta["place"] == "home"
 
@@ -48,15 +46,10 @@ def test_own_points_in_pixels_of_the_picture_as_people_see_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("line", "kind", "named"),
-    [
-        ("a.png,Point.,120,40", "points", "x_px"),
-        ("a.png,Point.,left,0.4", "points", "left"),
-        ("a.png,Point.,0.5", "points", "line 3"),
-        ("a.png,,0.5,0.5", "record", "instruction"),
-        ("b.png,Point.,0.5,0.5", "image missing", "b.png"),
-        ("a.png,Point.,nan,0.5", "points", "line 3"),
-    ],
-)
+    [("a.png,Point.,120,40", "points", "x_px"), ("a.png,Point.,left,0.4", "points", "left"),
+     ("a.png,Point.,0.5", "points", "line 3"), ("a.png,,0.5,0.5", "record", "instruction"),
+     ("b.png,Point.,0.5,0.5", "image missing", "b.png"), ("a.png,Point.,nan,0.5", "points", "line 3")],
+)  # fmt: skip
 def test_a_bad_line_of_own_points_is_named(line: str, kind: str, named: str, tmp_path: Path) -> None:
     hand.picture(tmp_path / "a.png")
     (tmp_path / "points.csv").write_text(f"image,instruction,x,y\na.png,Point there.,0.5,0.5\n{line}\n")
@@ -66,9 +59,14 @@ def test_a_bad_line_of_own_points_is_named(line: str, kind: str, named: str, tmp
     assert problem.id == "points/2" and named in problem.detail
 
 
-def test_a_csv_without_the_columns_is_named(tmp_path: Path) -> None:
-    (tmp_path / "points.csv").write_text("file,text\na.png,Point.\n")
-    with pytest.raises(InputError, match=r"points\.csv.*file, text"):
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(b"file,text\na.png,Point.\n", r"points\.csv.*file, text"),
+     (b"image,instruction,x,y\na.png,Point.,0.5,0.5\na.png,Caf\xe9.,0.5,0.5\n", r"points\.csv, line 3")],
+)  # fmt: skip
+def test_a_csv_without_the_columns_or_not_in_utf8_is_named(content: bytes, named: str, tmp_path: Path) -> None:
+    (tmp_path / "points.csv").write_bytes(content)
+    with pytest.raises(InputError, match=named):
         read("points", tmp_path)
 
 
@@ -81,12 +79,6 @@ def test_lines_of_a_csv_with_different_masks_are_no_sample(tmp_path: Path) -> No
     samples, problems = read("points", tmp_path)
     assert [sample.meta["mask"] for sample in samples] == ["left.png"]
     assert "right.png in line 4" in problems.examples["record"][0].detail
-
-
-def test_a_csv_that_is_not_utf8_is_named_by_its_line(tmp_path: Path) -> None:
-    (tmp_path / "points.csv").write_bytes(b"image,instruction,x,y\na.png,Point.,0.5,0.5\na.png,Caf\xe9.,0.5,0.5\n")
-    with pytest.raises(InputError, match=r"points\.csv, line 3"):
-        read("points", tmp_path)
 
 
 def test_the_example_of_the_documentation(tmp_path: Path) -> None:
