@@ -223,8 +223,8 @@ def test_the_strictest_licence_wins_and_an_unknown_one_is_stricter_than_any() ->
 
 @pytest.mark.parametrize(
     ("kind", "parts", "stated", "licences_"),
-    [("robopoint", ["free_space"], [], ("apache-2.0",)), ("robopoint", ["vqa"], [], ("flickr", "llava-instruct")),
-     ("trace", ["free_space"], [], ("unknown",)), ("points", [], [], ("unknown",)),
+    [("robopoint", ["free_space"], [], ("apache-2.0",)), ("trace", ["free_space"], [], ("unknown",)),
+     ("robopoint", ["vqa", "detection"], [], ("flickr", "llava-instruct")), ("points", [], [], ("unknown",)),
      ("trace", ["free_space"], ["apache-2.0", "gemini-output"], ("apache-2.0", "gemini-output"))],
 )  # fmt: skip
 def test_every_source_has_its_licence(kind: str, parts: list[str], stated: list[str], licences_: object) -> None:
