@@ -90,7 +90,7 @@ def _message(kind: Any, values: Any, mistake: dict[str, Any]) -> str:
     """The key and the mistake; pydantic's location also holds the alternatives of unions, which are no keys."""
     keys: list[str] = []
     for part in mistake["loc"]:
-        if dataclasses.is_dataclass(kind) and part in (fields := kind.__pydantic_fields__):  # type: ignore[attr-defined]
+        if part in (fields := getattr(kind, "__pydantic_fields__", {})):
             hint = fields[part].annotation
             kind = next((one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)), None)
         if isinstance(values, dict) and (part in values or part == mistake["loc"][-1]):
