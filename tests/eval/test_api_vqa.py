@@ -377,6 +377,7 @@ def test_doubtful_convention_is_reported(
         (["--provider", "vllm"], "--base-url"),
         (["--provider", "openai", "--concurrency", "0"], "--concurrency"),
         (["--provider", "openai", "--convention", "molmo", "--box"], "--box"),
+        (["--provider", "gemini", "--seed", "3"], "--seed"),
         (["--provider", "openai", "--runs", "3"], "--temperature"),
         (["--provider", "openai", "--price-in", "3"], "--price-out"),
         (["--provider", "openai", "--timeout", "nan"], "--timeout"),

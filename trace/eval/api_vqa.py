@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--provider {arguments.provider} needs --base-url, such as http://localhost:8000/v1")
     if arguments.prompt_template is not None and (arguments.reasoning or arguments.box):
         raise InputError("--prompt-template is the complete text of a question. Leave out --reasoning and --box")
+    if arguments.provider == "gemini" and arguments.seed is not None:
+        raise InputError("--seed: the Gemini API takes no seed at its OpenAI-compatible address. Leave it out")
     template, benchmark = prompt_template(arguments), answering.load_questions(arguments)
     how = _choose_convention(arguments)
     # before the first request, not after an hour
@@ -113,9 +115,7 @@ def _parser() -> Parser:
                         help="the complete text of a question, with {instruction} in it")  # fmt: skip
     parser.add_argument("--temperature", type=_temperature, default=0.0,
                         help="0 is greedy; default: the provider's")  # fmt: skip
-    parser.add_argument(
-        "--seed", type=int, help="sent to providers that accept one (not Gemini); run i gets seed + i - 1"
-    )
+    parser.add_argument("--seed", type=int, help="sent to the server (not Gemini's); run i gets seed + i - 1")
     add_remote_flags(parser.add_argument_group("the server"))
     return parser
 
