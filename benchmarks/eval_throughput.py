@@ -15,7 +15,7 @@ Constrained answers may be shorter than 128 tokens: they are set against a loop 
 
 On a CPU seconds are those of the process, so that other work on the machine does not count. On a GPU they are the
 clock's, and tokens a second of decoding are set against the bound that reading the weights and the cache once a step
-puts on a batch (--bandwidth, in bytes a second). What is being measured is said on standard error.
+puts on a batch (--bandwidth, in bytes a second). Progress is printed to standard error.
 """
 
 from __future__ import annotations

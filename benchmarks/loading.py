@@ -71,12 +71,12 @@ def measure(data: Path, images: Path, samples: int, side: int) -> dict[str, floa
         if number:
             seconds["decode alone"] += between - started
             seconds["data path"] += ended - between
-    told: dict[str, float | str] = {
+    results: dict[str, float | str] = {
         f"{name}, samples a CPU second": round(len(order) / spent, 1) for name, spent in seconds.items()
     }
     shown = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
     ratio = round(seconds["decode alone"] / seconds["data path"], 3)
-    return told | {"ratio": ratio, "samples": len(order), "pictures": shown, "side": side}
+    return results | {"ratio": ratio, "samples": len(order), "pictures": shown, "side": side}
 
 
 if __name__ == "__main__":

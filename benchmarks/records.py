@@ -141,12 +141,12 @@ def main() -> None:
         converted = alone(convert, folder / "data.json")
         arrow = Path(str(converted.pop("file")))
         size = (folder / "data.json").stat().st_size / args.converted
-        told = {"json, bytes a sample": size, "converting": converted}
-        told["read whole by json"] = alone(read_whole, folder / "data.json")
+        results = {"json, bytes a sample": size, "converting": converted}
+        results["read whole by json"] = alone(read_whole, folder / "data.json")
         repeat(arrow, folder / "big.arrow", args.samples)
-        told["arrow, MiB"] = (folder / "big.arrow").stat().st_size / 2**20
-        told["opened"] = alone(open_as_training, folder / "big.arrow")
-    print(json.dumps(told, indent=2, default=lambda value: value))
+        results["arrow, MiB"] = (folder / "big.arrow").stat().st_size / 2**20
+        results["opened"] = alone(open_as_training, folder / "big.arrow")
+    print(json.dumps(results, indent=2, default=lambda value: value))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def bins_of(case: Case, lengths: Any, tiny: bool) -> list[list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What computes, differentiates and steps; `backward` is told whether the step's last loss is meant."""
+    """What computes, differentiates and steps; `backward` takes whether this is the step's last loss."""
 
     forward: Callable[..., Any]
     backward: Callable[[Any, bool], None]
@@ -406,8 +406,8 @@ def measured(cases: list[Case], tiny: bool) -> list[dict[str, Any]]:
             why = f"not done within {limit:g} s for the group"
         found = [json.loads(line) for line in written.read_text().splitlines()] if written.exists() else []
     results = []
-    for case, told in itertools.zip_longest(cases, found, fillvalue=None):
-        results.append({**dataclasses.asdict(case), **(told or {"failed": why})})
+    for case, result in itertools.zip_longest(cases, found, fillvalue=None):
+        results.append({**dataclasses.asdict(case), **(result or {"failed": why})})
         print(json.dumps(results[-1]), flush=True)
     print(f"{cases[0].model} {cases[0].llm}: {time.monotonic() - started:.0f} s in all", flush=True)
     return results

@@ -1,7 +1,7 @@
 """TRACE: vision-language models that reason in words before they point.
 
 Installed as `trace_vlm`. From the root of the repository the same folder is found as `trace`, before the module of that
-name in Python's standard library, whose names are therefore handed through: whoever meant that one still gets it.
+name in Python's standard library. Attributes that this package lacks are therefore looked up there.
 Importing this package is instant: what needs torch is loaded when it is first asked for.
 """
 
