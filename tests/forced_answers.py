@@ -6,11 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from trace_vlm.core.points import Point
+from trace_vlm.core.reasoning import render
+
+STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}
+COR = render(STEPS, [Point(0.2, 0.5)])
+
 
 def encoded(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text, without those that begin or end one."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from small_benchmark import left_half, picture, write_pictures
 
 from trace_vlm.attention import results
 from trace_vlm.attention.capture import CaptureConfig, CapturedAnswer
@@ -27,81 +27,47 @@ COR = render(STEPS, [Point(0.2, 0.5), Point(1.4, 0.5)])
 INSTRUCTION = "Point left of the <b>mug</b> & the $x$."
 
 
-def picture(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8))
-
-
-def left_half(size: tuple[int, int] = (60, 40)) -> np.ndarray:
-    mask = np.zeros((size[1], size[0]), bool)
-    mask[:, : size[0] // 2] = True
-    return mask
-
-
-def make_pictures(folder: Path, count: int) -> None:
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for number in range(count):
-        picture(number).save(folder / "images" / f"{number}.png")
-        Image.fromarray(left_half().astype(np.uint8) * 255).save(folder / "masks" / f"{number}.png")
-
-
-def write_compared(folder: Path, panels: dict[str, list[AnswerPanel]], scores: list[ModelScore]) -> None:
-    """A comparison of the answers `panels` (category -> panels of one question) without figures."""
-    items = [
-        write_panels(folder, Question(number, f"{number}.png", f"Point at thing {number}.", category),
-                     picture(number), left_half(), of_question, drawn=False)
-        for number, (category, of_question) in enumerate(panels.items())
-    ]  # fmt: skip
-    write_comparison(folder, scores, items)
-
-
 def make_run(folder: Path) -> Path:
-    make_pictures(folder / "bench", 8)
-    meta = [{"kind": "direct" if number % 2 else "free",
-             "shortcuts": {"left_edge": [0.0, 0.5], "midpoint": None if number else [0.9, 0.9]}}
-            for number in range(8)]  # fmt: skip
-    write_jsonl(folder / "bench/point_questions.jsonl", [
-        {"question_id": number, "image": f"{number}.png", "text": f"{INSTRUCTION} {number}", "meta": of_question}
-        for number, of_question in enumerate(meta)
+    bench = folder / "bench"
+    write_pictures(bench, {f"{number}.png": (60, 40) for number in range(8)})
+    write_jsonl(bench / "point_questions.jsonl", [
+        {"question_id": number, "image": f"{number}.png", "text": f"{INSTRUCTION} {number}",
+         "meta": {"kind": "direct" if number % 2 else "free",
+                  "shortcuts": {"left_edge": [0.0, 0.5], "midpoint": None if number else [0.9, 0.9]}}}
+        for number in range(8)
     ])  # fmt: skip
     rates = {"optimizer": "muon", "learning_rate": 0.0015, "muon_learning_rate": 0.005}
-    for arm, texts in {"cor": [COR] * 8, "no_cor": ["(0.2, 0.5)", EVIL] * 4}.items():
-        path = folder / "answers" / f"{arm}.jsonl"
+    for model, texts in {"cor": [COR] * 8, "no_cor": ["(0.2, 0.5)", EVIL] * 4}.items():
+        path, train = folder / "answers" / f"{model}.jsonl", folder / "train" / model
         write_jsonl(path, [{"question_id": number, "text": text} for number, text in enumerate(texts)])
         arguments = {"model_path": EVIL, "answer_file": str(path), "reasoning": True, "overwrite": False}
         write_json(path.with_suffix(".run.json"), {"command": "model_vqa", "arguments": arguments, "seconds": 12.3,
                    "settings": {"seed": 77}, "versions": {"torch": "2.13.0"}})  # fmt: skip
-        train = folder / "train" / arm
         write_jsonl(train / "log.jsonl", [{"step": step, "loss": 1 / (1 + step)} for step in range(20)])
         config = {"seed": 4242, "model": EVIL, **rates}
         write_json(train / "run.json", {"config": config, "steps": 1234, "finished": True})
-    answers = [str(folder / f"answers/{arm}.jsonl") for arm in ("cor", "no_cor")]
-    words = ["--answers", *answers, "--labels", f"CoR {EVIL}", "no CoR", "--data", str(folder / "bench")]
+    answers = [f"{folder}/answers/{model}.jsonl" for model in ("cor", "no_cor")]
+    words = ["--answers", *answers, "--labels", f"CoR {EVIL}", "no CoR", "--data", str(bench)]
     assert run(summarize_vqa.main, [*words, "--out", str(folder), "--resamples", "50"]) == 0
     question = Question(EVIL, "0.png", f"{INSTRUCTION} {POINTS_SUFFIX}", category=EVIL)
-    panels = [
-        AnswerPanel(EVIL, parse(COR), 0.5, outcome="right"),
-        AnswerPanel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25),
-        AnswerPanel("box", parse("(0.1, 0.2, 0.3, 0.4)")),
-    ]
+    panels = [AnswerPanel(EVIL, parse(COR), 0.5, outcome="right"),
+              AnswerPanel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25),
+              AnswerPanel("box", parse("(0.1, 0.2, 0.3, 0.4)"))]  # fmt: skip
+    scores = [ModelScore(EVIL, 8, 0.512, (("right", 5), (EVIL, 3))), ModelScore("plain", 8, None),
+              ModelScore("box", 8, None)]  # fmt: skip
     compared = write_panels(folder / "comparison", question, picture(0), left_half(), panels)
-    scores = (
-        ModelScore(EVIL, 8, 0.512, (("right", 5), (EVIL, 3))),
-        ModelScore("plain", 8, None),
-        ModelScore("box", 8, None),
-    )
     write_comparison(folder / "comparison", scores, [compared])
     make_attention(folder / "attention", question)
-    make_pictures(folder / "data", 30)
-    write_json(folder / "data/data.json", [
+    data = folder / "data"
+    write_pictures(data, {f"{number}.png": (60, 40) for number in range(30)})
+    write_json(data / "data.json", [
         {"id": str(number), "image": f"images/{number}.png",
          "conversations": [{"from": "human", "value": f"<image>\n{INSTRUCTION} {number}. {POINTS_SUFFIX}"},
                            {"from": "gpt", "value": "[(0.25, 0.50)]"}],
-         "meta": {"kind": "rare" if number == 29 else "direct", "relation": EVIL, "mask": f"masks/{number}.png"}}
+         "meta": {"kind": "rare" if number == 29 else "direct", "relation": EVIL, "mask": f"masks/{number}.jpg"}}
         for number in range(30)
     ])  # fmt: skip
-    generated = {"settings": {"scenes": 5678, "seed": 9}, "versions": {"mujoco": "4.0.0"}}
-    write_json(folder / "data/generate.json", generated)
+    write_json(data / "generate.json", {"settings": {"scenes": 5678, "seed": 9}, "versions": {"mujoco": "4.0.0"}})
     return folder
 
 
@@ -109,7 +75,7 @@ def make_attention(folder: Path, question: Question) -> None:
     maps = np.full((2, 5, 4, 4), 0.01, np.float32)
     maps[:, :, 0, 0] = 0.03
     maps[:, 1] = np.nan
-    spans = {key: (3 * place, 3 * place + 3) for place, key in enumerate(STEP_TITLES) if key != "target"}
+    spans = {key: (3 * index, 3 * index + 3) for index, key in enumerate(STEP_TITLES) if key != "target"}
     rows = np.zeros((2, 15, 16), np.float16)
     captured = CapturedAnswer((1, 2, 3), rows, {}, (0, 2), np.arange(15), CaptureConfig())
     attention = AnswerAttention(parse(COR), spans, maps, np.full(5, 0.5, np.float32), captured)

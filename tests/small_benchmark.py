@@ -18,15 +18,26 @@ SIZES = {"wide.png": (61, 40), "tall.png": (33, 50), "square.png": (37, 37)}
 IDS: Mapping[int | str, str] = {0: "wide.png", 1: "tall.png", "left/2": "square.png"}
 
 
+def picture(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8))
+
+
+def left_half(size: tuple[int, int] = (60, 40)) -> np.ndarray:
+    return np.broadcast_to(np.arange(size[0]) < size[0] // 2, size[::-1])
+
+
+def write_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Write images/ and masks/ (JPEG, as Where2Place has them)."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for seed, (name, size) in enumerate(sizes.items()):
+        picture(seed, size).save(folder / "images" / name)
+        mask = Image.fromarray(left_half(size).astype(np.uint8) * 255)
+        mask.save(folder / "masks" / Path(name).with_suffix(".jpg"), quality=100)
+
+
 def make_benchmark(folder: Path) -> Path:
-    (folder / "images").mkdir(parents=True)
-    (folder / "masks").mkdir()
-    rng = np.random.default_rng(0)
-    for name, (width, height) in SIZES.items():
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / "images" / name)
-        mask = np.zeros((height, width), np.uint8)
-        mask[:, : width // 2] = 255
-        Image.fromarray(mask).save(folder / "masks" / Path(name).with_suffix(".jpg"), quality=100)
+    write_pictures(folder, SIZES)
     write_jsonl(folder / "point_questions.jsonl", [
         {"question_id": number, "image": image, "text": f"Point left of mug {number}. {POINTS_SUFFIX}",
          "category": "unseen" if number == 1 else "seen"}

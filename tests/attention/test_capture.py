@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,59 +23,58 @@ PROMPT = render_prompt("Where is the red mug?")
 EXACT = CaptureConfig(dtype="float32", heads=(1, 2, 3))
 
 
-class NoEnd(LogitsProcessor):
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        scores[:, 2] = -torch.inf
-        return scores
-
-
 # --- the record of the original code -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def original() -> Any:
-    """The model, prompt and image of the recorded case, and the record."""
-    (case,) = (one for one in read_json(ORIGINAL / "prompts.json") if one["name"] == "cor")
+def original():
+    """The model, image and prompt of the recorded case, and the record."""
+    (case,) = (case for case in read_json(ORIGINAL / "prompts.json") if case["name"] == "cor")
     image = Image.open(ORIGINAL / "images" / case["image"]).convert("RGB")
-    return load(ORIGINAL / "full"), image, case["prompt"], dict(np.load(ORIGINAL / "attention.npz"))
+    return (load(ORIGINAL / "full"), image, case["prompt"]), dict(np.load(ORIGINAL / "attention.npz"))
 
 
 @pytest.fixture(scope="module")
-def captured(original: Any) -> Any:
-    checkpoint, image, prompt, _ = original
-    return capture_while_generating(checkpoint, image, prompt, EXACT, max_new_tokens=40, logits_processor=[NoEnd()])
-
-
-def test_attention_while_generating_equals_the_original_record(original: Any, captured: Any) -> None:
+def captured(original):
     """The answer is cut off, so its last row exists only because the last token was fed in once more."""
-    record = original[3]
+
+    class NoEnd(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            scores[:, 2] = -torch.inf
+            return scores
+
+    return capture_while_generating(*original[0], EXACT, max_new_tokens=40, logits_processor=[NoEnd()])
+
+
+def by_head(captured):
+    return np.stack([captured.heads[layer] for layer in captured.layers])
+
+
+def test_attention_while_generating_equals_the_original_record(original, captured):
+    record = original[1]
     assert captured.token_ids == tuple(record["generated_ids"]) and captured.layers == (1, 2, 3)
-    for place, layer in enumerate(captured.layers):
-        assert np.abs(captured.heads[layer] - record["attention"][place]).max() < 1e-5
-        assert np.abs(captured.attention[place] - record["attention"][place].mean(0)).max() < 1e-5
+    assert np.abs(by_head(captured) - record["attention"]).max() < 1e-5
+    assert np.abs(captured.attention - record["attention"].mean(1)).max() < 1e-5
 
 
-def test_a_teacher_forced_pass_gives_the_same_rows(original: Any, captured: Any) -> None:
-    checkpoint, image, prompt, record = original
-    forced = capture_teacher_forced(checkpoint, image, prompt, captured.token_ids, EXACT)
-    assert np.abs(np.stack([forced.heads[layer] for layer in forced.layers]) - record["attention"]).max() < 1e-5
+def test_a_teacher_forced_pass_gives_the_same_rows(original, captured):
+    forced = capture_teacher_forced(*original[0], captured.token_ids, EXACT)
+    assert np.abs(by_head(forced) - original[1]["attention"]).max() < 1e-5
     assert np.array_equal(forced.keys, captured.keys)
 
 
-def test_the_predicting_row_is_the_one_before(original: Any, captured: Any) -> None:
-    checkpoint, image, prompt, record = original
+def test_the_predicting_row_is_the_one_before(original, captured):
     config = CaptureConfig(dtype="float32", heads=(1, 2, 3), row="predict")
-    before = capture_teacher_forced(checkpoint, image, prompt, captured.token_ids, config)
-    for place, layer in enumerate(before.layers):
-        assert np.abs(before.heads[layer][:, 0] - record["attention_last_prompt_row"][place]).max() < 1e-5
-        assert np.abs(before.heads[layer][:, 1:] - record["attention"][place][:, :-1]).max() < 1e-5
+    before, record = capture_teacher_forced(*original[0], captured.token_ids, config), original[1]
+    assert np.abs(by_head(before)[:, :, 0] - record["attention_last_prompt_row"]).max() < 1e-5
+    assert np.abs(by_head(before)[:, :, 1:] - record["attention"][:, :, :-1]).max() < 1e-5
     assert np.array_equal(before.keys + 1, captured.keys)
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------
 
 
-def eager_attention(nano: Any, inputs: Any) -> Any:
+def eager_attention(nano, inputs):
     """[layers, rows, heads, queries, keys]; gradients flow."""
     nano.model.set_attn_implementation({"text_config": "eager", "vision_config": "sdpa"})
     try:
@@ -85,12 +83,12 @@ def eager_attention(nano: Any, inputs: Any) -> Any:
         nano.model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})
 
 
-def forced(nano: Any, tokens: int, *layers: int, **options: Any) -> Any:
+def forced(nano, tokens, *layers, **options):
     config = CaptureConfig(layers or None, **{"dtype": "float32", **options})
     return capture_teacher_forced(nano, PICTURE, PROMPT, range(5, 5 + tokens), config)
 
 
-def test_an_answer_that_ends_itself_has_a_row_for_every_token(nano: Any) -> None:
+def test_an_answer_that_ends_itself_has_a_row_for_every_token(nano):
     config = CaptureConfig(dtype="float32")
     captured = capture_while_generating(nano, PICTURE, PROMPT, config, max_new_tokens=12, min_new_tokens=12)
     inputs = nano.inputs([PICTURE], [PROMPT])
@@ -104,27 +102,26 @@ def test_an_answer_that_ends_itself_has_a_row_for_every_token(nano: Any) -> None
     assert nano.model.config.text_config._attn_implementation == "sdpa"
 
 
-def test_by_default_the_mean_over_heads_is_kept_in_half_precision(nano: Any) -> None:
+def test_by_default_the_mean_over_heads_is_kept_in_half_precision(nano):
     exact = forced(nano, 20, 0, -1, heads=(2,))
     small = forced(nano, 20, 0, -1, dtype="float16")
     assert small.attention.dtype == np.float16 and small.heads == {} and small.layers == (0, 3)
     assert np.abs(small.attention - exact.attention).max() < 1e-3
-    assert exact.heads[2].shape == (4, 20, 64)
     largest = forced(nano, 20, 2, reduction="max", heads=(2,))
-    assert np.array_equal(largest.attention[0], largest.heads[2].max(0))
+    assert largest.heads[2].shape == (4, 20, 64) and np.array_equal(largest.attention[0], exact.heads[2].max(0))
 
 
-def test_a_pass_longer_than_one_chunk_is_the_same(nano: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_longer_than_one_chunk_is_the_same(nano, monkeypatch):
     complete = forced(nano, 40)
     monkeypatch.setattr("trace_vlm.model.attention_recorder.ROWS", 7)
     assert np.abs(complete.attention - forced(nano, 40).attention).max() < 1e-6
 
 
-def test_a_pass_ends_in_the_last_recorded_layer(nano: Any) -> None:
+def test_a_pass_ends_in_the_last_recorded_layer(nano):
     """The layers above it are not run, and of that one nothing but its queries and keys."""
-    finished: list[int] = []
-    hooks = [layer.register_forward_hook(lambda *_, place=place: finished.append(place))
-             for place, layer in enumerate(nano.model.model.language_model.layers)]  # fmt: skip
+    finished = []
+    hooks = [layer.register_forward_hook(lambda *_, index=index: finished.append(index))
+             for index, layer in enumerate(nano.model.model.language_model.layers)]  # fmt: skip
     try:
         early = forced(nano, 20, 0, 1)
     finally:
@@ -132,10 +129,9 @@ def test_a_pass_ends_in_the_last_recorded_layer(nano: Any) -> None:
             hook.remove()
     assert finished == [0]
     assert np.array_equal(early.attention, forced(nano, 20, 0, 1, 3).attention[:2])
-    assert nano.model.config.text_config._attn_implementation == "sdpa"
 
 
-def test_an_unknown_layer_and_an_empty_answer_are_refused(nano: Any) -> None:
+def test_an_unknown_layer_and_an_empty_answer_are_refused(nano):
     with pytest.raises(InputError, match="4"):
         capture_while_generating(nano, PICTURE, PROMPT, CaptureConfig((4,)))
     with pytest.raises(ValueError):  # noqa: PT011 (the only reason)
@@ -145,14 +141,13 @@ def test_an_unknown_layer_and_an_empty_answer_are_refused(nano: Any) -> None:
 # --- training's recorder -------------------------------------------------------------------------------------------
 
 
-def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano: Any) -> None:
+def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano):
     inputs = nano.inputs([PICTURE, PICTURE], [PROMPT, render_prompt("Find it.")])
     starts = (inputs["input_ids"] == nano.image_token_id).int().argmax(1)
     length = inputs["input_ids"].shape[1]
     rows = torch.tensor([[0, length - 1], [1, length - 3]])
     patches = torch.zeros(2, 64)
-    patches[0, :5] = 1
-    patches[1, 40:44] = 1
+    patches[0, :5] = patches[1, 40:44] = 1
     recorder = GroundingRecorder(2, 1, rows, patches, starts)
     with recording(nano.model, recorder):
         nano.model(**inputs, use_cache=False)
@@ -161,9 +156,7 @@ def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano: Any) 
     for (row, position), patch in zip(rows.tolist(), patches, strict=True):
         image = attention[row, 1, position, starts[row] : starts[row] + 64]
         expected.append(-(image / image.sum() * patch).sum().log())
-    assert recorder.loss is not None
     assert torch.allclose(recorder.loss, torch.stack(expected).mean(), atol=1e-4)
     recorder.loss.backward()
-    query = nano.model.model.language_model.layers[2].self_attn.q_proj.weight
-    assert query.grad is not None and query.grad.abs().sum() > 0
+    assert nano.model.model.language_model.layers[2].self_attn.q_proj.weight.grad.abs().sum() > 0
     nano.model.zero_grad()

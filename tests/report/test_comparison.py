@@ -5,17 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from forced_answers import COR
 from PIL import Image
 from small_benchmark import IDS, ROOT, SIZES, make_benchmark, script
 
-from trace_vlm.core.points import Point
-from trace_vlm.core.reasoning import render
 from trace_vlm.drawing.canvas import file_stem
 from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.report.comparison import ModelAnswer, ModelScore, compare, read_comparison, sort_questions
@@ -23,47 +19,55 @@ from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json, write_jsonl
 
 IN, OUT = "(0.2, 0.5)", "(0.9, 0.5)"  # the target is the left half of every image
-STEPS = {"reference": "The mug.", "target": "Left of it.", "subtype": "Free space.", "output": "One point."}
-COR = render(STEPS, [Point(0.2, 0.5)])
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Path:
+def bench(tmp_path):
     return make_benchmark(tmp_path / "bench")
 
 
 @pytest.fixture
-def answers(tmp_path: Path) -> Callable[..., Path]:
-    def write(name: str, *texts: str) -> Path:
+def answers(tmp_path):
+    def write(name, *texts, finish=()):
         path = tmp_path / f"{name}.jsonl"
-        write_jsonl(path, [{"question_id": i, "text": text} for i, text in zip(IDS, texts, strict=False)])
+        lines = [{"question_id": number, "text": text} for number, text in zip(IDS, texts, strict=False) if text]
+        for line, why in zip(lines, finish, strict=False):
+            line["metadata"] = {"finish": why}
+        write_jsonl(path, lines)
         return path
 
     return write
 
 
 @pytest.fixture
-def two(answers: Callable[..., Path]) -> tuple[Path, Path]:
+def two(answers):
     """Accuracies 1, 0, 1/2 and 1, 1, 1."""
     return answers("first", IN, OUT, f"[{IN}, {OUT}]"), answers("second", COR, COR, IN)
 
 
 @pytest.fixture
-def visualize(bench: Path, tmp_path: Path) -> Callable[..., int]:
-    def call(*words: object) -> int:
-        flags = ["--data", bench, "--out", tmp_path / "out", *words]
-        return run(script("visualize_results").main, [str(word) for word in flags])
+def folder(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def visualize(bench, folder):
+    def call(*words):
+        return run(script("visualize_results").main, list(map(str, ["--data", bench, "--out", folder, *words])))
 
     return call
 
 
-def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "out"
+def ids(questions):
+    return [question.question_id for question in questions]
+
+
+def test_pictures_and_their_index_are_written(bench, two, folder):
     published = ["--answer_files", *two, "--labels", "plain", "cor", "--data_dir", bench / "images",
                  "--output_dir", folder, "--num_questions", 2]  # fmt: skip
-    assert run(script("visualize_results").main, [str(word) for word in published]) == 0
+    assert run(script("visualize_results").main, list(map(str, published))) == 0
     scores, items = read_comparison(folder)
-    assert [item.question_id for item in items] == [0, 1, "left/2"]
+    assert ids(items) == list(IDS)
     assert [item.picture for item in items] == ["0.png", "1.png", None]  # data of all, pictures of --num
     assert scores == [
         ModelScore("plain", 3, 0.5, (("right", 2), ("elsewhere", 1)), 0.5, 3),
@@ -75,8 +79,7 @@ def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path
     corners = np.array(second.outline[0])
     assert corners.min() == pytest.approx(0, abs=0.02) and corners.max(axis=0) == pytest.approx([16 / 33, 1], abs=0.02)
     for name in ["0.png", "1.png", "failures.png", *(item.image for item in items)]:
-        with Image.open(folder / name) as image:
-            image.load()
+        Image.open(folder / name).load()
     assert (folder / "report.html").stat().st_size > 20_000
 
 
@@ -89,52 +92,49 @@ def test_pictures_and_their_index_are_written(bench: Path, two: tuple[Path, Path
         ("disagree", [1, "left/2", 0]),
     ],
 )
-def test_the_order_of_the_questions(bench: Path, two: tuple[Path, Path], order: str, expected: list[Any]) -> None:
-    comparison = compare(open_benchmark(bench), {"a": two[0], "b": two[1]})
-    assert [question.question_id for question in sort_questions(comparison, order)] == expected
+def test_the_order_of_the_questions(bench, two, order, expected):
+    assert ids(sort_questions(compare(open_benchmark(bench), {"a": two[0], "b": two[1]}), order)) == expected
 
 
 @pytest.mark.parametrize(
-    ("flags", "every", "hard"),
+    ("flags", "drawn"),
     [
-        (["--where2place-h"], ["1"], None),
-        (["--where2place_h", "--num", "1"], ["1"], None),
-        (["--create-both", "--where2place-h-count", "5", "--num", "2"], ["0", "1"], ["1"]),
+        (["--where2place-h"], {"": [1]}),
+        (["--where2place_h", "--num", "1"], {"": [1]}),
+        (["--create-both", "--where2place-h-count", "5", "--num", "2"], {"": [0, 1], "hard": [1]}),
     ],
 )
-def test_the_hard_part_by_the_published_flags(
-    visualize: Any, two: tuple[Path, Path], tmp_path: Path, flags: list[str], every: list[str], hard: list[str] | None
-) -> None:
+def test_the_hard_part_by_the_published_flags(visualize, two, folder, flags, drawn):
     assert visualize("--answers", *two, *flags) == 0
-    folders = {"": tmp_path / "out", "hard": tmp_path / "out/hard"}
-    names = {folder: [str(item["question_id"]) for item in read_json(path / "index.json")["items"] if item["picture"]]
-             for folder, path in folders.items() if (path / "index.json").exists()}  # fmt: skip
-    assert names == {"": every, **({"hard": hard} if hard else {})}
+    indexes = {path.parent.relative_to(folder).name: read_json(path) for path in folder.rglob("index.json")}
+    assert {name: [item["question_id"] for item in index["items"] if item["picture"]]
+            for name, index in indexes.items()} == drawn  # fmt: skip
 
 
-def test_only_what_all_models_answered_is_compared(bench: Path, answers: Callable[..., Path]) -> None:
+def test_only_what_all_models_answered_is_compared(bench, answers):
     files = {"a": answers("a", OUT, IN, IN), "b": answers("b", IN, IN)}
     comparison = compare(open_benchmark(bench), files)
-    assert [question.question_id for question in comparison.questions] == [0, 1]
-    assert [(one.label, one.questions, one.accuracy) for one in comparison.overall] == [("a", 2, 0.5), ("b", 2, 1.0)]
-    assert [question.question_id for question in compare(open_benchmark(bench), files, "unseen").questions] == [1]
+    assert ids(comparison.questions) == [0, 1]
+    assert [(score.label, score.questions, score.accuracy) for score in comparison.overall] == [
+        ("a", 2, 0.5),
+        ("b", 2, 1),
+    ]
+    assert ids(compare(open_benchmark(bench), files, "unseen").questions) == [1]
     with pytest.raises(InputError, match="'hard'"):
         compare(open_benchmark(bench), files, "hard")
 
 
-def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(
-    visualize: Any, answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(visualize, answers, folder, capsys):
     assert visualize("--answers", answers("all", IN, OUT, IN), answers("two", IN, IN), "--category", "seen") == 0
-    scores, _ = read_comparison(tmp_path / "out")
-    assert [(one.questions, one.accuracy) for one in scores] == [(1, 1.0), (1, 1.0)]
-    assert [(one.benchmark, one.asked, one.unanswered) for one in scores] == [
-        (pytest.approx(2 / 3), 3, 0), (pytest.approx(2 / 3), 3, 1),
+    scores, _ = read_comparison(folder)
+    assert [(score.questions, score.accuracy, score.asked, score.unanswered) for score in scores] == [
+        (1, 1.0, 3, 0), (1, 1.0, 3, 1),
     ]  # fmt: skip
+    assert [score.benchmark for score in scores] == pytest.approx([2 / 3, 2 / 3])
     assert "66.7% of all 3" in capsys.readouterr().out
 
 
-def test_without_masks_nothing_is_scored(bench: Path, two: tuple[Path, Path]) -> None:
+def test_without_masks_nothing_is_scored(bench, two):
     shutil.rmtree(bench / "masks")
     comparison = compare(open_benchmark(bench), {"a": two[0]})
     assert comparison.overall == (ModelScore("a", 3, None, asked=3),)
@@ -142,59 +142,43 @@ def test_without_masks_nothing_is_scored(bench: Path, two: tuple[Path, Path]) ->
         sort_questions(comparison, "worst")
 
 
-def test_questions_are_filtered_by_outcome(
-    visualize: Any, answers: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_questions_are_filtered_by_outcome(visualize, answers, folder, capsys):
     words = "--answers", answers("a", IN, "I cannot say.", "(1.4, 0.5)"), "--failure", "outside the image"
     assert visualize(*words) == 2 and "--convention" in capsys.readouterr().err
     assert visualize(*words, "--convention", "unit") == 0
-    _, (item,) = read_comparison(tmp_path / "out")
-    assert item.question_id == "left/2"
+    assert ids(read_comparison(folder)[1]) == ["left/2"]
     assert "right 1, unparsable 1, outside the image 1" in capsys.readouterr().out
     assert visualize(*words, "--convention", "unit", "--failure", "late") == 2
     assert "'late'" in capsys.readouterr().err
 
 
-def test_answers_that_were_cut_are_called_cut(
-    visualize: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "a.jsonl"
-    write_jsonl(file, [
-        {"question_id": number, "text": "1. **Identify the", "metadata": {"finish": finish}}
-        for number, finish in zip(IDS, ("length", "stop", "length"), strict=True)
-    ])  # fmt: skip
+def test_answers_that_were_cut_are_called_cut(visualize, answers, folder, capsys):
+    file = answers("a", *["1. **Identify the"] * 3, finish=("length", "stop", "length"))
     assert visualize("--answers", file) == 0
     assert "cut 2, unparsable 1" in capsys.readouterr().out
-    scores, items = read_comparison(tmp_path / "out")
+    scores, items = read_comparison(folder)
     assert scores[0].outcomes == (("cut", 2), ("unparsable", 1))
     assert [item.answers[0].outcome for item in items] == ["cut", "unparsable", "cut"]
-    assert '"outcome":"cut"' in (tmp_path / "out" / "report.html").read_text()
+    assert '"outcome":"cut"' in (folder / "report.html").read_text()
 
 
-def test_doubtful_numbers_are_warned_about(
-    bench: Path, visualize: Any, answers: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    full = Image.fromarray(np.full(SIZES[IDS[1]][::-1], 255, np.uint8))
-    full.save(bench / "masks" / Path(IDS[1]).with_suffix(".jpg"))
+def test_doubtful_numbers_are_warned_about(bench, visualize, answers, capsys):
+    full = Image.new("L", SIZES["tall.png"], 255)
+    full.save(bench / "masks/tall.jpg")
     assert visualize("--answers", answers("a", *["[(0.46, 0.53)]"] * 3), "--convention", "qwen3-vl") == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 2 and "a: 3 of 3 points" in warnings[0] and "question 1" in warnings[1]
 
 
-def test_a_skipped_question_needs_no_picture(
-    bench: Path, visualize: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (bench / "images" / IDS[1]).write_bytes(b"no image")
-    file = tmp_path / "a.jsonl"
-    write_jsonl(file, [{"question_id": number, "text": IN} for number in IDS if number != 1])
+def test_a_skipped_question_needs_no_picture(bench, visualize, answers, capsys):
+    (bench / "images/tall.png").write_bytes(b"no image")
+    file = answers("a", IN, None, IN)
     write_json(file.with_suffix(".run.json"), {"skipped": [1], "settings": {}})
     assert visualize("--answers", file) == 0
     assert "a: 66.7% of all 3" in capsys.readouterr().out
 
 
-def test_mistakes_name_their_flag_or_file(
-    visualize: Any, two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_name_their_flag_or_file(visualize, two, tmp_path, capsys):
     runs = tmp_path / "runs.jsonl"
     write_jsonl(runs, [{"question_id": number, "text": IN, "run": run} for run in (1, 2) for number in IDS])
     for words, name in [
@@ -210,17 +194,23 @@ def test_mistakes_name_their_flag_or_file(
         assert name in capsys.readouterr().err
 
 
-def test_it_runs_from_anywhere(bench: Path, two: tuple[Path, Path], tmp_path: Path) -> None:
-    words = ["--answers", two[0], "--data", bench, "--out", "out", "--num", "1"]
-    done = subprocess.run(
-        [sys.executable, ROOT / "visualization/visualize_results.py", *map(str, words)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+def test_it_runs_from_anywhere(bench, two, tmp_path):
+    words = [
+        ROOT / "visualization/visualize_results.py",
+        "--answers",
+        two[0],
+        "--data",
+        bench,
+        "--out",
+        "out",
+        "--num=1",
+    ]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "first: 50.0% of 3" in done.stdout and (tmp_path / "out/0.png").is_file()
 
 
-def test_no_two_questions_share_a_file() -> None:
+def test_no_two_questions_share_a_file():
     names = [file_stem(name) for name in (7, "a/b", "a_b", "a?b", "../a", "..", "x" * 300, "x" * 301)]
     assert len(set(names)) == len(names) and names[0] == "7"
     assert all("/" not in name and not name.startswith(".") and len(name) < 100 for name in names)
