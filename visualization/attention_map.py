@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trace_vlm.utils.command import InputError, Parser, output_folder, run
+from trace_vlm.utils.command import InputError, Parser, check_at_least, output_folder, run
 
 if TYPE_CHECKING:
     from trace_vlm.core.records import Answer, Question
@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.model = arguments.model or str(default_model())
     if (arguments.answers is not None) != (arguments.method == "teacher-forced"):
         raise InputError("--method teacher-forced reads saved answers: it goes with --answers, and only it does")
-    for flag, number in (("--max-new-tokens", arguments.max_new_tokens), ("--every", arguments.every)):
-        if number < 1:
-            raise InputError(f"{flag} has to be at least 1, not {number}")
+    check_at_least(arguments, max_new_tokens=1, every=1)
     if template(arguments.conv_mode).name == "plain":
         raise InputError("the conversation template 'plain' has no place for a question")
     benchmark = open_benchmark(arguments.data, arguments.questions)
@@ -85,10 +83,8 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--model", help="folder or name of the model (default: the bundled one)")
     add("--model-base", help="the model that an adapter belongs to")
-    add("--data", type=Path, required=True,
-        help="folder of the benchmark, with images/ and masks/")
-    add("--questions",
-        help="question file: a path, or a name in the folder (default: point_questions.jsonl)")
+    add("--data", type=Path, required=True, help="folder of the benchmark, with images/ and masks/")
+    add("--questions", help="question file: a path, or a name in the folder (default: point_questions.jsonl)")
     add("--out", type=Path, required=True, help="output folder")
     add("--start-idx", type=int, default=0, help="first question, counted from 0")
     add("--end-idx", type=int, help="one past the last question (default: all)")
@@ -101,10 +97,8 @@ def _parser() -> Parser:
         help="a token's row: where it is fed in, or the one before, which chose it")
     add("--method", choices=("generate", "teacher-forced"), default="generate",
         help="generate answers, or read those of --answers in one pass each")
-    add("--answers", type=Path,
-        help="saved answers of this model")
-    add("--scaling", choices=("shared", "each"), default="shared",
-        help="one colour scale over all steps, or one a step")
+    add("--answers", type=Path, help="saved answers of this model")
+    add("--scaling", choices=("shared", "each"), default="shared", help="one colour scale over all steps, or one a step")
     add("--intervene", action="store_true", help="edit one step at a time and measure whether the points follow")
     add("--max-new-tokens", type=int, default=512, help="longest answer")
     add("--conv-mode", default="vicuna_v1", help="conversation template")
@@ -142,14 +136,10 @@ def _image_hash(benchmark: Benchmark, question: Question) -> dict[str, Any]:
 
 
 def _draw_all(
-    folder: Path,
-    checkpoint: Checkpoint,
-    benchmark: Benchmark,
-    wanted: Sequence[tuple[int, Question, Mapping[str, Any]]],
-    answers: Mapping[str, Answer],
-    arguments: argparse.Namespace,
-    failures: dict[str, str],
-) -> None:
+    folder: Path, checkpoint: Checkpoint, benchmark: Benchmark,
+    wanted: Sequence[tuple[int, Question, Mapping[str, Any]]], answers: Mapping[str, Answer],
+    arguments: argparse.Namespace, failures: dict[str, str],
+) -> None:  # fmt: skip
     """Ask and draw every wanted question; one that fails is recorded with its reason and does not end a long run."""
     from tqdm import tqdm
 
@@ -170,16 +160,14 @@ def _draw_all(
             target = benchmark.mask(question) if benchmark.masks else None
             masks = target, results.named_object_mask(benchmark, question)
             if arguments.answers is None:
-                attention = ask_with_attention(
-                    checkpoint, image, question.text, config, arguments.max_new_tokens, style
-                )
+                limit = arguments.max_new_tokens
+                attention = ask_with_attention(checkpoint, image, question.text, config, limit, style)
             elif name in answers:
                 attention = replay_answer(checkpoint, image, question.text, answers[name], config, style)
             else:
                 raise InputError(f"{arguments.answers} holds no answer to question {name}")
-            results.write_record(
-                folder, order, question, image, masks, attention, checkpoint.name, settings, arguments.scaling
-            )
+            results.write_record(folder, order, question, image, masks, attention, checkpoint.name, settings,
+                                 arguments.scaling)  # fmt: skip
         except InputError as error:
             failures[name] = str(error)
             write_json(folder / results.FAILURES, failures)
@@ -197,10 +185,8 @@ def _report(folder: Path, checkpoint: Checkpoint | None, benchmark: Benchmark, a
     if checkpoint is not None:
         from trace_vlm.attention.interventions import intervene_all
 
-        effects = intervene_all(
-            folder, checkpoint, benchmark, arguments.max_new_tokens, arguments.conv_mode, arguments.resume
-        )
-        print("\n".join(effects))
+        limit, style = arguments.max_new_tokens, arguments.conv_mode
+        print("\n".join(intervene_all(folder, checkpoint, benchmark, limit, style, arguments.resume)))
     print("\n".join(describe(write_summary(folder))))
     title = f"Attention of {Path(arguments.model).resolve().name}"
     print(write_html(folder / "report.html", render(title, attention=folder)))

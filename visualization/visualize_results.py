@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trace_vlm.utils.command import InputError, Parser, existing_file, output_folder, run
+from trace_vlm.utils.command import InputError, Parser, check_at_least, existing_file, output_folder, run
 
 HARD = "unseen"  # the category of Where2Place's hard part
 ORDERS = {
@@ -28,15 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Compare the answers of one or more models to the same questions.")
     # fmt: off
     add = parser.add_argument
-    add("--answers", type=Path,
-        nargs="+", required=True, metavar="JSONL", help="answer files, one a model")
+    add("--answers", type=Path, nargs="+", required=True, metavar="JSONL", help="answer files, one a model")
     add("--labels", nargs="+", help="names of the models, one a file (default: the files' names)")
     add("--convention", nargs="+", metavar="NAME",
         help="how models write coordinates, for answers that do not record it: one for all, or one each")
-    add("--data", type=Path, required=True,
-        help="folder of the benchmark, or its images folder")
-    add("--questions",
-        help="question file: a path, or a name in the folder (default: point_questions.jsonl)")
+    add("--data", type=Path, required=True, help="folder of the benchmark, or its images folder")
+    add("--questions", help="question file: a path, or a name in the folder (default: point_questions.jsonl)")
     add("--out", type=Path, required=True, help="folder for the figures")
     add("--num", "--num-questions", type=int, default=10, help="number of figures")
     add("--failure", metavar="CLASS", help="only questions where some answer has this outcome")
@@ -55,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(
             f"{len(arguments.answers)} answer files need as many different --labels, not {', '.join(labels)}"
         )
-    for flag, number in (("--num", arguments.num), ("--where2place-h-count", arguments.where2place_h_count)):
-        if number is not None and number < 1:
-            raise InputError(f"{flag} has to be at least 1, not {number}")
+    check_at_least(arguments, num=1, where2place_h_count=1)
     if arguments.where2place_h and arguments.category not in (None, HARD):
         raise InputError(f"--where2place-h is --category {HARD}: leave out one, it or --category {arguments.category}")
 

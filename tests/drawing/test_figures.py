@@ -135,6 +135,8 @@ def test_each_model_has_its_color_on_pictures_and_in_the_counts():
     faces = [line.get_markerfacecolor() for axes in figure.axes for line in axes.lines]
     assert [face for face in faces if face in colors] == [color for color in colors for _ in "dp"]  # legend, picture
     assert labels(figure) == ["ground truth"]
+    plain = figures.draw_comparison(grey(40, 30), "Point.", [figures.AnswerPanel("m", ANSWER)])
+    assert labels(plain) == ["prediction"] and "%" not in words(plain)
     counts = figures.draw_outcome_counts({name: {"right": 1} for name in names})
     assert [to_hex(bar.get_facecolor()) for bar in counts.axes[0].patches] == colors
 
@@ -165,11 +167,6 @@ def test_a_comparison_shows_every_word_and_nothing_overlaps(size, count):
     assert ("No point could be read" in shown) == (count > 2)
 
 
-def test_a_comparison_without_ground_truth_does_not_name_it():
-    figure = figures.draw_comparison(grey(40, 30), "Point.", [figures.AnswerPanel("m", ANSWER)])
-    assert labels(figure) == ["prediction"] and "%" not in words(figure)
-
-
 # --- attention -----------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +186,8 @@ def test_a_strip_shows_missing_steps_and_nothing_overlaps(size):
     assert_no_overlap(figure)
     assert words(figure).count("missing from this answer") == 1 and words(figure).count("image share 20.0%") == 4
     assert labels(figure).count("step missing") == 1
+    for number in (1, 2):  # the second is missing
+        assert_no_overlap(figures.draw_step(grey(*size), steps(size, missing=[1])[number - 1], number, 0.05, ()))
 
 
 def assert_readable(figure, axes, width):
@@ -229,17 +228,6 @@ def test_the_scale_of_a_strip_is_that_of_its_hottest_step():
     for missing, vmax in (((), 0.05), ((3, 4), 0.03), (range(5), 0.0)):
         assert figures.shared_vmax(steps((8, 8), missing)) == pytest.approx(vmax)
     figures.draw_steps(grey(8, 8), "Point.", steps((8, 8), missing=range(5)), ())  # nothing to draw is no error
-
-
-def test_the_two_halves_of_a_map_keep_their_places_in_the_picture_of_a_step():
-    step = figures.StepMap("Step", "Words.", np.repeat([[0.0, 0.4]], 100, axis=0).repeat(100, axis=1), 0.4, (0, 3))
-    figure = figures.draw_step(grey(200, 100), step, 3, 0.4, [])
-    left, bottom, width, height = figure.axes[0].get_position().bounds
-    picture = pixels(figure)
-    row = int((1 - bottom - height / 2) * picture.shape[0])
-    cold, hot = (picture[row, int((left + part * width) * picture.shape[1])] for part in (0.25, 0.75))
-    assert np.ptp(cold) < 3 and np.ptp(hot) > 60
-    assert_no_overlap(figure)
 
 
 def test_curves_leave_out_what_a_run_did_not_log():

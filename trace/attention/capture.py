@@ -60,11 +60,7 @@ def capture_while_generating(
     checkpoint: Checkpoint, image: Image, prompt: str, config: CaptureConfig | None = None, *,
     max_new_tokens: int = 512, **options: Any,
 ) -> CapturedAnswer:  # fmt: skip
-    """Answer a rendered prompt about one image and record its attention meanwhile.
-
-    Args:
-        options: passed to transformers' `generate` (logits_processor, min_new_tokens...).
-    """
+    """Answer a rendered prompt about one image, recording attention; `options` are passed to transformers' `generate`."""
     import torch
     from transformers import DynamicCache
 

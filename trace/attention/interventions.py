@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from ..core.images import open_image
 from ..core.points import Box, Mention, Point, find_points
 from ..core.prompts import IMAGE_TAG
 from ..core.reasoning import STEPS, Response, Step, parse
-from ..core.records import Question
 from ..eval.benchmark import Benchmark
 from ..eval.statistics import interval
 from ..utils.command import InputError
@@ -160,23 +160,6 @@ def _between(first: Point, second: Point) -> Shift:
 # --- one answer ----------------------------------------------------------------------------------------------------
 
 
-def intervene(
-    checkpoint: Checkpoint, image: Image, instruction: str, record: AttentionRecord, objects: Sequence[NamedObject],
-    max_new_tokens: int, style: str = "vicuna_v1",
-) -> list[EditResult]:  # fmt: skip
-    """Try every edit of one answer in one batch; [] for an answer without steps or points."""
-    response = parse(record.text, record.size)
-    # The same in every process: which other object is chosen depends on the question alone.
-    rng = np.random.default_rng(zlib.crc32(str(record.question_id).encode()))
-    edits = [edit for edit in make_edits(response, objects, rng) if IMAGE_TAG not in edit.prefix]
-    before = mean_point(response.points)
-    if not edits or before is None:
-        return []
-    prefixes = [edit.prefix for edit in edits]
-    texts = continue_generation(checkpoint, image, instruction, prefixes, max_new_tokens, style)
-    return [measure_edit(edit, text, before, record.size) for edit, text in zip(edits, texts, strict=True)]
-
-
 def continue_generation(
     checkpoint: Checkpoint, image: Image, instruction: str, prefixes: Sequence[str], max_new_tokens: int, style: str
 ) -> list[str]:
@@ -184,14 +167,10 @@ def continue_generation(
     from ..inference.predictor import Predictor
 
     count = len(prefixes)
-    continuations = Predictor(checkpoint).predict(
-        [image] * count, [instruction] * count, style=style, prefixes=prefixes, batch_size=count,
-        max_new_tokens=max_new_tokens,
-    )  # fmt: skip
-    return [
-        prefix + checkpoint.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-        for prefix, answer in zip(prefixes, continuations, strict=True)
-    ]
+    options: dict[str, Any] = {"style": style, "batch_size": count, "max_new_tokens": max_new_tokens}
+    answers = Predictor(checkpoint).predict([image] * count, [instruction] * count, prefixes=prefixes, **options)
+    texts = (checkpoint.tokenizer.decode(answer.token_ids, skip_special_tokens=True) for answer in answers)
+    return [prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
 
 
 def measure_edit(edit: Edit, answer: str, before: Point, size: tuple[int, int]) -> EditResult:
@@ -215,9 +194,7 @@ def measure_edit(edit: Edit, answer: str, before: Point, size: tuple[int, int]) 
 def mean_point(points: Sequence[Point | Box]) -> Point | None:
     """Return the mean of the points (and centres of boxes) inside the image; None without any."""
     inside = [point.center for point in points if point.center.inside]
-    if not inside:
-        return None
-    return Point(sum(point.x for point in inside) / len(inside), sum(point.y for point in inside) / len(inside))
+    return Point(fmean(point.x for point in inside), fmean(point.y for point in inside)) if inside else None
 
 
 # --- over a benchmark ----------------------------------------------------------------------------------------------
@@ -226,7 +203,7 @@ def mean_point(points: Sequence[Point | Box]) -> Point | None:
 def intervene_all(
     folder: Path, checkpoint: Checkpoint, benchmark: Benchmark, max_new_tokens: int, style: str, resume: bool = False
 ) -> list[str]:
-    """Edit every recorded answer of `folder` that has steps and points; return the effects as lines of text.
+    """Try every edit of every recorded answer of `folder` that has steps and points; return the effects as lines of text.
 
     Results are appended answer by answer; with `resume`, those of unchanged answers are kept.
     """
@@ -237,17 +214,23 @@ def intervene_all(
     if not resume:
         path.unlink(missing_ok=True)
     done = _read_results(path)
-    objects = _scene_objects(benchmark)
-    questions: dict[str, Question] = {str(question.question_id): question for question in benchmark.questions}
+    objects = _scene_objects(benchmark.question_file.parent / "views.jsonl")
+    questions = {str(question.question_id): question for question in benchmark.questions}
     with JsonlWriter(path) as writer:
         for record in tqdm(records, unit="answer", desc="interventions"):
             name = str(record.question_id)
             if done.get(name, (None,))[0] == record.text or name not in questions:
                 continue
-            question = questions[name]
-            image = open_image(benchmark.image_path(question))
-            in_view = objects.get(str(question.meta.get("view")), ())
-            results = intervene(checkpoint, image, question.text, record, in_view, max_new_tokens, style)
+            question, response = questions[name], parse(record.text, record.size)
+            results: list[EditResult] = []
+            # The same in every process: which other object is chosen depends on the question alone.
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            edits = make_edits(response, objects.get(str(question.meta.get("view")), ()), rng)
+            edits = [edit for edit in edits if IMAGE_TAG not in edit.prefix]
+            if edits and (before := mean_point(response.points)) is not None:
+                image, prefixes = open_image(benchmark.image_path(question)), [edit.prefix for edit in edits]
+                texts = continue_generation(checkpoint, image, question.text, prefixes, max_new_tokens, style)
+                results = [measure_edit(*edited, before, record.size) for edited in zip(edits, texts, strict=True)]
             done[name] = (record.text, results)
             writer.write({"question_id": record.question_id, "text": record.text,
                           "results": [asdict(result) for result in results]})  # fmt: skip
@@ -255,8 +238,8 @@ def intervene_all(
     effects = summarize_effects(answers)
     write_json(folder / EFFECTS, {"near": NEAR, "answers": len(answers), "effects": effects})
     lines = ["", "interventions: one step's words replaced, the model continues (95 % intervals over images)"]
-    for row in effect_rows(effects):
-        lines.append(f"{row[0]:12}{row[1]:12}{row[2]:>7}" + "".join(f"{cell:>26}" for cell in row[3:]))
+    lines += [f"{row[0]:12}{row[1]:12}{row[2]:>7}" + "".join(f"{cell:>26}" for cell in row[3:])
+              for row in effect_rows(effects)]  # fmt: skip
     return [*lines, ""]
 
 
@@ -265,38 +248,27 @@ def summarize_effects(answers: Sequence[tuple[AttentionRecord, Sequence[EditResu
     rng = np.random.default_rng(0)
 
     def mean(values: Sequence[tuple[str, float]]) -> dict[str, Any] | None:
-        if not values:
-            return None
-        return asdict(interval([value for _, value in values], [image for image, _ in values], rng, RESAMPLES))
+        images, numbers = [image for image, _ in values], [number for _, number in values]
+        return asdict(interval(numbers, images, rng, RESAMPLES)) if values else None
 
     effects = []
     for step, kind in product(STEPS, KINDS):
         results = [(record.source, result) for record, of_answer in answers for result in of_answer
                    if (result.step, result.kind) == (step, kind)]  # fmt: skip
-        if not results:
-            continue
-        distances = [(image, result.distance) for image, result in results if result.distance is not None]
-        follows = [(image, float(result.follows)) for image, result in results if result.follows is not None]
-        effects.append(
-            {
-                "step": step,
-                "kind": kind,
-                "edits": len(results),
-                "unreadable": len(results) - len(distances),  # answers without points
-                "distance": mean(distances),
-                "moved": mean([(image, float(distance > NEAR)) for image, distance in distances]),
-                "follows": mean(follows),
-            }
-        )
+        if results:
+            distances = [(image, result.distance) for image, result in results if result.distance is not None]
+            follows = [(image, float(result.follows)) for image, result in results if result.follows is not None]
+            moved = [(image, float(distance > NEAR)) for image, distance in distances]
+            unreadable = len(results) - len(distances)  # answers without points
+            effects.append({"step": step, "kind": kind, "edits": len(results), "unreadable": unreadable,
+                            "distance": mean(distances), "moved": mean(moved), "follows": mean(follows)})  # fmt: skip
     return effects
 
 
 def _read_results(path: Path) -> dict[str, tuple[str, list[EditResult]]]:
     """Question id -> the answer that was edited, and the results."""
-    if not path.is_file():
-        return {}
     done: dict[str, tuple[str, list[EditResult]]] = {}
-    for line, entry in read_jsonl(path, skip_partial_line=True):
+    for line, entry in read_jsonl(path, skip_partial_line=True) if path.is_file() else ():
         try:
             results = [EditResult(**{**one, "moved": one["moved"] and tuple(one["moved"])}) for one in entry["results"]]
             done[str(entry["question_id"])] = (str(entry["text"]), results)
@@ -305,28 +277,22 @@ def _read_results(path: Path) -> dict[str, tuple[str, list[EditResult]]]:
     return done
 
 
-def _scene_objects(benchmark: Benchmark) -> dict[str, list[NamedObject]]:
-    """View -> its objects with unique names, where the benchmark's folder has views.jsonl."""
-    path = benchmark.question_file.parent / "views.jsonl"
-    views = [view for _, view in read_jsonl(path) if "view" in view] if path.is_file() else []
+def _scene_objects(path: Path) -> dict[str, list[NamedObject]]:
+    """View -> its objects with unique names, where the benchmark has views.jsonl."""
     objects: dict[str, list[NamedObject]] = {}
-    for view in views:
-        names = [str(entry.get("name")) for entry in view.get("objects", ())]
-        objects[str(view["view"])] = [
-            NamedObject(str(entry["name"]), Point(*map(float, entry["center"])))
-            for entry in view.get("objects", ())
-            if names.count(str(entry.get("name"))) == 1 and len(entry.get("center", ())) == 2
-        ]
+    for _, view in read_jsonl(path) if path.is_file() else ():
+        entries = [(str(entry.get("name")), entry.get("center", ())) for entry in view.get("objects", ())]
+        names = [name for name, _ in entries]
+        objects[str(view.get("view"))] = [NamedObject(name, Point(*map(float, center))) for name, center in entries
+                                          if names.count(name) == 1 and len(center) == 2]  # fmt: skip
     return objects
 
 
 def read_effects(folder: Path) -> list[Mapping[str, Any]]:
     """Return the effects of a folder as data; [] where nothing was edited."""
     path = folder / EFFECTS
-    if not path.is_file():
-        return []
     try:
-        effects = list(read_json(path)["effects"])
+        effects = list(read_json(path)["effects"]) if path.is_file() else []
         effect_rows(effects)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} holds no effects of interventions ({error}). Write it again.") from None

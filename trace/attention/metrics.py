@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,32 +37,20 @@ DECIMALS = 5  # of a stored value
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """What maps are compared with, in the frame of the padded square.
+    """What maps are compared with, in the frame of the padded square."""
 
-    target, reference: the share of each patch that the ground truth (the named object) covers, [grid, grid] in [0, 1];
-        None without one.
-    points: the predicted points that lie in the image.
-    """
-
-    target: Grid | None
-    reference: Grid | None
-    points: tuple[Point, ...]
+    target: Grid | None  # the share of each patch that the ground truth covers, [grid, grid] in [0, 1]
+    reference: Grid | None  # the same of the named object
+    points: tuple[Point, ...]  # the predicted points that lie in the image
 
 
 def regions(
-    size: tuple[int, int],
-    patches: int,
-    points: Sequence[Point | Box],
-    target: NDArray[np.bool_] | None = None,
+    size: tuple[int, int], patches: int, points: Sequence[Point | Box], target: NDArray[np.bool_] | None = None,
     reference: NDArray[np.bool_] | None = None,
-) -> Regions:
+) -> Regions:  # fmt: skip
     """Build the regions of an image of `size` (width, height); masks are [height, width] over the original image."""
-    square = Square(*size)
-    centers = [item.center for item in points]
-    target_grid, reference_grid = (
-        None if mask is None else patch_coverage(mask, patches) for mask in (target, reference)
-    )
-    return Regions(target_grid, reference_grid, tuple(square.pad_point(center) for center in centers if center.inside))
+    grids = (None if mask is None else patch_coverage(mask, patches) for mask in (target, reference))
+    return Regions(*grids, tuple(Square(*size).pad_point(item.center) for item in points if item.center.inside))
 
 
 def measure(grid: Grid, where: Regions) -> Values:
@@ -92,7 +81,7 @@ def uniform(patches: int, where: Regions, share: float) -> Values:
     values = measure(np.full((patches, patches), share / patches**2, np.float32), where)
     distances = [_distance(token, patches, where.points) for token in range(patches**2)]
     known = [distance for distance in distances if distance is not None]
-    return {**values, "share": share, "distance": sum(known) / len(known) if known else None}  # any peak
+    return {**values, "share": share, "distance": fmean(known) if known else None}  # any peak
 
 
 def _distance(token: int, patches: int, points: Sequence[Point]) -> float | None:
@@ -101,4 +90,4 @@ def _distance(token: int, patches: int, points: Sequence[Point]) -> float | None
         return None
     row, column = divmod(token, patches)
     x, y = (column + 0.5) / patches, (row + 0.5) / patches
-    return sum(math.hypot(point.x - x, point.y - y) for point in points) / len(points)
+    return fmean(math.hypot(point.x - x, point.y - y) for point in points)

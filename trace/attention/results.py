@@ -89,8 +89,8 @@ def named_object_mask(benchmark: Benchmark, question: Question) -> NDArray[np.bo
     That is every reference of the question, or the target itself without one. Generated benchmarks store instance
     maps; others may give normalised boxes.
     """
-    named = [entry for entry in question.meta.get("references") or [question.meta.get("target")]
-             if isinstance(entry, dict)]  # fmt: skip
+    entries = question.meta.get("references") or [question.meta.get("target")]
+    named = [entry for entry in entries if isinstance(entry, dict)]
     width, height = benchmark.image_size(question)
     mask = np.zeros((height, width), bool)
     instances = ErrorClassifier(question, mask, benchmark.question_file.parent).instances
@@ -112,11 +112,9 @@ def write_record(
     masks: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None], attention: AnswerAttention, model: str,
     settings: Mapping[str, Any], scaling: str = "shared",
 ) -> AttentionRecord:  # fmt: skip
-    """Write pictures, arrays and the record, in this order.
+    """Write pictures, arrays and the record, in this order; `masks` are the target and the named object, [height, width].
 
-    Args:
-        masks: the target and the named object, [height, width].
-        scaling: of the pictures only: "shared" is one colour scale over all steps, "each" one a step.
+    `scaling`, of the pictures only: "shared" is one colour scale over all steps, "each" one a step.
     """
     stem, instruction = file_stem(question.question_id), bare_instruction(question.text)
     target, reference = masks
@@ -144,14 +142,15 @@ def write_record(
     with replacing(folder / f"{stem}.npz") as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
     layers = attention.captured.layers
-    numbers = {layer: _by_measure([measure(grid, where) if key in attention.spans else None
-                                   for key, grid in zip(STEP_TITLES, grids, strict=True)])
-               for layer, grids in {MEAN: attention.maps,
-                                    **dict(zip(map(str, layers), attention.layer_maps, strict=True))}.items()}  # fmt: skip
+    present = [key in attention.spans for key in STEP_TITLES]
+    by_layer = {MEAN: attention.maps, **dict(zip(map(str, layers), attention.layer_maps, strict=True))}
+    numbers = {layer: _by_measure([measure(grid, where) if known else None
+                                   for known, grid in zip(present, grids, strict=True)])
+               for layer, grids in by_layer.items()}  # fmt: skip
     if attention.captured.config.reduction != "mean":  # a sum over the largest head is no share
         numbers = {layer: {**values, "share": [None] * len(STEP_TITLES)} for layer, values in numbers.items()}
-    even = [uniform(grid, where, float(share)) if key in attention.spans else None
-            for key, share in zip(STEP_TITLES, attention.uniform, strict=True)]  # fmt: skip
+    even = [uniform(grid, where, float(share)) if known else None
+            for known, share in zip(present, attention.uniform, strict=True)]  # fmt: skip
     record = AttentionRecord(
         question_id=question.question_id, order=order, source=question.image, instruction=instruction,
         category=question.category, size=image.size, image=f"images/{stem}.jpg", picture=f"{stem}_steps.png",
@@ -166,12 +165,8 @@ def write_record(
 
 def _by_measure(steps: Sequence[Values | None]) -> dict[str, list[float | None]]:
     """measure -> a rounded value for each step; None for a missing step."""
-    return {
-        name: [
-            None if values is None or (value := values[name]) is None else round(value, DECIMALS) for values in steps
-        ]
-        for name in MEASURES
-    }
+    return {name: [None if values is None or (value := values[name]) is None else round(value, DECIMALS)
+                   for values in steps] for name in MEASURES}  # fmt: skip
 
 
 def is_complete(folder: Path, question_id: QuestionId, settings: Mapping[str, Any]) -> bool:
@@ -197,17 +192,14 @@ def read_failures(folder: Path) -> dict[str, str]:
 def require_same_settings(
     folder: Path, settings: Mapping[str, Any] | None = None, replaced: Collection[QuestionId] = ()
 ) -> None:
-    """Refuse records whose settings differ in what decides the numbers: they cannot be summarised together.
+    """Raise InputError if settings of records differ in what decides the numbers, which are summarised together.
 
-    Args:
-        settings: of records still to be written.
-        replaced: questions whose records will be written again.
-    Raises:
-        InputError: two settings differ.
+    `settings` are those of records still to be written, `replaced` the questions whose records are written again.
     """
     every = [record.settings for record in read_records(folder) if record.question_id not in replaced]
+    every += [settings] if settings else []
     for name in DECISIVE:
-        values = list(dict.fromkeys(f"{of_record.get(name)}"[:20] for of_record in [*every, *filter(None, [settings])]))
+        values = list(dict.fromkeys(f"{of_record.get(name)}"[:20] for of_record in every))
         if len(values) > 1:
             raise InputError(
                 f"the records of attention in {folder} differ in {name} ({' and '.join(values)}), and their numbers "
@@ -225,11 +217,7 @@ def read_records(folder: Path) -> list[AttentionRecord]:
 
 
 def read_maps(folder: Path, record: AttentionRecord) -> tuple[NDArray[np.float32], Regions]:
-    """Read the steps' maps [5, grid, grid] of a record, and the regions they are compared with.
-
-    Raises:
-        InputError: the arrays are missing or broken.
-    """
+    """Read the steps' maps [5, grid, grid] of a record, and the regions they are compared with. InputError if broken."""
     path = folder / record.arrays
     try:
         with np.load(path) as arrays:
@@ -243,10 +231,8 @@ def read_maps(folder: Path, record: AttentionRecord) -> tuple[NDArray[np.float32
 def _read_record(path: Path) -> AttentionRecord:
     record = read_json(path, "the attention record")
     try:
-        steps = tuple(
-            StepRecord(**{**step, "tokens": None if step["tokens"] is None else tuple(step["tokens"])})
-            for step in record["steps"]
-        )
+        steps = tuple(StepRecord(**{**step, "tokens": step["tokens"] and tuple(step["tokens"])})
+                      for step in record["steps"])  # fmt: skip
         tuples = {name: tuple(record[name]) for name in ("size", "token_ids", "layers")}
         return AttentionRecord(**{**record, **tuples, "steps": steps})
     except (KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,10 +84,10 @@ def token_spans(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[Spa
     ends: list[int] = []
     settled: list[bool] = []
     for count in range(1, len(ids) + 1):
-        prefix = text if count == len(ids) else tokenizer.decode(ids[:count], skip_special_tokens=True)
-        shared = _shared_prefix(prefix, text)
+        prefix = tokenizer.decode(ids[:count], skip_special_tokens=True)
+        settled.append(text.startswith(prefix))
+        shared = len(prefix if settled[-1] else commonprefix((prefix, text)))
         ends.append(max(shared, ends[-1] if ends else 0))
-        settled.append(shared == len(prefix))
     spans: list[Span] = []
     following = len(text)  # where the next settled token ends: an unsettled one (half a character) reaches to there
     for index in reversed(range(len(ids))):
@@ -100,29 +101,16 @@ def token_spans(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[Spa
     return text, spans[::-1]
 
 
-def _shared_prefix(first: str, second: str) -> int:
-    if second.startswith(first):
-        return len(first)
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if first[:middle] == second[:middle] else (low, middle - 1)
-    return low
-
-
 def step_spans(response: Response, characters: Sequence[Span]) -> dict[str, Span]:
-    """Return each step's tokens; a step that the answer lacks has no entry.
+    """Return each step's tokens, from the tokens' `characters` in the text; a step that the answer lacks has no entry.
 
     A token belongs to the step that holds most of its visible characters, the earlier one if two hold as many (a
     token of blanks: all of its characters). Of an answer that is points and no steps all tokens are the final answer.
-
-    Args:
-        characters: the tokens' spans in `response.text`.
     """
     spans = {step.key: step.span for step in reversed(response.steps)}  # of two steps with one key, the first
     if response.answer_span is not None:
         spans[ANSWER] = response.answer_span
-    elif not spans and response.points:  # nothing but points: the complete text is the answer
+    elif not spans and response.points:
         spans[ANSWER] = (0, len(response.text))
     in_order = sorted(spans.items(), key=lambda item: item[1])
     tokens: dict[str, list[int]] = {}
@@ -136,14 +124,9 @@ def step_spans(response: Response, characters: Sequence[Span]) -> dict[str, Span
 
 
 def mean_maps(attention: NDArray[np.floating], spans: Mapping[str, Span]) -> NDArray[np.float32]:
-    """Average the attention of each step's tokens, layer by layer.
+    """Average the attention [layers, tokens, patches] of each step's tokens: [layers, 5, grid, grid], NaN if missing.
 
-    Args:
-        attention: [layers, tokens, patches], the image tokens row by row.
-    Returns:
-        [layers, 5, grid, grid]; NaN where a step is missing.
-    Raises:
-        ValueError: the image tokens are no square grid, or a span reaches past the rows.
+    ValueError: the image tokens are no square grid, or a span reaches past the rows.
     """
     layers, tokens, patches = attention.shape
     side = isqrt(patches)
@@ -176,10 +159,7 @@ def ask_with_attention(
 ) -> AnswerAttention:  # fmt: skip
     """Ask a model with reasoning, greedily, and record where it looks during each step.
 
-    Args:
-        question_text: the instruction; the request for reasoning and the answer's format are added.
-    Raises:
-        InputError: the model has no such layer.
+    The request for reasoning and the answer's format are added to `question_text`. InputError: there is no such layer.
     """
     prompt = prompts.render_prompt(prompts.question_text(question_text, True), style)
     captured = capture_while_generating(checkpoint, image, prompt, config, max_new_tokens=max_new_tokens)
@@ -193,9 +173,7 @@ def replay_answer(
     """Record the attention of a saved answer in one teacher-forced pass.
 
     An answer saved without its token ids is encoded again, which may split words differently than the model did.
-
-    Raises:
-        InputError: the answer is empty, its token ids belong to another tokenizer, or the model has no such layer.
+    InputError: the answer is empty, its token ids belong to another tokenizer, or the model has no such layer.
     """
     question = answer.prompt or prompts.question_text(question_text, True)
     prompt = prompts.render_prompt(question.replace(prompts.IMAGE_TAG, "").strip(), style)

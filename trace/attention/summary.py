@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..eval.statistics import Interval, difference, interval
 from ..utils.command import InputError, Parser, existing_folder, run
 from ..utils.files import write_json
 from .metrics import MEASURES, Regions, measure
-from .results import MEAN, SUMMARY, AttentionRecord, read_maps, read_records, require_same_settings
+from .results import MEAN, SUMMARY, AttentionRecord, Numbers, read_maps, read_records, require_same_settings
 from .steps import STEP_TITLES
 
 RESAMPLES = 2000
@@ -88,11 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_summary(folder: Path, seed: int = 0) -> Summary:
-    """Summarize the records of a folder into its summary.json.
-
-    Raises:
-        InputError: there are none, one is broken, or they were made under different settings.
-    """
+    """Summarize the records of a folder into its summary.json. InputError: none, a broken one, or different settings."""
     records = read_records(folder)
     if not records:
         raise InputError(f"{folder} holds no record of attention. Run visualization/attention_map.py first.")
@@ -106,34 +103,27 @@ def summarize(records: Sequence[AttentionRecord], maps: MapsOf, seed: int = 0) -
     """Compute every number over the answers `records`."""
     rng = np.random.default_rng(seed)
     images = [record.source for record in records]
-    values = {
-        layer: {name: _values([record.numbers.get(layer, {}) for record in records], name) for name in MEASURES}
-        for layer in dict.fromkeys(layer for record in records for layer in record.numbers)
-    }
+    values = {layer: {name: _values([record.numbers.get(layer, {}) for record in records], name) for name in MEASURES}
+              for layer in dict.fromkeys(layer for record in records for layer in record.numbers)}  # fmt: skip
     shuffled = _shuffled_control(records, maps, rng)
     return Summary(
         model=", ".join(dict.fromkeys(record.model for record in records)),
         questions=len(records),
         images=len(set(images)),
         missing={key: sum(record.steps[step].tokens is None for record in records) for step, key in enumerate(KEYS)},
-        measures={
-            layer: {name: [_interval(column, images, rng) for column in array.T] for name, array in of_layer.items()}
-            for layer, of_layer in values.items()
-        },
+        measures={layer: {name: [_interval(column, images, rng) for column in array.T]
+                          for name, array in of_layer.items()} for layer, of_layer in values.items()},
         uniform={name: _means(_values([record.uniform for record in records], name)) for name in MEASURES},
         shuffled={name: _means(array) for name, array in shuffled.items()},
-        against_shuffled={
-            name: [_interval(column, images, rng, GAP_BOUNDS) for column in (values[MEAN][name] - array).T]
-            for name, array in shuffled.items()
-        },
+        against_shuffled={name: [_interval(column, images, rng, GAP_BOUNDS) for column in (values[MEAN][name] - array).T]
+                          for name, array in shuffled.items()},
         pairs={name: _pairs(values[MEAN][name], images, rng) for name in MEASURES},
         verdicts=judge(values[MEAN], images, rng),
-    )
+    )  # fmt: skip
 
 
-def _values(numbers: Sequence[Mapping[str, Sequence[float | None]]], name: str) -> Values:
-    rows = [of_answer.get(name) or [None] * len(KEYS) for of_answer in numbers]
-    return np.array([[np.nan if value is None else value for value in row] for row in rows], float)
+def _values(numbers: Sequence[Numbers], name: str) -> Values:
+    return np.array([of_answer.get(name) or [None] * len(KEYS) for of_answer in numbers], float)  # None becomes NaN
 
 
 def _means(values: Values) -> list[float | None]:
@@ -145,9 +135,8 @@ def _interval(
     column: Values, images: Sequence[str], rng: np.random.Generator, bounds: tuple[float, float] = MEASURE_BOUNDS
 ) -> Interval | None:
     known = ~np.isnan(column)
-    if not known.any():
-        return None
-    return interval(column[known], np.array(images)[known].tolist(), rng, RESAMPLES, bounds=bounds)
+    of_images = np.array(images)[known].tolist()
+    return interval(column[known], of_images, rng, RESAMPLES, bounds=bounds) if of_images else None
 
 
 def _shuffled_control(records: Sequence[AttentionRecord], maps: MapsOf, rng: np.random.Generator) -> dict[str, Values]:
@@ -163,7 +152,7 @@ def _shuffled_control(records: Sequence[AttentionRecord], maps: MapsOf, rng: np.
             measured = [measure(grid, where) for grid in grids]
             for name in SHUFFLED:
                 known = [value for values in measured if (value := values[name]) is not None]
-                control[name][index, step] = sum(known) / len(known) if known else np.nan
+                control[name][index, step] = fmean(known) if known else np.nan
     return control
 
 
@@ -174,10 +163,8 @@ def _pairs(values: Values, images: Sequence[str], rng: np.random.Generator) -> l
         both = ~np.isnan(values[:, [first, second]]).any(axis=1)
         if both.any():
             gap = difference(values[both, first], values[both, second], np.array(images)[both].tolist(), rng, RESAMPLES)
-            span = gap.interval
-            pairs.append(
-                StepPair(KEYS[first], KEYS[second], span.mean, span.low, span.high, gap.p_value, span.questions)
-            )
+            span, keys = gap.interval, (KEYS[first], KEYS[second])
+            pairs.append(StepPair(*keys, span.mean, span.low, span.high, gap.p_value, span.questions))
     order = sorted((pair.p, index) for index, pair in enumerate(pairs) if pair.p is not None)
     largest = 0.0
     for rank, (p, index) in enumerate(order):
@@ -205,33 +192,26 @@ def judge(values: Mapping[str, Values], images: Sequence[str], rng: np.random.Ge
     drop = share[:, -1] - 0.5 * share[:, :-1].mean(axis=1)
     diffuse = [_interval(area[:, step], images, rng) for step in (0, 1)]
     closer, little = (_interval(column, images, rng, GAP_BOUNDS) for column in (gap, drop))
-    halves = "; ".join(
-        f"{key}: not measured" if span is None else f"{key}: half of it on {_text(span)} of the tokens"
-        for key, span in zip(KEYS[:2], diffuse, strict=True)
-    )
-    lows = [span.low for span in diffuse if span is not None and span.low is not None]
-    highs = [span.high for span in diffuse if span is not None and span.high is not None]
-    first = FAILS if any(high < DIFFUSE for high in highs) else UNDECIDED
-    if len(lows) == 2 and min(lows) > DIFFUSE:
+    halves = "; ".join(f"{key}: {_text(span)}" for key, span in zip(KEYS[:2], diffuse, strict=True))
+    ends = [(span.low, span.high) for span in diffuse if span and span.low is not None and span.high is not None]
+    first = FAILS if any(high < DIFFUSE for _, high in ends) else UNDECIDED
+    if len(ends) == 2 and min(low for low, _ in ends) > DIFFUSE:
         first = HOLDS
 
     def count(column: Values) -> int:
-        return len({image for image, value in zip(images, column.tolist(), strict=True) if not np.isnan(value)})
+        return len(set(np.array(images)[~np.isnan(column)]))
 
     parts = [
-        ("diffuse in the first two steps", first, f"{halves} (limit {DIFFUSE}, even attention 0.5)",
+        ("diffuse in the first two steps", first, f"tokens that hold half of it, {halves} (limit {DIFFUSE}, even 0.5)",
          min(count(area[:, 0]), count(area[:, 1]))),
         ("concentrated at the goal subtype", _below_zero(closer),
          f"tokens that hold half of it, subtype minus the first two: {_text(closer)}", count(gap)),
         ("little visual attention at the end", _below_zero(little),
          f"share on the image, final answer minus half of the steps' mean: {_text(little)}", count(drop)),
     ]  # fmt: skip
-    return [
-        Verdict(part, verdict, why)
-        if seen >= LEAST_IMAGES
-        else Verdict(part, UNDECIDED, f"{why}; few images: {seen} of {LEAST_IMAGES}")
-        for part, verdict, why, seen in parts
-    ]
+    few = f"; few images: {{}} of {LEAST_IMAGES}"
+    return [Verdict(part, *((verdict, why) if seen >= LEAST_IMAGES else (UNDECIDED, why + few.format(seen))))
+            for part, verdict, why, seen in parts]  # fmt: skip
 
 
 def _below_zero(span: Interval | None) -> str:
@@ -267,10 +247,8 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
             p = "" if pair["p"] is None else f" (p {pair['p']:.2g})"
             cells.setdefault(f"{pair['first']} - {pair['second']}", {})[name] = f"{pair['mean']:+.3f}{p}"
     if cells:
-        header = [["", *names]]
-        blocks.append(
-            (PAIRS_TITLE, header + [[pair, *(row.get(n, "-") for n in names)] for pair, row in cells.items()])
-        )
+        pairs = [[pair, *(row.get(name, "-") for name in names)] for pair, row in cells.items()]
+        blocks.append((PAIRS_TITLE, [["", *names], *pairs]))
     return blocks
 
 

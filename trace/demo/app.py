@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,11 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def launch(models: Models, port: int, browser: bool = False, wait: bool = True) -> Any:
-    """Serve the page; return the app, at once when `wait` is False.
-
-    Raises:
-        InputError: gradio is not installed, or the port is taken.
-    """
+    """Serve the page; return the app, at once when `wait` is False. InputError: gradio is missing, the port is taken."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
@@ -113,10 +110,11 @@ def build(models: Models) -> Any:
             with gr.Column(scale=1, min_width=260):
                 picture = gr.Image(type="filepath", image_mode=None, label="Image", sources=["upload", "clipboard"],
                                    buttons=[], elem_id="picture", height=300)  # fmt: skip
-                _name_broken_files(gr, picture)
-                instruction = gr.Textbox(
-                    label="Instruction", lines=2, placeholder="Point to ...", elem_id="instruction"
-                )
+                # An unreadable file is named; gradio's own shows a bare "Error". The method of this one component is
+                # replaced, because gradio writes a stub file beside the source of every sub-class.
+                picture.preprocess = partial(_read_picture, gr, picture.preprocess)
+                instruction = gr.Textbox(label="Instruction", lines=2, placeholder="Point to ...",
+                                         elem_id="instruction")  # fmt: skip
                 asked = gr.Button("Ask", variant="primary", elem_id="ask")
                 with gr.Group():
                     reasoning = gr.Checkbox(True, label="Reason before pointing")
@@ -128,32 +126,23 @@ def build(models: Models) -> Any:
                             [picture, instruction], label="Samples", cache_examples=False)  # fmt: skip
             sides = [_side(gr, names, 0), _side(gr, [NONE, *names], 1)]
         inputs = [picture, instruction, reasoning, points, temperature, seed]
+
+        def answer(path: Any, *given: Any) -> Iterator[Any]:
+            yield from _answer(gr, models, path, *given)
+
         for side in sides:
             outputs = [side[name] for name in ("state", "text", "shown", "step", "words", "table", "download")]
-
-            def answer(path: Any, *given: Any, models: Models = models) -> Iterator[Any]:
-                yield from _answer(gr, models, path, *given)
-
             gr.on([asked.click, instruction.submit], answer, [*inputs, side["model"]], outputs, show_progress="hidden")
             side["step"].change(_at_step, [side["state"], side["step"]],
                                 [side["shown"], side["words"], side["text"]], show_progress="hidden")  # fmt: skip
     return app
 
 
-def _name_broken_files(gr: Any, picture: Any) -> None:
-    """Make an image component name what is wrong with a file; gradio's own shows a bare "Error".
-
-    The method of this one component is replaced: gradio writes a stub file beside the source of every sub-class.
-    """
-    read = picture.preprocess
-
-    def preprocess(payload: Any) -> Any:
-        try:
-            return read(payload)
-        except BROKEN_IMAGE as error:
-            raise gr.Error(f"This file is no image that can be read: {error}", print_exception=False) from None
-
-    picture.preprocess = preprocess
+def _read_picture(gr: Any, read: Callable[[Any], Any], payload: Any) -> Any:
+    try:
+        return read(payload)
+    except BROKEN_IMAGE as error:
+        raise gr.Error(f"This file is no image that can be read: {error}", print_exception=False) from None
 
 
 def _side(gr: Any, names: Sequence[str], number: int) -> dict[str, Any]:
@@ -267,16 +256,16 @@ def answer_html(text: str, size: tuple[int, int], shown: str | None = None) -> s
         return below + raw
     if response.answer_span is not None:
         parts.append((ANSWER, answer_text(response)))
-    blocks = []
+    html = below
     for number, (key, body) in enumerate(parts, 1):
         mark = "background: var(--color-accent-soft); border-color: var(--color-accent)" if key == shown else ""
-        heading, words = escape(STEP_TITLES[key]), escape(body)
-        blocks.append(
+        html += (
             f"<div data-step='{key}' style='padding: 4px 10px; border-left: 3px solid transparent; {mark}'>"
-            f"<b>{number}. {heading}</b><br><span style='overflow-wrap: anywhere'>{words}</span></div>"
+            f"<b>{number}. {escape(STEP_TITLES[key])}</b><br>"
+            f"<span style='overflow-wrap: anywhere'>{escape(body)}</span></div>"
         )
     summary = "<summary style='cursor: pointer'>The model's text</summary>"
-    return below + "".join(blocks) + f"<details style='margin: 8px 0 0 10px'>{summary}{raw}</details>"
+    return f"{html}<details style='margin: 8px 0 0 10px'>{summary}{raw}</details>"
 
 
 if __name__ == "__main__":

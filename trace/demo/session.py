@@ -83,10 +83,8 @@ class _Stopped(Exception):
 def ask(predictor: Predictor, name: str, image: Image, instruction: str, **settings: Any) -> Iterator[str | DemoAnswer]:
     """Yield the text so far, token by token, and at last the complete answer. Closing the iterator ends generation.
 
-    Args:
-        settings: as for `Predictor.predict`.
-    Raises:
-        InputError: the instruction is empty, the image too large, or the settings do not go together.
+    `settings` are those of `Predictor.predict`. InputError: the instruction is empty, the image too large, or the
+    settings do not go together.
     """
     if not instruction.strip():
         raise InputError("an instruction is missing: say what to point at")
@@ -131,19 +129,9 @@ def as_record(answer: DemoAnswer) -> dict[str, Any]:
 
     attention = answer.attention
     where = regions(answer.size, attention.maps.shape[-1], attention.response.points)
-    steps = [
-        {
-            "key": key,
-            "title": title,
-            "tokens": list(attention.spans[key]) if key in attention.spans else None,
-            "numbers": measure(grid, where) if key in attention.spans else None,
-        }
-        for (key, title), grid in zip(STEP_TITLES.items(), attention.maps, strict=True)
-    ]
-    return {
-        "model": answer.model,
-        "instruction": answer.instruction,
-        **prediction_as_json(answer.prediction, answer.size),
-        "layers": list(attention.captured.layers),
-        "attention": steps,
-    }
+    steps = [{"key": key, "title": title, "tokens": (span := attention.spans.get(key)) and list(span),
+              "numbers": span and measure(grid, where)}
+             for (key, title), grid in zip(STEP_TITLES.items(), attention.maps, strict=True)]  # fmt: skip
+    record = prediction_as_json(answer.prediction, answer.size)
+    return {"model": answer.model, "instruction": answer.instruction, **record,
+            "layers": list(attention.captured.layers), "attention": steps}  # fmt: skip

@@ -90,10 +90,16 @@ def text_height(width: float, blocks: Sequence[TextBlock]) -> float:
 
 @lru_cache(maxsize=4096)
 def wrap_text(block: TextBlock, width: float) -> tuple[str, ...]:
-    """Break a block into lines of at most `width` pixels; a word longer than a line is broken too."""
+    """Break a block into lines of at most `width` pixels; a word longer than a line is broken too.
+
+    Characters that no font has become boxes.
+    """
     lines: list[str] = []
     space = _text_width(" ", block)
-    for paragraph in _drawable(block.text, block.bold).splitlines() or [""]:
+    fonts = _fonts_for(block.text, block.bold)
+    drawable = (c if c == "\n" or any(ord(c) in font.glyphs for font in fonts) else " " if c.isspace() else MISSING_GLYPH
+                for c in block.text)  # fmt: skip
+    for paragraph in "".join(drawable).splitlines() or [""]:
         line, used = "", 0.0
         for word in paragraph.split():
             word_width = _text_width(word, block)
@@ -181,15 +187,6 @@ def pil_font(text: str, size: int) -> FreeTypeFont | ImageFont:
     fonts = _fonts_for(text, bold=False)
     best = max(fonts, key=lambda font: sum(ord(character) in font.glyphs for character in text))
     return ImageFont.load_default(size) if best is fonts[0] else _open_font(best.path, size)
-
-
-def _drawable(text: str, bold: bool) -> str:
-    """Replace characters that no font has by a box; keep line breaks, and make other white space a space."""
-    fonts = _fonts_for(text, bold)
-    return "".join(
-        c if c == "\n" or any(ord(c) in font.glyphs for font in fonts) else " " if c.isspace() else MISSING_GLYPH
-        for c in text
-    )
 
 
 @lru_cache(maxsize=65536)

@@ -16,19 +16,9 @@ import numpy as np
 
 from ..core.points import Box, Point
 from ..core.reasoning import HEADINGS, Response
+from . import overlay
 from .canvas import BAD, FADED, INK, Canvas, TextBlock, font_families, text_height
-from .overlay import (
-    COLORS,
-    CYAN,
-    FEW_DOTS,
-    RED,
-    blend,
-    draw_answer,
-    draw_image,
-    draw_truth,
-    heat_colormap,
-    model_colors,
-)
+from .overlay import CYAN, FEW_DOTS, RED, draw_image, model_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,16 +72,15 @@ def draw_comparison(
     beside, colors = len(panels) == 1, model_colors(panel.label for panel in panels)
     column, indent = 430 if len(panels) < 3 else 360, 0 if beside else 18
     picture = _fit(image.size, column, 460)
-    titles, texts = [_title_blocks(panel) for panel in panels], [_answer_blocks(panel) for panel in panels]
+    titles, texts = zip(*map(_panel_blocks, panels), strict=True)
     inner = column + GUTTER + REASONING_WIDTH if beside else len(panels) * (column + GUTTER) - GUTTER
     header = _header(name, instruction, 6)
     top = MARGIN + text_height(inner, header) + 14
     picture_top = top + max(text_height(column - indent, title) for title in titles) + 8
     below = picture_top + picture[1] + 10
+    bottom = below + max(text_height(column, text) for text in texts)
     if beside:
         bottom = max(below, picture_top + text_height(REASONING_WIDTH, texts[0]))
-    else:
-        bottom = below + max(text_height(column, text) for text in texts)
     canvas = Canvas(2 * MARGIN + inner, bottom + 12 + 18 + MARGIN / 2)
     canvas.write(MARGIN, MARGIN, inner, header)
     for index, panel in enumerate(panels):
@@ -117,16 +106,14 @@ def _header(name: str, instruction: str, max_lines: int) -> list[TextBlock]:
     return [*blocks, TextBlock(instruction, 12.5, bold=True, gap=2, max_lines=max_lines)]
 
 
-def _title_blocks(panel: AnswerPanel) -> list[TextBlock]:
+def _panel_blocks(panel: AnswerPanel) -> tuple[list[TextBlock], list[TextBlock]]:
+    """The title over a picture, and the reasoning and answer."""
+    response = panel.response
     score = "" if panel.accuracy is None else f"this answer: {panel.accuracy:.0%} of its points in the target"
     if panel.outcome not in (None, RIGHT):
         score += f" ({panel.outcome})"
-    lines = [TextBlock(line, 8.5, color=FADED) for line in (score, panel.note) if line]
-    return [TextBlock(panel.label, 11, bold=True), *lines]
-
-
-def _answer_blocks(panel: AnswerPanel) -> list[TextBlock]:
-    response = panel.response
+    title = [TextBlock(panel.label, 11, bold=True)]
+    title += [TextBlock(line, 8.5, color=FADED) for line in (score, panel.note) if line]
     blocks = [] if response.steps else [TextBlock("This answer holds no reasoning.", color=FADED, gap=7)]
     for number, step in enumerate(response.steps, 1):
         blocks += [TextBlock(f"{number}  {HEADINGS[step.key]}", bold=True, gap=7),
@@ -134,7 +121,7 @@ def _answer_blocks(panel: AnswerPanel) -> list[TextBlock]:
     answer = answer_text(response)
     blocks += [TextBlock("Final answer", bold=True, gap=9),
                TextBlock(answer or "(empty)", gap=1, max_lines=8, color=INK if answer else FADED)]  # fmt: skip
-    return [*blocks, *(TextBlock(problem, color=BAD, gap=2) for problem in answer_problems(response))]
+    return title, blocks + [TextBlock(problem, color=BAD, gap=2) for problem in answer_problems(response)]
 
 
 def answer_text(response: Response) -> str:
@@ -177,10 +164,9 @@ def _draw_key(axes: Axes, color: str, shape: str) -> None:
 
 
 def draw_outcome_counts(
-    counts: Mapping[str, Mapping[str, int]],
-    title: str = "How the answers came out",
+    counts: Mapping[str, Mapping[str, int]], title: str = "How the answers came out",
     colors: Mapping[str, str] | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw a bar with its count for each outcome and model. `counts`: label -> outcome -> number of answers."""
     colors = colors or model_colors(counts)
     outcomes = list(dict.fromkeys(outcome for of_model in counts.values() for outcome in of_model))
@@ -193,7 +179,7 @@ def draw_outcome_counts(
     axes.set_axis_off()
     axes.set_xlim(0, max([number for of_model in counts.values() for number in of_model.values()] or [1]) * 1.12)
     axes.set_ylim(group * len(outcomes), 0)
-    looks = {label: {"color": colors[label], "hatch": HATCHES[index // len(COLORS) % len(HATCHES)],
+    looks = {label: {"color": colors[label], "hatch": HATCHES[index // len(overlay.COLORS) % len(HATCHES)],
                      "edgecolor": "white", "linewidth": 0} for index, label in enumerate(counts)}  # fmt: skip
     for row, outcome in enumerate(outcomes):
         axes.text(0, row * group + 12, outcome, va="center", fontsize=9, color=INK, parse_math=False)
@@ -288,11 +274,10 @@ def _draw_heat(
     axes: Axes, image: Image, heat: np.ndarray | None, vmax: float, points: Items, mask: np.ndarray | None
 ) -> None:
     if heat is not None:
-        _draw_marks(axes, blend(image, heat, vmax), points, mask)
+        _draw_marks(axes, overlay.blend(image, heat, vmax), points, mask)
         return
-    grey = (np.asarray(image.convert("L").convert("RGB")) * 0.35 + 160).astype(np.uint8)
-    width, height = draw_image(axes, grey)
-    axes.text(width / 2, height / 2, "step missing", ha="center", va="center", fontsize=11, color=INK)
+    draw_image(axes, (np.asarray(image.convert("L").convert("RGB")) * 0.35 + 160).astype(np.uint8))
+    axes.text(*np.divide(image.size, 2), "step missing", ha="center", va="center", fontsize=11, color=INK)
 
 
 def _draw_marks(
@@ -301,8 +286,8 @@ def _draw_marks(
     """The image with ground truth and points; returns its size."""
     size = draw_image(axes, image)
     if mask is not None:
-        draw_truth(axes, mask, size, line=1.2 if dot < 6 else 1.8)
-    draw_answer(axes, points, size, dot=dot, color=color)
+        overlay.draw_truth(axes, mask, size, line=1.2 if dot < 6 else 1.8)
+    overlay.draw_answer(axes, points, size, dot=dot, color=color)
     return size
 
 
@@ -312,7 +297,7 @@ def _draw_colorbar(canvas: Canvas, x: float, y: float, height: float, vmax: floa
     from matplotlib.colors import Normalize
 
     axes = canvas.axes(x, y, 13, height)
-    bar = canvas.figure.colorbar(ScalarMappable(Normalize(0, 100 * vmax or 1), heat_colormap()), cax=axes)
+    bar = canvas.figure.colorbar(ScalarMappable(Normalize(0, 100 * vmax or 1), overlay.heat_colormap()), cax=axes)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8.5, length=2, color=FADED, labelcolor=FADED)
     bar.ax.set_ylabel("attention per\nimage token, %", fontsize=8.5, color=FADED)
@@ -329,12 +314,12 @@ def draw_measure(
     for (label, values), marker in zip(controls.items(), ("_", "x"), strict=False):
         known = [(place, value) for place, value in enumerate(values) if value is not None]
         if known:
-            axes.plot(
-                *zip(*known, strict=True), marker, color=FADED, markersize=18 if marker == "_" else 6, label=label
-            )
-    for place, (mean, low, high) in ((place, known) for place, known in enumerate(intervals) if known is not None):
-        axes.vlines(place, low, high, color=color, linewidth=2)
-        axes.plot(place, mean, "o", color=color, markersize=6)
+            size = 18 if marker == "_" else 6
+            axes.plot(*zip(*known, strict=True), marker, color=FADED, markersize=size, label=label)
+    for place, interval in enumerate(intervals):
+        if interval is not None:
+            axes.vlines(place, *interval[1:], color=color, linewidth=2)
+            axes.plot(place, interval[0], "o", color=color, markersize=6)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(0, 1.06 * max(axes.dataLim.y1, 1e-9))
     axes.set_xticks(range(len(names)), names)
@@ -355,7 +340,7 @@ def draw_overlay(
     scale = side / max(image.size)
     canvas = Canvas(max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     axes = canvas.axes(0, 0, canvas.width, canvas.height)
-    size = _draw_marks(axes, image if heat is None else blend(image, heat, vmax), points, mask, dot=8.5)
+    size = _draw_marks(axes, image if heat is None else overlay.blend(image, heat, vmax), points, mask, dot=8.5)
     positions = [np.clip((item.center.x, item.center.y), 0.02, 0.98) * size for item in points]
     groups: list[tuple[np.ndarray, list[str]]] = []  # labels that would cover one another are lines of one label
     for position, label in zip(positions, labels if len(points) <= FEW_DOTS else (), strict=False):
@@ -377,10 +362,9 @@ def draw_overlay(
 
 
 def draw_training_curves(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
-    quantities: Sequence[str] = ("loss",),
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], quantities: Sequence[str] = ("loss",),
     colors: Mapping[str, str] | None = None,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw one panel a quantity, one curve a run: `runs` maps a name to log lines with `step` and the quantity.
 
     The raw values are faint, their running mean over a fortieth of the run is strong.

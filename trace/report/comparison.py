@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -70,37 +71,25 @@ class Comparison:
 
 
 def compare(
-    benchmark: Benchmark,
-    answers: Mapping[str, Path],
-    category: str | None = None,
+    benchmark: Benchmark, answers: Mapping[str, Path], category: str | None = None,
     conventions: Sequence[str] | None = None,
-) -> Comparison:
+) -> Comparison:  # fmt: skip
     """Read and score answer files (`answers`: label -> file) on the questions that all of them answer.
 
-    Args:
-        conventions: for answers that record none, one for all files or one each.
-    Raises:
-        InputError: a file is broken or belongs to another benchmark, no question is answered by all, a mask is broken.
+    `conventions` are for answers that record none: one for all files or one each. InputError: a file is broken or
+    belongs to another benchmark, no question is answered by all, or a mask is broken.
     """
     asked = conventions_per_file(conventions, len(answers))
-    runs = tuple(
-        read_single_run(path, label, benchmark, name)
-        for (label, path), name in zip(answers.items(), asked, strict=True)
-    )
+    runs = tuple(read_single_run(path, label, benchmark, convention)
+                 for (label, path), convention in zip(answers.items(), asked, strict=True))  # fmt: skip
     benchmark = replace(benchmark, skipped=frozenset().union(*(run.skipped for run in runs)))
-    questions = tuple(
-        question
-        for question in benchmark.questions
-        if (category is None or question.category == category)
-        and all(str(question.question_id) in run.responses for run in runs)
-    )
+    questions = tuple(question for question in benchmark.questions if category in (None, question.category)
+                      and all(str(question.question_id) in run.responses for run in runs))  # fmt: skip
     if not questions:
         of_category = f" of category {category!r}" if category is not None else ""
-        raise InputError(
-            f"no question{of_category} in {benchmark.question_file} is answered by all of "
-            + ", ".join(map(str, answers.values()))
-        )
-    compared = {str(question.question_id) for question in questions}
+        files = ", ".join(map(str, answers.values()))
+        raise InputError(f"no question{of_category} in {benchmark.question_file} is answered by all of {files}")
+    compared = {question.question_id for question in questions}
     all_scores: list[tuple[float, ...]] = []
     covered: list[Question] = []
     scores: dict[str, tuple[float, ...]] = {}
@@ -110,44 +99,31 @@ def compare(
         covered += [question] * bool(mask.all())
         values = tuple(score(run.responses[name].points, mask) if name in run.responses else 0.0 for run in runs)
         all_scores.append(values)
-        if name in compared:
+        if question.question_id in compared:
             judge = ErrorClassifier(question, mask, benchmark.question_file.parent)
             scores[name] = values
             outcomes[name] = tuple(
-                outcome_of(judge, run.responses[name], value, name in run.cut)
+                RIGHT if value >= RIGHT_SHARE
+                else max(judge.shares(run.responses[name].points, name in run.cut).items(), key=itemgetter(1))[0]
                 for run, value in zip(runs, values, strict=True)
-            )
+            )  # fmt: skip
     overall = tuple(
         ModelScore(
-            run.label,
-            len(questions),
-            fmean(values[index] for values in scores.values()) if scores else None,
-            tuple(Counter(values[index] for values in outcomes.values()).most_common()),
-            fmean(values[index] for values in all_scores) if all_scores else None,
-            len(benchmark.questions),
-            len(benchmark.questions) - len(run.responses),
+            run.label, questions=len(questions), asked=len(benchmark.questions),
+            unanswered=len(benchmark.questions) - len(run.responses),
+            accuracy=fmean(values[index] for values in scores.values()) if scores else None,
+            benchmark=fmean(values[index] for values in all_scores) if all_scores else None,
+            outcomes=tuple(Counter(values[index] for values in outcomes.values()).most_common()),
         )
         for index, run in enumerate(runs)
-    )
+    )  # fmt: skip
     warnings = [f"{run.label}: {note}" for run in runs for note in run.notes]
     warnings += full_mask_warnings(covered, len(benchmark.questions))
     return Comparison(benchmark, runs, questions, scores, outcomes, overall, tuple(warnings))
 
 
-def outcome_of(judge: ErrorClassifier, response: Response, accuracy: float, cut: bool) -> str:
-    """Return "right", or the error class of most of the other points. `cut`: the answer ended at the token limit."""
-    if accuracy >= RIGHT_SHARE:
-        return RIGHT
-    shares = judge.shares(response.points, cut)
-    return max(shares, key=lambda name: shares[name])
-
-
 def sort_questions(comparison: Comparison, order: str) -> list[Question]:
-    """Return the questions in the order "given", "worst", "best" or "disagree"; ties keep their order.
-
-    Raises:
-        InputError: the order needs accuracies and the benchmark has no masks.
-    """
+    """Return the questions in the order "given", "worst", "best" or "disagree"; the last three need masks (InputError)."""
     if order == "given":
         return list(comparison.questions)
     if not comparison.scores:
@@ -161,11 +137,7 @@ def sort_questions(comparison: Comparison, order: str) -> list[Question]:
 
 
 def filter_by_outcome(comparison: Comparison, questions: Sequence[Question], outcome: str | None) -> list[Question]:
-    """Return the questions that some model's answer has this outcome on; all of them for None.
-
-    Raises:
-        InputError: no answer has it; the message lists the outcomes that occur.
-    """
+    """Return the questions that some answer has this outcome on; all of them for None. InputError: no answer has it."""
     if outcome is None:
         return list(questions)
     chosen = [question for question in questions if outcome in comparison.outcomes.get(str(question.question_id), ())]
@@ -243,9 +215,8 @@ def write_panels(
     for panel in panels:
         points = panel.response.points
         items = None if parse(panel.response.text, image.size).points == points else tuple(map(astuple, points))
-        answers.append(
-            ModelAnswer(panel.label, panel.response.text, panel.accuracy, panel.outcome, panel.confidence, items)
-        )
+        answers.append(ModelAnswer(panel.label, panel.response.text, panel.accuracy, panel.outcome, panel.confidence,
+                                   items))  # fmt: skip
     kind = question.meta.get("kind")
     return ComparedQuestion(
         question_id=question.question_id, instruction=instruction, category=question.category,
@@ -265,10 +236,8 @@ def read_comparison(folder: Path) -> tuple[list[ModelScore], list[ComparedQuesti
     try:
         scores = [ModelScore(**{**score, "outcomes": tuple(map(tuple, score["outcomes"]))})
                   for score in record["scores"]]  # fmt: skip
-        return scores, [
-            ComparedQuestion(**{**item, "size": tuple(item["size"]),
-                                "answers": tuple(ModelAnswer(**answer) for answer in item["answers"])})
-            for item in record["items"]
-        ]  # fmt: skip
+        return scores, [ComparedQuestion(**{**item, "size": tuple(item["size"]),
+                                            "answers": tuple(ModelAnswer(**answer) for answer in item["answers"])})
+                        for item in record["items"]]  # fmt: skip
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not an index of compared answers ({error}). Write it again.") from None

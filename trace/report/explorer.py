@@ -43,13 +43,13 @@ class Explorer:
 
     @property
     def labels(self) -> list[str]:
-        """The compared models."""
         return [score.label for score in self.scores]
 
     @property
     def attended(self) -> list[str]:
         """The models whose attention is shown."""
-        return list(dict.fromkeys(one["attention"]["model"] for one in self.questions if one["attention"]))
+        shown = (question["attention"] for question in self.questions)
+        return list(dict.fromkeys(attention["model"] for attention in shown if attention))
 
     def models(self, colors: Mapping[str, str]) -> list[str]:
         """The models of the legend: one whose attention is shown has its label among the compared ones, if any."""
@@ -59,10 +59,9 @@ class Explorer:
     def accuracies(self) -> dict[str, list[float]]:
         """Each compared model's accuracies on the questions of the page, where they are known."""
         answers = [question["answers"] for question in self.questions if question["answers"]]
-        return {
-            label: [one[index]["accuracy"] for one in answers if one[index]["accuracy"] is not None]
-            for index, label in enumerate(self.labels)
-        }
+        return {label: [of_question[index]["accuracy"] for of_question in answers
+                        if of_question[index]["accuracy"] is not None]
+                for index, label in enumerate(self.labels)}  # fmt: skip
 
     def success(self) -> dict[str, dict[str, int]]:
         """For each compared model, the number of answers with all, some or none of their points in the target."""
@@ -95,40 +94,34 @@ def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None
     attended = read_records(attention) if attention is not None else []
     if not has_comparison and not attended:
         return None
-    count = len({item.question_id for item in items} | {record.question_id for record in attended})
+    count = len({item.question_id for item in [*items, *attended]})
     budget = max(SMALLEST, min(LARGEST, ALL_IMAGES // max(1, count)))
     questions: dict[QuestionId, dict[str, Any]] = {}
+
+    def question(folder: Path | None, item: ComparedQuestion | AttentionRecord) -> dict[str, Any]:
+        assert folder is not None
+        if item.question_id not in questions:
+            # each polygon is one flat list of x, y, in thousandths of the image
+            outline = [[round(1000 * value, 1) for corner in polygon for value in corner] for polygon in item.outline]
+            questions[item.question_id] = {
+                "id": str(item.question_id), "instruction": item.instruction, "category": item.category or "",
+                "kind": "", "size": list(item.size), "image": small_jpeg(open_image(folder / item.image), budget),
+                "outline": outline, "answers": [], "attention": None,
+            }  # fmt: skip
+        return questions[item.question_id]
+
     for item in items:
-        assert comparison is not None
         answers = [
             {**answer_data(answer.response(item.size)), "accuracy": answer.accuracy, "outcome": answer.outcome or "",
              "confidence": answer.confidence}
             for answer in item.answers
         ]  # fmt: skip
-        image = small_jpeg(open_image(comparison / item.image), budget)
-        questions[item.question_id] = {**_question(item, image), "kind": item.kind or "", "answers": answers}
+        question(comparison, item).update(kind=item.kind or "", answers=answers)
     for record in attended:
+        of_question = question(attention, record)
         assert attention is not None
-        if record.question_id not in questions:
-            image = small_jpeg(open_image(attention / record.image), budget)
-            questions[record.question_id] = _question(record, image)
-        questions[record.question_id]["attention"] = _attention(attention, record)
+        of_question["attention"] = _attention(attention, record)
     return Explorer(scores, list(questions.values()))
-
-
-def _question(item: ComparedQuestion | AttentionRecord, image: str) -> dict[str, Any]:
-    return {
-        "id": str(item.question_id),
-        "instruction": item.instruction,
-        "category": item.category or "",
-        "kind": "",
-        "size": list(item.size),
-        "image": image,
-        # each polygon as one flat list of x, y, in thousandths of the image
-        "outline": [[round(1000 * value, 1) for corner in polygon for value in corner] for polygon in item.outline],
-        "answers": [],
-        "attention": None,
-    }
 
 
 def answer_data(response: Response) -> dict[str, Any]:
@@ -149,15 +142,13 @@ def _attention(folder: Path, record: AttentionRecord) -> dict[str, Any]:
     steps = []
     for index, (step, grid) in enumerate(zip(record.steps, maps, strict=True)):
         level = np.round(255 * np.clip(np.nan_to_num(grid / top if top > 0 else grid), 0, 1)).astype(np.uint8)
-        steps.append(
-            {
-                "title": step.title,
-                "text": step.text,
-                "tokens": None if step.tokens is None else [step.tokens[0] + 1, step.tokens[1]],
-                "grid": None if step.tokens is None else base64.b64encode(level.tobytes()).decode(),
-                "numbers": [(numbers.get(name) or [None] * len(record.steps))[index] for name in MEASURES],
-            }
-        )
+        steps.append({
+            "title": step.title,
+            "text": step.text,
+            "tokens": None if step.tokens is None else [step.tokens[0] + 1, step.tokens[1]],
+            "grid": None if step.tokens is None else base64.b64encode(level.tobytes()).decode(),
+            "numbers": [(numbers.get(name) or [None] * len(record.steps))[index] for name in MEASURES],
+        })  # fmt: skip
     square = Square(*record.size)
     answer = answer_data(parse(record.text, record.size))
     return {
@@ -173,7 +164,6 @@ def _attention(folder: Path, record: AttentionRecord) -> dict[str, Any]:
 
 def small_jpeg(image: Image, limit: int, sides: Iterable[int] = SIDES) -> str:
     """Return the image as a JPEG data URI, the largest and best of a few that takes at most `limit` bytes."""
-    data = b""
     for side in sides:
         if side > max(image.size) and side != SIDES[-1] and side / max(image.size) > 1.3:
             continue  # larger than the image: the first one that is not keeps the image's own size
@@ -183,7 +173,7 @@ def small_jpeg(image: Image, limit: int, sides: Iterable[int] = SIDES) -> str:
             buffer = io.BytesIO()
             # full colour resolution where an image is so small that it costs nothing
             small.save(buffer, "JPEG", quality=quality, subsampling=0 if max(small.size) <= 160 else 2)
-            data = buffer.getvalue()
-            if len(data) <= limit:
-                return "data:image/jpeg;base64," + base64.b64encode(data).decode()
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+            uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+            if len(buffer.getvalue()) <= limit:
+                return uri
+    return uri

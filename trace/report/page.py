@@ -54,17 +54,10 @@ def write_html(out: Path, html: str) -> str:
 
 
 def render(
-    title: str,
-    run_folder: Path | None = None,
-    comparison: Path | None = None,
-    attention: Path | None = None,
+    title: str, run_folder: Path | None = None, comparison: Path | None = None, attention: Path | None = None,
     samples: int = SAMPLES,
-) -> str:
-    """Render the page of a run, or of a comparison or attention folder alone.
-
-    Raises:
-        InputError: none of the parts exists, or one of them is broken.
-    """
+) -> str:  # fmt: skip
+    """Render the page of a run, or of a comparison or attention folder alone. InputError: no part, or a broken one."""
     import numpy as np
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -91,20 +84,10 @@ def render(
     if not any(parts.values()) and explored is None:
         folder = run_folder or comparison or attention
         raise InputError(f"{folder} holds nothing to report: no summary.json, comparison, attention, train or data")
-    present = {
-        **parts,
-        "comparison": explored is not None and explored.labels,
-        "attention": explored is not None and explored.attended,
-    }
-
+    present = {**parts, "comparison": explored and explored.labels, "attention": explored and explored.attended}
     script = (ASSETS / "report.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     items = None
     if explored is not None:
         dots = {"few": overlay.FEW_DOTS, "shrink": overlay.SHRINK, "fade": overlay.FADE}
@@ -116,23 +99,22 @@ def render(
         items = json.dumps(data, separators=(",", ":"), allow_nan=False)  # ASCII: lone surrogates are escaped too
         for character in "<>&":
             items = items.replace(character, f"\\u{ord(character):04x}")
-    return str(
-        environment.get_template("report.html.j2").render(
-            title=title,
-            missing=[SOURCES[name] for name in SOURCES if not present[name]] if run_folder else [],
-            marks={"truth": overlay.CYAN, "prediction": overlay.RED},
-            style=(ASSETS / "report.css").read_text(encoding="utf-8"),
-            script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            items=None if items is None else Markup(items),  # noqa: S704 (every character of markup was replaced)
-            means=explored.means() if explored is not None and not parts["summary"] else [],
-            color_of=color_of,
-            explored=explored,
-            outcomes=sections.outcomes(explored, color_of) if explored is not None else [],
-            attention=sections.attention(attention, color_of) if attention else None,
-            **parts,
-        )
+    html: str = environment.get_template("report.html.j2").render(
+        title=title,
+        missing=[SOURCES[name] for name in SOURCES if not present[name]] if run_folder else [],
+        marks={"truth": overlay.CYAN, "prediction": overlay.RED},
+        style=(ASSETS / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        items=None if items is None else Markup(items),  # noqa: S704 (every character of markup was replaced)
+        means=explored.means() if explored is not None and not parts["summary"] else [],
+        color_of=color_of,
+        explored=explored,
+        outcomes=sections.outcomes(explored, color_of) if explored is not None else [],
+        attention=sections.attention(attention, color_of) if attention else None,
+        **parts,
     )
+    return html
 
 
 if __name__ == "__main__":

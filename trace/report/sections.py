@@ -25,12 +25,7 @@ from ..core.prompts import bare_instruction
 from ..core.reasoning import parse
 from ..core.records import Sample, read_samples
 from ..drawing.canvas import figure_to_image
-from ..drawing.figures import (
-    draw_measure,
-    draw_outcome_counts,
-    draw_overlay,
-    draw_training_curves,
-)
+from ..drawing.figures import draw_measure, draw_outcome_counts, draw_overlay, draw_training_curves
 from ..drawing.overlay import model_colors
 from ..eval.tables import sentences, tables
 from ..utils.command import InputError
@@ -43,8 +38,6 @@ if TYPE_CHECKING:
 CHARTED = ("all", "category", "kind")  # groups of questions in the accuracy chart; the finer ones are in the table
 QUANTITIES = ("loss", "token_loss", "grounding_loss")
 SCANNED_SAMPLES = 3000  # from which those to show are chosen
-
-
 Section = dict[str, Any]
 
 
@@ -91,13 +84,9 @@ def accuracy(path: Path, color_of: Mapping[str, str]) -> Section | None:
         rows = (_accuracy_row(summary, index, name, color_of)
                 for index, (field, name) in enumerate(zip(fields, names, strict=True)) if field in CHARTED)  # fmt: skip
         chart = [row for row in rows if row["bars"]]
-        return {
-            "benchmark": summary["benchmark"],
-            "tables": blocks,
-            "sentences": sentences(summary),
-            "chart": chart,
-            "models": chart[0]["bars"] if chart else (),  # each model over all questions
-        }
+        models = chart[0]["bars"] if chart else ()  # each model over all questions
+        return {"benchmark": summary["benchmark"], "tables": blocks, "sentences": sentences(summary), "chart": chart,
+                "models": models}  # fmt: skip
     except (KeyError, IndexError, TypeError) as error:
         raise _not_a_summary(path, error) from None
 
@@ -143,10 +132,9 @@ def attention(folder: Path, color_of: Mapping[str, str]) -> Section | None:
         color = color_of.get(summary["model"]) or next(iter(model_colors(["one"]).values()))
         pictures = []
         for name, (title, unit) in MEASURES.items():
-            intervals = [
-                span and (span["mean"], *(span["mean"] if span[end] is None else span[end] for end in ("low", "high")))
-                for span in summary["measures"][MEAN][name]
-            ]
+            intervals = [span and (span["mean"], *(span["mean"] if span[end] is None else span[end]
+                                                   for end in ("low", "high")))
+                         for span in summary["measures"][MEAN][name]]  # fmt: skip
             controls = {words: summary[control].get(name) or [] for control, words in CONTROLS.items()}
             if any(intervals):
                 pictures.append(picture(draw_measure(title, unit, KEYS, intervals, controls, color), title))
@@ -177,16 +165,11 @@ def training(folder: Path, color_of: Mapping[str, str]) -> Section | None:
     runs = training_runs(folder)
     if not runs:
         return None
-    logs = {
-        run.name: [line for _, line in read_jsonl(run / "log.jsonl", skip_partial_line=True)]
-        for run in runs
-        if (run / "log.jsonl").is_file()
-    }
-    pictures = [
-        picture(draw_training_curves(logs, [name], color_of), f"{name.replace('_', ' ')} over the optimizer steps")
-        for name in QUANTITIES
-        if any(name in line for lines in logs.values() for line in lines)
-    ]
+    logs = {run.name: [line for _, line in read_jsonl(run / "log.jsonl", skip_partial_line=True)]
+            for run in runs if (run / "log.jsonl").is_file()}  # fmt: skip
+    logged = [name for name in QUANTITIES if any(name in line for lines in logs.values() for line in lines)]
+    pictures = [picture(draw_training_curves(logs, [name], color_of), f"{name.replace('_', ' ')} over the optimizer steps")
+                for name in logged]  # fmt: skip
     facts = {run.name: _training_facts(read_record(run / "run.json")) for run in runs}
     columns = dict.fromkeys(name for row in facts.values() for name in row)
     rows = [[name, *(row.get(column, "-") for column in columns)] for name, row in facts.items()]
@@ -198,12 +181,8 @@ def _training_facts(record: Mapping[str, Any]) -> dict[str, str]:
     grounding, rate = config.get("grounding_loss"), config.get("learning_rate")
     if config.get("optimizer") == "muon":  # it has a rate of its own for matrices
         rate = f"{config.get('muon_learning_rate')} matrices, {rate} the rest"
-    counted = {
-        "steps": record.get("steps"),
-        "seconds": record.get("seconds"),
-        "CPU seconds": record.get("cpu_seconds"),
-        "samples a step": config.get("global_batch_size"),
-    }
+    counted = {"steps": record.get("steps"), "seconds": record.get("seconds"), "CPU seconds": record.get("cpu_seconds"),
+               "samples a step": config.get("global_batch_size")}  # fmt: skip
     facts = {
         **{name: f"{value:,}" if isinstance(value, int | float) else value for name, value in counted.items()},
         "learning rate": rate,
@@ -226,9 +205,8 @@ def training_data(folder: Path, count: int) -> Section | None:
     samples = list(islice(_varied(islice(read_samples(file), SCANNED_SAMPLES)), max(0, count)))
     record = read_record(folder / "generate.json") if (folder / "generate.json").is_file() else {}
     settings = record.get("settings") or {}
-    counts = [
-        (name, f"{settings[name]:,}") for name in ("scenes", "views", "seed") if isinstance(settings.get(name), int)
-    ]
+    counts = [(name, f"{settings[name]:,}") for name in ("scenes", "views", "seed")
+              if isinstance(settings.get(name), int)]  # fmt: skip
     return {"file": file.name, "counts": counts, "samples": [_sample_view(folder, sample) for sample in samples]}
 
 
@@ -285,14 +263,8 @@ def run_records(folder: Path) -> list[Section]:
             if value is not None and value is not False:
                 values = [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
                 words += ["--" + name.replace("_", "-"), *values]
-        entries.append(
-            {
-                "name": path.relative_to(folder).as_posix(),
-                "command": " ".join(words).strip(),
-                "facts": facts,
-                "content": json.dumps(record, indent=2, ensure_ascii=False),
-            }
-        )
+        entries.append({"name": path.relative_to(folder).as_posix(), "command": " ".join(words).strip(), "facts": facts,
+                        "content": json.dumps(record, indent=2, ensure_ascii=False)})  # fmt: skip
     return entries
 
 
