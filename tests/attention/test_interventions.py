@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from trace_vlm.attention import interventions
-from trace_vlm.attention.interventions import Edit, NamedObject, make_edits, measure_edit
+from trace_vlm.attention.interventions import Edit, make_edits, measure_edit
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse, render
 
@@ -19,7 +19,7 @@ STEPS = {
 }
 BEFORE = Point(0.1, 0.5)
 TEXT = render(STEPS, [BEFORE])
-OBJECTS = (NamedObject("red mug", Point(0.2, 0.5)), NamedObject("blue bowl", Point(0.7, 0.25)))
+OBJECTS = {"red mug": Point(0.2, 0.5), "blue bowl": Point(0.7, 0.25)}
 
 
 def edits(text=TEXT, objects=OBJECTS):
@@ -57,13 +57,11 @@ def test_a_place_is_edited_however_it_is_written(written, moved):
 
 
 def test_without_objects_a_place_is_mirrored():
-    assert edits(objects=())["reference", "place"].text.endswith("at (0.80, 0.50).")
+    assert edits(objects={})["reference", "place"].text.endswith("at (0.80, 0.50).")
 
 
 @pytest.mark.parametrize("x", ["0.51", "0.50", "0.47", "0.53"])
-@pytest.mark.parametrize(
-    "objects", [(), (NamedObject("red mug", Point(0.5, 0.5)), NamedObject("bowl", Point(0.5, 0.52)))]
-)
+@pytest.mark.parametrize("objects", [{}, {"red mug": Point(0.5, 0.5), "blue bowl": Point(0.5, 0.52)}])
 def test_an_edited_place_is_clearly_elsewhere(x, objects):
     every = edits(TEXT.replace("(0.20, 0.50)", f"({x}, 0.50)"), objects)
     edit = every["reference", "place"]

@@ -335,7 +335,8 @@ def test_a_click_opens_the_panel_and_the_arrow_keys_move_on(open_page, compared)
         page.keyboard.press("ArrowRight")
         assert "Point at thing 2." in panel.inner_text() and page.evaluate("location.hash") == "#q=2"
     page.keyboard.press("Escape")
-    assert not panel.is_visible() and page.evaluate("location.hash") == ""
+    page.wait_for_function("location.hash === ''")
+    assert not panel.is_visible()
 
 
 def test_heat_is_where_the_model_looked_under_points_of_its_color(open_page, run_page):

@@ -43,6 +43,7 @@ RESAMPLES = 2000
 LEAST_SHIFT = 0.1  # of an edited place, in units of the image's width and height: more than noise of decoding
 DECIMALS = re.compile(r"\d*[.．](\d++)")
 Shift = tuple[float, float]
+Centers = Mapping[str, Point]  # the objects of a scene, by their unique names
 
 # phrase -> its opposite, and where in the image the opposite lies; the longer phrases first
 DIRECTIONS: dict[str, tuple[str, Shift]] = {
@@ -57,14 +58,6 @@ DIRECTIONS: dict[str, tuple[str, Shift]] = {
 }
 GOALS = {"an object reference": "a free space", "a free space": "an object reference",
          "object reference": "free space", "free space": "object reference"}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class NamedObject:
-    """An object of the scene and its centre, normalised to the image."""
-
-    name: str
-    center: Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +88,7 @@ class EditResult:
 # --- edits ---------------------------------------------------------------------------------------------------------
 
 
-def make_edits(response: Response, objects: Sequence[NamedObject], rng: np.random.Generator) -> list[Edit]:
+def make_edits(response: Response, objects: Centers, rng: np.random.Generator) -> list[Edit]:
     """Return the edits that the steps of an answer allow, at most one of each kind a step."""
     edits = []
     for key in STEPS:
@@ -109,29 +102,27 @@ def make_edits(response: Response, objects: Sequence[NamedObject], rng: np.rando
 
 
 def _changed(
-    step: Step, objects: Sequence[NamedObject], rng: np.random.Generator
-) -> Iterator[tuple[str, str, Shift | None, bool]]:
+    step: Step, objects: Centers, rng: np.random.Generator
+) -> Iterator[tuple[str, str, Shift | None, bool]]:  # fmt: skip
     """Kind, new text, shift and whether the shift is exact."""
     text = step.text
     yield "control", text, (0.0, 0.0), True
     # the object whose name comes first in the text; of two at one position, the longer name
-    mentioned = [(text.index(thing.name), -len(thing.name), index) for index, thing in enumerate(objects)
-                 if re.search(rf"\b{re.escape(thing.name)}\b", text)]  # fmt: skip
-    named = objects[min(mentioned)[2]] if mentioned else None
-    others = [thing for thing in objects
-              if named is None or (thing.name != named.name and _far(named.center, thing.center))]  # fmt: skip
+    named = min((name for name in objects if re.search(rf"\b{re.escape(name)}\b", text)),
+                key=lambda name: (text.index(name), -len(name)), default=None)  # fmt: skip
+    others = [name for name in objects if named is None or (name != named and _far(objects[named], objects[name]))]
     other = others[int(rng.integers(len(others)))] if others else None
     mentions = (mention for mention in find_points(text) if isinstance(mention.item, Point) and mention.item.inside)
     place = next((mention for mention in mentions if DECIMALS.search(text, mention.start, mention.end)), None)
     if named is not None and other is not None:
-        behind = place is not None and place.start >= text.index(named.name)
-        changed = _with_point(text, place, other.center) if place is not None and behind else text
-        yield "object", changed.replace(named.name, other.name, 1), _between(named.center, other.center), True
+        behind = place is not None and place.start >= text.index(named)
+        changed = _with_point(text, place, objects[other]) if place is not None and behind else text
+        yield "object", changed.replace(named, other, 1), _between(objects[named], objects[other]), True
     if place is not None and isinstance(at := place.item, Point):
         mirrored = Point(1 - at.x, at.y)
         if not _far(at, mirrored):  # near the middle, half of the width away
             mirrored = Point(at.x + 0.5 if at.x < 0.5 else at.x - 0.5, at.y)
-        away = other.center if other is not None and _far(at, other.center) else mirrored
+        away = objects[other] if other is not None and _far(at, objects[other]) else mirrored
         yield "place", _with_point(text, place, away), _between(at, away), True
     for phrase, (opposite, shift) in DIRECTIONS.items():
         if re.search(rf"\b{phrase}\b", text, re.IGNORECASE):
@@ -225,7 +216,7 @@ def intervene_all(
             results: list[EditResult] = []
             # The same in every process: which other object is chosen depends on the question alone.
             rng = np.random.default_rng(zlib.crc32(name.encode()))
-            edits = make_edits(response, objects.get(str(question.meta.get("view")), ()), rng)
+            edits = make_edits(response, objects.get(str(question.meta.get("view")), {}), rng)
             edits = [edit for edit in edits if IMAGE_TAG not in edit.prefix]
             if edits and (before := mean_point(response.points)) is not None:
                 image, prefixes = open_image(benchmark.image_path(question)), [edit.prefix for edit in edits]
@@ -277,14 +268,14 @@ def _read_results(path: Path) -> dict[str, tuple[str, list[EditResult]]]:
     return done
 
 
-def _scene_objects(path: Path) -> dict[str, list[NamedObject]]:
+def _scene_objects(path: Path) -> dict[str, Centers]:
     """View -> its objects with unique names, where the benchmark has views.jsonl."""
-    objects: dict[str, list[NamedObject]] = {}
-    for _, view in read_jsonl(path) if path.is_file() else ():
+    objects: dict[str, Centers] = {}
+    for view in (view for _, view in read_jsonl(path) if "view" in view) if path.is_file() else ():
         entries = [(str(entry.get("name")), entry.get("center", ())) for entry in view.get("objects", ())]
         names = [name for name, _ in entries]
-        objects[str(view.get("view"))] = [NamedObject(name, Point(*map(float, center))) for name, center in entries
-                                          if names.count(name) == 1 and len(center) == 2]  # fmt: skip
+        objects[str(view["view"])] = {name: Point(*map(float, center)) for name, center in entries
+                                          if names.count(name) == 1 and len(center) == 2}  # fmt: skip
     return objects
 
 

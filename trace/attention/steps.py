@@ -57,10 +57,9 @@ class AnswerAttention:
 
     def text(self, key: str) -> str:
         """Return the words of a step without its heading; empty for a missing one."""
-        if key == ANSWER:
-            return answer_text(self.response) if key in self.spans else ""
         step = self.response.step(key)
-        return step.text if step and key in self.spans else ""
+        words = step.text if step else answer_text(self.response)
+        return words if key in self.spans else ""
 
     def step_maps(self, size: tuple[int, int]) -> list[StepMap]:
         """Return what the figures draw: each step's map over the original image of `size` (width, height)."""

@@ -193,11 +193,9 @@ def _answer(
         raise gr.Error(str(error), print_exception=False) from None
     assert isinstance(update, DemoAnswer)
     record = as_record(update)
-    rows = [
-        [f"{point['x']:.3f}", f"{point['y']:.3f}", ", ".join(f"{value:.0f}" for value in point["pixel"]),
-         "-" if point["confidence"] is None else f"{point['confidence']:.0%}"]
-        for point in record["points"]
-    ]  # fmt: skip
+    rows = [[f"{point['x']:.3f}", f"{point['y']:.3f}", ", ".join(f"{value:.0f}" for value in point["pixel"]),
+             "-" if point["confidence"] is None else f"{point['confidence']:.0%}"]
+            for point in record["points"]]  # fmt: skip
     state = {"answer": update, "path": path}
     picture, words, text = _at_step(state, 0)
     with tempfile.TemporaryDirectory(prefix="trace-demo-") as folder:  # gradio keeps a copy while the page is open

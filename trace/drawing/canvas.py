@@ -94,15 +94,19 @@ def wrap_text(block: TextBlock, width: float) -> tuple[str, ...]:
 
     Characters that no font has become boxes.
     """
+
+    def text_width(text: str) -> float:  # with a margin of 2 %: matplotlib hints glyphs a little wider
+        return line_width(text, block.bold) * block.size * DPI / 72 * 1.02
+
     lines: list[str] = []
-    space = _text_width(" ", block)
+    space = text_width(" ")
     fonts = _fonts_for(block.text, block.bold)
     drawable = (c if c == "\n" or any(ord(c) in font.glyphs for font in fonts) else " " if c.isspace() else MISSING_GLYPH
                 for c in block.text)  # fmt: skip
     for paragraph in "".join(drawable).splitlines() or [""]:
         line, used = "", 0.0
         for word in paragraph.split():
-            word_width = _text_width(word, block)
+            word_width = text_width(word)
             if line and used + space + word_width <= width:
                 line, used = f"{line} {word}", used + space + word_width
                 continue
@@ -110,7 +114,7 @@ def wrap_text(block: TextBlock, width: float) -> tuple[str, ...]:
                 lines.append(line)
             line, used = "", 0.0
             for piece in [word] if word_width <= width else word:
-                piece_width = _text_width(piece, block)
+                piece_width = text_width(piece)
                 if line and used + piece_width > width:
                     lines.append(line)
                     line, used = "", 0.0
@@ -120,15 +124,10 @@ def wrap_text(block: TextBlock, width: float) -> tuple[str, ...]:
         lines.append(line)
         if block.max_lines and len(lines) > block.max_lines:
             last = lines[block.max_lines - 1]
-            while last and _text_width(last + " \u2026", block) > width:
+            while last and text_width(last + " \u2026") > width:
                 last = last[:-1]
             return (*lines[: block.max_lines - 1], last.rstrip() + " \u2026")
     return tuple(lines)
-
-
-def _text_width(text: str, block: TextBlock) -> float:
-    """Width in pixels, with a margin of 2 %: matplotlib hints glyphs a little wider."""
-    return line_width(text, block.bold) * block.size * DPI / 72 * 1.02
 
 
 def figure_to_image(figure: Figure) -> Image:

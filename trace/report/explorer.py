@@ -150,16 +150,11 @@ def _attention(folder: Path, record: AttentionRecord) -> dict[str, Any]:
             "numbers": [(numbers.get(name) or [None] * len(record.steps))[index] for name in MEASURES],
         })  # fmt: skip
     square = Square(*record.size)
+    crop = [pixels / square.side for pixels in (*square.offset, *record.size)]  # left, top, width, height
     answer = answer_data(parse(record.text, record.size))
-    return {
-        "model": record.model,
-        "layers": ", ".join(map(str, record.layers)),
-        "answer": {**answer, "accuracy": record.accuracy, "outcome": "", "confidence": None},
-        "side": int(maps.shape[-1]),
-        "crop": [pixels / square.side for pixels in (*square.offset, *record.size)],  # left, top, width, height
-        "top": float(f"{top:.3g}"),
-        "steps": steps,
-    }
+    return {"model": record.model, "layers": ", ".join(map(str, record.layers)),
+            "answer": {**answer, "accuracy": record.accuracy, "outcome": "", "confidence": None},
+            "side": int(maps.shape[-1]), "crop": crop, "top": float(f"{top:.3g}"), "steps": steps}  # fmt: skip
 
 
 def small_jpeg(image: Image, limit: int, sides: Iterable[int] = SIDES) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 CHARTED = ("all", "category", "kind")  # groups of questions in the accuracy chart; the finer ones are in the table
 QUANTITIES = ("loss", "token_loss", "grounding_loss")
+NOT_A_SUMMARY = "{} is not a summary of trace.eval.summarize_vqa ({!r}). Write it again."
 SCANNED_SAMPLES = 3000  # from which those to show are chosen
 Section = dict[str, Any]
 
@@ -59,14 +60,10 @@ def colors(summary: Path | None, labels: Sequence[str], folders: Sequence[str]) 
     try:
         known = [(Path(model["answers"]).stem, str(model["label"])) for model in record["models"]]
     except (KeyError, TypeError) as error:
-        raise _not_a_summary(summary, error) from None
+        raise InputError(NOT_A_SUMMARY.format(summary, error)) from None
     label_of = dict(known)
     of_model = model_colors([*(label for _, label in known), *labels, *(label_of.get(f, f) for f in folders)])
     return of_model | {folder: of_model[label_of.get(folder, folder)] for folder in folders}
-
-
-def _not_a_summary(path: Path | None, error: Exception) -> InputError:
-    return InputError(f"{path} is not a summary of trace.eval.summarize_vqa ({error!r}). Write it again.")
 
 
 # --- accuracy ------------------------------------------------------------------------------------------------------
@@ -88,7 +85,7 @@ def accuracy(path: Path, color_of: Mapping[str, str]) -> Section | None:
         return {"benchmark": summary["benchmark"], "tables": blocks, "sentences": sentences(summary), "chart": chart,
                 "models": models}  # fmt: skip
     except (KeyError, IndexError, TypeError) as error:
-        raise _not_a_summary(path, error) from None
+        raise InputError(NOT_A_SUMMARY.format(path, error)) from None
 
 
 def _accuracy_row(summary: Mapping[str, Any], index: int, name: str, color_of: Mapping[str, str]) -> Section:
@@ -138,14 +135,10 @@ def attention(folder: Path, color_of: Mapping[str, str]) -> Section | None:
             controls = {words: summary[control].get(name) or [] for control, words in CONTROLS.items()}
             if any(intervals):
                 pictures.append(picture(draw_measure(title, unit, KEYS, intervals, controls, color), title))
-        return {
-            **{name: summary[name] for name in ("model", "questions", "images", "verdicts")},
-            "missing": [f"{STEP_TITLES[key]} in {count}" for key, count in summary["missing"].items() if count],
-            "color": color,
-            "pictures": pictures,
-            "tables": attention_tables(summary),
-            "effects": effect_rows(read_effects(folder)),
-        }
+        missing = [f"{STEP_TITLES[key]} in {count}" for key, count in summary["missing"].items() if count]
+        return {**{name: summary[name] for name in ("model", "questions", "images", "verdicts")}, "missing": missing,
+                "color": color, "pictures": pictures, "tables": attention_tables(summary),
+                "effects": effect_rows(read_effects(folder))}  # fmt: skip
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
