@@ -49,8 +49,10 @@ def regions(
     reference: NDArray[np.bool_] | None = None,
 ) -> Regions:  # fmt: skip
     """Build the regions of an image of `size` (width, height); masks are [height, width] over the original image."""
-    grids = (None if mask is None else patch_coverage(mask, patches) for mask in (target, reference))
-    return Regions(*grids, tuple(Square(*size).pad_point(item.center) for item in points if item.center.inside))
+    of_target, of_named = (None if mask is None else patch_coverage(mask, patches) for mask in (target, reference))
+    return Regions(
+        of_target, of_named, tuple(Square(*size).pad_point(item.center) for item in points if item.center.inside)
+    )
 
 
 def measure(grid: Grid, where: Regions) -> Values:

@@ -94,7 +94,7 @@ def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None
     attended = read_records(attention) if attention is not None else []
     if not has_comparison and not attended:
         return None
-    count = len({item.question_id for item in [*items, *attended]})
+    count = len({item.question_id for item in items} | {record.question_id for record in attended})
     budget = max(SMALLEST, min(LARGEST, ALL_IMAGES // max(1, count)))
     questions: dict[QuestionId, dict[str, Any]] = {}
 
