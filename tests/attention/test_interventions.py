@@ -91,13 +91,10 @@ def test_following_an_exact_edit_is_half_of_its_way_however_short(shift, share, 
 def test_following_is_judged_by_where_the_points_went(kind, answer, follows):
     edit = next(edit for (_, name), edit in edits().items() if name == kind)
     assert measure_edit(edit, f"**Final Answer:**\n{answer}", BEFORE, (100, 50)).follows is follows
+    down = measure_edit(edit, "(0.1, 0.9)", BEFORE, (100, 50))
+    assert down.moved == pytest.approx((0, 0.4)) and down.distance == pytest.approx(0.2)  # of the longer side
     lost = measure_edit(edit, "**Final Answer:**\nnothing", BEFORE, (100, 50))
     assert (lost.moved, lost.distance, lost.follows) == (None, None, None)
-
-
-def test_distances_are_in_units_of_the_longer_side():
-    result = measure_edit(edits()["subtype", "goal"], "(0.1, 0.9)", BEFORE, (100, 50))
-    assert result.moved == pytest.approx((0, 0.4)) and result.distance == pytest.approx(0.2)
 
 
 def test_the_model_continues_from_each_prefix_whatever_the_batch(nano):

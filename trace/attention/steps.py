@@ -57,9 +57,10 @@ class AnswerAttention:
 
     def text(self, key: str) -> str:
         """Return the words of a step without its heading; empty for a missing one."""
-        step = self.response.step(key)
-        words = step.text if step else answer_text(self.response)
-        return words if key in self.spans else ""
+        if key not in self.spans:
+            return ""
+        step = None if key == ANSWER else self.response.step(key)
+        return step.text if step else answer_text(self.response)
 
     def step_maps(self, size: tuple[int, int]) -> list[StepMap]:
         """Return what the figures draw: each step's map over the original image of `size` (width, height)."""
