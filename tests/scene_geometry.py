@@ -37,11 +37,6 @@ class Sight:
             scale = (z - self.origin[2]) / rays[:, 2]
             return np.where((scale > 0)[:, None], self.origin[:2] + scale[:, None] * rays[:, :2], np.nan)
 
-    def project(self, points: Array) -> Array:
-        """World points [n, 3] to pixels [n, 2]."""
-        pixels = (points - self.origin) @ self.pose[:3, :3] @ self.intrinsics.T
-        return pixels[:, :2] / pixels[:, 2:]
-
     def way(self, word: str) -> Array:
         """The unit vector [2] of left, right, front and behind (and back)."""
         return {"left": -self.right, "right": self.right, "front": -self.ahead}.get(word, self.ahead)

@@ -15,42 +15,25 @@ from trace_vlm.utils.command import InputError
 CONFIGS = Path(__file__).parents[2] / "configs" / "scenes"
 
 
+MISTAKES = {  # the first key of an entry is the one to be named
+    "questions": (
+        "relatoinal: 2", "direct: many", "direct: -1", "free_relations: [on]", "part_relations: [middle]",
+        "unseen: [under]", "num_points: 60", "wording: poetic", "min_visible: 7}\nobjects: {max_objects: 6"),
+    "camera": ("elevation: [30]", "elevation: 30", "elevation: [60, 40]", "roll: [10, -10]", "fovy: [30, 170]"),
+    "objects": (
+        "categories: [mug, sofa]", "categories: [mug, mug, can]", "colors: [blue]", "max_objects: 20", "region: 0.6",
+        "min_objects: 9, max_objects: 8", "min_objects: 2, min_categories: 3", "spacing: .nan"),
+    "world": ("kind: garden", "surfaces: [table, bed]", "surfaces: [shelf]", "max_surfaces: 7", "stacked: 2"),
+    "relations": ("next_to: 0.3", "cone: 80"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "text, key",
-    [
-        ("questions:\n  relatoinal: 2\n", "questions.relatoinal"),
-        ("colours: 3\n", "colours"),
-        ("questions: 3\n", "questions"),
-        ("questions:\n  direct: many\n", "questions.direct"),
-        ("questions:\n  direct: -1\n", "questions.direct"),
-        ("questions:\n  free_relations: [on]\n", "questions.free_relations"),
-        ("questions:\n  part_relations: [middle]\n", "questions.part_relations"),
-        ("questions:\n  unseen: [under]\n", "questions.unseen"),
-        ("questions:\n  num_points: 60\n", "questions.num_points"),
-        ("questions:\n  wording: poetic\n", "questions.wording"),
-        ("camera:\n  elevation: [30]\n", "camera.elevation"),
-        ("camera:\n  elevation: 30\n", "camera.elevation"),
-        ("camera:\n  elevation: [60, 40]\n", "camera.elevation"),
-        ("camera:\n  roll: [10, -10]\n", "camera.roll"),
-        ("camera:\n  fovy: [30, 170]\n", "camera.fovy"),
-        ("objects:\n  categories: [mug, sofa]\n", "objects.categories"),
-        ("objects:\n  categories: [mug, mug, can]\n", "objects.categories"),
-        ("objects:\n  colors: [blue]\n", "objects.colors"),
-        ("objects:\n  max_objects: 20\n", "objects.max_objects"),
-        ("objects:\n  min_objects: 9\n  max_objects: 8\n", "objects.min_objects"),
-        ("objects:\n  min_objects: 2\n  min_categories: 3\n", "objects.min_objects"),
-        ("objects:\n  max_objects: 6\nquestions:\n  min_visible: 7\n", "questions.min_visible"),
-        ("objects:\n  region: 0.6\n", "objects.region"),
-        ("objects:\n  spacing: .nan\n", "objects.spacing"),
-        ("world:\n  kind: garden\n", "world.kind"),
-        ("world:\n  surfaces: [table, bed]\n", "world.surfaces"),
-        ("world:\n  surfaces: [shelf]\n", "world.surfaces"),
-        ("world:\n  max_surfaces: 7\n", "world.max_surfaces"),
-        ("world:\n  stacked: 2\n", "world.stacked"),
-        ("relations:\n  next_to: 0.3\n", "relations.next_to"),
-        ("relations:\n  cone: 80\n", "relations.cone"),
-    ],
-)
+    [("colours: 3", "colours"), ("questions: 3", "questions"),
+     *((f"{section}: {{{entry}}}", f"{section}.{entry.split(':')[0]}")
+       for section, entries in MISTAKES.items() for entry in entries)],
+)  # fmt: skip
 def test_mistakes_name_file_and_key(tmp_path: Path, text: str, key: str) -> None:
     path = tmp_path / "scenes.yaml"
     path.write_text(text)

