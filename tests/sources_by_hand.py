@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from generated_samples import GOOD_STEPS
 from PIL import Image
 
 from trace_vlm.core.points import Point
@@ -18,13 +19,6 @@ from trace_vlm.data.sources.__main__ import main
 from trace_vlm.data.sources.registry import Source
 from trace_vlm.data.sources.sample_checks import Problems
 from trace_vlm.utils.command import run
-
-STEPS = {
-    "reference": "The mug beside the plate.",
-    "target": "The table left of it.",
-    "subtype": "Free space.",
-    "output": "Points there.",
-}
 
 
 def picture(path: Path, size: tuple[int, int] = (32, 24), seed: int = 0) -> None:
@@ -45,7 +39,7 @@ def record(identifier: str, image: str | None, *texts: str, **more: Any) -> dict
 def pointing(identifier: str, image: str, reasoning: bool = False, **more: Any) -> dict[str, Any]:
     points = [Point(0.461, 0.527), Point(0.498, 0.521)]
     asked = question_text("Pinpoint several points within the vacant space left of the mug.", reasoning)
-    answer = render(STEPS, points) if reasoning else "[(0.461, 0.527), (0.498, 0.521)]"
+    answer = render(GOOD_STEPS, points) if reasoning else "[(0.461, 0.527), (0.498, 0.521)]"
     return record(identifier, image, asked, answer, **more)
 
 
@@ -98,31 +92,27 @@ def trace(folder: Path, each: int = 8) -> Path:
 
 def llava_mix(folder: Path) -> Path:
     """`llava_v1_5_mix665k.json`: ids that repeat, text-only samples, one that opens with an answer, RefCOCO's boxes."""
-    for name in ("coco/train2017/000000033471.jpg", "gqa/images/2354786.jpg"):
-        picture(folder / name)
-    coco = "coco/train2017/000000033471.jpg"
+    coco, gqa = "coco/train2017/000000033471.jpg", "gqa/images/2354786.jpg"
+    picture(folder / coco)
+    picture(folder / gqa)
     region = "Please provide the bounding box coordinate of the region this sentence describes: the bus."
+    opens = {"from": "gpt", "value": "I begin."}
     records = [
         record("000000033471", coco, "What are the colors of the bus?", "White and red."),
         record("000000033471", coco, region, "[0.10, 0.20, 0.50, 0.60]"),
-        record("2354786", "gqa/images/2354786.jpg", "Is it day?\nAnswer using a single word.", "Yes"),
+        record("2354786", gqa, "Is it day?\nAnswer using a single word.", "Yes"),
         record("wgByO4Y_0", None, "Hello", "Hi", "Bye", "Bye", model=""),
-        {"id": "t_1", "conversations": [{"from": "gpt", "value": "?"}, *record("", None, "a", "b")["conversations"]]},
-        {"id": "only", "conversations": [{"from": "gpt", "value": "I begin."}]},
+        {"id": "t_1", "conversations": [opens, *record("", None, "a", "b")["conversations"]]},
+        {"id": "only", "conversations": [opens]},
     ]
     return write(folder / "llava_v1_5_mix665k.json", records)
 
 
 def lvis(folder: Path) -> Path:
     """LVIS v1: images named by `coco_url` alone, boxes in pixels, synonyms in names, categories not fully annotated."""
-    images = [
-        {
-            "id": number, "width": 640, "height": 480, "flickr_url": "", "license": 1, "neg_category_ids": [3],
-            "coco_url": f"http://images.cocodataset.org/train2017/{number:012d}.jpg",
-            "not_exhaustive_category_ids": [2] if number == 30 else [],
-        }
-        for number in (30, 34)
-    ]  # fmt: skip
+    url = "http://images.cocodataset.org/train2017"
+    images = [{"id": number, "width": 640, "height": 480, "coco_url": f"{url}/{number:012d}.jpg",
+               "not_exhaustive_category_ids": [2] if number == 30 else []} for number in (30, 34)]  # fmt: skip
     boxes = [
         (30, 1, [64.0, 48.0, 128.0, 96.0]),
         (34, 1, [600.0, 400.0, 40.4, 80.3]),  # over the border by a fraction of a pixel
@@ -131,15 +121,13 @@ def lvis(folder: Path) -> Path:
         (34, 2, [320.0, 240.0, 320.0, 240.0]),
         *((34, 3, [float(number), 1.0, 2.0, 2.0]) for number in range(21)),  # more than one wants listed
     ]
-    annotations = [
-        {"id": number, "image_id": image, "category_id": category, "bbox": box, "segmentation": [[1.5, 2.5, 3.5]]}
-        for number, (image, category, box) in enumerate(boxes, start=1)
-    ]
+    annotations = [{"id": number, "image_id": image, "category_id": category, "bbox": box, "segmentation": [[1.5, 2.5]]}
+                   for number, (image, category, box) in enumerate(boxes, start=1)]  # fmt: skip
     names = {1: "cup_(drinking)", 2: "alarm_clock", 3: "bead"}
-    categories = [{"id": number, "name": name, "synonyms": [name], "def": ""} for number, name in names.items()]
+    categories = [{"id": number, "name": name} for number, name in names.items()]
     for image in images:
         picture(folder / "train2017" / f"{image['id']:012d}.jpg", (640, 480))
     content = {"info": {"version": "v1.0"}, "annotations": annotations, "categories": categories, "images": images}
     path = folder / "lvis_v1_train.json"
-    path.write_text(json.dumps({**content, "licenses": []}))
+    path.write_text(json.dumps(content))
     return path

@@ -355,15 +355,12 @@ def test_masks_of_several_sizes_give_one_shift(tmp_path: Path) -> None:
 # --- machines without a renderer --------------------------------------------------------------------------------------
 
 
-def test_missing_gl_is_one_sentence(tmp_path: Path) -> None:
+def test_missing_gl_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = os.environ | {"__EGL_VENDOR_LIBRARY_DIRS": str(tmp_path), "MUJOCO_GL": "egl"}
     command = [sys.executable, "-m", "trace_vlm.data.scenes.generate", "--out", str(tmp_path / "out"), "--scenes", "1"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
     assert "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri" in result.stderr
-
-
-def test_unknown_gl_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "vulkan")
-    with pytest.raises(InputError, match="MUJOCO_GL is 'vulkan'"):
+    with pytest.raises(InputError, match="MUJOCO_GL.*vulkan"):
         generate.main(["--out", str(tmp_path / "out")])

@@ -58,19 +58,15 @@ def parquet(folder: Path, rows: list[dict[str, object]]) -> Path:
 def test_rows_with_pictures_become_files_and_samples(tmp_path: Path) -> None:
     hand.picture(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
-    rows = [
-        {**hand.pointing(name, "x"), "image": {"bytes": content, "path": "a.jpg"}, "meta": '{"kind": "free"}'}
-        for name in ("one", "two")
-    ]
-    rows += [
-        {**hand.record("text", None, "Hello", "Hi"), "image": None, "meta": None},
-        {**hand.pointing("odd", "x"), "image": {"bytes": b"no picture", "path": None}, "meta": None},
-    ]
+    good = {**hand.pointing("one", "x"), "image": {"bytes": content, "path": "a.jpg"}, "meta": '{"kind": "free"}'}
+    odd = {**hand.pointing("odd", "x"), "image": {"bytes": b"no picture", "path": None}, "meta": None}
+    text = {**hand.record("text", None, "Hello", "Hi"), "image": None, "meta": None}
+    rows = [good, good | {"id": "two"}, text, odd]
     images, out = tmp_path / "images", tmp_path / "out.json"
     assert hand.converted("hub", parquet(tmp_path / "rows", rows), out, "--images", images) == 0
-    first, second, text = read_samples(out)
+    first, second, third = read_samples(out)
     assert first.image == second.image and (images / str(first.image)).read_bytes() == content
-    assert first.meta == {"kind": "free"} and text.image is None
+    assert first.meta == {"kind": "free"} and third.image is None
     assert '"odd"' in (tmp_path / "out.json.problems.jsonl").read_text()
 
 
@@ -129,16 +125,8 @@ def test_no_path_leaves_the_folder(name: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.zip"]
 
 
-def test_an_archive_above_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = sample_zip(tmp_path)
-    monkeypatch.setattr(hub_module, "MAX_BYTES", 1000)
-    with pytest.raises(InputError, match=path.name):
-        unpack(path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("damage", ["empty", "half", "entry", "encrypted", "understated"])
-def test_a_broken_archive_is_one_sentence_and_leaves_nothing(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["empty", "half", "entry", "encrypted", "understated", "too large"])
+def test_a_broken_archive_is_one_sentence_and_leaves_nothing(damage: str, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     path = sample_zip(tmp_path)
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as opened:
@@ -148,8 +136,9 @@ def test_a_broken_archive_is_one_sentence_and_leaves_nothing(damage: str, tmp_pa
     elif damage == "encrypted":
         content[content.index(b"PK\1\2") + 8] |= 1  # the flags in the directory
     elif damage == "understated":
-        size = entry.file_size.to_bytes(4, "little")
-        content = content.replace(size, (9).to_bytes(4, "little"))
+        content = content.replace(entry.file_size.to_bytes(4, "little"), (9).to_bytes(4, "little"))
+    elif damage == "too large":
+        monkeypatch.setattr(hub_module, "MAX_BYTES", 1000)
     path.write_bytes(content[: {"empty": 0, "half": len(content) // 2}.get(damage)])
     with pytest.raises(InputError, match=path.name):
         unpack(path, tmp_path / "out")
