@@ -62,7 +62,8 @@ def test_mistakes_are_named(folder: Path, listing: str | None, named: str) -> No
 @needs_gl
 def test_a_set_states_the_licences_of_its_meshes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = folder / "scenes.yaml"
-    config.write_text(f"world: {{kind: flat}}\nobjects: {{assets: {folder}, categories: [mug], max_categories: 3}}\n")
+    objects = f"{{assets: {folder}, categories: [mug, can], max_categories: 3}}"
+    config.write_text(f"world: {{kind: flat}}\nobjects: {objects}\n")
     flags = f"--out {folder / 'set'} --scenes 6 --size 64 --config {config}".split()
     assert generate.main(flags) == 0 and "mesh wedge: CC0" in capsys.readouterr().out
     views = [json.loads(line) for line in (folder / "set" / "views.jsonl").read_text().splitlines()]
