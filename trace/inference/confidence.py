@@ -27,15 +27,15 @@ def point_confidence(
     if not logprobs or len(response.spans) != len(response.points):
         return ()
 
-    def length(count: int) -> int:
-        return len(tokenizer.decode(list(token_ids[:count]), skip_special_tokens=True))
+    def decode(count: int) -> str:
+        return str(tokenizer.decode(list(token_ids[:count]), skip_special_tokens=True))
 
     def tokens_until(character: int) -> int:
         """How many tokens it takes to write the first characters of the text."""
-        return bisect_left(range(len(token_ids)), character, key=length)
+        return bisect_left(range(len(token_ids)), character, key=lambda count: len(decode(count)))
 
-    raw = tokenizer.decode(list(token_ids), skip_special_tokens=True)
-    shift = len(raw) - len(raw.lstrip())  # the response's text is stripped
+    text = decode(len(token_ids))
+    shift = len(text) - len(text.lstrip())  # the response's text is stripped
     confidence = []
     for start, end in response.spans:
         part = list(logprobs[tokens_until(start + shift + 1) - 1 : tokens_until(end + shift)])
@@ -44,19 +44,13 @@ def point_confidence(
 
 
 def agreement(responses: Sequence[Response], size: tuple[int, int], near: float = NEAR) -> list[tuple[float, ...]]:
-    """For every point of every answer, the share of the other answers with a point nearby.
-
-    Args:
-        size: (width, height) of the image, in whose pixels distances are measured.
-    """
+    """For every point of every answer, the share of the others with a point nearby, in an image of `size`."""
     points, limit = _pixels(responses, size), near * math.hypot(*size)
     shares = []
     for index, own in enumerate(points):
         others = points[:index] + points[index + 1 :]
-        near_others = [
-            sum(any(math.dist(point, other) <= limit for other in answer) for answer in others) for point in own
-        ]
-        shares.append(tuple(count / len(others) if others else 1.0 for count in near_others))
+        near_own = [[any(math.dist(point, other) <= limit for other in answer) for answer in others] for point in own]
+        shares.append(tuple(sum(agree) / len(agree) if agree else 1.0 for agree in near_own))
     return shares
 
 

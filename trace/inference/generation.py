@@ -33,25 +33,20 @@ OnStep = Callable[[Sequence["AnswerRow"]], object]
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How answers are generated. Temperature 0 is greedy, or beam search if `num_beams` exceeds 1.
-
-    `num_points` asks for exactly that many points, `constrain` for any number in the canonical form; both through a
-    grammar. `samples` answers are drawn for a question, `aggregate` chooses one of them.
-    """
+    """How answers are generated. Temperature 0 is greedy, or beam search if `num_beams` exceeds 1."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     num_beams: int = 1
     seed: int = 0
-    constrain: bool = False
-    num_points: int | None = None
-    samples: int = 1
-    aggregate: Literal["first", "medoid"] = "first"
+    constrain: bool = False  # the canonical form, by a grammar
+    num_points: int | None = None  # exactly so many, by a grammar
+    samples: int = 1  # answers drawn for a question
+    aggregate: Literal["first", "medoid"] = "first"  # which of them is the answer
     image_attention_bias: float = 0.0
 
     def __post_init__(self) -> None:
-        constrained = self.constrained
         for valid, message in (  # `not valid`, so that NaN fails too
             (0 <= self.temperature < math.inf, f"--temperature {self.temperature}: must be 0 (greedy) or positive"),
             (0 < self.top_p <= 1, f"--top-p {self.top_p}: must be above 0 and at most 1"),
@@ -63,7 +58,7 @@ class Decoding:
             (self.samples >= 1, f"--samples {self.samples}: must be at least 1"),
             (self.samples == 1 or self.temperature > 0, "--samples needs --temperature: greedy answers are all the same"),
             (self.aggregate == "first" or self.samples > 1, f"--aggregate {self.aggregate} needs --samples above 1"),
-            (self.num_beams == 1 or not (constrained or self.samples > 1),
+            (self.num_beams == 1 or not (self.constrained or self.samples > 1),
              "--num-beams cannot be combined with --samples, --constrain or --num-points"),
         ):  # fmt: skip
             if not valid:
@@ -142,27 +137,22 @@ class _Loop:
             self.cache.images = [
                 (list(row.ids).index(self.image_token), head) for row, head in zip(self.rows, heads, strict=True)
             ]
+        beginnings = [(row.image, tuple(row.ids[:head])) for row, head in zip(self.rows, heads, strict=True)]
         owners: dict[tuple[int, tuple[int, ...]], int] = {}
-        shared = [
-            owners.setdefault((row.image, tuple(row.ids[:head])), index)
-            for index, (row, head) in enumerate(zip(self.rows, heads, strict=True))
-        ]
-        for chunk in self._chunks({index: self.rows[index].ids[: heads[index]] for index in owners.values()}):
+        for index, beginning in enumerate(beginnings):
+            owners.setdefault(beginning, index)
+        for chunk in self._chunks({index: beginning[1] for beginning, index in owners.items()}):
             self._forward(chunk, with_image=True)
-        for index, owner in enumerate(shared):
-            if owner != index:
-                self.cache.copy(owner, index, heads[index])
-                self.lengths[index] = heads[index]
         tails: dict[int, Sequence[int]] = {}
-        for index, row in enumerate(self.rows):
+        for index, (row, head, beginning) in enumerate(zip(self.rows, heads, beginnings, strict=True)):
+            if owners[beginning] != index:
+                self.cache.copy(owners[beginning], index, head)
+                self.lengths[index] = head
             forced = row.guide.forced() if row.guide is not None else []  # every answer begins with these
             row.token_ids += forced
             row.logprobs += [0.0] * len(forced)
-            tails[index] = [*row.ids[heads[index] :], *forced]
-        logits: dict[int, Tensor] = {}
-        for chunk in self._chunks(tails):
-            logits |= self._forward(chunk)
-        return logits
+            tails[index] = [*row.ids[head:], *forced]
+        return {index: logits for chunk in self._chunks(tails) for index, logits in self._forward(chunk).items()}
 
     def _chunks(self, tokens: Mapping[int, Sequence[int]]) -> Iterator[dict[int, Sequence[int]]]:
         limit = PASS_TOKENS["cuda" if self.device.type == "cuda" else "cpu"]
@@ -224,13 +214,12 @@ class _Loop:
                 continue
             new = [token]
             if row.guide is not None:
-                row.guide.take(token)
+                row.guide.take([token])
                 new += row.guide.forced()[: self.decoding.max_new_tokens - len(row.token_ids) - 1]
             row.token_ids += new
             row.logprobs += [logprob, *[0.0] * (len(new) - 1)]
-            row.finished = len(row.token_ids) >= self.decoding.max_new_tokens or (
-                row.guide is not None and row.guide.finished
-            )
+            ended = row.guide is not None and row.guide.finished
+            row.finished = ended or len(row.token_ids) >= self.decoding.max_new_tokens
             if not row.finished:
                 pending[index] = new
         return pending
@@ -274,13 +263,11 @@ def sample(scores_SV: Tensor, temperature: float, top_p: float, draw_S: Tensor) 
 def generate_with_transformers(
     checkpoint: Checkpoint, inputs: Mapping[str, Tensor], decoding: Decoding, **options: Any
 ) -> list[list[int]]:
-    """Answers by transformers' `generate`: beam search, and attention that is recorded meanwhile.
+    """Token ids of answers by transformers' `generate`: beam search, and attention that is recorded meanwhile.
 
     Args:
         inputs: a batch from `Checkpoint.inputs`.
         options: passed on to `generate` (past_key_values, streamer, ...).
-    Returns:
-        Each row's token ids, up to the end-of-sequence token and without it.
     """
     import torch
     from transformers import GenerationConfig
@@ -298,13 +285,9 @@ def generate_with_transformers(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
     )  # fmt: skip
-    image_BK = inputs["input_ids"] == checkpoint.image_token_id
+    bias = image_bias(model, decoding.image_attention_bias, inputs["input_ids"] == checkpoint.image_token_id)
     devices = [model.device] if model.device.type == "cuda" else []
-    with (
-        torch.inference_mode(),
-        torch.random.fork_rng(devices=devices),
-        image_bias(model, decoding.image_attention_bias, image_BK),
-    ):
+    with torch.inference_mode(), torch.random.fork_rng(devices=devices), bias:
         torch.manual_seed(decoding.seed)
         ids = model.generate(**inputs, generation_config=config, **options)
     return [checkpoint.until_end(row) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]

@@ -64,15 +64,12 @@ class Grammar:
             self.reserves.insert(0, self.reserves[0] + count(fixed) + HURRIED)
         least = self.reserves[0] + count(_FIXED[0]) + HURRIED if reasoning else points
         if max_new_tokens < least:
-            what = f"{num_points} points" if num_points else "an answer"
+            form = f"{num_points} points" if num_points else "an answer"
             raise InputError(
-                f"{max_new_tokens} new tokens are too few for {what}. Give --max-new-tokens {least} or more"
+                f"{max_new_tokens} new tokens are too few for {form}. Give --max-new-tokens {least} or more"
             )
-        if num_points is None:
-            self._points = rf'"[" item (", " item){{0,{MAX_POINTS - 1}}} "]"'
-        else:
-            more = rf' (", " point){{{num_points - 1}}}' if num_points > 1 else ""
-            self._points = f'"[" point{more} "]"'
+        item, more = ("point", num_points - 1) if num_points else ("item", f"0,{MAX_POINTS - 1}")
+        self._points = rf'"[" {item} (", " {item}){{{more}}} "]"' if more else f'"[" {item} "]"'
         self.complete = self._compile(0 if reasoning else len(_FIXED), None)
         self.endings = [self._compile(step, HURRIED) for step in range(1, len(_FIXED) + 1)] if reasoning else []
 
@@ -91,10 +88,7 @@ class Grammar:
     def matcher(self, text: str) -> Any:
         import llguidance
 
-        matcher = llguidance.LLMatcher(self.tokenizer, text)
-        if matcher.is_error():
-            raise RuntimeError(f"the grammar of answers is broken: {matcher.get_error()}")
-        return matcher
+        return llguidance.LLMatcher(self.tokenizer, text)
 
 
 class Guide:
@@ -109,27 +103,23 @@ class Guide:
     def finished(self) -> bool:
         return bool(self.matcher.is_stopped())
 
-    def take(self, token: int) -> None:
-        """Add the token that the model chose."""
-        self._advance([token])
-
-    def forced(self) -> list[int]:
-        """The tokens that have to come next; they are added."""
-        tokens = list(self.matcher.compute_ff_tokens())
-        if tokens:
-            self._advance(tokens)
-        self._hurry()
-        return tokens
-
-    def _advance(self, tokens: list[int]) -> None:
+    def take(self, tokens: list[int]) -> None:
+        """Add tokens to the answer: those that the model chose."""
         if not self.matcher.consume_tokens(tokens):
             raise RuntimeError(f"the grammar does not allow the tokens {tokens}: {self.matcher.get_error()}")
         self._used += len(tokens)
         if not self._hurried:
             self._text += self.grammar.tokenizer.decode_bytes(tokens)
 
-    def _hurry(self) -> None:
-        """End the current step if the rest would no longer fit."""
+    def forced(self) -> list[int]:
+        """The tokens that have to come next; they are added."""
+        tokens = list(self.matcher.compute_ff_tokens())
+        if tokens:
+            self.take(tokens)
+        self._end_step_in_time()
+        return tokens
+
+    def _end_step_in_time(self) -> None:
         left, step = self.grammar.budget - self._used, self._text.count(b"\n")
         if self._hurried or not 1 <= step <= len(_FIXED):
             return

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -76,14 +77,6 @@ class PackedTokens:
         """Whether nothing was stored before: a new token then sees itself and those before it, without a mask."""
         return not any(self.starts) and self.longest > 1
 
-    def mask(self, device: Any) -> Tensor | None:
-        """What each new token may see, `[S, 1, L, T]`; None if `from_the_start`, or if all see all there is."""
-        if self.from_the_start or (self.longest == 1 and len(set(self.starts)) == 1):
-            return None
-        last_SL = torch.tensor(self.starts, device=device)[:, None] + torch.arange(self.longest, device=device)
-        mask: Tensor = torch.arange(self.columns, device=device) <= last_SL[:, None, :, None]
-        return mask
-
 
 class PackedCache:
     """Keys and values of every layer, `[S, H, T, D]`; columns past a slot's length are masked.
@@ -130,13 +123,15 @@ class PackedCache:
         return output_SHLD[packing.slot_N, :, packing.offset_N]
 
     def _pass_mask(self, packing: PackedTokens, query: Tensor) -> Tensor | None:
-        """The mask of this pass, made once for all layers."""
-        known, mask = self._mask
-        if known is not packing or (mask is not None and mask.device != query.device):
-            mask = packing.mask(query.device)
+        """What each new token may see, `[S, 1, L, T]`, made once for all layers; None if no mask is needed."""
+        (known, mask), device = self._mask, query.device
+        if known is not packing or (mask is not None and mask.device != device):
+            mask, column_T = None, torch.arange(packing.columns, device=device)
+            if not packing.from_the_start and (packing.longest > 1 or len(set(packing.starts)) > 1):
+                new_L = torch.arange(packing.longest, device=device)
+                mask = column_T <= (torch.tensor(packing.starts, device=device)[:, None] + new_L)[:, None, :, None]
             if self.bias:
-                spans = torch.tensor([self.images[slot] for slot in packing.slots], device=query.device)
-                column_T = torch.arange(packing.columns, device=query.device)
+                spans = torch.tensor([self.images[slot] for slot in packing.slots], device=device)
                 image_ST = (column_T >= spans[:, :1]) & (column_T < spans[:, 1:])
                 mask = biased_mask(mask, image_ST, self.bias, query)
             self._mask = (packing, mask)
@@ -144,9 +139,8 @@ class PackedCache:
 
     def copy(self, source: int, target: int, columns: int) -> None:
         """Copy the first columns of one slot to another."""
-        for keys, values in self._stored.values():
-            for stored in (keys, values):
-                stored[target, :, :columns] = stored[source, :, :columns]
+        for stored in chain.from_iterable(self._stored.values()):
+            stored[target, :, :columns] = stored[source, :, :columns]
 
     def release(self, slot: int, columns: int) -> None:
         """Give up a slot: the last one, of which `columns` are filled, takes its place."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 from ..core.images import is_turned, open_image
-from ..core.points import Point
+from ..core.points import Box
 from ..core.prompts import TEMPLATES, bare_instruction, template
 from ..model.presets import default_model
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
@@ -29,25 +30,17 @@ PICTURES = (".png", ".jpg", ".jpeg")
 def add_decoding_flags(parser: Parser) -> None:
     """Add the flags for loading a model and generating; shared by every command that asks one."""
     default, add = Decoding(), parser.add_argument
-    add("--temperature", type=float, default=default.temperature, help="0 is greedy (default: %(default)s)")
-    add(
-        "--top-p",
-        type=float,
-        default=default.top_p,
-        help="nucleus sampling, for temperature > 0 (default: %(default)s)",
-    )
-    add("--num-beams", type=int, default=default.num_beams, help="beam search (default: %(default)s)")
-    add("--max-new-tokens", type=int, default=default.max_new_tokens, help="per answer (default: %(default)s)")
-    add("--seed", type=int, default=default.seed, help="of the sampling (default: %(default)s)")
+    add("--temperature", type=float, default=default.temperature, help="0 is greedy")
+    add("--top-p", type=float, default=default.top_p, help="nucleus sampling, for temperature > 0")
+    add("--num-beams", type=int, default=default.num_beams, help="beam search")
+    add("--max-new-tokens", type=int, default=default.max_new_tokens, help="per answer")
+    add("--seed", type=int, default=default.seed, help="of the sampling")
     add("--num-points", type=int, help="exactly this many points")
     add("--constrain", action="store_true", help="only answers that can be parsed, by a grammar")
-    add("--samples", type=int, default=1, help="answers drawn per question; needs --temperature (default: %(default)s)")
-    add("--aggregate", choices=["first", "medoid"], default="first",
-        help="which sample is the answer: the first, or the one with the most support (default: %(default)s)")  # fmt: skip
-    add("--image-attention-bias", type=float, default=0.0, metavar="B",
-        help="added to the attention scores of the image in every layer (default: %(default)s)")  # fmt: skip
-    add("--conv-mode", default="vicuna_v1", metavar="TEMPLATE",
-        help=f"conversation template: {', '.join(TEMPLATES)} (default: %(default)s)")  # fmt: skip
+    add("--samples", type=int, default=1, help="answers drawn per question; needs --temperature")
+    add("--aggregate", choices=["first", "medoid"], default="first", help="the first sample, or the best supported one")
+    add("--image-attention-bias", type=float, default=0.0, metavar="B", help="added to the image's attention scores")
+    add("--conv-mode", default="vicuna_v1", metavar="TEMPLATE", help=f"conversation template: {', '.join(TEMPLATES)}")
     add("--prompt-template", type=Path, metavar="FILE", help=f"the text of a question, with {PLACEHOLDER} in it")
     add("--device", help="as torch names it (default: a GPU if there is one)")
     add("--dtype", help="of the weights (default: float32 on a CPU, as stored on a GPU)")
@@ -72,27 +65,21 @@ def prompt_template(arguments: argparse.Namespace) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     decoding, wording = decoding_from_flags(arguments), prompt_template(arguments)
-    try:
-        arguments.instruction.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError("the instruction is not valid UTF-8") from None
     if not bare_instruction(arguments.instruction):
         raise InputError("the instruction is empty. Describe what to point at")
     image = open_image(arguments.image)  # before the model: a mistake shows at once
-    lifting = _lifting(arguments, image.size)
+    depth_camera_pose = _depth_camera_pose(arguments, image.size)
     if arguments.overlay is not None:
         if arguments.overlay.suffix.lower() not in PICTURES:
             raise InputError(f"the overlay {arguments.overlay} must end in {', '.join(PICTURES)}")
         output_folder(arguments.overlay.parent)
     predictor = Predictor.load(arguments.model, arguments.model_base, arguments.device, arguments.dtype)
-    (batch,) = predictor.stream(
-        [image], [arguments.instruction], decoding, reasoning=arguments.reasoning, style=arguments.conv_mode,
-        template=wording,
+    (prediction,) = predictor.predict(
+        [image], [arguments.instruction], reasoning=arguments.reasoning, style=arguments.conv_mode, template=wording,
+        **asdict(decoding),
     )  # fmt: skip
-    prediction = batch[0]
-    space = None
-    if lifting is not None:
-        space = backproject([item.center for item in prediction.response.points], *lifting)
+    centers = [item.center for item in prediction.response.points]
+    space = backproject(centers, *depth_camera_pose) if depth_camera_pose is not None else None
     if arguments.overlay is not None:
         from ..drawing.canvas import save_figure
         from ..drawing.figures import AnswerPanel, draw_comparison
@@ -114,8 +101,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("image", type=Path)
     add("instruction", help="what to point at, in words")
-    add("--model", default=default_model(),
-        help="folder, name on the hub, nano or nano-base (default: nano)")  # fmt: skip
+    add("--model", default=default_model(), help="folder, name on the hub, nano or nano-base (default: nano)")
     add("--model-base", help="the model that an adapter belongs to")
     add("--reasoning", action=argparse.BooleanOptionalAction, default=True, help="reason before pointing (default: on)")
     add("--json", action="store_true", help="print one JSON object")
@@ -123,17 +109,14 @@ def _parser() -> Parser:
     add("--depth", type=Path, help="a depth image (16 bits, float or .npy), for points in metres")
     add("--depth-unit", choices=UNITS, help="of the depth image's values (default: m for floats, mm for integers)")
     add("--depth-alignment", choices=ALIGNMENTS, default="registered",
-        help="registered: pixel by pixel with the image; scaled: the same view at another resolution "
-        "(default: %(default)s)")  # fmt: skip
-    add("--intrinsics", type=Path, metavar="FILE",
-        help="of the image's camera: fx, fy, cx, cy or K as JSON, or a file of ROS, RealSense or OpenCV")  # fmt: skip
+        help="registered: pixel by pixel with the image; scaled: the same view at another resolution")  # fmt: skip
+    add("--intrinsics", type=Path, metavar="FILE", help="of the image's camera: JSON, or a file of ROS or OpenCV")
     add("--extrinsics", type=Path, metavar="JSON", help="4 x 4 pose of the camera in the robot's base, metres")
     add_decoding_flags(parser)
     return parser
 
 
-def _lifting(arguments: argparse.Namespace, size: tuple[int, int]) -> tuple[Any, Any, Any] | None:
-    """Depth, camera and pose, if points in space are requested."""
+def _depth_camera_pose(arguments: argparse.Namespace, size: tuple[int, int]) -> tuple[Any, Any, Any] | None:
     if arguments.depth is None:
         if arguments.intrinsics is not None or arguments.extrinsics is not None:
             raise InputError("points in space need --depth too")
@@ -164,20 +147,14 @@ def prediction_as_json(
         if space is not None:
             record |= {"camera": space[index].camera, "base": space[index].base, "reason": space[index].reason}
         points.append(record)
+    boxes = [box for box in prediction.response.points if isinstance(box, Box)]
     return {
         "points": points,
-        "boxes": [
-            {"normalized": [box.x0, box.y0, box.x1, box.y1], "pixels": list(box.to_pixels(*size))}
-            for box in prediction.response.points
-            if not isinstance(box, Point)
-        ],
+        "boxes": [{"normalized": list(astuple(box)), "pixels": list(box.to_pixels(*size))} for box in boxes],
         "steps": [{"key": step.key, "text": step.text} for step in prediction.response.steps],
-        "text": prediction.text,
-        "image_size": list(size),
-        "confidence": prediction.confidence,
-        "samples": list(prediction.samples),
-        "seconds": round(prediction.seconds, 3),
-    }
+        "text": prediction.text, "image_size": list(size), "confidence": prediction.confidence,
+        "samples": list(prediction.samples), "seconds": round(prediction.seconds, 3),
+    }  # fmt: skip
 
 
 def format_prediction(prediction: Prediction, size: tuple[int, int], space: Sequence[Point3D] | None = None) -> str:
@@ -191,10 +168,9 @@ def format_prediction(prediction: Prediction, size: tuple[int, int], space: Sequ
             line += f"  confidence {prediction.point_confidence[index]:.2f}"
         lines.append(line + ("" if point.inside else "  (outside the image)"))
         if space is not None:
-            place = space[index]
-            parts = [(name, xyz) for name, xyz in (("camera", place.camera), ("base", place.base)) if xyz is not None]
-            text = ", ".join(f"{name} ({x:.3f}, {y:.3f}, {z:.3f})" + " m" for name, (x, y, z) in parts)
-            lines.append(f"    {text or f'no point in space: {place.reason}'}")
+            frames = {"camera": space[index].camera, "base": space[index].base}
+            known = [f"{name} ({xyz[0]:.3f}, {xyz[1]:.3f}, {xyz[2]:.3f}) m" for name, xyz in frames.items() if xyz]
+            lines.append(f"    {', '.join(known) or f'no point in space: {space[index].reason}'}")
     if not prediction.response.parsable:
         cut = ": it was cut at --max-new-tokens" if prediction.cut else ""
         lines.append(f"no point could be read from this answer{cut}")

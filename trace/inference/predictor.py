@@ -13,11 +13,11 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.prompts import bare_instruction, question_text, render_prompt
 from ..core.reasoning import Response, parse
@@ -40,37 +40,27 @@ PLACEHOLDER = "{instruction}"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A model's answer to one instruction.
+    """A model's answer to one instruction; `text` is without the end-of-sequence token.
 
-    Args:
-        text: the raw answer without the end-of-sequence token; `token_ids` are what was generated.
-        response: the points (normalised to the original image) and steps read from the text.
-        prompt: the complete prompt.
-        confidence: the mean of `point_confidence`; None without points.
-        seconds: this answer's share of its batch's time.
-        point_confidence: one value in [0, 1] a point: the probability of its tokens or, with several `samples` (all
-            texts that were drawn), the share of the others that agree.
-        cut: whether the answer reached its last token before it ended.
+    A point's confidence is the probability of its tokens or, with several `samples` (all texts that were drawn), the
+    share of the others that agree.
     """
 
     text: str
     token_ids: tuple[int, ...]
-    response: Response
+    response: Response  # points (normalised to the original image) and steps read from the text
     prompt: str
-    confidence: float | None
-    seconds: float
-    point_confidence: tuple[float, ...] = ()
+    confidence: float | None  # the mean of `point_confidence`; None without points
+    seconds: float  # this answer's share of its batch's time
+    point_confidence: tuple[float, ...] = ()  # in [0, 1], one a point
     samples: tuple[str, ...] = ()
-    cut: bool = False
+    cut: bool = False  # whether the answer reached its last token before it ended
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A rendered prompt about the image called `key`; `seed` decides its samples."""
-
-    key: str
-    prompt: str
-    seed: int
+class PromptedImage(NamedTuple):
+    image: str  # the key of an image
+    prompt: str  # as rendered
+    seed: int  # decides the samples
 
 
 def device_and_dtype(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
@@ -86,7 +76,6 @@ class Predictor:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._grammars: dict[tuple[bool, int | None, int], Grammar] = {}
         self._fitting = sys.maxsize  # answers at a time; lowered when so many did not fit
 
     @classmethod
@@ -99,8 +88,6 @@ class Predictor:
             base: the model that an adapter at `path` belongs to.
             device: as torch names it; by default a GPU if there is one.
             dtype: as torch names it; by default float32 on a CPU, on a GPU the stored type.
-        Raises:
-            InputError: the path is not a model, or the device or type is not available.
         """
         from ..model.checkpoint import load
 
@@ -108,19 +95,10 @@ class Predictor:
         return cls(load(path, base=base, dtype=dtype, device=device))
 
     def predict(
-        self,
-        images: Sequence[ImageLike],
-        instructions: Sequence[str],
-        *,
-        reasoning: bool = True,
-        batch_size: int | None = 32,
-        style: str = "vicuna_v1",
-        template: str | None = None,
-        prefixes: Sequence[str] = (),
-        progress: Callable[[int], object] | None = None,
-        on_step: OnStep | None = None,
-        **settings: Any,
-    ) -> list[Prediction]:
+        self, images: Sequence[ImageLike], instructions: Sequence[str], *, reasoning: bool = True,
+        batch_size: int | None = 32, style: str = "vicuna_v1", template: str | None = None,
+        prefixes: Sequence[str] = (), on_step: OnStep | None = None, **settings: Any,
+    ) -> list[Prediction]:  # fmt: skip
         """Answer one instruction an image, in the order given.
 
         Args:
@@ -129,38 +107,23 @@ class Predictor:
             style: the conversation template, a key of `prompts.TEMPLATES`.
             template: the text of the question, with `{instruction}` in it, instead of the built-in one.
             prefixes: text that each answer begins with; only what follows it is generated and returned.
-            progress: called with the number of answers after each batch.
-            on_step: called with the batch's answers so far (`AnswerRow`) after each token; an exception from it ends
-                the generation.
+            on_step: called with the batch's answers so far (`AnswerRow`) after each token; an exception ends it.
             settings: the fields of `Decoding`: max_new_tokens, temperature, num_points, samples ...
-        Raises:
-            InputError: an image cannot be read, or an option is out of range.
         """
         predictions: dict[int, Prediction] = {}
         for batch in self.stream(
             images, instructions, Decoding(**settings), reasoning=reasoning, batch_size=batch_size, style=style,
             template=template, prefixes=prefixes, on_step=on_step,
         ):  # fmt: skip
-            predictions.update(batch)
-            if progress is not None:
-                progress(len(batch))
+            predictions |= batch
         return [predictions[index] for index in range(len(instructions))]
 
     def stream(
-        self,
-        images: Sequence[ImageLike],
-        instructions: Sequence[str],
-        decoding: Decoding | None = None,
-        *,
-        reasoning: bool = True,
-        batch_size: int | None = 32,
-        style: str = "vicuna_v1",
-        template: str | None = None,
-        prefixes: Sequence[str] = (),
-        done: Collection[int] = (),
-        seeds: Sequence[int] | None = None,
+        self, images: Sequence[ImageLike], instructions: Sequence[str], decoding: Decoding | None = None, *,
+        reasoning: bool = True, batch_size: int | None = 32, style: str = "vicuna_v1", template: str | None = None,
+        prefixes: Sequence[str] = (), done: Collection[int] = (), seeds: Sequence[int] | None = None,
         on_step: OnStep | None = None,
-    ) -> Iterator[dict[int, Prediction]]:
+    ) -> Iterator[dict[int, Prediction]]:  # fmt: skip
         """Predictions batch by batch, longest questions first, keyed by position; the next images load meanwhile.
 
         Questions about one image (equal paths, or the same object) are adjacent, so that its features are computed
@@ -185,7 +148,12 @@ class Predictor:
         batches = [[index for index in batch if index not in done] for batch in make_batches(prompts, batch_size, keys)]
         batches = [batch for batch in batches if batch]
         cache = VisionCache(self.checkpoint, Counter(keys[index] for batch in batches for index in batch))
-        grammar = self._grammar(reasoning, decoding)
+        grammar = None
+        if decoding.constrained:
+            from .grammar import Grammar
+
+            rows = self.checkpoint.model.get_output_embeddings().weight.shape[0]
+            grammar = Grammar(self.checkpoint.tokenizer, rows, reasoning, decoding.num_points, decoding.max_new_tokens)
         with ThreadPoolExecutor(READERS) as readers:
 
             def start(batch: Sequence[int]) -> dict[str, Future[Loaded]]:
@@ -196,8 +164,10 @@ class Predictor:
             for number, batch in enumerate(batches, start=1):
                 loading, upcoming = upcoming, start(batches[number]) if number < len(batches) else {}
                 loaded = {key: future.result() for key, future in loading.items()}
-                questions = [Question(keys[index], prompts[index], seeds[index] if seeds else index) for index in batch]
-                predictions = self._answer(loaded, questions, decoding, grammar, cache, on_step)
+                questions = [
+                    PromptedImage(keys[index], prompts[index], seeds[index] if seeds else index) for index in batch
+                ]
+                predictions = self._answer(questions, loaded, cache, decoding, grammar, on_step)
                 yield dict(zip(batch, predictions, strict=True))
 
     def largest_batch(self, prompts: Sequence[str], decoding: Decoding) -> int:
@@ -215,8 +185,8 @@ class Predictor:
         return len(self.checkpoint.prompt_ids(prompt)) + FRAME
 
     def _answer(
-        self, loaded: Mapping[str, Loaded], questions: Sequence[Question], decoding: Decoding,
-        grammar: Grammar | None, cache: VisionCache, on_step: OnStep | None,
+        self, questions: Sequence[PromptedImage], loaded: Mapping[str, Loaded], cache: VisionCache, decoding: Decoding,
+        grammar: Grammar | None, on_step: OnStep | None,
     ) -> list[Prediction]:  # fmt: skip
         """Answer a batch, in parts if the GPU's memory does not suffice; a size that did not fit is not tried again."""
         import torch
@@ -224,14 +194,9 @@ class Predictor:
         predictions: list[Prediction] = []
         while len(predictions) < len(questions):
             part = questions[len(predictions) : len(predictions) + self._fitting]
-            started = time.perf_counter()
+            started, rows = time.perf_counter(), None
             try:
-                if decoding.num_beams > 1:
-                    rows = self._beam_search(part, loaded, decoding)
-                else:
-                    rows = self._rows(part, decoding, grammar)
-                    keys = list(dict.fromkeys(question.key for question in part))
-                    generate(self.checkpoint, rows, cache.features(keys, loaded), decoding, on_step)
+                rows = self._generate(part, loaded, cache, decoding, grammar, on_step)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise InputError(
@@ -239,73 +204,60 @@ class Predictor:
                         "with another --dtype"
                     ) from None
                 self._fitting = len(part) // 2
-                rows = []
-            if not rows:  # outside of the handler, which holds the failed pass's tensors
+            if rows is None:  # outside of the handler, which holds the failed pass's tensors
                 torch.cuda.empty_cache()
                 continue
-            cache.used(Counter(question.key for question in part))
+            cache.used(Counter(question.image for question in part))
             seconds = (time.perf_counter() - started) / len(part)
             for index, question in enumerate(part):
                 samples = rows[index * decoding.samples : (index + 1) * decoding.samples]
-                size = loaded[question.key][0].size
+                size = loaded[question.image][0].size
                 predictions.append(self._prediction(samples, question.prompt, size, seconds, decoding))
         return predictions
 
-    def _beam_search(
-        self, questions: Sequence[Question], loaded: Mapping[str, Loaded], decoding: Decoding
-    ) -> list[AnswerRow]:
-        images = [loaded[question.key][0] for question in questions]
-        inputs = self.checkpoint.inputs(images, [question.prompt for question in questions])
-        decoding = replace(decoding, seed=(decoding.seed + questions[0].seed) % 2**63)
-        answers = generate_with_transformers(self.checkpoint, inputs, decoding)
-        return [AnswerRow(0, (), token_ids=ids) for ids in answers]
-
-    def _rows(self, questions: Sequence[Question], decoding: Decoding, grammar: Grammar | None) -> list[AnswerRow]:
-        """A row for every sample of every question."""
+    def _generate(
+        self, questions: Sequence[PromptedImage], loaded: Mapping[str, Loaded], cache: VisionCache, decoding: Decoding,
+        grammar: Grammar | None, on_step: OnStep | None,
+    ) -> list[AnswerRow]:  # fmt: skip
+        """A finished row for every sample of every question."""
         import numpy as np
 
         from .grammar import Guide
 
-        image: dict[str, int] = {}
-        rows = []
+        if decoding.num_beams > 1:
+            opened = [loaded[question.image][0] for question in questions]
+            inputs = self.checkpoint.inputs(opened, [question.prompt for question in questions])
+            decoding = replace(decoding, seed=(decoding.seed + questions[0].seed) % 2**63)
+            answers = generate_with_transformers(self.checkpoint, inputs, decoding)
+            return [AnswerRow(0, (), token_ids=ids) for ids in answers]
+        images, rows = list(dict.fromkeys(question.image for question in questions)), []
         for question in questions:
-            ids = self.checkpoint.prompt_ids(question.prompt)
-            index = image.setdefault(question.key, len(image))
+            ids, image = self.checkpoint.prompt_ids(question.prompt), images.index(question.image)
             for sample in range(decoding.samples):
-                rng = (
-                    np.random.default_rng([decoding.seed, question.seed, sample]) if decoding.temperature > 0 else None
-                )
-                rows.append(AnswerRow(index, ids, rng, Guide(grammar) if grammar is not None else None))
+                seed = [decoding.seed, question.seed, sample]
+                rng = np.random.default_rng(seed) if decoding.temperature > 0 else None
+                rows.append(AnswerRow(image, ids, rng, Guide(grammar) if grammar is not None else None))
+        generate(self.checkpoint, rows, cache.features(images, loaded), decoding, on_step)
         return rows
 
     def _prediction(
         self, rows: Sequence[AnswerRow], prompt: str, size: tuple[int, int], seconds: float, decoding: Decoding
     ) -> Prediction:
         tokenizer = self.checkpoint.tokenizer
-        texts = [tokenizer.decode(row.token_ids, skip_special_tokens=True).strip() for row in rows]
+        texts = tuple(tokenizer.decode(row.token_ids, skip_special_tokens=True).strip() for row in rows)
         responses = [parse(text, size) for text in texts]
         chosen = medoid(responses, size) if decoding.aggregate == "medoid" else 0
-        ids, logprobs = rows[chosen].token_ids, rows[chosen].logprobs
+        ids, response = rows[chosen].token_ids, responses[chosen]
         if len(rows) > 1:
             points = agreement(responses, size)[chosen]
         else:
-            points = point_confidence(tokenizer, ids, logprobs, responses[chosen])
+            points = point_confidence(tokenizer, ids, rows[0].logprobs, response)
+        # a grammar ends every answer in time
+        cut = len(ids) >= decoding.max_new_tokens and not decoding.constrained
         return Prediction(
-            texts[chosen], tuple(ids), responses[chosen], prompt, sum(points) / len(points) if points else None, seconds,
-            points, tuple(texts) if len(texts) > 1 else (),
-            cut=len(ids) >= decoding.max_new_tokens and not decoding.constrained,  # a grammar ends every answer in time
+            texts[chosen], tuple(ids), response, prompt, sum(points) / len(points) if points else None, seconds, points,
+            texts if len(texts) > 1 else (), cut,
         )  # fmt: skip
-
-    def _grammar(self, reasoning: bool, decoding: Decoding) -> Grammar | None:
-        if not decoding.constrained:
-            return None
-        from .grammar import Grammar
-
-        key = (reasoning, decoding.num_points, decoding.max_new_tokens)
-        if key not in self._grammars:
-            rows = int(self.checkpoint.model.get_output_embeddings().weight.shape[0])
-            self._grammars[key] = Grammar(self.checkpoint.tokenizer, rows, *key)
-        return self._grammars[key]
 
 
 def build_question(instruction: str, reasoning: bool, template: str | None = None) -> str:

@@ -22,14 +22,10 @@ Loaded = Any  # an image, and its pixels unless its features are known
 
 
 class VisionCache:
-    """The output of vision tower and projector for each image, kept while questions about it are left.
+    """The output of vision tower and projector for each image, kept while questions about it are left."""
 
-    Args:
-        uses: how many questions there are about each image.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, uses: Counter[str]) -> None:
-        self.checkpoint, self.uses = checkpoint, uses
+    def __init__(self, checkpoint: Checkpoint, questions: Counter[str]) -> None:
+        self.checkpoint, self.questions = checkpoint, questions  # how many are left about each image
         self.known: dict[str, Tensor] = {}
 
     def read(self, key: str, image: ImageLike) -> tuple[Image, Tensor | None]:
@@ -47,20 +43,17 @@ class VisionCache:
             for start in range(0, len(missing), VISION_BATCH):
                 chunk = missing[start : start + VISION_BATCH]
                 images = [loaded[key] for key in chunk]
-                pixels = torch.cat(
-                    [self.checkpoint.pixels([image]) if made is None else made for image, made in images]
-                )
-                features = model.get_image_features(
-                    pixel_values=pixels.to(model.device, model.dtype), return_dict=True
-                ).pooler_output
-                self.known |= dict(zip(chunk, features, strict=True))
+                made = [self.checkpoint.pixels([image]) if pixels is None else pixels for image, pixels in images]
+                pixels = torch.cat(made).to(model.device, model.dtype)
+                features = model.get_image_features(pixel_values=pixels, return_dict=True)
+                self.known |= dict(zip(chunk, features.pooler_output, strict=True))
         return [self.known[key] for key in keys]
 
     def used(self, keys: Counter[str]) -> None:
         """Forget the images without further questions, once these are answered."""
-        self.uses.subtract(keys)
+        self.questions.subtract(keys)
         for key in keys:
-            if self.uses[key] <= 0:
+            if self.questions[key] <= 0:
                 self.known.pop(key, None)
 
 
@@ -78,11 +71,7 @@ def free_memory(model: Any) -> int:
 
 
 def row_bytes(model: Any, tokens: int) -> int:
-    """Memory that an answer takes while it is generated: keys and values of all layers, and its logits.
-
-    Args:
-        tokens: the prompt's, image included, and the most new ones.
-    """
+    """Memory that an answer of `tokens`, its prompt and image included, takes: keys, values and logits."""
     text = model.config.text_config
     width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
     stored = 2 * tokens * text.num_hidden_layers * width * model.dtype.itemsize
