@@ -35,13 +35,12 @@ PROTOCOLS = {"paper": {"temperature": 0.2, "runs": 3}}  # TRACE and RoboPoint: m
 
 def add_answering_flags(parser: Parser) -> None:
     add_benchmark_flags(parser)
-    parser.add_argument("--answers", type=Path,
-                        required=True, help="JSONL file to write or to continue")  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="discard existing answers and start again")
-    parser.add_argument("--skip-broken", action="store_true",
-                        help="skip questions whose image cannot be read; they count as failed")  # fmt: skip
-    parser.add_argument("--runs", type=int, default=1, help="number of runs, each with its own seed and file")
-    parser.add_argument("--protocol", choices=PROTOCOLS, help="paper: temperature 0.2 and three runs")
+    add = parser.add_argument
+    add("--answers", type=Path, required=True, help="JSONL file to write or to continue")
+    add("--overwrite", action="store_true", help="discard existing answers and start again")
+    add("--skip-broken", action="store_true", help="questions whose image cannot be read count as failed")
+    add("--runs", type=int, default=1, help="number of runs, each with its own seed and file")
+    add("--protocol", choices=PROTOCOLS, help="paper: temperature 0.2 and three runs")
 
 
 def parse_answering_flags(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,9 +50,7 @@ def parse_answering_flags(parser: Parser, argv: Sequence[str] | None) -> argpars
         for name, value in PROTOCOLS[arguments.protocol].items():
             given = getattr(arguments, name)
             if given not in (value, parser.get_default(name)):
-                raise InputError(
-                    f"--protocol {arguments.protocol} sets --{name} {value}, not {given}. Drop one of them"
-                )
+                raise InputError(f"--protocol {arguments.protocol} sets --{name} {value}, not {given}: drop one")
             setattr(arguments, name, value)
     if arguments.runs < 1:
         raise InputError(f"--runs must be at least 1, not {arguments.runs}")
@@ -141,13 +138,10 @@ def common_settings(arguments: argparse.Namespace, benchmark: Benchmark, run: in
     for name, path in sorted(paths.items()):
         images.update(f"{name} {sha256(path)} ".encode("utf-8", "surrogatepass"))
     return {
-        "question_sha256": sha256(benchmark.question_file),
-        "reasoning": arguments.reasoning,
+        "question_sha256": sha256(benchmark.question_file), "reasoning": arguments.reasoning,
         "prompt_template": sha256(arguments.prompt_template) if arguments.prompt_template else None,
-        "num_questions": arguments.num_questions,
-        "images": f"sha256:{images.hexdigest()}",
-        "run": run,
-    }
+        "num_questions": arguments.num_questions, "images": f"sha256:{images.hexdigest()}", "run": run,
+    }  # fmt: skip
 
 
 def start_record(
@@ -155,23 +149,17 @@ def start_record(
     continued: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the record of a run; the time that its earlier parts took is kept."""
-    path, folder = run_file(answers), benchmark.question_file.parent
+    path, folder = run_file(answers), benchmark.question_file.parent.resolve()
     earlier = read_json(path) if continued and path.is_file() else {}
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
     return {
-        "command": command,
-        "arguments": {
-            name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()
-        },
-        "settings": dict(settings),
-        "data_dir": str(folder.resolve()),
-        "data_dir_from_here": os.path.relpath(folder.resolve(), path.parent.resolve()),
-        "question_file": benchmark.question_file.name,
-        "image_folder": str(benchmark.image_folder.resolve()),
+        "command": command, "arguments": flags, "settings": dict(settings),
+        "data_dir": str(folder), "data_dir_from_here": os.path.relpath(folder, path.parent.resolve()),
+        "question_file": benchmark.question_file.name, "image_folder": str(benchmark.image_folder.resolve()),
         "versions": package_versions(*PACKAGES),
         "started": earlier.get("started") or datetime.now(UTC).isoformat(timespec="seconds"),
-        "finished": earlier.get("finished"),
-        "seconds": earlier.get("seconds", 0.0),
-    }
+        "finished": earlier.get("finished"), "seconds": earlier.get("seconds", 0.0),
+    }  # fmt: skip
 
 
 def finish_record(record: Mapping[str, Any], answers: int) -> dict[str, Any]:
@@ -257,36 +245,26 @@ def merge_chunks(path: Path, chunks: int, questions: Sequence[Question]) -> bool
     for part, other in zip(parts, settings, strict=True):
         if other != settings[0]:
             raise InputError(f"{part} was made with other settings than {parts[0]}. Remove it and answer it again")
-    lines = [line for part in parts for line in _read_lines(part)]
-    _write_sorted(path, lines, questions)
     merged = {
-        **records[0],
-        "settings": settings[0],
-        "seconds": max(record["seconds"] for record in records),
-        "finished": max(record["finished"] for record in records),
-        "answers": len(lines),
+        **records[0], "settings": settings[0], "seconds": max(record["seconds"] for record in records),
+        "finished": max(record["finished"] for record in records), "answers": sort_answers(path, questions, parts),
         "skipped": [question_id for record in records for question_id in record.get("skipped") or ()],
         "parts": [part.name for part in parts],
-    }
+    }  # fmt: skip
     write_json(run_file(path), merged)
     return True
 
 
-def sort_answers(path: Path, questions: Sequence[Question]) -> None:
-    """Bring the answers into the order of the questions."""
-    _write_sorted(path, _read_lines(path), questions)
-
-
-def _write_sorted(path: Path, lines: Sequence[tuple[str, bytes]], questions: Sequence[Question]) -> None:
+def sort_answers(path: Path, questions: Sequence[Question], parts: Sequence[Path] = ()) -> int:
+    """Bring the answers of `path`, or those of its parts, into the order of the questions; return their number."""
     order = {str(question.question_id): index for index, question in enumerate(questions)}
-    content = b"".join(line for _, line in sorted(lines, key=lambda entry: order[entry[0]]))
+    lines: list[tuple[int, bytes]] = []
+    for part in parts or [path]:
+        indices = [order[str(answer.question_id)] for answer in read_answers(part)]
+        written = [line for line in part.read_bytes().splitlines(keepends=True) if line.strip()]
+        lines += zip(indices, written, strict=True)
+    content = b"".join(line for _, line in sorted(lines, key=lambda entry: entry[0]))
     if not path.exists() or path.read_bytes() != content:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
-
-
-def _read_lines(path: Path) -> list[tuple[str, bytes]]:
-    """The lines of an answer file, each with its question's id."""
-    question_ids = [str(answer.question_id) for answer in read_answers(path)]
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.strip()]
-    return list(zip(question_ids, lines, strict=True))
+    return len(lines)

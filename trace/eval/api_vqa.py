@@ -25,6 +25,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # before the first request, not after an hour
     broken = answering.find_broken_images(benchmark, benchmark.questions, arguments.skip_broken)
     skipped = [one.question_id for one in benchmark.questions if str(one.question_id) in broken]
-    benchmark = replace(
-        benchmark, questions=tuple(one for one in benchmark.questions if str(one.question_id) not in broken)
-    )
+    asked = tuple(question for question in benchmark.questions if str(question.question_id) not in broken)
+    benchmark = replace(benchmark, questions=asked)
     server = server_address(PROTOCOLS[arguments.provider], arguments.base_url)
     runs = []
     for number in range(1, arguments.runs + 1):
@@ -92,30 +92,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     for remote_run in runs:
         print(remote_run.describe())
     if unanswered:
-        reasons = Counter(reason for remote_run in runs for reason in remote_run.failures.values())
-        counted = "; ".join(f"{count} times {reason}" for reason, count in reasons.most_common(3))
-        raise InputError(
-            f"{unanswered} questions got no answer ({counted}). The answers so far are in "
-            f"{', '.join(str(remote_run.path) for remote_run in runs)}; the same command asks for the rest"
-        )
+        failures = Counter(reason for remote_run in runs for reason in remote_run.failures.values())
+        reasons = "; ".join(f"{count} times {reason}" for reason, count in failures.most_common(3))
+        raise InputError(f"{unanswered} questions got no answer ({reasons}). The same command asks them again")
     return 0
 
 
 def _parser() -> Parser:
     parser = Parser(description="Answer the questions of a benchmark with a remote model.")
-    parser.add_argument("--provider", choices=PROTOCOLS, required=True, help="vllm and sglang need --base-url")
-    parser.add_argument("--model", required=True, help="the provider's name of the model")
+    add = parser.add_argument
+    add("--provider", choices=PROTOCOLS, required=True, help="vllm and sglang need --base-url")
+    add("--model", required=True, help="the provider's name of the model")
     answering.add_answering_flags(parser)
-    parser.add_argument("--convention", choices=CONVENTIONS,
-                        help="how the model writes coordinates (default: that of its family)")  # fmt: skip
-    parser.add_argument("--box", action="store_true", help="ask for a box instead of points; all of its pixels count")
-    parser.add_argument("--reasoning", action=argparse.BooleanOptionalAction, default=False,
-                        help="ask for reasoning before the points")  # fmt: skip
-    parser.add_argument("--prompt-template", type=Path, metavar="FILE",
-                        help="the complete text of a question, with {instruction} in it")  # fmt: skip
-    parser.add_argument("--temperature", type=_temperature, default=0.0,
-                        help="0 is greedy; default: the provider's")  # fmt: skip
-    parser.add_argument("--seed", type=int, help="sent to the server (not Gemini's); run i gets seed + i - 1")
+    add("--convention", choices=CONVENTIONS, help="how the model writes coordinates (default: that of its family)")
+    add("--box", action="store_true", help="ask for a box instead of points; all of its pixels count")
+    add("--reasoning", action=argparse.BooleanOptionalAction, default=False, help="ask for reasoning before the points")
+    add("--prompt-template", type=Path, metavar="FILE", help=f"the complete text of a question, with {PLACEHOLDER}")
+    add("--temperature", type=_temperature, default=0.0, help="0 is greedy; `default` is the provider's own")
+    add("--seed", type=int, help="sent to the server (not Gemini's); run i gets seed + i - 1")
     add_remote_flags(parser.add_argument_group("the server"))
     return parser
 
@@ -123,30 +117,25 @@ def _parser() -> Parser:
 def _temperature(text: str) -> float | None:
     if text == "default":
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a temperature from 0 to 2 nor `default`")
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) <= 2:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a temperature from 0 to 2 nor `default`")
 
 
 def _choose_convention(arguments: argparse.Namespace) -> Convention:
     """The given convention, or that of the model's family; for an unknown family `unit` with a warning."""
     name = arguments.model
-    how = convention(arguments.convention) if arguments.convention else convention_of(name)
-    assumed = how is None
-    if how is None:
-        how = CONVENTIONS["unit"]
+    known = convention(arguments.convention) if arguments.convention else convention_of(name)
+    how = known or CONVENTIONS["unit"]
+    if known is None:
         print(
             f"warning: how {name} writes coordinates is not known; assumed: {how.name} ({how.summary}). Name it with "
-            f"--convention ({', '.join(CONVENTIONS)})",
-            file=sys.stderr,
-        )
+            f"--convention ({', '.join(CONVENTIONS)})", file=sys.stderr,
+        )  # fmt: skip
     if arguments.box and not how.box:
         raise InputError(f"models of the convention {how.name} write no boxes. Leave out --box")
-    print(f"{name} is asked and read in the convention {how.name}{', assumed' * assumed}: {how.summary}")
+    print(f"{name} is asked and read in the convention {how.name}{'' if known else ', assumed'}: {how.summary}")
     return how
 
 
@@ -214,9 +203,7 @@ class RemoteRun:
         instruction = bare_instruction(question.text).partition(FORMAT_SENTENCE)[0].rstrip()
         if self.template is not None:
             return self.template.replace(PLACEHOLDER, instruction)
-        if (
-            self.convention.name == "unit" and not self.arguments.box
-        ):  # exactly what the project's models are trained on
+        if self.convention.name == "unit" and not self.arguments.box:  # what the project's models are trained on
             return question_text(instruction, self.arguments.reasoning)
         reasoning = [REASONING_SUFFIX, ANSWER_LAST] if self.arguments.reasoning else []
         how = self.convention.box if self.arguments.box else self.convention.points
@@ -260,16 +247,11 @@ class RemoteRun:
         """Return what decides the answers. A file is only continued under the same settings."""
         arguments = self.arguments
         return {
-            "provider": arguments.provider,
-            "model": arguments.model,
-            "server": self.server or "the provider's own",
-            "convention": self.convention.name,
-            "box": arguments.box,
-            "max_side": arguments.max_side,
-            "options": self.options(),
-            "seed": self.seed,
+            "provider": arguments.provider, "model": arguments.model, "server": self.server or "the provider's own",
+            "convention": self.convention.name, "box": arguments.box, "max_side": arguments.max_side,
+            "options": self.options(), "seed": self.seed,
             **answering.common_settings(arguments, self.benchmark, self.run),
-        }
+        }  # fmt: skip
 
     def write_answers(self) -> int:
         """Ask what was not answered yet, write the file in the order of the questions, and return how many are missing."""
@@ -281,12 +263,11 @@ class RemoteRun:
         record = answering.start_record("api_vqa", self.path, self.benchmark, arguments, settings, continued=True)
         record["skipped"] = self.skipped
         options = Options(arguments.temperature, arguments.max_output_tokens, self.seed, arguments.thinking_budget)
-        protocol = PROTOCOLS[arguments.provider]
+        protocol, price = PROTOCOLS[arguments.provider], model_price(arguments)
         provider = OpenAIChat(
             protocol, arguments.model, arguments.base_url, options, arguments.timeout, arguments.tries
         )
         limits = Limits(arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute)
-        price = model_price(arguments)
         with Client(provider, self.cache, limits) as client:
             requests = [self.request(question) for question in questions]
             missing = sum(client.cached(request) is None for request in requests)

@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,16 @@ FORMAT_SENTENCE = re.compile("your answer should be formatted", re.IGNORECASE)
 class Benchmark:
     """The questions of a benchmark and the places of their images and masks.
 
-    `masks` maps question ids as text to files and is empty for a folder without masks. `name` and `note` come from
-    suite.json. `skipped` holds ids of questions that were not asked because their images are broken: their masks are
-    read without a look at the image.
+    `skipped` holds ids of questions that were not asked because their images are broken: their masks are read without
+    a look at the image.
     """
 
     question_file: Path
     image_folder: Path
     mask_folder: Path
     questions: tuple[Question, ...]
-    masks: Mapping[str, Path]
-    name: str = ""
+    masks: Mapping[str, Path]  # question id -> file; empty for a folder without masks
+    name: str = ""  # from suite.json, as `note`
     note: str = ""
     skipped: frozenset[str] = frozenset()
 
@@ -86,9 +86,8 @@ class Benchmark:
             return grey
         width, height = self.image_size(question)
         if grey.shape != (height, width):
-            hint = ""
-            if is_turned(self.image_path(question)):
-                hint = " after its EXIF orientation is applied. Turn the mask into that upright frame"
+            turned = " after its EXIF orientation is applied. Turn the mask into that upright frame"
+            hint = turned * is_turned(self.image_path(question))
             raise InputError(
                 f"the mask {path} of question {question.question_id} is {grey.shape[1]} x {grey.shape[0]} pixels, "
                 f"its image {question.image} is {width} x {height}{hint}"
@@ -115,12 +114,11 @@ class Benchmark:
 
 def add_benchmark_flags(parser: Parser) -> None:
     """Add the flags that name a benchmark and its parts, the same in every command that reads one."""
-    parser.add_argument("--data", help="benchmark: its name (where2place, tabletop ...), "
-                        "folder or parquet file")  # fmt: skip
-    parser.add_argument("--questions", help="question file, JSONL (default: point_questions.jsonl)")
-    parser.add_argument("--images", type=Path,
-                        help="folder of the images (default: images/ beside the questions)")  # fmt: skip
-    parser.add_argument("--num-questions", type=int, help="use only the first N questions", metavar="N")
+    add = parser.add_argument
+    add("--data", help="benchmark: its name (where2place, tabletop ...), folder or parquet file")
+    add("--questions", help="question file, JSONL (default: point_questions.jsonl)")
+    add("--images", type=Path, help="folder of the images (default: images/ beside the questions)")
+    add("--num-questions", type=int, help="use only the first N questions", metavar="N")
 
 
 def open_benchmark(
@@ -133,8 +131,6 @@ def open_benchmark(
             question file's folder.
         question_file: a path, or a name inside `data` (default point_questions.jsonl).
         image_folder: the folder of the images (default images/ in the folder).
-    Raises:
-        InputError: a file or folder is missing, or a question cannot be read (file and line named).
     """
     if data is None:
         if question_file is None:
@@ -157,13 +153,10 @@ def open_benchmark(
     if not masks.is_dir() and image_folder is not None:
         masks = images.parent / "masks"
     description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
-    if not isinstance(description, dict):
-        raise InputError(f"{folder / DESCRIPTION} must hold a JSON object with the benchmark's name and note")
-    named_after = description.get("masks")
-    if named_after not in (None, "question", "image"):
-        raise InputError(f'{folder / DESCRIPTION}: "masks" must be "question" or "image", not {named_after!r}')
-    mask_files = _find_masks(masks, questions, named_after, folder / DESCRIPTION)
-    name, note = str(description.get("name") or ""), str(description.get("note") or "")
+    if not isinstance(description, dict) or description.get("masks") not in (None, "question", "image"):
+        raise InputError(f'{folder / DESCRIPTION} must hold a JSON object, "masks" in it "question" or "image"')
+    mask_files = _find_masks(masks, questions, description.get("masks"), folder / DESCRIPTION)
+    name, note = (str(description.get(key) or "") for key in ("name", "note"))
     return Benchmark(file, images, masks, questions, mask_files, name, note)
 
 
@@ -177,9 +170,7 @@ def _find_masks(
     if not folder.is_dir():
         return {}
 
-    def normal(name: str) -> str:  # some systems store an accent as a character of its own
-        return unicodedata.normalize("NFC", name)
-
+    normal = partial(unicodedata.normalize, "NFC")  # some systems store an accent as a character of its own
     masks = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in MASK_SUFFIXES]
     files: dict[str, Path] = {}
     for path in sorted(masks, key=lambda path: MASK_SUFFIXES.index(path.suffix.lower())):
@@ -195,10 +186,9 @@ def _find_masks(
     if named_after is not None:
         return by_question if named_after == "question" else by_image
     if len(by_question) == len(by_image) == len(questions) and by_question != by_image:
-        first = next(one for one in questions if by_question[str(one.question_id)] != by_image[str(one.question_id)])
-        own, other = (masks[str(first.question_id)].name for masks in (by_question, by_image))
+        name = next(name for name in by_question if by_question[name] != by_image[name])
         raise InputError(
-            f"the mask of question {first.question_id} about {first.image} may be {own} (by question id) or {other} "
+            f"the mask of question {name} may be {by_question[name].name} (by question id) or {by_image[name].name} "
             f'(by image name). Write {{"masks": "question"}} or {{"masks": "image"}} into {description}'
         )
     return by_question if len(by_question) >= len(by_image) else by_image

@@ -12,9 +12,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +49,7 @@ class ErrorClassifier:
 
     def __init__(self, question: Question, mask: Mask, root: Path) -> None:
         self.mask, self.meta = mask, question.meta
-        references = question.meta.get("references")
-        references = references if isinstance(references, list | tuple) else ()
+        references = question.meta.get("references") or ()
         self.references = [reference for reference in references if isinstance(reference, Mapping)]
         self.instances = _read_instances(question, root, mask.shape)
 
@@ -62,27 +60,23 @@ class ErrorClassifier:
         items = [points[index] for index in scored_indices(points)]
         missing = [item for item in points if isinstance(item, Point) and not self._hits(item)]
         classes = dict(zip(missing, self.classify(missing), strict=True))
-        total, shares = 0.0, dict[str, float]()
-        missed: list[Mapping[str, float]] = []
+        total, missed = 0, list[tuple[str, float]]()
         for item in items:
             if isinstance(item, Box):
                 weight, pixels = self._classify_box(item)
-                missed.append(pixels)
+                missed += pixels.items()
             else:
                 weight = 1
-                missed.append({classes[item]: 1.0} if item in classes else {})
+                missed += [(classes[item], 1.0)] if item in classes else []
             total += weight
-        for amounts in missed:
-            for name, amount in amounts.items():
-                shares[name] = shares.get(name, 0.0) + amount / total
+        shares: dict[str, float] = {}
+        for name, amount in missed:
+            shares[name] = shares.get(name, 0.0) + amount / total
         return shares
 
     def classify(self, points: Sequence[Point]) -> list[str]:
         """Return the classes of points that miss."""
-        inside = [point for point in points if point.inside]
-        if not inside:
-            return [OUTSIDE] * len(points)
-        x, y = np.array([(point.x, point.y) for point in inside]).T
+        x, y = np.array([(point.x, point.y) for point in points if point.inside]).reshape(-1, 2).T
         classes = iter(self._classify(x, y))
         return [next(classes) if point.inside else OUTSIDE for point in points]
 
@@ -115,8 +109,7 @@ class ErrorClassifier:
             classes[on_object(instance) & np.isin(instance, named)] = ON_REFERENCE
         else:
             for reference in self.references:
-                box = reference.get("box")
-                if isinstance(box, list | tuple) and len(box) == 4:
+                if box := reference.get("box"):
                     classes[(box[0] <= x) & (x <= box[2]) & (box[1] <= y) & (y <= box[3])] = ON_REFERENCE
         return list(classes)
 
@@ -124,10 +117,7 @@ class ErrorClassifier:
         """Compare each pixel with the region in direction and distance, seen from the only reference."""
         relation, height, width = self.meta.get("relation"), *self.mask.shape
         center = self.references[0].get("center") if len(self.references) == 1 else None
-        known = (
-            isinstance(center, list | tuple) and len(center) == 2 and all(isinstance(v, int | float) for v in center)
-        )
-        if relation not in DIRECTIONS or center is None or not known:
+        if relation not in DIRECTIONS or not isinstance(center, list | tuple) or len(center) != 2:
             return np.full(len(columns), ELSEWHERE, object)
         origin = np.array([center[0] * width, center[1] * height])
         region = np.argwhere(self.mask)[:, ::-1] + 0.5 - origin
@@ -203,8 +193,7 @@ _REASONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class UnparsedAnswer:
+class UnparsedAnswer(NamedTuple):
     question_id: str
     text: str  # on one line, shortened
     reason: str
@@ -212,22 +201,21 @@ class UnparsedAnswer:
 
 def explain_unparsed(question_id: object, response: Response, cut: bool = False) -> UnparsedAnswer:
     """Name the reason why `response` holds no point; `cut`: it ended at the token limit."""
-    line = " ".join(response.text.split())
+    text = response.text
+    line = " ".join(text.split())
     if len(line) > EXAMPLE_LENGTH:  # its beginning and its end, where the points should be
         line = f"{line[: EXAMPLE_LENGTH // 2].rstrip()} ... {line[-EXAMPLE_LENGTH // 2 :].lstrip()}"
-    return UnparsedAnswer(str(question_id), line, _reason(response, cut))
-
-
-def _reason(response: Response, cut: bool) -> str:
-    text = response.text
     answer = text[slice(*response.answer_span)] if response.answer_span else text
     thinking = text.rfind(THOUGHTS) > text.rfind(THOUGHTS_END)
-    if not text.strip():
-        return "empty"
-    if response.answer_span is None and (thinking or response.steps or cut):
-        return "cut before the final answer"
-    reason = next((name for name, pattern in _REASONS if pattern.search(answer)), "no numbers")
-    return "cut inside the final answer" if cut and reason in ("no numbers", "cut inside a point") else reason
+    if not line:
+        reason = "empty"
+    elif response.answer_span is None and (thinking or response.steps or cut):
+        reason = "cut before the final answer"
+    else:
+        reason = next((name for name, pattern in _REASONS if pattern.search(answer)), "no numbers")
+        if cut and reason in ("no numbers", "cut inside a point"):
+            reason = "cut inside the final answer"
+    return UnparsedAnswer(str(question_id), line, reason)
 
 
 def summarize_unparsed(answers: Sequence[UnparsedAnswer]) -> dict[str, Any]:
@@ -236,5 +224,5 @@ def summarize_unparsed(answers: Sequence[UnparsedAnswer]) -> dict[str, Any]:
     examples = sorted(answers, key=lambda answer: first[answer.reason] is not answer)
     return {
         "reasons": dict(Counter(answer.reason for answer in answers).most_common()),
-        "examples": [asdict(answer) for answer in examples[:EXAMPLES]],
+        "examples": [answer._asdict() for answer in examples[:EXAMPLES]],
     }

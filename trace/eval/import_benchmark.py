@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..core.images import open_image, open_region
 from ..core.records import Question, write_questions
-from ..utils.command import InputError, Parser, existing_file, existing_folder, install_hint, run
+from ..utils.command import InputError, Parser, check_at_least, existing_file, existing_folder, install_hint, run
 from ..utils.files import new_folder, read_json, sha256, write_json
 
 QUESTION_FILE = "point_questions.jsonl"
@@ -31,11 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class PublishedBenchmark(NamedTuple):
-    """A benchmark known by name. `fetch` is the command that downloads it ("": it ships with the repository)."""
-
     folder: str
     description: str
-    fetch: str
+    fetch: str  # the command that downloads it; "": it ships with the repository
 
 
 IMPORT = "python -m trace.eval.import_benchmark"
@@ -93,17 +91,20 @@ def _local_folder(name: str) -> Path | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="List the published benchmarks, or import one.")
-    parser.add_argument("name", nargs="?", choices=list(PUBLISHED), help="the benchmark to import")
-    parser.add_argument("--from", dest="source", type=Path, nargs="+", help="the download: parquet files or a folder")
-    parser.add_argument("--out", type=Path, help="the folder to write")
-    parser.add_argument("--ids", type=Path, help="RoboRefIt: question ids to take, a JSON list or one per line")
-    parser.add_argument("--count", type=int, default=750, help="RoboRefIt: questions to draw without --ids")
-    parser.add_argument("--seed", type=int, default=0, help="RoboRefIt: seed of that draw")
+    add = parser.add_argument
+    add("name", nargs="?", choices=list(PUBLISHED), help="the benchmark to import")
+    add("--from", dest="source", type=Path, nargs="+", help="the download: parquet files or a folder")
+    add("--out", type=Path, help="the folder to write")
+    add("--ids", type=Path, help="RoboRefIt: question ids to take, a JSON list or one per line")
+    add("--count", type=int, default=750, help="RoboRefIt: questions to draw without --ids")
+    add("--seed", type=int, default=0, help="RoboRefIt: seed of that draw")
     arguments = parser.parse_args(argv)
-    if arguments.count < 1 or arguments.seed < 0:
-        raise InputError(f"--count {arguments.count} must be at least 1 and --seed {arguments.seed} at least 0")
+    check_at_least(arguments, count=1, seed=0)
     if arguments.name is None:
-        print(list_benchmarks())
+        for name, known in PUBLISHED.items():
+            where = _local_folder(name) or f"not here. {known.fetch or 'clone the repository'}"
+            print(f"{name}: {known.description}\n  {where}")
+        print(f"\nAny folder with images/, masks/ and {QUESTION_FILE} is a benchmark too.")
         return 0
     if arguments.source is None or arguments.out is None:
         raise InputError(f"importing {arguments.name} needs --from (the download) and --out (the folder to write)")
@@ -113,15 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = from_roborefit(arguments.source[0], arguments.out, arguments.ids, arguments.count, arguments.seed)
     print(f"{arguments.out}: {count} questions")
     return 0
-
-
-def list_benchmarks() -> str:
-    """Describe every published benchmark, with its folder here or the command that fetches it."""
-    lines = []
-    for name, known in PUBLISHED.items():
-        where = _local_folder(name) or f"not here. {known.fetch or 'clone the repository'}"
-        lines += [f"{name}: {known.description}", f"  {where}"]
-    return "\n".join([*lines, "", f"Any folder with images/, masks/ and {QUESTION_FILE} is a benchmark too."])
 
 
 # --- parquet: FlagEval/Where2Place and RefSpatial-Bench --------------------------------------------------------------
@@ -142,9 +134,7 @@ def unpack_parquet(path: Path) -> Path:
         from_parquet([path], folder, path.stem)
         return folder
     description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else {}
-    unpacked = description.get("unpacked") if isinstance(description, dict) else None
-    made = unpacked.get(path.name, {}) if isinstance(unpacked, dict) and len(unpacked) == 1 else {}
-    if made.get("sha256") != sha256(path):
+    if description.get("unpacked") != {path.name: {"sha256": sha256(path)}}:
         raise InputError(
             f"{folder} was not unpacked from the present content of {path}. Remove or rename the folder to unpack the "
             "file again, or name the folder itself to use what it holds"
@@ -198,16 +188,12 @@ def _parquet_row(row: Mapping[str, Any], where: str) -> ImportedRow:
             raise InputError(f"{where}, {name!r} holds no picture")
         return data
 
-    question_id = column(IDS, int | str, "an integer or a text")
-    image, mask = picture("image"), picture("mask")
+    question_id, text = column(IDS, int | str, "an integer or a text"), column(TEXTS, str, "a text")
     category = row.get("question_type") or row.get("category")
-    meta = {
-        name: value
-        for name, value in row.items()
-        if name not in NOT_META and isinstance(value, str | int | float) and value == value  # NaN is a missing value
-    }
-    text, category = column(TEXTS, str, "a text"), str(category) if category else None
-    return Question(question_id, _image_name(question_id, where), text, category, meta), image, mask, where
+    scalars = {name: value for name, value in row.items() if isinstance(value, str | int | float) and value == value}
+    meta = {name: value for name, value in scalars.items() if name not in NOT_META}  # NaN is a missing value
+    question = Question(question_id, _image_name(question_id, where), text, str(category) if category else None, meta)
+    return question, picture("image"), picture("mask"), where
 
 
 def _image_name(question_id: Any, where: str) -> str:
@@ -246,7 +232,15 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
         image, mask = (record[name].replace("\\", "/") for name in ("rgb_path", "mask_path"))
         entries.append((record.get("num", index), record["text"], image, mask))
     if ids is not None:
-        chosen, note = _listed_entries(entries, ids), f"the questions of {ids.name}"
+        listed = existing_file(ids, "the list of ids").read_text(encoding="utf-8", errors="replace")
+        wanted = list(map(str, read_json(ids))) if listed.lstrip().startswith("[") else listed.split()
+        known = {PurePosixPath(entry[2]).stem: entry for entry in reversed(entries)}  # the first about each image
+        known |= {str(entry[0]): entry for entry in entries}
+        if unknown := [name for name in wanted if name not in known]:
+            raise InputError(
+                f"{ids} names the question {unknown[0]!r}, which is not among the {len(entries)} there are"
+            )
+        chosen, note = [known[name] for name in dict.fromkeys(wanted)], f"the questions of {ids.name}"
     else:
         first: dict[str, int] = {}  # image -> the question drawn about it
         for index in np.random.default_rng(seed).permutation(len(entries)):
@@ -271,17 +265,6 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
             yield question, picture(image, where), picture(mask, where), where
 
     return _write_benchmark(out, rows, {"name": "roborefit", "note": note, "source": [lists[0].name]})
-
-
-def _listed_entries(entries: Sequence[RoboRefItEntry], path: Path) -> list[RoboRefItEntry]:
-    text = existing_file(path, "the list of ids").read_text(encoding="utf-8", errors="replace")
-    wanted = list(map(str, read_json(path))) if text.lstrip().startswith("[") else text.split()
-    known = {PurePosixPath(entry[2]).stem: entry for entry in reversed(entries)}  # the first about each image
-    known |= {str(entry[0]): entry for entry in entries}
-    for name in wanted:
-        if name not in known:
-            raise InputError(f"{path} names the question {name!r}, which is not among the {len(entries)} there are")
-    return [known[name] for name in dict.fromkeys(wanted)]
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

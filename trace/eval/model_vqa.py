@@ -88,20 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(description="Answer the questions of a benchmark with a local model.")
-    parser.add_argument("--model", required=True, help="folder of the model, nano or nano-base")
-    parser.add_argument("--model-base", help="base model of an adapter")
+    add = parser.add_argument
+    add("--model", required=True, help="folder of the model, nano or nano-base")
+    add("--model-base", help="base model of an adapter")
     answering.add_answering_flags(parser)
-    parser.add_argument("--reasoning", action=argparse.BooleanOptionalAction, default=True,
-                        help="ask for reasoning before the points")  # fmt: skip
-    parser.add_argument("--batch-size", type=_batch_size, default="auto",
-                        help="answers generated together; auto: as many as fit")  # fmt: skip
-    parser.add_argument("--num-chunks", type=int, default=1, help="number of processes that share the questions")
-    parser.add_argument("--chunk-idx", type=int, default=0, help="the share that this process answers, from 0")
-    parser.add_argument("--merge", action="store_true",
-                        help="write the share to its own file; merge all shares when complete")  # fmt: skip
-    parser.add_argument("--check-alone", type=int, metavar="N",
-                        help="repeat N answers at batch 1 and report how many differ (default: 8 in half precision, "
-                        "0 in float32)")  # fmt: skip
+    add("--reasoning", action=argparse.BooleanOptionalAction, default=True, help="ask for reasoning before the points")
+    add("--batch-size", type=_batch_size, default="auto", help="answers generated together; auto: as many as fit")
+    add("--num-chunks", type=int, default=1, help="number of processes that share the questions")
+    add("--chunk-idx", type=int, default=0, help="the share that this process answers, from 0")
+    add("--merge", action="store_true", help="write the share to its own file; merge all shares when complete")
+    add("--check-alone", type=int, metavar="N", help="answers repeated at batch 1, whose differences are reported "
+        f"(default: {CHECKED_ALONE} in half precision, 0 in float32)")  # fmt: skip
     add_decoding_flags(parser)
     return parser
 
@@ -136,9 +133,7 @@ class ModelRun:
             path.unlink(missing_ok=True)
             run_file(path).unlink(missing_ok=True)
         done = answering.answered_before(path, self.settings, questions)
-        record = answering.start_record(
-            "model_vqa", path, self.benchmark, self.arguments, self.settings, continued=bool(done)
-        )
+        record = answering.start_record("model_vqa", path, self.benchmark, self.arguments, self.settings, bool(done))
         skipped = broken - done
         record["skipped"] = [one.question_id for one in questions if str(one.question_id) in skipped]
         accuracy = answering.RunningAccuracy(self.benchmark)
@@ -171,7 +166,7 @@ class ModelRun:
                 indices = {index for index, question in enumerate(questions) if str(question.question_id) in unasked}
                 started = time.monotonic()
                 with tqdm(total=len(questions), initial=len(unasked), unit="question", dynamic_ncols=True) as bar:
-                    for batch in self._stream(predictor, len(questions), record["batch_size"], indices):
+                    for batch in self._stream(predictor, questions, record["batch_size"], indices):
                         for index, prediction in batch.items():
                             writer.write(self._answer(questions[index], prediction, predictor).as_json())
                             accuracy.add(questions[index], prediction.response)
@@ -184,14 +179,12 @@ class ModelRun:
             write_json(path, answering.finish_record(record, len(questions) - len(record["skipped"])))
 
     def _stream(
-        self, predictor: Predictor, count: int, batch_size: int, done: set[int]
+        self, predictor: Predictor, questions: Sequence[Question], batch_size: int, done: set[int]
     ) -> Iterator[dict[int, Prediction]]:
-        """The answers to the first `count` questions, batch by batch."""
-        questions = self.questions[:count]
+        """Answer the first questions of this share, batch by batch."""
         images = [self.benchmark.image_path(question) for question in questions]
-        seeds = range(
-            self.start, self.start + count
-        )  # by the index in the benchmark: chunks draw what one process would
+        # by the index in the benchmark: chunks draw what one process would
+        seeds = range(self.start, self.start + len(questions))
         return predictor.stream(
             images, [question.text for question in questions], self.decoding, reasoning=self.arguments.reasoning,
             batch_size=batch_size, style=self.arguments.conv_mode, template=self.template, seeds=seeds, done=done,
@@ -211,29 +204,29 @@ class ModelRun:
     def _check_alone(self, predictor: Predictor) -> dict[str, int] | None:
         """Count the answers that differ at batch 1, which rounding makes possible in half precision."""
         dtype = str(predictor.checkpoint.model.dtype).removeprefix("torch.")
-        default = CHECKED_ALONE if dtype != "float32" else 0
-        wanted = self.arguments.check_alone if self.arguments.check_alone is not None else default
-        question_ids = [str(question.question_id) for question in self.questions[:wanted]]
-        if not question_ids:
+        wanted = self.arguments.check_alone
+        if wanted is None:
+            wanted = CHECKED_ALONE if dtype != "float32" else 0
+        questions = self.questions[:wanted]
+        if not questions:
             return None
-        given = {str(answer.question_id): answer.token_ids for answer in read_answers(self.path)}
-        skipped = {index for index, question_id in enumerate(question_ids) if question_id not in given}
-        count = len(question_ids) - len(skipped)
-        differ = 0
-        for batch in self._stream(predictor, len(question_ids), 1, skipped):
-            differ += sum(given[question_ids[index]] != prediction.token_ids for index, prediction in batch.items())
+        by_id = {str(answer.question_id): answer.token_ids for answer in read_answers(self.path)}
+        given = [by_id.get(str(question.question_id)) for question in questions]
+        skipped = {index for index, token_ids in enumerate(given) if token_ids is None}
+        count, differ = len(questions) - len(skipped), 0
+        for batch in self._stream(predictor, questions, 1, skipped):
+            differ += sum(given[index] != prediction.token_ids for index, prediction in batch.items())
         print(f"{count} answers repeated at batch 1 in {dtype}: {differ} differ ({differ / count:.0%})")
         return {"repeated": count, "differ": differ}
 
     def _answer(self, question: Question, prediction: Prediction, predictor: Predictor) -> Answer:
         model = predictor.checkpoint.name
         identity = f"{model} {question.question_id} {self.decoding} {self.arguments.reasoning} {self.run}"
-        metadata: dict[str, Any] = {
+        metadata = {
             "point_confidence": [round(value, 6) for value in prediction.point_confidence],
             "finish": FINISHED_AT_LIMIT[0] if prediction.cut else "stop",
+            **({"samples": list(prediction.samples)} if prediction.samples else {}),
         }
-        if prediction.samples:
-            metadata["samples"] = list(prediction.samples)
         answer_id = hashlib.sha256(identity.encode()).hexdigest()[:22]  # the same run twice writes the same file
         return Answer(
             question.question_id, self._question(question), prediction.text, answer_id, model, question.category,

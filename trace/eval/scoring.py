@@ -73,12 +73,7 @@ class RunAnswers:
     confidence: Mapping[str, tuple[float, ...]]  # of each point, where known
     tokens: Mapping[str, int]  # generated, where known
     cut: frozenset[str]  # questions whose answer ended at the token limit
-    number: int | None  # of the run, if its file holds several
-
-    @property
-    def source(self) -> str:
-        """The file's name, with the run if it holds several."""
-        return self.path.name if self.number is None else f"{self.path.name}, run {self.number},"
+    source: str  # the file's name, with the run if it holds several
 
     @property
     def skipped(self) -> frozenset[str]:
@@ -102,22 +97,17 @@ def read_runs(path: Path, label: str, benchmark: Benchmark, convention_name: str
         convention_name: of answers that record none; without it, answers that may not be in `unit` are an InputError.
             It does not apply to a file with a run's record: this project wrote it, in its own convention.
     """
-    answers = read_answers(path)
-    numbers = sorted({answer.run for answer in answers})
+    numbers = sorted({answer.run for answer in read_answers(path)})
     if len(numbers) < 2:
-        return [_read_run(answers, path, label, benchmark, None, convention_name)]
-    by_run = {number: [answer for answer in answers if answer.run == number] for number in numbers}
-    return [_read_run(chosen, path, label, benchmark, number, convention_name) for number, chosen in by_run.items()]
+        return [read_single_run(path, label, benchmark, convention_name)]
+    return [read_single_run(path, label, benchmark, convention_name, number) for number in numbers]
 
 
-def read_single_run(path: Path, label: str, benchmark: Benchmark, convention_name: str | None = None) -> RunAnswers:
-    """Read an answer file as `read_runs` does. InputError also if it holds several runs."""
-    return _read_run(read_answers(path), path, label, benchmark, None, convention_name)
-
-
-def _read_run(
-    run_answers: Sequence[Answer], path: Path, label: str, benchmark: Benchmark, number: int | None, name: str | None
+def read_single_run(
+    path: Path, label: str, benchmark: Benchmark, name: str | None = None, number: int | None = None
 ) -> RunAnswers:
+    """Read one run of an answer file: `number`, or the only one; otherwise as `read_runs`."""
+    run_answers = [answer for answer in read_answers(path) if number is None or answer.run == number]
     answers, record = pair_answers(run_answers, benchmark, path), read_run_record(path)
     if not record and name is None and all(answer.metadata.get("convention") is None for answer in answers.values()):
         for answer in answers.values():
@@ -155,9 +145,10 @@ def _read_run(
         notes.append("no size of the pictures as sent is recorded: pixels are read as those of the originals")
     tokens = {key: len(one.token_ids) or one.metadata.get("tokens_out") for key, one in answers.items()}
     return RunAnswers(
-        label, path, responses, record, tuple(unparsed), tuple(notes), names, confidence, number=number,
+        label, path, responses, record, tuple(unparsed), tuple(notes), names, confidence,
         tokens={key: count for key, count in tokens.items() if isinstance(count, int) and count},
         cut=frozenset(key for key, answer in answers.items() if answer.cut),
+        source=path.name if number is None else f"{path.name}, run {number},",
     )  # fmt: skip
 
 
@@ -173,11 +164,8 @@ def _point_confidence(answer: Answer, source: Path) -> tuple[float, ...]:
     values = answer.metadata.get("point_confidence")
     if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
         return ()
-    for value in values:
-        if not 0 <= value <= 1 + 1e-6:  # a probability as 32 bits round it
-            raise InputError(
-                f"{source}, question {answer.question_id}: point_confidence holds {value}, which is not from 0 to 1"
-            )
+    if not all(0 <= value <= 1 + 1e-6 for value in values):  # a probability as 32 bits round it
+        raise InputError(f"{source}, question {answer.question_id}: point_confidence must be from 0 to 1, not {values}")
     return tuple(min(1.0, float(value)) for value in values)
 
 
@@ -186,26 +174,19 @@ def _point_confidence(answer: Answer, source: Path) -> tuple[float, ...]:
 
 @dataclass(slots=True)
 class RunScores:
-    """One run's results, one value per question in the order of the benchmark.
-
-    `scores` are from 0 to 1, 0 for unanswered questions; `first` scores the first point alone; under `weights` the mean
-    of `scores` is the micro accuracy; `distances` is the mean distance of the points to the region in pixels, None
-    without points; `errors` maps error classes to shares of the answer; `shuffled` is None without answers about other
-    images, `robopoint` (only with --compat) where the reference skips the answer. `point_confidence` and
-    `answer_confidence` pair confidence with success.
-    """
+    """One run's results, one value per question in the order of the benchmark."""
 
     run: RunAnswers
-    scores: list[float] = field(default_factory=list)
-    first: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)  # from 0 to 1, 0 for unanswered questions
+    first: list[float] = field(default_factory=list)  # of the first point alone
     points: list[int] = field(default_factory=list)
-    weights: list[int] = field(default_factory=list)
-    distances: list[float | None] = field(default_factory=list)
-    errors: list[Mapping[str, float]] = field(default_factory=list)
-    point_confidence: list[tuple[float, float]] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)  # under which the mean of `scores` is the micro accuracy
+    distances: list[float | None] = field(default_factory=list)  # mean over the points, in pixels to the region
+    errors: list[Mapping[str, float]] = field(default_factory=list)  # error class -> share of the answer
+    point_confidence: list[tuple[float, float]] = field(default_factory=list)  # and score; not by question
     answer_confidence: list[tuple[float, float]] = field(default_factory=list)
-    shuffled: list[float | None] = field(default_factory=list)
-    robopoint: list[float | None] = field(default_factory=list)
+    shuffled: list[float | None] = field(default_factory=list)  # None without answers about other images
+    robopoint: list[float | None] = field(default_factory=list)  # with --compat; None where the reference skips it
     unanswered: int = 0
     cut: int = 0  # without a point because they ended at the token limit
     unparsable: int = 0  # without a point though they ended by themselves
@@ -235,27 +216,21 @@ class RunScores:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkScores:
-    """All runs on one benchmark.
-
-    `baselines` maps a name to one value per question, None where it does not apply; `images` identifies the image of each
-    question; `full_masks` holds the questions whose mask covers the whole image.
-    """
+    """All runs on one benchmark."""
 
     benchmark: Benchmark
     runs: tuple[RunScores, ...]
-    baselines: Mapping[str, Sequence[float | None]]
-    images: Sequence[str]
-    full_masks: Sequence[Question]
+    baselines: Mapping[str, Sequence[float | None]]  # name -> one value per question, None where it does not apply
+    images: Sequence[str]  # identifies the image of each question
+    full_masks: Sequence[Question]  # whose mask covers the whole image
 
 
 def score_runs(
     benchmark: Benchmark, runs: Sequence[RunAnswers], rng: np.random.Generator, robopoint: bool = False
 ) -> BenchmarkScores:
-    """Score every run on every question. Models are scored side by side, so that each mask is read once.
+    """Score every run on every question; each mask is read once.
 
-    Args:
-        rng: chooses which other answers the shuffled baseline takes.
-        robopoint: also score as the reference's script does.
+    `rng` chooses which other answers the shuffled baseline takes; `robopoint` also scores as the reference's script.
     """
     benchmark = replace(benchmark, skipped=frozenset().union(*(run.skipped for run in runs)))
     results = tuple(RunScores(run) for run in runs)
@@ -273,9 +248,8 @@ def score_runs(
         for result in results:
             responses = result.run.responses
             result.add(key, mask, classifier, distances)
-            result.shuffled.append(
-                _mean([score(responses[other].points, mask) for other in others if other in responses])
-            )
+            shuffled = [score(responses[other].points, mask) for other in others if other in responses]
+            result.shuffled.append(_mean(shuffled))
             if grey is not None:
                 result.robopoint.append(robopoint_score(responses[key].text, grey) if key in responses else None)
         baselines["uniform points"].append(float(mask.mean()))  # what random points reach on average

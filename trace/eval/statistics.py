@@ -32,19 +32,13 @@ class Interval:
 
 
 def interval(
-    values: Sequence[float] | Values,
-    images: Sequence[Hashable],
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> Interval:
+    values: Sequence[float] | Values, images: Sequence[Hashable], rng: np.random.Generator,
+    resamples: int = RESAMPLES, level: float = LEVEL, bounds: tuple[float, float] = (0.0, 1.0),
+) -> Interval:  # fmt: skip
     """Compute the mean of `values` `[questions]` and its percentile bootstrap interval over images.
 
-    Args:
-        bounds: the smallest and the largest possible value; used if all images have the same mean.
-    Raises:
-        ValueError: no values, or not one image per value.
+    `bounds` are the smallest and the largest possible value; used if all images have the same mean. ValueError: no
+    values, or not one image per value.
     """
     sums, counts = _by_image(values, images)
     mean, questions = float(sums.sum() / counts.sum()), int(counts.sum())
@@ -83,12 +77,9 @@ class Difference:
 
 
 def difference(
-    values: Sequence[float] | Values,
-    others: Sequence[float] | Values,
-    images: Sequence[Hashable],
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-) -> Difference:
+    values: Sequence[float] | Values, others: Sequence[float] | Values, images: Sequence[Hashable],
+    rng: np.random.Generator, resamples: int = RESAMPLES,
+) -> Difference:  # fmt: skip
     """Compare two models question by question: a bootstrap interval of `values - others` and a permutation test.
 
     The permutation test exchanges the two models' answers to all questions about an image at once.
@@ -100,14 +91,10 @@ def difference(
     from scipy import stats  # half a second to import: not for callers that only need intervals
 
     test = stats.permutation_test(
-        (_by_image(first, images)[0], _by_image(second, images)[0]),
-        lambda a, b, axis: np.sum(a - b, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, 1_000_000 // len(first)),
+        (_by_image(first, images)[0], _by_image(second, images)[0]), lambda a, b, axis: np.sum(a - b, axis=axis),
+        permutation_type="samples", vectorized=True, n_resamples=resamples, batch=max(1, 1_000_000 // len(first)),
         rng=rng,
-    )
+    )  # fmt: skip
     return Difference(gap, float(test.pvalue))
 
 
@@ -140,14 +127,12 @@ def calibration(points: Sequence[tuple[float, float]], answers: Sequence[tuple[f
     error = sum(b["points"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / sum(b["points"] for b in bins)
     risks = risk_coverage(answers)
     return {
-        "points": len(points),
-        "answers": len(answers),
+        "points": len(points), "answers": len(answers),
         "mean_confidence": float(np.mean([confidence for confidence, _ in points])),
-        "ece": error,
-        "reliability": bins,
+        "ece": error, "reliability": bins,
         "risk_coverage": [{"coverage": share, "risk": risk} for share, risk in zip(COVERAGES, risks, strict=True)],
         "aurc": float(np.mean(_risks(answers))),
-    }
+    }  # fmt: skip
 
 
 def reliability(points: Sequence[tuple[float, float]], bins: int = BINS) -> list[dict[str, float]]:
@@ -155,16 +140,10 @@ def reliability(points: Sequence[tuple[float, float]], bins: int = BINS) -> list
     confidence, right = np.array(points, float).T
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     return [
-        {
-            "low": number / bins,
-            "high": (number + 1) / bins,
-            "points": int((index == number).sum()),
-            "confidence": float(confidence[index == number].mean()),
-            "accuracy": float(right[index == number].mean()),
-        }
-        for number in range(bins)
-        if (index == number).any()
-    ]
+        {"low": number / bins, "high": (number + 1) / bins, "points": int((index == number).sum()),
+         "confidence": float(confidence[index == number].mean()), "accuracy": float(right[index == number].mean())}
+        for number in np.unique(index).tolist()
+    ]  # fmt: skip
 
 
 def risk_coverage(answers: Sequence[tuple[float, float]]) -> list[float]:

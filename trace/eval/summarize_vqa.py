@@ -71,37 +71,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     scores = score_runs(benchmark.first(count), runs, rng, robopoint=arguments.compat == "robopoint")
     summary = summarize(scores, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
     write_json(folder / "summary.json", summary)
-    written = ["summary.json"]
-    for name, text in (("summary.md", as_markdown(summary)), ("summary.csv", as_csv(summary))):
+    written = ["summary.json", "summary.md", "summary.csv"]
+    for name, text in zip(written[1:], (as_markdown(summary), as_csv(summary)), strict=True):
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        written.append(name)
     if calibrated := {one["label"]: one["calibration"] for one in summary["models"] if one["calibration"]}:
         colors = model_colors(model["label"] for model in summary["models"])
         draw_calibration(calibrated, folder / "calibration.png", colors)
         written.append("calibration.png")
-    print(as_text(summary))
-    print(f"\nwritten: {', '.join(str(folder / name) for name in written)}")
+    print(f"{as_text(summary)}\n\nwritten: {', '.join(str(folder / name) for name in written)}")
     return 0
 
 
 def _parser() -> Parser:
     parser = Parser(description="Summarize answer files: accuracy on a benchmark.")
-    parser.add_argument("--answers", type=Path,
-                        nargs="+", required=True, metavar="JSONL", help="answer files, one per model or run")  # fmt: skip
-    parser.add_argument("--labels", nargs="+", help="names of the models, the same one for runs of one model (default: "
-                        "the file names)")  # fmt: skip
-    parser.add_argument("--runs", choices=["single", "numbered"], help="if m.jsonl and m-1.jsonl, m-2.jsonl ... exist: "
-                        "score m.jsonl itself, or the numbered runs")  # fmt: skip
-    parser.add_argument("--convention", nargs="+", metavar="NAME", help="coordinate convention of answers that do not "
-                        f"record it, one for all files or one each: {', '.join(CONVENTIONS)}")  # fmt: skip
+    add = parser.add_argument
+    add("--answers", type=Path, nargs="+", required=True, metavar="JSONL", help="answer files, one per model or run")
+    add("--labels", nargs="+", help="names of the models, one name for all runs of a model (default: the file names)")
+    add("--runs", choices=["single", "numbered"], help="if m-1.jsonl, m-2.jsonl ... exist beside m.jsonl: score which?")
+    add("--convention", nargs="+", metavar="NAME", help="coordinate convention of answers that do not record it, one "
+        f"for all files or one each: {', '.join(CONVENTIONS)}")  # fmt: skip
     add_benchmark_flags(parser)
-    parser.add_argument("--out", type=Path,
-                        help="folder for the summary (default: that of the first answers)")  # fmt: skip
-    parser.add_argument("--compat", choices=["robopoint"], help="also score as the reference's script does")
-    parser.add_argument("--paper", action="store_true", help="add the papers' tables, as published")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="bootstrap resamples")
+    add("--out", type=Path, help="folder for the summary (default: that of the first answers)")
+    add("--compat", choices=["robopoint"], help="also score as the reference's script does")
+    add("--paper", action="store_true", help="add the papers' tables, as published")
+    add("--seed", type=int, default=0, help="seed of the resampling")
+    add("--resamples", type=int, default=RESAMPLES, help="bootstrap resamples")
     return parser
 
 
@@ -177,30 +172,20 @@ def summarize(scores: BenchmarkScores, seed: int = 0, resamples: int = RESAMPLES
     first = next(iter(models.values()))
     return {
         "benchmark": {
-            "name": benchmark.name,
-            "note": benchmark.note,
-            "folder": str(benchmark.question_file.parent),
-            "question_file": benchmark.question_file.name,
-            "sha256": sha256(benchmark.question_file),
-            "questions": len(benchmark.questions),
-            "images": len(set(images)),
+            "name": benchmark.name, "note": benchmark.note, "folder": str(benchmark.question_file.parent),
+            "question_file": benchmark.question_file.name, "sha256": sha256(benchmark.question_file),
+            "questions": len(benchmark.questions), "images": len(set(images)),
         },
-        "paper": False,
-        "seed": seed,
-        "resamples": resamples,
+        "paper": False, "seed": seed, "resamples": resamples,
         "models": [_summarize_model(runs, first, scores, groups, seed, resamples) for runs in models.values()],
         "baselines": baselines,
-    }
+    }  # fmt: skip
 
 
 def _summarize_model(
-    runs: Sequence[RunScores],
-    first: Sequence[RunScores],
-    results: BenchmarkScores,
-    groups: Groups,
-    seed: int,
+    runs: Sequence[RunScores], first: Sequence[RunScores], results: BenchmarkScores, groups: Groups, seed: int,
     resamples: int,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     question_ids, images = [str(one.question_id) for one in results.benchmark.questions], results.images
     total, count = len(question_ids), len(runs)
     tokens = [one.run.tokens[name] for one in runs for name in question_ids if name in one.run.tokens]
@@ -210,18 +195,15 @@ def _summarize_model(
         others = _mean_over_runs([one.scores for one in first])
         gap = difference(scores, others, images, np.random.default_rng(seed), resamples)
         compared = {"to": first[0].run.label, **asdict(gap.interval), "p_value": gap.p_value, "clear": gap.clear}
-    failed = {
-        name: sum(getattr(one, name) for one in runs) / count for name in ("unanswered", "cut", "unparsable", "outside")
-    }
-    micro = [
-        sum(s * n for s, n in zip(one.scores, one.weights, strict=True)) / max(1.0, sum(one.weights)) for one in runs
-    ]
+    names = ("unanswered", "cut", "unparsable", "outside")
+    failed = {name: sum(getattr(one, name) for one in runs) / count for name in names}
+    weighted = [sum(s * n for s, n in zip(one.scores, one.weights, strict=True)) for one in runs]
+    micro = [hits / max(1.0, sum(one.weights)) for hits, one in zip(weighted, runs, strict=True)]
     distances = [distance for one in runs for distance in one.distances if distance is not None]
+    errors = [shares for one in runs for shares in one.errors]
     return {
-        "label": runs[0].run.label,
-        "answers": str(runs[0].run.path),
-        "files": list(dict.fromkeys(str(one.run.path) for one in runs)),
-        "runs": count,
+        "label": runs[0].run.label, "answers": str(runs[0].run.path),
+        "files": list(dict.fromkeys(str(one.run.path) for one in runs)), "runs": count,
         "run": {name: runs[0].run.record.get(name) for name in ("settings", "versions", "seconds")},
         "convention": ", ".join(dict.fromkeys(one.run.convention for one in runs)),
         "accuracy": _by_group([one.scores for one in runs], images, groups, seed, resamples),
@@ -231,10 +213,7 @@ def _summarize_model(
         "parsable": 1 - (failed["unparsable"] + failed["cut"] + failed["unanswered"]) / total,
         **{name: _integer_if_whole(value) for name, value in failed.items()},
         "unread": summarize_unparsed([answer for one in runs for answer in one.run.unparsed]),
-        "failures": {
-            name: sum(shares.get(name, 0.0) for one in runs for shares in one.errors) / (count * total)
-            for name in CLASSES
-        },
+        "failures": {name: sum(shares.get(name, 0.0) for shares in errors) / (count * total) for name in CLASSES},
         "distance": float(np.mean(distances)) if distances else None,
         "mean_points": float(np.mean([points for one in runs for points in one.points])),
         "mean_tokens": float(np.mean(tokens)) if tokens else None,
@@ -243,9 +222,8 @@ def _summarize_model(
             [pair for one in runs for pair in one.point_confidence],
             [pair for one in runs for pair in one.answer_confidence],
         ),
-        "warnings": _warnings(runs, results),
-        "scores": dict(zip(question_ids, scores, strict=True)),
-    }
+        "warnings": _warnings(runs, results), "scores": dict(zip(question_ids, scores, strict=True)),
+    }  # fmt: skip
 
 
 def _mean_over_runs(values: Sequence[Sequence[float]]) -> list[float]:
@@ -285,11 +263,8 @@ def _reference(runs: Sequence[RunScores]) -> dict[str, Any]:
     counted = [[value for value in one.robopoint if value is not None] for one in runs]
     means = [float(np.mean(values)) for values in counted if values]
     number = sum(map(len, counted)) / len(runs)
-    return {
-        "accuracy": float(np.mean(means)) if means else None,
-        "counted": _integer_if_whole(number),
-        "skipped": _integer_if_whole(len(runs[0].robopoint) - number),
-    }
+    return {"accuracy": float(np.mean(means)) if means else None, "counted": _integer_if_whole(number),
+            "skipped": _integer_if_whole(len(runs[0].robopoint) - number)}  # fmt: skip
 
 
 def _warnings(runs: Sequence[RunScores], scores: BenchmarkScores) -> list[str]:

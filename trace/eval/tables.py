@@ -56,7 +56,7 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
     chosen = [
         index
         for index, group in enumerate(groups)
-        if group["field"] in ("all", "kind") or (group["field"] == "category" and group["value"] == "unseen")
+        if group["field"] in ("all", "kind") or (group["field"], group["value"]) == ("category", "unseen")
     ]
     compared = [["", *(_group_name(groups[index]) for index in chosen)]]
     for name, accuracy in [*((model["label"], model["accuracy"]) for model in models), *baselines.items()]:
@@ -66,17 +66,17 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
         if any(model["failures"][name] for model in models):
             errors.append([name, *(_percent(model["failures"][name]) for model in models)])
     distances = ["-" if model["distance"] is None else f"{model['distance']:.1f}" for model in models]
-    found = [
+    titled = [
         ("Accuracy: points inside the region, in percent", overview),
         ("By part of the benchmark", by_group),
         ("Models and baselines", compared),
         ("Error classes, in percent of the questions", [*errors, ["pixels to the region, mean", *distances]]),
     ]
     if any(model["calibration"] for model in models):
-        found.append(("Confidence", _confidence(models)))
+        titled.append(("Confidence", _confidence(models)))
     if summary["paper"]:
-        found.append(("Beside the papers' tables (their numbers as published)", _paper(summary)))
-    return found
+        titled.append(("Beside the papers' tables (their numbers as published)", _paper(summary)))
+    return titled
 
 
 def _confidence(models: list[dict[str, Any]]) -> Rows:
@@ -118,29 +118,28 @@ def sentences(summary: dict[str, Any]) -> list[str]:
             lines.append(f"{model['label']}: {model['runs']} runs, {accuracy} (mean and sample deviation).")
     lines += [_comparison(model["label"], model["difference"]) for model in models if model["difference"]]
     for model in models:
-        found = []
+        notes = []
         if model["cut"]:
-            found.append(f"{model['cut']:g} answers were cut before a point and count as 0 (allow more tokens).")
+            notes.append(f"{model['cut']:g} answers were cut before a point and count as 0 (allow more tokens).")
         if model["unparsable"] or model["outside"]:
-            found.append(
+            notes.append(
                 f"{model['unparsable']:g} answers without a point and {model['outside']:g} with points only outside the "
                 "image count as 0."
             )
         reasons = ", ".join(f"{reason} ({count})" for reason, count in model["unread"]["reasons"].items())
-        examples = "; ".join(
+        if examples := "; ".join(
             f'question {one["question_id"]} ({one["reason"]}): "{one["text"]}"' for one in model["unread"]["examples"]
-        )
-        if examples:
-            found.append(f"not read: {reasons}. For example {examples}.")
+        ):
+            notes.append(f"not read: {reasons}. For example {examples}.")
         if reference := model["robopoint"]:
             value, (width, height) = reference["accuracy"], REFERENCE_SIZE
             gap = "" if value is None else f", {100 * (value - model['accuracy'][0]['mean']):+.1f} points to ours"
-            found.append(
+            notes.append(
                 f"RoboPoint's script prints {_percent(value)}{gap}; it takes every image for {width} x {height} pixels, "
                 f"counts {reference['counted']:g} answers and skips {reference['skipped']:g}."
             )
-        found += [f"{warning}." for warning in model["warnings"]]
-        lines += [f"{model['label']}: {line}" for line in found]
+        notes += [f"{warning}." for warning in model["warnings"]]
+        lines += [f"{model['label']}: {note}" for note in notes]
     if any(group["mean"] is not None for group in summary["baselines"].get(ON_SIDE, ())):
         lines.append(RULES)
     return lines
@@ -151,11 +150,9 @@ def _comparison(label: str, difference: dict[str, Any]) -> str:
     gap = f"{label} minus {difference['to']}: {100 * difference['mean']:+.1f} points"
     if low is None:
         return f"{gap}; one image is too little for an interval."
+    verdict = "no difference is shown" + ", since the test does not confirm the interval" * (low > 0 or high < 0)
     if difference["clear"]:
         verdict = f"{label} is {'better' if difference['mean'] > 0 else 'worse'}"
-    else:
-        contradicts = low > 0 or high < 0
-        verdict = "no difference is shown" + ", since the test does not confirm the interval" * contradicts
     interval, p_value = f"{100 * low:+.1f} to {100 * high:+.1f}", f"{difference['p_value']:.2g}"
     return f"{gap}, 95 % interval {interval}, permutation test p = {p_value}: {verdict}."
 
@@ -227,11 +224,9 @@ def as_csv(summary: dict[str, Any]) -> str:
 
 
 def draw_calibration(models: Mapping[str, Mapping[str, Any]], path: Path, colors: Mapping[str, str]) -> None:
-    """Draw the reliability diagram, the points per bin and the risk-coverage curves of several models as a PNG.
+    """Draw the reliability diagram, the points per bin and the risk-coverage curves of models as a PNG.
 
-    Args:
-        models: label -> result of `statistics.calibration`.
-        colors: label -> the model's color.
+    `models` maps a label to a result of `statistics.calibration`.
     """
     from ..drawing.canvas import DPI, Canvas, font_families, save_figure
 
@@ -240,11 +235,8 @@ def draw_calibration(models: Mapping[str, Mapping[str, Any]], path: Path, colors
         return low - 0.01, max(high, low + 0.1) + 0.01
 
     canvas = Canvas(900, 545 + 16 * len(models))  # the legends are below, where no curve is
-    reliable, counts, risks = (
-        canvas.axes(70, 40, 350, 300),
-        canvas.axes(70, 365, 350, 120),
-        canvas.axes(520, 40, 350, 445),
-    )
+    reliable, counts = canvas.axes(70, 40, 350, 300), canvas.axes(70, 365, 350, 120)
+    risks = canvas.axes(520, 40, 350, 445)
     reliable.plot([0, 1], [0, 1], color="#9aa4b0", linewidth=1, linestyle="--")
     for index, (label, values) in enumerate(models.items()):
         bins, steps, style = values["reliability"], values["risk_coverage"], {"color": colors[label], "markersize": 4}
