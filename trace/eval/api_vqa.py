@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unanswered:
         failures = Counter(reason for remote_run in runs for reason in remote_run.failures.values())
         reasons = "; ".join(f"{count} times {reason}" for reason, count in failures.most_common(3))
-        raise InputError(f"{unanswered} questions got no answer ({reasons}). The same command asks them again")
+        paths = ", ".join(str(remote_run.path) for remote_run in runs)
+        raise InputError(f"{unanswered} questions got no answer ({reasons}): {paths}. The same command asks them again")
     return 0
 
 
@@ -160,12 +161,9 @@ def _dry_run(runs: Sequence[RemoteRun]) -> None:
     from ..utils.jsonl_index import JsonlIndex
 
     first, arguments = runs[0], runs[0].arguments
+    requests = (remote_run.request(question) for remote_run in runs for question in remote_run.benchmark.questions)
     with JsonlIndex(first.cache, cached_key) as cache:
-        missing = sum(
-            arguments.overwrite or read_cached(cache, remote_run.request(question), arguments.model) is None
-            for remote_run in runs
-            for question in remote_run.benchmark.questions
-        )
+        missing = sum(arguments.overwrite or read_cached(cache, one, arguments.model) is None for one in requests)
     print(first.estimate(missing, len(runs)))
     question = first.benchmark.questions[0]
     width, height = first.sent_size(question)
@@ -210,7 +208,6 @@ class RemoteRun:
         return " ".join([instruction, *reasoning, how])
 
     def sent_size(self, question: Question) -> tuple[int, int]:
-        """Return the size of the picture as it is sent."""
         return sent_size(self.benchmark.image_size(question), self.arguments.max_side, self.convention)
 
     def options(self) -> str:
@@ -236,29 +233,23 @@ class RemoteRun:
             "convention": self.convention.name, "sent": list(self.sent_size(question)), "finish": completion.finish,
             "tokens_in": completion.tokens_in, "tokens_out": completion.tokens_out,
         }  # fmt: skip
-        model, question_id = self.arguments.model, question.question_id
+        model = self.arguments.model
         answer_id = hashlib.sha256(request.key(model)).hexdigest()[:22]
-        return Answer(
-            question_id, request.text, completion.text, answer_id, model, question.category,
-            seed=self.seed, run=self.run, metadata=metadata,
-        )  # fmt: skip
-
-    def settings(self) -> dict[str, Any]:
-        """Return what decides the answers. A file is only continued under the same settings."""
-        arguments = self.arguments
-        return {
-            "provider": arguments.provider, "model": arguments.model, "server": self.server or "the provider's own",
-            "convention": self.convention.name, "box": arguments.box, "max_side": arguments.max_side,
-            "options": self.options(), "seed": self.seed,
-            **answering.common_settings(arguments, self.benchmark, self.run),
-        }  # fmt: skip
+        return Answer(question.question_id, request.text, completion.text, answer_id, model, question.category,
+                      seed=self.seed, run=self.run, metadata=metadata)  # fmt: skip
 
     def write_answers(self) -> int:
         """Ask what was not answered yet, write the file in the order of the questions, and return how many are missing."""
         from ..remote.client import Client, Limits
         from ..remote.providers import OpenAIChat, Options
 
-        arguments, questions, settings = self.arguments, self.benchmark.questions, self.settings()
+        arguments, questions = self.arguments, self.benchmark.questions
+        settings = {  # a file is only continued under the same ones
+            "provider": arguments.provider, "model": arguments.model, "server": self.server or "the provider's own",
+            "convention": self.convention.name, "box": arguments.box, "max_side": arguments.max_side,
+            "options": self.options(), "seed": self.seed,
+            **answering.common_settings(arguments, self.benchmark, self.run),
+        }  # fmt: skip
         answering.answered_before(self.path, settings, questions)
         record = answering.start_record("api_vqa", self.path, self.benchmark, arguments, settings, continued=True)
         record["skipped"] = self.skipped
@@ -321,8 +312,7 @@ class RemoteRun:
         """Describe the tokens, time and price of `requests`, each question once per run."""
         from ..remote.cost import image_tokens, text_tokens
 
-        arguments, questions = self.arguments, self.benchmark.questions
-        protocol = PROTOCOLS[arguments.provider]
+        arguments, questions, protocol = self.arguments, self.benchmark.questions, PROTOCOLS[self.arguments.provider]
         tokens = sum(text_tokens(self.text(one)) + image_tokens(protocol, *self.sent_size(one)) for one in questions)
         of_runs = f" in {runs} runs" if runs > 1 else ""
         head = f"{len(questions)} questions{of_runs}, {requests} requests to {arguments.provider} {arguments.model}"

@@ -51,7 +51,14 @@ class ErrorClassifier:
         self.mask, self.meta = mask, question.meta
         references = question.meta.get("references") or ()
         self.references = [reference for reference in references if isinstance(reference, Mapping)]
-        self.instances = _read_instances(question, root, mask.shape)
+        self.instances: NDArray[np.int64] | None = None
+        path = root / str(question.meta.get("instances") or "")
+        if path.resolve().is_relative_to(root.resolve()) and path.is_file():
+            try:
+                instances = open_instances(path).astype(np.int64)
+            except InputError as error:
+                raise InputError(f"question {question.question_id}: {error}") from None
+            self.instances = instances if instances.shape == mask.shape else None
 
     def shares(self, points: Sequence[Point | Box], cut: bool = False) -> dict[str, float]:
         """Return class -> share of the answer; `cut`: it ended at the token limit."""
@@ -127,18 +134,6 @@ class ErrorClassifier:
         right_side = (distance >= 1e-9) & (offset @ direction >= MIN_COSINE * distance)
         far = distance > float(np.hypot(*region.T).max())
         return np.where(right_side, np.where(far, TOO_FAR, BESIDE), WRONG_WAY).astype(object)
-
-
-def _read_instances(question: Question, root: Path, shape: tuple[int, int]) -> NDArray[np.int64] | None:
-    name = question.meta.get("instances")
-    path = root / str(name)
-    if not isinstance(name, str) or not path.resolve().is_relative_to(root.resolve()) or not path.is_file():
-        return None
-    try:
-        instances = open_instances(path).astype(np.int64)
-    except InputError as error:
-        raise InputError(f"question {question.question_id}: {error}") from None
-    return instances if instances.shape == shape else None
 
 
 class RegionDistances:

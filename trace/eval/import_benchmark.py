@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -150,7 +150,7 @@ def from_parquet(paths: Sequence[Path], out: Path, name: str) -> int:
     """
     unpacked = {path.name: {"sha256": sha256(existing_file(path, "the parquet file"))} for path in paths}
     description = {"name": name, "source": [path.name for path in paths], "unpacked": unpacked}
-    return _write_benchmark(out, lambda: _parquet_rows(paths), description)
+    return _write_benchmark(out, _parquet_rows(paths), description)
 
 
 def _parquet_rows(paths: Sequence[Path]) -> Iterator[ImportedRow]:
@@ -210,12 +210,10 @@ RoboRefItEntry = tuple[Any, str, str, str]  # number, text, image, mask
 
 
 def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int = 750, seed: int = 0) -> int:
-    """Write the folder `out` from a split of RoboRefIt and return the number of questions.
+    """Write the folder `out` from a split of RoboRefIt (testA) and return the number of questions.
 
-    Args:
-        folder: the split (testA), with one JSON list (text, rgb_path, mask_path) beside image/ and mask/.
-        ids: file of the questions to take, by number (`num`, or their index) or by image name. Without it, `count`
-            questions about different images are drawn with `seed`, and the benchmark's note says so.
+    `ids` is a file of the questions to take, by number (`num`, or their index) or by image name. Without it, `count`
+    questions about different images are drawn with `seed`, and the benchmark's note says so.
     """
     folder = existing_folder(folder, "the split of RoboRefIt")
     lists = sorted(folder.glob("*.json"))
@@ -264,44 +262,37 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
             question = Question(number, _image_name(number, where), text, None, {"source": image})
             yield question, picture(image, where), picture(mask, where), where
 
-    return _write_benchmark(out, rows, {"name": "roborefit", "note": note, "source": [lists[0].name]})
+    return _write_benchmark(out, rows(), {"name": "roborefit", "note": note, "source": [lists[0].name]})
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
-def _write_benchmark(out: Path, rows: Callable[[], Iterator[ImportedRow]], description: Mapping[str, Any]) -> int:
+def _write_benchmark(out: Path, rows: Iterator[ImportedRow], description: Mapping[str, Any]) -> int:
     """Write a benchmark folder completely or not at all; pictures of the same bytes become one file."""
     with new_folder(out) as folder:
         for name in ("images", "masks"):
             (folder / name).mkdir()
         image_files: dict[str, str] = {}  # hash of an image -> its file
-        questions = [_write_pictures(folder, image_files, *row) for row in rows()]
+        questions: list[Question] = []
+        for question, image, mask, where in rows:
+            region, picture = open_region(mask, f"{where}, 'mask'"), open_image(image, f"{where}, 'image'")
+            if region.shape != (picture.height, picture.width) or not region.any():
+                raise InputError(
+                    f"the mask of question {question.question_id} is empty, or its {region.shape[1]} x {region.shape[0]} "
+                    f"pixels are not the image's {picture.width} x {picture.height}: {where}"
+                )
+            name = image_files.setdefault(hashlib.sha256(image).hexdigest(), question.image)
+            if name == question.image:
+                picture.save(folder / "images" / name)
+            Image.fromarray(region.astype(np.uint8) * 255).save(folder / "masks" / f"{question.question_id}.png")
+            questions.append(replace(question, image=name))
         if len({str(question.question_id) for question in questions}) < len(questions):
             raise InputError(f"two questions of {', '.join(description['source'])} have the same id")
         write_questions(folder / QUESTION_FILE, questions)
         # An image is named after the first question about it, so image names must not be used to find masks.
         write_json(folder / DESCRIPTION, {**description, "masks": "question"})
     return len(questions)
-
-
-def _write_pictures(
-    folder: Path, image_files: dict[str, str], question: Question, image: bytes, mask: bytes, where: str
-) -> Question:
-    region = open_region(mask, f"{where}, 'mask'")
-    picture = open_image(image, f"{where}, 'image'")
-    if region.shape != (picture.height, picture.width):
-        raise InputError(
-            f"the mask of question {question.question_id} is {region.shape[1]} x {region.shape[0]} pixels, its image "
-            f"{picture.width} x {picture.height}: {where}"
-        )
-    if not region.any():
-        raise InputError(f"the mask of question {question.question_id} is empty: {where}")
-    name = image_files.setdefault(hashlib.sha256(image).hexdigest(), question.image)
-    if name == question.image:
-        picture.save(folder / "images" / name)
-    Image.fromarray(region.astype(np.uint8) * 255).save(folder / "masks" / f"{question.question_id}.png")
-    return replace(question, image=name)
 
 
 if __name__ == "__main__":

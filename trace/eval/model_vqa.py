@@ -73,12 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = {
             "model": answering.fingerprint(arguments.model),
             "model_base": answering.fingerprint(arguments.model_base) if arguments.model_base else None,
-            "conv_mode": arguments.conv_mode,
-            "dtype": dtype,
-            "chunk": [chunk, chunks],
-            **answering.common_settings(arguments, benchmark, run_number),
-            **asdict(seeded),
-        }
+            "conv_mode": arguments.conv_mode, "dtype": dtype, "chunk": [chunk, chunks],
+            **answering.common_settings(arguments, benchmark, run_number), **asdict(seeded),
+        }  # fmt: skip
         model_run = ModelRun(arguments, seeded, template, benchmark, start, questions, path, run_number, settings, load)
         model_run.write_answers(broken)
         if merging and answering.merge_chunks(complete, chunks, benchmark.questions):
@@ -162,7 +159,11 @@ class ModelRun:
             if len(unasked) < len(questions):
                 predictor = self.load()
                 record["device"] = str(predictor.checkpoint.model.device)
-                record["batch_size"] = self._batch_size(predictor)
+                record["batch_size"] = self.arguments.batch_size
+                if record["batch_size"] == "auto":
+                    prompts = [render_prompt(self._question(one), self.arguments.conv_mode) for one in questions]
+                    record["batch_size"] = predictor.largest_batch(prompts, self.decoding)
+                    print(f"batches of {record['batch_size']} answers")
                 indices = {index for index, question in enumerate(questions) if str(question.question_id) in unasked}
                 started = time.monotonic()
                 with tqdm(total=len(questions), initial=len(unasked), unit="question", dynamic_ncols=True) as bar:
@@ -192,14 +193,6 @@ class ModelRun:
 
     def _question(self, question: Question) -> str:
         return build_question(question.text, self.arguments.reasoning, self.template)
-
-    def _batch_size(self, predictor: Predictor) -> int:
-        if self.arguments.batch_size != "auto":
-            return int(self.arguments.batch_size)
-        prompts = [render_prompt(self._question(question), self.arguments.conv_mode) for question in self.questions]
-        size = predictor.largest_batch(prompts, self.decoding)
-        print(f"batches of {size} answers")
-        return size
 
     def _check_alone(self, predictor: Predictor) -> dict[str, int] | None:
         """Count the answers that differ at batch 1, which rounding makes possible in half precision."""

@@ -101,10 +101,7 @@ def _parser() -> Parser:
 
 
 def _run_files(path: Path, choice: str | None) -> list[Path]:
-    """Return the answer file, or the files of the runs that `model_vqa --runs` wrote under its name.
-
-    InputError: both exist, and `choice` ("single" or "numbered") is not given.
-    """
+    """Return the answer file, or the files of the runs that `model_vqa --runs` wrote under its name."""
     numbers = {file: file.stem[len(path.stem) + 1 :] for file in path.parent.glob(f"{path.stem}-*{path.suffix}")}
     runs = {file: int(number) for file, number in numbers.items() if number.isdecimal()}
     if path.exists():  # then another model's file, gpt-4.jsonl beside gpt.jsonl, is not one of its runs
@@ -237,10 +234,7 @@ def _integer_if_whole(value: float) -> float | int:
 def _by_group(
     runs: Sequence[Sequence[float | None]], images: Sequence[str], groups: Groups, seed: int, resamples: int
 ) -> list[dict[str, Any]]:
-    """Return mean and interval of each group; questions without a value are left out.
-
-    `std` is the sample deviation of the runs' means, None for one run. A group without values has a null mean.
-    """
+    """Return mean, interval and sample deviation of runs of each group; questions without a value are left out."""
     entries = []
     for (name, value), indices in groups.items():
         by_question = [(index, [one for run in runs if (one := run[index]) is not None]) for index in indices]

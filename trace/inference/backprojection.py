@@ -1,9 +1,8 @@
 """From points in an image to points in space, by a depth image and a camera.
 
-For `trace-vlm predict --depth D --intrinsics FILE --extrinsics FILE`, with intrinsics as ROS, RealSense and OpenCV
-write them. Points go to the camera's frame (x right, y down, z forward, metres) by the pinhole model, and to the robot's
-base by a 4 x 4 matrix. A coordinate of 0 is the image's left edge, so the centre of the first pixel is at half a
-pixel; intrinsics count from that centre, as in OpenCV and ROS.
+Points go to the camera's frame (x right, y down, z forward, metres) by the pinhole model, with intrinsics as ROS,
+RealSense and OpenCV write them, and to the robot's base by a 4 x 4 matrix. A coordinate of 0 is the image's left edge,
+so the centre of the first pixel is at half a pixel; intrinsics count from that centre, as in OpenCV and ROS.
 """
 
 from __future__ import annotations
@@ -80,13 +79,10 @@ def read_depth(path: str | Path, unit: str | None, alignment: str, size: tuple[i
     """Depth in metres `[height, width]`, NaN where there is none, in the pixels of a colour image of `size`.
 
     Args:
-        path: a 16-bit or floating-point image, or an array in .npy.
+        path: a 16-bit or floating-point image, or an array in .npy. Its median must be from `NEAR` to `FAR`; single
+            values outside count as missing.
         unit: of the stored values, a key of `UNITS`; by default metres for floats and millimetres for integers.
-        alignment: "registered" (pixel by pixel with the image) or "scaled" (the same view at another resolution: the
-            nearest pixel is taken).
-    Raises:
-        InputError: the file is missing, not a depth image, does not fit the colour image, or its median is outside
-            `NEAR` to `FAR`. Single values outside of it count as missing.
+        alignment: "registered" (pixel by pixel with the image) or "scaled" (the same view at another resolution).
     """
     path, (width, height) = existing_file(path, "the depth image"), size
     try:
@@ -194,17 +190,10 @@ def _read_camera_file(path: Path) -> Any:
                 for tag, (data, value) in fields.items()}  # fmt: skip
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        pass
-
     # OpenCV's FileStorage writes a first line and a tag of its own.
-    Loader.add_constructor(
-        "tag:yaml.org,2002:opencv-matrix", lambda loader, node: loader.construct_mapping(node, deep=True)
-    )
-    if text.startswith("%YAML:"):
-        text = text.partition("\n")[2]
+    text = text.partition("\n")[2] if text.startswith("%YAML:") else text
     try:
-        return next(iter(yaml.load_all(text, Loader)), None)
+        return next(iter(yaml.safe_load_all(text.replace("!!opencv-matrix", ""))), None)
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 

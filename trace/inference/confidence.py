@@ -2,7 +2,6 @@
 
 The probability of a point is that of its tokens, averaged geometrically, so that points of three decimals are not
 less sure than those of two. Agreement is the share of the other answers to the same question with a point nearby.
-`eval.statistics.calibration` measures what either is worth.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """How answers are generated: the settings, and a loop over packed rows that gives the same tokens as one at a time.
 
 Every row owns a slot of the key-value cache and fills its columns from the left, so that a token's column is its
-position and nothing is padded. A pass takes any number of new tokens from every row: the whole prompt, one chosen
-token, or that token and those a grammar forces after it. Linear layers see real tokens only. The part of a prompt up
-to the end of its image is computed once for all questions about the image.
+position and nothing is padded. A pass takes any number of new tokens from every row. The part of a prompt up to the end
+of its image is computed once for all questions about the image.
 
 Tensor names carry their axes: N packed tokens, S slots, V vocabulary, D channels.
 """
@@ -71,18 +70,14 @@ class Decoding:
 
 @dataclass(slots=True)
 class AnswerRow:
-    """An answer in progress: `ids` is the prompt with the image's tokens in place, `image` the index of its image.
+    """An answer in progress."""
 
-    `rng` draws the tokens (None: greedy). `token_ids` and `logprobs` grow; a token that a grammar forces has 0.0, the
-    others their log-probability among the allowed tokens.
-    """
-
-    image: int
-    ids: Sequence[int]
-    rng: np.random.Generator | None = None
+    image: int  # the index of its image
+    ids: Sequence[int]  # the prompt with the image's tokens in place
+    rng: np.random.Generator | None = None  # draws the tokens; None: greedy
     guide: Guide | None = None
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)  # among the allowed tokens; 0.0 for a forced one
     finished: bool = False
 
 

@@ -1,10 +1,9 @@
 """Answers in a given form: a grammar limits the tokens that a model may write, through llguidance.
 
-With reasoning the form is the template of `core.reasoning`: its headings in order, a line of the model's own words under
-each, and after "Final Answer" a list of points in canonical form. Without reasoning it is that list alone. Text with a
-single continuation (headings, punctuation, the dot of a number) is forced without asking the model. An answer that has
-the form anyway is not changed. If the rest of the template would no longer fit into the budget of new tokens, the
-current step is ended, so that an answer always has its points.
+With reasoning the form is the template of `core.reasoning`, without it the list of points alone. Text with a single
+continuation (headings, punctuation, the dot of a number) is forced without asking the model. An answer that has the form
+anyway is not changed. If the rest of the template would no longer fit into the budget of new tokens, the current step is
+ended, so that an answer always has its points.
 """
 
 from __future__ import annotations

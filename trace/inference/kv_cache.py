@@ -1,9 +1,8 @@
 """A key-value cache of slots, and an attention over it for tokens of many rows packed into one.
 
-`generation.generate` runs the language model with `PackedCache`: an attention function registered with transformers
-stores each packed token's key and value in its own slot and column, and attends to that slot. Nothing is padded in the
-linear layers, and rows may bring different numbers of tokens to a pass. The cache is one block from the start: growing
-it would copy all of it, and leave holes of the old sizes on a GPU.
+An attention function registered with transformers stores each packed token's key and value in its own slot and column,
+and attends to that slot. Nothing is padded in the linear layers. The cache is one block from the start: growing it would
+copy all of it, and leave holes of the old sizes on a GPU.
 
 Tensor names carry their axes: N packed tokens, S slots, H heads, L tokens of a slot in a pass, T columns, D channels.
 """
@@ -79,15 +78,10 @@ class PackedTokens:
 
 
 class PackedCache:
-    """Keys and values of every layer, `[S, H, T, D]`; columns past a slot's length are masked.
-
-    Args:
-        slots: rows in use; those that are done are given back with `release`.
-        columns: the most tokens that a row can have.
-    """
+    """Keys and values of every layer, `[S, H, T, D]`; columns past a slot's length are masked."""
 
     def __init__(self, slots: int, columns: int) -> None:
-        self.slots, self.columns = slots, columns
+        self.slots, self.columns = slots, columns  # slots in use (see `release`), most tokens of a row
         self.packing: PackedTokens | None = None
         self.bias = 0.0
         self.images: list[tuple[int, int]] = []  # first image column and one past the last, of each slot, for the bias

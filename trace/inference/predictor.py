@@ -126,8 +126,7 @@ class Predictor:
     ) -> Iterator[dict[int, Prediction]]:  # fmt: skip
         """Predictions batch by batch, longest questions first, keyed by position; the next images load meanwhile.
 
-        Questions about one image (equal paths, or the same object) are adjacent, so that its features are computed
-        once. A batch that does not fit in the memory of a GPU is halved, and those after it are no larger.
+        A batch that does not fit in the memory of a GPU is halved, and those after it are no larger.
 
         Args:
             done: positions that need no answer; the others' answers do not depend on them.
@@ -268,10 +267,7 @@ def build_question(instruction: str, reasoning: bool, template: str | None = Non
 
 
 def make_batches(prompts: Sequence[str], batch_size: int, images: Sequence[str] | None = None) -> list[list[int]]:
-    """Positions of `prompts` in batches: those about one image together, of similar length, the longest first.
-
-    A batch that does not fit in memory shows at once.
-    """
+    """Positions of `prompts` in batches: those about one image together, the longest first, to fail at once if at all."""
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: must be at least 1")
     groups: dict[Any, list[int]] = {}
