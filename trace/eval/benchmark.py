@@ -186,9 +186,10 @@ def _find_masks(
     if named_after is not None:
         return by_question if named_after == "question" else by_image
     if len(by_question) == len(by_image) == len(questions) and by_question != by_image:
-        name = next(name for name in by_question if by_question[name] != by_image[name])
+        first = next(one for one in questions if by_question[str(one.question_id)] != by_image[str(one.question_id)])
+        own, other = (masks[str(first.question_id)].name for masks in (by_question, by_image))
         raise InputError(
-            f"the mask of question {name} may be {by_question[name].name} (by question id) or {by_image[name].name} "
+            f"the mask of question {first.question_id} about {first.image} may be {own} (by question id) or {other} "
             f'(by image name). Write {{"masks": "question"}} or {{"masks": "image"}} into {description}'
         )
     return by_question if len(by_question) >= len(by_image) else by_image

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..core.images import open_image, open_region
 from ..core.records import Question, write_questions
-from ..utils.command import InputError, Parser, check_at_least, existing_file, existing_folder, install_hint, run
+from ..utils.command import InputError, Parser, existing_file, existing_folder, install_hint, run
 from ..utils.files import new_folder, read_json, sha256, write_json
 
 QUESTION_FILE = "point_questions.jsonl"
@@ -99,12 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--count", type=int, default=750, help="RoboRefIt: questions to draw without --ids")
     add("--seed", type=int, default=0, help="RoboRefIt: seed of that draw")
     arguments = parser.parse_args(argv)
-    check_at_least(arguments, count=1, seed=0)
+    if arguments.count < 1 or arguments.seed < 0:
+        raise InputError(f"--count {arguments.count} must be at least 1 and --seed {arguments.seed} at least 0")
     if arguments.name is None:
-        for name, known in PUBLISHED.items():
-            where = _local_folder(name) or f"not here. {known.fetch or 'clone the repository'}"
-            print(f"{name}: {known.description}\n  {where}")
-        print(f"\nAny folder with images/, masks/ and {QUESTION_FILE} is a benchmark too.")
+        print(list_benchmarks())
         return 0
     if arguments.source is None or arguments.out is None:
         raise InputError(f"importing {arguments.name} needs --from (the download) and --out (the folder to write)")
@@ -114,6 +112,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = from_roborefit(arguments.source[0], arguments.out, arguments.ids, arguments.count, arguments.seed)
     print(f"{arguments.out}: {count} questions")
     return 0
+
+
+def list_benchmarks() -> str:
+    """Describe every published benchmark, with its folder here or the command that fetches it."""
+    lines = []
+    for name, known in PUBLISHED.items():
+        where = _local_folder(name) or f"not here. {known.fetch or 'clone the repository'}"
+        lines.append(f"{name}: {known.description}\n  {where}")
+    return "\n".join([*lines, "", f"Any folder with images/, masks/ and {QUESTION_FILE} is a benchmark too."])
 
 
 # --- parquet: FlagEval/Where2Place and RefSpatial-Bench --------------------------------------------------------------
@@ -188,12 +195,13 @@ def _parquet_row(row: Mapping[str, Any], where: str) -> ImportedRow:
             raise InputError(f"{where}, {name!r} holds no picture")
         return data
 
-    question_id, text = column(IDS, int | str, "an integer or a text"), column(TEXTS, str, "a text")
+    question_id, pictures = column(IDS, int | str, "an integer or a text"), (picture("image"), picture("mask"))
+    text = column(TEXTS, str, "a text")
     category = row.get("question_type") or row.get("category")
     scalars = {name: value for name, value in row.items() if isinstance(value, str | int | float) and value == value}
     meta = {name: value for name, value in scalars.items() if name not in NOT_META}  # NaN is a missing value
     question = Question(question_id, _image_name(question_id, where), text, str(category) if category else None, meta)
-    return question, picture("image"), picture("mask"), where
+    return question, *pictures, where
 
 
 def _image_name(question_id: Any, where: str) -> str:
@@ -277,11 +285,13 @@ def _write_benchmark(out: Path, rows: Iterator[ImportedRow], description: Mappin
         questions: list[Question] = []
         for question, image, mask, where in rows:
             region, picture = open_region(mask, f"{where}, 'mask'"), open_image(image, f"{where}, 'image'")
-            if region.shape != (picture.height, picture.width) or not region.any():
+            if region.shape != (picture.height, picture.width):
                 raise InputError(
-                    f"the mask of question {question.question_id} is empty, or its {region.shape[1]} x {region.shape[0]} "
-                    f"pixels are not the image's {picture.width} x {picture.height}: {where}"
+                    f"the mask of question {question.question_id} is {region.shape[1]} x {region.shape[0]} pixels, its "
+                    f"image {picture.width} x {picture.height}: {where}"
                 )
+            if not region.any():
+                raise InputError(f"the mask of question {question.question_id} is empty: {where}")
             name = image_files.setdefault(hashlib.sha256(image).hexdigest(), question.image)
             if name == question.image:
                 picture.save(folder / "images" / name)
