@@ -1,18 +1,29 @@
-"""Checkpoints in LLaVA's layout written by hand, and what they compute, in plain torch by the original's names."""
+"""Checkpoints in LLaVA's layout: drawn tensors by the original's names, the files they come in, and their logits.
+
+`draw_checkpoint(seed, ...)` writes one of a kind drawn from a seed: shapes, types, files, tokenizer, and where the tower is.
+"""
 
 from __future__ import annotations
 
 import json
-import math
+import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
+from safetensors.torch import save_file
+from torch import nn
 
 Tensors = dict[str, torch.Tensor]
+KINDS = ("whole", "lora", "lora over a LLaVA", "projector", "projector over a LLaVA")
+# Prefixes of transformers' names, and the original's.
+PREFIXES = {
+    "model.language_model.": "model.", "model.vision_tower.": "vision_model.",
+    "model.multi_modal_projector.linear_1.": "model.mm_projector.0.",
+    "model.multi_modal_projector.linear_2.": "model.mm_projector.2.", "model.multi_modal_projector.": "model.mm_projector.",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,68 +41,6 @@ class Shape:
     patch: int = 14
     eps: float = 1e-5
     theta: float = 10000.0
-
-
-def draw(shape: Shape, seed: int, dtype: torch.dtype, linear: bool) -> tuple[Tensors, Tensors]:
-    """(language model and projector, vision tower) by the original's names; the tower as `vision_model.*`."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def make(*sizes: int, scale: float | None = None, shift: float = 0.0) -> torch.Tensor:
-        scale = 1 / math.sqrt(sizes[-1]) if scale is None else scale
-        return (torch.randn(*sizes, generator=generator) * scale + shift).to(dtype)
-
-    head = shape.width // shape.heads
-    text = {
-        "model.embed_tokens.weight": make(shape.vocabulary, shape.width, scale=1.0),
-        "model.norm.weight": make(shape.width, scale=0.1, shift=1.0),
-        "lm_head.weight": make(shape.vocabulary, shape.width),
-    }
-    for layer in range(shape.layers):
-        prefix = f"model.layers.{layer}."
-        for name, rows in (("q", shape.heads), ("k", shape.groups), ("v", shape.groups)):
-            text[f"{prefix}self_attn.{name}_proj.weight"] = make(rows * head, shape.width)
-        text[f"{prefix}self_attn.o_proj.weight"] = make(shape.width, shape.heads * head)
-        text[f"{prefix}self_attn.rotary_emb.inv_freq"] = torch.ones(head // 2)  # as old versions stored it
-        for name in ("gate", "up"):
-            text[f"{prefix}mlp.{name}_proj.weight"] = make(shape.mlp, shape.width)
-        text[f"{prefix}mlp.down_proj.weight"] = make(shape.width, shape.mlp)
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            text[f"{prefix}{name}.weight"] = make(shape.width, scale=0.1, shift=1.0)
-    if linear:
-        text["model.mm_projector.weight"] = make(shape.width, shape.vision)
-        text["model.mm_projector.bias"] = make(shape.width, scale=0.1)
-    else:
-        text["model.mm_projector.0.weight"] = make(shape.width, shape.vision)
-        text["model.mm_projector.0.bias"] = make(shape.width, scale=0.1)
-        text["model.mm_projector.2.weight"] = make(shape.width, shape.width)
-        text["model.mm_projector.2.bias"] = make(shape.width, scale=0.1)
-    return text, _draw_tower(shape, make)
-
-
-def _draw_tower(shape: Shape, make: Any) -> Tensors:
-    side = shape.image // shape.patch
-    tower = {
-        "embeddings.class_embedding": make(shape.vision, scale=0.5),
-        "embeddings.patch_embedding.weight": make(shape.vision, 3, shape.patch, shape.patch, scale=0.05),
-        "embeddings.position_embedding.weight": make(side * side + 1, shape.vision, scale=0.5),
-    }
-    norms = ["pre_layrnorm", "post_layernorm"]
-    for layer in range(shape.vision_layers):
-        prefix = f"encoder.layers.{layer}."
-        norms += [f"{prefix}layer_norm1", f"{prefix}layer_norm2"]
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            tower[f"{prefix}self_attn.{name}.weight"] = make(shape.vision, shape.vision)
-            tower[f"{prefix}self_attn.{name}.bias"] = make(shape.vision, scale=0.1)
-        for name, sizes in (("fc1", (4 * shape.vision, shape.vision)), ("fc2", (shape.vision, 4 * shape.vision))):
-            tower[f"{prefix}mlp.{name}.weight"] = make(*sizes)
-            tower[f"{prefix}mlp.{name}.bias"] = make(sizes[0], scale=0.1)
-    for name in norms:
-        tower[f"{name}.weight"] = make(shape.vision, scale=0.1, shift=1.0)
-        tower[f"{name}.bias"] = make(shape.vision, scale=0.1)
-    return {f"vision_model.{name}": tensor for name, tensor in tower.items()}
-
-
-# --- folders --------------------------------------------------------------------------------------
 
 
 def llama_config(shape: Shape) -> dict[str, Any]:
@@ -112,18 +61,74 @@ def llava_config(shape: Shape, tower: str, linear: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def clip_config(shape: Shape) -> dict[str, Any]:
+    return {
+        "hidden_size": shape.vision, "intermediate_size": 4 * shape.vision, "num_hidden_layers": shape.vision_layers,
+        "num_attention_heads": shape.vision_heads, "image_size": shape.image, "patch_size": shape.patch,
+        "hidden_act": "quick_gelu", "model_type": "clip_vision_model", "projection_dim": 8,
+    }  # fmt: skip
+
+
+# --- tensors and what they compute ----------------------------------------------------------------
+
+
+def stock_model(shape: Shape, linear: bool) -> Any:
+    """The architecture in plain transformers, for the weights of the original."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    text = {**llama_config(shape), "pad_token_id": None}
+    config = LlavaConfig(text_config=text, vision_config=clip_config(shape), image_token_index=0,
+                         tie_word_embeddings=False)  # fmt: skip
+    model = LlavaForConditionalGeneration(config)
+    if linear:
+        model.model.multi_modal_projector = nn.Linear(shape.vision, shape.width)
+    return model.eval()
+
+
+def original_name(name: str) -> str:
+    for prefix, original in PREFIXES.items():
+        if name.startswith(prefix):
+            return original + name.removeprefix(prefix)
+    return name
+
+
+def draw_tensors(shape: Shape, seed: int, dtype: torch.dtype, linear: bool) -> tuple[Tensors, Tensors]:
+    """(language model and projector, vision tower) by the original's names; the tower as `vision_model.*`."""
+    generator, text, tower = torch.Generator().manual_seed(seed), {}, {}
+    with torch.device("meta"):
+        parameters = dict(stock_model(shape, linear).named_parameters())
+    for name, parameter in parameters.items():
+        tensor = torch.randn(parameter.shape, generator=generator, device="cpu")
+        if "embed" not in name:
+            norm = "norm" in name and name.endswith("weight")
+            tensor = tensor * (0.1 if tensor.ndim == 1 else tensor.shape[-1] ** -0.5) + norm
+        original = original_name(name)
+        (tower if original.startswith("vision_model.") else text)[original] = tensor.to(dtype)
+    for layer in range(shape.layers):  # as old versions stored it
+        text[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(shape.width // shape.heads // 2)
+    return text, tower
+
+
+def original_logits(shape: Shape, text: Tensors, tower: Tensors, ids: list[int], pixels: torch.Tensor) -> torch.Tensor:
+    """Logits `[positions, vocabulary]` of a prompt whose ids hold -200 for the image, in float32."""
+    model, weights = stock_model(shape, "model.mm_projector.weight" in text), {**text, **tower}
+    model.load_state_dict({name: weights[original_name(name)].float() for name in model.state_dict()})
+    image = ids.index(-200)
+    expanded = [*ids[:image], *[0] * (shape.image // shape.patch) ** 2, *ids[image + 1 :]]
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([expanded]), pixel_values=pixels).logits[0]
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
 def write_clip(folder: Path, shape: Shape, tower: Tensors) -> None:
     """As the published CLIP repositories: one .bin, text half and position ids included."""
     folder.mkdir(parents=True)
     rest = {"text_model.final_layer_norm.weight": torch.ones(4), "logit_scale": torch.tensor(2.6)}
     ids = torch.arange((shape.image // shape.patch) ** 2 + 1)[None]
     torch.save({**tower, **rest, "vision_model.embeddings.position_ids": ids}, folder / "pytorch_model.bin")
-    vision = {
-        "hidden_size": shape.vision, "intermediate_size": 4 * shape.vision, "num_hidden_layers": shape.vision_layers,
-        "num_attention_heads": shape.vision_heads, "image_size": shape.image, "patch_size": shape.patch,
-        "hidden_act": "quick_gelu", "model_type": "clip_vision_model", "projection_dim": 8,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": vision}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "clip", "vision_config": clip_config(shape)}))
     pixels = {
         "size": shape.image, "crop_size": shape.image, "do_center_crop": True, "do_normalize": True, "resample": 3,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -131,7 +136,12 @@ def write_clip(folder: Path, shape: Shape, tower: Tensors) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
 
 
+def edit_json(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
 def write_tokenizer(folder: Path, source: Path, legacy: bool | None) -> None:
+    folder.mkdir(exist_ok=True)
     shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
     settings = json.loads((source / "tokenizer_config.json").read_text())
     settings.pop("legacy")
@@ -140,87 +150,115 @@ def write_tokenizer(folder: Path, source: Path, legacy: bool | None) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def write_bin_shards(folder: Path, tensors: Tensors, count: int) -> None:
-    names = sorted(tensors)
-    files = [f"pytorch_model-{number:05d}-of-{count:05d}.bin" for number in range(1, count + 1)]
-    where = {name: files[index % count] for index, name in enumerate(names)}
-    for file in files:
-        torch.save({name: tensors[name] for name in names if where[name] == file}, folder / file)
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+def write_shards(folder: Path, names: list[str], tensors: Tensors, count: int, suffix: str, index: bool = True) -> None:
+    stem, save = ("pytorch_model", torch.save) if suffix == "bin" else ("model", save_file)
+    files = [f"{stem}-{number:05d}-of-{count:05d}.{suffix}" for number in range(1, count + 1)]
+    for number, file in enumerate(files):
+        save({name: tensors[name].contiguous() for name in names[number::count]}, folder / file)
+    if index:
+        weight_map = {name: files[number % count] for number, name in enumerate(names)}
+        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-# --- what it computes -----------------------------------------------------------------------------
-
-
-def original_logits(shape: Shape, text: Tensors, tower: Tensors, ids: list[int], pixels: torch.Tensor) -> torch.Tensor:
-    """Logits `[positions, vocabulary]` of a prompt whose ids hold -200 for the image, in float32."""
-    text = {name: tensor.float() for name, tensor in text.items()}
-    features = _vision(shape, {name: tensor.float() for name, tensor in tower.items()}, pixels)
-    if "model.mm_projector.weight" in text:
-        image = features @ text["model.mm_projector.weight"].T + text["model.mm_projector.bias"]
+def write_weights(folder: Path, tensors: Tensors, rng: random.Random) -> None:
+    """The tensors in one of the ways that model files come in; an index beside shards is a help, not a need."""
+    way, names = rng.choice(["safetensors", "safetensors shards", "bin", "bin shards", "bin of old"]), sorted(tensors)
+    if way == "safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    elif way.endswith("shards"):
+        rng.shuffle(names)
+        index = way == "bin shards" or rng.random() < 0.8
+        write_shards(folder, names, tensors, rng.randint(2, 4), way.split()[0], index)
     else:
-        hidden = functional.gelu(features @ text["model.mm_projector.0.weight"].T + text["model.mm_projector.0.bias"])
-        image = hidden @ text["model.mm_projector.2.weight"].T + text["model.mm_projector.2.bias"]
-    place = ids.index(-200)
-    embedding = text["model.embed_tokens.weight"]
-    x = torch.cat([embedding[ids[:place]], image, embedding[ids[place + 1 :]]])
-    for layer in range(shape.layers):
-        x = _block(shape, text, f"model.layers.{layer}.", x)
-    return _rms(x, text["model.norm.weight"], shape.eps) @ text["lm_head.weight"].T
+        torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=way == "bin")
 
 
-def _rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+# --- checkpoints drawn from a seed ----------------------------------------------------------------
 
 
-def _block(shape: Shape, text: Tensors, prefix: str, x: torch.Tensor) -> torch.Tensor:
-    length, head = len(x), shape.width // shape.heads
-    y = _rms(x, text[f"{prefix}input_layernorm.weight"], shape.eps)
-    rows = {}
-    for name, count in (("q", shape.heads), ("k", shape.groups), ("v", shape.groups)):
-        rows[name] = (y @ text[f"{prefix}self_attn.{name}_proj.weight"].T).view(length, count, head).transpose(0, 1)
-    angles = torch.arange(length)[:, None] / shape.theta ** (torch.arange(0, head, 2) / head)[None]
-    cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
+@dataclass(frozen=True)
+class Drawn:
+    """A checkpoint, and the tensors, by the original's names, that a right loader ends up with."""
 
-    def turn(z: torch.Tensor) -> torch.Tensor:
-        first, second = z.chunk(2, -1)
-        return z * cos + torch.cat([-second, first], -1) * sin
-
-    repeat = shape.heads // shape.groups
-    q, k = turn(rows["q"]), turn(rows["k"]).repeat_interleave(repeat, 0)
-    scores = q @ k.transpose(1, 2) / math.sqrt(head)
-    scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -math.inf)
-    mixed = (scores.softmax(-1) @ rows["v"].repeat_interleave(repeat, 0)).transpose(0, 1).reshape(length, -1)
-    x = x + mixed @ text[f"{prefix}self_attn.o_proj.weight"].T
-    y = _rms(x, text[f"{prefix}post_attention_layernorm.weight"], shape.eps)
-    gate = functional.silu(y @ text[f"{prefix}mlp.gate_proj.weight"].T) * (y @ text[f"{prefix}mlp.up_proj.weight"].T)
-    return x + gate @ text[f"{prefix}mlp.down_proj.weight"].T
+    source: Path
+    base: Path | None
+    shape: Shape
+    text: Tensors
+    tower: Tensors
 
 
-def _vision(shape: Shape, tower: Tensors, pixels: torch.Tensor) -> torch.Tensor:
-    """Hidden states of the last layer but one, `[patches, width]`, without the class token."""
-    t = {name.removeprefix("vision_model."): tensor for name, tensor in tower.items()}
+def draw_checkpoint(seed: int, kind: str, root: Path, tokenizer: Path) -> Drawn:
+    """A checkpoint of `kind` below `root`, its base and its tower beside it."""
+    rng = random.Random(f"{seed} {kind}")
+    shape, linear = draw_shape(rng), rng.random() < 0.4
+    text, tower = draw_tensors(shape, seed, rng.choice([torch.float16, torch.bfloat16, torch.float32]), linear)
+    over_llava = "LLaVA" in kind
+    inside = (over_llava or kind == "whole") and rng.random() < 0.5
+    trained = kind.startswith("lora") and rng.random() < 0.4  # the tower is in the adapter's own file
+    outside = {name: torch.zeros_like(tensor) for name, tensor in tower.items()} if inside or trained else tower
+    where = rng.choice(["beside", "above", "absolute"])
+    source, base = root / "models" / "source", root / "models" / "base"
+    eyes = {"beside": source, "above": source.parent, "absolute": root}[where] / "eyes"
+    config = llava_config(shape, str(eyes) if where == "absolute" else "eyes", linear)
+    source.mkdir(parents=True)
+    write_clip(eyes, shape, outside)
+    (source / "config.json").write_text(json.dumps(config))
+    complete = {
+        **text,
+        **({f"model.vision_tower.vision_tower.{key}": one for key, one in tower.items()} if inside else {}),
+    }
+    if kind == "whole":
+        write_weights(source, complete, rng)
+        write_tokenizer(source, tokenizer, rng.choice([True, False, None]))
+        return Drawn(source, None, shape, text, tower)
+    write_tokenizer(base, tokenizer, rng.choice([True, False, None]))
+    llm = {name: tensor for name, tensor in text.items() if "mm_projector" not in name}
+    if over_llava and where == "beside":
+        write_clip(base / "eyes", shape, outside)
+    write_weights(base, complete if over_llava else llm, rng)
+    (base / "config.json").write_text(json.dumps(config if over_llava else llama_config(shape)))
+    rest = {name: tensor.float() * 1.5 for name, tensor in text.items() if "mm_projector" in name}
+    if kind.startswith("projector"):
+        torch.save(rest, source / "mm_projector.bin")
+        return Drawn(source, base, shape, {**text, **rest}, tower)
+    if rng.random() < 0.3:
+        rest |= {name: text[name].float() * 1.1 for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    merged = {**write_lora(source, llm, seed, rng), **rest}
+    if trained:
+        tower = {name: tensor.float() * 1.01 for name, tensor in tower.items()}
+        rest |= {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in tower.items()}
+    torch.save({f"base_model.model.{key}": one for key, one in rest.items()}, source / "non_lora_trainables.bin")
+    return Drawn(source, base, shape, merged, tower)
 
-    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
-        return functional.layer_norm(x, (shape.vision,), t[f"{name}.weight"], t[f"{name}.bias"], 1e-5)
 
-    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
-        return x @ t[f"{name}.weight"].T + t[f"{name}.bias"]
+def draw_shape(rng: random.Random) -> Shape:
+    heads, head, vision_heads = rng.choice([2, 4, 6]), rng.choice([8, 16]), rng.choice([2, 3])
+    groups = rng.choice([count for count in (1, 2, heads) if heads % count == 0])
+    return Shape(
+        heads * head, rng.choice([40, 72, 100]), rng.randint(1, 4), heads, groups, rng.choice([1000, 1001, 1003]),
+        vision_heads * 8, vision_heads, rng.randint(2, 4), rng.choice([28, 42, 56]), rng.choice([7, 14]),
+        rng.choice([1e-5, 1e-6]), rng.choice([1e4, 5e3, 1e6]),
+    )  # fmt: skip
 
-    patches = functional.conv2d(pixels, t["embeddings.patch_embedding.weight"], stride=shape.patch)[0].flatten(1).T
-    x = torch.cat([t["embeddings.class_embedding"][None], patches]) + t["embeddings.position_embedding.weight"]
-    x = norm(x, "pre_layrnorm")
-    head = shape.vision // shape.vision_heads
-    for layer in range(shape.vision_layers - 1):
-        prefix = f"encoder.layers.{layer}."
-        y = norm(x, f"{prefix}layer_norm1")
-        q, k, v = (
-            linear(y, f"{prefix}self_attn.{name}_proj").view(len(x), -1, head).transpose(0, 1)
-            for name in ("q", "k", "v")
-        )
-        weights = (q @ k.transpose(1, 2) / math.sqrt(head)).softmax(-1)
-        mixed = (weights @ v).transpose(0, 1).reshape(len(x), -1)
-        x = x + linear(mixed, f"{prefix}self_attn.out_proj")
-        y = linear(norm(x, f"{prefix}layer_norm2"), f"{prefix}mlp.fc1")
-        x = x + linear(y * torch.sigmoid(1.702 * y), f"{prefix}mlp.fc2")
-    return x[1:]
+
+def write_lora(folder: Path, weights: Tensors, seed: int, rng: random.Random) -> Tensors:
+    """Write factors for some of the matrices; returns the weights with them merged."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    rank, alpha = rng.choice([2, 4]), rng.choice([4, 16])
+    complete = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets = rng.choice([("q_proj", "down_proj"), complete])
+    factors, merged = {}, dict(weights)
+    for name, weight in weights.items():
+        module = name.removesuffix(".weight")
+        if module.endswith(targets):
+            down = torch.randn(rank, weight.shape[1], generator=generator) * 0.05
+            up = torch.randn(weight.shape[0], rank, generator=generator) * 0.05
+            factors[f"base_model.model.{module}.lora_A.weight"] = down
+            factors[f"base_model.model.{module}.lora_B.weight"] = up
+            merged[name] = weight.float() + alpha / rank * up @ down
+    pickled = rng.random() < 0.5
+    file = folder / f"adapter_model.{'bin' if pickled else 'safetensors'}"
+    torch.save(factors, file) if pickled else save_file(factors, file)
+    adapter = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": "/gone"}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter))
+    return merged

@@ -5,7 +5,6 @@ pytest -m requires_gpu tests/gpu
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -19,10 +18,15 @@ import torch
 from PIL import Image
 from scenes_by_hand import draw_views
 
-pytestmark = [
-    pytest.mark.requires_gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+from trace_vlm import Predictor
+from trace_vlm.core.prompts import question_text, render_prompt
+from trace_vlm.data.scenes import captions
+from trace_vlm.model.attention_recorder import ImageRecorder, recording
+from trace_vlm.model.checkpoint import load
+from trace_vlm.model.presets import resolve_model
+from trace_vlm.train import varlen_attention
+
+pytestmark = [pytest.mark.requires_gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 ROOT = Path(__file__).parents[2]
 ORIGINAL = ROOT / "tests/data/llava_original"
 CASES = ["plain", "cor", "two_turn", "eval_template", "two_turn_tall"]
@@ -30,8 +34,6 @@ CASES = ["plain", "cor", "two_turn", "eval_template", "two_turn_tall"]
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    from trace_vlm.data.scenes import captions
-
     folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", views=24)
     captions.main(["--data", str(folder), "--out", str(folder / "captions.json")])
     return folder
@@ -44,36 +46,26 @@ def pictures():
     return [Image.fromarray(one).resize((160, 120)) for one in coarse]
 
 
-def _lines(dtype: torch.dtype) -> tuple[list[torch.Tensor], object]:
-    from trace_vlm.train import varlen_attention
-
-    generator = torch.Generator("cuda").manual_seed(0)
-    rows = varlen_attention.PackedRows((300, 317, 900), None, torch.device("cuda"))
-    made = [torch.randn(1, 8, 900, 64, device="cuda", dtype=dtype, generator=generator) for _ in range(3)]
-    return [one.requires_grad_() for one in made], rows
-
-
 def test_varlen_attention_is_sdpa_row_by_row_forward_and_backward(monkeypatch):
-    from trace_vlm.train import varlen_attention
-
-    found = []
+    results = []
     for varlen in (True, False):
-        tensors, rows = _lines(torch.bfloat16)
+        generator = torch.Generator("cuda").manual_seed(0)
+        rows = varlen_attention.PackedRows((300, 317, 900), None, torch.device("cuda"))
+        options = {"device": "cuda", "dtype": torch.bfloat16, "generator": generator}
+        tensors = [torch.randn(1, 8, 900, 64, **options).requires_grad_() for _ in range(3)]
         assert varlen_attention.uses_varlen(tensors[0])
         if not varlen:
             monkeypatch.setattr(varlen_attention, "uses_varlen", lambda tensor: False)
         out, _ = varlen_attention.packed_attention(torch.nn.Module(), *tensors, None, 0.125, packed_rows=rows)
         out.square().sum().backward()
-        found.append([out.detach(), *(one.grad for one in tensors)])
-    for one, other in zip(*found, strict=True):
-        assert (one - other).float().norm() / other.float().norm() < 1e-2
+        results.append([out.detach(), *(tensor.grad for tensor in tensors)])
+    for ours, expected in zip(*results, strict=True):
+        assert (ours - expected).float().norm() / expected.float().norm() < 1e-2
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-3), ("float16", 2e-2), ("bfloat16", 1e-1)])
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_logits_of_the_original_code_in_every_precision(name, dtype, bound):
-    from trace_vlm.model.checkpoint import load
-
     base = None if name == "full" else ORIGINAL / "base"
     checkpoint = load(ORIGINAL / name, base=base, dtype=dtype, device="cuda")
     prompts = {one["name"]: one for one in json.loads((ORIGINAL / "prompts.json").read_text())}
@@ -90,29 +82,19 @@ def test_logits_of_the_original_code_in_every_precision(name, dtype, bound):
         assert error < bound
 
 
-@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
-def test_quantised_weights_answer_nearly_as_the_whole_ones(quantize, pictures):
-    if importlib.util.find_spec("bitsandbytes") is None:
-        pytest.skip("bitsandbytes is not installed")
-    from trace_vlm.model.checkpoint import load
-    from trace_vlm.model.presets import resolve_model
-
-    folder = resolve_model("nano-base")
-    whole, small = load(folder, dtype="float16", device="cuda"), load(folder, dtype="float16", device="cuda",
-                                                                      quantize=quantize)  # fmt: skip
-    from trace_vlm.core.prompts import question_text, render_prompt
-
+@pytest.mark.parametrize(("quantize", "bound"), [("8bit", 0.999), ("4bit", 0.98)])
+def test_quantised_weights_answer_nearly_as_the_whole_ones(quantize, bound, pictures):
+    pytest.importorskip("bitsandbytes")
+    options = {"dtype": "float16", "device": "cuda"}
+    complete, small = (load(resolve_model("nano-base"), **options, quantize=bits) for bits in (None, quantize))
     prompts = [render_prompt(question_text("Point to the red mug.", False))] * len(pictures)
     with torch.no_grad():
-        one, other = (model.model(**model.inputs(pictures, prompts)).logits[:, -1].float() for model in (whole, small))
-    kinds = {type(module).__name__ for module in small.model.modules()}
-    assert kinds & {"Linear8bitLt", "Linear4bit"}
-    assert torch.cosine_similarity(one, other, dim=-1).min() > (0.999 if quantize == "8bit" else 0.98)
+        expected, ours = (one.model(**one.inputs(pictures, prompts)).logits[:, -1].float() for one in (complete, small))
+    assert {type(module).__name__ for module in small.model.modules()} & {"Linear8bitLt", "Linear4bit"}
+    assert torch.cosine_similarity(expected, ours, dim=-1).min() > bound
 
 
 def test_answers_in_float32_are_those_of_the_cpu_in_any_batch(pictures):
-    from trace_vlm import Predictor
-
     texts = ["Point to the red mug.", "Find free space left of the blue box.", "Point to the can."] * 4
     on_cpu = [one.text for one in Predictor.load("nano-base").predict(pictures, texts)]
     predictor = Predictor.load("nano-base", device="cuda", dtype="float32")
@@ -122,14 +104,8 @@ def test_answers_in_float32_are_those_of_the_cpu_in_any_batch(pictures):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_answers_can_be_read(pictures, dtype):
-    from trace_vlm import Predictor
-
-    texts = ["Point to the red mug."] * len(pictures)
-    plain = Predictor.load("nano-base", device="cuda", dtype="float32").predict(pictures, texts)
-    half = Predictor.load("nano-base", device="cuda", dtype=dtype).predict(pictures, texts)
-    same = sum(one.text == other.text for one, other in zip(plain, half, strict=True))
-    print(f"{dtype}: {same} of {len(texts)} answers as in float32")
-    assert all(one.response.points for one in half)
+    predictor = Predictor.load("nano-base", device="cuda", dtype=dtype)
+    assert all(one.response.points for one in predictor.predict(pictures, ["Point to the red mug."] * len(pictures)))
 
 
 def _train(scenes: Path, out: Path, *changes: str) -> dict[str, object]:
@@ -158,30 +134,21 @@ def test_the_nano_recipe_trains_in_float32_with_its_grounding_loss(scenes, tmp_p
 
 
 PLAIN = ("grounding_loss=null", "optimizer=adamw", "learning_rate=1e-4", "precision=bf16")
+PACKED = (*PLAIN, "packing=true", "pack_tokens=1024", "max_length=512")
 
 
-def test_packed_bfloat16_training_follows_padded(scenes, tmp_path):
-    padded = _train(scenes, tmp_path / "padded", *PLAIN)
-    packed = _train(scenes, tmp_path / "packed", *PLAIN, "packing=true", "pack_tokens=1024", "max_length=512")
-    for step, loss in padded.items():
-        assert packed[step] == pytest.approx(loss, abs=0.03)
-
-
-def test_compiled_bfloat16_training_follows_uncompiled(scenes, tmp_path):
-    packing = ("packing=true", "pack_tokens=1024", "max_length=512")
-    plain = _train(scenes, tmp_path / "plain", *PLAIN, *packing)
-    compiled = _train(scenes, tmp_path / "compiled", *PLAIN, *packing, "compile=true")
-    for step, loss in plain.items():
-        assert compiled[step] == pytest.approx(loss, abs=0.03)
+@pytest.mark.parametrize(("first", "second"), [(PLAIN, PACKED), (PACKED, (*PACKED, "compile=true"))],
+                         ids=["packed as padded", "compiled as uncompiled"])  # fmt: skip
+def test_bfloat16_training_gives_the_same_losses(scenes, tmp_path, first, second):
+    expected, losses = _train(scenes, tmp_path / "first", *first), _train(scenes, tmp_path / "second", *second)
+    for step, loss in expected.items():
+        assert losses[step] == pytest.approx(loss, abs=0.03)
 
 
 @pytest.mark.parametrize("zero", [2, 3])
 @pytest.mark.parametrize("trained", ["full", "lora"])
 def test_deepspeed_trains_saves_and_loads(scenes, tmp_path, zero, trained):
-    if importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed")
-    from trace_vlm.model.checkpoint import load
-
+    pytest.importorskip("deepspeed")
     settings = [f"deepspeed={ROOT / f'configs/deepspeed/zero{zero}.json'}", "gradient_checkpointing=true"]
     settings += ["trainable={llm: lora, projector: full}", "lora={r: 8, alpha: 16}"] if trained == "lora" else []
     losses = _train(scenes, tmp_path / "run", *PLAIN, *settings)
@@ -190,11 +157,6 @@ def test_deepspeed_trains_saves_and_loads(scenes, tmp_path, zero, trained):
 
 
 def test_attention_captured_on_the_gpu_is_the_cpus(pictures):
-    from trace_vlm.core.prompts import question_text, render_prompt
-    from trace_vlm.model.attention_recorder import ImageRecorder, recording
-    from trace_vlm.model.checkpoint import load
-    from trace_vlm.model.presets import resolve_model
-
     maps = []
     for device in ("cpu", "cuda"):
         checkpoint = load(resolve_model("nano-base"), device=device)

@@ -1,12 +1,15 @@
-"""Three odd-sized pictures."""
+"""Three odd-sized pictures, and a predictor for them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from trace_vlm.inference.predictor import Predictor
 
 
 @pytest.fixture
@@ -17,3 +20,8 @@ def pictures(tmp_path: Path) -> list[Path]:
         paths.append(tmp_path / name)
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(paths[-1])
     return paths
+
+
+@pytest.fixture
+def predictor(tiny_checkpoint: Any) -> Predictor:
+    return Predictor(tiny_checkpoint)

@@ -25,17 +25,17 @@ def write(path: Path, value: Any) -> Path:
     return path
 
 
-def test_a_point_comes_back_to_its_pixel() -> None:
+def test_a_point_comes_back_to_its_pixel():
     depth = np.linspace(1, 3, 64 * 48).reshape(48, 64)
-    (found,) = backproject([Point(10.25 / 64, 40.75 / 48)], depth, CAMERA, POSE)
-    assert found.camera is not None and found.base is not None and found.reason == ""
-    x, y, z = found.camera
+    (lifted,) = backproject([Point(10.25 / 64, 40.75 / 48)], depth, CAMERA, POSE)
+    assert lifted.camera is not None and lifted.base is not None and lifted.reason == ""
+    x, y, z = lifted.camera
     assert (50 * x / z + 31.5, 60 * y / z + 23.5) == pytest.approx((9.75, 40.25))  # OpenCV counts from pixel centres
-    assert z == found.depth == pytest.approx(np.median(depth[38:43, 8:13]))
-    assert found.base == pytest.approx((0.1 - y, 0.2 + x, 0.3 + z))
+    assert z == lifted.depth == pytest.approx(np.median(depth[38:43, 8:13]))
+    assert lifted.base == pytest.approx((0.1 - y, 0.2 + x, 0.3 + z))
 
 
-def test_pixels_without_depth_are_left_out() -> None:
+def test_pixels_without_depth_are_left_out():
     depth = np.full((48, 64), np.nan)
     depth[20, 20] = 2.0
     near, far, out = backproject([Point(22 / 64, 22 / 48), Point(0.9, 0.9), Point(1.1, 0.5)], depth, CAMERA)
@@ -44,12 +44,25 @@ def test_pixels_without_depth_are_left_out() -> None:
     assert out.camera is None and "outside the image" in out.reason
 
 
-def test_depth_images_in_their_units(tmp_path: Path) -> None:
-    raw = np.full((48, 64), 1500, np.uint16)
-    raw[0, 0] = 0
-    Image.fromarray(raw).save(tmp_path / "d.png")
-    depth = read_depth(tmp_path / "d.png", "mm", "registered", SIZE)
-    assert depth[1, 1] == 1.5 and np.isnan(depth[0, 0])
+def test_depth_images_in_their_units(tmp_path):
+    """Float values are metres, integers millimetres, as cameras and simulators write them; --depth-unit wins."""
+    metres, millimetres = np.full((48, 64), 1.25, np.float32), np.full((48, 64), 1250, np.uint16)
+    metres[0, 0], metres[1, 0], metres[2, 0], millimetres[0, 0] = 1e10, 0.001, 99.0, 0  # only 99 m can be measured
+    Image.fromarray(metres).save(tmp_path / "f.tiff")
+    Image.fromarray(millimetres).save(tmp_path / "i.png")
+    Image.fromarray(millimetres.astype(np.int32)).save(tmp_path / "i.tiff")
+    np.save(tmp_path / "f16.npy", metres[:, 1:2].repeat(64, 1).astype(np.float16))
+    np.save(tmp_path / "i64.npy", millimetres.astype(np.int64))
+    for path in sorted(tmp_path.iterdir()):
+        assert read_depth(path, None, "registered", SIZE)[3, 3] == 1.25, path
+    assert np.isnan(read_depth(tmp_path / "i.png", None, "registered", SIZE)[0, 0])
+    read = read_depth(tmp_path / "f.tiff", None, "registered", SIZE)
+    assert np.isnan(read[:2, 0]).all() and read[2, 0] == 99
+    np.save(tmp_path / "mm.npy", metres * 1000)
+    assert read_depth(tmp_path / "mm.npy", "mm", "registered", SIZE)[3, 3] == 1.25
+
+
+def test_a_smaller_depth_image_is_scaled(tmp_path):
     np.save(tmp_path / "d.npy", np.array([[1.0, np.inf], [-1.0, 2.0]], np.float32))
     scaled = read_depth(tmp_path / "d.npy", "m", "scaled", SIZE)
     assert scaled.shape == (48, 64) and scaled[0, 0] == 1 and scaled[47, 63] == 2
@@ -57,65 +70,23 @@ def test_depth_images_in_their_units(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "array"),
+    ("array", "unit", "message"),
     [
-        ("size.png", np.zeros((10, 10), np.uint16)),
-        ("bytes.png", np.zeros((48, 64), np.uint8)),
-        ("colour.npy", np.zeros((48, 64, 3), np.float32)),
+        (np.zeros((10, 10), np.uint16), None, r"d\.npy"),
+        (np.zeros((48, 64), np.uint8), None, r"d\.npy"),
+        (np.zeros((48, 64, 3), np.float32), None, r"d\.npy"),
+        # distances that no camera measures
+        (np.full((48, 64), 1.25, np.float32), "mm", "--depth-unit m "),
+        (np.full((48, 64), 900, np.float32), None, "--depth-unit mm "),
+        (np.full((48, 64), 3, np.uint16), None, "--depth-unit m "),
+        (np.full((48, 64), 900, np.uint16), "m", r"d\.npy"),
     ],
+    ids=["size", "bytes", "colour", "metres as mm", "mm as metres", "integer metres", "mm as integer metres"],
 )
-def test_depth_that_does_not_fit_is_refused(tmp_path: Path, name: str, array: np.ndarray) -> None:
-    path = tmp_path / name
-    np.save(path, array) if name.endswith("npy") else Image.fromarray(array).save(path)
-    with pytest.raises(InputError, match=name):
-        read_depth(path, "mm", "registered", SIZE)
-
-
-def test_the_unit_of_a_depth_image_follows_from_its_type(tmp_path: Path) -> None:
-    """Float values are metres, integers millimetres, as cameras and simulators write them; --depth-unit wins."""
-    metres, millimetres = np.full((48, 64), 1.25, np.float32), np.full((48, 64), 1250, np.uint16)
-    Image.fromarray(metres).save(tmp_path / "f.tiff")
-    Image.fromarray(millimetres).save(tmp_path / "i.png")
-    Image.fromarray(millimetres.astype(np.int32)).save(tmp_path / "i.tiff")
-    for kind in (np.float32, np.float16, np.float64):
-        np.save(tmp_path / f"{kind.__name__}.npy", metres.astype(kind))
-    for kind in (np.uint16, np.int64):
-        np.save(tmp_path / f"{kind.__name__}.npy", millimetres.astype(kind))
-    for path in sorted(tmp_path.iterdir()):
-        assert read_depth(path, None, "registered", SIZE)[3, 3] == 1.25, path
-    np.save(tmp_path / "mm.npy", metres * 1000)
-    assert read_depth(tmp_path / "mm.npy", "mm", "registered", SIZE)[3, 3] == 1.25
-    np.save(tmp_path / "m.npy", np.full((48, 64), 2, np.uint16))
-    assert read_depth(tmp_path / "m.npy", "m", "registered", SIZE)[3, 3] == 2
-
-
-@pytest.mark.parametrize(
-    ("value", "kind", "unit", "message"),
-    [
-        (1.25, np.float32, "mm", "--depth-unit m "),
-        (900, np.float32, None, "--depth-unit mm "),
-        (3, np.uint16, None, "--depth-unit m "),
-        (900, np.uint16, "m", "d.npy"),
-    ],
-)
-def test_distances_that_no_camera_measures_are_refused(
-    value: float, kind: type, unit: str | None, message: str, tmp_path: Path
-) -> None:
-    depth = np.full((48, 64), value, kind)
-    depth[:10] = 0  # no depth there
-    np.save(tmp_path / "d.npy", depth)
+def test_depth_that_does_not_fit_is_refused(tmp_path, array, unit, message):
+    np.save(tmp_path / "d.npy", array)
     with pytest.raises(InputError, match=message):
         read_depth(tmp_path / "d.npy", unit, "registered", SIZE)
-
-
-def test_single_impossible_pixels_are_no_depth(tmp_path: Path) -> None:
-    depth = np.full((48, 64), 1.5, np.float32)
-    depth[0, 0], depth[1, 0], depth[2, 0] = 1e10, 0.001, 99.0  # background of a renderer, dust on the lens
-    np.save(tmp_path / "d.npy", depth)
-    read = read_depth(tmp_path / "d.npy", None, "registered", SIZE)
-    assert np.isnan(read[0, 0]) and np.isnan(read[1, 0]) and read[2, 0] == 99.0
-    np.save(tmp_path / "none.npy", np.zeros((48, 64), np.float32))
-    assert np.isnan(read_depth(tmp_path / "none.npy", None, "registered", SIZE)).all()
 
 
 K9 = [50.0, 0, 31.5, 0, 60.0, 23.5, 0, 0, 1]
@@ -124,15 +95,9 @@ ROS_YAML = """\
 image_width: 64
 image_height: 48
 camera_name: head
-camera_matrix:
-  rows: 3
-  cols: 3
-  data: [50., 0., 31.5, 0., 60., 23.5, 0., 0., 1.]
+camera_matrix: {rows: 3, cols: 3, data: [50., 0., 31.5, 0., 60., 23.5, 0., 0., 1.]}
 distortion_model: plumb_bob
-projection_matrix:
-  rows: 3
-  cols: 4
-  data: [50., 0., 31.5, 0., 0., 60., 23.5, 0., 0., 0., 1., 0.]
+projection_matrix: {rows: 3, cols: 4, data: [50., 0., 31.5, 0., 0., 60., 23.5, 0., 0., 0., 1., 0.]}
 """
 ROS_ECHO = """\
 header:
@@ -146,7 +111,6 @@ OPENCV_YAML = """\
 %YAML:1.0
 ---
 image_width: 64
-image_height: 48
 camera_matrix: !!opencv-matrix
    rows: 3
    cols: 3
@@ -158,42 +122,29 @@ OPENCV_XML = """\
 <?xml version="1.0"?>
 <opencv_storage>
 <image_width>64</image_width>
-<image_height>48</image_height>
-<camera_matrix type_id="opencv-matrix">
-  <rows>3</rows>
-  <cols>3</cols>
-  <dt>d</dt>
-  <data>
+<camera_matrix type_id="opencv-matrix"><rows>3</rows><cols>3</cols><dt>d</dt><data>
     50. 0. 31.5 0. 60. 23.5 0. 0. 1.</data></camera_matrix>
 </opencv_storage>
 """
+NESTED = [K9[:3], K9[3:6], K9[6:]]
+CAMERAS = {
+    "plain.json": {"fx": 50, "fy": 60, "cx": 31.5, "cy": 23.5, "width": 64, "height": 48},
+    "matrix.json": NESTED,
+    "ros.json": {"width": 64, "height": 48, "k": K9, "p": P12, "d": [0.0] * 5},
+    "ros1.json": {"K": K9, "P": P12},
+    "projection.json": {"p": P12},
+    "nested.json": {"P": [P12[:4], P12[4:8], P12[8:]]},
+    "realsense.json": {"width": 64, "height": 48, "fx": 50, "fy": 60, "ppx": 31.5, "ppy": 23.5, "coeffs": [0] * 5},
+    "opencv.json": {"camera_matrix": NESTED},
+    "storage.json": {"camera_matrix": {"type_id": "opencv-matrix", "rows": 3, "cols": 3, "dt": "d", "data": K9}},
+    "ros.yaml": ROS_YAML, "echo.yml": ROS_ECHO, "opencv.yml": OPENCV_YAML, "opencv.xml": OPENCV_XML,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("plain.json", json.dumps({"fx": 50, "fy": 60, "cx": 31.5, "cy": 23.5, "width": 64, "height": 48})),
-        ("matrix.json", json.dumps([K9[:3], K9[3:6], K9[6:]])),
-        ("ros.json", json.dumps({"width": 64, "height": 48, "k": K9, "p": P12, "d": [0.0] * 5})),
-        ("ros1.json", json.dumps({"K": K9, "P": P12})),
-        ("projection.json", json.dumps({"p": P12})),
-        ("nested.json", json.dumps({"P": [P12[:4], P12[4:8], P12[8:]]})),
-        ("realsense.json", json.dumps({"width": 64, "height": 48, "fx": 50, "fy": 60, "ppx": 31.5, "ppy": 23.5,
-                                       "model": "distortion.brown_conrady", "coeffs": [0, 0, 0, 0, 0]})),
-        ("opencv.json", json.dumps({"camera_matrix": [K9[:3], K9[3:6], K9[6:]]})),
-        ("storage.json", json.dumps({"camera_matrix": {"type_id": "opencv-matrix", "rows": 3, "cols": 3, "dt": "d",
-                                                       "data": K9}})),
-        ("ros.yaml", ROS_YAML),
-        ("echo.yml", ROS_ECHO),
-        ("opencv.yml", OPENCV_YAML),
-        ("opencv.xml", OPENCV_XML),
-    ],
-)  # fmt: skip
-def test_camera_files_of_ros_realsense_and_opencv(
-    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / name
-    path.write_text(text)
+@pytest.mark.parametrize("name", CAMERAS)
+def test_camera_files_of_ros_realsense_and_opencv(name, tmp_path, capsys):
+    content, path = CAMERAS[name], tmp_path / name
+    path.write_text(text := content if isinstance(content, str) else json.dumps(content))
     assert read_intrinsics(path, SIZE) == CAMERA
     assert capsys.readouterr().err == ""
     if "64" in text:
@@ -202,26 +153,28 @@ def test_camera_files_of_ros_realsense_and_opencv(
 
 
 BAD_CAMERAS = {
-    "fractions": {"fx": 0.9, "fy": 1.2, "cx": 0.5, "cy": 0.5},
-    "short": {"fx": 9, "fy": 9, "cx": 31.5, "cy": 23.5},
-    "long": {"fx": 50, "fy": 1e5, "cx": 31.5, "cy": 23.5},
-    "centre right of the image": {"fx": 50, "fy": 50, "cx": 64, "cy": 23.5},
-    "centre above the image": {"fx": 50, "fy": 50, "cx": 31.5, "cy": -1},
-    "not calibrated, as ROS writes it": {"k": [0] * 9},
-    "projection without its last row": {"P": [50, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 0, 1]},
-    "incomplete": {"fx": 1},
-    "another width": {"fx": 50, "fy": 60, "cx": 1, "cy": 1, "width": 640},
-    "zero": {"fx": 0, "fy": 60, "cx": 1, "cy": 1},
-    "no number": {"fx": "f", "fy": 60, "cx": 1, "cy": 1},
-    "skew": [[50, 1, 1], [0, 60, 1], [0, 0, 1]],
-    "text": "x",
-}
+    "fractions.json": {"fx": 0.9, "fy": 1.2, "cx": 0.5, "cy": 0.5},
+    "short.json": {"fx": 9, "fy": 9, "cx": 31.5, "cy": 23.5},
+    "long.json": {"fx": 50, "fy": 1e5, "cx": 31.5, "cy": 23.5},
+    "centre right of the image.json": {"fx": 50, "fy": 50, "cx": 64, "cy": 23.5},
+    "centre above the image.json": {"fx": 50, "fy": 50, "cx": 31.5, "cy": -1},
+    "not calibrated, as ROS writes it.json": {"k": [0] * 9},
+    "projection without its last row.json": {"P": [50, 0, 31.5, 0, 0, 60, 23.5, 0, 0, 0, 0, 1]},
+    "incomplete.json": {"fx": 1},
+    "another width.json": {"fx": 50, "fy": 60, "cx": 1, "cy": 1, "width": 640},
+    "no number.json": {"fx": "f", "fy": 60, "cx": 1, "cy": 1},
+    "skew.json": [[50, 1, 1], [0, 60, 1], [0, 0, 1]],
+    "cut.yaml": "camera_matrix: [1, 2", "code.yaml": "!!python/object:os.system {}", "empty.yaml": "",
+    "open.xml": "<a><b></a>", "cut.json": "{", "words.txt": "50 60",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD_CAMERAS)
-def test_impossible_intrinsics_are_refused(case: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"k\.json"):
-        read_intrinsics(write(tmp_path / "k.json", BAD_CAMERAS[case]), SIZE)
+@pytest.mark.parametrize("name", BAD_CAMERAS)
+def test_impossible_and_broken_cameras_are_refused(name, tmp_path):
+    content = BAD_CAMERAS[name]
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InputError, match=name):
+        read_intrinsics(tmp_path / name, SIZE)
 
 
 @pytest.mark.parametrize(
@@ -233,32 +186,13 @@ def test_impossible_intrinsics_are_refused(case: str, tmp_path: Path) -> None:
     ],
     ids=["resolution", "distortion", "rectified"],
 )
-def test_unusual_cameras_give_a_warning(
-    value: Any, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusual_cameras_give_a_warning(value, word, tmp_path, capsys):
     assert read_intrinsics(write(tmp_path / "k.json", value), SIZE).cx in (62, 31.5)
     warning = capsys.readouterr().err
     assert "k.json" in warning and word in warning
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.yaml", "camera_matrix: [1, 2"),
-        ("a.yaml", "!!python/object:os.system {}"),
-        ("a.yaml", ""),
-        ("a.xml", "<a><b></a>"),
-        ("a.json", "{"),
-        ("a.txt", "50 60"),
-    ],
-)
-def test_broken_camera_files_are_named(name: str, text: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=name):
-        read_intrinsics(tmp_path / name, SIZE)
-
-
-def test_a_pose_is_rigid(tmp_path: Path) -> None:
+def test_a_pose_is_rigid(tmp_path):
     path, scaled = tmp_path / "t.json", POSE * [[2], [1], [1], [1]]
     assert np.array_equal(read_extrinsics(write(path, {"base_from_camera": POSE.tolist()})), POSE)
     for value in (scaled.tolist(), [1, 2], {"pose": 1}):
@@ -266,9 +200,7 @@ def test_a_pose_is_rigid(tmp_path: Path) -> None:
             read_extrinsics(write(path, value))
 
 
-def test_predict_says_where_the_points_are(
-    pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_says_where_the_points_are(pictures, tmp_path, capsys):
     image = pictures[2]
     Image.fromarray(np.full((40, 61), 800, np.uint16)).save(tmp_path / "d.png")
     files = ["--depth", str(tmp_path / "d.png"), "--intrinsics",

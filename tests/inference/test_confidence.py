@@ -12,7 +12,7 @@ from trace_vlm.inference.confidence import agreement, medoid, point_confidence
 SIZE = (200, 100)
 
 
-def test_agreement_counts_answers_nearby() -> None:
+def test_agreement_counts_answers_nearby():
     responses = [parse(text, SIZE) for text in ("[(0.5, 0.5), (0.1, 0.1)]", "[(0.52, 0.5)]", "[(0.9, 0.9)]", "none")]
     assert agreement(responses, SIZE) == [pytest.approx((1 / 3, 0)), pytest.approx((1 / 3,)), (0,), ()]
     # 0.05 of the diagonal of 200 x 100 pixels is 11.2: 0.1 of the height, half of that of the width
@@ -20,20 +20,13 @@ def test_agreement_counts_answers_nearby() -> None:
     assert agreement(across, SIZE)[0] == (0,) and agreement(down, SIZE)[0] == (1,)
 
 
-def test_medoid_is_the_answer_that_the_others_support() -> None:
+def test_medoid_is_the_answer_that_the_others_support():
     texts = ["none", "[(0.9, 0.9)]", "[(0.5, 0.5)]", "[(0.51, 0.5)]", "[(0.49, 0.5)]"]
     assert medoid([parse(text, SIZE) for text in texts], SIZE) == 2  # the middle one of three that support each other
     assert medoid([parse("none"), parse("[(0.1, 0.1)]")], SIZE) == 1
 
 
-def test_points_have_their_place_in_the_text() -> None:
-    text = "1. **Identify the reference object:** (0.9, 0.9).\n\n**Final Answer:** [(0.1, 0.2), [0.3,.4], (1, 2, 3)]"
-    response = parse(text)
-    assert [text[start:end] for start, end in response.spans] == ["(0.1, 0.2)", "[0.3,.4]"]
-    assert len(response.points) == 2
-
-
-def test_confidence_belongs_to_the_characters_of_each_point() -> None:
+def test_confidence_belongs_to_the_characters_of_each_point():
     class Characters:
         def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
             return "".join(map(chr, ids))

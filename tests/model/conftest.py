@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class Recorded:
     numbers: Any = json.loads((ORIGINAL / "expected.json").read_text())
     arrays: Any = np.load(ORIGINAL / "expected.npz")
     prompts: Any = {case["name"]: case for case in json.loads((ORIGINAL / "prompts.json").read_text())}
-    samples: Any = {one["id"]: one for one in json.loads((ORIGINAL / "train_samples.json").read_text())}
+    samples: Any = json.loads((ORIGINAL / "train_samples.json").read_text())
     strings: Any = json.loads((ORIGINAL / "tokenization.json").read_text())
 
     def image(self, name: str) -> Image.Image:
@@ -32,6 +33,14 @@ class Recorded:
 @pytest.fixture(scope="session")
 def recorded() -> Recorded:
     return Recorded()
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    """Copies that a test may change."""
+    for name in ("full", "base", "lora", "projector_only", "clip", "tokenizer"):
+        shutil.copytree(ORIGINAL / name, tmp_path / name)
+    return tmp_path
 
 
 @pytest.fixture(scope="session", params=list(BASES))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import shutil
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoints_by_hand import edit_json
 from safetensors.torch import load_file, save_file
 
 from trace_vlm.model.checkpoint import load, main
@@ -19,19 +17,8 @@ from trace_vlm.utils.command import InputError, run
 SHARD = "model-00001-of-00002.safetensors"
 
 
-@pytest.fixture
-def zoo(recorded, tmp_path):
-    """A copy of the recorded checkpoints that a test may break."""
-    for name in ("full", "base", "lora", "projector_only", "clip"):
-        shutil.copytree(recorded.folder / name, tmp_path / name)
-    return tmp_path
-
-
 def edit(name, **changes):
-    def change(file):
-        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-
-    return name, change
+    return name, lambda file: edit_json(file, **changes)
 
 
 def safetensors(name, change):
@@ -55,22 +42,6 @@ def narrow(tensors):
     return {name: tensor[..., :32] for name, tensor in tensors.items()}
 
 
-def deflated(content):
-    target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
-        for name in archive.namelist():
-            packed.writestr(name, archive.read(name))
-    return target.getvalue()
-
-
-def negative_shape(content):
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    header[next(name for name in header if name != "__metadata__")]["shape"] = [-1, -1]
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
-
-
 def without_projector(folder):
     shutil.copy(folder.parent / "base" / "model.safetensors", folder / "model.safetensors")
     (folder / "model.safetensors.index.json").unlink()
@@ -82,25 +53,14 @@ def base_as_clip(folder):
 
 
 LFS = (20).to_bytes(8, "little") + b"version https://git-lfs.github.com/spec/v1"
-OTHER_INDEX = {"weight_map": {"lm_head.weight": "../base/model.safetensors"}}
 # (the checkpoint, its base, what is broken: a file and the change, what the error has to name)
 BROKEN = {
     "missing shard": ("full", None, ("full/model-00002-of-00002.safetensors", Path.unlink), "model-00002-of-00002"),
     "cut shard": ("full", None, rewrite(f"full/{SHARD}", lambda content: content[:-1000]), SHARD),
-    "cut header": ("full", None, rewrite(f"full/{SHARD}", lambda content: b"\x01\x02"), SHARD),
     "git-lfs pointer": ("full", None, rewrite(f"full/{SHARD}", lambda content: LFS), SHARD),
-    "negative shape": ("full", None, rewrite(f"full/{SHARD}", negative_shape), SHARD),
     "cut .bin": ("lora", "base", rewrite("lora/non_lora_trainables.bin", lambda content: content[:5000]),
                  "non_lora_trainables.bin"),
-    "empty .bin": ("projector_only", "base", rewrite("projector_only/mm_projector.bin", lambda content: b""),
-                   "mm_projector.bin"),
-    "sparse .bin": ("projector_only", "base", pickle(
-        "projector_only/mm_projector.bin", lambda _: {"model.mm_projector.0.weight": torch.ones(3, 3).to_sparse()}),
-        "model.mm_projector.0.weight"),
-    "compressed .bin": ("projector_only", "base", rewrite("projector_only/mm_projector.bin", deflated),
-                        "mm_projector.bin"),
     "wrong base": ("lora", "base", safetensors("base/model.safetensors", narrow), "wrong base: .*base/model.safetens"),
-    "wrong base of a projector": ("projector_only", "base", safetensors("base/model.safetensors", narrow), "wrong base"),
     "shallow base": ("lora", "base", safetensors("base/model.safetensors", without(".layers.3.")), "layers.3"),
     "adapter without projector": ("lora", "base", ("lora/non_lora_trainables.bin", Path.unlink), "non_lora_trainables"),
     "no projector": ("full", None, ("full", without_projector), "mm_projector"),
@@ -126,7 +86,6 @@ BROKEN = {
     "other projector": ("full", None, edit("full/config.json", mm_projector_type="mlp3x_gelu"), "mm_projector_type"),
     "unknown tensor": ("full", None, safetensors(
         f"full/{SHARD}", lambda tensors: {**tensors, "model.image_newline": torch.zeros(64)}), "model.image_newline"),
-    "index with a path": ("full", None, edit("full/model.safetensors.index.json", **OTHER_INDEX), "index.json"),
     "no tower": ("lora", "base", ("clip", shutil.rmtree), "vision tower clip"),
     "tower is no CLIP": ("lora", "base", ("clip", base_as_clip), "clip is not a vision tower"),
 }  # fmt: skip
@@ -155,9 +114,8 @@ class Malicious:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
-@pytest.mark.parametrize("file", ["lora/non_lora_trainables.bin", "projector_only/mm_projector.bin"])
-def test_a_malicious_pickle_is_refused_and_not_run(zoo, zipped, file):
-    witness, path = zoo / "it ran", zoo / file
+def test_a_malicious_pickle_is_refused_and_not_run(zoo, zipped):
+    witness, path = zoo / "it ran", zoo / "lora/non_lora_trainables.bin"
     content = {**torch.load(path, weights_only=True), "model.extra": Malicious(witness)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(InputError, match=rf"{path.name}.*posix\.system"):
@@ -167,20 +125,17 @@ def test_a_malicious_pickle_is_refused_and_not_run(zoo, zipped, file):
     assert witness.exists()
 
 
-def test_bin_files_of_old_torch_and_transposed_tensors_are_read(zoo):
-    """torch before 1.6 wrote no zip; a tensor may be stored transposed."""
+def test_a_transposed_tensor_is_read(zoo):
     file, name = zoo / "projector_only" / "mm_projector.bin", "model.mm_projector.0.weight"
     weights = torch.load(file, weights_only=True)
-    transposed = {**weights, name: weights[name].t().contiguous().t()}
-    for content, zipped in ((weights, False), (transposed, True)):
-        torch.save(content, file, _use_new_zipfile_serialization=zipped)
-        projector = load(zoo / "projector_only", base=zoo / "base").model.model.multi_modal_projector
-        assert torch.equal(projector.linear_1.weight, weights[name].float())
+    torch.save({**weights, name: weights[name].t().contiguous().t()}, file)
+    projector = load(zoo / "projector_only", base=zoo / "base").model.model.multi_modal_projector
+    assert torch.equal(projector.linear_1.weight, weights[name].float())
 
 
 def test_no_remote_code_and_no_unrestricted_pickle_anywhere_in_the_package():
     import trace_vlm
 
-    sources = {path: path.read_text() for path in Path(trace_vlm.__file__).parent.rglob("*.py")}
-    assert not [path for path, text in sources.items() if "trust_remote_code=True" in text]
-    assert not [path for path, text in sources.items() if "weights_only=False" in text]
+    for path in Path(trace_vlm.__file__).parent.rglob("*.py"):
+        text = path.read_text()
+        assert "trust_remote_code=True" not in text and "weights_only=False" not in text, path

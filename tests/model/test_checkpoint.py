@@ -20,6 +20,7 @@ from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_json
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 128, 3), dtype=np.uint8))
+ASSETS = Path(build.__file__).parents[1] / "assets"
 QUESTION = question_text("Point to the red mug.", reasoning=True)
 
 
@@ -49,19 +50,16 @@ def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_
 
 def test_random_weights_follow_the_seed():
     tokenizer = build.nano_tokenizer()
-    one, two, other = (
-        build.build_model(PRESETS["nano-random"], tokenizer, seed=seed).lm_head.weight for seed in (1, 1, 2)
-    )
-    assert torch.equal(one, two) and not torch.equal(one, other)
+    models = [build.build_model(PRESETS["nano-random"], tokenizer, seed=seed) for seed in (1, 1, 2)]
+    first, same, other = (model.lm_head.weight for model in models)
+    assert torch.equal(first, same) and not torch.equal(first, other)
 
 
 def test_batches_are_padded_on_the_left(nano):
-    prompts = [render_prompt("Find it."), render_prompt(QUESTION)]
-    batch = nano.inputs([PICTURE, PICTURE], prompts)
-    lengths = batch["attention_mask"].sum(1)
-    assert lengths[0] < lengths[1] == batch["input_ids"].shape[1]
-    alone = nano.inputs([PICTURE], prompts[:1])["input_ids"][0]
-    assert batch["input_ids"][0, -len(alone) :].tolist() == alone.tolist()
+    batch = nano.inputs([PICTURE, PICTURE], [render_prompt("Find it."), render_prompt(QUESTION)])
+    alone = nano.inputs([PICTURE], [render_prompt("Find it.")])["input_ids"][0]
+    assert len(alone) == batch["attention_mask"][0].sum() < batch["attention_mask"][1].sum()
+    assert batch["input_ids"][0, -len(alone) :].equal(alone)
 
 
 # What earlier versions of this package wrote beside a tokenizer without the normalizer: a space follows the image.
@@ -71,36 +69,34 @@ OLD_TEMPLATE = (
 )
 
 
-@pytest.fixture(scope="module")
-def old_llama(recorded, tmp_path_factory):
+def old_llama(zoo):
     """A folder with a Llama tokenizer and the old chat template."""
-    folder = tmp_path_factory.mktemp("old") / "llama"
-    convert(recorded.folder / "full", folder)
-    (folder / "chat_template.jinja").write_text(OLD_TEMPLATE)
-    tokenizer = LlamaTokenizer.from_pretrained(recorded.folder / "full", legacy=False, add_bos_token=True)
+    convert(zoo / "full", zoo / "old")
+    tokenizer = LlamaTokenizer.from_pretrained(zoo / "full", legacy=False, add_bos_token=True)
     tokenizer.add_tokens([AddedToken("<image>", special=False, normalized=True)])
-    tokenizer.save_pretrained(folder)
-    return folder
+    tokenizer.save_pretrained(zoo / "old")
+
+
+def old_nano(zoo):
+    shutil.copytree(ASSETS / "nano", zoo / "old")
+    write_json(zoo / "old/tokenizer.json", {**read_json(zoo / "old/tokenizer.json"), "normalizer": None})
 
 
 @pytest.mark.parametrize("how", ["bundled", "converted", "saved"])
-@pytest.mark.parametrize("name", ["nano", "nano-base", "llama", "old nano"])
-def test_chat_template_and_raw_prompt_give_the_ids_of_training(name, how, old_llama, tmp_path):
-    bundled = Path(build.__file__).parents[1] / "assets"
-    source = old_llama if name == "llama" else bundled / name.removeprefix("old ")
-    if name == "old nano":
-        shutil.copytree(source, tmp_path / "old")
-        source = tmp_path / "old"
-        state = read_json(source / "tokenizer.json")
-        write_json(source / "tokenizer.json", {**state, "normalizer": None})
-        (source / "chat_template.jinja").write_text(OLD_TEMPLATE)
-    loaded, folder = load(source), source
-    if how == "bundled" and name not in ("nano", "nano-base"):
-        pytest.skip("what lies there is what earlier versions wrote")
+@pytest.mark.parametrize(
+    "source", ["nano", "nano-base", old_llama, old_nano], ids=lambda source: getattr(source, "__name__", source)
+)
+def test_chat_template_and_raw_prompt_give_the_ids_of_training(source, how, zoo):
+    if callable(source):
+        if how == "bundled":
+            pytest.skip("the folder holds what earlier versions wrote")
+        source(zoo)
+        (zoo / "old/chat_template.jinja").write_text(OLD_TEMPLATE)
+    loaded = load(folder := zoo / "old" if callable(source) else ASSETS / source)
     if how == "converted":
-        convert(source, folder := tmp_path / "made")
+        convert(folder, folder := zoo / "made")
     if how == "saved":
-        save(loaded, folder := tmp_path / "made")
+        save(loaded, folder := zoo / "made")
     question = "Find free space left of the mug."
     text = render_prompt(question)
     expected = loaded.expand_image_tokens(encode(loaded.tokenizer, Rendered(text, ())).input_ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -14,14 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trace_vlm.cli import main as trace_vlm
 from trace_vlm.model import convert as converting
 from trace_vlm.model import lazy_tensors, saving
 from trace_vlm.model.checkpoint import load, main, save
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json
-
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -62,8 +58,8 @@ def test_the_original_layout_comes_back_bit_for_bit(converted, recorded, tmp_pat
     keys = ("hidden_size", "vocab_size", "image_aspect_ratio", "mm_vision_select_layer", "torch_dtype", "rope_theta")
     assert {key: config[key] for key in keys} == {key: original[key] for key in keys}
     assert read_json(tmp_path / "back" / "tokenizer_config.json")["legacy"] is False
-    model = (tmp_path / "back" / "tokenizer.model").read_bytes()
-    assert model == (recorded.folder / "full" / "tokenizer.model").read_bytes()
+    before, after = ((one / "tokenizer.model").read_bytes() for one in (recorded.folder / "full", tmp_path / "back"))
+    assert before == after
     # It loads on its own: the tower it names is inside the folder.
     again, once = load(tmp_path / "back").model.parameters(), load(recorded.folder / "full").model.parameters()
     assert all(torch.equal(one, other) for one, other in zip(again, once, strict=True))
@@ -81,25 +77,27 @@ def test_merge_adds_the_adapter_to_its_base(recorded, converted, tmp_path):
 
 def test_another_type_on_disk_in_several_files(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(lazy_tensors, "SHARD_BYTES", 300_000)
-    assert main(["convert", str(recorded.folder / "full"), str(tmp_path / "half"), "--dtype", "float16"]) == 0
-    files = sorted(path.name for path in (tmp_path / "half").glob("*.safetensors"))
-    assert len(files) == 4 and files[0] == "model-00001-of-00004.safetensors"
-    assert {one.dtype for one in tensors(tmp_path / "half").values()} == {torch.float16}
-    assert read_json(tmp_path / "half" / "config.json")["dtype"] == "float16"
-    index = read_json(tmp_path / "half" / "model.safetensors.index.json")
-    assert index["metadata"]["total_size"] == 2 * 482016 and set(index["weight_map"].values()) == set(files)
-    half, full = (load(folder).model.lm_head.weight[:1000] for folder in (tmp_path / "half", recorded.folder / "full"))
-    assert torch.equal(half, full.half().float())
+    half = tmp_path / "half"
+    assert main(["convert", str(recorded.folder / "full"), str(half), "--dtype", "float16"]) == 0
+    files = {f"model-{number:05d}-of-00004.safetensors" for number in range(1, 5)}
+    assert {path.name for path in half.glob("*.safetensors")} == files
+    assert {tensor.dtype for tensor in tensors(half).values()} == {torch.float16}
+    assert read_json(half / "config.json")["dtype"] == "float16"
+    index = read_json(half / "model.safetensors.index.json")
+    assert index["metadata"]["total_size"] == 2 * 482016 and set(index["weight_map"].values()) == files
+    after, before = (load(folder).model.lm_head.weight[:1000] for folder in (half, recorded.folder / "full"))
+    assert torch.equal(after, before.half().float())
 
 
-def test_an_existing_folder_is_not_overwritten(recorded, tmp_path, capsys):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "notes.txt").write_text("mine")
-    assert run(main, ["convert", str(recorded.folder / "full"), str(tmp_path / "there")]) == 2
-    assert str(tmp_path / "there") in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["notes.txt"]
-    (tmp_path / "empty").mkdir()
-    assert run(main, ["convert", str(recorded.folder / "full"), str(tmp_path / "empty")]) == 0
+def test_only_an_empty_folder_is_written_to(recorded, tmp_path, capsys):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "notes.txt").write_text("mine")
+    command = ["convert", str(recorded.folder / "full"), str(tmp_path / "made")]
+    assert run(main, command) == 2
+    assert str(tmp_path / "made") in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["notes.txt"]
+    (tmp_path / "made" / "notes.txt").unlink()
+    assert run(main, command) == 0
 
 
 def flip_a_bit(monkeypatch, tmp_path):
@@ -138,20 +136,6 @@ def test_a_fault_while_writing_is_noticed_and_leaves_nothing(recorded, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_that_write_one_folder_do_not_mix(recorded, tmp_path, monkeypatch):
-    real = converting.differences
-
-    def overtaken(*arguments):
-        (tmp_path / "made").mkdir()
-        (tmp_path / "made" / "config.json").write_text("the other's")
-        return real(*arguments)
-
-    monkeypatch.setattr(converting, "differences", overtaken)
-    assert run(main, ["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
-    assert [path.name for path in (tmp_path / "made").iterdir()] == ["config.json"]
-
-
 def test_a_kill_leaves_nothing_that_looks_complete(recorded, tmp_path):
     """The process stops in the middle of writing and is killed there; the same command then finishes."""
     slow = f"""
@@ -167,7 +151,7 @@ from trace_vlm.model.checkpoint import main
 main(["convert", {str(recorded.folder / "full")!r}, {str(tmp_path / "made")!r}])
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT
+        [sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "written\n"
     process.send_signal(signal.SIGKILL)
@@ -178,20 +162,6 @@ main(["convert", {str(recorded.folder / "full")!r}, {str(tmp_path / "made")!r}])
         load(left)
     assert main(["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
-
-
-def test_both_spellings_are_one_command_whose_help_needs_no_torch(recorded, tmp_path, capsys):
-    assert trace_vlm(["convert", str(recorded.folder / "full"), str(tmp_path / "made")]) == 0
-    assert str(tmp_path / "made") in capsys.readouterr().out
-    assert trace_vlm(["checkpoint", "inspect", str(tmp_path / "made")]) == 0
-    assert "Hugging Face LLaVA" in capsys.readouterr().out
-    script = (
-        "import sys, runpy; sys.argv = ['checkpoint', 'convert', '--help']\n"
-        "try: runpy.run_module('trace_vlm.model.checkpoint', run_name='__main__')\n"
-        "except SystemExit: print([name for name in ('torch', 'transformers') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("usage: ") and done.stdout.endswith("[]\n")
 
 
 def test_a_peft_adapter_loads_as_peft_itself_loads_it(nano, nano_folder, tmp_path):

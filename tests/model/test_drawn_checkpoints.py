@@ -1,15 +1,13 @@
-"""Checkpoints of every kind, drawn from a seed, against the same arithmetic written out in plain torch."""
+"""Checkpoints of every kind, drawn from a seed, against stock transformers with the drawn tensors."""
 
 from __future__ import annotations
 
 import json
-import shutil
 
 import checkpoints_by_hand as hand
 import pytest
 import torch
 from PIL import Image
-from random_checkpoints import KINDS, draw
 from safetensors.torch import load_file, save_file
 
 from trace_vlm.core.prompts import Rendered, encode, render_prompt
@@ -31,10 +29,10 @@ def ids_of(checkpoint):
     return encode(checkpoint.tokenizer, Rendered(PROMPT, ())).input_ids
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", hand.KINDS)
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
 def test_a_drawn_checkpoint_computes_what_its_tensors_mean(seed, kind, tmp_path, recorded):
-    drawn = draw(seed, kind, tmp_path, recorded.folder / "tokenizer")
+    drawn = hand.draw_checkpoint(seed, kind, tmp_path, recorded.folder / "tokenizer")
     image = Image.effect_noise((40 + 7 * seed, 60), 60).convert("RGB")
     checkpoint = load(drawn.source, base=drawn.base)
     pixels, result = logits(checkpoint, image)
@@ -66,15 +64,13 @@ def test_a_drawn_checkpoint_computes_what_its_tensors_mean(seed, kind, tmp_path,
 @pytest.mark.parametrize("linear", [True, False], ids=["linear", "mlp2x_gelu"])
 def test_parts_to_start_training_from(linear, tmp_path, recorded):
     """A plain language model, a CLIP, and LLaVA's pre-trained projector, whose own images were not padded."""
-    shape = hand.Shape()
-    text, tower = hand.draw(shape, 5, torch.float16, linear)
-    llm, pretrained = tmp_path / "llm", tmp_path / "pretrained"
-    llm.mkdir()
-    pretrained.mkdir()
+    shape, llm, pretrained = hand.Shape(), tmp_path / "llm", tmp_path / "pretrained"
+    text, tower = hand.draw_tensors(shape, 5, torch.float16, linear)
+    hand.write_tokenizer(llm, recorded.folder / "tokenizer", legacy=False)
     save_file({name: one for name, one in text.items() if "mm_projector" not in name}, llm / "model.safetensors")
     (llm / "config.json").write_text(json.dumps(hand.llama_config(shape)))
-    hand.write_tokenizer(llm, recorded.folder / "tokenizer", legacy=False)
     hand.write_clip(tmp_path / "clip", shape, tower)
+    pretrained.mkdir()
     torch.save({name: one for name, one in text.items() if "mm_projector" in name}, pretrained / "mm_projector.bin")
     made = compose(str(llm), str(tmp_path / "clip"), str(pretrained))
     pixels, result = logits(made, recorded.image("tall.png"))
@@ -89,19 +85,16 @@ def test_parts_to_start_training_from(linear, tmp_path, recorded):
     assert torch.equal(loaded.model.lm_head.weight, made.model.lm_head.weight)
 
 
-def test_rows_of_the_vocabulary_without_a_piece_are_kept(recorded, tmp_path):
+def test_rows_of_the_vocabulary_without_a_piece_are_kept(zoo):
     """Some checkpoints have more rows than their tokenizer has pieces."""
-    shutil.copytree(recorded.folder / "full", tmp_path / "wide")
-    shutil.copytree(recorded.folder / "clip", tmp_path / "clip")
-    for file in sorted((tmp_path / "wide").glob("*.safetensors")):
+    for file in sorted((zoo / "full").glob("*.safetensors")):
         tensors = load_file(file)
         for name in tensors.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
-            more = tensors[name] = torch.cat([tensors[name], torch.ones_like(tensors[name][:5])])
+            tensors[name] = torch.cat([tensors[name], torch.ones_like(tensors[name][:5])])
         save_file(tensors, file)
-    config = json.loads((tmp_path / "wide" / "config.json").read_text())
-    (tmp_path / "wide" / "config.json").write_text(json.dumps({**config, "vocab_size": 1005}))
-    convert(tmp_path / "wide", tmp_path / "hf")
-    convert(tmp_path / "hf", tmp_path / "back", to="llava")
-    back = load_file(tmp_path / "back" / "model.safetensors")
-    assert len(back["lm_head.weight"]) == len(back["model.embed_tokens.weight"]) == 1005
-    assert any(torch.equal(back[name], more) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    hand.edit_json(zoo / "full/config.json", vocab_size=1005)
+    convert(zoo / "full", zoo / "hf")
+    convert(zoo / "hf", zoo / "back", to="llava")
+    back = load_file(zoo / "back" / "model.safetensors")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert len(back[name]) == 1005 and (back[name][1000:] == 1).all()

@@ -7,10 +7,8 @@ import os
 import subprocess
 import sys
 
-import pytest
 import torch
-from checkpoints_by_hand import Shape, llava_config, write_bin_shards, write_clip, write_tokenizer
-from checkpoints_by_hand import draw as draw_weights
+from checkpoints_by_hand import Shape, draw_tensors, llava_config, write_clip, write_shards, write_tokenizer
 
 SHAPE = Shape(width=1024, mlp=2816, layers=12, heads=8, groups=8, vision=64, vision_heads=4)
 SCRIPT = """
@@ -37,38 +35,21 @@ print(json.dumps(peaks))
 """
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory, recorded):
-    """(bytes, folder of a model of 330 MB in .bin shards, folder of a tiny one)."""
-    folder = tmp_path_factory.mktemp("big")
-    text, tower = draw_weights(SHAPE, 3, torch.float16, linear=True)
-    inside = {f"model.vision_tower.vision_tower.{name}": one for name, one in tower.items()}
-    whole = {name: one for name, one in {**text, **inside}.items() if not name.endswith("inv_freq")}
-    (folder / "big").mkdir()
-    write_bin_shards(folder / "big", whole, 2)
-    (folder / "big" / "config.json").write_text(json.dumps(llava_config(SHAPE, "../eyes", linear=True)))
-    write_tokenizer(folder / "big", recorded.folder / "tokenizer", legacy=False)
-    write_clip(folder / "eyes", SHAPE, tower)
-    return sum(one.nbytes for one in whole.values()), folder / "big", recorded.folder / "full"
-
-
-@pytest.fixture(scope="module")
-def peaks(folders, tmp_path_factory):
-    """work -> bytes that it took at its peak, as a multiple of the files."""
-    size, big, tiny = folders
-    target = tmp_path_factory.mktemp("target") / "made"
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tiny), str(big), str(target)],
-        capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+def test_loading_holds_the_weights_once_and_converting_not_at_all(recorded, tmp_path):
+    """A model of 330 MB in .bin shards; the small one is there to warm up."""
+    big, command = tmp_path / "big", [sys.executable, "-c", SCRIPT, str(recorded.folder / "full")]
+    text, tower = draw_tensors(SHAPE, 3, torch.float16, linear=True)
+    inside = {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in tower.items()}
+    tensors = {name: tensor for name, tensor in {**text, **inside}.items() if not name.endswith("inv_freq")}
+    write_tokenizer(big, recorded.folder / "tokenizer", legacy=False)
+    write_shards(big, sorted(tensors), tensors, 2, "bin")
+    (big / "config.json").write_text(json.dumps(llava_config(SHAPE, "../eyes", linear=True)))
+    write_clip(tmp_path / "eyes", SHAPE, tower)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([*command, big, tmp_path / "made"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    return {work: peak / size for work, peak in json.loads(done.stdout.splitlines()[-1]).items()}
-
-
-def test_loading_holds_the_weights_once(peaks):
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    peaks = {work: peak / size for work, peak in json.loads(done.stdout.splitlines()[-1]).items()}
     assert 0.9 < peaks["float16"] <= 1.15
     assert 1.8 < peaks["float32"] <= 2 * 1.15
-
-
-def test_converting_does_not_hold_them_at_all(peaks):
     assert peaks["convert"] <= 0.5

@@ -9,10 +9,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from checkpoints_by_hand import edit_json
+from safetensors import safe_open
+from transformers import AddedToken, GenerationConfig, LlamaTokenizer, LlavaProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from trace_vlm.model.checkpoint import load
 from trace_vlm.model.convert import convert
-from trace_vlm.utils.files import read_json, write_json
+from trace_vlm.utils.files import read_json
 
 # Loads the folders named on its command line, answers from each, and prints one JSON object.
 SCRIPT = """
@@ -43,13 +48,11 @@ for name, folder in folders.items():
         text = processor.apply_chat_template(messages)
         inputs = processor(images=image, text=text, return_tensors="pt")
         raw = processor(images=image, text=case["prompt"], return_tensors="pt")
-        whole = processor.apply_chat_template(
-            [dict(one) for one in messages[:-1]] + [messages[-1]], tokenize=False, add_generation_prompt=True)
         with torch.no_grad():
             logits = model(**inputs).logits[0, said[case["name"]]["logit_positions"], :text_rows]
         tokens = model.generate(**inputs, max_new_tokens=24)[0, inputs["input_ids"].shape[1]:]
         out[f"{name}__{case['name']}"] = {
-            "text": text, "same_text": whole == text, "ids": inputs["input_ids"][0].tolist(),
+            "text": text, "ids": inputs["input_ids"][0].tolist(),
             "raw_ids": raw["input_ids"][0].tolist(), "pixels": inputs["pixel_values"].flatten().tolist(),
             "logits": logits.tolist(), "tokens": tokens.tolist(), "image": model.config.image_token_index,
         }
@@ -58,56 +61,39 @@ print(json.dumps(out))
 """
 
 
-def in_plain_transformers(data, folders):
-    arguments = [str(data), json.dumps({name: str(folder) for name, folder in folders.items()})]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def answers(converted, recorded, tmp_path_factory):
     """Of the three converted folders, and of `full` with a legacy tokenizer."""
     folder = tmp_path_factory.mktemp("legacy")
-    shutil.copytree(recorded.folder / "clip", folder / "clip")
-    shutil.copytree(recorded.folder / "full", folder / "full")
-    settings = read_json(folder / "full" / "tokenizer_config.json")
-    write_json(folder / "full" / "tokenizer_config.json", {**settings, "legacy": True})
+    for name in ("clip", "full"):
+        shutil.copytree(recorded.folder / name, folder / name)
+    edit_json(folder / "full" / "tokenizer_config.json", legacy=True)
     convert(folder / "full", folder / "legacy")
-    return in_plain_transformers(recorded.folder, {**converted, "legacy": folder / "legacy"})
+    folders = {name: str(path) for name, path in {**converted, "legacy": folder / "legacy"}.items()}
+    command = [sys.executable, "-c", SCRIPT, str(recorded.folder), json.dumps(folders)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["full", "lora", "projector_only"])
+@pytest.mark.parametrize("name", ["full", "lora", "projector_only", "legacy"])
 @pytest.mark.parametrize("case", ["plain", "cor", "two_turn", "eval_template", "two_turn_tall"])
 def test_plain_transformers_gives_the_originals_numbers(answers, recorded, name, case):
-    got, said, asked = answers[f"{name}__{case}"], recorded.numbers["cases"][case], recorded.prompts[case]
-    expanded = [one for token in said["input_ids"] for one in ([got["image"]] * 16 if token == -200 else [token])]
-    assert got["text"] == asked["prompt"] and got["same_text"]
-    assert got["ids"] == expanded
-    assert got["raw_ids"] == expanded
-    pixels = recorded.arrays[f"pixel_values__{asked['image'].removesuffix('.png')}"]
-    assert np.array_equal(np.array(got["pixels"], dtype=np.float32), pixels.flatten())
-    assert np.abs(np.array(got["logits"]) - recorded.arrays[f"{name}__{case}__logits"]).max() < 5e-5
-    assert got["tokens"] == recorded.arrays[f"{name}__{case}__greedy"].tolist()
-
-
-@pytest.mark.parametrize("case", ["plain", "cor", "two_turn", "eval_template", "two_turn_tall"])
-def test_a_legacy_tokenizer_too(answers, recorded, case):
-    strings = {string["text"]: string["slow_legacy_true"] for string in recorded.strings}
-    got, ids = answers[f"legacy__{case}"], strings[recorded.prompts[case]["prompt"]]
+    got, expected, asked = answers[f"{name}__{case}"], recorded.numbers["cases"][case], recorded.prompts[case]
+    legacy = {string["text"]: string["slow_legacy_true"] for string in recorded.strings}
+    ids = legacy[asked["prompt"]] if name == "legacy" else expected["input_ids"]
     expanded = [one for token in ids for one in ([got["image"]] * 16 if token == -200 else [token])]
-    assert got["ids"] == expanded
-    assert got["raw_ids"] == expanded
+    assert got["text"] == asked["prompt"]
+    assert got["ids"] == got["raw_ids"] == expanded
+    if name != "legacy":
+        pixels = recorded.arrays[f"pixel_values__{asked['image'].removesuffix('.png')}"]
+        assert np.array_equal(np.array(got["pixels"], dtype=np.float32), pixels.flatten())
+        assert np.abs(np.array(got["logits"]) - recorded.arrays[f"{name}__{case}__logits"]).max() < 5e-5
+        assert got["tokens"] == recorded.arrays[f"{name}__{case}__greedy"].tolist()
 
 
-@pytest.fixture(scope="module")
-def published(recorded, tmp_path_factory):
+def published(recorded, folder):
     """`full` as llava-hf publishes such models: CLIP's own processor, <image> special, a pad token, drawn rows."""
-    import torch
-    from transformers import AddedToken, GenerationConfig, LlamaTokenizer, LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    folder = tmp_path_factory.mktemp("published") / "a-model"
     tokenizer = LlamaTokenizer.from_pretrained(recorded.folder / "full", legacy=False, add_bos_token=True)
     tokenizer.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
@@ -122,14 +108,12 @@ def published(recorded, tmp_path_factory):
         model.lm_head.weight[1000:] = 0.3
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=1001)
     model.save_pretrained(folder)
-    return folder
 
 
-def test_a_published_folder_gets_the_originals_ids_and_keeps_its_own_pixels(published, recorded, tmp_path):
-    from transformers import LlavaProcessor
-
-    checkpoint, stock = load(published), LlavaProcessor.from_pretrained(published, backend="pil")
-    convert(published, tmp_path / "made")
+def test_a_published_folder_gets_the_originals_ids_and_keeps_its_own_pixels(recorded, tmp_path):
+    published(recorded, tmp_path / "model")
+    checkpoint, stock = load(tmp_path / "model"), LlavaProcessor.from_pretrained(tmp_path / "model", backend="pil")
+    convert(tmp_path / "model", tmp_path / "made")
     plain = LlavaProcessor.from_pretrained(tmp_path / "made", backend="pil")
     assert checkpoint.text_vocab_size == 1000 and checkpoint.suppressed_ids == list(range(1000, 1024))
     assert plain.chat_template == "USER: <image>"
@@ -146,20 +130,17 @@ def test_a_published_folder_gets_the_originals_ids_and_keeps_its_own_pixels(publ
 
 def test_the_folder_reads_as_the_hub_has_it(converted):
     """Names of tensors and files that transformers 4, vLLM and SGLang look for."""
-    from safetensors import safe_open
-
     folder = converted["full"]
     with safe_open(folder / "model.safetensors", "pt") as file:
         names = set(file.keys())
     assert "language_model.model.layers.0.mlp.up_proj.weight" in names and "language_model.lm_head.weight" in names
     assert "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight" in names
     assert "multi_modal_projector.linear_2.bias" in names and len(names) == 114
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     assert config["architectures"] == ["LlavaForConditionalGeneration"] and config["dtype"] == "bfloat16"
     assert config["text_config"]["rope_theta"] == 10000.0 and config["text_config"]["rms_norm_eps"] == 1e-5
-    pixels = json.loads((folder / "preprocessor_config.json").read_text())
+    pixels = read_json(folder / "preprocessor_config.json")
     assert pixels["do_pad"] and pixels["crop_size"] == {"height": 56, "width": 56}
-    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
-    assert {"chat_template.jinja", "generation_config.json", "processor_config.json", "README.md"} <= {
-        path.name for path in folder.iterdir()
-    }
+    assert read_json(folder / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    for name in ("chat_template.jinja", "generation_config.json", "processor_config.json", "README.md"):
+        assert (folder / name).is_file(), name
