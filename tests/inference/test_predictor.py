@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from forced_answers import saying
 from PIL import Image
 from transformers import AttentionInterface
 
@@ -39,18 +40,16 @@ def test_a_prompt_longer_than_the_model_is_refused(predictor, pictures, beams):
 def plain_greedy(checkpoint: Any, image: Path, prompt: str, steps: int) -> list[int]:
     """One forward pass over everything for each token: no cache, no padding, no batch."""
     inputs = checkpoint.inputs([Image.open(image).convert("RGB")], [prompt])
-    ids, pixels = inputs["input_ids"], inputs["pixel_values"]
-    answer: list[int] = []
-    with torch.no_grad():
-        for _ in range(steps):
-            logits = checkpoint.model(input_ids=ids, pixel_values=pixels).logits[0, -1]
-            logits[len(checkpoint.tokenizer) :] = float("-inf")
-            logits[checkpoint.image_token_id] = float("-inf")
-            token = int(logits.argmax())
-            if token == checkpoint.tokenizer.eos_token_id:
-                break
-            answer.append(token)
-            ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    ids, answer = inputs["input_ids"], []
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = checkpoint.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0, -1]
+        logits[len(checkpoint.tokenizer) :] = logits[checkpoint.image_token_id] = -torch.inf
+        token = int(logits.argmax())
+        if token == checkpoint.tokenizer.eos_token_id:
+            break
+        answer.append(token)
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
     return answer
 
 
@@ -119,9 +118,9 @@ def test_sampling_is_seeded_and_leaves_the_global_generator_alone(predictor, pic
 def test_a_resumed_job_samples_what_an_uninterrupted_one_does(predictor, pictures):
     decoding = Decoding(max_new_tokens=8, temperature=1.5, seed=3)
 
-    def answers(done: set[int]) -> dict[int, tuple[int, ...]]:
+    def answers(done):
         batches = predictor.stream(pictures * 2, TEXTS * 2, decoding, batch_size=2, done=done)
-        return {index: one.token_ids for batch in batches for index, one in batch.items()}
+        return {index: answer.token_ids for batch in batches for index, answer in batch.items()}
 
     complete = answers(set())
     assert sorted(complete) == list(range(6))
@@ -130,10 +129,10 @@ def test_a_resumed_job_samples_what_an_uninterrupted_one_does(predictor, picture
 
 
 def test_samples_depend_on_the_question_and_not_on_its_batch(predictor, pictures):
-    options: dict[str, Any] = {"max_new_tokens": 8, "temperature": 1.5, "top_p": 0.9, "samples": 3}
-    one, many = (predictor.predict(pictures * 2, TEXTS * 2, batch_size=size, **options) for size in (1, 6))
-    assert [prediction.samples for prediction in one] == [prediction.samples for prediction in many]
-    assert len(set(one[0].samples)) > 1 and one[0].samples != one[3].samples  # the same question, asked again
+    options = {"max_new_tokens": 8, "temperature": 1.5, "top_p": 0.9, "samples": 3}
+    single, batch = (predictor.predict(pictures * 2, TEXTS * 2, batch_size=size, **options) for size in (1, 6))
+    assert [prediction.samples for prediction in single] == [prediction.samples for prediction in batch]
+    assert len(set(single[0].samples)) > 1 and single[0].samples != single[3].samples  # the same question, asked again
 
 
 def test_the_answer_streams_and_can_be_stopped(predictor, pictures):
@@ -150,22 +149,17 @@ def test_the_answer_streams_and_can_be_stopped(predictor, pictures):
         list(predictor.stream(pictures[:1], TEXTS[:1], decoding, on_step=record))
 
 
-def test_an_image_is_encoded_once_for_all_of_its_questions(predictor, tiny_checkpoint, pictures, monkeypatch):
+def test_an_image_is_encoded_once_for_all_of_its_questions(predictor, pictures):
     """Also if its questions fall into several batches; the answers are those of each question alone."""
-    counts: list[int] = []
-    original = tiny_checkpoint.model.get_image_features
-
-    def counted(pixel_values: Any, **rest: Any) -> Any:
-        counts.append(len(pixel_values))
-        return original(pixel_values=pixel_values, **rest)
-
-    monkeypatch.setattr(tiny_checkpoint.model, "get_image_features", counted)
+    counts, checkpoint = [], predictor.checkpoint
     images = [picture for picture in pictures for _ in range(3)]
     texts = [f"{text} Number {number}." for number, text in enumerate(TEXTS * 3)]
-    predictions = predictor.predict(images, texts, batch_size=2, max_new_tokens=8)
+    tower = checkpoint.model.model.vision_tower
+    with tower.register_forward_hook(lambda module, inputs, output: counts.append(len(output[0]))):
+        predictions = predictor.predict(images, texts, batch_size=2, max_new_tokens=8)
     assert sum(counts) == 3
     for prediction, image in zip(predictions, images, strict=True):
-        assert list(prediction.token_ids) == plain_greedy(tiny_checkpoint, image, prediction.prompt, 8)
+        assert list(prediction.token_ids) == plain_greedy(checkpoint, image, prediction.prompt, 8)
 
 
 def test_confidence_is_the_probability_of_a_points_tokens(pictures):
@@ -252,10 +246,9 @@ def test_a_question_in_the_users_own_words(predictor, pictures):
     assert "USER: <image>\nWhere? Point to the mug. Answer! ASSISTANT:" in prediction.prompt
 
 
-def test_points_are_read_in_the_frame_of_the_original_image(predictor, tiny_checkpoint, pictures, monkeypatch):
-    ids = tiny_checkpoint.tokenizer("[(20, 10)]", add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(module, "generate", lambda checkpoint, rows, *_: rows[0].token_ids.extend(ids))
-    (prediction,) = predictor.predict([pictures[2]], ["?"])
+def test_points_are_read_in_the_frame_of_the_original_image(predictor, pictures):
+    with saying(predictor.checkpoint, "[(20, 10)]"):
+        (prediction,) = predictor.predict([pictures[2]], ["?"])
     assert prediction.response.points == (Point(20 / 61, 10 / 40),)
 
 

@@ -33,10 +33,9 @@ def test_presets_have_the_published_size_to_the_parameter(name):
     with torch.device("meta"):
         model = build.build_model(PRESETS[name], tokenizer)
     assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
-    config = model.config
     if name != "nano-random":
-        assert config.image_seq_length == 576 and config.text_config.rms_norm_eps == 1e-5
-        assert config.vision_config.hidden_act == "quick_gelu" and config.text_config.vocab_size == 32064
+        assert model.config.image_seq_length == 576 and model.config.text_config.rms_norm_eps == 1e-5
+        assert model.config.vision_config.hidden_act == "quick_gelu"
 
 
 def test_a_download_is_named_by_its_repository_and_a_folder_by_itself(tmp_path):
@@ -143,16 +142,10 @@ def test_sampling_settings_without_sampling_are_dropped(zoo):
         check_generation_config(SimpleNamespace(generation_config=GenerationConfig(do_sample=False, temperature=0.9)))
 
 
-@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
-def test_quantised_loading_or_what_to_install(recorded, quantize):
-    if importlib.util.find_spec("bitsandbytes") is None:
-        with pytest.raises(InputError, match="bitsandbytes"):
-            load(recorded.folder / "full", quantize=quantize)
-        return
-    model = load(recorded.folder / "full", quantize=quantize).model
-    assert "Linear" + quantize.removesuffix("bit")[0] in type(model.model.language_model.layers[0].mlp.up_proj).__name__
-    assert type(model.model.vision_tower.encoder.layers[0].mlp.fc1) is torch.nn.Linear
-    assert type(model.model.multi_modal_projector.linear_1) is torch.nn.Linear
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="tests/gpu loads with it")
+def test_quantised_loading_says_what_to_install(recorded):
+    with pytest.raises(InputError, match="bitsandbytes"):
+        load(recorded.folder / "full", quantize="8bit")
 
 
 @pytest.mark.parametrize("options", [{"quantize": "3bit"}, {"dtype": "float31"}, {"device": "nowhere"}], ids=str)
