@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from trace_vlm.core import prompts
 from trace_vlm.core.prompts import IMAGE_ID, Rendered, encode
 from trace_vlm.core.records import Turn
 from trace_vlm.eval.model_vqa import main
-from trace_vlm.model.checkpoint import load
 from trace_vlm.model.processor import load_tokenizer
 from trace_vlm.utils.files import read_json, read_jsonl, write_json, write_jsonl
 
@@ -72,14 +70,6 @@ def test_labels_of_training(recorded, zoo, legacy):
         turns = [Turn(turn["from"], turn["value"]) for turn in sample["conversations"]]
         encoded = encode(tokenizer, prompts.render(turns, prompts.template("v1")))
         assert (encoded.input_ids, encoded.labels) == (labelled["input_ids"], labelled["labels"])
-
-
-def test_the_weights_inside_win_over_the_tower_outside(zoo):
-    file = zoo / "clip" / "model.safetensors"
-    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file)
-    for options, zero in (({}, False), ({"vision_tower": str(zoo / "clip")}, True)):
-        tower = load(zoo / "full", **options).model.model.vision_tower
-        assert (tower.embeddings.patch_embedding.weight == 0).all() == zero
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from checkpoints_by_hand import edit_json
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from trace_vlm.model import build, vision_tower
@@ -36,6 +37,12 @@ def test_presets_have_the_published_size_to_the_parameter(name):
     if name != "nano-random":
         assert model.config.image_seq_length == 576 and model.config.text_config.rms_norm_eps == 1e-5
         assert model.config.vision_config.hidden_act == "quick_gelu"
+
+
+def test_random_weights_follow_the_seed():
+    models = [build.build_model(PRESETS["nano-random"], build.nano_tokenizer(), seed=seed) for seed in (1, 1, 2)]
+    first, same, other = (model.lm_head.weight for model in models)
+    assert torch.equal(first, same) and not torch.equal(first, other)
 
 
 def test_a_download_is_named_by_its_repository_and_a_folder_by_itself(tmp_path):
@@ -78,12 +85,15 @@ def test_weights_inside_need_no_published_tower(recorded, zoo, monkeypatch, name
 
 
 def test_a_tower_from_the_command_line_is_looked_up_in_the_working_directory(recorded, zoo, monkeypatch):
-    """Not beside the checkpoint, where there may be another one of that name."""
+    """Not beside the checkpoint, where there may be another one of that name; it wins over the weights inside."""
     (zoo / "here").mkdir()
     (zoo / "clip").rename(zoo / "here" / "clip")
     shutil.copytree(recorded.folder / "base", zoo / "clip")  # no tower at all
+    file = zoo / "here" / "clip" / "model.safetensors"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file)
     monkeypatch.chdir(zoo / "here")
-    assert load(zoo / "full", vision_tower="clip").model.config.vision_config.hidden_size == 48
+    tower = load(zoo / "full", vision_tower="clip").model.model.vision_tower
+    assert (tower.embeddings.patch_embedding.weight == 0).all()
     convert(zoo / "full", zoo / "hf", vision_tower="clip")
     with pytest.raises(InputError, match="hf .*--vision-tower"):
         load(zoo / "hf", vision_tower="clip")

@@ -34,7 +34,6 @@ out = {}
 for name, folder in folders.items():
     processor = AutoProcessor.from_pretrained(folder)
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    text_rows = 1000
     for case in cases:
         image = Image.open(f"{data}/images/{case['image']}")
         system = {"llava_v1": case["prompt"].split(" USER:")[0]}.get(case["template"])
@@ -49,7 +48,7 @@ for name, folder in folders.items():
         inputs = processor(images=image, text=text, return_tensors="pt")
         raw = processor(images=image, text=case["prompt"], return_tensors="pt")
         with torch.no_grad():
-            logits = model(**inputs).logits[0, said[case["name"]]["logit_positions"], :text_rows]
+            logits = model(**inputs).logits[0, said[case["name"]]["logit_positions"], :1000]
         tokens = model.generate(**inputs, max_new_tokens=24)[0, inputs["input_ids"].shape[1]:]
         out[f"{name}__{case['name']}"] = {
             "text": text, "ids": inputs["input_ids"][0].tolist(),
@@ -136,10 +135,9 @@ def test_the_folder_reads_as_the_hub_has_it(converted):
     assert "language_model.model.layers.0.mlp.up_proj.weight" in names and "language_model.lm_head.weight" in names
     assert "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight" in names
     assert "multi_modal_projector.linear_2.bias" in names and len(names) == 114
-    config = read_json(folder / "config.json")
+    config, pixels = read_json(folder / "config.json"), read_json(folder / "preprocessor_config.json")
     assert config["architectures"] == ["LlavaForConditionalGeneration"] and config["dtype"] == "bfloat16"
     assert config["text_config"]["rope_theta"] == 10000.0 and config["text_config"]["rms_norm_eps"] == 1e-5
-    pixels = read_json(folder / "preprocessor_config.json")
     assert pixels["do_pad"] and pixels["crop_size"] == {"height": 56, "width": 56}
     assert read_json(folder / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
     for name in ("chat_template.jinja", "generation_config.json", "processor_config.json", "README.md"):
