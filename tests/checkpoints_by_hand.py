@@ -92,6 +92,11 @@ def original_name(name: str) -> str:
     return name
 
 
+def inside_names(tower: Tensors) -> Tensors:
+    """The tower's tensors by their names inside a LLaVA checkpoint."""
+    return {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in tower.items()}
+
+
 def draw_tensors(shape: Shape, seed: int, dtype: torch.dtype, linear: bool) -> tuple[Tensors, Tensors]:
     """(language model and projector, vision tower) by the original's names; the tower as `vision_model.*`."""
     generator, text, tower = torch.Generator().manual_seed(seed), {}, {}
@@ -196,25 +201,18 @@ def draw_checkpoint(seed: int, kind: str, root: Path, tokenizer: Path) -> Drawn:
     inside = (over_llava or kind == "whole") and rng.random() < 0.5
     trained = kind.startswith("lora") and rng.random() < 0.4  # the tower is in the adapter's own file
     outside = {name: torch.zeros_like(tensor) for name, tensor in tower.items()} if inside or trained else tower
-    where = rng.choice(["beside", "above", "absolute"])
-    source, base = root / "models" / "source", root / "models" / "base"
-    eyes = {"beside": source, "above": source.parent, "absolute": root}[where] / "eyes"
-    config = llava_config(shape, str(eyes) if where == "absolute" else "eyes", linear)
+    source, base, eyes = root / "models" / "source", root / "models" / "base", root / "eyes"
+    config = llava_config(shape, rng.choice([str(eyes), "../../eyes"]), linear)
     source.mkdir(parents=True)
     write_clip(eyes, shape, outside)
     (source / "config.json").write_text(json.dumps(config))
-    complete = {
-        **text,
-        **({f"model.vision_tower.vision_tower.{key}": one for key, one in tower.items()} if inside else {}),
-    }
+    complete = text | inside_names(tower) if inside else text
     if kind == "whole":
         write_weights(source, complete, rng)
         write_tokenizer(source, tokenizer, rng.choice([True, False, None]))
         return Drawn(source, None, shape, text, tower)
     write_tokenizer(base, tokenizer, rng.choice([True, False, None]))
     llm = {name: tensor for name, tensor in text.items() if "mm_projector" not in name}
-    if over_llava and where == "beside":
-        write_clip(base / "eyes", shape, outside)
     write_weights(base, complete if over_llava else llm, rng)
     (base / "config.json").write_text(json.dumps(config if over_llava else llama_config(shape)))
     rest = {name: tensor.float() * 1.5 for name, tensor in text.items() if "mm_projector" in name}
@@ -226,7 +224,7 @@ def draw_checkpoint(seed: int, kind: str, root: Path, tokenizer: Path) -> Drawn:
     merged = {**write_lora(source, llm, seed, rng), **rest}
     if trained:
         tower = {name: tensor.float() * 1.01 for name, tensor in tower.items()}
-        rest |= {f"model.vision_tower.vision_tower.{name}": tensor for name, tensor in tower.items()}
+        rest |= inside_names(tower)
     torch.save({f"base_model.model.{key}": one for key, one in rest.items()}, source / "non_lora_trainables.bin")
     return Drawn(source, base, shape, merged, tower)
 
