@@ -53,41 +53,40 @@ def base_as_clip(folder):
 
 
 LFS = (20).to_bytes(8, "little") + b"version https://git-lfs.github.com/spec/v1"
+MORE = {"model.image_newline": torch.zeros(64)}
+BASE, ADAPTER, PROJECTOR = "base/model.safetensors", "lora/adapter_model.safetensors", "projector_only/mm_projector.bin"
+REST, CONFIG, LORA = "lora/non_lora_trainables.bin", "full/config.json", "lora/adapter_config.json"
 # (the checkpoint, its base, what is broken: a file and the change, what the error has to name)
 BROKEN = {
     "missing shard": ("full", None, ("full/model-00002-of-00002.safetensors", Path.unlink), "model-00002-of-00002"),
     "cut shard": ("full", None, rewrite(f"full/{SHARD}", lambda content: content[:-1000]), SHARD),
     "git-lfs pointer": ("full", None, rewrite(f"full/{SHARD}", lambda content: LFS), SHARD),
-    "cut .bin": ("lora", "base", rewrite("lora/non_lora_trainables.bin", lambda content: content[:5000]),
-                 "non_lora_trainables.bin"),
-    "wrong base": ("lora", "base", safetensors("base/model.safetensors", narrow), "wrong base: .*base/model.safetens"),
-    "shallow base": ("lora", "base", safetensors("base/model.safetensors", without(".layers.3.")), "layers.3"),
-    "adapter without projector": ("lora", "base", ("lora/non_lora_trainables.bin", Path.unlink), "non_lora_trainables"),
+    "unknown tensor": ("full", None, safetensors(f"full/{SHARD}", lambda tensors: tensors | MORE), "image_newline"),
+    "cut .bin": ("lora", "base", rewrite(REST, lambda content: content[:5000]), "non_lora_trainables.bin"),
+    "adapter without projector": ("lora", "base", (REST, Path.unlink), "non_lora_trainables"),
     "no projector": ("full", None, ("full", without_projector), "mm_projector"),
-    "half a projector": ("projector_only", "base", pickle("projector_only/mm_projector.bin", without(".2.")),
-                         "linear_2.bias"),
-    "empty tokenizer": ("full", None, rewrite("full/tokenizer.model", lambda content: b""), "tokenizer in .*full"),
-    "no tokenizer": ("full", None, ("full/tokenizer.model", Path.unlink), "tokenizer.model"),
-    "wrong type": ("full", None, edit("full/config.json", rms_norm_eps="small"), "config.json.*rms_norm_eps"),
-    "no heads": ("full", None, edit("full/config.json", num_attention_heads=0), "config.json: num_attention_heads"),
-    "settings are no object": ("full", None, ("full/tokenizer_config.json", lambda file: file.write_text("[]")),
-                               "tokenizer_config.json"),
-    "PiSSA": ("lora", "base", edit("lora/adapter_config.json", init_lora_weights="pissa_niter_4"), "init_lora_weights"),
-    "DoRA": ("lora", "base", edit("lora/adapter_config.json", use_dora=True), "use_dora"),
-    "one factor": ("lora", "base", safetensors("lora/adapter_model.safetensors", without("3.mlp.up_proj.lora_B")),
-                   r"3\.mlp\.up_proj\.lora_A"),
+    "half a projector": ("projector_only", "base", pickle(PROJECTOR, without(".2.")), "linear_2.bias"),
+    "one factor": ("lora", "base", safetensors(ADAPTER, without("3.mlp.up_proj.lora_B")), r"3\.mlp\.up_proj\.lora_A"),
+    "PiSSA": ("lora", "base", edit(LORA, init_lora_weights="pissa_niter_4"), "init_lora_weights"),
+    "DoRA": ("lora", "base", edit(LORA, use_dora=True), "use_dora"),
+    "wrong base": ("lora", "base", safetensors(BASE, narrow), "wrong base: .*base/model.safetens"),
+    "shallow base": ("lora", "base", safetensors(BASE, without(".layers.3.")), "layers.3"),
     "no base": ("projector_only", None, None, "--model-base"),
     "base is a CLIP": ("lora", "clip", None, "clip"),
     "unneeded base": ("full", "base", None, "full is complete"),
     "language model alone": ("base", None, None, "base is a language model alone"),
-    "Mistral": ("full", None, edit("full/config.json", model_type="llava_mistral"), "config.json.*llava_mistral"),
-    "MPT": ("lora", "base", edit("base/config.json", model_type="mpt"), "base/config.json.*mpt"),
-    "LLaVA-1.6": ("full", None, edit("full/config.json", mm_patch_merge_type="spatial_unpad"), "mm_patch_merge_type"),
-    "other projector": ("full", None, edit("full/config.json", mm_projector_type="mlp3x_gelu"), "mm_projector_type"),
-    "unknown tensor": ("full", None, safetensors(
-        f"full/{SHARD}", lambda tensors: {**tensors, "model.image_newline": torch.zeros(64)}), "model.image_newline"),
     "no tower": ("lora", "base", ("clip", shutil.rmtree), "vision tower clip"),
     "tower is no CLIP": ("lora", "base", ("clip", base_as_clip), "clip is not a vision tower"),
+    "empty tokenizer": ("full", None, rewrite("full/tokenizer.model", lambda content: b""), "tokenizer in .*full"),
+    "no tokenizer": ("full", None, ("full/tokenizer.model", Path.unlink), "tokenizer.model"),
+    "settings are no object": ("full", None, rewrite("full/tokenizer_config.json", lambda content: b"[]"),
+                               "tokenizer_config.json"),
+    "wrong type": ("full", None, edit(CONFIG, rms_norm_eps="small"), "config.json.*rms_norm_eps"),
+    "no heads": ("full", None, edit(CONFIG, num_attention_heads=0), "config.json: num_attention_heads"),
+    "Mistral": ("full", None, edit(CONFIG, model_type="llava_mistral"), "config.json.*llava_mistral"),
+    "MPT": ("lora", "base", edit("base/config.json", model_type="mpt"), "base/config.json.*mpt"),
+    "LLaVA-1.6": ("full", None, edit(CONFIG, mm_patch_merge_type="spatial_unpad"), "mm_patch_merge_type"),
+    "other projector": ("full", None, edit(CONFIG, mm_projector_type="mlp3x_gelu"), "mm_projector_type"),
 }  # fmt: skip
 
 

@@ -30,12 +30,12 @@ def test_pixels_are_the_originals_bit_for_bit(original, recorded):
 @pytest.mark.parametrize("case", ["plain", "cor", "two_turn", "eval_template", "two_turn_tall"])
 def test_ids_logits_and_greedy_tokens(original, recorded, case):
     name, checkpoint = original
-    said, asked = recorded.numbers["cases"][case], recorded.prompts[case]
+    expected, asked = recorded.numbers["cases"][case], recorded.prompts[case]
     inputs = checkpoint.inputs([recorded.image(asked["image"])], [asked["prompt"]])
-    assert inputs["input_ids"][0].tolist() == checkpoint.expand_image_tokens(said["input_ids"])
-    assert inputs["input_ids"].shape[1] == said["expanded_length"]
+    assert inputs["input_ids"][0].tolist() == checkpoint.expand_image_tokens(expected["input_ids"])
+    assert inputs["input_ids"].shape[1] == expected["expanded_length"]
     with torch.no_grad():
-        logits = checkpoint.model(**inputs).logits[0, said["logit_positions"]]
+        logits = checkpoint.model(**inputs).logits[0, expected["logit_positions"]]
     logits = logits[:, : checkpoint.text_vocab_size].numpy()
     assert np.abs(logits - recorded.arrays[f"{name}__{case}__logits"]).max() < 5e-5
     tokens = checkpoint.model.generate(**inputs, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]

@@ -28,7 +28,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 torch.set_num_threads(1)
 data, folders = sys.argv[1], json.loads(sys.argv[2])
-said = json.load(open(data + "/expected.json"))["cases"]
+expected = json.load(open(data + "/expected.json"))["cases"]
 cases = json.load(open(data + "/prompts.json"))
 out = {}
 for name, folder in folders.items():
@@ -48,7 +48,7 @@ for name, folder in folders.items():
         inputs = processor(images=image, text=text, return_tensors="pt")
         raw = processor(images=image, text=case["prompt"], return_tensors="pt")
         with torch.no_grad():
-            logits = model(**inputs).logits[0, said[case["name"]]["logit_positions"], :1000]
+            logits = model(**inputs).logits[0, expected[case["name"]]["logit_positions"], :1000]
         tokens = model.generate(**inputs, max_new_tokens=24)[0, inputs["input_ids"].shape[1]:]
         out[f"{name}__{case['name']}"] = {
             "text": text, "ids": inputs["input_ids"][0].tolist(),
