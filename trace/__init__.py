@@ -1,8 +1,7 @@
 """TRACE: vision-language models that reason in words before they point.
 
-Installed as `trace_vlm`. From the root of the repository the same folder is found as `trace`, before the module of that
-name in Python's standard library. Attributes that this package lacks are therefore looked up there.
-Importing this package is instant: what needs torch is loaded when it is first asked for.
+Installed as `trace_vlm`. In the root of the repository the same folder shadows the standard library's module `trace`,
+whose names are therefore passed through. Importing is instant: names that need torch are loaded on first use.
 """
 
 from __future__ import annotations
@@ -19,12 +18,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Box": ".core.points",
-    "Point": ".core.points",
-    "Prediction": ".inference.predictor",
-    "Predictor": ".inference.predictor",
-    "Response": ".core.reasoning",
-}
+    "Box": ".core.points", "Point": ".core.points", "Response": ".core.reasoning",
+    "Prediction": ".inference.predictor", "Predictor": ".inference.predictor",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

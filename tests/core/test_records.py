@@ -57,15 +57,10 @@ def test_samples_round_trip(tmp_path: Path) -> None:
     write_samples(tmp_path / "data.json", iter(SAMPLES))
     assert as_list(tmp_path / "data.json") == SAMPLES
     assert len((tmp_path / "data.json").read_bytes().splitlines()) == len(SAMPLES) + 2  # one sample a line
-    assert read_json(tmp_path / "data.json")[0] == {
-        "id": "0",
-        "image": "images/0.png",
-        "conversations": [
-            {"from": "human", "value": "<image>\nFind the müg."},
-            {"from": "gpt", "value": "[(0.461, 0.527)]"},
-        ],
-        "meta": {"task": "free_space", "points": [[0.461, 0.527]]},
-    }
+    turns = [{"from": "human", "value": "<image>\nFind the müg."}, {"from": "gpt", "value": "[(0.461, 0.527)]"}]
+    meta = {"task": "free_space", "points": [[0.461, 0.527]]}
+    first = {"id": "0", "image": "images/0.png", "conversations": turns, "meta": meta}
+    assert read_json(tmp_path / "data.json")[0] == first
     assert "image" not in SAMPLES[1].as_json(), "LLaVA tells text-only samples by the missing key"
     write_samples(tmp_path / "none.json", [])
     assert as_list(tmp_path / "none.json") == read_json(tmp_path / "none.json") == []
@@ -94,10 +89,8 @@ def test_questions_round_trip(tmp_path: Path) -> None:
 def test_answers_round_trip(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [answer.as_json() for answer in ANSWERS])
     assert read_answers(tmp_path / "a.jsonl") == ANSWERS
-    assert list(ANSWERS[0].as_json()) == [
-        "question_id", "prompt", "text", "answer_id", "model_id", "category", "confidence", "seed", "run", "token_ids",
-        "metadata",
-    ]  # fmt: skip
+    keys = "question_id prompt text answer_id model_id category confidence seed run token_ids metadata"
+    assert list(ANSWERS[0].as_json()) == keys.split()
 
 
 def test_answers_of_the_reference_are_read(tmp_path: Path) -> None:
@@ -202,17 +195,15 @@ def test_absent_and_empty_files_and_bytes_that_are_no_text_are_named(tmp_path: P
     with pytest.raises(InputError, match=r"picture\.json"):
         list(read(tmp_path / "picture.json"))
     (tmp_path / "empty.json").write_text(" \n")
-    if read is not read_answers:
+    if read is read_samples:
         with pytest.raises(InputError, match=r"empty\.json"):
             list(read(tmp_path / "empty.json"))
 
 
 def test_half_a_character_is_not_written(tmp_path: Path) -> None:
-    write_samples(
-        tmp_path / "data.json", [Sample("1", None, (*TURNS, Turn("human", "the \ud83d?"), Turn("gpt", "no")))]
-    )
+    write_samples(tmp_path / "data.json", [Sample("1", None, (Turn("human", "the \ud83d?"), Turn("gpt", "no")))])
     (sample,) = as_list(tmp_path / "data.json")
-    assert sample.conversations[2].text == "the \ufffd?"
+    assert sample.conversations[0].text == "the \ufffd?"
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "run.json", {"score": float("nan")})
 

@@ -1,9 +1,8 @@
-"""How other models write coordinates: what each is asked for, and how its text is read.
+"""How other models write coordinates: what each is asked for, and how its text is read into this project's points.
 
-All are read into the project's own points: fractions of the original image, from its top left corner. Which model
-writes in which convention is data: conventions.yaml. Absolute pixels are those of the picture that the model saw.
-Models of the Qwen2.5-VL family see sides that are multiples of 28, so `sent_size` rounds a picture to such a size
-before it is sent: the server has nothing left to resize, and the size to divide by is known.
+conventions.yaml says which model writes in which convention. Absolute pixels are those of the picture as the model saw
+it: Qwen2.5-VL sees sides that are multiples of 28, so `sent_size` rounds a picture to such a size before it is sent.
+The server then resizes nothing, and the size to divide by is known.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from .points import Box, Mention, Point, find_points
 from .prompts import POINTS_SUFFIX
 from .reasoning import Response, parse
 
-Mentions = list[Mention]
 Size = tuple[int, int]  # (width, height) in pixels
 
 QWEN_SIDE = 28  # a side of what becomes one token
@@ -43,36 +41,30 @@ _THOUSANDTHS = "in integers from 0 to 1000 that count the image's width and heig
 _POINTING = "Answer by pointing to several places that satisfy the conditions above."
 
 
+_JSON = (
+    'Answer with a JSON list of objects {{"{key}": [{order}], "label": "..."}}, one for each of several points that '
+    "satisfy the conditions above, {units}."
+)
+_JSON_BOX = (
+    'Answer with a JSON list of objects {{"{key}": [{order}], "label": "..."}}, with one box around the region that '
+    "satisfies the conditions above, {units}."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """One way of writing coordinates.
-
-    Args:
-        points, box: the sentences that ask for them; "" if the model writes no boxes.
-        read: reads text into items with (x, y) in the convention's units.
-        scale: the width and height of an image in these units; None for pixels of the picture as sent.
-    """
+    """One way of writing coordinates."""
 
     name: str
     summary: str
-    points: str
-    box: str
-    read: Callable[[str], Mentions]
-    scale: float | None
+    points: str  # the sentence that asks for points
+    box: str  # the sentence that asks for a box; "" if the model writes none
+    read: Callable[[str], list[Mention]]  # reads items with (x, y) in the convention's units
+    scale: float | None  # width and height of an image in these units; None: pixels of the picture as sent
 
     def units(self, sent: Size) -> tuple[float, float]:
-        """The width and height of a picture in the convention's units."""
+        """Return the width and height of a picture in the convention's units."""
         return (self.scale, self.scale) if self.scale is not None else sent
-
-
-def _ask_for_json(point: str, box: str, order: str, corners: str, units: str) -> tuple[str, str]:
-    def request(what: str, key: str, form: str) -> str:
-        return f'Answer with a JSON list of objects {{"{key}": [{form}], "label": "..."}}, {what}, {units}.'
-
-    return (
-        request("one for each of several points that satisfy the conditions above", point, order),
-        request("with one box around the region that satisfies the conditions above", box, corners),
-    )
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -90,37 +82,37 @@ _ATTRIBUTE = re.compile(
 _COORDS = re.compile(r"""(?<!\w)coords\s*+=\s*+["']([\d\s.;:,]*+)""")
 
 
-def _read_json(text: str, depth: bool = False, swapped: bool = False) -> Mentions:
-    """The lists behind JSON keys; without any, all points of the text. Broken JSON is read as far as it goes."""
-    found = [
-        Mention(one.item, one.start + match.start("lists"), one.end + match.start("lists"), marked=True)
+def _read_json(text: str, depth: bool = False, swapped: bool = False) -> list[Mention]:
+    """Read the lists behind JSON keys; without any, all points of the text. Broken JSON is read as far as it goes."""
+    mentions = [
+        Mention(mention.item, mention.start + match.start("lists"), mention.end + match.start("lists"), marked=True)
         for match in _KEYED.finditer(text)
-        for one in find_points(match["lists"], depth=depth or match["key"] == "point_2d", swapped=swapped)
+        for mention in find_points(match["lists"], depth=depth or match["key"] == "point_2d", swapped=swapped)
     ]
-    return found or find_points(text, depth=depth, swapped=swapped)
+    return mentions or find_points(text, depth=depth, swapped=swapped)
 
 
-def _read_xml(text: str) -> Mentions:
-    """`<point x="61.5" y="40.4">` and `<points x1=... y1=... x2=... y2=...>`; a tag that is cut off counts."""
-    found: Mentions = []
+def _read_xml(text: str) -> list[Mention]:
+    """Read `<point x="61.5" y="40.4">` and `<points x1=... y1=... x2=... y2=...>`; a tag that is cut off counts."""
+    mentions = []
     for tag in _TAG.finditer(text):
         axes: dict[str, dict[str, float]] = {"x": {}, "y": {}}  # attributes come in any order; x2 belongs to y2
-        for one in _ATTRIBUTE.finditer(tag[1]):
-            axes[one["axis"]].setdefault(one["number"], float(one["value"]))
+        for attribute in _ATTRIBUTE.finditer(tag[1]):
+            axes[attribute["axis"]].setdefault(attribute["number"], float(attribute["value"]))
         points = [Point(x, axes["y"][number]) for number, x in axes["x"].items() if number in axes["y"]]
-        found += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
-    return found or find_points(text)
+        mentions += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
+    return mentions or find_points(text)
 
 
-def _read_coords(text: str) -> Mentions:
-    """`<points coords="1 1 308 305 2 752 377">`: the image's number, then for each point its own number, x and y.
+def _read_coords(text: str) -> list[Mention]:
+    """Read `<points coords="1 1 308 305 2 752 377">`: the image's number, then each point's own number, x and y.
 
-    Whether the image's number is there is decided by the points' own, which count from 1.
+    The points' own numbers, which count from 1, decide whether the image's number is there.
     """
-    found: Mentions = []
+    mentions = []
     for tag in _TAG.finditer(text):
         for group in (group for coords in _COORDS.findall(tag[1]) for group in re.split(r"[;:,\t]", coords)):
-            numbers = [float(one) for one in re.findall(r"\d++(?:\.\d++)?+", group)]
+            numbers = [float(number) for number in re.findall(r"\d++(?:\.\d++)?+", group)]
             start = 1 if len(numbers) % 3 == 1 else 0
             for first in (1, 0):
                 own = numbers[first::3][: max(0, len(numbers) - first) // 3]
@@ -128,42 +120,32 @@ def _read_coords(text: str) -> Mentions:
                     start = first
                     break
             points = map(Point, numbers[start + 1 :: 3], numbers[start + 2 :: 3])
-            found += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
-    return found or find_points(text)
+            mentions += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
+    return mentions or find_points(text)
 
 
 # --- the conventions -----------------------------------------------------------------------------------------------
 
-CONVENTIONS: Mapping[str, Convention] = {
-    one.name: one
-    for one in (
-        Convention("unit", "[(x, y)] from 0 to 1 (TRACE, RoboPoint, GPT-4o)", POINTS_SUFFIX, _UNIT_BOX, find_points, 1.0),
-        Convention(
-            "gemini", "JSON, [y, x] from 0 to 1000",
-            *_ask_for_json("point", "box_2d", "y, x", "ymin, xmin, ymax, xmax", _THOUSANDTHS),
-            partial(_read_json, swapped=True), 1000.0,
-        ),
-        Convention("molmo", "XML, x and y in percent (Molmo)", _POINTING, "", _read_xml, 100.0),
-        Convention("molmo2", "XML, numbered x and y from 0 to 1000 (Molmo2)", _POINTING, "", _read_coords, 1000.0),
-        Convention(
-            "qwen2.5-vl", "JSON, pixels of the picture as sent",
-            *_ask_for_json("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", _PIXELS), _read_json, None,
-        ),
-        Convention(
-            "qwen3-vl", "JSON, [x, y] from 0 to 1000",
-            *_ask_for_json("point_2d", "bbox_2d", "x, y", "x1, y1, x2, y2", _THOUSANDTHS), _read_json, 1000.0,
-        ),
-        Convention(
-            "robobrain2", "[(x, y)] in pixels of the picture as sent",
-            _TUPLES.format(units=_PIXELS), _TUPLE_BOX.format(units=_PIXELS), _read_json, None,
-        ),
-        Convention(
-            "robobrain2.5", "[(x, y)] or [(x, y, depth)], x and y from 0 to 1000",
-            _TUPLES.format(units=_THOUSANDTHS), _TUPLE_BOX.format(units=_THOUSANDTHS),
-            partial(_read_json, depth=True), 1000.0,
-        ),
-    )
-}  # fmt: skip
+_GEMINI = {"key": "point", "order": "y, x", "units": _THOUSANDTHS}
+_GEMINI_BOX = {"key": "box_2d", "order": "ymin, xmin, ymax, xmax", "units": _THOUSANDTHS}
+_QWEN = {"key": "point_2d", "order": "x, y"}
+_QWEN_BOX = {"key": "bbox_2d", "order": "x1, y1, x2, y2"}
+_TABLE: tuple[tuple[str, str, str, str, Callable[[str], list[Mention]], float | None], ...] = (
+    ("unit", "[(x, y)] from 0 to 1 (TRACE, RoboPoint, GPT-4o)", POINTS_SUFFIX, _UNIT_BOX, find_points, 1.0),
+    ("gemini", "JSON, [y, x] from 0 to 1000", _JSON.format(**_GEMINI), _JSON_BOX.format(**_GEMINI_BOX),
+     partial(_read_json, swapped=True), 1000.0),
+    ("molmo", "XML, x and y in percent (Molmo)", _POINTING, "", _read_xml, 100.0),
+    ("molmo2", "XML, numbered x and y from 0 to 1000 (Molmo2)", _POINTING, "", _read_coords, 1000.0),
+    ("qwen2.5-vl", "JSON, pixels of the picture as sent", _JSON.format(**_QWEN, units=_PIXELS),
+     _JSON_BOX.format(**_QWEN_BOX, units=_PIXELS), _read_json, None),
+    ("qwen3-vl", "JSON, [x, y] from 0 to 1000", _JSON.format(**_QWEN, units=_THOUSANDTHS),
+     _JSON_BOX.format(**_QWEN_BOX, units=_THOUSANDTHS), _read_json, 1000.0),
+    ("robobrain2", "[(x, y)] in pixels of the picture as sent", _TUPLES.format(units=_PIXELS),
+     _TUPLE_BOX.format(units=_PIXELS), _read_json, None),
+    ("robobrain2.5", "[(x, y)] or [(x, y, depth)], x and y from 0 to 1000", _TUPLES.format(units=_THOUSANDTHS),
+     _TUPLE_BOX.format(units=_THOUSANDTHS), partial(_read_json, depth=True), 1000.0),
+)  # fmt: skip
+CONVENTIONS: Mapping[str, Convention] = {row[0]: Convention(*row) for row in _TABLE}
 
 
 def convention(name: str) -> Convention:
@@ -178,30 +160,22 @@ def convention_of(model: str) -> Convention | None:
 
     InputError for a model whose points cannot be read from its text.
     """
+    import yaml  # not for callers that name a convention
+
     name = model.rstrip("/").rpartition("/")[2]
-    for pattern, entry in _families():
-        if pattern.match(name):
+    entries = yaml.safe_load(Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8"))
+    families = {family: entry for entry in entries for family in entry["models"]}
+    for family in sorted(families, key=len, reverse=True):  # a longer name is the more specific family
+        pattern, entry = re.escape(family).replace(r"\-", "[-_ ]?") + r"(?![a-z0-9]|\.\d)", families[family]
+        if re.match(pattern, name, re.IGNORECASE):
             if "refused" in entry:
                 raise InputError(f"points of {model} cannot be read: {entry['refused']} ({entry['source']})")
             return CONVENTIONS[entry["convention"]]
     return None
 
 
-@cache
-def _families() -> list[tuple[re.Pattern[str], Mapping[str, str]]]:
-    """A pattern for the beginning of a model's name and the entry of that family; longer names first."""
-    import yaml  # not for callers that name a convention
-
-    entries = yaml.safe_load(Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8"))
-    known = sorted(((family, entry) for entry in entries for family in entry["models"]), key=lambda one: -len(one[0]))
-    end = r"(?![a-z0-9]|\.\d)"
-    return [
-        (re.compile(re.escape(family).replace(r"\-", "[-_ ]?") + end, re.IGNORECASE), entry) for family, entry in known
-    ]
-
-
 def sent_size(size: Size, most: int, convention: Convention) -> Size:
-    """Return the size in which a picture is sent: no side above `most` pixels, and nothing that the server would resize.
+    """Return the size in which a picture is sent: no side above `most` pixels, and nothing that the server resizes.
 
     InputError for a picture so long and narrow that Qwen's processors refuse it.
     """
@@ -225,9 +199,8 @@ def read(text: str, size: Size, convention: Convention, sent: Size | None = None
 
     Args:
         size: of the original image.
-        sent: of the picture as the model saw it, if it was another; required if the convention counts its pixels.
-    Raises:
-        ValueError: pixels of a picture whose size is not given.
+        sent: of the picture as the model saw it, if it was another. ValueError if the convention counts its pixels and
+            it is missing.
     """
     if convention.name == "unit":
         return parse(text, sent or size)
@@ -235,19 +208,26 @@ def read(text: str, size: Size, convention: Convention, sent: Size | None = None
         raise ValueError(f"{convention.name} counts pixels of the picture as sent: its size is needed")
     width, height = convention.units(sent or size)
 
-    def to_fractions(item: Point | Box) -> Point | Box:
-        if isinstance(item, Point):
-            return Point(item.x / width, item.y / height)
-        return Box(item.x0 / width, item.y0 / height, item.x1 / width, item.y1 / height)
+    def read_fractions(part: str) -> list[Mention]:
+        mentions = []
+        for mention in convention.read(part):
+            item = mention.item
+            if isinstance(item, Point):
+                item = Point(item.x / width, item.y / height)
+            else:
+                item = Box(item.x0 / width, item.y0 / height, item.x1 / width, item.y1 / height)
+            mentions.append(replace(mention, item=item))
+        return mentions
 
-    return parse(text, size, lambda part: [replace(one, item=to_fractions(one.item)) for one in convention.read(part)])
+    return parse(text, size, read_fractions)
 
 
 def foreign_syntax(text: str) -> str | None:
-    """What suggests that a text is not in fractions: "JSON keys", "XML tags" or "numbers above 1"; None if nothing."""
-    for what, pattern in {"JSON keys": _KEYED, "XML tags": _TAG}.items():
-        if pattern.search(text):
-            return what
+    """Return "JSON keys", "XML tags" or "numbers above 1" if these suggest that a text is not in fractions, else None."""
+    if _KEYED.search(text):
+        return "JSON keys"
+    if _TAG.search(text):
+        return "XML tags"
     return "numbers above 1" if _above_one(text) else None
 
 
@@ -296,17 +276,12 @@ class ConventionCheck:
 def recorded_convention(
     metadata: Mapping[str, Any], size: Size, where: str, default: Convention = CONVENTIONS["unit"]
 ) -> tuple[Convention, Size]:
-    """Return the convention recorded with an answer, and the size of the picture as the model saw it.
+    """Return the `convention` recorded with an answer (or the default), and the size of the picture as `sent` (or `size`).
 
-    Args:
-        metadata: of the answer, with `convention` and `sent`.
-        size: of the original image, for an answer that records none.
-        default: for an answer that records no convention.
-    Raises:
-        InputError: begins with `where`; the record is broken.
+    InputError, beginning with `where`, for a broken record.
     """
     name, sent = metadata.get("convention"), metadata.get("sent")
-    is_size = isinstance(sent, list) and len(sent) == 2 and all(type(one) is int and one > 0 for one in sent)
+    is_size = isinstance(sent, list) and len(sent) == 2 and all(type(side) is int and side > 0 for side in sent)
     if name is None:
         return default, (sent[0], sent[1]) if is_size and sent else size
     if name not in CONVENTIONS or (CONVENTIONS[name].scale is None and not is_size):

@@ -1,8 +1,7 @@
-"""Images and masks: how every one is read, and the frames of an image: the original and the padded square.
+"""Images and masks: how each is read, and the conversion between the original image and the padded square.
 
 LLaVA pads an image to a square with its mean colour before CLIP's resize, so the tower's grid of patches covers the
-square while points, masks and people speak of the original image. Every step between the two frames is taken here.
-An odd difference in side lengths puts the smaller half at the left / top, as the original does.
+square, while points and masks refer to the original image. An odd padding puts the smaller half left / above, as there.
 """
 
 from __future__ import annotations
@@ -42,12 +41,11 @@ class Square:
         return max(self.width, self.height)
 
     @property
-    def offset(self) -> tuple[int, int]:
-        """Pixels of padding left of and above the image."""
+    def offset(self) -> tuple[int, int]:  # pixels of padding left of and above the image
         return (self.side - self.width) // 2, (self.side - self.height) // 2
 
     def pad_point(self, point: Point) -> Point:
-        """From the original image's frame to the square's; both normalised to [0, 1]."""
+        """Convert from the original image's frame to the square's; both normalised to [0, 1]."""
         left, top = self.offset
         return Point((point.x * self.width + left) / self.side, (point.y * self.height + top) / self.side)
 
@@ -57,46 +55,22 @@ class Square:
         return Point((point.x * self.side - left) / self.width, (point.y * self.side - top) / self.height)
 
 
-def pad_to_square(image: Image.Image, fill: tuple[int, ...] = PAD_COLOR) -> Image.Image:
-    """The image centred on a square of its longer side, filled with CLIP's mean colour."""
-    square = Square(*image.size)
-    if image.width == image.height:
-        return image
-    padded = Image.new(image.mode, (square.side, square.side), fill if image.mode == "RGB" else 0)
-    padded.paste(image, square.offset)
-    return padded
-
-
 def unpad_map(grid: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
-    """A map over the padded square's patches, laid over the original image.
-
-    Args:
-        grid: `[rows, columns]`, one value a patch of the square.
-        size: `(width, height)` of the original image in pixels.
-    Returns:
-        `[height, width]`, bilinear between the patches' centres.
-    """
+    """Resize one value a patch of the padded square, `[rows, columns]`, to the original image: `[height, width]`."""
     square = Square(*size)
-    whole = Image.fromarray(np.asarray(grid, dtype=np.float32)).resize((square.side,) * 2, Image.Resampling.BILINEAR)
+    padded = Image.fromarray(np.asarray(grid, dtype=np.float32)).resize((square.side,) * 2, Image.Resampling.BILINEAR)
     left, top = square.offset
-    return np.asarray(whole, dtype=np.float32)[top : top + square.height, left : left + square.width]
+    return np.asarray(padded, dtype=np.float32)[top : top + square.height, left : left + square.width]
 
 
 def patch_coverage(mask: NDArray[np.bool_], patches: int) -> NDArray[np.float32]:
-    """The share of every patch of the padded square that a mask over the original image covers.
-
-    Args:
-        mask: `[height, width]` of the original image.
-        patches: patches along a side of the square.
-    Returns:
-        `[patches, patches]` in [0, 1].
-    """
+    """Return the share of each patch, `[patches, patches]`, that a mask `[height, width]` of the original covers."""
     height, width = mask.shape
     square = Square(width, height)
     left, top = square.offset
-    whole = np.zeros((square.side, square.side), dtype=np.float32)
-    whole[top : top + height, left : left + width] = mask
-    return np.asarray(Image.fromarray(whole).resize((patches, patches), Image.Resampling.BOX), dtype=np.float32)
+    padded = np.zeros((square.side, square.side), dtype=np.float32)
+    padded[top : top + height, left : left + width] = mask
+    return np.asarray(Image.fromarray(padded).resize((patches, patches), Image.Resampling.BOX), dtype=np.float32)
 
 
 # --- reading pictures and masks ------------------------------------------------------------------------------------
@@ -104,32 +78,25 @@ def patch_coverage(mask: NDArray[np.bool_], patches: int) -> NDArray[np.float32]
 # What PIL raises for a file that is no image, is cut off, or is damaged: by format it is any of these.
 BROKEN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 INSIDE = 127  # a mask's value above this lies inside the region
-FLOATING = "its pixels are floating-point numbers; store it with 8 bits a channel"
-
-# EXIF orientation -> what PIL has to do so that the picture stands as people see it.
+_FLOATING = "its pixels are floating-point numbers; store it with 8 bits a channel"
+# EXIF orientation -> the transposition that turns the picture upright; those from 5 on swap width and height.
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
+}  # fmt: skip
 
 
 def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
-    """Read a whole image as RGB, turned as its EXIF orientation says: everybody sees it in this one frame.
+    """Read an image to its end as RGB, turned upright by its EXIF orientation. InputError if missing or broken.
 
     Args:
         source: a path, or the file's content.
         name: what an error calls it; the path by default.
-    Raises:
-        InputError: the file is missing, or is no image that can be decoded to its end.
     """
     with _reading(source, f"the image {name or source!s}") as image:
-        if image.mode == "F":  # in which range, nobody says; PIL would clip it to 0 to 255 and make 0 to 1 black
-            raise ValueError(FLOATING)
+        if image.mode == "F":  # of unknown range: PIL would clip it to 0 to 255 and make 0 to 1 black
+            raise ValueError(_FLOATING)
         upright = _upright(image)
         if image.mode.startswith("I"):  # PIL would clip its 16 bits to 8: everything but black becomes white
             return Image.fromarray((np.asarray(upright).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
@@ -137,19 +104,19 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image as `open_image` returns it; only its header is read. InputError as there."""
+    """Return width and height of an image as `open_image` returns it; only its header is read."""
     with _reading(path, f"the image {path}") as image:
         return _upright_size(image)
 
 
 def is_turned(path: str | Path) -> bool:
-    """Whether the pixels of a file are stored in another frame than `open_image` returns. InputError as there."""
+    """Whether `open_image` turns the stored pixels."""
     with _reading(path, f"the image {path}") as image:
         return _turn(image) is not None
 
 
 def decoded_size(path: Path) -> tuple[int, int] | str:
-    """Width and height of an image that decodes to its end, or what is wrong with it.
+    """Return width and height of an image that decodes to its end, or what is wrong with it.
 
     Faster than `open_image` for a JPEG: libjpeg still reads every coefficient, but computes a 64th of the pixels.
     """
@@ -158,32 +125,33 @@ def decoded_size(path: Path) -> tuple[int, int] | str:
             size = _upright_size(image)
             image.draft(None, (image.width // 8, image.height // 8))
             image.load()
-            return FLOATING if image.mode == "F" else size
+            return _FLOATING if image.mode == "F" else size
     except BROKEN_IMAGE as error:
         return str(error) or type(error).__name__
 
 
 def open_mask(source: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
-    """Read a mask as grey values `[height, width]`, turned as `open_image` turns images; above `INSIDE` is the region.
+    """Read a mask as grey values `[height, width]`, turned upright; values above `INSIDE` are the region.
 
-    A grey file is taken as stored (16 bits and fractions are scaled to 8 bits), of a coloured one the largest channel,
-    and alpha where alpha varies and colour does not.
-
-    Raises:
-        InputError: it is missing or broken, or its colours and its alpha mark different regions.
+    Grey values are taken as stored (16 bits and fractions are scaled to 8 bits), of colours the largest channel, and
+    alpha where it varies and colour does not. InputError if missing or broken, or if colour and alpha disagree.
     """
     with _reading(source, f"the mask {name or source!s}") as image:
         upright = _upright(image)
         if image.mode.startswith(("I", "F")):  # convert("L") would clip: everything but black becomes white
-            return _eight_bits(np.nan_to_num(np.asarray(upright, np.float64)), image.mode == "F")
+            values = np.nan_to_num(np.asarray(upright, np.float64))
+            largest = values.max(initial=0)
+            white = 1 if image.mode == "F" and largest <= 1 else 255 if largest <= 255 else 65535
+            return np.rint(values.clip(0, white) / white * 255).astype(np.uint8)
         alpha = image.mode.endswith(("A", "a")) or "transparency" in image.info
         if image.mode in ("1", "L") and not alpha:
             return np.array(upright.convert("L"), np.uint8)
         channels: NDArray[np.uint8] = np.array(upright.convert("RGBA" if alpha else "RGB"), np.uint8)
     color: NDArray[np.uint8] = channels[..., :3].max(axis=-1)
-    if not alpha or not _varies(channels[..., 3:]):
+    varies = (channels != channels[:1, :1]).any(axis=(0, 1))  # for each channel, whether its pixels differ
+    if not alpha or not varies[3]:
         return color
-    if not _varies(channels[..., :3]):
+    if not varies[:3].any():
         return channels[..., 3].copy()
     if np.array_equal(color > INSIDE, channels[..., 3] > INSIDE):
         return color
@@ -194,15 +162,13 @@ def open_mask(source: str | Path | bytes, name: str = "") -> NDArray[np.uint8]:
 
 
 class Images:
-    """Finds the files that records name: in `folder`, in its `images/`, or beside it when names carry the folder.
+    """Finds the files that records name: in `folder`, in its `images/`, or beside it if names begin with the folder.
 
-    A name that is written with other Unicode code points than the file's (é as one or as two, as macOS stores it) is
-    the same name.
+    A name may be written with other Unicode code points than the file's (é as one or as two, as macOS stores it).
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._roots = (folder, folder / "images", folder.parent)
         # one instance, one cache: samples of one image mostly follow each other
         self.find = lru_cache(maxsize=4096)(self._find)
 
@@ -210,17 +176,18 @@ class Images:
         return Images, (self.folder,)  # for another process, which has a cache of its own
 
     def _find(self, name: str) -> Path | None:
-        """The file, None when there is none. A name that leaves the folder is never followed."""
+        """Return the file, or None if there is none. A name that leaves the folder is never followed."""
         if escapes_folder(name):
             return None
         names = dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)])
+        roots = self.folder, self.folder / "images", self.folder.parent
         try:
-            return next((path for root in self._roots for one in names if (path := root / one).is_file()), None)
+            return next((path for root in roots for spelling in names if (path := root / spelling).is_file()), None)
         except (OSError, ValueError):  # longer than a name can be, or no name at all
             return None
 
     def path(self, name: str) -> Path:
-        """The file; where none is found, the path below the folder that an error is to name."""
+        """Return the file; without one, the path below the folder that an error is to name."""
         return self.find(name) or self.folder / name
 
     def problem(self, name: str) -> str | None:
@@ -235,9 +202,8 @@ def open_region(source: str | Path | bytes, name: str = "") -> NDArray[np.bool_]
     return region
 
 
-# Values of an instance map, which says for every pixel what it shows: 0 the background (floor, walls, furniture on which
-# nothing stands), 1 the first surface of a room (of a table scene the table), from 2 on the objects in their order, from
-# 200 on the further surfaces of a room.
+# Pixel values of an instance map: 0 the background (floor, walls, furniture on which nothing stands), 1 the first
+# surface of a room (the table of a table scene), from 2 on the objects in order, from 200 on the room's other surfaces.
 BACKGROUND, FIRST_SURFACE, FIRST_OBJECT, MORE_SURFACES = 0, 1, 2, 200
 
 
@@ -247,16 +213,14 @@ def open_instances(path: str | Path) -> NDArray[Any]:
         return np.asarray(image)
 
 
-def on_object(values: NDArray[Any] | int) -> NDArray[np.bool_]:
-    """Where values of an instance map are those of objects."""
-    array = np.asarray(values)
-    return (array >= FIRST_OBJECT) & (array < MORE_SURFACES)
+def on_object(values: Any) -> Any:
+    """Return where values of an instance map, or one of them, are those of objects."""
+    return (values >= FIRST_OBJECT) & (values < MORE_SURFACES)
 
 
-def on_surface(values: NDArray[Any] | int) -> NDArray[np.bool_]:
-    """Where values of an instance map are those of surfaces, on which objects stand and free space is."""
-    array = np.asarray(values)
-    return (array == FIRST_SURFACE) | (array >= MORE_SURFACES)
+def on_surface(values: Any) -> Any:
+    """Return where values of an instance map are those of surfaces, on which objects stand and free space is."""
+    return (values == FIRST_SURFACE) | (values >= MORE_SURFACES)
 
 
 @contextmanager
@@ -271,7 +235,7 @@ def _reading(source: str | Path | bytes, what: str) -> Iterator[Image.Image]:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How an image that was just opened has to be turned, None where it stands upright."""
+    """Return how an image that was just opened has to be turned, None if it is upright."""
     if image.format == "TIFF":  # PIL itself turns these
         return None
     try:
@@ -289,15 +253,3 @@ def _upright(image: Image.Image) -> Image.Image:
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     sideways = _turn(image) in [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
     return (image.height, image.width) if sideways else image.size
-
-
-def _varies(channels: NDArray[np.uint8]) -> bool:
-    """Whether the pixels `[height, width, channels]` are not all the same."""
-    return bool((channels != channels[:1, :1]).any())
-
-
-def _eight_bits(values: NDArray[np.float64], fractions: bool) -> NDArray[np.uint8]:
-    """Grey values of 16 bits, or from 0 to 1, as 8 bits; those that only use 8 bits anyway are taken as they are."""
-    largest = values.max(initial=0)
-    white = 1 if fractions and largest <= 1 else 255 if largest <= 255 else 65535
-    return np.rint(values.clip(0, white) / white * 255).astype(np.uint8)

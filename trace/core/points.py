@@ -35,17 +35,16 @@ _NAMED = (
 )
 _ITEM = re.compile(f"{_TUPLE}|{_NAMED}", re.IGNORECASE)
 _NOT_INTEGER = re.compile(r"[.eE]")
-_DEPTH_BEHIND = re.compile(
-    r"[\"']point_2d[\"']\s{0,4}+:\s{0,4}+\[?\s{0,4}+\Z"
-)  # whose third number can only be a depth
-# Every character stands for one, so that places in the text stay what they are.
+# A key whose third number can only be a depth.
+_DEPTH_BEHIND = re.compile(r"[\"']point_2d[\"']\s{0,4}+:\s{0,4}+\[?\s{0,4}+\Z")
+# One character for one, so that places in the text stay what they are.
 _PLAIN = str.maketrans("（）［］｛｝，．：；＝＋－−％*`$", "()[]{},.:;=+--%   ")
 _LATEX = re.compile(r"\\(?:left|right|,)?+")
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point in fractions of the original image's width and height; ValueError when a coordinate is not finite."""
+    """A point in fractions of the original image's width and height; ValueError if a coordinate is not finite."""
 
     x: float
     y: float
@@ -56,12 +55,11 @@ class Point:
 
     @property
     def inside(self) -> bool:
-        """Whether the point lies in the image, its border included."""
+        """Whether the point is in the image, its border included."""
         return 0 <= self.x <= 1 and 0 <= self.y <= 1
 
     @property
-    def center(self) -> Point:
-        """The point itself, so that points and boxes have a centre alike."""
+    def center(self) -> Point:  # as boxes have
         return self
 
     def to_pixels(self, width: int, height: int) -> tuple[float, float]:
@@ -123,19 +121,16 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A point or box where it stands in a text: characters `start` to `end`.
-
-    `marked` says that a JSON key or an XML tag calls it a point or box, so that it is none of a sentence's.
-    """
+    """A point or box at the characters `start` to `end` of a text."""
 
     item: Point | Box
     start: int
     end: int
-    marked: bool = False
+    marked: bool = False  # by a JSON key or an XML tag: not part of a sentence
 
 
 def parse_points(text: str, size: tuple[int, int] | None = None) -> list[Point | Box]:
-    """The points and boxes of `text` in the order in which they are written; any text is accepted.
+    """Return the points and boxes of any text, in its order.
 
     `size` is the (width, height) of the original image, by which pixels are divided. Without it a pair of pixels
     stays a point far outside the image, so that it counts as a miss instead of vanishing.
@@ -146,7 +141,7 @@ def parse_points(text: str, size: tuple[int, int] | None = None) -> list[Point |
 def find_points(
     text: str, size: tuple[int, int] | None = None, *, depth: bool = False, swapped: bool = False
 ) -> list[Mention]:
-    """What `parse_points` reads, with its place in the text.
+    """Read as `parse_points` does, with the place in the text.
 
     Args:
         depth: a third number between brackets is a depth, which is dropped.
@@ -168,7 +163,7 @@ def find_points(
 
 
 def _numbers(match: re.Match[str], depth: bool, swapped: bool) -> list[str]:
-    """The numbers of a match as x, y or x0, y0, x1, y1; none where it is no point and no box."""
+    """Return the numbers of a match as x, y or x0, y0, x1, y1; none if it is no point and no box."""
     if match["axis"] is not None:
         numbers = [match["first"], match["second"]]
         return numbers if match["axis"] in "xX" else numbers[::-1]
@@ -180,11 +175,11 @@ def _numbers(match: re.Match[str], depth: bool, swapped: bool) -> list[str]:
         if not depth and _DEPTH_BEHIND.search(match.string, max(0, start - 32), start) is None:
             return []
         numbers = numbers[:2]
-    return [numbers[place ^ 1] for place in range(len(numbers))] if swapped else numbers
+    return [numbers[index ^ 1] for index in range(len(numbers))] if swapped else numbers
 
 
 def scored_indices(items: Sequence[Point | Box]) -> list[int]:
-    """The indices of the items of an answer that are scored: its points if it has any, otherwise its boxes.
+    """Return the indices of the items of an answer that are scored: its points if it has any, otherwise its boxes.
 
     A box counts as all of its pixels, which would outweigh the points beside it.
     """

@@ -31,16 +31,16 @@ REASONING_SUFFIX = (
 
 
 def question_text(instruction: str, reasoning: bool) -> str:
-    """The text of a human turn: the instruction, the request for reasoning if wanted, the format of the answer.
+    """Return the text of a human turn: the instruction, the request for reasoning if wanted, the format of the answer.
 
-    Sentences that the instruction already ends with (Where2Place's do) are not written twice.
+    Sentences that the instruction already ends with (Where2Place's do) are not repeated.
     """
     core = bare_instruction(instruction)
     return " ".join([core, REASONING_SUFFIX, POINTS_SUFFIX] if reasoning else [core, POINTS_SUFFIX])
 
 
 def bare_instruction(text: str) -> str:
-    """The instruction alone: without the image tag and without the fixed sentences."""
+    """Return the instruction without the image tag and the fixed sentences."""
     core = text.replace(IMAGE_TAG, "").strip()
     for suffix in (POINTS_SUFFIX, REASONING_SUFFIX):
         core = core.removesuffix(suffix).rstrip()
@@ -73,14 +73,13 @@ TEMPLATES = {
     "llava_v1": _vicuna("llava_v1", "human"),
     "plain": Template("plain", "", "", "", "", "\n"),  # projector pre-training: an image, then its caption
 }
-ALIASES = {"v1": "vicuna_v1"}  # the name the original's training scripts use
 
 
 def template(name: str) -> Template:
-    """Return the template called `name`; InputError lists the known ones."""
-    style = TEMPLATES.get(ALIASES.get(name, name))
+    """Return the template called `name`; "v1" is LLaVA's other name of vicuna_v1. InputError lists the known ones."""
+    style = TEMPLATES.get("vicuna_v1" if name == "v1" else name)
     if style is None:
-        raise InputError(f"unknown conversation template {name!r}. Known: {', '.join([*TEMPLATES, *ALIASES])}")
+        raise InputError(f"unknown conversation template {name!r}. Known: {', '.join(TEMPLATES)}, v1")
     return style
 
 
@@ -95,8 +94,7 @@ class Rendered:
 def render(turns: Sequence[Turn], style: Template) -> Rendered:
     """Write turns as text; a last human turn leaves the text open for the assistant.
 
-    Raises:
-        InputError: turns that do not alternate human, gpt, human ...
+    InputError for turns that do not alternate human, gpt, human ...
     """
     for index, turn in enumerate(turns):
         expected = "gpt" if index % 2 else "human"
@@ -110,10 +108,10 @@ def render(turns: Sequence[Turn], style: Template) -> Rendered:
     text, answers = style.system + style.separator, []
     for turn in turns:
         if turn.speaker == "human":
-            said = turn.text
-            if IMAGE_TAG in said:  # the tag moves to the front of its turn, as in LLaVA
-                said = f"{IMAGE_TAG}\n{said.replace(IMAGE_TAG, '').strip()}".strip()
-            text += f"{style.human}: {said}{style.separator}{style.assistant}:"
+            words = turn.text
+            if IMAGE_TAG in words:  # the tag moves to the front of its turn, as in LLaVA
+                words = f"{IMAGE_TAG}\n{words.replace(IMAGE_TAG, '').strip()}".strip()
+            text += f"{style.human}: {words}{style.separator}{style.assistant}:"
         else:
             start = len(text)
             text += f" {turn.text}{style.stop}"
@@ -122,21 +120,18 @@ def render(turns: Sequence[Turn], style: Template) -> Rendered:
 
 
 def render_prompt(question: str, style: str = "vicuna_v1", image: bool = True) -> str:
-    """The text of one question, open for the answer."""
+    """Return the text of one question, open for the answer."""
     text = f"{IMAGE_TAG}\n{question}" if image else question
     return render([Turn("human", text)], template(style)).text
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids with the image as one `IMAGE_ID`, their labels (`IGNORE`: not learned) and their spans in the text.
+    """A rendered conversation as tokens: three lists of one length."""
 
-    All three have one entry a token; a span is `(start, end)` in characters of the rendered text.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    spans: list[tuple[int, int]]
+    input_ids: list[int]  # the image is one `IMAGE_ID`
+    labels: list[int]  # `IGNORE`: not learned
+    spans: list[tuple[int, int]]  # (start, end) in characters of the rendered text
 
 
 def encode(tokenizer: Any, rendered: Rendered) -> Encoded:

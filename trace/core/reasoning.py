@@ -1,9 +1,8 @@
 """The Chain of Reasoning (CoR) in text: how it is rendered, and how it is read back with the span of every step.
 
-The template is TRACE's: four numbered steps under bold headings, then the final answer. Reading goes by the headings
-alone, in any order, and forgives small slips: missing asterisks or numbers, other case, a dash for the colon. When
-there is a final answer (`Final Answer:`, `Answer:`, `<answer>`), points are read from there only, never from the
-reasoning, and of a `<think>` that is not closed nothing else is read.
+The template is TRACE's: four numbered steps under bold headings, then the final answer. The reader looks for the
+headings in any order and forgives slips: missing asterisks or numbers, other case, a dash for the colon. If there is a
+final answer (`Final Answer:`, `Answer:`, `<answer>`), points are read from it only, never from the reasoning.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
+from typing import NamedTuple
 
 from .points import Box, Mention, Point, find_points, format_points
 
@@ -35,22 +35,22 @@ Read = Callable[[str], Sequence[Mention]]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of the reasoning. `text[span[0]:span[1]]` begins with `heading` and ends with the step's own `text`."""
+    """One step of the reasoning."""
 
     key: str  # one of STEPS
     heading: str  # as written, its number and asterisks included
     text: str
-    span: tuple[int, int]  # characters of the whole response
+    span: Span  # characters of the response, from the beginning of `heading` to the end of `text`
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What was read from a model's text: the steps as they came, the points, and where the final answer stands."""
+    """A model's text and what was read from it."""
 
     text: str
     steps: tuple[Step, ...]
     points: tuple[Point | Box, ...]
-    answer_span: tuple[int, int] | None  # its heading included; None when there is no such heading
+    answer_span: Span | None  # the last final answer with its heading; None without one
     spans: tuple[Span, ...] = ()  # characters of each of `points`, () where they are not known
 
     @property
@@ -59,23 +59,22 @@ class Response:
         return bool(self.points)
 
     def step(self, key: str) -> Step | None:
-        """The first step of this key, None if it is missing; ValueError if `key` is none of STEPS."""
-        _check_key(key)
+        """Return the first step of this key, one of STEPS; None if it is missing."""
         return next((step for step in self.steps if step.key == key), None)
 
     def select(self, indices: Sequence[int]) -> Response:
         """Return the response with these of its points only."""
-        spans = tuple(self.spans[index] for index in indices) if self.spans else ()
-        return replace(self, points=tuple(self.points[index] for index in indices), spans=spans)
+        points = tuple(self.points[index] for index in indices)
+        return replace(self, points=points, spans=tuple(self.spans[index] for index in indices if self.spans))
 
 
 def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: int = 3) -> str:
     """Write the template: `steps` maps keys to bodies, in any order; absent steps are left out.
 
-    ValueError for an unknown key, and for a body that itself holds a heading: it would be read back as another step.
+    ValueError for an unknown key, and for a body that holds a heading: it would be read back as another step.
     """
-    for key in steps:
-        _check_key(key)
+    if unknown := [key for key in steps if key not in HEADINGS]:
+        raise ValueError(f"there is no step {unknown[0]!r}; the steps are {', '.join(STEPS)}")
     lines = [PREAMBLE] if steps else []
     plain = all(_PLAIN.fullmatch(text) for text in steps.values())
     for number, key in enumerate((key for key in STEPS if key in steps), start=1):
@@ -100,37 +99,29 @@ def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = No
     """
     read_points = read or (lambda part: find_points(part, size))
     headings = _find_headings(text)
-    limits = [heading.start for heading in headings[1:]] + [len(text)]
     steps: list[Step] = []
     answers: list[tuple[int, int, int]] = []  # start, end of the heading, end
     thought = text.rfind(THOUGHTS_END) + len(THOUGHTS_END) if THOUGHTS_END in text else 0
-    for heading, limit in zip(headings, limits, strict=False):
-        body = text[heading.end : limit].rstrip()
-        span = (heading.start, heading.end + len(body))
-        if heading.key == "answer" and heading.start >= thought:
-            answers.append((heading.start, heading.end, span[1]))
-        elif heading.key in HEADINGS:
-            steps.append(Step(heading.key, text[heading.start : heading.end], body.strip(), span))
-
-    def read_part(start: int, end: int) -> list[Mention]:
-        return [replace(one, start=one.start + start, end=one.end + start) for one in read_points(text[start:end])]
+    for index, (key, start, body_start) in enumerate(headings):
+        body = text[body_start : headings[index + 1][1] if index + 1 < len(headings) else len(text)].rstrip()
+        end = body_start + len(body)
+        if key == "answer" and start >= thought:
+            answers.append((start, body_start, end))
+        elif key in HEADINGS:
+            steps.append(Step(key, text[start:body_start], body.strip(), (start, end)))
 
     answer_span: Span | None = (answers[-1][0], answers[-1][2]) if answers else None
-    points: list[Mention] = []
-    for start, body_start, end in reversed(answers):
-        if points := read_part(body_start, end):
-            answer_span, points = (start, end), _first_list(text, body_start, points)
+    points: Sequence[Mention] = ()
+    offset = 0
+    for start, offset, end in reversed(answers):
+        if points := read_points(text[offset:end]):
+            answer_span, points = (start, end), _first_list(text[offset:end], points)
             break
     if not answers:
         unclosed = text.find(THOUGHTS, thought)
-        points = read_part(thought, len(text) if unclosed < 0 else unclosed)
-    spans = tuple((mention.start, mention.end) for mention in points)
+        offset, points = thought, read_points(text[thought : len(text) if unclosed < 0 else unclosed])
+    spans = tuple((mention.start + offset, mention.end + offset) for mention in points)
     return Response(text, tuple(steps), tuple(mention.item for mention in points), answer_span, spans)
-
-
-def _check_key(key: str) -> None:
-    if key not in HEADINGS:
-        raise ValueError(f"there is no step {key!r}; the steps are {', '.join(STEPS)}")
 
 
 # --- finding the headings: every quantifier is bounded or possessive, so that any text is read in linear time ---------
@@ -149,8 +140,7 @@ _WORDS = re.compile(
     )(?![^\W_]) | (?P<tag> <answer>) | (?P<end> </answer>))""",
     re.VERBOSE | re.IGNORECASE,
 )
-# Within a line nothing is a heading but an answer's, or what has a number or asterisks before it: most sentences are
-# told to hold none by this alone.
+# Within a line only an answer's heading, or words behind a number or asterisks, count: most sentences match this.
 _PLAIN = re.compile(rf"(?:(?!final{_SPACE}answer|answer{_SPACE}(?:is|are)|</?answer>)[^\r\n\d*_])*+", re.IGNORECASE)
 _WITH_VERB = re.compile(_VERB, re.IGNORECASE)
 # What may stand before the words: blanks, bullets, asterisks, a number; and how much of the text is looked at for it.
@@ -165,8 +155,7 @@ _ANSWER_BEGINS = re.compile(r"[ \t]{1,4}+(?:is|are)(?!\w):?+|(?=[ \t]{0,4}+[\[(`
 _SHORT_BEGINS = re.compile(r"[ \t]{1,4}+(?:is|are):?+(?=[ \t*`$\\]{0,4}+[\[(])", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Heading:
+class _Heading(NamedTuple):
     key: str  # one of STEPS, "preamble", "answer", or "end" for the end of an answer
     start: int
     end: int
@@ -182,7 +171,7 @@ def _find_headings(text: str) -> list[_Heading]:
 
 
 def _as_heading(text: str, words: re.Match[str], floor: int) -> _Heading | None:
-    """The heading of these words and what decorates them, after `floor`; None if they are part of a sentence."""
+    """Return the heading of these words with its decoration, after `floor`; None if they are part of a sentence."""
     key = str(words.lastgroup)
     if key in ("tag", "end"):
         return _Heading("answer" if key == "tag" else key, words.start(), words.end())
@@ -191,26 +180,22 @@ def _as_heading(text: str, words: re.Match[str], floor: int) -> _Heading | None:
     assert decoration is not None and ending is not None  # they may match nothing, but they match
     marks = decoration[0]  # bullets, number and asterisks
     at_line_start = decoration.start() == 0 or text[decoration.start() - 1] in "\r\n"
-    start = words.start() - len(marks.lstrip())
+    start, end, separator = words.start() - len(marks.lstrip()), ending.end(), ending["separator"]
     numbered = any(character.isdigit() for character in marks)
     bold = "**" in marks or "__" in marks
-    end, separator = ending.end(), ending["separator"]
     closed = bool(separator or ending["closing"] or _LINE_END.match(text, end))
 
     accepted = at_line_start or numbered or (bold and bool(separator))
     if key == "answer":
-        begins = _ANSWER_BEGINS.match(text, end)
-        if begins is not None and not separator:
+        if not separator and (begins := _ANSWER_BEGINS.match(text, end)):
             return _Heading(key, start, begins.end())
         accepted = (accepted and closed) or separator == ":"
     elif key == "short":
-        key, begins = "answer", _SHORT_BEGINS.match(text, end)
-        if begins is not None:
-            return _Heading(key, start, begins.end())
-        accepted = (at_line_start or bold) and closed
+        if begins := _SHORT_BEGINS.match(text, end):
+            return _Heading("answer", start, begins.end())
+        key, accepted = "answer", (at_line_start or bold) and closed
     else:
-        has_verb = _WITH_VERB.match(words[0]) is not None
-        accepted = accepted and (closed or ((numbered or bold) and has_verb))
+        accepted = accepted and (closed or ((numbered or bold) and _WITH_VERB.match(words[0]) is not None))
     return _Heading(key, start, end) if accepted else None
 
 
@@ -229,8 +214,8 @@ _SENTENCE_ENDS = re.compile(r"[.!?]")
 _LABEL = 3  # words of a label at most, where no colon says that it is one
 
 
-def _first_list(text: str, begin: int, points: list[Mention]) -> list[Mention]:
-    """The points that a final answer lists; what a sentence behind the list mentions is none of them.
+def _first_list(answer: str, points: Sequence[Mention]) -> Sequence[Mention]:
+    """Return the points that a final answer lists, without those that a sentence behind the list mentions.
 
     A point continues the list when between it and the point before stand no words, or only words in quotes or brackets,
     a word with a number, a label of up to three words with a colon, or words of one sentence that "and" ends. A point on
@@ -238,11 +223,11 @@ def _first_list(text: str, begin: int, points: list[Mention]) -> list[Mention]:
     what the line before says behind its point is that point's label. Where the first point has a label of up to three
     words without a colon, so may the others, on a new line or behind a comma; and lines whose last two words before the
     point are those of the first line ("The second point is") belong together.
-    Points with a JSON key or in an XML tag all count. `begin` is where the answer's heading ends.
+    Points with a JSON key or in an XML tag all count.
     """
-    first = _words(text[begin : points[0].start].rpartition("\n")[2])
+    first = _words(answer[: points[0].start].rpartition("\n")[2])
     for count, (before, after) in enumerate(pairwise(points), start=1):
-        if not (after.marked or _continues(text[before.end : after.start], first)):
+        if not (after.marked or _continues(answer[before.end : after.start], first)):
             return points[:count]
     return points
 

@@ -1,26 +1,23 @@
-"""The records that flow through the project, and their files: samples, questions and answers.
-
-Samples are training conversations in LLaVA's JSON (a list) or JSONL; questions and answers are JSONL as Where2Place and
-RoboPoint write them.
-"""
+"""Records and their files: samples (LLaVA's JSON list, or JSONL), questions and answers (JSONL, as of Where2Place)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from ..utils.command import InputError, existing_file
 from ..utils.files import first_character, json_type, read_json_list, read_jsonl, write_json_list, write_jsonl
 
+T = TypeVar("T")
 Speaker = Literal["human", "gpt"]
 FINISHED_AT_LIMIT = ("length", "max_tokens")  # how servers and `model_vqa` say that an answer reached its last token
 QuestionId = int | str
-OBJECT_REFERENCE, FREE_SPACE = TASKS = ("object_reference", "free_space")
+TASKS = ("object_reference", "free_space")
 # The generator's kinds of question, and the folders of RoboPoint's images, whose records name no task.
-_TASK_OF = dict.fromkeys(("direct", "relational", "object_ref"), OBJECT_REFERENCE)
-_TASK_OF |= dict.fromkeys(("free", "between", "part", "region_ref"), FREE_SPACE)
+_TASK_OF = dict.fromkeys(("direct", "relational", "object_ref"), "object_reference")
+_TASK_OF |= dict.fromkeys(("free", "between", "part", "region_ref"), "free_space")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ class Sample:
 
     @property
     def task(self) -> str | None:
-        """Either "object_reference" or "free_space", by `meta` or by RoboPoint's folders; None where neither names it."""
+        """One of `TASKS`, by `meta` or by RoboPoint's folders; None where neither names it."""
         task = self.meta.get("task")
         if task in TASKS:
             return str(task)
@@ -67,8 +64,16 @@ class Sample:
         conversations = _field(record, "conversations", list, where)
         if not conversations:
             raise InputError(f'{where}: "conversations" must hold at least one turn')
-        turns = tuple(_turn(turn, f"{where}, turn {number}") for number, turn in enumerate(conversations, start=1))
-        return cls(str(identifier), image, turns, _meta(record, "meta", ("id", "image", "conversations"), where))
+        turns = []
+        for number, turn in enumerate(conversations, start=1):
+            at = f"{where}, turn {number}"
+            if not isinstance(turn, dict):
+                raise InputError(f"{at} must be a JSON object, not {json_type(turn)}")
+            speaker = _field(turn, "from", str, at)
+            if speaker not in ("human", "gpt"):
+                raise InputError(f'{at}: "from" must be "human" or "gpt", not {speaker!r}')
+            turns.append(Turn(cast(Speaker, speaker), _field(turn, "value", str, at)))
+        return cls(str(identifier), image, tuple(turns), _meta(record, "meta", ("id", "image", "conversations"), where))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +127,11 @@ class Answer:
 
     @property
     def cut(self) -> bool:
-        """Whether the answer ended at the limit of tokens; False if that was not recorded."""
+        """Whether the answer ended at the limit of tokens, if that was recorded."""
         return self.metadata.get("finish") in FINISHED_AT_LIMIT
 
     def as_json(self) -> dict[str, Any]:
-        record = {one.name: getattr(self, one.name) for one in fields(self)}
+        record = {part.name: getattr(self, part.name) for part in fields(self)}
         return record | {"token_ids": list(self.token_ids), "metadata": dict(self.metadata)}
 
     @classmethod
@@ -137,22 +142,22 @@ class Answer:
             raise InputError(f'{where}: "token_ids" must be a list of integers')
         confidence = _field(record, "confidence", (int, float), where, optional=True)
         return cls(
-            question_id=_field(record, "question_id", _ID, where),
-            prompt=_field(record, "prompt", str, where, optional=True) or "",
-            text=_field(record, "text", str, where),
-            answer_id=str(record.get("answer_id") or ""),
-            model_id=_field(record, "model_id", str, where, optional=True) or "",
-            category=_field(record, "category", str, where, optional=True),
-            confidence=None if confidence is None else float(confidence),
-            seed=_field(record, "seed", int, where, optional=True),
-            run=_field(record, "run", int, where, optional=True) or 0,
-            token_ids=tuple(token_ids),
-            metadata=_meta(record, "metadata", tuple(one.name for one in fields(cls)), where),
+            _field(record, "question_id", _ID, where),
+            _field(record, "prompt", str, where, optional=True) or "",
+            _field(record, "text", str, where),
+            str(record.get("answer_id") or ""),
+            _field(record, "model_id", str, where, optional=True) or "",
+            _field(record, "category", str, where, optional=True),
+            None if confidence is None else float(confidence),
+            _field(record, "seed", int, where, optional=True),
+            _field(record, "run", int, where, optional=True) or 0,
+            tuple(token_ids),
+            _meta(record, "metadata", tuple(part.name for part in fields(cls)), where),
         )
 
 
 def read_samples(path: str | Path) -> Iterator[Sample]:
-    """Yield the samples of a JSON list (LLaVA's format) or a JSONL file, one at a time, in constant memory.
+    """Yield the samples of a JSON list or a JSONL file, in constant memory.
 
     InputError, while reading, names the file and the line or the position in the list.
     """
@@ -175,14 +180,8 @@ def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def read_questions(path: str | Path) -> list[Question]:
     """Read the questions of a JSONL file. InputError names the line; a question_id may appear once only."""
-    path = existing_file(path, "the question file")
-    questions: list[Question] = []
-    first_lines: dict[str, int] = {}
-    for line, record in read_jsonl(path):
-        question = Question.from_json(record, f"{path}, line {line}")
-        # As text: masks and pictures are named by it, so that 7 and "7" would meet in one file.
-        _refuse_repeated(first_lines, str(question.question_id), line, path)
-        questions.append(question)
+    # As text: masks and pictures are named by it, so that 7 and "7" would meet in one file.
+    questions = _read_unique(path, "the question file", Question.from_json, lambda question: str(question.question_id))
     if not questions:
         raise InputError(f"{path} holds no questions")
     return questions
@@ -190,25 +189,31 @@ def read_questions(path: str | Path) -> list[Question]:
 
 def read_answers(path: str | Path) -> list[Answer]:
     """Read the answers of a JSONL file. InputError names the line; a question_id may appear once in each run."""
-    path = existing_file(path, "the answer file")
-    answers: list[Answer] = []
-    first_lines: dict[str, int] = {}
-    for line, record in read_jsonl(path):
-        answer = Answer.from_json(record, f"{path}, line {line}")
-        _refuse_repeated(first_lines, f"{answer.question_id} of run {answer.run}", line, path)
-        answers.append(answer)
-    return answers
+    return _read_unique(
+        path, "the answer file", Answer.from_json, lambda answer: f"{answer.question_id} of run {answer.run}"
+    )
+
+
+def _read_unique(
+    path: str | Path, what: str, from_json: Callable[[Mapping[str, Any], str], T], key: Callable[[T], str]
+) -> list[T]:
+    path = existing_file(path, what)
+    records: list[T] = []
+    lines: dict[str, int] = {}
+    for line, values in read_jsonl(path):
+        records.append(from_json(values, f"{path}, line {line}"))
+        name = key(records[-1])
+        if (first := lines.setdefault(name, line)) != line:
+            raise InputError(
+                f"{path}, line {line}: question_id {name} was on line {first} already. Each may appear once"
+            )
+    return records
 
 
 def answered(path: str | Path, run: int | None = None) -> set[QuestionId]:
-    """Return the question ids with a complete answer (of `run`, or of any run) in a file that may end in half a line.
-
-    An absent file holds no answers.
-    """
-    if not Path(path).exists():
-        return set()
+    """Return the question ids answered (in `run`, or in any) in a file that may be absent or end in half a line."""
     done: set[QuestionId] = set()
-    for line, record in read_jsonl(path, skip_partial_line=True):
+    for line, record in read_jsonl(path, skip_partial_line=True) if Path(path).exists() else ():
         where = f"{path}, line {line}"
         if run is None or (_field(record, "run", int, where, optional=True) or 0) == run:
             done.add(_field(record, "question_id", _ID, where))
@@ -236,9 +241,9 @@ _EXPECTED = {
 
 def _field(record: Mapping[str, Any], key: str, kind: Any, where: str, optional: bool = False) -> Any:
     value = record.get(key)
-    if value is None and (optional or key not in record):
-        if optional:
-            return None
+    if value is None and optional:
+        return None
+    if key not in record:
         raise InputError(f'{where}: "{key}" is missing')
     if not isinstance(value, kind) or isinstance(value, bool) or (kind is _ID and value == ""):
         raise InputError(f'{where}: "{key}" must be {_EXPECTED[kind]}, not {json_type(value)}')
@@ -251,26 +256,11 @@ def lone_surrogate(text: str) -> str | None:
     """Return a surrogate without its pair, which JSON can hold but UTF-8 and tokenizers cannot; None if there is none."""
     try:
         text.encode("utf-8")
+        return None
     except UnicodeEncodeError as error:
         return text[error.start]
-    return None
-
-
-def _turn(record: Any, where: str) -> Turn:
-    if not isinstance(record, dict):
-        raise InputError(f"{where} must be a JSON object, not {json_type(record)}")
-    speaker = _field(record, "from", str, where)
-    if speaker not in ("human", "gpt"):
-        raise InputError(f'{where}: "from" must be "human" or "gpt", not {speaker!r}')
-    return Turn(cast(Speaker, speaker), _field(record, "value", str, where))
 
 
 def _meta(record: Mapping[str, Any], key: str, known: tuple[str, ...], where: str) -> dict[str, Any]:
     own = _field(record, key, dict, where, optional=True) or {}
     return {name: value for name, value in record.items() if name not in known and name != key} | own
-
-
-def _refuse_repeated(first_lines: dict[str, int], key: str, line: int, path: Path) -> None:
-    first = first_lines.setdefault(key, line)
-    if first != line:
-        raise InputError(f"{path}, line {line}: question_id {key} was on line {first} already. Each may appear once")

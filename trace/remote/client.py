@@ -130,12 +130,8 @@ class Figures:
 
     def as_json(self) -> dict[str, Any]:
         counts = {name: getattr(self, name) for name in ("requests", "responses", "cached", "tokens_in", "tokens_out")}
-        return {
-            **counts,
-            "seconds": round(self.seconds, 1),
-            "http_errors": dict(self.http_errors.most_common()),
-            "failures": dict(self.failures.most_common()),
-        }
+        errors = {name: dict(getattr(self, name).most_common()) for name in ("http_errors", "failures")}
+        return counts | {"seconds": round(self.seconds, 1)} | errors
 
 
 class TokenBucket:
@@ -244,7 +240,12 @@ class Client:
             picture = await asyncio.to_thread(request.picture) if request.picture else None
         except InputError as error:
             return self._failed(request, RequestFailed(str(error)))
-        await self._wait_for_turn(request)
+        image_tokens = 258 if request.picture else 0  # Gemini's smallest; OpenAI's is 255
+        tokens = text_tokens(request.system) + text_tokens(request.text) + image_tokens
+        rate = self.limits.tokens_per_minute
+        if rate is not None and tokens > rate:
+            raise InputError(f"tokens_per_minute: {rate:g} is less than the {tokens} tokens of one request. Allow more")
+        await asyncio.sleep(max(self._request_bucket.take(), self._token_bucket.take(tokens)))
         self.figures.requests += 1
         try:
             completion = await self.provider.send(request, picture)
@@ -262,14 +263,6 @@ class Client:
         self.figures.tokens_in += completion.tokens_in
         self.figures.tokens_out += completion.tokens_out
         return Reply(request, completion, cached=False)
-
-    async def _wait_for_turn(self, request: Request) -> None:
-        image_tokens = 258 if request.picture else 0  # Gemini's smallest; OpenAI's is 255
-        tokens = text_tokens(request.system) + text_tokens(request.text) + image_tokens
-        rate = self.limits.tokens_per_minute
-        if rate is not None and tokens > rate:
-            raise InputError(f"tokens_per_minute: {rate:g} is less than the {tokens} tokens of one request. Allow more")
-        await asyncio.sleep(max(self._request_bucket.take(), self._token_bucket.take(tokens)))
 
     def _failed(self, request: Request, error: RequestFailed) -> Failure:
         reason = str(error)
@@ -296,10 +289,8 @@ def remove_cached(cache: Path, keys: Collection[bytes]) -> None:
     if not cache.is_file():
         return
     with JsonlWriter(cache):  # nobody else writes it, and its last line is complete
-        lines = read_jsonl(cache)
-        write_jsonl(
-            cache, (record for line, record in lines if cached_key(record, f"{cache}, line {line}") not in keys)
-        )
+        lines = ((f"{cache}, line {line}", record) for line, record in read_jsonl(cache))
+        write_jsonl(cache, (record for where, record in lines if cached_key(record, where) not in keys))
 
 
 def cached_key(record: Mapping[str, Any], where: str) -> bytes:

@@ -120,7 +120,12 @@ def _scan_list(file: IO[str], path: Path) -> Iterator[tuple[int, int, dict[str, 
             try:
                 record, end = decoder.raw_decode(buffer, position)
             except (ValueError, RecursionError) as error:
-                more = file.read(wanted) if _may_be_cut(error, buffer) else ""
+                # A cut shows at the very end of the text (16 characters hold the longest half literal,
+                # "\\ud83d\\ude0"), except in a string, whose error points at its beginning.
+                cut = isinstance(error, json.JSONDecodeError) and (
+                    error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - 16
+                )
+                more = file.read(wanted) if cut else ""
                 if not more:
                     message = _reason(error)
                     if isinstance(error, json.JSONDecodeError):  # such files are often one line: no column, but text
@@ -138,16 +143,8 @@ def _scan_list(file: IO[str], path: Path) -> Iterator[tuple[int, int, dict[str, 
             raise InputError(f"{path}, line {line}: expected {_EXPECTED[state]}, found {character!r} (record {index})")
 
 
-def _may_be_cut(error: Exception, buffer: str) -> bool:
-    # A cut shows at the very end of the text (16 characters hold the longest half literal, "\\ud83d\\ude0"), except in a
-    # string, whose error points at its beginning.
-    return isinstance(error, json.JSONDecodeError) and (
-        error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - 16
-    )
-
-
 def first_character(path: str | Path) -> str:
-    """The first character of a text file that is not blank, which tells a JSON list from JSONL; "" if there is none."""
+    """Return a text file's first character that is not blank, which tells a JSON list from JSONL; "" without one."""
     path = existing_file(path, "the file")
     with _input_errors(path), open(path, encoding="utf-8-sig") as file:
         while chunk := file.read(4096):
@@ -157,7 +154,7 @@ def first_character(path: str | Path) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     path = existing_file(path, "the file")
     with _input_errors(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -314,8 +311,8 @@ class JsonlWriter:
             start = max(0, start - CHUNK)
             self._file.seek(start)
             tail = self._file.read(size - start)
-        start += tail.rfind(b"\n") + 1
-        tail = tail[tail.rfind(b"\n") + 1 :].strip()
+        line = tail.rfind(b"\n") + 1
+        start, tail = start + line, tail[line:].strip()
         if start == size:
             return
         if tail and not tail.startswith((b"{", b"\0")):  # a crash of the machine can leave zeros
@@ -392,13 +389,12 @@ def _lock(file: IO[Any], kind: Literal["flock", "lockf"], wait: bool) -> bool | 
 def escapes_folder(name: str) -> bool:
     """Whether a name from a data file points outside the folder it is relative to (or may, on another system)."""
     pure = PurePosixPath(name.replace("\\", "/"))
-    if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name:
-        return True
-    return re.match("[A-Za-z]:", pure.parts[0]) is not None
+    outside = not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in name
+    return outside or re.match("[A-Za-z]:", pure.parts[0]) is not None
 
 
 def json_type(value: Any) -> str:
-    """The type of a JSON value in the words of an error message."""
+    """Return the type of a JSON value in the words of an error message."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
