@@ -32,11 +32,7 @@ class PriceList:
 
 
 def find_price(model: str, path: Path | None, given: tuple[float | None, float | None]) -> Price | None:
-    """Return the price of a model: as given by flags, else as listed in `path`, else None.
-
-    Raises:
-        InputError: only one of the two prices is given, or the list cannot be read.
-    """
+    """Return the price of a model: as given by flags (both or none), else as listed in `path`, else None."""
     if given[0] is not None and given[1] is not None:
         return Price(model, given[0], given[1], "now", "the command line")
     if given != (None, None):
@@ -56,24 +52,22 @@ def text_tokens(text: str) -> int:
 
 
 def image_tokens(provider: str, width: int, height: int) -> int:
-    """Tokens of one image.
+    """Return the tokens of one image; other models and servers count differently.
 
     Gemini: 258 up to 384 x 384 pixels, else 258 for each tile of 768 x 768 (its documentation for 2.x models). OpenAI:
-    GPT-4o's tiles, 85 + 170 for each 512 x 512 after scaling to 2048, then to 768 on the short side. Other models and
-    servers count differently.
+    GPT-4o's tiles, 85 + 170 for each 512 x 512 after scaling to 2048, then to 768 on the short side.
     """
     width, height = max(1, width), max(1, height)
     if provider == "gemini":
-        small = width <= 384 and height <= 384
-        return 258 if small else 258 * math.ceil(width / 768) * math.ceil(height / 768)
+        return 258 if max(width, height) <= 384 else 258 * math.ceil(width / 768) * math.ceil(height / 768)
     scale = min(1.0, 2048 / max(width, height))
     scale *= min(1.0, 768 / (min(width, height) * scale))
     return 85 + 170 * math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
 
 
 def hours(requests: float, concurrency: int, seconds_each: float, requests_per_minute: float | None) -> float:
-    """How long `requests` take, by the slower of the two limits; at least the time of one answer."""
-    a_second = concurrency / seconds_each
-    if requests_per_minute is not None:
-        a_second = min(a_second, requests_per_minute / 60)
+    """Return how long `requests` take, by the slower of the two limits; at least the time of one answer."""
+    a_second = min(
+        concurrency / seconds_each, float("inf") if requests_per_minute is None else requests_per_minute / 60
+    )
     return max(requests / a_second, seconds_each if requests else 0.0) / 3600

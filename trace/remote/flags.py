@@ -53,7 +53,7 @@ def server_address(protocol: str, base_url: str | None) -> str | None:
 
 
 def model_price(arguments: Namespace) -> Price | None:
-    """The price of the model by flags or price list, None if unknown."""
+    """Return the price of the model by flags or price list, None if unknown."""
     from .cost import PRICES, find_price
 
     listed = arguments.prices or (PRICES if PRICES.is_file() else None)
@@ -61,11 +61,7 @@ def model_price(arguments: Namespace) -> Price | None:
 
 
 def estimate(arguments: Namespace, requests: int, tokens_in: float, tokens_each: int, price: Price | None) -> str:
-    """Describe in three lines the tokens, time and dollars that `requests` will take.
-
-    Args:
-        tokens_each: of an answer, without hidden thoughts.
-    """
+    """Describe the tokens, time and dollars of `requests`; `tokens_each` of an answer, without hidden thoughts."""
     from .cost import PRICES, dollars, hours
 
     concurrency, rate = arguments.concurrency, arguments.requests_per_minute
@@ -105,7 +101,6 @@ def _rates(price: Price) -> str:
 
 
 def format_duration(hours: float) -> str:
-    """0.5 s, 5 min or 2.0 h."""
     if hours >= 1:
         return f"{hours:.1f} h"
     return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.1f} s"

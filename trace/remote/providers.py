@@ -50,10 +50,8 @@ class OpenAIChat:
         try:
             import openai
         except ModuleNotFoundError:
-            raise InputError(
-                f"remote models need the package openai. Install it with: {install_hint('reason')}"
-            ) from None
-
+            hint = install_hint("reason")
+            raise InputError(f"remote models need the package openai. Install it with: {hint}") from None
         self.model, self.options, self._gemini = model, options, protocol == "gemini"
         self._variable = KEYS[protocol][0]
         key = next(filter(None, map(os.environ.get, KEYS[protocol])), None)

@@ -65,18 +65,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 # Spellings of the published commands -> the name that every command of this project uses.
 PUBLISHED_FLAGS = {
-    spelling: flag
-    for flag, spellings in {
-        "--model": ["--model-path"],
-        "--model-base": ["--base"],
-        "--data": ["--data-dir", "--dataset-dir"],
-        "--images": ["--image-folder", "--image-root"],
-        "--questions": ["--question-file"],
-        "--answers": ["--answer", "--answer-file", "--answer-files", "--answers-file"],
-        "--out": ["--output", "--output-dir"],
-    }.items()
-    for spelling in spellings
-}
+    "--model-path": "--model", "--base": "--model-base", "--data-dir": "--data", "--dataset-dir": "--data",
+    "--image-folder": "--images", "--image-root": "--images", "--question-file": "--questions",
+    "--answer": "--answers", "--answer-file": "--answers", "--answer-files": "--answers",
+    "--answers-file": "--answers", "--output": "--out", "--output-dir": "--out",
+}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,15 +83,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([_canonical(word) for word in words], namespace)
-
-
-def _canonical(word: str) -> str:
-    if not word.startswith("--"):
-        return word
-    flag, equals, value = word.partition("=")
-    flag = flag.replace("_", "-")
-    return PUBLISHED_FLAGS.get(flag, flag) + equals + value
+        for index, word in enumerate(words):
+            if word.startswith("--"):
+                flag, equals, value = word.partition("=")
+                flag = flag.replace("_", "-")
+                words[index] = PUBLISHED_FLAGS.get(flag, flag) + equals + value
+        return super().parse_known_args(words, namespace)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
@@ -132,7 +122,7 @@ def existing_file(path: str | Path, what: str) -> Path:
     """Return `path` if it is a file; the InputError describes it as `what` ("the question file")."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{what} {path} does not exist" if not path.exists() else f"{what} {path} is not a file")
+        raise InputError(f"{what} {path} {'is not a file' if path.exists() else 'does not exist'}")
     return path
 
 
@@ -140,7 +130,7 @@ def existing_folder(path: str | Path, what: str) -> Path:
     """Return `path` if it is a folder; the InputError describes it as `what`."""
     path = Path(path)
     if not path.is_dir():
-        raise InputError(f"{what} {path} does not exist" if not path.exists() else f"{what} {path} is not a folder")
+        raise InputError(f"{what} {path} {'is not a folder' if path.exists() else 'does not exist'}")
     return path
 
 

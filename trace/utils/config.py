@@ -87,18 +87,16 @@ def _refuse_bools(values: Mapping[str, Any], config: object, source: str, sectio
 
 
 def _message(kind: Any, values: Any, mistake: dict[str, Any]) -> str:
-    """The key and the mistake; pydantic's location also holds the alternatives of unions, which are no keys."""
+    """Name the key and the mistake; pydantic's location also holds the alternatives of unions, which are no keys."""
     keys: list[str] = []
     for part in mistake["loc"]:
         if part in (fields := getattr(kind, "__pydantic_fields__", {})):
             hint = fields[part].annotation
-            kind = next((one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)), None)
+            kind = next((choice for choice in (hint, *get_args(hint)) if dataclasses.is_dataclass(choice)), None)
         if isinstance(values, dict) and (part in values or part == mistake["loc"][-1]):
-            keys.append(str(part))
-            values = values.get(part)
+            keys, values = [*keys, str(part)], values.get(part)
         elif isinstance(values, list) and part in range(len(values)):
-            keys.append(str(part))
-            values = values[part]
+            keys, values = [*keys, str(part)], values[part]
     name = ".".join(keys)
     if mistake["type"] == "unexpected_keyword_argument":
         known = list(kind.__pydantic_fields__)

@@ -48,8 +48,7 @@ class JsonlIndex:
 
     def get(self, key: bytes) -> dict[str, Any] | None:
         """Read the record of this key from the file; None if there is none."""
-        offset = self._offsets.get(key)
-        if offset is None:
+        if (offset := self._offsets.get(key)) is None:
             return None
         if self._file is None:
             self._file = open(self.path, "rb")  # noqa: SIM115 (closed by close)

@@ -144,7 +144,10 @@ class Pool:
         worker.connection.close()
         worker.process.join()
         self._workers.remove(worker)
-        exit_status = describe_exit(worker.process.exitcode)
+        code = worker.process.exitcode
+        exit_status = f"exit code {code}"
+        if code is not None and code < 0:
+            exit_status = f"signal {-code} ({(signal.strsignal(-code) or 'unknown').lower()})"
         self._failed_starts += not worker.ready
         if self._failed_starts >= TRIES * self._count:
             self._failure = WorkerDied(f"the worker processes end before they have started: {exit_status}")
@@ -158,20 +161,12 @@ class Pool:
             return
         from tqdm import tqdm
 
-        tqdm.write(
-            f"a worker process ended ({exit_status}); it is replaced and its work is done again", file=sys.stderr
-        )
+        message = f"a worker process ended ({exit_status}); it is replaced and its work is done again"
+        tqdm.write(message, file=sys.stderr)
         try:
             self._workers.append(self._spawn())
         except OSError as error:
             self._failure = WorkerDied(f"no other worker process can be started: {error}")
-
-
-def describe_exit(code: int | None) -> str:
-    """The exit status of a process in words: "signal 11 (segmentation fault)", "exit code 3"."""
-    if code is not None and code < 0:
-        return f"signal {-code} ({(signal.strsignal(-code) or 'unknown').lower()})"
-    return f"exit code {code}"
 
 
 # --- in a worker process ----------------------------------------------------------------------------------------------
