@@ -33,27 +33,19 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to a model.
+    """One question to a model."""
 
-    Args:
-        item: what is asked about; with `version`, the model and `attempt` it names the request in the cache.
-        version: stands for the wording of the prompt and for the options and the server that shape the answer.
-        picture: makes the picture when the request is sent, in a thread.
-        picture_name: stands for the picture's content in the cache.
-        schema: JSON schema of the answer, for structured output.
-    """
-
-    item: str
-    version: str
+    item: str  # what is asked about; with `version`, the model and `attempt` it names the request in the cache
+    version: str  # stands for the wording of the prompt and for the options and the server that shape the answer
     text: str
     system: str = ""
-    picture: Callable[[], Picture] | None = None
-    picture_name: str = ""
-    schema: Mapping[str, Any] | None = None
+    picture: Callable[[], Picture] | None = None  # makes the picture when the request is sent, in a thread
+    picture_name: str = ""  # stands for the picture's content in the cache
+    schema: Mapping[str, Any] | None = None  # JSON schema of the answer, for structured output
     attempt: int = 1
 
     def key(self, model: str) -> bytes:
-        """The key of the response in a cache. A changed text or picture is another request."""
+        """Return the key of the response in a cache. A changed text or picture is another request."""
         content = hash_key(self.system, self.text, self.picture_name, self.schema).hex()
         return hash_key(self.version, model, self.item, self.attempt, content)
 
@@ -135,10 +127,7 @@ class Figures:
 
 
 class TokenBucket:
-    """At most `per_minute` units a minute, after a burst of at most one second's worth (or one unit).
-
-    First come, first served: a unit that is not there yet is owed, and everyone waits for their own.
-    """
+    """At most `per_minute` units a minute, first come, first served, after a burst of one second's worth (or one unit)."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate = per_minute / 60
@@ -146,7 +135,7 @@ class TokenBucket:
         self._level, self._clock, self._last = self.capacity, clock, clock()
 
     def take(self, amount: float = 1.0) -> float:
-        """Take `amount` units; returns the seconds to wait before they may be used."""
+        """Take `amount` units, which may be owed; return the seconds to wait before they may be used."""
         now = self._clock()
         self._level = min(self.capacity, self._level + (now - self._last) * self.rate) - amount
         self._last = now

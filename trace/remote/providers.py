@@ -33,15 +33,12 @@ class Options:
 
 
 class OpenAIChat:
-    """A model behind OpenAI's chat completions.
+    """A model behind OpenAI's chat completions. InputError if the SDK is not installed or the key is not set.
 
     Args:
         protocol: "gemini", or "openai" for any other server.
-        base_url: the server's address; the provider's own by default.
-        timeout: seconds that one try may wait for data.
-        tries: of one request.
-    Raises:
-        InputError: the SDK is not installed, or the key is not set.
+        base_url: the server's address; None is the provider's own.
+        timeout: seconds that one of the `tries` of a request may wait for data.
     """
 
     def __init__(

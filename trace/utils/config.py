@@ -36,13 +36,10 @@ def config_class(kind: type[T]) -> type[T]:
 
 
 def read_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
-    """Read a YAML file as the configuration class `kind`.
+    """Read a YAML file as the configuration class `kind`. InputError names the file and the key of the first mistake.
 
-    Args:
-        overrides: `key=value` pairs that replace values of the file; `section.key=value` reaches into a section, and
-            values are YAML.
-    Raises:
-        InputError: names the file and the key of the first mistake.
+    `overrides` are `key=value` pairs that replace values of the file; `section.key=value` reaches into a section, and
+    values are YAML.
     """
     path = existing_file(path, "the configuration")
     values = parse_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path))

@@ -45,8 +45,7 @@ def read_json(path: str | Path, what: str = "the file") -> Any:
 def read_jsonl(path: str | Path, skip_partial_line: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of every line that is not blank; InputError names the line.
 
-    Args:
-        skip_partial_line: leave out a last line that was cut off by a crash, instead of raising.
+    `skip_partial_line` leaves out a last line that was cut off by a crash, instead of raising.
     """
     for number, record, _ in read_jsonl_offsets(path, skip_partial_line):
         yield number, record
@@ -199,10 +198,8 @@ def refuse_existing(path: Path) -> None:
 def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
     """Yield a temporary folder to fill; it becomes `path` when the block succeeds and is removed when it does not.
 
-    What a killed process of this machine left of the same folder is removed first.
-
-    Args:
-        needed: bytes that will be written; InputError if the disk has fewer.
+    What a killed process of this machine left of the same folder is removed first. InputError if the disk has fewer
+    than `needed` bytes.
     """
     refuse_existing(path)
     own = f".{path.name}.{platform.node()}."
@@ -355,9 +352,7 @@ def locked(path: Path, busy: str | None = None) -> Iterator[bool]:
     """Hold a lock file, which the system releases when its holder dies; yields whether it is held.
 
     On a file system without locks it is not, and every process continues. Children of this process do not hold it.
-
-    Args:
-        busy: the InputError if another process holds it; None waits instead.
+    `busy` is the InputError if another process holds it; None waits instead.
     """
     try:
         file = open(path, "w")  # noqa: SIM115 (closed below)

@@ -18,13 +18,10 @@ def hash_key(*parts: object) -> bytes:
 
 
 class JsonlIndex:
-    """The records of a JSONL file by key; memory holds a digest and a position each. An absent file has no records.
+    """The records of a JSONL file by `key(record, "FILE, line N")`; memory holds a digest and a position each.
 
-    Of two records with one key the later counts, unless `twice(line, first line)` raises. InputError for broken lines
-    except a partial last one. Close it, or use it in a `with` block.
-
-    Args:
-        key: returns the key of a record; its second argument is "FILE, line N".
+    An absent file has no records. Of two records with one key the later counts, unless `twice(line, first line)` raises.
+    InputError for broken lines except a partial last one. Close it, or use it in a `with` block.
     """
 
     def __init__(
