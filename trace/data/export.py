@@ -21,8 +21,7 @@ from ..core.images import Images
 from ..core.records import Sample, read_samples
 from ..utils.command import InputError, install_hint
 from ..utils.files import escapes_folder, read_json, replacing, write_json
-from .cards import card_text
-from .licences import UNKNOWN
+from .cards import UNKNOWN, card_text
 from .sources.sample_checks import part_of
 
 WITH_IMAGES, WITHOUT_IMAGES = 500, 20_000  # samples of a shard, which is held in memory
