@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from api_server import reasoning, serving
 from PIL import Image
-from shell import ROOT, kill_when
+from shell import kill_when
 
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import question_text
@@ -26,8 +26,6 @@ from trace_vlm.data.cor.remote import VERSION, PromptConfig, first_request, retr
 from trace_vlm.utils.command import run
 
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
-
-SERVER = ROOT / "tests/api_server.py"
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +77,7 @@ def test_the_prompt_s_wording_and_its_version_change_together():
 def test_pictures_are_sent_inline_with_the_marks_and_at_most_so_large(tmp_path, name):
     data_set(tmp_path, 1)
     Image.new("RGB", (900, 600), "black").save(tmp_path / "a.png")
-    with serving(keep=True) as server:
+    with serving() as server:
         assert build.main(command(tmp_path, name, server.url, "--max-side", "300")) == 0
         (asked,) = server.asked
     picture = Image.open(BytesIO(asked.images[0]))
@@ -117,7 +115,7 @@ def test_a_text_is_asked_three_times_again_and_then_rejected_with_its_reason(tmp
         text = json.dumps(dict.fromkeys(STEPS, "The mug 2 stands at (0.3, 0.4), an object reference of free space."))
         return text if "mug 2." in asked.text else reasoning(asked)
 
-    with serving(answer=answer, keep=True) as server:
+    with serving(answer=answer) as server:
         assert build.main(command(tmp_path, "openai", server.url)) == 0
         assert build.main(command(tmp_path, "openai", server.url)) == 0
         asked = [request for request in server.asked if "mug 2." in request.text]
@@ -164,7 +162,7 @@ def test_another_server_is_asked_anew(tmp_path, monkeypatch):
     words = command(tmp_path, "openai", "")
     position = words.index("--base-url")
     del words[position : position + 2]
-    with serving(keep=True) as first, serving(keep=True) as second:
+    with serving() as first, serving() as second:
         for server, asked in ((first, (3, 0)), (first, (3, 0)), (second, (3, 3))):
             monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
             assert run(build.main, words) == 0 and (len(first.asked), len(second.asked)) == asked
@@ -177,30 +175,22 @@ def test_another_server_is_asked_anew(tmp_path, monkeypatch):
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_path, name, count):
     concurrency, slow = (48, 0.0005) if count == 2000 else (8, 0.0)  # a slow one costs a whole time-out
     data_set(tmp_path, count)
-    log, cache = tmp_path / "server.jsonl", tmp_path / "cor.json.cache.jsonl"
-    words = [sys.executable, str(SERVER), "--log", str(log), "--faults"]
-    words += [f"429=0.04,500=0.04,slow={slow},cut=0.04,wrong=0.1"]
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    try:
-        url = server.stdout.readline().strip()
+    cache, faults = tmp_path / "cor.json.cache.jsonl", {"429": 0.04, "500": 0.04, "cut": 0.04, "wrong": 0.1}
+    with serving(faults=faults | {"slow": slow}) as server:
         flags = ["--concurrency", str(concurrency), "--timeout", "20"]
-        words = [sys.executable, "-m", "trace_vlm.data.cor.build", *command(tmp_path, name, url, *flags)]
+        words = [sys.executable, "-m", "trace_vlm.data.cor.build", *command(tmp_path, name, server.url, *flags)]
         for share in (0.3, 0.7):
             wanted = share * count
             kill_when(lambda: cache.exists() and cache.read_bytes().count(b"\n") >= wanted, words)  # noqa: B023
             assert not (tmp_path / "cor.json").exists()
         done = subprocess.run(words, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
-    finally:
-        server.terminate()
-        server.wait()
 
     written, rejected = [record["id"] for record in made(tmp_path)], rejects(tmp_path)
     assert sorted([*written, *rejected]) == sorted(f"s{number}" for number in range(count)), "each sample once"
     assert written == sorted(written, key=lambda name: int(name[1:])) and len(rejected) <= 0.02 * count
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {record["fault"] for record in records} >= {"none", "429", "500", "cut", "wrong"}
-    completed = Counter(record["digest"] for record in records if record["completed"])
+    assert {record["fault"] for record in server.records} >= {"none", *faults}
+    completed = Counter(record["digest"] for record in server.records if record["completed"])
     twice = sum(times - 1 for times in completed.values())
     assert twice <= 2 * concurrency, f"{twice} completed requests were repeated after two kills"
     keys = [json.loads(line)["key"] for line in cache.read_text().splitlines()]
