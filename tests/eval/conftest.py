@@ -1,55 +1,69 @@
-"""A benchmark of three odd-sized images, and a tiny model with random weights, on disk and in memory."""
+"""A benchmark of three odd-sized images, plain ones, and answers to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from small_benchmark import SIZES
 
 from trace_vlm.utils.files import write_jsonl
 
-SIZES = {"wide.png": (61, 40), "tall.png": (33, 50), "square.png": (37, 37)}
 
-
-def make_benchmark(folder: Path) -> Path:
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
     """Six questions with ids 3 to 8, two an image, in no order of images; the region is the image's left half."""
-    rng = np.random.default_rng(0)
+    folder, rng = tmp_path / "bench", np.random.default_rng(0)
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     for name, (width, height) in SIZES.items():
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / "images" / name)
     lines = []
     for number, name in enumerate([*SIZES, *SIZES]):
-        question_id = number + 3
-        width, height = SIZES[name]
-        mask = np.zeros((height, width), np.uint8)
-        mask[:, : width // 2] = 255
-        Image.fromarray(mask).save(folder / "masks" / f"{question_id}.png")
-        kind = "direct" if number % 2 else "free"
-        meta = {"kind": kind, "shortcuts": {"left_edge": [0.0, 0.5], "midpoint": [0.9, 0.9] if number == 0 else None}}
-        text = "Point to " + " ".join(["the red mug"] * (1 + number % 4)) + f" number {question_id}."
-        category = "unseen" if number >= 4 else "seen"
-        lines.append({"question_id": question_id, "image": name, "text": text, "category": category, "meta": meta})
+        mask = Image.new("L", SIZES[name])
+        mask.paste(255, (0, 0, SIZES[name][0] // 2, SIZES[name][1]))
+        mask.save(folder / "masks" / f"{number + 3}.png")
+        shortcuts = {"left_edge": [0.0, 0.5], "midpoint": [0.9, 0.9] if number == 0 else None}
+        text = "Point to " + " ".join(["the red mug"] * (1 + number % 4)) + f" number {number + 3}."
+        lines.append({"question_id": number + 3, "image": name, "text": text,
+                      "category": "unseen" if number >= 4 else "seen",
+                      "meta": {"kind": "direct" if number % 2 else "free", "shortcuts": shortcuts}})  # fmt: skip
     write_jsonl(folder / "point_questions.jsonl", lines)
     return folder
 
 
 @pytest.fixture
-def benchmark_folder(tmp_path: Path) -> Path:
-    return make_benchmark(tmp_path / "bench")
+def write_benchmark(tmp_path: Path) -> Callable[..., Path]:
+    """Write a benchmark: question id -> image file, mask file -> the column where its region begins (all: left half)."""
+
+    def write(questions, masks=None, size=(6, 4), folder="b", greys=range(99)):
+        folder = tmp_path / folder
+        for name in ("images", "masks"):
+            (folder / name).mkdir(parents=True)
+        for image, grey in zip(questions.values(), greys, strict=False):
+            Image.new("RGB", size, (grey, 0, 0)).save(folder / "images" / image)
+        for name, column in (masks or dict.fromkeys((f"{number}.png" for number in questions), 0)).items():
+            mask = Image.new("L", size)
+            mask.paste(255, (column, 0, size[0] if masks else size[0] // 2, size[1]))
+            mask.save(folder / "masks" / name)
+        lines = [{"question_id": number, "image": image, "text": "q"} for number, image in questions.items()]
+        write_jsonl(folder / "point_questions.jsonl", lines)
+        return folder
+
+    return write
 
 
 @pytest.fixture
 def write_answers(tmp_path: Path) -> Callable[..., Path]:
-    """Write an answers file: question id -> text, with further fields for every line."""
+    """Write an answer file: question id -> text, with further fields for every line."""
 
-    def write(texts: Mapping[Any, str], name: str = "answers.jsonl", **fields: Any) -> Path:
-        path = tmp_path / name
-        write_jsonl(path, [{"question_id": number, "text": text, **fields} for number, text in texts.items()])
-        return path
+    def write(texts, name="answers.jsonl", **fields):
+        write_jsonl(
+            tmp_path / name, [{"question_id": number, "text": text, **fields} for number, text in texts.items()]
+        )
+        return tmp_path / name
 
     return write

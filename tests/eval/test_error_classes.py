@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,62 +21,53 @@ from trace_vlm.utils.command import InputError
 MASK = np.zeros((40, 80), bool)
 MASK[15:25, 20:32] = True  # left of the reference, which stands in the middle
 REFERENCE = {"instance": 3, "center": [0.5, 0.5], "box": [0.45, 0.4, 0.55, 0.6]}
-META: dict[str, Any] = {"relation": "left", "references": [REFERENCE], "instances": "instances/a.png"}
+META = {"relation": "left", "references": [REFERENCE], "instances": "a.png"}
 
 
-def classifier(root: Path, meta: dict[str, Any] = META) -> ErrorClassifier:
+def classifier(root, meta=META):
     return ErrorClassifier(Question(1, "a.png", "q", meta=meta), MASK, root)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     instances = np.full((40, 80), 1, np.uint8)  # 1 and 200 are surfaces
     instances[16:24, 36:44] = 3
     instances[:5, :5], instances[30:36, 60:70] = 200, 7
-    (tmp_path / "instances").mkdir()
-    Image.fromarray(instances).save(tmp_path / "instances" / "a.png")
+    Image.fromarray(instances).save(tmp_path / "a.png")
     return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("point", "expected"),
-    [
-        (Point(1.2, 0.5), "outside the image"),
-        (Point(0.5, 0.5), "on the reference object"),
-        (Point(0.8, 0.8), "on another object"),
-        (Point(0.05, 0.5), "right side but too far"),
-        (Point(0.42, 0.5), "right side but beside the region"),
-        (Point(0.9, 0.5), "wrong direction"),
-        (Point(0.5, 0.05), "wrong direction"),
-        (Point(0.02, 0.02), "right side but too far"),  # a surface is not an object
-    ],
-)
-def test_classes(root: Path, point: Point, expected: str) -> None:
-    assert classifier(root).classify([point]) == [expected]
-    assert classifier(root).shares([point]) == {expected: 1.0}
 
 
 @pytest.mark.parametrize(
     ("meta", "point", "expected"),
     [
+        (META, Point(1.2, 0.5), "outside the image"),
+        (META, Point(0.5, 0.5), "on the reference object"),
+        (META, Point(0.8, 0.8), "on another object"),
+        (META, Point(0.05, 0.5), "right side but too far"),
+        (META, Point(0.42, 0.5), "right side but beside the region"),
+        (META, Point(0.9, 0.5), "wrong direction"),
+        (META, Point(0.5, 0.05), "wrong direction"),
+        (META, Point(0.02, 0.02), "right side but too far"),  # a surface is not an object
+        # less meta gives fewer classes
         ({}, Point(0.5, 0.5), "elsewhere"),
         ({"relation": "left", "references": [REFERENCE]}, Point(0.46, 0.55), "on the reference object"),
         (META | {"relation": "between", "references": [REFERENCE, REFERENCE]}, Point(0.9, 0.5), "elsewhere"),
         (META | {"references": [{"center": "?"}], "instances": "../a.png"}, Point(0.9, 0.5), "elsewhere"),
     ],
 )
-def test_less_meta_gives_fewer_classes(root: Path, meta: dict[str, Any], point: Point, expected: str) -> None:
+def test_classes(root, meta, point, expected):
     assert classifier(root, meta).classify([point]) == [expected]
 
 
-def test_broken_instance_image_is_named(root: Path) -> None:
-    (root / "instances" / "a.png").write_bytes(b"no image")
+def test_broken_instance_image_is_named(root):
+    (root / "a.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="question 1: .*a.png"):
         classifier(root)
 
 
 INSIDE, OUTSIDE, WRONG = Point(0.3, 0.5), Point(1.5, 0.5), Point(0.9, 0.5)
 REGION, OTHER = Box(0.25, 0.375, 0.4, 0.625), Box(0.9, 0.4, 0.95, 0.5)
+THREE = ["wrong direction", "outside the image", "on the reference object"]
 
 
 @pytest.mark.parametrize(
@@ -87,46 +77,39 @@ REGION, OTHER = Box(0.25, 0.375, 0.4, 0.625), Box(0.9, 0.4, 0.95, 0.5)
         ([INSIDE], {}),
         ([REGION, WRONG], {"wrong direction": 1.0}),  # boxes beside points are not scored and have no class
         ([WRONG, INSIDE, REGION], {"wrong direction": 0.5}),
-        ([WRONG, OUTSIDE, Point(0.5, 0.5)], dict.fromkeys(["wrong direction", "outside the image",
-                                                           "on the reference object"], 1 / 3)),
+        ([WRONG, OUTSIDE, Point(0.5, 0.5)], dict.fromkeys(THREE, 1 / 3)),  # equal shares: in order of occurrence
+        ([REGION, OTHER], {"wrong direction": pytest.approx(16 / 136)}),
     ],
-)  # fmt: skip
-def test_shares_of_points(root: Path, items: list[Point | Box], expected: dict[str, float]) -> None:
+)
+def test_shares_and_score_add_up_to_one(root, items, expected):
     shares = classifier(root).shares(items)
-    assert shares == pytest.approx(expected) and list(shares) == list(expected), "equal shares in order of occurrence"
+    assert shares == pytest.approx(expected) and list(shares) == list(expected)
+    assert sum(shares.values()) + score(items, MASK) == pytest.approx(1)
 
 
-def test_answer_without_points_is_cut_or_unparsable(root: Path) -> None:
+def test_answer_without_points_is_cut_or_unparsable(root):
     assert classifier(root).shares([]) == {"unparsable": 1.0}
     assert classifier(root).shares([], cut=True) == {"cut": 1.0}
     assert classifier(root).shares([WRONG], cut=True) == {"wrong direction": 1.0}
 
 
-def test_box_is_classified_pixel_by_pixel(root: Path) -> None:
+def test_box_is_classified_pixel_by_pixel(root):
     """The region is object 9, and the box frames it with a margin of one pixel."""
-    instances, meta = np.full((40, 80), 1, np.uint8), {"instances": "instances/a.png"}
+    instances, meta = np.full((40, 80), 1, np.uint8), {"instances": "a.png"}
     instances[15:25, 20:32] = 9
-    Image.fromarray(instances).save(root / "instances" / "a.png")
-    framing = Box(19 / 80, 14 / 40, 33 / 80, 26 / 40)
-    assert classifier(root, meta).shares([framing]) == {"elsewhere": pytest.approx(1 - 120 / 168)}
     instances[14, 19:33] = 7  # another object along the upper edge
-    Image.fromarray(instances).save(root / "instances" / "a.png")
-    shares = classifier(root, meta).shares([framing])
+    Image.fromarray(instances).save(root / "a.png")
+    shares = classifier(root, meta).shares([Box(19 / 80, 14 / 40, 33 / 80, 26 / 40)])
     assert shares == {"on another object": pytest.approx(14 / 168), "elsewhere": pytest.approx(34 / 168)}
     over = classifier(root).shares([Box(-0.125, 15 / 40, 32 / 80, 25 / 40)])  # 10 of its 42 columns are outside
     assert over["outside the image"] == pytest.approx(10 / 42) and sum(over.values()) == pytest.approx(30 / 42)
-
-
-@pytest.mark.parametrize("items", [[REGION, WRONG], [WRONG, REGION, REGION], [REGION, OTHER], [INSIDE, OUTSIDE]])
-def test_shares_and_score_add_up_to_one(root: Path, items: list[Point | Box]) -> None:
-    assert sum(classifier(root).shares(items).values()) + score(items, MASK) == pytest.approx(1)
 
 
 @given(
     arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 15))).filter(np.any),
     st.lists(st.tuples(st.floats(-0.5, 1.5), st.floats(-0.5, 1.5)), min_size=1, max_size=5),
 )
-def test_distance_is_that_to_the_nearest_pixel(mask: np.ndarray, points: list[tuple[float, float]]) -> None:
+def test_distance_is_that_to_the_nearest_pixel(mask, points):
     height, width = mask.shape
     expected = [
         min(
@@ -138,19 +121,15 @@ def test_distance_is_that_to_the_nearest_pixel(mask: np.ndarray, points: list[tu
     assert RegionDistances(mask).measure([Point(x, y) for x, y in points]) == pytest.approx(expected, abs=1e-9)
 
 
-def test_thousands_of_points_are_classified_and_measured() -> None:
+def test_thousands_of_points_are_classified_and_measured():
     """Each point against all pixels of a large region would take minutes."""
     mask = np.zeros((480, 640), bool)
     mask[:, :320] = True
-    points = [Point(*place) for place in np.random.default_rng(0).random((2500, 2)).tolist()]
+    points = [Point(*pair) for pair in np.random.default_rng(0).random((2500, 2)).tolist()]
     meta = {"relation": "left", "references": [{"center": [0.5, 0.5]}]}
     large = ErrorClassifier(Question(1, "a.png", "q", meta=meta), mask, Path())
     assert sum(large.shares(points).values()) + score(points, mask) == pytest.approx(1)
-    distances = RegionDistances(mask).measure(points)
-    assert distances == pytest.approx([max(0.0, point.x * 640 - 320) for point in points])
-
-
-# --- answers without a point -----------------------------------------------------------------------------------------
+    assert RegionDistances(mask).measure(points) == pytest.approx([max(0, point.x * 640 - 320) for point in points])
 
 
 @pytest.mark.parametrize(
@@ -169,16 +148,15 @@ def test_thousands_of_points_are_classified_and_measured() -> None:
         ("{0.46, 0.53}", "another form of brackets"),
     ],
 )
-def test_reason_of_an_unparsed_answer(text: str, reason: str) -> None:
+def test_reason_of_an_unparsed_answer(text, reason):
     assert explain_unparsed(4, parse(text)).reason == reason
 
 
-def test_examples_have_different_reasons_and_are_shortened() -> None:
-    long = "word " * 200 + "0.46, 0.53"
-    texts = {4: "no idea", 5: "no idea", 6: "no idea", 7: long, 8: "46%\n 53%"}
+def test_examples_have_different_reasons_and_are_shortened():
+    texts = {4: "no idea", 5: "no idea", 6: "no idea", 7: "word " * 200 + "0.46, 0.53", 8: "46%\n 53%"}
     summary = summarize_unparsed([explain_unparsed(number, parse(text)) for number, text in texts.items()])
     assert summary["reasons"] == {"no numbers": 3, "no brackets": 1, "percent signs": 1}
-    shown = {one["question_id"]: one["text"] for one in summary["examples"]}
+    shown = {example["question_id"]: example["text"] for example in summary["examples"]}
     assert list(shown) == ["4", "7", "8"] and shown["8"] == "46% 53%"
     assert len(shown["7"]) < 150 and shown["7"].endswith("0.46, 0.53") and shown["7"].startswith("word word")
     assert explain_unparsed(3, parse("I look at the mug"), cut=True).reason == "cut before the final answer"
