@@ -7,7 +7,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from trace_vlm.drawing import overlay
 from trace_vlm.eval import summarize_vqa
