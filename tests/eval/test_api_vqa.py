@@ -6,12 +6,12 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
 from api_server import one_point, serving
 from PIL import Image
+from shell import kill_when
 
 from trace_vlm.core.conventions import CONVENTIONS
 from trace_vlm.core.points import Box, Point
@@ -202,12 +202,7 @@ def test_killed_and_started_again_nothing_is_asked_twice(bench, tmp_path):
     with serving(answer=one_point, faults=faults, delay=0.05) as server:
         words = flags(bench, answers, server.url, "--concurrency", 4)
         command = [sys.executable, "-m", "trace_vlm.eval.api_vqa", *words]
-        killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not cache.exists() or cache.read_bytes().count(b"\n") < count // 3:
-            assert killed.poll() is None, "it ended before it could be killed"
-            time.sleep(0.02)
-        killed.kill()
-        killed.wait()
+        kill_when(lambda: cache.exists() and cache.read_bytes().count(b"\n") >= count // 3, command)
         assert not answers.exists(), "no half of an answer file"
         with open(cache, "ab") as torn:
             torn.write(b'{"key": "00')  # as a crash of the system leaves it
