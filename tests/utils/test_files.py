@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,62 +16,40 @@ from hypothesis import strategies as st
 
 from trace_vlm.utils import files
 from trace_vlm.utils.command import InputError
-from trace_vlm.utils.files import (
-    JsonlLog,
-    JsonlWriter,
-    escapes_folder,
-    locked,
-    new_folder,
-    read_json,
-    read_json_list,
-    read_jsonl,
-    replacing,
-    sha256,
-    write_json,
-    write_json_list,
-    write_jsonl,
-)  # fmt: skip
+from trace_vlm.utils.files import JsonlWriter, new_folder, read_json, read_json_list, read_jsonl, write_json
 from trace_vlm.utils.jsonl_index import JsonlIndex, hash_key
 
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**20), 10**20)
-    | st.floats(allow_nan=False, allow_infinity=False)
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
-)
+)  # fmt: skip
 json_objects = st.dictionaries(st.text(), json_values, max_size=4)
 
 
 @settings(deadline=None)  # every example writes a file
 @given(st.lists(json_objects, max_size=6), st.integers(1, 40), st.sampled_from([None, 0, 3]), st.booleans())
-def test_lists_are_read_whatever_the_chunks(
-    tmp_path_factory: pytest.TempPathFactory, records: list[Any], chunk: int, indent: int | None, ascii_only: bool
-) -> None:
+def test_lists_are_read_whatever_the_chunks(tmp_path_factory, records, chunk, indent, ascii_only):
     path = tmp_path_factory.mktemp("chunks") / "list.json"
     path.write_text(json.dumps(records, indent=indent, ensure_ascii=ascii_only), encoding="utf-8", newline="\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "CHUNK", chunk)
-        found = list(read_json_list(path))
-    assert [record for _, _, record in found] == records
-    assert [index for _, index, _ in found] == list(range(len(records)))
+        entries = list(read_json_list(path))
+    assert [(index, record) for _, index, record in entries] == list(enumerate(records))
     lines = path.read_text(encoding="utf-8").split("\n")
-    assert all(lines[line - 1].lstrip(" [,").startswith("{") for line, _, _ in found)
+    assert all(lines[line - 1].lstrip(" [,").startswith("{") for line, _, _ in entries)
 
 
 LIST_MISTAKES = {
     '{"a": 1}': "line 1",
     "[": "line 1",
     '[{"a": 1}': "line 1.* 1 record",
-    '[{"a": 1},\n': "line 2",
     '[{"a": 1}\n{"a": 2}]': "line 2",
     '[{"a": 1},\n]': "line 2",
     "[1]": r"line 1.*record 0",
     '[{"a": 1}]\n[]': "line 2",
     '[\n{"a": 1},\n{"b": tru}]': "line 3, record 1",
-    '[\n{"a": 1,\n"b" 2}]': "line 3, record 0",
     '[\n{"a": "cut': "line 2, record 0",
     '[\n{"a": "line\nbreak"}]': "line 2, record 0",
     '[{"a": ' + "9" * 5000 + "}]": "line 1, record 0",
@@ -85,28 +59,31 @@ LIST_MISTAKES = {
 
 @pytest.mark.parametrize("chunk", [1 << 20, 7])
 @pytest.mark.parametrize("text", LIST_MISTAKES)
-def test_mistakes_in_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int) -> None:
+def test_mistakes_in_a_list(tmp_path, monkeypatch, text, chunk):
     monkeypatch.setattr(files, "CHUNK", chunk)
     (tmp_path / "list.json").write_text(text)
     with pytest.raises(InputError, match=rf"list\.json.*{LIST_MISTAKES[text]}"):
         list(read_json_list(tmp_path / "list.json"))
 
 
-def test_absent_and_broken_files_are_named(tmp_path: Path) -> None:
-    for read in (read_json, sha256):
-        with pytest.raises(InputError, match=r"nowhere\.json"):
-            read(tmp_path / "nowhere.json")
-        with pytest.raises(InputError, match="not a file"):
-            read(tmp_path)
+def test_files_that_cannot_be_read_or_written_are_named(tmp_path):
+    for read in (read_json, files.sha256):
+        for path in (tmp_path / "nowhere.json", tmp_path):
+            with pytest.raises(InputError, match=str(path)):
+                read(path)
     (tmp_path / "run.json").write_text('{\n"a": 1,\n"b" 2}')
     with pytest.raises(InputError, match=r"run\.json, line 3"):
         read_json(tmp_path / "run.json")
+    for path in (tmp_path / "run.json" / "x.json", tmp_path):
+        for write in (lambda path: write_json(path, {}), JsonlWriter):
+            with pytest.raises(InputError, match=str(path)):
+                write(path)
 
 
 @pytest.mark.parametrize("one_line", [False, True])
-def test_memory_does_not_grow_with_the_file(tmp_path: Path, one_line: bool) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path, one_line):
     path = tmp_path / "data.json"
-    write_json_list(path, ({"id": number, "text": "é [(0.1, 0.2)], " * 1000} for number in range(500)))
+    files.write_json_list(path, ({"id": number, "text": "é [(0.1, 0.2)], " * 1000} for number in range(500)))
     if one_line:  # as json.dump writes it
         path.write_bytes(path.read_bytes().replace(b"\n", b""))
     assert path.stat().st_size > 6 << 20
@@ -120,7 +97,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, one_line: bool) -> N
     assert count == 500 and peak < 3 << 20  # a few chunks
 
 
-def test_long_records_are_read_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_records_are_read_in_linear_time(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CHUNK", 1 << 10)
     path = tmp_path / "data.json"
     path.write_text(json.dumps([{"text": "x" * (4 << 20)}, {"text": "y"}]))
@@ -132,36 +109,36 @@ def test_long_records_are_read_in_linear_time(tmp_path: Path, monkeypatch: pytes
 # --- complete or not at all -------------------------------------------------------------------------------------------
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "data.json"
     write_json(path, {"ä": [1, 2.5, None]})
     before = path.read_bytes()
 
-    def failing() -> Iterator[dict[str, int]]:
+    def failing():
         yield {"id": 0}
         raise RuntimeError("the generator stops")
 
     with pytest.raises(RuntimeError):
-        write_json_list(path, failing())
+        files.write_json_list(path, failing())
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"score": float("nan")})
     assert path.read_bytes() == before and "ä" in before.decode()
     assert read_json(path) == {"ä": [1, 2.5, None]} and os.listdir(tmp_path) == ["data.json"]
     (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_replacing_keeps_the_suffix_creates_folders_and_passes_other_errors_on(tmp_path: Path) -> None:
-    with replacing(tmp_path / "a" / "b" / "map.png") as temporary:
+def test_replacing_keeps_the_suffix_creates_folders_and_passes_other_errors_on(tmp_path):
+    with files.replacing(tmp_path / "a" / "b" / "map.png") as temporary:
         assert temporary.suffix == ".png"
         temporary.write_bytes(b"x")
         assert not (tmp_path / "a" / "b" / "map.png").exists()
     assert os.listdir(tmp_path / "a" / "b") == ["map.png"]
-    with pytest.raises(FileNotFoundError, match=r"input.png"), replacing(tmp_path / "out.png"):
+    with pytest.raises(FileNotFoundError, match=r"input.png"), files.replacing(tmp_path / "out.png"):
         (tmp_path / "input.png").read_bytes()
 
 
-def test_a_new_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
     target = tmp_path / "model"
     with pytest.raises(RuntimeError), new_folder(target) as folder:
         (folder / "a").write_text("a")
@@ -177,38 +154,26 @@ def test_a_new_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_killed_process_left_of_a_new_folder_is_removed(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys; from pathlib import Path; from trace_vlm.utils.files import new_folder\n"
-        "with new_folder(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "model")])
+def test_what_a_killed_process_left_of_a_new_folder_is_removed(tmp_path):
+    run_code("with new_folder(path): os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "model").wait()
     assert len(os.listdir(tmp_path)) == 1
     with new_folder(tmp_path / "model"):
         assert len(os.listdir(tmp_path)) == 1
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "x.json", tmp_path / "folder"):
-        for write in (lambda path: write_json(path, {}), JsonlWriter):
-            with pytest.raises(InputError, match=str(path)):
-                write(path)
-
-
 # --- appending, crashes and resuming ----------------------------------------------------------------------------------
 
 
-def read_ids(path: Path) -> list[int]:
+def read_ids(path):
     return [record["id"] for _, record in read_jsonl(path, skip_partial_line=True)]
 
 
-def test_a_cut_at_any_byte_is_repaired(tmp_path: Path) -> None:
+def test_a_cut_at_any_byte_is_repaired(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK", 16)  # shorter than a line
     path = tmp_path / "a.jsonl"
     records = [{"id": index, "text": "é [(0.1, 0.2)] {\n}"} for index in range(3)]
-    write_jsonl(path, records)
+    files.write_jsonl(path, records)
     complete = path.read_bytes()
     ends = [index for index, byte in enumerate(complete) if byte == 10]
     for size in range(len(complete) + 1):
@@ -219,18 +184,12 @@ def test_a_cut_at_any_byte_is_repaired(tmp_path: Path) -> None:
             for record in records[kept:]:
                 writer.write(record)
         assert path.read_bytes() == complete
-
-
-@pytest.mark.parametrize("tail", [b'{"id": 2, "text": "' + b"x" * 1000, b"\0" * 100])  # a crash may leave zeros
-def test_a_long_cut_line_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tail: bytes) -> None:
-    monkeypatch.setattr(files, "CHUNK", 64)
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'{"id": 1}\n' + tail)
+    path.write_bytes(complete + b"\0" * 100)  # as a crash may leave it
     JsonlWriter(path).close()
-    assert path.read_bytes() == b'{"id": 1}\n'
+    assert path.read_bytes() == complete
 
 
-def test_a_file_of_another_kind_is_not_cut(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_not_cut(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("my notes\nwithout a last newline")
     with pytest.raises(InputError, match=r"notes\.txt"):
@@ -238,7 +197,7 @@ def test_a_file_of_another_kind_is_not_cut(tmp_path: Path) -> None:
     assert path.read_text() == "my notes\nwithout a last newline"
 
 
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
+def test_one_writer_at_a_time(tmp_path):
     path = tmp_path / "a.jsonl"
     with JsonlWriter(path) as writer:
         assert writer.write({"id": 1}) == 0
@@ -249,18 +208,21 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     assert read_ids(path) == [1, 2]
 
 
-def test_a_lock_file_is_held_by_one_process(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from trace_vlm.utils.files import locked\n"
-        "with locked(Path(sys.argv[1]), 'busy'): pass"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
-    with locked(tmp_path / "lock") as held:
-        assert held and "InputError: busy" in subprocess.run(command, capture_output=True, text=True).stderr
-    subprocess.run(command, check=True)
+def run_code(code, path, **options):
+    """Run Python code that imports all of `files` in a process of its own, with `path` as its argument."""
+    imports = "import os, signal, sys\nfrom pathlib import Path\nfrom trace_vlm.utils.files import *\n"
+    command = [sys.executable, "-c", f"{imports}path = Path(sys.argv[1])\n{code}", str(path)]
+    return subprocess.Popen(command, text=True, **options)
 
 
-def test_a_full_disk_leaves_complete_lines(tmp_path: Path) -> None:
+def test_a_lock_file_is_held_by_one_process(tmp_path):
+    code, path = "with locked(path, 'busy'): pass", tmp_path / "lock"
+    with files.locked(path) as held:
+        assert held and "InputError: busy" in run_code(code, path, stderr=subprocess.PIPE).communicate()[1]
+    assert run_code(code, path).wait() == 0
+
+
+def test_a_full_disk_leaves_complete_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with JsonlWriter(path) as writer:
@@ -276,10 +238,6 @@ def test_a_full_disk_leaves_complete_lines(tmp_path: Path) -> None:
 
 
 WRITER = """
-import sys
-from pathlib import Path
-from trace_vlm.utils.files import JsonlWriter, read_jsonl
-path = Path(sys.argv[1])
 done = {record["id"] for _, record in read_jsonl(path, skip_partial_line=True)} if path.exists() else set()
 with JsonlWriter(path) as writer:
     for number in range(10**9):
@@ -289,32 +247,30 @@ with JsonlWriter(path) as writer:
 """
 
 
-def test_killed_writers_lose_nothing_and_write_nothing_twice(tmp_path: Path) -> None:
+def test_killed_writers_lose_nothing_and_write_nothing_twice(tmp_path):
     path = tmp_path / "a.jsonl"
     announced = -1
     for lines in (3, 5, 4):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
+        process = run_code(WRITER, path, stdout=subprocess.PIPE)
         for _ in range(lines):
             announced = int(process.stdout.readline())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.kill()
+        process.communicate()
         assert set(range(announced + 1)) <= set(read_ids(path))
     ids = read_ids(path)
     assert ids == list(range(len(ids))) and len(ids) >= 12
 
 
-def test_a_log_is_created_with_its_first_record(tmp_path: Path) -> None:
+def test_a_log_is_created_with_its_first_record(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text("of an earlier run\n")
-    with JsonlLog(path) as log:
+    with files.JsonlLog(path) as log:
         assert not path.exists()
         log.write({"id": 1})
     assert read_ids(path) == [1]
 
 
-def test_an_index_finds_records_by_key_over_blank_lines_and_a_mark(tmp_path: Path) -> None:
+def test_an_index_finds_records_by_key_over_blank_lines_and_a_mark(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"id": "a", "n": 1}\n\n{"id": "b", "n": 2}\n{"id": "a", "n": 3}\n{"id": "c", "n')
     with JsonlIndex(path, lambda record, where: hash_key(record["id"])) as index:
@@ -325,5 +281,5 @@ def test_an_index_finds_records_by_key_over_blank_lines_and_a_mark(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["/etc/x", "../x", "a/../x", "C:/x", "..\\x", "", "a\0"])
-def test_names_that_escape_their_folder(name: str) -> None:
-    assert escapes_folder(name) and not escapes_folder("a/b..c.png")
+def test_names_that_escape_their_folder(name):
+    assert files.escapes_folder(name) and not files.escapes_folder("a/b..c.png")
