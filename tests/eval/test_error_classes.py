@@ -73,6 +73,7 @@ THREE = ["wrong direction", "outside the image", "on the reference object"]
 @pytest.mark.parametrize(
     ("items", "expected"),
     [
+        ([], {"unparsable": 1.0}),
         ([INSIDE, OUTSIDE, WRONG, WRONG], {"outside the image": 0.25, "wrong direction": 0.5}),
         ([INSIDE], {}),
         ([REGION, WRONG], {"wrong direction": 1.0}),  # boxes beside points are not scored and have no class
@@ -85,12 +86,6 @@ def test_shares_and_score_add_up_to_one(root, items, expected):
     shares = classifier(root).shares(items)
     assert shares == pytest.approx(expected) and list(shares) == list(expected)
     assert sum(shares.values()) + score(items, MASK) == pytest.approx(1)
-
-
-def test_answer_without_points_is_cut_or_unparsable(root):
-    assert classifier(root).shares([]) == {"unparsable": 1.0}
-    assert classifier(root).shares([], cut=True) == {"cut": 1.0}
-    assert classifier(root).shares([WRONG], cut=True) == {"wrong direction": 1.0}
 
 
 def test_box_is_classified_pixel_by_pixel(root):

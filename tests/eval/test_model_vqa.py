@@ -87,20 +87,17 @@ def test_answers_and_record(answer, capsys):
 def test_killed_run_continues_to_the_same_bytes(answer, tmp_path, sampling, monkeypatch):
     complete, written = answer("--batch-size", "2", *sampling, name="complete.jsonl"), 0
 
-    class Killed(BaseException):
-        pass
-
     class Writer(model_vqa.JsonlWriter):
         def write(self, record):
             nonlocal written
             if written == 3:  # in the middle of the second batch
                 with open(self.path, "ab") as file:
                     file.write(b'{"question_id": 3, "te')
-                raise Killed
+                raise KeyboardInterrupt
             super().write(record)
             written += 1
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(model_vqa, "JsonlWriter", Writer)
         answer("--batch-size", "2", *sampling, name="killed.jsonl")
     assert record(tmp_path / "killed.jsonl")["finished"] is None
@@ -229,9 +226,6 @@ def test_paper_protocol_is_three_seeded_runs(answer, tmp_path, capsys):
         settings = record(path)["settings"]
         assert (settings["temperature"], settings["seed"], settings["run"]) == (0.2, 6 + number, number)
         assert {line["run"] for line in lines(path)} == {number}
-    before = [path.read_bytes() for path in files]
-    answer("--protocol", "paper", "--seed", 7)
-    assert [path.read_bytes() for path in files] == before
     assert summarize_vqa.main(["--answers", str(answers), "--resamples", "50"]) == 0
     assert "m: 3 runs, 0.0 +- 0.0" in capsys.readouterr().out
 
