@@ -117,8 +117,8 @@ def test_published_spellings_are_accepted(spelling, flag):
 
 def test_no_command_defines_a_published_spelling_and_reasoning_is_a_switch():
     """In the calls of add_argument and its abbreviation `add` in every file."""
-    defined, actions = set(), []
-    for path in (path for folder in ("trace", "visualization", "scripts") for path in (ROOT / folder).rglob("*.py")):
+    defined, actions, folders = set(), [], ("trace", "visualization", "scripts", "benchmarks")
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in ("add", "add_argument"):
                 words = {str(word.value) for word in call.args if isinstance(word, ast.Constant)}
