@@ -16,10 +16,9 @@ import sources_by_hand as hand
 import yaml
 from shell import ROOT, kill_when, name_of
 
-from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.data import cards
-from trace_vlm.data.mix import Recipe, main, without_reasoning
+from trace_vlm.data.mix import Recipe, main
 from trace_vlm.data.sources.__main__ import main as sources
 from trace_vlm.data.sources.sample_checks import part_of
 from trace_vlm.utils.command import run
@@ -107,7 +106,7 @@ def test_shares_of_reasoning_are_nested_on_the_same_samples(root: Path, tmp_path
         before = now
         for sample, original in ((sample, complete[identifier]) for identifier, sample in samples.items()):
             assert sample.image == original.image
-            assert parse(sample.conversations[1].text).points == parse(original.conversations[1].text).points
+            assert original.conversations[1].text.endswith(sample.conversations[1].text), "the answer to the character"
     mix(root, tmp_path / "baseline.json", config=ROOT / "configs/mixes/robopoint.yaml")
     assert (tmp_path / "baseline.json").read_bytes() == (tmp_path / "0.json").read_bytes()
 
@@ -117,13 +116,6 @@ def test_smaller_mixes_lie_inside_larger_ones(root: Path, tmp_path: Path) -> Non
     large = mix(root, tmp_path / "l.json", "--set", "scale=0.0004")
     assert (len(small), len(large)) == (20, 80)
     assert all(large[identifier] == sample for identifier, sample in small.items())
-
-
-def test_without_reasoning_keeps_the_answer_to_the_character() -> None:
-    with_it = Sample.from_json(hand.pointing("a", "b.png", reasoning=True), "here")
-    plain = without_reasoning(with_it)
-    assert plain == Sample.from_json(hand.pointing("a", "b.png"), "here")
-    assert plain is not None and without_reasoning(plain) is None
 
 
 # --- images that are missing, names, splits -------------------------------------------------------

@@ -112,17 +112,10 @@ def test_renderer_has_no_thread_of_its_own() -> None:
     assert names and not [name for name in names if name.startswith("llvmpipe")]
 
 
-def test_worker_that_dies_changes_nothing(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    out = tmp_path / "out"
-    monkeypatch.setattr(generate, "make_renderer", partial(renderer_that_ends, "KILL", 3, 1, tmp_path / "count"))
-    assert generate.main(arguments(out, "--workers", "2")) == 0
-    assert (tmp_path / "count").stat().st_size == 2 and contents(out) == contents(folder)
-
-
 def test_scene_that_ends_every_worker_is_named(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     out = tmp_path / "out"
     monkeypatch.setattr(generate, "make_renderer", partial(renderer_that_ends, "SEGV", 3, 99, tmp_path / "count"))
-    assert run(generate.main, arguments(out)) == 1
+    assert run(generate.main, arguments(out, "--workers", "2")) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"1 of {SCENES} scenes" in error and "scene 3" in error and HOW["SEGV"] in error
     assert (out / "parts.jsonl").read_bytes().count(b"\n") == SCENES - 1 and not (out / "data.json").exists()
