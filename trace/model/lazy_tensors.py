@@ -65,12 +65,7 @@ class LazyTensor:
 
     def nbytes(self, dtype: str | None = None) -> int:
         """Its size in bytes, as `dtype` if given."""
-        return self.count * _itemsize(dtype or self.dtype)
-
-
-def _itemsize(dtype: str) -> int:
-    size: int = getattr(torch, dtype).itemsize
-    return size
+        return int(self.count * getattr(torch, dtype or self.dtype).itemsize)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -138,7 +133,7 @@ def _shards(folder: Path, stem: str, suffix: str) -> list[Path]:
         return [single]
     files = sorted(folder.glob(f"{stem}-*-of-*{suffix}"))
     total = re.search(r"-of-(\d+)\.", files[0].name) if files else None
-    if total is not None and len(files) != int(total[1]):
+    if total and len(files) != int(total[1]):
         raise InputError(f"{folder} holds {len(files)} of {int(total[1])} files {stem}-*-of-*{suffix}. Get the rest")
     return files
 
@@ -201,55 +196,45 @@ def total_bytes(weights: Mapping[str, LazyTensor], dtype: str | None) -> int:
 
 
 def write_weights(
-    folder: Path,
-    weights: Mapping[str, LazyTensor],
-    dtype: str | None = None,
+    folder: Path, weights: Mapping[str, LazyTensor], dtype: str | None = None,
     progress: Callable[[int], object] = lambda count: None,
-) -> None:
+) -> None:  # fmt: skip
     """Write all weights into `folder` as `model.safetensors`, or as shards with their index.
+
+    The library's own writer wants the tensors of a file in memory together; this one holds one.
 
     Args:
         dtype: of the numbers on disk, as torch names it; by default each weight's own.
         progress: called with the number of bytes just written.
     """
     split = split_state_dict_into_shards_factory(
-        dict(weights),
-        get_storage_size=lambda weight: weight.nbytes(dtype),
+        dict(weights), get_storage_size=lambda weight: weight.nbytes(dtype), max_shard_size=SHARD_BYTES,
         filename_pattern="model{suffix}.safetensors",
-        max_shard_size=SHARD_BYTES,
-    )
-    for name, tensors in split.filename_to_tensors.items():
-        _write_file(folder / name, {tensor: weights[tensor] for tensor in tensors}, dtype, progress)
+    )  # fmt: skip
+    for file_name, tensors in split.filename_to_tensors.items():
+        # Wide numbers first, so that every tensor starts at a multiple of its own width.
+        order = sorted(tensors, key=lambda name: -getattr(torch, dtype or weights[name].dtype).itemsize)
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        start = 0
+        for name in order:
+            weight, end = weights[name], start + weights[name].nbytes(dtype)
+            code = CODES[dtype or weight.dtype]
+            header[name] = {"dtype": code, "shape": list(weight.shape), "data_offsets": [start, end]}
+            start = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        with open(folder / file_name, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                data = _raw(weights[name], dtype)
+                file.write(memoryview(data.numpy()))
+                progress(data.nbytes)
+                del data
+            file.flush()
+            os.fsync(file.fileno())
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(folder / "model.safetensors.index.json", index)
-
-
-def _write_file(
-    path: Path, weights: Mapping[str, LazyTensor], dtype: str | None, progress: Callable[[int], object]
-) -> None:
-    """One safetensors file. The library's own writer wants a whole file's tensors in memory; this one holds one."""
-    # Wide numbers first, so that every tensor starts at a multiple of its own width.
-    order = sorted(weights, key=lambda name: -_itemsize(dtype or weights[name].dtype))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name in order:
-        weight, end = weights[name], start + weights[name].nbytes(dtype)
-        header[name] = {
-            "dtype": CODES[dtype or weight.dtype], "shape": list(weight.shape), "data_offsets": [start, end]
-        }  # fmt: skip
-        start = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            data = _raw(weights[name], dtype)
-            file.write(memoryview(data.numpy()))
-            progress(data.nbytes)
-            del data
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _raw(weight: LazyTensor, dtype: str | None) -> Tensor:
