@@ -150,15 +150,9 @@ class ImageRecorder:
     """
 
     def __init__(
-        self,
-        layers: Sequence[int],
-        image_columns: slice,
-        reduction: str = "mean",
-        head_layers: Sequence[int] = (),
-        answer_start: int | None = None,
-        dtype: torch.dtype = torch.float16,
-        capacity: int = 1024,
-    ) -> None:
+        self, layers: Sequence[int], image_columns: slice, reduction: str = "mean", head_layers: Sequence[int] = (),
+        answer_start: int | None = None, dtype: torch.dtype = torch.float16, capacity: int = 1024,
+    ) -> None:  # fmt: skip
         self.layer_order = sorted(set(layers))  # of `attention`
         self.layers = frozenset([*layers, *head_layers])
         self._columns, self._reduction, self._dtype = image_columns, reduction, dtype
@@ -169,35 +163,28 @@ class ImageRecorder:
 
     @torch.no_grad()
     def observe(self, layer: int, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scaling: float) -> None:
-        first = 0
+        first, queries, keys = 0, query_BHQD.shape[2], key_BHKD.shape[2]
         if layer not in self._begun:
             self._begun.add(layer)
-            first = (query_BHQD.shape[2] if self._answer_start is None else self._answer_start) - 1
-        query_HQD, key_HDK = query_BHQD[0, :, first:], key_BHKD[0].float().transpose(-1, -2)
-        for rows_HND in query_HQD.split(ROWS, dim=1):
-            scores_HNK = (rows_HND.float() * scaling) @ key_HDK
-            attention_HNP = self._softmax(scores_HNK, mask, first, query_BHQD.shape[2])
+            first = (queries if self._answer_start is None else self._answer_start) - 1
+        key_HDK = key_BHKD[0].float().transpose(-1, -2)
+        for rows_HND in query_BHQD[0, :, first:].split(ROWS, dim=1):
+            scores_HNK, rows = (rows_HND.float() * scaling) @ key_HDK, rows_HND.shape[1]
+            ahead = keys - queries + first + 1  # how many keys the first of the rows may see
+            if ahead < keys:
+                future = torch.ones(rows, keys - ahead, dtype=torch.bool, device=scores_HNK.device).triu_()
+                scores_HNK[..., ahead:].masked_fill_(future, -torch.inf)
+            if mask is not None:
+                part = mask[0, :, first : first + rows, :keys]
+                is_bool = part.dtype == torch.bool
+                scores_HNK = scores_HNK.masked_fill_(~part, -torch.inf) if is_bool else scores_HNK.add_(part)
+            attention_HNP = scores_HNK.softmax(-1)[..., self._columns]
             if layer in self._heads:
                 self._heads[layer].add(attention_HNP.to(self._dtype))
             if layer in self._rows:
                 reduced = attention_HNP.mean(0) if self._reduction == "mean" else attention_HNP.amax(0)
                 self._rows[layer].add(reduced.to(self._dtype))
-            first += rows_HND.shape[1]
-
-    def _softmax(self, scores_HNK: Tensor, mask: Tensor | None, first: int, queries: int) -> Tensor:
-        """The attention `[heads, rows, patches]` of the rows from `first` on, of so many queries; overwrites `scores`."""
-        rows, keys = scores_HNK.shape[1:]
-        ahead = keys - queries + first + 1  # how many keys the first of the rows may see
-        if ahead < keys:
-            scores_HNK[..., ahead:].masked_fill_(
-                torch.ones(rows, keys - ahead, dtype=torch.bool, device=scores_HNK.device).triu_(), -torch.inf
-            )
-        if mask is not None:
-            part = mask[0, :, first : first + rows, :keys]
-            scores_HNK = (
-                scores_HNK.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else scores_HNK.add_(part)
-            )
-        return scores_HNK.softmax(-1)[..., self._columns]
+            first += rows
 
     @property
     def rows(self) -> int:
@@ -227,14 +214,12 @@ class _Rows:
     def add(self, rows: Tensor) -> None:
         """Append `[..., n, P]`."""
         end = self.count + rows.shape[-2]
-        if self._block is None or end > self._block.shape[-2]:
-            size = max(self._capacity, end) if self._block is None else 2 * end
-            grown = rows.new_empty((*rows.shape[:-2], size, rows.shape[-1]))
-            if self._block is not None:
-                grown[..., : self.count, :] = self._block[..., : self.count, :]
-            self._block = grown
-        self._block[..., self.count : end, :] = rows
-        self.count = end
+        block = rows[..., :0, :] if self._block is None else self._block
+        if end > block.shape[-2]:
+            size = max(self._capacity, 2 * end if self.count else end)
+            block = nn.functional.pad(block, (0, 0, 0, size - block.shape[-2]))
+        block[..., self.count : end, :] = rows
+        self._block, self.count = block, end
 
     def filled(self) -> Tensor:
         assert self._block is not None

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -60,9 +59,8 @@ def build_model(
     llama = LlamaConfig(**text, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(
-            llava_configuration(llama, CLIPVisionConfig(**preset.vision), image_token)
-        )
+        config = llava_configuration(llama, CLIPVisionConfig(**preset.vision), image_token)
+        model = LlavaForConditionalGeneration(config)
         if preset.name == "nano-random":
             _initialise_nano(model)
     return model
@@ -71,13 +69,10 @@ def build_model(
 def llava_configuration(text: LlamaConfig, vision: CLIPVisionConfig, image_token: int) -> LlavaConfig:
     """LLaVA-1.5's architecture: the tower's penultimate layer without the class token, a two-layer GELU projector."""
     return LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=image_token,
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
-        vision_feature_layer=-2,
+        vision_config=vision, text_config=text, image_token_index=image_token,
+        image_seq_length=(vision.image_size // vision.patch_size) ** 2, vision_feature_layer=-2,
         vision_feature_select_strategy="default",
-    )
+    )  # fmt: skip
 
 
 def random_projector(config: LlavaConfig, seed: int) -> LlavaMultiModalProjector:
@@ -99,20 +94,15 @@ def build_processor(tokenizer: PreTrainedTokenizerBase, vision: CLIPVisionConfig
 
 def expected_tensors(config: LlavaConfig) -> dict[str, tuple[int, ...]]:
     """Hub name and shape of every tensor of a model of this configuration; nothing is allocated."""
-    with torch.device("meta"), _without_zero3():
-        state = LlavaForConditionalGeneration(config).state_dict()
-    return {str(hub_name(name)): tuple(tensor.shape) for name, tensor in state.items()}
-
-
-@contextmanager
-def _without_zero3() -> Iterator[None]:
-    """Under ZeRO-3 transformers would initialise a model that has shapes only."""
-    config = deepspeed_integration._hf_deepspeed_config_weak_ref
+    # Under ZeRO-3 transformers would initialise a model that has shapes only.
+    deepspeed_config = deepspeed_integration._hf_deepspeed_config_weak_ref
     deepspeed_integration.unset_hf_deepspeed_config()
     try:
-        yield
+        with torch.device("meta"):
+            state = LlavaForConditionalGeneration(config).state_dict()
     finally:
-        deepspeed_integration._hf_deepspeed_config_weak_ref = config
+        deepspeed_integration._hf_deepspeed_config_weak_ref = deepspeed_config
+    return {str(hub_name(name)): tuple(tensor.shape) for name, tensor in state.items()}
 
 
 @torch.no_grad()
@@ -131,30 +121,21 @@ def _initialise_nano(model: LlavaForConditionalGeneration) -> None:
     embeddings: Any = model.model.vision_tower.embeddings
     fan_in = embeddings.patch_embedding.weight[0].numel()
     nn.init.normal_(embeddings.patch_embedding.weight, std=0.7 / math.sqrt(fan_in))
-    embeddings.position_embedding.weight[1:] = _sinusoids(vision.image_size // vision.patch_size, vision.hidden_size)
-
-
-def _sinusoids(side: int, width: int) -> torch.Tensor:
-    """Two-dimensional sin-cos positions, `[side * side, width]`, half the width for each axis."""
-    frequencies = 100.0 ** -(torch.arange(width // 4) / (width // 4))
-    angles = torch.arange(side)[:, None] * frequencies[None, :]
+    # Two-dimensional sin-cos positions, half the width for each axis.
+    side, quarter = vision.image_size // vision.patch_size, vision.hidden_size // 4
+    angles = torch.arange(side)[:, None] * 100.0 ** -(torch.arange(quarter) / quarter)
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # [side, width / 2]
-    rows = axis[:, None, :].expand(side, side, -1)
-    columns = axis[None, :, :].expand(side, side, -1)
-    return torch.cat([rows, columns], dim=-1).reshape(side * side, width)
+    grid = [axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)]
+    embeddings.position_embedding.weight[1:] = torch.cat(grid, dim=-1).flatten(0, 1)
 
 
 # --- weights from files ---------------------------------------------------------------------------
 
 
 def load_weights(
-    config: LlavaConfig,
-    weights: Mapping[str, LazyTensor],
-    dtype: str | torch.dtype,
-    device: str,
-    quantize: str | None,
-    options: Mapping[str, Any],
-) -> LlavaForConditionalGeneration:
+    config: LlavaConfig, weights: Mapping[str, LazyTensor], dtype: str | torch.dtype, device: str,
+    quantize: str | None, options: Mapping[str, Any],
+) -> LlavaForConditionalGeneration:  # fmt: skip
     """The model with these weights, in evaluation mode; every tensor is read once, into the place where it stays.
 
     transformers' own loader places them (device maps, quantisation, DeepSpeed's ZeRO-3), but reads lazy tensors.
@@ -166,12 +147,11 @@ def load_weights(
     Raises:
         InputError: an unknown type, or the quantisation is not available here.
     """
-    options = dict(options)
     torch_dtype = weight_dtype(largest_type(weights, on_disk=True) if dtype == "auto" else dtype)
     if quantize is not None:
         options = {"device_map": {"": device}, **options, "quantization_config": _quantization(quantize, torch_dtype)}
     if "device_map" not in options and device != "cpu" and importlib.util.find_spec("accelerate"):
-        options["device_map"] = {"": device}
+        options = {**options, "device_map": {"": device}}
     name = str(torch_dtype).removeprefix("torch.")
     state: dict[str, Any] = {key: cast(weight, name) for key, weight in weights.items()}
     if is_deepspeed_zero3_enabled():  # its loader sends tensors to all processes, and takes no lazy ones

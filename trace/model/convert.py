@@ -25,13 +25,9 @@ from .saving import SavedModel, llava_weights, write_hugging_face, write_llava
 
 
 def convert(
-    source: str | Path,
-    target: str | Path,
-    base: str | Path | None = None,
-    dtype: str | None = None,
-    vision_tower: str | None = None,
-    to: str = "hf",
-) -> CheckpointPlan:
+    source: str | Path, target: str | Path, base: str | Path | None = None, dtype: str | None = None,
+    vision_tower: str | None = None, to: str = "hf",
+) -> CheckpointPlan:  # fmt: skip
     """Write the model at `source` to `target` and compare it with its source; return the plan it was written from.
 
     Args:
@@ -71,13 +67,12 @@ def _verify(folder: Path, model: SavedModel) -> None:
 
 def _deciding(config: LlavaConfig) -> list[Any]:
     """The settings that decide the numbers and do not show in the tensors' shapes."""
-    text, vision = config.text_config, config.vision_config
-    return [
-        *(getattr(config, key) for key in ("image_token_index", "vision_feature_layer", "projector_hidden_act")),
-        *(getattr(text, key) for key in ("num_attention_heads", "head_dim", "hidden_act", "rms_norm_eps")),
-        text.rope_parameters,
-        *(getattr(vision, key) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size")),
-    ]
+    keys = (
+        (config, ("image_token_index", "vision_feature_layer", "projector_hidden_act")),
+        (config.text_config, ("num_attention_heads", "head_dim", "hidden_act", "rms_norm_eps", "rope_parameters")),
+        (config.vision_config, ("num_attention_heads", "hidden_act", "layer_norm_eps", "patch_size")),
+    )
+    return [getattr(part, key) for part, names in keys for key in names]
 
 
 # --- inspect --------------------------------------------------------------------------------------
@@ -86,11 +81,7 @@ def _deciding(config: LlavaConfig) -> list[Any]:
 def describe_checkpoint(
     path: str | Path, base: str | Path | None = None, vision_tower: str | None = None
 ) -> dict[str, str]:
-    """What a checkpoint holds, and what would be missing or unexpected if it were loaded; reads no weights.
-
-    Raises:
-        InputError: the folder is not a model, or broken.
-    """
+    """What a checkpoint holds, and what would be missing or unexpected if it were loaded; reads no weights."""
     source = recognise_checkpoint(model_folder(path, "the model"))
     lines = {"folder": str(source.folder), "format": source.kind.value}
     if source.weights:
@@ -117,26 +108,23 @@ def _sizes(weights: Mapping[str, LazyTensor]) -> str:
     counts: dict[str, int] = {}
     for weight in weights.values():
         counts[weight.dtype] = counts.get(weight.dtype, 0) + weight.count
-    size = sum(weight.nbytes() for weight in weights.values())
     types = ", ".join(name if len(counts) == 1 else f"{count:,} {name}" for name, count in counts.items())
-    return f"{sum(counts.values()):,} parameters in {len(weights)} tensors, {size / 1e6:,.2f} MB, {types}"
+    size = total_bytes(weights, None) / 1e6
+    return f"{sum(counts.values()):,} parameters in {len(weights)} tensors, {size:,.2f} MB, {types}"
 
 
 def _describe_parts(source: CheckpointFolder) -> dict[str, str]:
-    config = source.config
-    text: Mapping[str, Any] = config.get("text_config") or config
-    vision: Mapping[str, Any] = config.get("vision_config") or {}
-    lines = {}
+    config, lines = source.config, {}
+    text, vision = config.get("text_config") or config, config.get("vision_config") or {}
     if "hidden_size" in text and source.kind is not CheckpointKind.VISION:
         lines["language model"] = (
             f"{text.get('model_type', 'llama')}: width {text['hidden_size']}, {text.get('num_hidden_layers')} layers, "
             f"{text.get('num_attention_heads')} heads, vocabulary {text.get('vocab_size')}"
         )
     if vision:
-        side = vision.get("image_size")
+        side, width, layers = (vision.get(key) for key in ("image_size", "hidden_size", "num_hidden_layers"))
         lines["vision tower"] = (
-            f"CLIP: width {vision.get('hidden_size')}, {vision.get('num_hidden_layers')} layers, {side} x {side} pixels "
-            f"in patches of {vision.get('patch_size')}"
+            f"CLIP: width {width}, {layers} layers, {side} x {side} pixels in patches of {vision.get('patch_size')}"
         )
     elif "mm_vision_tower" in config:
         inside = source.part(layout.VISION)
@@ -149,8 +137,7 @@ def _describe_parts(source: CheckpointFolder) -> dict[str, str]:
         lines["projector"] = f"{layout.projector_type(projector) or 'incomplete'}{shape}; {_sizes(projector)}"
     if "image_aspect_ratio" in config:
         lines["images"] = f"image_aspect_ratio {config['image_aspect_ratio']}"
-    file = source.folder / "tokenizer_config.json"
-    has_pieces = (source.folder / "tokenizer.model").is_file()
-    if file.is_file() and has_pieces and source.kind is not CheckpointKind.HUGGING_FACE:
+    file, pieces = source.folder / "tokenizer_config.json", source.folder / "tokenizer.model"
+    if file.is_file() and pieces.is_file() and source.kind is not CheckpointKind.HUGGING_FACE:
         lines["legacy"] = str(read_object(file).get("legacy", "not set, so true")).lower()
     return lines

@@ -43,30 +43,27 @@ class Preset:
     sources: Mapping[str, str] = field(default_factory=dict)  # part -> name on the hub
 
 
-def _trace(size: str, text: dict[str, Any]) -> Preset:
-    projector = f"liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-{size}-v1.5"
-    sources = {
-        "llm": f"lmsys/vicuna-{size}-v1.5",
-        "vision": "openai/clip-vit-large-patch14-336",
-        "projector": projector,
-    }
-    return Preset(f"trace-{size}", text, CLIP_L_336, sources=sources)
-
-
 _VICUNA_13B, _VICUNA_7B = _llama(5120, 40, 40, 13824), _llama(4096, 32, 32, 11008)
 # Small enough to train on two CPU cores. Its vocabulary (0) is fitted to the nano tokenizer by `build`.
 _NANO_TOWER = {
     "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 4, "image_size": 128,
     "patch_size": 16, "projection_dim": 128,
 }  # fmt: skip
+_SOURCES = {
+    "llm": "lmsys/vicuna-{}-v1.5",
+    "vision": "openai/clip-vit-large-patch14-336",
+    "projector": "liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-{}-v1.5",
+}
 PRESETS = {
-    preset.name: preset
-    for preset in (
-        _trace("13b", _VICUNA_13B),
-        _trace("7b", _VICUNA_7B),
-        Preset("robopoint-13b", _VICUNA_13B, CLIP_L_336, sources={"model": "wentao-yuan/robopoint-v1-vicuna-v1.5-13b"}),
-        Preset("nano-random", _llama(128, 4, 4, 352, 2048, 0), _NANO_TOWER, image_token_index=-1),
+    f"trace-{size}": Preset(
+        f"trace-{size}", text, CLIP_L_336, sources={part: name.format(size) for part, name in _SOURCES.items()}
     )
+    for size, text in (("13b", _VICUNA_13B), ("7b", _VICUNA_7B))
+} | {
+    "robopoint-13b": Preset(
+        "robopoint-13b", _VICUNA_13B, CLIP_L_336, sources={"model": "wentao-yuan/robopoint-v1-vicuna-v1.5-13b"}
+    ),
+    "nano-random": Preset("nano-random", _llama(128, 4, 4, 352, 2048, 0), _NANO_TOWER, image_token_index=-1),
 }
 
 
@@ -121,10 +118,8 @@ def model_folder(name: str | Path, role: str, beside: Path | None = None) -> Pat
 
     Args:
         role: names the model in messages ("the base model").
-        beside: the checkpoint that mentions a relative name. The name is looked up in its folder, in that folder's
-            parent, then in the working directory, and at last on the hub.
-    Raises:
-        InputError: the model is not found or cannot be downloaded.
+        beside: the checkpoint that mentions a relative name: looked up in its folder, in that folder's parent, in the
+            working directory, and at last on the hub.
     """
     path = Path(resolve_model(name)).expanduser()
     tried = [path] if path.is_absolute() or beside is None else [beside / path, beside.resolve().parent / path, path]

@@ -38,9 +38,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a language model or LLaVA checkpoint as the original does, with the image token.
 
     If tokenizer_config.json does not say `legacy`, it is true, as for LlamaTokenizer when LLaVA was written.
-
-    Raises:
-        InputError: the folder has no tokenizer.
     """
     model, complete, config = (folder / name for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"))
     if not model.is_file() and not complete.is_file():
@@ -48,9 +45,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     settings = read_object(config) if config.is_file() else {}
     with input_errors(f"the tokenizer in {folder}"):
         if model.is_file():
-            tokenizer = LlamaTokenizer.from_pretrained(
-                folder, legacy=settings.get("legacy", True) is not False, add_bos_token=True
-            )
+            legacy = settings.get("legacy", True) is not False
+            tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=legacy, add_bos_token=True)
         else:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers accepts an empty tokenizer.model
@@ -66,13 +62,15 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     The token follows the text's pieces; an existing one keeps its id. The result is a plain fast tokenizer:
     LlamaTokenizer is rebuilt from its vocabulary when it is loaded, without the normalizer.
     """
-    if _cuts_as_the_original(tokenizer):
+    image, text = tokenizer.get_vocab().get(IMAGE_TAG), f"a: {IMAGE_TAG}\nb"
+    original = [image if token == IMAGE_ID else token for token in encode(tokenizer, Rendered(text, ())).input_ids]
+    if image is not None and tokenizer(text)["input_ids"] == original:
         return tokenizer
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     scheme = (state["pre_tokenizer"] or {}).get("prepend_scheme")
-    at = tokenizer.get_vocab().get(IMAGE_TAG, len(tokenizer))
     others = [token for token in state["added_tokens"] if token["content"] != IMAGE_TAG]
-    tag = {"id": at, "content": IMAGE_TAG, "single_word": False, "lstrip": False, "rstrip": False, "special": False}
+    index = len(tokenizer) if image is None else image
+    tag = {"id": index, "content": IMAGE_TAG, "single_word": False, "lstrip": False, "rstrip": False, "special": False}
     state["added_tokens"] = sorted([*others, tag | {"normalized": scheme == "first"}], key=lambda token: token["id"])
     backend = Tokenizer.from_str(json.dumps(state))
     if scheme == "always":
@@ -84,34 +82,20 @@ def with_image_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
         backend.normalizer = normalizers.Sequence([behind, *([backend.normalizer] if backend.normalizer else [])])
     words = ("bos_token", "eos_token", "unk_token", "pad_token")
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=tokenizer.model_max_length,
-        padding_side=tokenizer.padding_side,
+        tokenizer_object=backend, model_max_length=tokenizer.model_max_length, padding_side=tokenizer.padding_side,
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],  # without it transformers 4 adds token_type_ids
         **{word: getattr(tokenizer, word) for word in words if getattr(tokenizer, word) is not None},
-    )
-
-
-def _cuts_as_the_original(tokenizer: PreTrainedTokenizerBase) -> bool:
-    image = tokenizer.get_vocab().get(IMAGE_TAG)
-    text = f"a: {IMAGE_TAG}\nb"
-    expected = [image if token == IMAGE_ID else token for token in encode(tokenizer, Rendered(text, ())).input_ids]
-    return image is not None and tokenizer(text)["input_ids"] == expected
+    )  # fmt: skip
 
 
 def make_processor(tokenizer: PreTrainedTokenizerBase, patch_size: int, pixels: Mapping[str, Any]) -> LlavaProcessor:
     """A processor that writes LLaVA's prompt and pixels; `pixels` as from `vision_tower.pixel_settings`."""
     tokenizer.padding_side = "left"  # generation continues every row of a batch at its end
     return LlavaProcessor(
-        image_processor=LlavaImageProcessorPil(**pixels),
-        tokenizer=tokenizer,
-        patch_size=patch_size,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token=IMAGE_TAG,
-        chat_template=CHAT_TEMPLATE,
-    )
+        LlavaImageProcessorPil(**pixels), tokenizer, patch_size=patch_size, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, image_token=IMAGE_TAG, chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
 
 
 def load_processor(folder: Path, patch_size: int) -> LlavaProcessor:

@@ -35,8 +35,8 @@ LICENCES = (
     (r"(^|/)nano(-base|-random)?$", "apache-2.0"),
 )
 NOTICES = {
-    "llama2": "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. "
-    "All Rights Reserved.",
+    "llama2": "Llama 2 is licensed under the LLAMA 2 Community License, Copyright (c) Meta Platforms, Inc. All Rights "
+    "Reserved."
 }
 # Copied from the base; the original code and other converters read the sentencepiece model.
 _COPIED = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "tokenizer.model")
@@ -133,26 +133,23 @@ def write_hugging_face(folder: Path, model: SavedModel) -> None:
 def _config_json(model: SavedModel) -> dict[str, Any]:
     """config.json, with the rotary settings as transformers 4 and the servers read them besides those of 5."""
     dtype = model.dtype or largest_type(model.weights)
-    settings = model.config.to_dict()
-    text, vision = (
-        _without_defaults(settings.pop(name)) | {"dtype": dtype} for name in ("text_config", "vision_config")
+    complete = model.config.to_dict()
+    settings, text, vision = (
+        {key: value for key, value in part.items() if key not in _UNUSED} | {"dtype": dtype}
+        for part in (complete, complete["text_config"], complete["vision_config"])
     )
-    rope = dict(text.get("rope_parameters") or {})
+    rope = text.get("rope_parameters") or {}
     if "rope_theta" in rope:
         text["rope_theta"] = rope["rope_theta"]
-    return {
-        "architectures": ["LlavaForConditionalGeneration"], **_without_defaults(settings), "dtype": dtype,
-        "text_config": text, "vision_config": vision,
-    }  # fmt: skip
+    architecture = {"architectures": ["LlavaForConditionalGeneration"]}
+    return architecture | settings | {"text_config": text, "vision_config": vision}
 
 
-def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the keys that every configuration of transformers has and no language model needs."""
-    unused = (
-        "_name_or_path", "architectures", "chunk_size_feed_forward", "id2label", "is_encoder_decoder", "label2id",
-        "output_attentions", "output_hidden_states", "problem_type", "return_dict",
-    )  # fmt: skip
-    return {key: value for key, value in config.items() if key not in unused}
+# Keys that every configuration of transformers has and no language model needs.
+_UNUSED = (
+    "_name_or_path", "architectures", "chunk_size_feed_forward", "id2label", "is_encoder_decoder", "label2id",
+    "output_attentions", "output_hidden_states", "problem_type", "return_dict",
+)  # fmt: skip
 
 
 # --- LLaVA's own format ---------------------------------------------------------------------------
@@ -214,20 +211,14 @@ def _write_tower(folder: Path, model: SavedModel) -> None:
              if name.startswith(prefix)}  # fmt: skip
     pixels = model.processor.image_processor
     settings = {
-        "feature_extractor_type": "CLIPFeatureExtractor",
-        "crop_size": pixels.crop_size["height"],
-        "size": pixels.size["shortest_edge"],
-        **dict.fromkeys(("do_center_crop", "do_normalize", "do_resize"), True),
-        "image_mean": list(pixels.image_mean),
-        "image_std": list(pixels.image_std),
-        "resample": int(pixels.resample),
-    }
+        "feature_extractor_type": "CLIPFeatureExtractor", "crop_size": pixels.crop_size["height"],
+        "size": pixels.size["shortest_edge"], "do_center_crop": True, "do_normalize": True, "do_resize": True,
+        "image_mean": list(pixels.image_mean), "image_std": list(pixels.image_std), "resample": int(pixels.resample),
+    }  # fmt: skip
     write_json(folder / "preprocessor_config.json", settings)
     write_weights(folder, tower, model.dtype)
-    config = model.config.vision_config.to_dict()
-    write_json(
-        folder / "config.json", config | {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
-    )
+    changes = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model"}
+    write_json(folder / "config.json", model.config.vision_config.to_dict() | changes)
 
 
 def _write_tokenizer(folder: Path, model: SavedModel) -> None:
@@ -237,20 +228,14 @@ def _write_tokenizer(folder: Path, model: SavedModel) -> None:
         tokenizer.save_pretrained(folder)
         return
     words = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "unk_token": tokenizer.unk_token}
-    length = tokenizer.model_max_length
+    words["pad_token"], length = tokenizer.pad_token, tokenizer.model_max_length
     settings = {
-        "tokenizer_class": "LlamaTokenizer",
-        "legacy": tokenizer.backend_tokenizer.pre_tokenizer is None,
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        "padding_side": "right",
-        "pad_token": tokenizer.pad_token,
-        **words,
-        **({"model_max_length": length} if length < 1e9 else {}),
-    }
-    write_json(folder / "tokenizer_config.json", settings)
-    write_json(folder / "special_tokens_map.json", words | {"pad_token": tokenizer.pad_token})
+        "tokenizer_class": "LlamaTokenizer", "legacy": tokenizer.backend_tokenizer.pre_tokenizer is None,
+        "add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False, "padding_side": "right",
+    }  # fmt: skip
+    limit = {"model_max_length": length} if length < 1e9 else {}
+    write_json(folder / "tokenizer_config.json", settings | words | limit)
+    write_json(folder / "special_tokens_map.json", words)
     base = set(tokenizer.all_special_tokens) | {IMAGE_TAG}
     added = {word: index for word, index in tokenizer.get_added_vocab().items() if word not in base}
     if added:

@@ -95,14 +95,13 @@ def pixel_settings(preprocessor: Mapping[str, Any], image_size: int, pad: bool) 
     side = int(size.get("shortest_edge", size.get("height", image_size)) if isinstance(size, Mapping) else size)
     crop = preprocessor.get("crop_size", side)
     height, width = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
+    mean, std = (
+        list(preprocessor.get(key, usual)) for key, usual in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD))
+    )
     return {
-        "do_pad": pad,
-        "size": {"shortest_edge": side},
-        "crop_size": {"height": height, "width": width},
-        "image_mean": list(preprocessor.get("image_mean", CLIP_MEAN)),
-        "image_std": list(preprocessor.get("image_std", CLIP_STD)),
-        "resample": preprocessor.get("resample", 3),
-    }
+        "do_pad": pad, "size": {"shortest_edge": side}, "crop_size": {"height": height, "width": width},
+        "image_mean": mean, "image_std": std, "resample": preprocessor.get("resample", 3),
+    }  # fmt: skip
 
 
 # --- open_clip ------------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ def open_clip_tower(name: str, beside: Path | None = None) -> VisionTower:
     architecture, _, pretrained = name.removeprefix(OPEN_CLIP).partition("/")
     if not architecture or not pretrained:
         raise InputError(
-            f"{name}: expected open_clip:ARCHITECTURE/PRETRAINED, e.g. open_clip:ViT-L-14-336-quickgelu/openai"
+            f"{name}: expected open_clip:ARCHITECTURE/PRETRAINED (open_clip:ViT-L-14-336-quickgelu/openai)"
         )
     if pretrained.endswith(_SUFFIXES):
         folders = [Path()] if beside is None else [beside, beside.resolve().parent, Path()]
@@ -147,14 +146,9 @@ def open_clip_tower(name: str, beside: Path | None = None) -> VisionTower:
         return VisionTower(OPEN_CLIP + architecture, name, config, weights, {})
     try:
         import open_clip
-    except ImportError as error:
-        raise InputError(
-            f"{name} needs the package open_clip_torch: {install_hint('openclip')} ({error}); or give a file"
-        ) from None
-    except RuntimeError as error:  # torchvision's compiled operators, built for another torch
-        raise InputError(
-            f"{name}: open_clip needs a torchvision built for this torch: {error}; or give a file"
-        ) from None
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision built for another torch
+        hint = f"Install it ({install_hint('openclip')}), with a torchvision built for this torch, or give a file"
+        raise InputError(f"{name} needs the package open_clip_torch: {error}. {hint}") from None
     try:
         model = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32")
     except (RuntimeError, ValueError, OSError) as error:
@@ -197,17 +191,12 @@ def clip_from_open_clip(
                             for index, letter in enumerate("qkv")}  # fmt: skip
         else:
             raise InputError(f"{where}: visual.{name} has no counterpart in CLIPVisionModel")
-    config = {
-        "hidden_size": width,
-        "intermediate_size": visual["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        "num_hidden_layers": layers,
-        "num_attention_heads": width // _HEAD_WIDTHS.get(width, 64),
-        "num_channels": channels,
-        "image_size": round(positions**0.5) * patch,
-        "patch_size": patch,
+    return {
+        "hidden_size": width, "intermediate_size": visual["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+        "num_hidden_layers": layers, "num_attention_heads": width // _HEAD_WIDTHS.get(width, 64),
+        "num_channels": channels, "image_size": round(positions**0.5) * patch, "patch_size": patch,
         "hidden_act": "quick_gelu" if quick_gelu else "gelu",
-    }
-    return config, weights
+    }, weights  # fmt: skip
 
 
 def _third(weight: LazyTensor, index: int) -> LazyTensor:
