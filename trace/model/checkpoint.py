@@ -66,10 +66,9 @@ class Checkpoint:
     @property
     def suppressed_ids(self) -> list[int]:
         """Ids that no answer may contain: the image's, and those that only round the vocabulary up."""
-        from .checkpoint_plan import text_ids
+        from .checkpoint_plan import suppressed_ids
 
-        config = self.model.config
-        return sorted(set(range(config.text_config.vocab_size)) - text_ids(self.tokenizer, config))
+        return suppressed_ids(self.tokenizer, self.model.config)
 
     @property
     def patches_per_side(self) -> int:
@@ -91,10 +90,8 @@ class Checkpoint:
         ids = self.expand_image_tokens(encode(self.tokenizer, Rendered(prompt, ())).input_ids)
         limit = self.model.config.text_config.max_position_embeddings
         if len(ids) > limit:
-            raise InputError(
-                f"the prompt has {len(ids):,} tokens, image included, and {self.name} has {limit:,} positions. Shorten "
-                "the instruction"
-            )
+            message = f"the prompt has {len(ids):,} tokens, image included; {self.name} has {limit:,} positions"
+            raise InputError(f"{message}. Shorten the instruction")
         return ids
 
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, Tensor]:
@@ -117,14 +114,9 @@ class Checkpoint:
 
 
 def load(
-    path: str | Path,
-    base: str | Path | None = None,
-    dtype: Any = "float32",
-    device: str = "cpu",
-    quantize: str | None = None,
-    vision_tower: str | None = None,
-    **options: Any,
-) -> Checkpoint:
+    path: str | Path, base: str | Path | None = None, dtype: Any = "float32", device: str = "cpu",
+    quantize: str | None = None, vision_tower: str | None = None, **options: Any,
+) -> Checkpoint:  # fmt: skip
     """Load a checkpoint in any known format; adapters are merged.
 
     Args:
@@ -159,15 +151,9 @@ def load(
 
 
 def compose(
-    llm: str,
-    vision: str,
-    projector: str | None = None,
-    seed: int = 0,
-    dtype: Any = "float32",
-    device: str = "cpu",
-    quantize: str | None = None,
-    **options: Any,
-) -> Checkpoint:
+    llm: str, vision: str, projector: str | None = None, seed: int = 0, dtype: Any = "float32", device: str = "cpu",
+    quantize: str | None = None, **options: Any,
+) -> Checkpoint:  # fmt: skip
     """A model to start training from: a language model, a CLIP vision tower, and LLaVA's pre-trained projector.
 
     Args:
@@ -255,10 +241,9 @@ def save(
     tensors = model.state_dict() if state is None else state
     weights = renamed({name: in_memory(tensor, name) for name, tensor in tensors.items()}, hub_name)
     generation = valid_generation_config(model.generation_config.to_diff_dict(), checkpoint.tokenizer, model.config)
+    saved = SavedModel(checkpoint.name, model.config, weights, processor, generation, card, dtype)
     with new_folder(path, total_bytes(weights, dtype)) as folder:
-        write_hugging_face(
-            folder, SavedModel(checkpoint.name, model.config, weights, processor, generation, card, dtype)
-        )
+        write_hugging_face(folder, saved)
 
 
 def check_generation_config(model: Any) -> None:
@@ -282,19 +267,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("convert", "write a model of any known format as one folder, and verify it"),
         ("merge", "write an adapter or projector merged into its base"),
     ):
-        command = commands.add_parser(name, help=purpose, description=purpose)
-        add = command.add_argument
+        add = commands.add_parser(name, help=purpose, description=purpose).add_argument
         add("source", help="folder of the model or adapter, nano, nano-base, or a name on the hub")
         if name != "inspect":
             add("target", type=Path, help="folder to write; must not exist or be empty")
             add("--dtype", choices=DTYPES, help="type on disk (default: as stored; float32 if an adapter is merged)")
-        add("--model-base", dest="base", metavar="MODEL", required=name == "merge",
-            help="the model that an adapter or projector belongs to")  # fmt: skip
-        add("--vision-tower", metavar="CLIP",
-            help="a CLIP instead of the checkpoint's; also open_clip:ARCHITECTURE/WEIGHTS")  # fmt: skip
+        base_help = "the model that an adapter or projector belongs to"
+        add("--model-base", dest="base", metavar="MODEL", required=name == "merge", help=base_help)
+        tower_help = "a CLIP instead of the checkpoint's; also open_clip:ARCHITECTURE/WEIGHTS"
+        add("--vision-tower", metavar="CLIP", help=tower_help)
         if name == "convert":
-            add("--to", choices=["hf", "llava"], default="hf",
-                help="Hugging Face's format or LLaVA's own (default: hf)")  # fmt: skip
+            format_help = "Hugging Face's format or LLaVA's own (default: hf)"
+            add("--to", choices=["hf", "llava"], default="hf", help=format_help)
     args = parser.parse_args(argv)
     from .convert import convert, describe_checkpoint
 

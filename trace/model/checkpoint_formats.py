@@ -96,15 +96,10 @@ def _kind(weights: Mapping[str, LazyTensor], config: Mapping[str, Any], folder: 
         return CheckpointKind.LLAVA
     if text:
         if "mm_vision_tower" in config or vision:
-            raise InputError(
-                f"{folder} has no projector: its configuration is LLaVA's, but there is neither a tensor "
-                "model.mm_projector.* nor mm_projector.bin"
-            )
+            raise InputError(f"{folder} has no projector: neither a tensor model.mm_projector.* nor mm_projector.bin")
         return CheckpointKind.LANGUAGE
-    if projector:
-        return CheckpointKind.PROJECTOR
-    if vision:
-        return CheckpointKind.VISION
+    if projector or vision:
+        return CheckpointKind.PROJECTOR if projector else CheckpointKind.VISION
     names = ", ".join(sorted(weights)[:3])
     raise InputError(f"{folder} is not a LLaVA model, projector, Llama or CLIP: its tensors are {names}, ...")
 
@@ -120,14 +115,9 @@ def _check_architecture(config: Mapping[str, Any], file: Path) -> None:
                 raise InputError(f"{file}: {part} has the type {settings['model_type']!r}, expected {expected!r}")
         strategy = config.get("vision_feature_select_strategy", "default")
         if strategy != "default":
-            raise InputError(
-                f"{file}: vision_feature_select_strategy is {strategy!r}; only 'default' (no class token) is supported"
-            )
+            raise InputError(f"{file}: vision_feature_select_strategy is {strategy!r}; only 'default' is supported")
     elif kind not in (*layout.LLAVA_TYPES, *CLIP_TYPES):
-        raise InputError(
-            f"{file} describes a {kind!r} model; expected 'llava' (Hugging Face's or LLaVA's own format), "
-            "'llava_llama', 'llama' or 'clip'"
-        )
+        raise InputError(f"{file} describes a {kind!r} model; expected 'llava', 'llava_llama', 'llama' or 'clip'")
 
 
 def _recognise_adapter(folder: Path, config: Mapping[str, Any]) -> CheckpointFolder:
@@ -144,10 +134,7 @@ def _recognise_adapter(folder: Path, config: Mapping[str, Any]) -> CheckpointFol
     if extra.is_file():
         complete = {**tensors_of(extra), **complete}
     elif not hugging_face and not any("mm_projector" in name for name in complete):
-        raise InputError(
-            f"{extra} is missing: it holds the adapter's projector (LLaVA's training script writes both files). Without "
-            "it the model cannot use images"
-        )
+        raise InputError(f"{extra} is missing: it holds the projector (LLaVA's training script writes both files)")
     weights = layout.renamed(complete, layout.hub_name)
     if "multi_modal_projector" in (adapter.get("modules_to_save") or []) and not layout.projector_type(weights):
         raise InputError(f"{file} lists multi_modal_projector in modules_to_save, but the weights do not contain it")

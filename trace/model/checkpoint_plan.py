@@ -87,8 +87,6 @@ def plan_checkpoint(
         base: of an adapter or a projector; by default the one an adapter names.
         vision_tower: instead of the one that a LLaVA checkpoint names.
         check: compare names and shapes with what the configuration needs.
-    Raises:
-        InputError: something is missing, broken, does not fit, or has an unsupported architecture.
     """
     source = recognise_checkpoint(model_folder(path, "the model"))
     folder, kind = source.folder, source.kind
@@ -120,9 +118,8 @@ def _base_folder(source: CheckpointFolder, base: str | Path | None) -> Path:
         return model_folder(base, "the base model")
     named = source.adapter.get("base_model_name_or_path")
     if named:
-        return model_folder(
-            named, "the base model (from adapter_config.json; --model-base names another)", source.folder
-        )
+        role = "the base model (from adapter_config.json; --model-base names another)"
+        return model_folder(named, role, source.folder)
     trained = source.config.get("_name_or_path")
     hint = f" (it was trained over {trained})" if trained else ""
     raise InputError(f"{source.folder} is a {source.kind.value} and needs its language model. Give --model-base{hint}")
@@ -151,11 +148,9 @@ def _plan_over_hugging_face(
 ) -> CheckpointPlan:
     """An adapter or projector in LLaVA's layout over a base that was converted before."""
     plan = _plan_hugging_face(under, vision_tower)
-    expected, width = source.config.get("hidden_size"), plan.config.text_config.hidden_size
-    if expected not in (None, width):
-        raise InputError(
-            f"wrong base: {source.folder}/config.json has hidden_size {expected}, {under.folder} has {width}"
-        )
+    size, width = source.config.get("hidden_size"), plan.config.text_config.hidden_size
+    if size not in (None, width):
+        raise InputError(f"wrong base: {source.folder} has hidden_size {size}, {under.folder} has {width}")
     both = {**plan.weights, **source.weights}
     weights = {name: weight for name, weight in both.items() if not name.startswith(layout.PROJECTOR)}
     for name in (EMBEDDING, HEAD):
@@ -204,9 +199,21 @@ def _plan_llava(
         tower = find_tower(vision_tower, None, {})
     projector = source.part(layout.PROJECTOR) or base.part(layout.PROJECTOR)
     tokenizer = load_tokenizer(base.folder)
-    rows, weights = _language_weights(source, base, bool(text.get("tie_word_embeddings")), len(tokenizer))
+    # Unknown tensors are included, so that they are reported.
+    language = {name: weight for name, weight in {**base.weights, **source.weights}.items()
+                if not name.startswith((layout.VISION, layout.PROJECTOR))}  # fmt: skip
+    weights = merge_lora(language, source)
+    if EMBEDDING not in weights:
+        raise InputError(f"{base.folder} has no embedding (model.embed_tokens.weight)")
+    if HEAD not in weights and text.get("tie_word_embeddings"):
+        weights[HEAD] = weights[EMBEDDING]
+    rows = weights[EMBEDDING].shape[0]  # of the original vocabulary, without the image token
+    padded = math.ceil(max(rows, len(tokenizer)) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    for name in (EMBEDDING, HEAD):
+        if name in weights and weights[name].shape[0] == rows:
+            weights[name] = resized(weights[name], padded)
     weights |= {**linear_projector(projector), **tower.weights}
-    text |= {"vocab_size": weights[EMBEDDING].shape[0], "tie_word_embeddings": False}
+    text |= {"vocab_size": padded, "tie_word_embeddings": False}
     with input_errors(f"the configuration of {tower.source}"):
         vision = CLIPVisionConfig(**tower.config)
     with input_errors(sized.folder / "config.json"):
@@ -227,28 +234,6 @@ def _plan_llava(
         source.folder, source.kind, config, weights, processor, _generation_config(base.folder, tokenizer, config),
         _card(source, base, parts), bool(source.lora), tower, under.folder if under else None,
     )  # fmt: skip
-
-
-def _language_weights(
-    source: CheckpointFolder, base: CheckpointFolder, tied: bool, pieces: int
-) -> tuple[int, dict[str, LazyTensor]]:
-    """The rows of the original vocabulary, and the language model's weights with room for the image token.
-
-    Unknown tensors are included, so that they are reported.
-    """
-    parts = (layout.VISION, layout.PROJECTOR)
-    both = {**base.weights, **source.weights}
-    weights = merge_lora({name: weight for name, weight in both.items() if not name.startswith(parts)}, source)
-    if EMBEDDING not in weights:
-        raise InputError(f"{base.folder} has no embedding (model.embed_tokens.weight)")
-    if HEAD not in weights and tied:
-        weights[HEAD] = weights[EMBEDDING]
-    rows = weights[EMBEDDING].shape[0]
-    padded = math.ceil(max(rows, pieces) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-    for name in (EMBEDDING, HEAD):
-        if name in weights and weights[name].shape[0] == rows:
-            weights[name] = resized(weights[name], padded)
-    return rows, weights
 
 
 def plan_parts(llm: str, vision: str, projector: str | None, seed: int) -> CheckpointPlan:
@@ -281,14 +266,10 @@ def linear_projector(projector: Mapping[str, LazyTensor]) -> dict[str, LazyTenso
         return dict(projector)
     side, dtype = weight.shape[0], getattr(torch, weight.dtype)
     zeros = LazyTensor((side,), weight.dtype, weight.where, lambda: torch.zeros(side, dtype=dtype))
-    return {
-        layout.PROJECTOR + "linear_1.weight": weight,
-        layout.PROJECTOR + "linear_1.bias": projector.get(layout.LINEAR + "bias") or zeros,
-        layout.PROJECTOR + "linear_2.weight": LazyTensor(
-            (side, side), weight.dtype, weight.where, lambda: torch.eye(side, dtype=dtype)
-        ),
-        layout.PROJECTOR + "linear_2.bias": zeros,
-    }
+    identity = LazyTensor((side, side), weight.dtype, weight.where, lambda: torch.eye(side, dtype=dtype))
+    bias = projector.get(layout.LINEAR + "bias") or zeros
+    layers = {"linear_1.weight": weight, "linear_1.bias": bias, "linear_2.weight": identity, "linear_2.bias": zeros}
+    return {layout.PROJECTOR + name: tensor for name, tensor in layers.items()}
 
 
 # --- LoRA -----------------------------------------------------------------------------------------
@@ -302,8 +283,7 @@ def merge_lora(base: dict[str, LazyTensor], source: CheckpointFolder) -> dict[st
     Raises:
         InputError: a factor without its partner, for a tensor that the base does not have, or of another size.
     """
-    weights = dict(base)
-    factors: dict[str, dict[str, LazyTensor]] = {}
+    weights, factors = dict(base), {}
     for name, weight in source.lora.items():
         match = _FACTOR.match(name)
         if match is None:
@@ -319,18 +299,14 @@ def merge_lora(base: dict[str, LazyTensor], source: CheckpointFolder) -> dict[st
         if len(down.shape) != 2 or len(up.shape) != 2 or not down.shape[0] or up.shape[1] != down.shape[0]:
             raise InputError(f"{where}: lora_A {down.shape} and lora_B {up.shape} of {module} have no product")
         if weight.shape != (up.shape[0], down.shape[1]):
-            raise InputError(
-                f"wrong base: {weight.where} has the shape {weight.shape}, the adapter's {where} needs "
-                f"{(up.shape[0], down.shape[1])}"
-            )
+            product = (up.shape[0], down.shape[1])
+            raise InputError(f"wrong base: {weight.where} has the shape {weight.shape}, {where} needs {product}")
         weights[target] = _sum(weight, down, up, _lora_scale(source.adapter, module, down.shape[0]))
     return weights
 
 
 def _sum(weight: LazyTensor, down: LazyTensor, up: LazyTensor, scale: float) -> LazyTensor:
-    def get() -> torch.Tensor:
-        return torch.addmm(weight.get().float(), up.get().float(), down.get().float(), alpha=scale)
-
+    get = lambda: torch.addmm(*(factor.get().float() for factor in (weight, up, down)), alpha=scale)  # noqa: E731
     return LazyTensor(weight.shape, "float32", weight.where, get, disk_dtype=weight.disk_dtype or weight.dtype)
 
 
@@ -355,9 +331,8 @@ def _card(source: CheckpointFolder, base: CheckpointFolder, parts: list[str]) ->
     """The card by the base's folder, with the name of the repository it was trained from if a configuration says it."""
     card = make_card(str(base.folder), base.folder, parts)
     named = str(source.adapter.get("base_model_name_or_path") or source.config.get("_name_or_path") or "")
-    if not is_hub_name(named):
-        return card
-    return replace(card, base=named, licence=card.licence or make_card(named, None).licence)
+    licence = card.licence or make_card(named, None).licence
+    return replace(card, base=named, licence=licence) if is_hub_name(named) else card
 
 
 def _generation_config(folder: Path, tokenizer: Any, config: LlavaConfig) -> GenerationConfig:
@@ -374,19 +349,21 @@ def valid_generation_config(settings: Mapping[str, Any], tokenizer: Any, config:
     """
     names = ["max_length", "max_new_tokens", "repetition_penalty"]
     names += ["do_sample", "temperature", "top_p", "top_k"] if settings.get("do_sample") else []
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     return GenerationConfig(
-        **{key: settings[key] for key in names if settings.get(key) is not None},
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        suppress_tokens=sorted(set(range(config.text_config.vocab_size)) - text_ids(tokenizer, config)),
-    )
+        **{key: settings[key] for key in names if settings.get(key) is not None}, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end, pad_token_id=end if pad is None else pad, suppress_tokens=suppressed_ids(tokenizer, config),
+    )  # fmt: skip
 
 
 def original_vocab_size(config: LlavaConfig) -> int | None:
     """Rows of the vocabulary in LLaVA's format, for a model from there."""
-    rows = dict(getattr(config, "llava", None) or {}).get("vocab_size")
-    return None if rows is None else int(rows)
+    return (getattr(config, "llava", None) or {}).get("vocab_size")
+
+
+def suppressed_ids(tokenizer: Any, config: LlavaConfig) -> list[int]:
+    """Ids that no answer may contain: the image's, and those that only round the vocabulary up."""
+    return sorted(set(range(config.text_config.vocab_size)) - text_ids(tokenizer, config))
 
 
 def text_ids(tokenizer: Any, config: LlavaConfig) -> set[int]:

@@ -89,16 +89,9 @@ LLAVA_TYPES = ("llava", "llava_llama", "robopoint", "llama")
 
 
 def llama_settings(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The keys of a Llama or LLaVA config.json that describe the language model.
-
-    Raises:
-        InputError: another architecture, or a size is missing.
-    """
+    """The keys of a Llama or LLaVA config.json that describe the language model. InputError: it is another one."""
     if config.get("model_type") not in LLAVA_TYPES:
-        names = ", ".join(LLAVA_TYPES)
-        raise InputError(
-            f"{file} describes a {config.get('model_type')!r} model; expected a Llama (model_type {names})"
-        )
+        raise InputError(f"{file} describes a {config.get('model_type')!r} model; expected {', '.join(LLAVA_TYPES)}")
     for key in REQUIRED:
         value = config.get(key)
         if not isinstance(value, int) or value < 1:
@@ -146,21 +139,14 @@ def llava_config_json(config: Mapping[str, Any], tower: str, linear: bool) -> di
     if kind != "default":
         text["rope_scaling"] = {"type": kind, **rope}
     return {
-        "architectures": ["LlavaLlamaForCausalLM"],
-        "model_type": "llava_llama",
+        "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava_llama",
         **{key: text[key] for key in LLAMA_KEYS if key in text and key != "rope_parameters"},
-        "torch_dtype": config.get("dtype"),
-        "image_aspect_ratio": "pad",
-        "mm_patch_merge_type": "flat",
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "mm_vision_select_feature": "patch",
-        "tokenizer_padding_side": "right",
-        "use_mm_proj": True,
+        "torch_dtype": config.get("dtype"), "image_aspect_ratio": "pad", "mm_patch_merge_type": "flat",
+        "mm_use_im_start_end": False, "mm_use_im_patch_token": False, "mm_vision_select_feature": "patch",
+        "tokenizer_padding_side": "right", "use_mm_proj": True,
         **{key: value for key, value in kept.items() if key != "vocab_size"},
         "mm_hidden_size": config["vision_config"]["hidden_size"],
         "mm_projector_type": "linear" if linear else "mlp2x_gelu",
-        "mm_vision_select_layer": config["vision_feature_layer"],
-        "mm_vision_tower": tower,
+        "mm_vision_select_layer": config["vision_feature_layer"], "mm_vision_tower": tower,
         "vocab_size": kept.get("vocab_size", config["image_token_index"]),
-    }
+    }  # fmt: skip
