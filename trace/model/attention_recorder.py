@@ -1,10 +1,8 @@
 """Read the attention of chosen rows while a model runs on its fast kernels, and bias it towards the image.
 
 A function registered with transformers' attention interface passes every layer's queries and keys to the active
-recorder and then calls SDPA as usual. Nothing quadratic is kept and no second pass is made: a recorder computes the
-softmax only for the rows it needs. `ImageRecorder` (for attention/) keeps the rows of generated tokens over the image,
-`GroundingRecorder` (for train/) the rows where a coordinate is written.
-
+recorder and calls SDPA as usual: nothing quadratic is kept, no second pass is made, and the softmax is computed only
+for the rows that `ImageRecorder` (attention/: generated tokens) or `GroundingRecorder` (train/: coordinates) needs.
 Tensor names carry their axes: B batch, H heads, Q query positions, K key positions, N chosen rows, P image patches.
 """
 
@@ -53,9 +51,8 @@ def _recording_attention(
         image_BK = nn.functional.pad(image_BK, (0, key.shape[2] - image_BK.shape[1]))
         attention_mask = biased_mask(attention_mask, image_BK, bias[0], query)
     if recorder is not None and module.layer_idx in recorder.layers:
-        recorder.observe(
-            module.layer_idx, query, repeat_kv(key, module.num_key_value_groups), attention_mask, kwargs["scaling"]
-        )
+        all_keys = repeat_kv(key, module.num_key_value_groups)
+        recorder.observe(module.layer_idx, query, all_keys, attention_mask, kwargs["scaling"])
         if module.layer_idx == _last.get():
             raise _Ended
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

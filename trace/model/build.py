@@ -144,8 +144,6 @@ def load_weights(
         dtype: of the weights in memory; "auto" is the type that most of them have on disk.
         quantize: None, "8bit" or "4bit" (bitsandbytes), for the language model's matrices.
         options: passed on to `from_pretrained`.
-    Raises:
-        InputError: an unknown type, or the quantisation is not available here.
     """
     torch_dtype = weight_dtype(largest_type(weights, on_disk=True) if dtype == "auto" else dtype)
     if quantize is not None:

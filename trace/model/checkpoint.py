@@ -130,7 +130,7 @@ def load(
     Raises:
         InputError: not a model, incomplete, broken, or not supported; or the type or device is not available.
     """
-    _check_memory(dtype, device, options)
+    _check_dtype_and_device(dtype, device, options)
     if not is_preset(path):
         from .checkpoint_plan import plan_checkpoint
 
@@ -162,14 +162,14 @@ def compose(
     """
     from .checkpoint_plan import plan_parts
 
-    _check_memory(dtype, device, options)
+    _check_dtype_and_device(dtype, device, options)
     name = f"{Path(llm).name}+{Path(vision).name}"
     checkpoint = _load_plan(plan_parts(llm, vision, projector, seed), name, name, dtype, device, quantize, options)
     checkpoint.parts = {"llm": llm, "vision": vision, "projector": projector, "seed": seed}
     return checkpoint
 
 
-def _check_memory(dtype: Any, device: str, options: Mapping[str, Any]) -> None:
+def _check_dtype_and_device(dtype: Any, device: str, options: Mapping[str, Any]) -> None:
     """Refuse an unknown type or device before anything is read."""
     from .build import check_device, weight_dtype
 

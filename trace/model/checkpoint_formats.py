@@ -55,11 +55,7 @@ class CheckpointFolder:
 
 
 def recognise_checkpoint(folder: Path) -> CheckpointFolder:
-    """Read the tables of a folder and decide what kind of checkpoint it is.
-
-    Raises:
-        InputError: not a model, incomplete, or an unsupported architecture.
-    """
+    """Read the tables of a folder and decide what kind of checkpoint it is."""
     if not folder.is_dir():
         raise InputError(f"the model {folder} is not a folder")
     file = folder / "config.json"

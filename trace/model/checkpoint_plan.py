@@ -278,11 +278,7 @@ _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<which>[AB])(?:\.default)?\.weig
 
 
 def merge_lora(base: dict[str, LazyTensor], source: CheckpointFolder) -> dict[str, LazyTensor]:
-    """The weights of `base` with the LoRA of `source` added, one matrix at a time: W + alpha / r * B A, in float32.
-
-    Raises:
-        InputError: a factor without its partner, for a tensor that the base does not have, or of another size.
-    """
+    """The weights of `base` with the LoRA of `source` added, one matrix at a time: W + alpha / r * B A, in float32."""
     weights, factors = dict(base), {}
     for name, weight in source.lora.items():
         match = _FACTOR.match(name)

@@ -95,10 +95,8 @@ def describe_checkpoint(
         plan = plan_checkpoint(path, base, vision_tower, check=False)
     except InputError as error:
         return lines | {"missing": str(error)}
-    if plan.base is not None:
-        lines["base"] = str(plan.base)
-    if plan.tower is not None:
-        lines["tower from"] = plan.tower.source
+    lines |= {"base": str(plan.base)} if plan.base else {}
+    lines |= {"tower from": plan.tower.source} if plan.tower else {}
     lines["complete model"] = _sizes(plan.weights)
     lines["tokenizer"] = f"{len(plan.processor.tokenizer)} pieces, including the image token"
     return lines | {problem: some_of(names) or "nothing" for problem, names in plan.problems().items()}
@@ -117,10 +115,9 @@ def _describe_parts(source: CheckpointFolder) -> dict[str, str]:
     config, lines = source.config, {}
     text, vision = config.get("text_config") or config, config.get("vision_config") or {}
     if "hidden_size" in text and source.kind is not CheckpointKind.VISION:
-        lines["language model"] = (
-            f"{text.get('model_type', 'llama')}: width {text['hidden_size']}, {text.get('num_hidden_layers')} layers, "
-            f"{text.get('num_attention_heads')} heads, vocabulary {text.get('vocab_size')}"
-        )
+        layers, heads, rows = (text.get(key) for key in ("num_hidden_layers", "num_attention_heads", "vocab_size"))
+        size = f"width {text['hidden_size']}, {layers} layers, {heads} heads, vocabulary {rows}"
+        lines["language model"] = f"{text.get('model_type', 'llama')}: {size}"
     if vision:
         side, width, layers = (vision.get(key) for key in ("image_size", "hidden_size", "num_hidden_layers"))
         lines["vision tower"] = (

@@ -102,11 +102,7 @@ def resized(weight: LazyTensor, rows: int) -> LazyTensor:
 
 
 def weights_in(folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")) -> dict[str, LazyTensor]:
-    """All tensors of the model files in a folder: safetensors if there are any, otherwise `.bin`; sharded or not.
-
-    Raises:
-        InputError: a shard is missing or cut off, or a pickle holds more than tensors.
-    """
+    """All tensors of the model files in a folder: safetensors if there are any, otherwise `.bin`; sharded or not."""
     for suffix in (".safetensors", ".bin"):
         for stem in stems:
             files = _shards(folder, stem, suffix)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..utils.command import InputError
 from ..utils.files import write_json
 from . import llava_layout as layout
 from .lazy_tensors import LazyTensor, largest_type, resized, total_bytes, write_weights
-from .presets import hub_repository
+from .presets import hub_repository, is_hub_name
 from .processor import save_processor
 from .vision_tower import KNOWN
 
@@ -57,7 +58,13 @@ def make_card(base: str, folder: Path | None, parts: Sequence[str] = ()) -> Mode
     # Only the name of a local folder: its path means nothing to others.
     name = base if folder is None else hub_repository(folder) or folder.resolve().name
     files = () if folder is None else tuple(sorted(file for pattern in _COPIED for file in folder.glob(pattern)))
-    licence = None if folder is None else _front_matter(folder / "README.md").get("license")
+    readme = None if folder is None else folder / "README.md"
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme and readme.is_file() else ""
+    front = re.match(r"\A---\n(.*?)\n---", text, re.DOTALL)
+    fields = None
+    with suppress(yaml.YAMLError):
+        fields = yaml.safe_load(front[1]) if front else None
+    licence = fields.get("license") if isinstance(fields, dict) else None
     if not isinstance(licence, str) or licence == "unknown":
         licence = next(
             (known for text in (name, base) for pattern, known in LICENCES if re.search(pattern, text.lower())), None
@@ -65,26 +72,14 @@ def make_card(base: str, folder: Path | None, parts: Sequence[str] = ()) -> Mode
     return ModelCard(name, licence, tuple(parts), files)
 
 
-def _front_matter(file: Path) -> dict[str, object]:
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    match = re.match(r"\A---\n(.*?)\n---", text, re.DOTALL)
-    try:
-        fields = yaml.safe_load(match[1]) if match else {}
-    except yaml.YAMLError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
 def write_card(folder: Path, card: ModelCard, name: str, adapter: bool = False) -> None:
     """Write README.md and copy the base's files."""
-    is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", card.base) is not None and not Path(card.base).exists()
+    is_repository = is_hub_name(card.base) and not Path(card.base).exists()
     front = {
-        "license": card.licence or "unknown",
-        **({"base_model": card.base} if is_repository else {}),
-        "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "image-text-to-text",
+        "license": card.licence or "unknown", **({"base_model": card.base} if is_repository else {}),
+        "library_name": "peft" if adapter else "transformers", "pipeline_tag": "image-text-to-text",
         "tags": ["llava", "robotics", "pointing"],
-    }
+    }  # fmt: skip
     licence = (
         f"The weights come from {card.base} under the licence `{card.licence}`, which applies to this model too."
         if card.licence
@@ -157,28 +152,22 @@ _UNUSED = (
 
 def llava_weights(config: LlavaConfig, weights: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """The weights by LLaVA's names, with the original rows of the vocabulary and a linear projector as one layer."""
-    rows = int(dict(getattr(config, "llava", None) or {}).get("vocab_size", config.image_token_index))
+    rows = (getattr(config, "llava", None) or {}).get("vocab_size", config.image_token_index)
     linear = config.projector_hidden_act == "linear"
     weights = {name: resized(weight, rows) if name in (layout.EMBEDDING, layout.HEAD) else weight
                for name, weight in weights.items()}  # fmt: skip
     if linear:
-        weights = _one_layer(weights)
+        names = [f"{layout.PROJECTOR}linear_{part}" for part in ("1.weight", "1.bias", "2.weight", "2.bias")]
+        first, shift, second, last = (weights.pop(name) for name in names)
+        matrix, left, right = second.read(), first, shift
+        if not torch.equal(matrix, torch.eye(matrix.shape[0], dtype=matrix.dtype)) or last.read().any():
+            # It was trained: two layers without an activation between them are one.
+            first = replace(left, dtype="float32", get=lambda: second.get().float() @ left.get().float())
+            shift = replace(
+                right, dtype="float32", get=lambda: second.get().float() @ right.get().float() + last.get().float()
+            )
+        weights |= {names[0]: first, names[1]: shift}
     return {layout.llava_name(name, linear): weight for name, weight in weights.items()}
-
-
-def _one_layer(weights: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    names = [f"{layout.PROJECTOR}linear_{part}" for part in ("1.weight", "1.bias", "2.weight", "2.bias")]
-    first, shift, second, last = (weights.pop(name) for name in names)
-    matrix = second.read()
-    if not torch.equal(matrix, torch.eye(matrix.shape[0], dtype=matrix.dtype)) or last.read().any():
-        # It was trained: two layers without an activation between them are one.
-        left, right = first, shift
-        first = replace(left, dtype="float32", shared=False, get=lambda: second.get().float() @ left.get().float())
-        shift = replace(
-            right, dtype="float32", shared=False,
-            get=lambda: second.get().float() @ right.get().float() + last.get().float(),
-        )  # fmt: skip
-    return {**weights, names[0]: first, names[1]: shift}
 
 
 def write_llava(folder: Path, model: SavedModel) -> None:
@@ -186,7 +175,7 @@ def write_llava(folder: Path, model: SavedModel) -> None:
     config = model.config
     if config.projector_hidden_act not in ("gelu", "linear"):
         raise InputError(f"LLaVA has no projector with the activation {config.projector_hidden_act!r}")
-    tower = str(dict(getattr(config, "llava", None) or {}).get("mm_vision_tower", ""))
+    tower = str((getattr(config, "llava", None) or {}).get("mm_vision_tower", ""))
     published = KNOWN.get(tower)
     if published is None or any(getattr(config.vision_config, key) != value for key, value in published.items()):
         is_path = tower and ":" not in tower and Path(tower).name not in ("", ".", "..")
@@ -198,7 +187,7 @@ def write_llava(folder: Path, model: SavedModel) -> None:
     model.write_weights(folder)
     settings = _config_json(model)
     if not model.processor.image_processor.do_pad:
-        settings["llava"] = {"image_aspect_ratio": "square", **dict(settings.get("llava") or {})}
+        settings["llava"] = {"image_aspect_ratio": "square"} | (settings.get("llava") or {})
     linear = config.projector_hidden_act == "linear"
     write_json(folder / "config.json", layout.llava_config_json(settings, tower, linear))
 

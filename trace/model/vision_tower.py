@@ -55,8 +55,6 @@ def find_tower(name: str | None, beside: Path | None, inside: Mapping[str, LazyT
     Args:
         beside: the checkpoint that names the tower, where a relative name is looked up first; None for a name from the
             command line.
-    Raises:
-        InputError: no name, nothing is found, or not a CLIP.
     """
     if name is None:
         raise InputError(f"{beside} names no vision tower (mm_vision_tower). Give one with --vision-tower")
@@ -128,9 +126,6 @@ def open_clip_tower(name: str, beside: Path | None = None) -> VisionTower:
     x * sigmoid(1.702 x), otherwise GELU; nothing in a file of weights tells them apart.
 
     A file needs no package; a tag needs open_clip, which needs torchvision. A tag's colours are in `preprocessor`.
-
-    Raises:
-        InputError: the name lacks a part, the package is missing, or not a plain vision transformer.
     """
     architecture, _, pretrained = name.removeprefix(OPEN_CLIP).partition("/")
     if not architecture or not pretrained:
@@ -164,11 +159,7 @@ def open_clip_tower(name: str, beside: Path | None = None) -> VisionTower:
 def clip_from_open_clip(
     tensors: Mapping[str, LazyTensor], quick_gelu: bool, where: str
 ) -> tuple[dict[str, Any], dict[str, LazyTensor]]:
-    """CLIPVisionConfig's arguments and CLIPVisionModel's weights from open_clip's `visual.*` tensors.
-
-    Raises:
-        InputError: tensors of another architecture (a ResNet, layer scale, attention pooling ...), named.
-    """
+    """CLIPVisionConfig's arguments and CLIPVisionModel's weights from open_clip's `visual.*` tensors."""
     bare = {name.removeprefix("module."): weight for name, weight in tensors.items()}  # as several processes save it
     visual = {name.removeprefix("visual."): weight for name, weight in bare.items() if name.startswith("visual.")}
     visual.pop("proj", None)  # only the features before the projection are used
