@@ -37,15 +37,15 @@ class _Ended(Exception):
     """Leaves a forward pass whose remaining layers are not needed."""
 
 
-_active: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
-_last: ContextVar[int | None] = ContextVar("last layer", default=None)
+# The recorder, and the layer after which the forward pass ends.
+_active: ContextVar[tuple[Recorder | None, int | None]] = ContextVar("recorder", default=(None, None))
 _bias: ContextVar[tuple[float, Tensor] | None] = ContextVar("image bias", default=None)
 
 
 def _recording_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    recorder, bias = _active.get(), _bias.get()
+    (recorder, last), bias = _active.get(), _bias.get()
     if bias is not None:
         image_BK = bias[1].repeat_interleave(len(query) // len(bias[1]), dim=0)  # beams of one row
         image_BK = nn.functional.pad(image_BK, (0, key.shape[2] - image_BK.shape[1]))
@@ -53,7 +53,7 @@ def _recording_attention(
     if recorder is not None and module.layer_idx in recorder.layers:
         all_keys = repeat_kv(key, module.num_key_value_groups)
         recorder.observe(module.layer_idx, query, all_keys, attention_mask, kwargs["scaling"])
-        if module.layer_idx == _last.get():
+        if module.layer_idx == last:
             raise _Ended
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -104,13 +104,12 @@ def recording(model: nn.Module, recorder: Recorder, only: bool = False) -> Itera
         only: nothing but the recorded rows is needed: the forward pass, and the block with it, ends in the last layer
             that is recorded, before that layer's output, the layers above and the head are computed.
     """
-    tokens = _active.set(recorder), _last.set(max(recorder.layers) if only else None)
+    token = _active.set((recorder, max(recorder.layers) if only else None))
     try:
         with language_attention(model, IMPLEMENTATION), suppress(_Ended):
             yield
     finally:
-        _active.reset(tokens[0])
-        _last.reset(tokens[1])
+        _active.reset(token)
 
 
 @contextmanager

@@ -129,9 +129,7 @@ def open_clip_tower(name: str, beside: Path | None = None) -> VisionTower:
     """
     architecture, _, pretrained = name.removeprefix(OPEN_CLIP).partition("/")
     if not architecture or not pretrained:
-        raise InputError(
-            f"{name}: expected open_clip:ARCHITECTURE/PRETRAINED (open_clip:ViT-L-14-336-quickgelu/openai)"
-        )
+        raise InputError(f"{name}: expected open_clip:ARCHITECTURE/PRETRAINED, as open_clip:ViT-L-14/openai")
     if pretrained.endswith(_SUFFIXES):
         folders = [Path()] if beside is None else [beside, beside.resolve().parent, Path()]
         file = next((folder / pretrained for folder in folders if (folder / pretrained).is_file()), None)
@@ -193,4 +191,5 @@ def clip_from_open_clip(
 def _third(weight: LazyTensor, index: int) -> LazyTensor:
     """The query, key or value rows of a joint projection."""
     rows = weight.shape[0] // 3
-    return replace(weight, shape=(rows, *weight.shape[1:]), get=lambda: weight.get()[index * rows : (index + 1) * rows])
+    get = lambda: weight.get()[index * rows : (index + 1) * rows]  # noqa: E731
+    return replace(weight, shape=(rows, *weight.shape[1:]), get=get, shared=True)  # copied: a view would keep all three
