@@ -137,11 +137,9 @@ class ImageRecorder:
     `[rows, patches]`; the layers in `head_layers` keep `[heads, rows, patches]` as well.
 
     Args:
-        layers: the decoder layers to record.
         image_columns: the image's tokens among the keys.
         reduction: over heads, "mean" or "max".
         answer_start: how many tokens of the first call are the prompt; all of them if None.
-        dtype: of what is kept.
         capacity: how many rows are expected; more are kept too.
     """
 

@@ -148,10 +148,8 @@ def _check_adapter(adapter: Mapping[str, Any], file: Path) -> None:
             raise InputError(f"{file}: {key} is not supported; only plain LoRA is")
     start = str(adapter.get("init_lora_weights")).lower()
     if start.startswith(("pissa", "olora", "corda", "loftq")):  # they subtract the first product from the base
-        raise InputError(
-            f"{file}: init_lora_weights is {start!r}, which changes the base too. Save the adapter as plain LoRA "
-            "(PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
-        )
+        hint = "Save it as plain LoRA (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...))"
+        raise InputError(f"{file}: init_lora_weights is {start!r}, which changes the base too. {hint}")
     if not isinstance(adapter.get("r"), int) or not isinstance(adapter.get("lora_alpha"), int | float):
         raise InputError(f"{file} has no r and lora_alpha, which PEFT's LoRA configuration has")
     patterns = adapter.get("alpha_pattern") or {}

@@ -91,10 +91,8 @@ def plan_checkpoint(
     source = recognise_checkpoint(model_folder(path, "the model"))
     folder, kind = source.folder, source.kind
     if kind in (CheckpointKind.LANGUAGE, CheckpointKind.VISION):
-        raise InputError(
-            f"{folder} is a {kind.value}: a model needs a language model, a CLIP and a projector. Give the projector's "
-            "folder (mm_projector.bin with its config.json) with the language model as its base"
-        )
+        parts = "a language model, a CLIP and a projector (mm_projector.bin with its config.json)"
+        raise InputError(f"{folder} is a {kind.value}; a model needs {parts}. Give the projector with --model-base")
     if kind in (CheckpointKind.HUGGING_FACE, CheckpointKind.LLAVA):
         if base is not None:
             raise InputError(f"{folder} is complete ({kind.value}). Leave out the base")
@@ -104,12 +102,10 @@ def plan_checkpoint(
         result = _plan_peft(source, base, vision_tower)
     else:
         under = recognise_checkpoint(_base_folder(source, base))
-        if under.kind is CheckpointKind.HUGGING_FACE:
-            result = _plan_over_hugging_face(source, under, vision_tower)
-        elif under.kind in (CheckpointKind.LANGUAGE, CheckpointKind.LLAVA):
-            result = _plan_llava(source, under, vision_tower)
-        else:
+        if under.kind not in (CheckpointKind.HUGGING_FACE, CheckpointKind.LANGUAGE, CheckpointKind.LLAVA):
             raise InputError(f"the base {under.folder} is a {under.kind.value}; {folder} needs a language model")
+        plan = _plan_over_hugging_face if under.kind is CheckpointKind.HUGGING_FACE else _plan_llava
+        result = plan(source, under, vision_tower)
     return result.checked() if check else result
 
 
@@ -143,11 +139,9 @@ def _plan_hugging_face(source: CheckpointFolder, vision_tower: str | None) -> Ch
     return CheckpointPlan(folder, source.kind, config, weights, processor, generation, card)
 
 
-def _plan_over_hugging_face(
-    source: CheckpointFolder, under: CheckpointFolder, vision_tower: str | None
-) -> CheckpointPlan:
+def _plan_over_hugging_face(source: CheckpointFolder, under: CheckpointFolder, tower: str | None) -> CheckpointPlan:
     """An adapter or projector in LLaVA's layout over a base that was converted before."""
-    plan = _plan_hugging_face(under, vision_tower)
+    plan = _plan_hugging_face(under, tower)
     size, width = source.config.get("hidden_size"), plan.config.text_config.hidden_size
     if size not in (None, width):
         raise InputError(f"wrong base: {source.folder} has hidden_size {size}, {under.folder} has {width}")
@@ -245,13 +239,11 @@ def plan_parts(llm: str, vision: str, projector: str | None, seed: int) -> Check
     if under.kind is not CheckpointKind.LANGUAGE:
         raise InputError(f"{under.folder} is a {under.kind.value}; expected a language model alone")
     config: dict[str, Any] = {"mm_vision_tower": vision, "image_aspect_ratio": "pad"}
-    if projector is None:
-        source = CheckpointFolder(under.folder, CheckpointKind.PROJECTOR, config, {})
-    else:
-        source = recognise_checkpoint(model_folder(projector, "the projector"))
+    source = CheckpointFolder(under.folder, CheckpointKind.PROJECTOR, config, {})
+    if projector is not None:
+        source = replace(recognise_checkpoint(model_folder(projector, "the projector")), config=config)
         if source.kind is not CheckpointKind.PROJECTOR:
             raise InputError(f"{source.folder} is a {source.kind.value}; expected a projector (mm_projector.bin)")
-        source = replace(source, config=config)
     plan = _plan_llava(source, under, vision, pad=True)
     if projector is None:
         for name, tensor in random_projector(plan.config, seed).state_dict().items():

@@ -80,11 +80,11 @@ def write_card(folder: Path, card: ModelCard, name: str, adapter: bool = False) 
         "library_name": "peft" if adapter else "transformers", "pipeline_tag": "image-text-to-text",
         "tags": ["llava", "robotics", "pointing"],
     }  # fmt: skip
-    licence = (
-        f"The weights come from {card.base} under the licence `{card.licence}`, which applies to this model too."
-        if card.licence
-        else f"The weights come from {card.base}, which does not state a licence. Find it out before you share them."
-    )
+    licence = f"The weights come from {card.base}, which does not state a licence. Find it out before you share them."
+    if card.licence:
+        licence = (
+            f"The weights come from {card.base} under the licence `{card.licence}`, which applies to this model too."
+        )
     notice = f"\n\n{NOTICES[card.licence]}" if card.licence in NOTICES else ""
     parts = "\n".join(f"- {part}" for part in card.parts)
     text = (
