@@ -17,10 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 BASH = shutil.which("bash") or "/bin/bash"
 
 
-def name_of(path: Path) -> str:
-    return path.name
-
-
 def executable(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!{BASH}\n{text}\n")
@@ -32,9 +28,8 @@ def bash(
     script: str, *arguments: str, cwd: Path, path: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """A script of the repository, run in `cwd`; `path` goes before the PATH, `variables` into the environment."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "CONDA", "TRACE_"))}
-    for name in ("PYTHON", "HOSTFILE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"):
-        kept.pop(name, None)
+    hidden = ("SLURM", "CONDA", "TRACE_", "PYTHON", "HOSTFILE", "MASTER_", "NODE_RANK")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     if path is not None:
         kept["PATH"] = f"{path}{os.pathsep}{kept['PATH']}"
     return subprocess.run(

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,28 +65,19 @@ def changed_parts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 
 
 @dataclass
-class Ended:
-    """Exit codes of the processes (negative: by a signal), and what each wrote."""
-
-    codes: list[int | None]
-    logs: list[str]
-
-
-@dataclass
 class Run:
     """A configuration in a file, and the folder it fills."""
 
     settings: dict[str, Any]
     processes: int = 2
     sabotage: str = ""  # of the last process
-    _path: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.settings["output_dir"])
-        self._path = self.folder.with_suffix(".yaml")
-        self._path.write_text(yaml.safe_dump(self.settings))
 
     def start(self) -> Started:
+        config = self.folder.with_suffix(".yaml")
+        config.write_text(yaml.safe_dump(self.settings))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -94,16 +85,14 @@ class Run:
         processes = []
         for rank, log in enumerate(logs):
             sabotage = self.sabotage if rank == self.processes - 1 else ""
-            arguments = (rank, self.processes, port, str(self._path), str(log), sabotage)
+            arguments = (rank, self.processes, port, str(config), str(log), sabotage)
             processes.append(CONTEXT.Process(target=_work, args=arguments))
-        for process in processes:
-            process.start()
+            processes[-1].start()
         return Started(processes, logs)
 
-    def to_its_end(self) -> Ended:
-        ended = self.start().wait()
-        assert ended.codes == [0] * self.processes, "\n".join(ended.logs)
-        return ended
+    def to_its_end(self) -> None:
+        codes, logs = self.start().wait()
+        assert codes == [0] * self.processes, "\n".join(logs)
 
 
 @dataclass
@@ -111,22 +100,21 @@ class Started:
     processes: list[Any]
     logs: list[Path]
 
-    def wait(self) -> Ended:
-        deadline = time.monotonic() + TIMEOUT
+    def wait(self) -> tuple[list[int | None], list[str]]:
+        """Exit codes of the processes (negative: by a signal), and what each wrote."""
         for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
+            process.join(TIMEOUT)
         late = [process for process in self.processes if process.is_alive()]
         for process in late:
             process.kill()
             process.join()
         texts = [log.read_text() for log in self.logs]
         assert not late, f"{len(late)} processes hang\n" + "\n".join(texts)
-        return Ended([process.exitcode for process in self.processes], texts)
+        return [process.exitcode for process in self.processes], texts
 
     def when_saved(self, folder: Path, step: int) -> Started:
-        deadline = time.monotonic() + TIMEOUT
-        while not (folder / f"checkpoints/checkpoint-{step}").is_dir() and time.monotonic() < deadline:
-            assert any(process.is_alive() for process in self.processes), self.wait().logs
+        while not (folder / f"checkpoints/checkpoint-{step}").is_dir():
+            assert any(process.is_alive() for process in self.processes), self.wait()[1]
             time.sleep(0.005)
         return self
 
@@ -145,17 +133,8 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from trace_vlm.train import train
-    from trace_vlm.utils.command import run
-
-    if sabotage:
-        _spoil(sabotage)
-    train.exit_process(run(train.main, ["--config", config]))
-
-
-def _spoil(sabotage: str) -> None:
-    """`fail` raises when a row is fetched for the 9th time; `preempted` gets SIGTERM before the processes meet."""
-    from trace_vlm.train import train
     from trace_vlm.train.dataset import RowDataset
+    from trace_vlm.utils.command import run
 
     fetch, calls = RowDataset.__getitem__, []
 
@@ -165,7 +144,9 @@ def _spoil(sabotage: str) -> None:
             raise RuntimeError("the disk is gone")
         return fetch(self, index)
 
-    if sabotage == "fail":
+    if sabotage == "fail":  # when a row is fetched for the 9th time
         RowDataset.__getitem__ = fail_late  # type: ignore[method-assign]
-    else:
+    elif sabotage == "preempted":  # before the processes meet
         train.check_inputs = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[assignment]
+    train.exit_process(run(train.main, ["--config", config]))
+    train.exit_process(run(train.main, ["--config", config]))

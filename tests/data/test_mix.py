@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sources_by_hand as hand
 import yaml
-from shell import ROOT, kill_when, name_of
+from shell import ROOT, kill_when
 
 from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.data import cards
@@ -62,7 +62,7 @@ def recipe(folder: Path, *entries: dict[str, Any]) -> Path:
 # --- the recipes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_recipe_loads_and_opens_with_its_command(path: Path) -> None:
     assert f"trace.data.mix --config configs/mixes/{path.name}" in path.read_text().split("\nseed")[0]
     assert sum(entry.samples or 0 for entry in read_config(Recipe, path).sources) == 200_000

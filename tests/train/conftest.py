@@ -35,11 +35,10 @@ def scenes(tmp_path_factory, cache):
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    nano = PRESETS["nano-random"]
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text, vision = nano.text | small | {"num_key_value_heads": 2}, nano.vision | small
-    preset = dataclasses.replace(nano, text=text, vision=vision | {"image_size": 32, "patch_size": 8})
-    tokenizer = build.nano_tokenizer()
+    nano, tokenizer = PRESETS["nano-random"], build.nano_tokenizer()
+    text, vision = {"num_key_value_heads": 2}, {"image_size": 32, "patch_size": 8}
+    preset = dataclasses.replace(nano, text=nano.text | small | text, vision=nano.vision | small | vision)
     model = build.build_model(preset, tokenizer, seed=0)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save(Checkpoint(model, build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny"), folder)

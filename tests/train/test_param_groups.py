@@ -10,14 +10,7 @@ from torch import nn
 from train_together import train_config
 
 from trace_vlm.model.checkpoint import load
-from trace_vlm.train.param_groups import (
-    Muon,
-    MuonWithAdamW,
-    describe_trainable,
-    make_optimizer,
-    set_trainable,
-    trainable_parameters,
-)
+from trace_vlm.train.param_groups import Muon, MuonWithAdamW, make_optimizer, set_trainable, trainable_parameters
 
 PREFIXES = {"vision": "model.vision_tower", "projector": "model.multi_modal_projector"}
 PREFIXES |= {"llm": ("model.language", "lm_head")}
@@ -26,14 +19,10 @@ PREFIXES |= {"llm": ("model.language", "lm_head")}
 @pytest.mark.parametrize(
     ("trainable", "parts"),
     [
-        (["vision"], {"vision"}),
-        (["projector", "llm"], {"projector", "llm"}),
-        (["vision", "projector", "llm"], {"vision", "projector", "llm"}),
-        ({"llm": "full"}, {"llm", "projector"}),
-        ({"llm": "frozen"}, {"projector"}),
-        ({"vision": "full"}, {"vision", "projector", "llm"}),
+        (["vision"], {"vision"}), (["projector", "llm"], {"projector", "llm"}),
+        ({"llm": "frozen"}, {"projector"}), ({"vision": "full"}, {"vision", "projector", "llm"}),
     ],
-)
+)  # fmt: skip
 def test_exactly_the_named_parts_are_trainable(tmp_path, trainable, parts):
     config = train_config(tmp_path, "nano-random", tmp_path, trainable=trainable)
     model = set_trainable(load("nano-random").model, config)
@@ -58,13 +47,11 @@ def test_adapters_and_the_projector_have_their_own_rates(tmp_path):
     assert [(group["part"], group["lr"], group["weight_decay"]) for group in groups] == [
         ("llm", 2e-4, 0.1), ("projector", 2e-5, 0.1), ("projector", 2e-5, 0.0),
     ]  # fmt: skip
-    text = describe_trainable(model, config)
-    assert "llm lora (0.02 M at 0.0002), projector full (0.03 M at 2e-05)" in text
 
 
 def matrices(seed):
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(16, 40), (40, 16), (16, 40), (24, 24), (40, 16)]
+    shapes = [(16, 40), (40, 16), (16, 40), (24, 24)]
     return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
 
 
@@ -88,22 +75,18 @@ def test_steps_are_torchs_up_to_its_half_precision():
 def test_muon_and_adamw_step_save_and_follow_one_schedule():
     torch.manual_seed(0)
     matrix, vector = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3))
-    optimizer = MuonWithAdamW(Muon([matrix], lr=0.02, weight_decay=0.05), [{"params": [vector], "lr": 0.1}])
+
+    def make():
+        return MuonWithAdamW(Muon([matrix], lr=0.02, weight_decay=0.05), [{"params": [vector], "lr": 0.1}])
+
+    optimizer = make()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
-
-    def step():
-        (matrix.sum() + vector.square().sum()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-
-    step()
-    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.05]
-    state = json.dumps(optimizer.state_dict(), default=lambda value: value.tolist())
-    again = MuonWithAdamW(Muon([matrix], lr=0.02, weight_decay=0.05), [{"params": [vector], "lr": 0.1}])
-    again.load_state_dict(optimizer.state_dict())
-    assert json.dumps(again.state_dict(), default=lambda value: value.tolist()) == state
-    assert [group["lr"] for group in again.param_groups] == [0.01, 0.05]
     before = matrix.detach().clone()
-    step()
-    assert not torch.equal(before, matrix)
+    (matrix.sum() + vector.square().sum()).backward()
+    optimizer.step()
+    schedule.step()
+    assert not torch.equal(before, matrix) and [group["lr"] for group in optimizer.param_groups] == [0.01, 0.05]
+    again = make()
+    again.load_state_dict(optimizer.state_dict())
+    first, second = (json.dumps(o.state_dict(), default=lambda value: value.tolist()) for o in (optimizer, again))
+    assert first == second and [group["lr"] for group in again.param_groups] == [0.01, 0.05]

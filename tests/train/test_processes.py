@@ -16,12 +16,9 @@ from trace_vlm.train.checkpoints import last_checkpoint
 def test_two_processes_make_the_steps_of_one(scenes, tiny_folder, tmp_path):
     changes = {"share_image": 3, "group_by_length": False, "optimizer": "muon", "max_length": 96}
     changes |= {"grounding_loss": {"weight": 0.3, "layer": 1, "head": 0}, "dataloader_workers": 1}
-    folders = []
-    for processes in (1, 2):
-        run = Run(settings(scenes, tiny_folder, tmp_path / str(processes), **changes), processes=processes)
-        run.to_its_end()
-        folders.append(run.folder)
-    one, two = folders
+    one, two = tmp_path / "one", tmp_path / "two"
+    for processes, folder in ((1, one), (2, two)):
+        Run(settings(scenes, tiny_folder, folder, **changes), processes).to_its_end()
     for name in ("token_loss", "grounding_loss", "samples_per_second"):
         assert len(logged(two, name)) == 4
     assert logged(two) == pytest.approx(logged(one), abs=1e-5)
@@ -46,8 +43,8 @@ def test_sigterm_to_one_process_saves_in_both_and_the_same_command_continues(sce
     cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", **changes))
     started = cut.start().when_saved(cut.folder, 6)
     os.kill(started.processes[1].pid, signal.SIGTERM)
-    ended = started.wait()
-    assert ended.codes == [143, 143], ended.logs
+    codes, logs = started.wait()
+    assert codes == [143, 143], logs
     # Adapter and projector load while training is not over.
     changed = changed_parts(weights(tiny_folder), weights(last_checkpoint(cut.folder / "checkpoints")))
     assert changed == {"language_model", "multi_modal_projector"}
@@ -57,14 +54,13 @@ def test_sigterm_to_one_process_saves_in_both_and_the_same_command_continues(sce
 
 
 def test_sigterm_before_the_first_step_ends_all_with_its_code(scenes, tiny_folder, tmp_path):
-    ended = Run(settings(scenes, tiny_folder, tmp_path / "run"), sabotage="preempted").start().wait()
-    assert ended.codes == [143, 143] and "before the first step" in ended.logs[1]
+    codes, logs = Run(settings(scenes, tiny_folder, tmp_path / "run"), sabotage="preempted").start().wait()
+    assert codes == [143, 143] and "before the first step" in logs[1]
 
 
 def test_a_process_that_fails_takes_the_others_down_with_its_own_error(scenes, tiny_folder, tmp_path):
     run = Run(settings(scenes, tiny_folder, tmp_path / "run"), sabotage="fail")
-    ended = run.start().wait()
-    assert 0 not in ended.codes
-    assert "process 1 of 2" in ended.logs[1] and "RuntimeError: the disk is gone" in ended.logs[1]
-    assert "failure.json" in ended.logs[0] and "Traceback" not in ended.logs[0]
+    codes, logs = run.start().wait()
+    assert 0 not in codes and "process 1 of 2" in logs[1] and "RuntimeError: the disk is gone" in logs[1]
+    assert "failure.json" in logs[0] and "Traceback" not in logs[0]
     assert "the disk is gone" in json.loads((run.folder / "failure.json").read_text())["error"]

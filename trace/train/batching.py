@@ -67,9 +67,8 @@ class BatchSchedule:
 
     def __post_init__(self) -> None:
         if self.steps_an_epoch < 1:
-            raise InputError(
-                f"global_batch_size: {self.rows_a_step} is more than the {len(self.lengths)} rows. Lower it."
-            )
+            rows = len(self.lengths)
+            raise InputError(f"global_batch_size: {self.rows_a_step} is more than the {rows} rows. Lower it.")
 
     @property
     def steps_an_epoch(self) -> int:
@@ -83,7 +82,7 @@ class BatchSchedule:
         """
         if self.layout != "packed":
             return self.rows_a_step // (self.micro_batch * self.processes)
-        epochs, budget = range(-(-self.steps // self.steps_an_epoch)), self.budget
+        budget, epochs = self.budget, range(-(-self.steps // self.steps_an_epoch))
         steps = [rows for epoch in epochs for rows in self.steps_of(epoch)][: self.steps]
         longest = max(int(self.lengths[rows].max()) for rows in steps) + self.reserve
         if longest > budget:
@@ -122,11 +121,7 @@ class ProcessBatchSampler:
 
     def __init__(self, schedule: BatchSchedule, process: int, passes: int) -> None:
         self.schedule, self.process, self.passes, self.epoch = schedule, process, passes, 0
-
-    @property
-    def batch_sampler(self) -> ProcessBatchSampler:
-        """Itself: the Trainer looks for `set_epoch` here."""
-        return self
+        self.batch_sampler = self  # the Trainer looks for `set_epoch` here
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

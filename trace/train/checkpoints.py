@@ -42,20 +42,15 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if shutil.disk_usage(folder).free > FULL_DISK:
             raise
-        reason, advice = " ".join(str(error).split()), "Free some space; the same command continues."
-        raise InputError(
-            f"output_dir: the disk of {folder} is full, no model was written ({reason}). {advice}"
-        ) from None
+        message = f"output_dir: the disk of {folder} is full, no model was written ({' '.join(str(error).split())})"
+        raise InputError(f"{message}. Free some space; the same command continues.") from None
 
 
 @contextmanager
 def any_world_size(trainer: Any, checkpoint: str | None) -> Iterator[None]:
     """Let DeepSpeed load `checkpoint` inside the block, even if another number of processes wrote it."""
-    if checkpoint is None or not trainer.is_deepspeed_enabled:
-        yield
-        return
-    folder, processes = Path(checkpoint), trainer.args.world_size
-    written = read_json(folder / WORLD)["processes"]
+    folder, processes = Path(checkpoint or ""), trainer.args.world_size
+    written = read_json(folder / WORLD)["processes"] if checkpoint and trainer.is_deepspeed_enabled else processes
     if written == processes:
         yield
         return
@@ -70,19 +65,7 @@ def any_world_size(trainer: Any, checkpoint: str | None) -> Iterator[None]:
             raise InputError(f"cannot convert {folder} for {processes} processes: {reason}. Use {written} processes.")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
-    settings: list[dict[str, Any]] = []
-    create_optimizer = trainer.create_optimizer
-
-    def create_and_record() -> Any:
-        optimizer = create_optimizer()
-        settings[:] = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-        return optimizer
-
-    trainer.create_optimizer = create_and_record
-    try:
-        yield
-    finally:
-        del trainer.create_optimizer
+    yield
     optimizer = trainer.optimizer
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
@@ -90,5 +73,5 @@ def any_world_size(trainer: Any, checkpoint: str | None) -> Iterator[None]:
         if torch.is_tensor(state.get("step")):
             state["step"] = state["step"].clone()
     rates = trainer.lr_scheduler.get_last_lr()
-    for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
+    for group, own, rate in zip(optimizer.param_groups, trainer.group_settings, rates, strict=True):
         group |= {**own, "lr": rate}

@@ -134,13 +134,13 @@ class TrainConfig:
             object.__setattr__(self, "trainable", Trainable(**modes))  # type: ignore[arg-type]
         if self.modes.llm == "lora" and self.lora is None:
             object.__setattr__(self, "lora", Lora())
-        self._check_objective()
+        self._check_keys_together()
         if self.max_steps == 0:
             raise InputError("max_steps: is 0. Use a positive number, or -1 to go by epochs.")
-        if self.packing and self.pack_tokens < self.max_length:
-            raise InputError(f"pack_tokens: {self.pack_tokens} is less than max_length, {self.max_length}. Raise it.")
         if not self.packing:
             self.accumulation(1)
+        elif self.pack_tokens < self.max_length:
+            raise InputError(f"pack_tokens: {self.pack_tokens} is less than max_length, {self.max_length}. Raise it.")
 
     @property
     def modes(self) -> Trainable:
@@ -157,10 +157,9 @@ class TrainConfig:
         return self.lora.r if self.lora is not None else 0
 
     def learning_rate_of(self, part: str) -> float:
-        rate: float | None = getattr(self.learning_rates, part)
-        return self.learning_rate if rate is None else rate
+        return float(getattr(self.learning_rates, part) or self.learning_rate)
 
-    def _check_objective(self) -> None:
+    def _check_keys_together(self) -> None:
         vision, grounding, muon = self.objective == "vision", self.grounding_loss is not None, self.optimizer == "muon"
         if not self.trained_parts:
             raise InputError("trainable: every part is frozen. Train at least one.")

@@ -73,15 +73,13 @@ class RowDataset(Dataset[dict[str, Any]]):
 
     def _select(self, lengths: NDArray[np.int32], too_long: str) -> NDArray[np.int64]:
         """Choose the samples to use, in order; record the ids of the others and correct the lengths of cut ones."""
-        selected = lengths <= self._max_length
-        for index in np.flatnonzero(~selected):
+        for index in np.flatnonzero(lengths > self._max_length):
             sample = self.sample(int(index))
             end = self._end(sample) if too_long == "cut" else 0
             if end:
                 lengths[index] = end + (sample.image is not None) * (self._image_tokens - 1)
-                selected[index] = True
             (self.cut if end else self.too_long).append(sample.id)
-        return np.flatnonzero(selected)
+        return np.flatnonzero(lengths <= self._max_length)
 
     def _end(self, sample: EncodedSample) -> int:
         """Return how many ids are used: all, or those up to the last answer that fits; 0 if none fits."""
@@ -177,28 +175,25 @@ class RowDataset(Dataset[dict[str, Any]]):
 
     def _guided_patches(self, sample: EncodedSample, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
         """Row positions `[N]` and patches `[N, patches ** 2]` of the guides (first, last, x, y) that are on an object."""
-        side = self._checkpoint.patches_per_side
-        positions: list[int] = []
-        patches = np.zeros((0, side * side))
+        side, positions, stack = self._checkpoint.patches_per_side, [], []
         if sample.instances is not None and guides:
             path = self._images.find(sample.instances)
             if path is None:
                 raise InputError(f"instance map of {sample.id}: {self._images.problem(sample.instances)}.")
             instances = open_instances(path)
             height, width = instances.shape
-            coverage: dict[int, NDArray[Any]] = {}
-            stack: list[NDArray[Any]] = []
+            covered: dict[int, NDArray[np.bool_]] = {}
             for first, last, x, y in guides:
                 pixel = Point(x, y).to_pixel(width, height)
                 instance = 0 if pixel is None else int(instances[pixel[1], pixel[0]])
                 if not on_object(instance):  # the floor or a surface: free space, which no object explains
                     continue
-                if instance not in coverage:
+                if instance not in covered:
                     share = patch_coverage(instances == instance, side).reshape(-1)
-                    coverage[instance] = np.where(share >= min(MIN_COVERAGE, share.max()), 1.0, 0.0)
+                    covered[instance] = share >= min(MIN_COVERAGE, share.max())
                 positions += range(first, last)
-                stack += [coverage[instance]] * (last - first)
-            patches = np.stack(stack) if stack else patches
+                stack += [covered[instance]] * (last - first)
+        patches = np.stack(stack) if stack else np.zeros((0, side * side))
         return torch.tensor(positions, dtype=torch.long), torch.tensor(patches, dtype=torch.float32)
 
 
@@ -214,16 +209,14 @@ class Collator:
             have some: every process then runs the vision tower at every step, as ZeRO's collectives expect.
     """
 
-    def __init__(
-        self, pad_token_id: int, blank: tuple[Tensor, Sequence[int]] | None = None, packed: bool = False
-    ) -> None:
+    def __init__(self, pad_token_id: int, blank: tuple[Tensor, Sequence[int]] | None = None, packed: bool = False):
         self.pad_token_id, self.blank, self.packed = pad_token_id, blank, packed
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         items = list(rows)
         if self.blank is not None and not any("pixel_values" in row for row in rows):
             shortest = min(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
-            items[shortest] = self._append_blank(rows[shortest], *self.blank)
+            items[shortest] = _append_image(rows[shortest], *self.blank)
         batch = self._pack(items) if self.packed else self._pad(items)
         pixels = [row["pixel_values"] for row in items if "pixel_values" in row]
         if pixels:
@@ -243,18 +236,6 @@ class Collator:
         batch["broken"] = {row["row"]: row["broken"] for row in rows if "broken" in row}
         batch["tokens"] = sum(len(row["input_ids"]) for row in rows)
         return batch
-
-    @staticmethod
-    def _append_blank(row: Mapping[str, Any], pixels: Tensor, ids: Sequence[int]) -> Mapping[str, Any]:
-        """Append the empty image to a row, which is causal and never sees it."""
-        tokens = torch.tensor(list(ids))
-        added = {"input_ids": tokens, "labels": torch.full_like(tokens, IGNORE), "kinds": torch.full_like(tokens, -1)}
-        added |= {"position_ids": torch.arange(len(tokens)), "branch": torch.full_like(tokens, int(row["branch"][-1]))}
-        return {
-            **row,
-            **{name: torch.cat([row[name], tensor]) for name, tensor in added.items()},
-            "pixel_values": pixels,
-        }
 
     def _pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         fills = {"input_ids": self.pad_token_id, "labels": IGNORE, "kinds": -1, "position_ids": 0, "branch": -1}
@@ -279,6 +260,15 @@ class Collator:
         if int(batch["branch"].max()) <= 1:
             del batch["branch"]
         return batch
+
+
+def _append_image(row: Mapping[str, Any], pixels: Tensor, ids: Sequence[int]) -> Mapping[str, Any]:
+    """Append an empty image to a row, which is causal and never sees it."""
+    tokens = torch.tensor(list(ids))
+    added = {"input_ids": tokens, "labels": torch.full_like(tokens, IGNORE), "kinds": torch.full_like(tokens, -1)}
+    added |= {"position_ids": torch.arange(len(tokens)), "branch": torch.full_like(tokens, int(row["branch"][-1]))}
+    longer = {name: torch.cat([row[name], tensor]) for name, tensor in added.items()}
+    return {**row, **longer, "pixel_values": pixels}
 
 
 def branch_visibility(branch_BT: Tensor) -> Tensor:

@@ -54,22 +54,20 @@ class BenchmarkCallback(TrainerCallback):
         self._trainer.accelerator.wait_for_everyone()
 
     def _evaluate(self, step: int) -> float:
-        questions = self._benchmark.questions
+        questions, scores = self._benchmark.questions, []
         images = [self._benchmark.image_path(question) for question in questions]
         with _generation_mode(self._checkpoint) as checkpoint:
             predictions = Predictor(checkpoint).predict(
                 images, [question.text for question in questions], reasoning=self._settings.reasoning,
                 style=self._style, max_new_tokens=self._settings.max_new_tokens, batch_size=None,
             )  # fmt: skip
-        scores = []
         for number, (question, image, prediction) in enumerate(zip(questions, images, predictions, strict=True)):
             points = prediction.response.points
             scores.append(score(points, self._benchmark.mask(question)))
             if number < self._settings.pictures:
                 self._folder.mkdir(exist_ok=True)
-                save_figure(
-                    draw_overlay(open_image(image), points), self._folder / f"{step:07d}_{question.question_id}.png"
-                )
+                picture = self._folder / f"{step:07d}_{question.question_id}.png"
+                save_figure(draw_overlay(open_image(image), points), picture)
         return sum(scores) / len(scores)
 
 

@@ -16,7 +16,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,10 @@ class TrainingGuard:
         new = {row: reason for row, reason in reasons.items() if row not in self._broken}
         self._broken |= set(new)
         entries = [{"id": name, "reason": reason} for row, reason in new.items() for name in names([row])]
-        if entries:
+        for entry in entries:
+            print(f"sample {entry['id']}: {entry['reason']}; it is not learned from", flush=True)
             with JsonlWriter(self._folder / f"broken_images.{self._process}.jsonl") as log:
-                for entry in entries:
-                    print(f"sample {entry['id']}: {entry['reason']}; it is not learned from", flush=True)
-                    log.write(entry)
+                log.write(entry)
         return len(entries)
 
     def check_broken(self, broken: float, samples: float) -> None:
@@ -118,55 +118,53 @@ def broken_ids(folder: Path) -> list[str]:
     return sorted({str(entry["id"]) for log in logs for _, entry in read_jsonl(log, skip_partial_line=True)})
 
 
-class FailureNotice:
+@contextmanager
+def end_together(folder: Path, process: int, processes: int) -> Iterator[None]:
     """Around the work of one of several processes: if one fails, its own error is shown and all end within seconds."""
+    if processes == 1:
+        yield
+        return
+    path, done = folder / "failure.json", threading.Event()
+    # Where the processes of one job meet: another job that was started in the same folder has another port.
+    meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
 
-    def __init__(self, folder: Path, process: int, processes: int) -> None:
-        self._note, self._process, self._processes = folder / "failure.json", process, processes
-        self._done = threading.Event()
-        # Where the processes of one job meet: another job that was started in the same folder has another port.
-        self._meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-
-    def __enter__(self) -> FailureNotice:
-        if self._processes > 1:
-            if self._process == 0 and self._read() is None:
-                self._note.unlink(missing_ok=True)
-            threading.Thread(target=self._poll, daemon=True).start()
-        return self
-
-    def _poll(self) -> None:
-        while not self._done.wait(POLL_INTERVAL):
-            if (note := self._read()) is not None:
-                self._exit(note)
-
-    def _read(self) -> dict[str, Any] | None:
+    def read_note() -> dict[str, Any] | None:
         """The note of this job: of the same meeting, and written since this process began."""
         try:
-            note = read_json(self._note)
-            return note if self._note.stat().st_mtime > STARTED and note["meeting"] == self._meeting else None
+            note = read_json(path)
+            return note if path.stat().st_mtime > STARTED and note["meeting"] == meeting else None
         except (FileNotFoundError, InputError, KeyError, TypeError):  # or not completely written yet
             return None
 
-    def _exit(self, note: dict[str, Any]) -> None:
-        print(f"process {self._process} ends: another process failed, see {self._note}", file=sys.stderr, flush=True)
+    def end(note: dict[str, Any]) -> None:
+        print(f"process {process} ends: another process failed, see {path}", file=sys.stderr, flush=True)
         os._exit(PREEMPTED if note.get("code") == PREEMPTED else 1)
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._done.set()
-        if error is None or self._processes == 1:
-            return
+    def poll() -> None:
+        while not done.wait(POLL_INTERVAL):
+            if (note := read_note()) is not None:
+                end(note)
+
+    if process == 0 and read_note() is None:
+        path.unlink(missing_ok=True)
+    threading.Thread(target=poll, daemon=True).start()
+    try:
+        yield
+    except BaseException as error:  # noqa: BLE001 (shown, then the process ends)
+        done.set()
         explained = isinstance(error, InputError | Incomplete | Preempted)
         text = f"error: {error}\n" if explained else "".join(traceback.format_exception(error))
         code = PREEMPTED if isinstance(error, Preempted) else 2 if isinstance(error, InputError) else 1
         host = socket.gethostname()
-        if self._read() is None:
-            self._note.unlink(missing_ok=True)
+        if read_note() is None:
+            path.unlink(missing_ok=True)
         try:
-            with open(self._note, "x", encoding="utf-8") as file:
-                note = {"process": self._process, "host": host, "meeting": self._meeting, "code": code, "error": text}
-                json.dump(note, file)
+            with open(path, "x", encoding="utf-8") as file:
+                json.dump({"process": process, "host": host, "meeting": meeting, "code": code, "error": text}, file)
         except FileExistsError:  # another process failed first
-            self._exit(self._read() or {})
-        message = f"process {self._process} of {self._processes} on {host} failed:\n{text}"
+            end(read_note() or {})
+        message = f"process {process} of {processes} on {host} failed:\n{text}"
         print(message, end="", file=sys.stderr, flush=True)
         os._exit(code)  # no cleanup, which would wait for the others
+    finally:
+        done.set()

@@ -162,23 +162,18 @@ def plan_memory(
         gradients = optimizer = step = 0.0
     if sharding.offload_weights:
         weights = 0.0
-    activations = _activations(config, size, length, micro_batch, labelled)
-    return MemoryPlan(weights, gradients, optimizer, activations, buffers, step)
-
-
-def _activations(config: TrainConfig, size: ModelDimensions, length: int, rows: int, labelled: float) -> float:
-    tokens = config.pack_tokens if config.packing else rows * length
+    tokens = config.pack_tokens if config.packing else micro_batch * length
     images = tokens / length
-    width = 2 if config.precision == "bf16" else 4
+    width = 2 if config.precision == "bf16" else 4  # of an activation, also under autocast
     layer = tokens * bytes_a_token_and_layer(config, size, width)
     working = tokens * width * (2 * size.mlp + 2 * size.hidden)  # gradients in flight
     kept = tokens * width * size.hidden * size.layers + layer if config.gradient_checkpointing else layer * size.layers
-    columns = images * labelled if config.packing else rows * min(length, 2 * labelled)  # padded rows share columns
+    columns = images * labelled if config.packing else micro_batch * min(length, 2 * labelled)  # padded rows share them
     head = columns * size.vocabulary * (3 * 4 + 2 * width)  # logits, their float32, log-probabilities, gradients
     tower = images * (size.image_tokens + 1) * width * (8 * size.vision_hidden + 3 * size.vision_mlp)
     if config.modes.vision == "full" and not config.gradient_checkpointing:
         tower *= size.vision_layers
-    return kept + max(working, head) + tower
+    return MemoryPlan(weights, gradients, optimizer, kept + max(working, head) + tower, buffers, step)
 
 
 def bytes_a_token_and_layer(config: TrainConfig, size: ModelDimensions, width: int) -> float:
@@ -187,10 +182,9 @@ def bytes_a_token_and_layer(config: TrainConfig, size: ModelDimensions, width: i
     # With dropout each of the adapters' seven inputs is kept by itself, with a mask of one byte; without dropout it is
     # kept as it is, and the attention's output is counted below. The outputs of the first matrices come on top; frozen
     # matrices keep nothing.
+    adapters = width * (2 * hidden + mlp + 7 * config.lora_rank)
     if config.lora is not None and config.lora.dropout:
-        adapters = width * (6 * hidden + mlp + 7 * config.lora_rank) + 6 * hidden + mlp
-    else:
-        adapters = width * (2 * hidden + mlp + 7 * config.lora_rank)
+        adapters += (width * 4 + 6) * hidden + mlp
     if config.compile:
         # Two sums of the residual stream, rotated queries and keys, values, the attention's output, gate and up; norms
         # and activation are computed again in the kernels of the backward pass. Then the inputs, some of them shared.

@@ -27,34 +27,29 @@ def part_of(name: str) -> str:
 
 def set_trainable(model: Any, config: TrainConfig) -> Any:
     """Make exactly the configured parts trainable; return the model, wrapped by PEFT if there are adapters."""
-    lora = config.modes.llm == "lora"
-    if lora:
-        model = _add_lora(model, config)
+    lora = config.lora  # None unless the language model gets adapters
+    if lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        if isinstance(config.model, str):  # the adapter names its base by this
+            folder = Path(config.model)
+            model.name_or_path = str(folder.resolve()) if folder.exists() else config.model
+        saved = [module for part, module in SAVED_MODULES.items() if getattr(config.modes, part) == "full"]
+        settings = LoraConfig(
+            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=LORA_TARGETS,
+            modules_to_save=saved or None, task_type="CAUSAL_LM",
+        )  # fmt: skip
+        # ZeRO-3 needs one type, the base's; the optimizer's copy is float32 anyway.
+        model = get_peft_model(model, settings, autocast_adapter_dtype=False)
     for name, parameter in model.named_parameters():
         part = part_of(name)
         trained = getattr(config.modes, part) == "full"
-        if lora and part == "llm":
+        if lora is not None and part == "llm":
             trained = ".lora_A." in name or ".lora_B." in name
-        elif lora:
+        elif lora is not None:
             trained = trained and ".modules_to_save." in name  # the trained copy, not the original beside it
         parameter.requires_grad_(trained)
     return model
-
-
-def _add_lora(model: Any, config: TrainConfig) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    assert config.lora is not None
-    if isinstance(config.model, str):  # the adapter names its base by this
-        folder = Path(config.model)
-        model.name_or_path = str(folder.resolve()) if folder.exists() else config.model
-    saved = [module for part, module in SAVED_MODULES.items() if getattr(config.modes, part) == "full"]
-    settings = LoraConfig(
-        r=config.lora.r, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules=LORA_TARGETS,
-        modules_to_save=saved or None, task_type="CAUSAL_LM",
-    )  # fmt: skip
-    # ZeRO-3 needs one type, the base's; the optimizer's copy is float32 anyway.
-    return get_peft_model(model, settings, autocast_adapter_dtype=False)
 
 
 def trainable_parameters(model: nn.Module, frozen: bool = False) -> dict[str, int]:
@@ -115,22 +110,18 @@ class Muon(torch.optim.Muon):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     shapes.setdefault(parameter.shape, []).append(parameter)
-            for parameters in shapes.values():
-                self._step_together(parameters, group)
-
-    def _step_together(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        updates = []
-        for parameter in parameters:
-            momentum, state = group["momentum"], self.state[parameter]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-            average = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-            updates.append(parameter.grad.lerp(average, momentum) if group["nesterov"] else average)
-        updates_NHW = orthogonalize(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
-        height, width = parameters[0].shape
-        rate = group["lr"] * math.sqrt(max(1, height / width))
-        for parameter, update in zip(parameters, updates_NHW, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+            for (height, width), parameters in shapes.items():
+                updates, momentum = [], group["momentum"]
+                for parameter in parameters:
+                    state = self.state[parameter]
+                    if "momentum_buffer" not in state:
+                        state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                    average = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+                    updates.append(parameter.grad.lerp(average, momentum) if group["nesterov"] else average)
+                steps = group["ns_coefficients"], group["ns_steps"], group["eps"]
+                rate = group["lr"] * math.sqrt(max(1, height / width))
+                for parameter, update in zip(parameters, orthogonalize(torch.stack(updates), *steps), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
 
 def orthogonalize(matrices_NHW: Tensor, coefficients: Sequence[float], steps: int, eps: float = 1e-7) -> Tensor:

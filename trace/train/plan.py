@@ -63,10 +63,8 @@ def model_dimensions(config: TrainConfig) -> tuple[str, memory.ModelDimensions]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
-        raise InputError(
-            f"model: {folder} is neither a folder with config.json nor a known name. Use --set model=trace-13b or "
-            f"another of {', '.join(PRESETS)}."
-        )
+        advice = f"Use --set model=trace-13b or another of {', '.join(PRESETS)}."
+        raise InputError(f"model: {folder} is neither a folder with config.json nor a known name. {advice}")
     config = read_json(folder / "config.json")
     return dict(config.get("vision_config", config)) if config.get("model_type") == "clip" else dict(config)
 
@@ -78,20 +76,20 @@ def read_data(config: TrainConfig, samples: int | None, text: float, labelled: f
     if samples is not None:
         return DataSize(samples, text, labelled, images, "given")
     if missing or not files:
-        return DataSize(
-            ROBOPOINT_SAMPLES, text, labelled, images, f"assumed: RoboPoint's {ROBOPOINT_SAMPLES:,}{missing}"
-        )
+        source = f"assumed: RoboPoint's {ROBOPOINT_SAMPLES:,}{missing}"
+        return DataSize(ROBOPOINT_SAMPLES, text, labelled, images, source)
     count = pictured = characters = answers = 0
     for sample in (sample for path in files for sample in read_samples(path)):
         count += 1
         pictured += sample.image is not None
-        characters += sum(len(turn.text) for turn in sample.conversations)
-        answers += sum(len(turn.text) for turn in sample.conversations if turn.speaker == "gpt")
+        for turn in sample.conversations:
+            characters += len(turn.text)
+            answers += len(turn.text) * (turn.speaker == "gpt")
     if not count:
         raise InputError(f"data: no samples in {files[0]}.")
     source = f"counted in {len(files)} file(s), {CHARACTERS_A_TOKEN:g} characters a token"
-    text = characters / count / CHARACTERS_A_TOKEN + SYSTEM_TOKENS
-    return DataSize(count, text, answers / count / CHARACTERS_A_TOKEN, pictured / count, source)
+    text, labelled = characters / count / CHARACTERS_A_TOKEN + SYSTEM_TOKENS, answers / count / CHARACTERS_A_TOKEN
+    return DataSize(count, text, labelled, pictured / count, source)
 
 
 def checkpoint_bytes(config: TrainConfig, total: int, trained: int) -> int:
@@ -118,20 +116,19 @@ def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -
     if data.samples < config.global_batch_size:
         raise InputError(f"global_batch_size: {config.global_batch_size} is more than the {data.samples} samples.")
     name, size = model_dimensions(config)
-    total, trained = (
-        count(size, config.modes, config.lora_rank) for count in (memory.total_params, memory.trained_params)
-    )
+    modes, rank = config.modes, config.lora_rank
+    total, trained = memory.total_params(size, modes, rank), memory.trained_params(size, modes, rank)
     tokens, steps = data.text_tokens + data.with_image * size.image_tokens, config.steps(data.samples)
     count = steps * config.global_batch_size
     work = memory.Workload(count * tokens, count * tokens**2, count * data.labelled_tokens, count * data.with_image)
-    flops = memory.training_flops(size, work, config.modes, config.lora_rank)
+    flops = memory.training_flops(size, work, modes, rank)
     hours = flops / (processes * args.peak * 1e12 * args.mfu) / 3600
     price, disk = args.price, checkpoint_bytes(config, total, trained) / GIB
     cost = "" if price is None else f", {hours * processes * price:,.0f} dollars at {price:g} a GPU-hour"
     gpus = f"{args.nodes} x {args.gpus}" if args.nodes > 1 else str(args.gpus)
-    batch = (
-        f"packed batches of {config.pack_tokens} tokens" if config.packing else f"micro-batch {config.micro_batch_size}"
-    )
+    batch = f"micro-batch {config.micro_batch_size}"
+    if config.packing:
+        batch = f"packed batches of {config.pack_tokens} tokens"
     rows = f"rows         counted as samples; share_image {config.share_image} makes them fewer and longer\n"
     lines = [
         f"model        {name}: {total / 1e9:.3f} B parameters, {trained / 1e9:.3f} B trained",
@@ -150,11 +147,11 @@ def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -
     for sharding, recompute in product(SHARDINGS, (True, False)):
         setup = (replace(config, gradient_checkpointing=recompute), size, sharding, processes, length)
         planned = memory.plan_memory(*setup, config.micro_batch_size, data.labelled_tokens)
-        columns = ((planned.weights, 9), (planned.gradients, 10), (planned.optimizer, 10), (planned.activations, 12))
-        columns += ((planned.buffers, 9), (planned.total, 9))
+        parts = (planned.weights, planned.gradients, planned.optimizer, planned.activations, planned.buffers)
+        columns = zip((*parts, planned.total), (9, 10, 10, 12, 9, 9), strict=True)
+        numbers = "".join(f"{part / GIB:>{width}.2f}" for part, width in columns)
         largest = memory.largest_micro_batch(*setup, data.labelled_tokens, args.gpu_memory * 1e9)
         fits = "does not fit" if not largest else "fits" if config.packing else f"{largest}"
-        numbers = "".join(f"{part / GIB:>{width}.2f}" for part, width in columns)
         lines.append(f"{sharding.name:<30}{'yes' if recompute else 'no':>10}{numbers}  {fits}")
     return "\n".join(lines)
 

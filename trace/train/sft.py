@@ -85,21 +85,23 @@ def load_for_training(config: TrainConfig, log: Callable[[str], object] = print)
     Weights are float32, of which mixed precision keeps a copy. Under DeepSpeed, which makes its own float32 copy of
     what is trained, they have the type of the training: a node then needs half as much memory while it loads.
     """
-    obstacle = None
-    if not torch.cuda.is_available():
-        obstacle = "needs a GPU"
-    elif config.precision == "fp32":
-        obstacle = "needs precision: bf16"
-    elif config.share_image > 1 and not config.packing:
-        obstacle = "has no mask for rows that share an image; set share_image to 1"
+    obstacles = (
+        (not torch.cuda.is_available(), "needs a GPU"),
+        (config.precision == "fp32", "needs precision: bf16"),
+        (
+            config.share_image > 1 and not config.packing,
+            "has no mask for rows that share an image; set share_image to 1",
+        ),
+    )
+    obstacle = next((text for applies, text in obstacles if applies), None)
     if config.attention == FLASH and obstacle is not None:
         raise InputError(f"attention: {FLASH} {obstacle}.")
     names = [config.attention]
     if config.attention == "auto":  # without flash-attn, transformers would ask the hub for a build of it
         names = [FLASH, "sdpa"] if obstacle is None and importlib.util.find_spec("flash_attn") is not None else ["sdpa"]
-    dtype = "bfloat16" if config.deepspeed is not None and config.precision == "bf16" else "float32"
+    options: dict[str, Any] = {"dtype": "bfloat16" if config.deepspeed and config.precision == "bf16" else "float32"}
     for name in names:
-        options: dict[str, Any] = {"attn_implementation": name, "dtype": dtype}
+        options["attn_implementation"] = name
         try:
             if isinstance(config.model, str):
                 checkpoint = load(config.model, **options)
@@ -124,13 +126,8 @@ def compile_layers(model: nn.Module) -> int:
     One piece serves all layers of a kind, with the number of tokens left open, so that batches of every length share
     it. Parameter names, hooks and gradient checkpointing, which wraps the complete layer, stay as they are.
     """
-    parts = [
-        part
-        for layer in model.modules()
-        if isinstance(layer, GradientCheckpointingLayer)
-        for part in layer.children()
-        if any(True for _ in part.parameters())
-    ]
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    parts = [part for layer in layers for part in layer.children() if any(True for _ in part.parameters())]
     for part in parts:
         part.forward = torch.compile(part.forward, dynamic=True)
     return len(parts)

@@ -60,9 +60,8 @@ class StepMetrics:
         sums = torch.cat([own, self._cells.flatten()])
         if self._processes > 1:
             torch.distributed.all_reduce(sums)
-        values = sums.cpu()
-        result = dict(zip(NAMES, values[: len(NAMES)].tolist(), strict=True))
-        cells = values[len(NAMES) :].view(2, CELLS)
+        counts, cells = sums.cpu().split([len(NAMES), 2 * CELLS])
+        result, cells = dict(zip(NAMES, counts.tolist(), strict=True)), cells.view(2, CELLS)
         self._step = dict.fromkeys(NAMES, 0.0)
         self._cells.zero_()
         self._window_cells += cells
@@ -80,16 +79,13 @@ class StepMetrics:
         self._window_cells.zero_()
         if not window["tokens"]:
             return {}
-        entries = {}
-        for names, axis in ((KINDS, 0), (TASKS, 1)):
-            for name, loss, count in zip(names, losses.sum(axis).tolist(), counts.sum(axis).tolist(), strict=True):
-                if count:
-                    entries[f"loss_{name}"] = loss / count
+        by_name = [*zip(KINDS, losses.sum(0), counts.sum(0), strict=True)]
+        by_name += zip(TASKS, losses.sum(1), counts.sum(1), strict=True)
+        entries = {f"loss_{name}": float(loss / count) for name, loss, count in by_name if count}
         entries |= {f"{name}_per_second": window[name] / seconds for name in ("samples", "tokens")}
         entries["padding_share"] = 1 - window["tokens"] / window["capacity"]
         entries["memory_gib"] = peak_memory(self._device) / 2**30
-        peak = peak_flops(self._device)
-        if peak:
+        if peak := peak_flops(self._device):
             entries["mfu"] = window["flops"] / seconds / (peak * self._processes)
         return entries
 

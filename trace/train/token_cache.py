@@ -11,10 +11,10 @@ import hashlib
 import os
 import re
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -68,39 +68,37 @@ class TokenCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._reader: Any = None
         self._batch: tuple[int, Any] = (-1, None)
         self._rows = sum(batch.num_rows for batch in self._batches())
 
     def __getstate__(self) -> dict[str, Any]:  # a worker opens the file by itself
-        return {**self.__dict__, "_reader": None, "_batch": (-1, None)}
+        return {"path": self.path, "_batch": (-1, None), "_rows": self._rows}
 
     def __len__(self) -> int:
         return self._rows
 
-    def _open(self) -> Any:
-        if self._reader is None:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-        return self._reader
+    @cached_property
+    def _reader(self) -> Any:
+        return pa.ipc.open_file(pa.memory_map(str(self.path)))
 
     def _batches(self) -> Iterator[Any]:
-        reader = self._open()
-        return (reader.get_batch(index) for index in range(reader.num_record_batches))
+        return map(self._reader.get_batch, range(self._reader.num_record_batches))
 
     def lengths(self) -> NDArray[np.int32]:
         """Return the tokens of every sample, its image as one; `[samples]`."""
-        columns = [batch.column("tokens").to_numpy() for batch in self._batches()]
-        return np.concatenate(columns) if columns else np.zeros(0, np.int32)
+        return np.concatenate(
+            [np.zeros(0, np.int32), *(batch.column("tokens").to_numpy() for batch in self._batches())]
+        )
 
     def has_image(self) -> NDArray[np.bool_]:
         """Return for every sample whether it has an image; `[samples]`."""
-        columns = [batch.column("image").is_valid().to_numpy(False) for batch in self._batches()]
-        return np.concatenate(columns) if columns else np.zeros(0, bool)
+        columns = (batch.column("image").is_valid().to_numpy(False) for batch in self._batches())
+        return np.concatenate([np.zeros(0, bool), *columns])
 
     def __getitem__(self, index: int) -> EncodedSample:
         number, row = divmod(index, ROWS)
         if self._batch[0] != number:
-            self._batch = (number, self._open().get_batch(number))
+            self._batch = (number, self._reader.get_batch(number))
         batch = self._batch[1]
 
         def values(name: str) -> NDArray[Any]:
@@ -129,8 +127,16 @@ def open_token_cache(path: str | Path, tokenizer: Any, style: Template) -> Token
             pass
         for leftover in cache.glob(".*.tmp.arrow") if exclusive else ():  # of a process that was killed
             leftover.unlink(missing_ok=True)
-        with replacing(target) as temporary:
-            _write_arrow(path, temporary, tokenizer, style)
+        parallel = path.stat().st_size > PARALLEL_ABOVE
+        workers = min(MAX_WORKERS, len(os.sched_getaffinity(0))) if parallel else 1
+        with (
+            replacing(target) as temporary,
+            closing(encode_file(path, tokenizer, style, workers)) as batches,
+            pa.OSFile(str(temporary), "wb") as file,
+            pa.ipc.new_file(file, SCHEMA) as writer,
+        ):
+            for batch in tqdm(batches, desc=f"tokenize {path.name}", unit=f" x {ROWS} samples", leave=False):
+                writer.write_batch(batch)
         return TokenCache(target)
 
 
@@ -148,20 +154,6 @@ def _content_hash(path: Path, cache: Path) -> str:
         digest = sha256(path)
         write_json(note, {"file": str(path.resolve()), "sha256": digest})
         return digest
-
-
-def _write_arrow(path: Path, target: Path, tokenizer: Any, style: Template) -> None:
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-    if path.stat().st_size <= PARALLEL_ABOVE:
-        workers = 1
-    with ExitStack() as stack:
-        batches = stack.enter_context(closing(encode_file(path, tokenizer, style, workers)))
-        file = stack.enter_context(pa.OSFile(str(target), "wb"))
-        writer = stack.enter_context(pa.ipc.new_file(file, SCHEMA))
-        bar = stack.enter_context(tqdm(desc=f"tokenize {path.name}", unit=" samples", leave=False))
-        for batch in batches:
-            writer.write_batch(batch)
-            bar.update(batch.num_rows)
 
 
 def encode_file(path: Path, tokenizer: Any, style: Template, workers: int = 1) -> Generator[Any, None, None]:
@@ -199,13 +191,14 @@ def _encode_sample(sample: Sample, tokenizer: Any, style: Template) -> dict[str,
     images, expected = encoded.input_ids.count(IMAGE_ID), int(sample.image is not None)
     if images != expected:
         raise InputError(f"{images} <image> tags for {expected} images")
-    learned = [number for span in _learned(encoded, rendered) for number in span]
+    learned = list(chain.from_iterable(_learned(encoded, rendered)))
     if not learned:
         raise InputError("no turn by gpt to learn from")
-    guides = [number for guide in _guides(encoded, rendered.text) for number in guide]
-    record = {"id": sample.id, "image": sample.image, "instances": sample.meta.get("instances")}
-    record |= {"task": TASKS.index(sample.task or "other"), "tokens": len(encoded.input_ids)}
-    return record | {"ids": encoded.input_ids, "learned": learned, "guides": guides}
+    return {
+        "id": sample.id, "image": sample.image, "instances": sample.meta.get("instances"), "learned": learned,
+        "task": TASKS.index(sample.task or "other"), "tokens": len(encoded.input_ids), "ids": encoded.input_ids,
+        "guides": list(chain.from_iterable(_guides(encoded, rendered.text))),
+    }  # fmt: skip
 
 
 def _learned(encoded: Encoded, rendered: Rendered) -> Iterator[tuple[int, int, int]]:

@@ -29,7 +29,7 @@ from ..utils import command
 from ..utils.command import Incomplete, InputError, existing_file, existing_folder
 from ..utils.files import locked, read_json, sha256, write_json
 from .config import TrainConfig, load_config
-from .guards import PREEMPTED, FailureNotice, Preempted, StopSignal, broken_ids
+from .guards import PREEMPTED, Preempted, StopSignal, broken_ids, end_together
 
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
 MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> Path | None:
     process, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     busy = f"output_dir: another run is writing to {folder}. Wait for it, stop it, or choose another folder."
     lock = locked(folder / ".lock", busy) if process == 0 else nullcontext()
-    with lock, FailureNotice(folder, process, processes), StopSignal() as stop:
+    with lock, end_together(folder, process, processes), StopSignal() as stop:
         record = _open_record(config, folder, process)
         if record.get("finished"):
             print(f"{folder} is finished; nothing to do")
@@ -78,8 +78,7 @@ def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, A
     if config.loss_norm == "microbatch" or config.grounding_loss is not None:  # means over forward passes
         may_change = MAY_CHANGE - {"micro_batch_size", "pack_tokens"}
     for key, value in wanted.items():
-        if key not in may_change and record.get("config", {}).get(key) != value:
-            before = record.get("config", {}).get(key)
+        if key not in may_change and (before := record.get("config", {}).get(key)) != value:
             raise InputError(f"{folder} holds a run with {key}: {before!r}, now {value!r}. Choose another output_dir.")
     for name, digest in hashes.items():
         if record.get("data_sha256", {}).get(name, digest) != digest:
@@ -91,12 +90,11 @@ def check_inputs(config: TrainConfig, processes: int) -> None:
     """Check that the files, folders and packages of a configuration exist; InputError names the key."""
     if not config.data:
         raise InputError("data: is empty. Name the files to learn from.")
-    for path in config.data:
-        if config.objective == "vision":
-            existing_folder(path, "data: the folder of scenes")
-        else:
-            existing_file(path, "data: the file")
+    for path in config.data if config.objective == "vision" else ():
+        existing_folder(path, "data: the folder of scenes")
     if config.objective == "language":
+        for path in config.data:
+            existing_file(path, "data: the file")
         existing_folder(config.image_folder, "image_folder:")
         try:
             template(config.template)
@@ -129,13 +127,13 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
     init_distributed(config)
     trainer = prepare(config, folder, stop)
     is_first = trainer.is_world_process_zero()
+    last = last_checkpoint(folder / "checkpoints") if config.resume == "auto" else None
     if is_first:
         write_json(folder / "run.json", record)
         if config.resume == "never":
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    last = last_checkpoint(folder / "checkpoints") if config.resume == "auto" else None
-    if last is not None and is_first:
-        print(f"resuming from {last}")
+        if last is not None:
+            print(f"resuming from {last}")
     started = time.monotonic()
     trainer.add_callback(LogWriter(folder))
     stop.stepping = True
@@ -148,9 +146,8 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
         closed = any("torch/utils/data" in frame.filename for frame in frames)
         if not (str(error).startswith("DataLoader worker") if isinstance(error, RuntimeError) else closed):
             raise
-        reason = str(error).strip().rstrip(".") or type(error).__name__
-        message = "the same command continues from the last checkpoint"
-        raise Incomplete(f"a process that loads data died ({reason}); {message}") from None
+        reason = f"a process that loads data died ({str(error).strip().rstrip('.') or type(error).__name__})"
+        raise Incomplete(f"{reason}; the same command continues from the last checkpoint") from None
     if trainer.preempted:
         if is_first:
             print(f"stopped by SIGTERM and saved after step {trainer.state.global_step}; the same command continues")

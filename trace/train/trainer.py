@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,9 @@ def init_distributed(config: TrainConfig) -> None:
     """Check the GPU and, under DeepSpeed, connect the processes with a backend that works on this machine."""
     on_gpu = torch.cuda.is_available()
     if on_gpu and config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        name = torch.cuda.get_device_name()
-        raise InputError(
-            f"precision: bf16 needs an NVIDIA GPU of the Ampere generation or later, not {name}. Use fp32."
-        )
-    if on_gpu and "RANK" not in os.environ and torch.cuda.device_count() > 1:
-        count = torch.cuda.device_count()
+        problem = f"needs an NVIDIA GPU of the Ampere generation or later, not {torch.cuda.get_device_name()}"
+        raise InputError(f"precision: bf16 {problem}. Use fp32.")
+    if on_gpu and "RANK" not in os.environ and (count := torch.cuda.device_count()) > 1:
         print(f"using 1 of {count} GPUs; to use all: torchrun --nproc-per-node {count} -m trace_vlm.train.train ...")
     if config.deepspeed is None:
         return
@@ -68,10 +65,6 @@ def init_distributed(config: TrainConfig) -> None:
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
 
 
-SAME_NAME = ("max_steps", "learning_rate", "weight_decay", "max_grad_norm", "deepspeed", "save_steps")
-SAME_NAME += ("save_total_limit", "logging_steps", "seed")
-
-
 def training_arguments(config: TrainConfig, folder: Path, passes: int) -> TrainingArguments:
     """Convert the configuration to TrainingArguments, with `passes` forward passes a step of one process."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
@@ -79,7 +72,16 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
     # transformers 5 renamed the option; the newer name is used if it exists.
     fields = TrainingArguments.__dataclass_fields__
     recompute = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-    options: dict[str, Any] = {name: getattr(config, name) for name in SAME_NAME}
+    same = (
+        "max_steps",
+        "learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+        "deepspeed",
+        "save_steps",
+        "save_total_limit",
+    )
+    options: dict[str, Any] = {name: getattr(config, name) for name in (*same, "logging_steps", "seed")}
     options[recompute] = config.gradient_checkpointing
     options[f"{recompute}_kwargs"] = {"use_reentrant": False} if config.gradient_checkpointing else None
     arguments = TrainingArguments(
@@ -108,6 +110,8 @@ class ResumableTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             self.optimizer = make_optimizer(self.model, self.config)
+            groups = self.optimizer.param_groups
+            self.group_settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -191,8 +195,7 @@ class LanguageTrainer(ResumableTrainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.checkpoint, self._batches, self._guard = checkpoint, batches, guard
-        self.model_accepts_loss_kwargs = True
-        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
         self._sums: dict[str, list[Tensor]] = {"token_loss": [], "grounding_loss": []}
         self._metrics = StepMetrics(self.args.device, self.args.world_size)
         self._step_losses: list[Tensor] = []
@@ -223,12 +226,11 @@ class LanguageTrainer(ResumableTrainer):
         guided_rows, guided_patches = inputs.pop("guided_rows", None), inputs.pop("guided_patches", None)
         call = {**inputs, "logits_to_keep": columns, "use_cache": False}
         term, recorder = self.config.grounding_loss, None
-        context: AbstractContextManager[Any] = nullcontext()
-        if term is not None and guided_rows is not None:
-            starts = (inputs["input_ids"] == self.checkpoint.image_token_id).int().argmax(1)
-            recorder = GroundingRecorder(term.layer, term.head, guided_rows, guided_patches, starts)
-            context = recording(self.model, recorder)  # the model itself: what wraps it has no configuration
-        with context:
+        with ExitStack() as stack:
+            if term is not None and guided_rows is not None:
+                starts = (inputs["input_ids"] == self.checkpoint.image_token_id).int().argmax(1)
+                recorder = GroundingRecorder(term.layer, term.head, guided_rows, guided_patches, starts)
+                stack.enter_context(recording(self.model, recorder))  # what wraps the model has no configuration
             outputs = model(**call)
         log_probs_NV = outputs.logits[..., : self.checkpoint.text_vocab_size].float().flatten(0, 1).log_softmax(-1)
         labels_N = labels_BT[:, columns + 1].flatten()

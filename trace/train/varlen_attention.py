@@ -41,16 +41,9 @@ class PackedRows:
 
 @torch.compiler.disable  # PackedRows is no tensor, and the kernel stands alone anyway
 def packed_attention(
-    module: nn.Module,
-    query_BHTD: Tensor,
-    key_BHTD: Tensor,
-    value_BHTD: Tensor,
-    attention_mask: None,
-    scaling: float,
-    dropout: float = 0.0,
-    packed_rows: PackedRows | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
+    module: nn.Module, query_BHTD: Tensor, key_BHTD: Tensor, value_BHTD: Tensor, attention_mask: None, scaling: float,
+    dropout: float = 0.0, packed_rows: PackedRows | None = None, **kwargs: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
     """Return `[B, T, H, D]` of a packed batch; ValueError for a batch without `packed_rows`."""
     if packed_rows is None:
         raise ValueError(f"attention {IMPLEMENTATION!r} is for packed batches only")

@@ -51,10 +51,8 @@ class PatchLabels(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         folder, view = self.views[index]
-        image = open_image(folder / view["image"])
-        instances = open_instances(folder / view["instances"])
-        side, square = self._checkpoint.patches_per_side, Square(*image.size)
-        objects = view["objects"]
+        image, instances = open_image(folder / view["image"]), open_instances(folder / view["instances"])
+        side, square, objects = self._checkpoint.patches_per_side, Square(*image.size), view["objects"]
         regions = [instances == BACKGROUND, on_surface(instances)]
         regions += [instances == item["instance"] for item in objects]
         coverage = np.stack([patch_coverage(region, side).reshape(-1) for region in regions])
@@ -82,12 +80,10 @@ class PatchClassifier(nn.Module):
         return self.tower(pixel_values, output_hidden_states=True).hidden_states[self.layer][:, 1:]
 
     def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        parts = self.head(self.features(pixel_values)).split(self.sizes, dim=-1)
-        losses = [
-            functional.cross_entropy(part.flatten(0, 1), labels[:, index].flatten(), ignore_index=IGNORE)
-            for index, part in enumerate(parts)
-        ]
-        correct = torch.stack([part.argmax(-1) == labels[:, index] for index, part in enumerate(parts)], dim=1)
+        logits = self.head(self.features(pixel_values)).split(self.sizes, dim=-1)
+        pairs = [(part.flatten(0, 1), labels[:, index].flatten()) for index, part in enumerate(logits)]
+        losses = [functional.cross_entropy(part, target, ignore_index=IGNORE) for part, target in pairs]
+        correct = torch.stack([part.argmax(-1) for part in logits], dim=1) == labels
         return {"loss": torch.stack(losses).sum(), "correct": correct}
 
 
@@ -100,12 +96,11 @@ class VisionTrainer(ResumableTrainer):
 
     def save_trained(self, folder: Path) -> None:
         """Report on held-out views, fold the features' scale into the projector, write the model."""
-        outputs, correct, labelled = [], torch.zeros(4), torch.zeros(4)
-        classifier, device = self.model.eval(), self.args.device
+        outputs, correct, labelled, classifier = [], torch.zeros(4), torch.zeros(4), self.model.eval()
         loader: DataLoader[Any] = DataLoader(self._held_out, batch_size=32)
         with torch.no_grad():
             for batch in tqdm(loader, desc="held-out views", leave=False):
-                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                batch = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
                 valid = batch["labels"] != IGNORE
                 correct += (classifier(**batch)["correct"] & valid).sum((0, 2)).cpu()
                 labelled += valid.sum((0, 2)).cpu()
@@ -132,8 +127,9 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> VisionTraine
     layer, sizes = checkpoint.model.config.vision_feature_layer, (len(data.colors), len(data.categories), BINS, BINS)
     classifier = PatchClassifier(checkpoint.model.model.vision_tower, layer, sizes)
     passes = config.accumulation(int(os.environ.get("WORLD_SIZE", "1")))
-    args = training_arguments(config, folder, passes)
-    options = {"model": classifier, "args": args, "train_dataset": training, "config": config, "stop": stop}
-    trainer = VisionTrainer(checkpoint, held_out, **options)
+    trainer = VisionTrainer(
+        checkpoint, held_out, model=classifier, args=training_arguments(config, folder, passes),
+        train_dataset=training, config=config, stop=stop,
+    )  # fmt: skip
     trainer.notes = {"views": len(data), "colors": data.colors, "categories": data.categories}
     return trainer
