@@ -73,12 +73,12 @@ PROJECTOR_7B = "model.projector=liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicun
     ("script", "values", "overrides"),
     [
         ("train_13b_fft", "mine.json out 7b 8 2 1e-5 3 2 1 250 --set image_folder=/data/images",
-         ["data=HERE/mine.json", "output_dir=HERE/out", "model.llm=lmsys/vicuna-7b-v1.5", PROJECTOR_7B, "micro_batch_size=8",
-          "global_batch_size=32", "learning_rate=1e-5", "epochs=3", "save_steps=250", "image_folder=/data/images"]),
+         ["data=HERE/mine.json", "output_dir=HERE/out", "model.llm=lmsys/vicuna-7b-v1.5", PROJECTOR_7B,
+          "micro_batch_size=8", "global_batch_size=32", "learning_rate=1e-5", "epochs=3", "save_steps=250", "image_folder=/data/images"]),
         ("train_7b_lora", "mine.json pictures out packing=true learning_rates.projector=1e-5",
          ["data=HERE/mine.json", "image_folder=HERE/pictures", "output_dir=HERE/out", "packing=true",
           "learning_rates.projector=1e-5"]),
-        ("train_7b_lora", "- - - - - 1e-4", ["learning_rate=1e-4"]),  # an empty position keeps the configuration's value
+        ("train_7b_lora", "- - - - - 1e-4", ["learning_rate=1e-4"]),  # empty: the configuration's value
         ("pretrain_projector", "- - 7b", ["model.llm=lmsys/vicuna-7b-v1.5"]),  # its projector has no size
     ],
 )  # fmt: skip
@@ -86,7 +86,8 @@ def test_positions_become_keys_of_the_configuration(cluster, script, values, ove
     """Paths are relative to the user's folder, not to the repository; training accepts every override."""
     words = launched(cluster, f"{script}.sh", *("" if value == "-" else value for value in values.split()))
     module = ["--module", "trace_vlm.train.train", "--config", f"configs/{script}.yaml"]
-    assert words[:8] == ["deepspeed", "--no_local_rank", "--num_gpus", "4", *module]
+    gpus = "2" if script == "train_13b_fft" else "4"
+    assert words[:8] == ["deepspeed", "--no_local_rank", "--num_gpus", gpus, *module]
     expected = [override.replace("HERE", str(cluster.parent)) for override in overrides]
     assert words[words.index("--set") + 1 :] == expected
     load_config(ROOT / f"configs/{script}.yaml", expected)

@@ -150,3 +150,4 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
         train.check_inputs = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[assignment]
     train.exit_process(run(train.main, ["--config", config]))
     train.exit_process(run(train.main, ["--config", config]))
+    train.exit_process(run(train.main, ["--config", config]))

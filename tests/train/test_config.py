@@ -39,7 +39,7 @@ def test_the_published_hyper_parameters():
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("learnig_rate=1", "learnig_rate"), ("grounding_loss.wait=1", "grounding_loss.wait"), ("optimizer", "key=value"),
+        ("learnig_rate=1", "learnig_rate"), ("grounding_loss.wait=1", "grounding_loss.wait"), ("seed", "key=value"),
         ("learning_rate=fast", "learning_rate"), ("precision=fp64", "precision"), ("data=[1, 2]", "data"),
         ("trainable={llm: adapters}", "trainable.llm"), ("report_to=wandbb", "report_to"), ("max_steps=0", "max_steps"),
         ("evaluation={benchmark: b, steps: 0}", "evaluation.steps"), ("warmup_ratio=100", "warmup_ratio"),

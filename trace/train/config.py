@@ -134,32 +134,6 @@ class TrainConfig:
             object.__setattr__(self, "trainable", Trainable(**modes))  # type: ignore[arg-type]
         if self.modes.llm == "lora" and self.lora is None:
             object.__setattr__(self, "lora", Lora())
-        self._check_keys_together()
-        if self.max_steps == 0:
-            raise InputError("max_steps: is 0. Use a positive number, or -1 to go by epochs.")
-        if not self.packing:
-            self.accumulation(1)
-        elif self.pack_tokens < self.max_length:
-            raise InputError(f"pack_tokens: {self.pack_tokens} is less than max_length, {self.max_length}. Raise it.")
-
-    @property
-    def modes(self) -> Trainable:
-        """How each part is trained; `trainable` after a list of parts was converted."""
-        assert isinstance(self.trainable, Trainable)
-        return self.trainable
-
-    @property
-    def trained_parts(self) -> tuple[str, ...]:
-        return tuple(part for part in PARTS if getattr(self.modes, part) != "frozen")
-
-    @property
-    def lora_rank(self) -> int:
-        return self.lora.r if self.lora is not None else 0
-
-    def learning_rate_of(self, part: str) -> float:
-        return float(getattr(self.learning_rates, part) or self.learning_rate)
-
-    def _check_keys_together(self) -> None:
         vision, grounding, muon = self.objective == "vision", self.grounding_loss is not None, self.optimizer == "muon"
         if not self.trained_parts:
             raise InputError("trainable: every part is frozen. Train at least one.")
@@ -185,6 +159,29 @@ class TrainConfig:
         for key, is_set, other, other_is_set, advice in conflicts:
             if is_set and other_is_set:
                 raise InputError(f"{key}: does not work with {other}. {advice}")
+        if self.max_steps == 0:
+            raise InputError("max_steps: is 0. Use a positive number, or -1 to go by epochs.")
+        if not self.packing:
+            self.accumulation(1)
+        elif self.pack_tokens < self.max_length:
+            raise InputError(f"pack_tokens: {self.pack_tokens} is less than max_length, {self.max_length}. Raise it.")
+
+    @property
+    def modes(self) -> Trainable:
+        """How each part is trained; `trainable` after a list of parts was converted."""
+        assert isinstance(self.trainable, Trainable)
+        return self.trainable
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        return tuple(part for part in PARTS if getattr(self.modes, part) != "frozen")
+
+    @property
+    def lora_rank(self) -> int:
+        return self.lora.r if self.lora is not None else 0
+
+    def learning_rate_of(self, part: str) -> float:
+        return float(getattr(self.learning_rates, part) or self.learning_rate)
 
     def steps(self, rows: int) -> int:
         """Return the optimizer steps of a run over `rows`; rows after an epoch's last full step are not learned."""

@@ -54,17 +54,15 @@ class BenchmarkCallback(TrainerCallback):
         self._trainer.accelerator.wait_for_everyone()
 
     def _evaluate(self, step: int) -> float:
-        questions, scores = self._benchmark.questions, []
-        images = [self._benchmark.image_path(question) for question in questions]
+        questions, settings, scores = self._benchmark.questions, self._settings, []
+        images, texts = [self._benchmark.image_path(question) for question in questions], [q.text for q in questions]
+        options: dict[str, Any] = {"reasoning": settings.reasoning, "max_new_tokens": settings.max_new_tokens}
         with _generation_mode(self._checkpoint) as checkpoint:
-            predictions = Predictor(checkpoint).predict(
-                images, [question.text for question in questions], reasoning=self._settings.reasoning,
-                style=self._style, max_new_tokens=self._settings.max_new_tokens, batch_size=None,
-            )  # fmt: skip
+            predictions = Predictor(checkpoint).predict(images, texts, style=self._style, batch_size=None, **options)
         for number, (question, image, prediction) in enumerate(zip(questions, images, predictions, strict=True)):
             points = prediction.response.points
             scores.append(score(points, self._benchmark.mask(question)))
-            if number < self._settings.pictures:
+            if number < settings.pictures:
                 self._folder.mkdir(exist_ok=True)
                 picture = self._folder / f"{step:07d}_{question.question_id}.png"
                 save_figure(draw_overlay(open_image(image), points), picture)
