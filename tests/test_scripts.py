@@ -74,7 +74,8 @@ PROJECTOR_7B = "model.projector=liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicun
     [
         ("train_13b_fft", "mine.json out 7b 8 2 1e-5 3 2 1 250 --set image_folder=/data/images",
          ["data=HERE/mine.json", "output_dir=HERE/out", "model.llm=lmsys/vicuna-7b-v1.5", PROJECTOR_7B,
-          "micro_batch_size=8", "global_batch_size=32", "learning_rate=1e-5", "epochs=3", "save_steps=250", "image_folder=/data/images"]),
+          "micro_batch_size=8", "global_batch_size=32",
+          "learning_rate=1e-5", "epochs=3", "save_steps=250", "image_folder=/data/images"]),
         ("train_7b_lora", "mine.json pictures out packing=true learning_rates.projector=1e-5",
          ["data=HERE/mine.json", "image_folder=HERE/pictures", "output_dir=HERE/out", "packing=true",
           "learning_rates.projector=1e-5"]),
