@@ -28,8 +28,8 @@ def bash(
     script: str, *arguments: str, cwd: Path, path: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """A script of the repository, run in `cwd`; `path` goes before the PATH, `variables` into the environment."""
-    hidden = ("SLURM", "CONDA", "TRACE_", "PYTHON", "HOSTFILE", "MASTER_", "NODE_RANK")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    hidden = ("SLURM", "CONDA", "TRACE_", "HOSTFILE", "MASTER_", "NODE_RANK")
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHON" and not name.startswith(hidden)}
     if path is not None:
         kept["PATH"] = f"{path}{os.pathsep}{kept['PATH']}"
     return subprocess.run(

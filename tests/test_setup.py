@@ -53,9 +53,8 @@ def test_a_missing_interpreter_is_named_and_a_newer_one_is_taken(bare):
 
 def test_an_unknown_argument_is_named(tmp_path):
     for argument, name in (("--gup", "--gup"), ("--extras=tarin", "tarin")):
-        assert name in one_sentence(
-            bash("environment_setup.sh", "--check", argument, cwd=tmp_path, TRACE_VENV=sys.prefix)
-        )
+        done = bash("environment_setup.sh", "--check", argument, cwd=tmp_path, TRACE_VENV=sys.prefix)
+        assert name in one_sentence(done)
 
 
 @pytest.mark.parametrize("flags", [["--check"], ["--require-rendering"], ["--require-rendering", "--system-packages"]])

@@ -96,10 +96,9 @@ class BatchSchedule:
                     break
                 passes += 1
         if passes * self.processes > self.rows_a_step:
-            raise InputError(
-                f"pack_tokens: {self.rows_a_step} rows a step do not fill {passes} x {self.processes} packed batches of "
-                f"{budget} tokens. Raise pack_tokens or global_batch_size, or lower max_length."
-            )
+            problem = f"{self.rows_a_step} rows a step do not fill {passes} x {self.processes} packed batches"
+            advice = "Raise pack_tokens or global_batch_size, or lower max_length."
+            raise InputError(f"pack_tokens: {problem} of {budget} tokens. {advice}")
         return passes
 
     def steps_of(self, epoch: int) -> Iterator[NDArray[np.int64]]:

@@ -89,10 +89,8 @@ class TrainingGuard:
         """Write down this process's samples of the step; return the error to raise."""
         passes = [{"loss": str(loss), "ids": list(names)} for loss, names in zip(losses, ids, strict=True)]
         write_json(self._folder / f"not_finite.{self._process}.json", {"step": step, "forward_passes": passes})
-        return TrainingStopped(
-            f"step {step}: the loss or its gradient is not a finite number. The samples of the step are in "
-            f"{self._folder}/not_finite.*.json; the last checkpoint is from before it."
-        )
+        problem = f"step {step}: the loss or its gradient is not a finite number. The samples of the step are in"
+        return TrainingStopped(f"{problem} {self._folder}/not_finite.*.json; the last checkpoint is from before it.")
 
     def check_spikes(self, step: int, values: dict[str, float], ids: Sequence[Sequence[str]]) -> list[str]:
         """Return the names of values far above their recent median; log this process's samples of the step."""

@@ -80,12 +80,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     groups: list[dict[str, Any]] = []
     for part in reversed(PARTS):
         for decay, is_matrix in ((config.weight_decay, True), (0.0, False)):
+            own = [parameter for name, parameter in trained.items() if part_of(name) == part]
             # ds_shape: a shard of ZeRO-3 is flat
-            members = [
-                parameter
-                for name, parameter in trained.items()
-                if part_of(name) == part and (len(getattr(parameter, "ds_shape", parameter.shape)) >= 2) == is_matrix
-            ]
+            members = [p for p in own if (len(getattr(p, "ds_shape", p.shape)) >= 2) == is_matrix]
             if members:
                 rate = config.learning_rate_of(part)
                 groups.append({"params": members, "lr": rate, "weight_decay": decay, "part": part})

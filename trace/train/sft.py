@@ -88,10 +88,7 @@ def load_for_training(config: TrainConfig, log: Callable[[str], object] = print)
     obstacles = (
         (not torch.cuda.is_available(), "needs a GPU"),
         (config.precision == "fp32", "needs precision: bf16"),
-        (
-            config.share_image > 1 and not config.packing,
-            "has no mask for rows that share an image; set share_image to 1",
-        ),
+        (config.share_image > 1 and not config.packing, "has no mask for rows that share an image; use share_image: 1"),
     )
     obstacle = next((text for applies, text in obstacles if applies), None)
     if config.attention == FLASH and obstacle is not None:

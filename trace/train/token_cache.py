@@ -86,9 +86,8 @@ class TokenCache:
 
     def lengths(self) -> NDArray[np.int32]:
         """Return the tokens of every sample, its image as one; `[samples]`."""
-        return np.concatenate(
-            [np.zeros(0, np.int32), *(batch.column("tokens").to_numpy() for batch in self._batches())]
-        )
+        columns = (batch.column("tokens").to_numpy() for batch in self._batches())
+        return np.concatenate([np.zeros(0, np.int32), *columns])
 
     def has_image(self) -> NDArray[np.bool_]:
         """Return for every sample whether it has an image; `[samples]`."""
@@ -221,9 +220,8 @@ def _guides(encoded: Encoded, text: str) -> Iterator[tuple[float, float, float, 
     """The rows that predict a learned coordinate's digits: for `(0.46, 0.52)` those of `(0.`, 4, 6, `, 0.` and 5."""
     for match in COORDINATES.finditer(text):
         inside = [
-            token - 1
-            for token, (begin, _) in enumerate(encoded.spans)
-            if match.start() < begin < match.end() - 1 and encoded.labels[token] != IGNORE
+            token - 1 for token, (begin, _) in enumerate(encoded.spans) if match.start() < begin < match.end() - 1
         ]
+        inside = [row for row in inside if encoded.labels[row + 1] != IGNORE]
         if inside:
             yield inside[0], inside[-1] + 1, float(match[1]), float(match[2])

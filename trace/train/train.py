@@ -34,7 +34,6 @@ from .guards import PREEMPTED, Preempted, StopSignal, broken_ids, end_together
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
 MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
 MAY_CHANGE |= {"save_total_limit", "report_to", "evaluation", "compile"}
-COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++")  # torch.compile needs one, also for its GPU kernels
 # What a run may have left in its folder before its first step, and what launchers write there.
 LEFTOVERS = ("failure.json", "trainable.json", "tensorboard", "wandb", "*.jsonl", ".*", "*.log", "*.out", "*.err")
 WRITTEN_LAST = ("config.json", "adapter_config.json")  # without them the folder is no model yet
@@ -104,7 +103,8 @@ def check_inputs(config: TrainConfig, processes: int) -> None:
         existing_folder(config.model, "model: the folder")
     if config.evaluation is not None:
         existing_folder(config.evaluation.benchmark, "evaluation.benchmark: the folder")
-    if config.compile and not any(map(shutil.which, COMPILERS)):
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")  # torch.compile needs one, also for its GPU kernels
+    if config.compile and not any(map(shutil.which, compilers)):
         raise InputError("compile: no C++ compiler, such as g++, was found. Install one or set compile to false.")
     if config.deepspeed is not None:
         existing_file(config.deepspeed, "deepspeed: the configuration")

@@ -72,16 +72,8 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
     # transformers 5 renamed the option; the newer name is used if it exists.
     fields = TrainingArguments.__dataclass_fields__
     recompute = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
-    same = (
-        "max_steps",
-        "learning_rate",
-        "weight_decay",
-        "max_grad_norm",
-        "deepspeed",
-        "save_steps",
-        "save_total_limit",
-    )
-    options: dict[str, Any] = {name: getattr(config, name) for name in (*same, "logging_steps", "seed")}
+    same = ("max_steps", "learning_rate", "weight_decay", "max_grad_norm", "deepspeed", "logging_steps", "seed")
+    options: dict[str, Any] = {name: getattr(config, name) for name in (*same, "save_steps", "save_total_limit")}
     options[recompute] = config.gradient_checkpointing
     options[f"{recompute}_kwargs"] = {"use_reentrant": False} if config.gradient_checkpointing else None
     arguments = TrainingArguments(
@@ -119,11 +111,9 @@ class ResumableTrainer(Trainer):
             return super().training_step(*args, **kwargs)
         except torch.OutOfMemoryError as error:
             key, step = "pack_tokens" if self.config.packing else "micro_batch_size", self.state.global_step + 1
-            raise InputError(
-                f"{key}: {getattr(self.config, key)} does not fit into the GPU's memory (step {step}). Lower it, use "
-                "gradient_checkpointing or more sharding in deepspeed; python -m trace.train.plan shows what fits. "
-                f"{' '.join(str(error).split())}"
-            ) from None
+            problem = f"{key}: {getattr(self.config, key)} does not fit into the GPU's memory (step {step})"
+            advice = "Lower it, use gradient_checkpointing or more sharding; python -m trace.train.plan shows what fits"
+            raise InputError(f"{problem}. {advice}. {' '.join(str(error).split())}") from None
 
     def close_step(self, grad_norm: Tensor | float | None) -> bool:
         """Account for a step; return whether the run should save and end, the same answer in all processes."""

@@ -61,13 +61,11 @@ def packed_attention(
             scale=scaling, window_size=(-1, 0), **({"enable_gqa": True} if grouped else {}),
         )  # fmt: skip
         return out_THD[None], None
-    outputs = [
-        functional.scaled_dot_product_attention(
-            query_BHTD[:, :, start:end], key_BHTD[:, :, start:end], value_BHTD[:, :, start:end], attn_mask=mask,
-            dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped,
-        )
-        for (start, end), mask in zip(packed_rows.rows, packed_rows.masks, strict=True)
-    ]  # fmt: skip
+    outputs, options = [], dict[str, Any](dropout_p=dropout, scale=scaling, enable_gqa=grouped)
+    for (start, end), mask in zip(packed_rows.rows, packed_rows.masks, strict=True):
+        row = (tensor[:, :, start:end] for tensor in (query_BHTD, key_BHTD, value_BHTD))
+        attend = functional.scaled_dot_product_attention
+        outputs.append(attend(*row, attn_mask=mask, is_causal=mask is None, **options))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
