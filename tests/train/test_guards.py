@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from train_together import record, train_config
 
 from trace_vlm.model.checkpoint import Checkpoint, load, save
 from trace_vlm.train import step_metrics
-from trace_vlm.train.guards import SPIKE_WINDOW, Preempted, StopSignal, TrainingGuard, TrainingStopped, broken_ids
+from trace_vlm.train.guards import SPIKE_WINDOW, TrainingGuard, TrainingStopped, broken_ids
 from trace_vlm.train.step_metrics import StepMetrics, peak_flops
 from trace_vlm.train.train import train
 from trace_vlm.utils.command import InputError
@@ -71,16 +69,6 @@ def test_a_run_with_a_broken_image_names_it(scenes, tiny_folder, tmp_path):
     changes = {"data": [str(tmp_path / "data.json")], "image_folder": str(tmp_path), "packing": True, "max_steps": 1}
     folder = train(train_config(scenes, tiny_folder, tmp_path / "run", **changes, global_batch_size=4))
     assert record(folder)["broken_images"] == [samples[2]["id"]]
-
-
-def test_a_signal_is_a_request_after_the_first_step_and_ends_the_run_before():
-    with StopSignal() as stop:
-        stop.stepping = True
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    with pytest.raises(Preempted), StopSignal():
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_losses_are_separated_by_kind_and_task():
