@@ -18,9 +18,7 @@ SOURCED = {"common.sh", "launch.sh"}
 TRAINING = sorted(path.name for path in SCRIPTS if "launch_training configs/" in path.read_text())
 
 
-@pytest.mark.parametrize(
-    "script", [*SCRIPTS, ROOT / "environment_setup.sh", ROOT / ".ci/run"], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "environment_setup.sh", ROOT / ".ci/run"], ids=str)
 def test_a_script_parses_and_shows_its_usage_from_anywhere(script, tmp_path):
     done = subprocess.run([BASH, "-n", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -75,53 +75,47 @@ class Run:
     def __post_init__(self) -> None:
         self.folder = Path(self.settings["output_dir"])
 
-    def start(self) -> Started:
+    def start(self) -> Run:
         config = self.folder.with_suffix(".yaml")
         config.write_text(yaml.safe_dump(self.settings))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        logs = [self.folder.with_suffix(f".{rank}.log") for rank in range(self.processes)]
-        processes = []
-        for rank, log in enumerate(logs):
+        self.logs = [self.folder.with_suffix(f".{rank}.log") for rank in range(self.processes)]
+        self.running = []
+        for rank, log in enumerate(self.logs):
             sabotage = self.sabotage if rank == self.processes - 1 else ""
             arguments = (rank, self.processes, port, str(config), str(log), sabotage)
-            processes.append(CONTEXT.Process(target=_work, args=arguments))
-            processes[-1].start()
-        return Started(processes, logs)
-
-    def to_its_end(self) -> None:
-        codes, logs = self.start().wait()
-        assert codes == [0] * self.processes, "\n".join(logs)
-
-
-@dataclass
-class Started:
-    processes: list[Any]
-    logs: list[Path]
+            self.running.append(CONTEXT.Process(target=_work, args=arguments))
+            self.running[-1].start()
+        return self
 
     def wait(self) -> tuple[list[int | None], list[str]]:
         """Exit codes of the processes (negative: by a signal), and what each wrote."""
-        for process in self.processes:
+        for process in self.running:
             process.join(TIMEOUT)
-        late = [process for process in self.processes if process.is_alive()]
+        late = [process for process in self.running if process.is_alive()]
         for process in late:
             process.kill()
             process.join()
         texts = [log.read_text() for log in self.logs]
         assert not late, f"{len(late)} processes hang\n" + "\n".join(texts)
-        return [process.exitcode for process in self.processes], texts
+        return [process.exitcode for process in self.running], texts
 
-    def when_saved(self, folder: Path, step: int) -> Started:
-        while not (folder / f"checkpoints/checkpoint-{step}").is_dir():
-            assert any(process.is_alive() for process in self.processes), self.wait()[1]
+    def when_saved(self, step: int) -> Run:
+        while not (self.folder / f"checkpoints/checkpoint-{step}").is_dir():
+            assert any(process.is_alive() for process in self.running), self.wait()[1]
             time.sleep(0.005)
         return self
 
     def kill(self) -> None:
-        for process in self.processes:
+        for process in self.running:
             process.kill()
         self.wait()
+
+    def to_its_end(self) -> None:
+        codes, logs = self.start().wait()
+        assert codes == [0] * self.processes, "\n".join(logs)
 
 
 def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage: str) -> None:

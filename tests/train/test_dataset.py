@@ -147,14 +147,6 @@ def test_an_image_that_comes_with_a_later_question_moves_no_label(rows_of, sampl
 # --- what is left out, cut or refused -------------------------------------------------------------
 
 
-def test_too_long_samples_are_named_and_left_out(rows_of, samples):
-    samples[1]["conversations"][1]["value"] += " and so on" * 60
-    rows = rows_of(samples[:3], max_length=128)
-    assert (rows.too_long, rows.samples) == ([samples[1]["id"]], 2)
-    with pytest.raises(InputError, match=r"data\.json"):
-        rows_of(samples[:3], max_length=70)
-
-
 def test_a_long_conversation_is_cut_after_an_answer_and_never_inside_one(rows_of, samples, nano):
     question, answer = samples[0]["conversations"][:2]
     short = {**samples[0], "id": "short", "conversations": [question, answer]}
@@ -162,7 +154,10 @@ def test_a_long_conversation_is_cut_after_an_answer_and_never_inside_one(rows_of
     data = [{**samples[0], "conversations": [question, answer, *more]}, short]
     complete, cut = rows_of(data), rows_of(data, max_length=140, too_long="cut")
     assert (cut.cut, cut.too_long, len(cut)) == ([samples[0]["id"]], [], 2)
-    assert rows_of(data, max_length=140).too_long == [samples[0]["id"]]
+    dropped = rows_of(data, max_length=140)
+    assert (dropped.too_long, dropped.samples) == ([samples[0]["id"]], 1)
+    with pytest.raises(InputError, match=r"data\.json"):  # nothing is left
+        rows_of(data, max_length=70)
     item = cut[0]
     assert len(item["input_ids"]) == cut.lengths[0] <= 140 < complete.lengths[0]
     assert labelled_text(nano, item).split("</s>") == [answer["value"], " " + answer["value"], ""]

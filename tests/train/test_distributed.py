@@ -53,9 +53,9 @@ def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(run_of, ti
     longer = {"max_steps": 8, "save_steps": 3}
     complete, cut = (run_of(name, 3, "bf16", LORA, **longer) for name in ("complete", "cut"))
     complete.to_its_end()
-    started = cut.start().when_saved(cut.folder, 3)
-    os.kill(started.processes[1].pid, signal.SIGTERM)  # one process gets it; both have to agree
-    codes, logs = started.wait()
+    cut.start().when_saved(3)
+    os.kill(cut.running[1].pid, signal.SIGTERM)  # one process gets it; both have to agree
+    codes, logs = cut.wait()
     assert codes == [143, 143], logs
     assert weights(last_checkpoint(cut.folder / "checkpoints"))  # loads while training is not over
     assert not (cut.folder / "adapter_config.json").exists()
@@ -70,7 +70,7 @@ def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(run_of, ti
 def test_zero2_full_in_fp32_survives_kill_9(run_of):
     complete, cut = (run_of(name, 2, "fp32", FULL, packing=False) for name in ("complete", "cut"))
     complete.to_its_end()
-    cut.start().when_saved(cut.folder, 2).kill()
+    cut.start().when_saved(2).kill()
     assert not (cut.folder / "config.json").exists()
     cut.to_its_end()
     assert_same(complete, cut)
@@ -86,7 +86,7 @@ def test_zero2_full_in_fp32_survives_kill_9(run_of):
 def test_every_pair_resumes_bit_for_bit_and_on_another_number_of_processes(run_of, tmp_path, zero, precision, trained):
     complete, cut = (run_of(name, zero, precision, trained) for name in ("complete", "cut"))
     complete.to_its_end()
-    cut.start().when_saved(cut.folder, 2).kill()
+    cut.start().when_saved(2).kill()
     other = run_of("other", zero, precision, trained, processes=1)
     other.folder.mkdir()
     for part in ("run.json", "trainable.json"):

@@ -41,9 +41,9 @@ def test_sigterm_to_one_process_saves_in_both_and_the_same_command_continues(sce
     complete = Run(settings(scenes, tiny_folder, tmp_path / "complete", **changes))
     complete.to_its_end()
     cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", **changes))
-    started = cut.start().when_saved(cut.folder, 6)
-    os.kill(started.processes[1].pid, signal.SIGTERM)
-    codes, logs = started.wait()
+    cut.start().when_saved(6)
+    os.kill(cut.running[1].pid, signal.SIGTERM)
+    codes, logs = cut.wait()
     assert codes == [143, 143], logs
     # Adapter and projector load while training is not over.
     changed = changed_parts(weights(tiny_folder), weights(last_checkpoint(cut.folder / "checkpoints")))

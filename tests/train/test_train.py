@@ -59,7 +59,7 @@ def test_a_killed_run_continues_to_the_same_weights(scenes, tiny_folder, tmp_pat
     changes = NANO | {"max_steps": 16, "save_steps": 4}
     complete = train(train_config(scenes, tiny_folder, tmp_path / "complete", **changes))
     killed = Run(settings(scenes, tiny_folder, tmp_path / "killed", **changes), processes=1)
-    killed.start().when_saved(killed.folder, 4).kill()
+    killed.start().when_saved(4).kill()
     assert not (killed.folder / "config.json").exists()
     killed.to_its_end()
     assert record(killed.folder)["finished"] and logged(killed.folder) == logged(complete)
@@ -177,13 +177,13 @@ def test_a_full_disk_and_a_full_gpu_are_explained(scenes, tiny_folder, tmp_path,
 
 def test_a_run_has_its_folder_alone_and_names_a_loading_process_that_is_killed(scenes, tiny_folder, tmp_path):
     loading = Run(settings(scenes, tiny_folder, tmp_path / "run", max_steps=60, dataloader_workers=1), processes=1)
-    started = loading.start().when_saved(loading.folder, 2)
+    loading.start().when_saved(2)
     with pytest.raises(InputError, match="output_dir: another run"):
         train(train_config(scenes, tiny_folder, loading.folder, max_steps=60, dataloader_workers=1))
-    pid = started.processes[0].pid
+    pid = loading.running[0].pid
     worker = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1]
     os.kill(int(worker), signal.SIGKILL)
-    codes, (log,) = started.wait()
+    codes, (log,) = loading.wait()
     assert codes == [1] and "Traceback" not in log and "loads data died" in log
     loading.to_its_end()  # the same command continues
     assert record(loading.folder)["finished"] and not (loading.folder / ".lock").exists()
