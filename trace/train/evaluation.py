@@ -6,8 +6,6 @@ checkpoint of a running training. Under ZeRO-3 no process holds a complete model
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +55,17 @@ class BenchmarkCallback(TrainerCallback):
         questions, settings, scores = self._benchmark.questions, self._settings, []
         images, texts = [self._benchmark.image_path(question) for question in questions], [q.text for q in questions]
         options: dict[str, Any] = {"reasoning": settings.reasoning, "max_new_tokens": settings.max_new_tokens}
-        with _generation_mode(self._checkpoint) as checkpoint:
-            predictions = Predictor(checkpoint).predict(images, texts, style=self._style, batch_size=None, **options)
+        checkpoint, wrapped = self._checkpoint, self._checkpoint.model
+        model = wrapped.get_base_model() if hasattr(wrapped, "peft_config") else wrapped
+        parts = {"text_config": model.config.text_config, "vision_config": model.config.vision_config}
+        before = {name: part._attn_implementation for name, part in parts.items()}
+        model.set_attn_implementation(dict.fromkeys(parts, "sdpa"))  # keeps a cache, and works in float32 too
+        model.eval()
+        with torch.compiler.set_stance("force_eager"):  # generation has other shapes and gains nothing
+            predictor = Predictor(Checkpoint(model, checkpoint.processor, checkpoint.name, checkpoint.path))
+            predictions = predictor.predict(images, texts, style=self._style, batch_size=None, **options)
+        model.train()
+        model.set_attn_implementation(before)
         for number, (question, image, prediction) in enumerate(zip(questions, images, predictions, strict=True)):
             points = prediction.response.points
             scores.append(score(points, self._benchmark.mask(question)))
@@ -67,21 +74,3 @@ class BenchmarkCallback(TrainerCallback):
                 picture = self._folder / f"{step:07d}_{question.question_id}.png"
                 save_figure(draw_overlay(open_image(image), points), picture)
         return sum(scores) / len(scores)
-
-
-@contextmanager
-def _generation_mode(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
-    """The model without adapter wrapping, dropout and compiled layers, with an attention that keeps a cache."""
-    wrapped = checkpoint.model
-    model = wrapped.get_base_model() if hasattr(wrapped, "peft_config") else wrapped
-    text, vision = model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation
-    model.set_attn_implementation({"text_config": "sdpa", "vision_config": "sdpa"})  # works in float32 too
-    model.eval()
-    gpus = [torch.cuda.current_device()] if model.device.type == "cuda" else []
-    try:
-        # Compiled layers run uncompiled here: generation has other shapes and gains nothing.
-        with torch.random.fork_rng(gpus), torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            yield Checkpoint(model, checkpoint.processor, checkpoint.name, checkpoint.path)
-    finally:
-        model.train()
-        model.set_attn_implementation({"text_config": text, "vision_config": vision})
