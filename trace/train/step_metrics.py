@@ -110,15 +110,14 @@ class LogWriter(TrainerCallback):
         self._path = folder / "log.jsonl"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        timed = [entry for entry in state.log_history if "cpu_seconds" in entry]
-        self._base = (timed[-1]["seconds"], timed[-1]["cpu_seconds"]) if timed else (0.0, 0.0)
-        self._start = (time.monotonic(), time.process_time())
+        last = next((entry for entry in reversed(state.log_history) if "cpu_seconds" in entry), {})
+        self._begin = time.monotonic() - last.get("seconds", 0.0)
+        self._cpu_begin = time.process_time() - last.get("cpu_seconds", 0.0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any) -> None:
         if state.log_history and state.is_world_process_zero:
-            clocks = zip(("seconds", "cpu_seconds"), (time.monotonic(), time.process_time()), strict=True)
-            for (name, now), base, start in zip(clocks, self._base, self._start, strict=True):
-                state.log_history[-1][name] = round(base + now - start, 2)
+            seconds, cpu_seconds = time.monotonic() - self._begin, time.process_time() - self._cpu_begin
+            state.log_history[-1] |= {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}
             write_jsonl(self._path, state.log_history)
 
 
