@@ -16,7 +16,6 @@ import platform
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -134,7 +133,6 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if last is not None:
             print(f"resuming from {last}")
-    started = time.monotonic()
     trainer.add_callback(LogWriter(folder))
     stop.stepping = True
     try:
@@ -152,11 +150,11 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
         if is_first:
             print(f"stopped by SIGTERM and saved after step {trainer.state.global_step}; the same command continues")
         return None
-    _save_results(trainer, folder, record, time.monotonic() - started)
+    _save_results(trainer, folder, record)
     return folder
 
 
-def _save_results(trainer: Any, folder: Path, record: dict[str, Any], seconds: float) -> None:
+def _save_results(trainer: Any, folder: Path, record: dict[str, Any]) -> None:
     """Save the model into the run's folder, then mark the run finished. All processes take part."""
     from .checkpoints import explain_full_disk
     from .step_metrics import write_curves
@@ -173,11 +171,11 @@ def _save_results(trainer: Any, folder: Path, record: dict[str, Any], seconds: f
     unfinished.rmdir()
     history, broken = trainer.state.log_history, broken_ids(folder)
     write_curves(history, folder)
-    timed = next((entry for entry in reversed(history) if "cpu_seconds" in entry), {})
+    timed = next(entry for entry in reversed(history) if "cpu_seconds" in entry)
     if broken:
         print(f"{len(broken)} samples had unreadable images and were not learned from")
     results = {"finished": True, "steps": trainer.state.global_step, "processes": trainer.args.world_size}
-    results |= {"seconds": timed.get("seconds", round(seconds, 2)), "cpu_seconds": timed.get("cpu_seconds")}
+    results |= {name: timed[name] for name in ("seconds", "cpu_seconds")}
     write_json(folder / "run.json", {**record, **results, "broken_images": broken, **trainer.notes})
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
