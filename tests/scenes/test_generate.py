@@ -25,7 +25,7 @@ from shell import kill_when
 from trace_vlm.core.points import parse_points
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
 from trace_vlm.core.records import read_questions, read_samples
-from trace_vlm.data.scenes import generate, merge
+from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.config import load_scene_config
 from trace_vlm.data.scenes.dataset_files import SHEET, FinishedScenes, pictures_are_readable, write_dataset
 from trace_vlm.data.scenes.questions import baselines as shortcuts
@@ -129,19 +129,19 @@ def test_shards_merge_to_the_same_bytes(folder: Path, tmp_path: Path, capsys: py
     generate.main(arguments(out, "--shard", "2/3"))
     assert not (out / "data.json").exists()
     with pytest.raises(InputError, match=r"5 of 8 .*0, 2, 3, 5, 6"):
-        merge.main(["--out", str(out)])
+        generate.main(["--out", str(out), "--merge"])
     generate.main(arguments(out, "--shard", "1/2", "--workers", "2"))  # shares may change on the way
     with pytest.raises(InputError, match="2 of 8"):
-        merge.main(["--out", str(out)])
+        generate.main(["--out", str(out), "--merge"])
     with open(out / "parts.1-of-2.jsonl", "ab") as running, pytest.raises(InputError, match="parts.1-of-2.jsonl"):
         fcntl.flock(running, fcntl.LOCK_EX)
-        merge.main(["--out", str(out)])
+        generate.main(["--out", str(out), "--merge"])
     generate.main(arguments(out, "--shard", "2/2"))
-    assert merge.main(["--out", str(out)]) == 0 and contents(out) == contents(folder)
+    assert generate.main(["--out", str(out), "--merge"]) == 0 and contents(out) == contents(folder)
     merged, direct = (read_json(path / "generate.json") for path in (out, folder))
     assert merged | {"timing": None} == direct | {"timing": None}
     capsys.readouterr()
-    assert merge.main(["--out", str(out)]) == 0 and "complete already" in capsys.readouterr().out
+    assert generate.main(["--out", str(out), "--merge"]) == 0 and "complete already" in capsys.readouterr().out
 
 
 def test_what_a_crash_broke_is_made_again(folder: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_what_a_crash_broke_is_made_again(folder: Path, tmp_path: Path) -> None:
     lines[3] = lines[3][: len(lines[3]) // 2]  # scene 7, cut off
     (out / "parts.2-of-2.jsonl").write_bytes(b"".join(lines))
     with pytest.raises(InputError, match=r"6 of 8 .*1, 2, 3, 4, 5, 7"):
-        merge.main(["--out", str(out)])
+        generate.main(["--out", str(out), "--merge"])
     assert generate.main(arguments(out)) == 0
     assert scenes_rendered(out) == 6 and contents(out) == contents(folder)
 

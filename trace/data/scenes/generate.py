@@ -3,8 +3,9 @@
     python -m trace.data.scenes.generate --out DATA --scenes 2000 --views 4 --seed 0 --workers 2 --size 336
     python -m trace.data.scenes.generate --out BENCH --scenes 200 --size 640x480 --benchmark
 
-The result depends on the seed and the configuration, not on the number of workers or shards. A killed run continues
-with the same command; `trace.data.scenes.merge` joins shards.
+The result depends on the seed and the configuration, not on the number of workers or shards (`--shard i/n`, on one
+machine or several, in a common folder or in folders copied into one; then `--out DATA --merge`). A killed run continues
+with the same command.
 """
 
 from __future__ import annotations
@@ -18,19 +19,32 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...utils.command import Incomplete, InputError, Parser, install_hint, output_folder, package_versions, run
+from ...utils.command import (
+    Incomplete,
+    InputError,
+    Parser,
+    existing_folder,
+    install_hint,
+    output_folder,
+    package_versions,
+    run,
+)
 
 if TYPE_CHECKING:
     from .config import DatasetSpec
     from .dataset_files import FinishedScenes, Shard
 
 PARTIAL = "generate.partial.json"
+SHOWN = 8  # missing scenes that a message names
 GL = ("egl", "osmesa", "glfw")  # what MuJoCo knows; the last needs a display
 SYSTEM_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parse_arguments(argv)
+    if args.merge:
+        merge_shards(args.out)
+        return 0
     from .config import as_dict, load_scene_config
     from .dataset_files import FinishedScenes, Shard
     from .objects.assets import asset_licences
@@ -60,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = DatasetSpec(out, config, sizes, args.views, args.seed, args.benchmark)
     timing = _render_scenes(spec, args.scenes, shard, args.workers, settings)
     if shard.count > 1:
-        print(f"shard {args.shard} is complete; when all are: python -m trace.data.scenes.merge --out {out}")
+        print(f"shard {args.shard} is complete; when all are: python -m trace.data.scenes.generate --out {out} --merge")
     else:
         finish_dataset(FinishedScenes(out, args.scenes), settings, timing)
     return 0
@@ -77,6 +91,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="YAML configuration; without it the built-in values")
     parser.add_argument("--benchmark", action="store_true", help="write a held-out benchmark in Where2Place's layout")
     parser.add_argument("--shard", default="1/1", help="i/n: only the i-th of n shares, for job arrays")
+    parser.add_argument("--merge", action="store_true", help="join the finished shards in --out")
     args = parser.parse_args(argv)
     for name in ("scenes", "views", "workers"):
         if getattr(args, name) < 1:
@@ -223,6 +238,32 @@ def finish_dataset(scenes: FinishedScenes, settings: dict[str, Any], timing: dic
     _remove_partial_files(scenes.out)
     print(format_summary(summary))
     print(f"look at {scenes.out / 'contact_sheet.png'}")
+
+
+def merge_shards(out: Path) -> None:
+    """Turn the shards of a data set into the data set. InputError while a scene is missing or a shard is running."""
+    from tqdm import tqdm
+
+    from ...utils.files import JsonlWriter
+    from .dataset_files import FinishedScenes, part_files
+
+    if (existing_folder(out, "the folder of the data set") / "generate.json").exists():
+        print(f"{out} is complete already: nothing to merge")
+        return
+    if not (out / PARTIAL).exists():
+        raise InputError(f"{out} holds no shards. Start trace.data.scenes.generate --out {out} --shard i/n first")
+    settings = read_settings(out / PARTIAL)
+    for path in part_files(out):
+        JsonlWriter(path).close()  # InputError while a shard holds its lock
+    scenes, total = FinishedScenes(out, settings["scenes"]), settings["scenes"]
+    missing = scenes.missing(tqdm(range(total), desc="checking", unit=" scenes", mininterval=0.5))
+    if missing:
+        numbers = ", ".join(map(str, missing[:SHOWN])) + (", ..." if len(missing) > SHOWN else "")
+        raise InputError(
+            f"{out} lacks {len(missing)} of {total} scenes (numbers {numbers}). Run the commands of its shards again, "
+            "they make only what is missing; then merge"
+        )
+    finish_dataset(scenes, settings, None)
 
 
 def _remove_partial_files(out: Path) -> None:
