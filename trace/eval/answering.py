@@ -20,7 +20,7 @@ from ..core.images import decoded_size
 from ..core.reasoning import Response
 from ..core.records import Question, answered, read_answers
 from ..model.presets import resolve_model
-from ..utils.command import InputError, Parser, package_versions
+from ..utils.command import InputError, Parser, check_at_least, package_versions
 from ..utils.files import read_json, replacing, sha256, write_json
 from .benchmark import Benchmark, add_benchmark_flags, open_benchmark, read_run_record, run_file, run_settings
 from .scoring import read_response, score
@@ -52,8 +52,7 @@ def parse_answering_flags(parser: Parser, argv: Sequence[str] | None) -> argpars
             if given not in (value, parser.get_default(name)):
                 raise InputError(f"--protocol {arguments.protocol} sets --{name} {value}, not {given}: drop one")
             setattr(arguments, name, value)
-    if arguments.runs < 1:
-        raise InputError(f"--runs must be at least 1, not {arguments.runs}")
+    check_at_least(arguments, runs=1)
     if arguments.runs > 1 and arguments.temperature == 0:
         raise InputError(f"{arguments.runs} greedy runs are all the same: give --temperature, or --protocol paper")
     return arguments
@@ -61,8 +60,6 @@ def parse_answering_flags(parser: Parser, argv: Sequence[str] | None) -> argpars
 
 def load_questions(arguments: argparse.Namespace) -> Benchmark:
     """Open the benchmark that the flags name."""
-    if arguments.data is None and arguments.questions is None:
-        raise InputError("no questions are given: name a benchmark with --data, or give --questions and --images")
     benchmark = open_benchmark(arguments.data, arguments.questions, arguments.images)
     if arguments.answers.resolve() == benchmark.question_file.resolve():
         raise InputError(f"--answers {arguments.answers} is the question file, which answers would replace")
@@ -86,8 +83,7 @@ def find_broken_images(benchmark: Benchmark, questions: Sequence[Question], skip
         return frozenset()
     broken = frozenset(name for name, path in paths.items() if path in reasons)
     named = "; ".join(f"{path}: {reason}" for path, reason in list(reasons.items())[:NAMED_IMAGES])
-    more = "; ..." if len(reasons) > NAMED_IMAGES else ""
-    message = f"{len(reasons)} of {len(files)} images cannot be read ({named}{more})"
+    message = f"{len(reasons)} of {len(files)} images cannot be read ({named}{'; ...' * (len(reasons) > NAMED_IMAGES)})"
     if not skip:
         raise InputError(f"{message}. Replace them, or give --skip-broken, which counts their questions as failed")
     if len(broken) == len(benchmark.questions):
@@ -122,13 +118,9 @@ class RunningAccuracy:
             self.add(question, read_response(answer, self.benchmark.image_size(question), path))
 
     def describe(self) -> str:
-        parts = [f"parsable {self.parsable / self.answers:.1%}" if self.answers else "none to score"]
-        if self.scores:
-            parts.insert(0, f"accuracy {sum(self.scores) / len(self.scores):.1%}")
-        return ", ".join([*parts, *([self.problem] if self.problem else [])])
-
-
-# --- the record of a run ---------------------------------------------------------------------------------------------
+        parsable = f"parsable {self.parsable / self.answers:.1%}" if self.answers else "none to score"
+        accuracy = f"accuracy {sum(self.scores) / len(self.scores):.1%}" if self.scores else ""
+        return ", ".join(filter(None, (accuracy, parsable, self.problem)))
 
 
 def common_settings(arguments: argparse.Namespace, benchmark: Benchmark, run: int) -> dict[str, Any]:
@@ -209,9 +201,6 @@ def answered_before(path: Path, settings: Mapping[str, Any], questions: Sequence
     if unknown:
         raise InputError(f"{path} answers question {min(unknown)}, which is not asked: these are other questions")
     return done
-
-
-# --- several files ---------------------------------------------------------------------------------------------------
 
 
 def run_path(path: Path, run: int, runs: int) -> Path:

@@ -234,9 +234,7 @@ def read_run_record(answers: str | Path) -> dict[str, Any]:
     record = read_json(path) if path.is_file() else {}
     names = ("data_dir", "data_dir_from_here", "image_folder", "question_file")
     if not isinstance(record, dict) or not all(isinstance(record.get(name, ""), str) for name in names):
-        raise InputError(
-            f"{path} is not the record of a run: it must be a JSON object with the texts {', '.join(names)}"
-        )
+        raise InputError(f"{path} is not the record of a run: expected a JSON object with the texts {', '.join(names)}")
     return record
 
 

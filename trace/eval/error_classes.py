@@ -41,11 +41,7 @@ MIN_COSINE = math.cos(math.radians(60))  # a point on the right side is less tha
 
 
 class ErrorClassifier:
-    """Classifies the points that miss one question's region.
-
-    Args:
-        root: the benchmark's folder, to which `meta["instances"]` is relative.
-    """
+    """Classifies the points that miss one question's region; `root` is the benchmark's folder."""
 
     def __init__(self, question: Question, mask: Mask, root: Path) -> None:
         self.mask, self.meta = mask, question.meta
@@ -137,13 +133,10 @@ class ErrorClassifier:
 
 
 class RegionDistances:
-    """Distances in pixels to the nearest pixel of a region, 0 inside it.
+    """Distances in pixels to the nearest pixel of a region `[height, width]`, 0 inside it.
 
     The nearest columns of the region to the left and right of every pixel are computed once per row, as a distance
     transform begins; a point then looks at one pixel per row, however large the region is.
-
-    Args:
-        mask: `[height, width]` with at least one pixel.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -168,8 +161,6 @@ class RegionDistances:
             distances.append(float(np.hypot(across, gap(self.rows, y)).min()))
         return distances
 
-
-# --- answers without a point -----------------------------------------------------------------------------------------
 
 EXAMPLES = 3
 EXAMPLE_LENGTH = 120  # characters

@@ -123,18 +123,13 @@ def list_benchmarks() -> str:
     return "\n".join([*lines, "", f"Any folder with images/, masks/ and {QUESTION_FILE} is a benchmark too."])
 
 
-# --- parquet: FlagEval/Where2Place and RefSpatial-Bench --------------------------------------------------------------
-
 IDS, TEXTS = ("question_id", "id"), ("question", "prompt", "text")
 NOT_META = {"image", "mask", "question_type", "category", *IDS, *TEXTS}
 ImportedRow = tuple[Question, bytes, bytes, str]  # the question, the bytes of its image and mask, their source
 
 
 def unpack_parquet(path: Path) -> Path:
-    """Return the benchmark folder beside a parquet file, and write it if it does not exist.
-
-    InputError: the folder was not made from the file's present content. It may hold edits, so it is kept.
-    """
+    """Return the benchmark folder beside a parquet file; written if it does not exist, never replaced."""
     path = existing_file(path, "the benchmark")
     folder = path.with_suffix("")
     if not (folder / QUESTION_FILE).is_file():
@@ -153,7 +148,7 @@ def from_parquet(paths: Sequence[Path], out: Path, name: str) -> int:
     """Write the folder `out` from parquet files and return the number of questions.
 
     The columns are those of FlagEval/Where2Place (question_id, question, question_type, image, mask) or RefSpatial-Bench
-    (id, prompt, image, mask, ...). An image is bytes or a record that holds them. InputError names file and row.
+    (id, prompt, image, mask, ...). An image is bytes or a record that holds them.
     """
     unpacked = {path.name: {"sha256": sha256(existing_file(path, "the parquet file"))} for path in paths}
     description = {"name": name, "source": [path.name for path in paths], "unpacked": unpacked}
@@ -200,18 +195,8 @@ def _parquet_row(row: Mapping[str, Any], where: str) -> ImportedRow:
     category = row.get("question_type") or row.get("category")
     scalars = {name: value for name, value in row.items() if isinstance(value, str | int | float) and value == value}
     meta = {name: value for name, value in scalars.items() if name not in NOT_META}  # NaN is a missing value
-    question = Question(question_id, _image_name(question_id, where), text, str(category) if category else None, meta)
+    question = Question(question_id, f"{question_id}.png", text, str(category) if category else None, meta)
     return question, *pictures, where
-
-
-def _image_name(question_id: Any, where: str) -> str:
-    name = str(question_id)
-    if not name or name != PurePosixPath(name).name or name.startswith("."):
-        raise InputError(f"{where}: the id {name!r} cannot be a file name")
-    return f"{name}.png"
-
-
-# --- RoboRefIt -----------------------------------------------------------------------------------------------------
 
 
 RoboRefItEntry = tuple[Any, str, str, str]  # number, text, image, mask
@@ -267,13 +252,10 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
         for number, text, image, mask in chosen:
             where = f"{lists[0]}, question {number}"
             text = f"Point to {text.strip().rstrip('.')}."
-            question = Question(number, _image_name(number, where), text, None, {"source": image})
+            question = Question(number, f"{number}.png", text, None, {"source": image})
             yield question, picture(image, where), picture(mask, where), where
 
     return _write_benchmark(out, rows(), {"name": "roborefit", "note": note, "source": [lists[0].name]})
-
-
-# --- writing -------------------------------------------------------------------------------------------------------
 
 
 def _write_benchmark(out: Path, rows: Iterator[ImportedRow], description: Mapping[str, Any]) -> int:
@@ -284,6 +266,8 @@ def _write_benchmark(out: Path, rows: Iterator[ImportedRow], description: Mappin
         image_files: dict[str, str] = {}  # hash of an image -> its file
         questions: list[Question] = []
         for question, image, mask, where in rows:
+            if question.image != PurePosixPath(question.image).name or question.image.startswith("."):
+                raise InputError(f"{where}: the id {question.question_id!r} cannot be a file name")
             region, picture = open_region(mask, f"{where}, 'mask'"), open_image(image, f"{where}, 'image'")
             if region.shape != (picture.height, picture.width):
                 raise InputError(

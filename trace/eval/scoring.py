@@ -56,9 +56,6 @@ def count_hits(points: Sequence[Point | Box], mask: Mask) -> tuple[int, int]:
     return hits, total
 
 
-# --- reading answer files --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class RunAnswers:
     """The parsed answers of one run, by question id. Of mixed answers, `responses` holds only the points."""
@@ -98,9 +95,8 @@ def read_runs(path: Path, label: str, benchmark: Benchmark, convention_name: str
             It does not apply to a file with a run's record: this project wrote it, in its own convention.
     """
     numbers = sorted({answer.run for answer in read_answers(path)})
-    if len(numbers) < 2:
-        return [read_single_run(path, label, benchmark, convention_name)]
-    return [read_single_run(path, label, benchmark, convention_name, number) for number in numbers]
+    runs = numbers if len(numbers) > 1 else [None]
+    return [read_single_run(path, label, benchmark, convention_name, number) for number in runs]
 
 
 def read_single_run(
@@ -167,9 +163,6 @@ def _point_confidence(answer: Answer, source: Path) -> tuple[float, ...]:
     if not all(0 <= value <= 1 + 1e-6 for value in values):  # a probability as 32 bits round it
         raise InputError(f"{source}, question {answer.question_id}: point_confidence must be from 0 to 1, not {values}")
     return tuple(min(1.0, float(value)) for value in values)
-
-
-# --- results question by question ------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -283,12 +276,10 @@ def _shuffles(questions: Sequence[Question], images: Sequence[str], rng: np.rand
 
 def full_mask_warnings(full_masks: Sequence[Question], count: int) -> list[str]:
     """Return the warning about those of `count` questions whose mask covers the whole image, if there are any."""
-    if not full_masks:
-        return []
     return [
-        f"the mask covers the whole image in {len(full_masks)} of {count} questions (question "
-        f"{full_masks[0].question_id} is the first), where every answer counts as right"
-    ]
+        f"the mask covers the whole image in {len(full_masks)} of {count} questions (question {first.question_id} is the "
+        "first), where every answer counts as right" for first in full_masks[:1]
+    ]  # fmt: skip
 
 
 def question_groups(questions: Sequence[Question]) -> dict[tuple[str, str], list[int]]:
@@ -304,8 +295,6 @@ def question_groups(questions: Sequence[Question]) -> dict[tuple[str, str], list
             groups |= parts
     return groups
 
-
-# --- the reference's own scoring -------------------------------------------------------------------------------------
 
 REFERENCE_SIZE = (640, 480)  # the image size that the reference assumes for every image
 _BRACKETS = re.compile(r"\(([^()]*)\)")

@@ -108,8 +108,6 @@ def _by_image(values: Sequence[float] | Values, images: Sequence[Hashable]) -> t
     return np.bincount(positions, weights=array).astype(np.float64), np.bincount(positions).astype(np.float64)
 
 
-# --- calibration -----------------------------------------------------------------------------------------------------
-
 BINS = 10
 COVERAGES = tuple(round(0.1 * step, 1) for step in range(1, 11))
 
@@ -117,9 +115,7 @@ COVERAGES = tuple(round(0.1 * step, 1) for step in range(1, 11))
 def calibration(points: Sequence[tuple[float, float]], answers: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
     """Compute a model's reliability, expected calibration error and risk against coverage; None without confidences.
 
-    Args:
-        points: (confidence, 1 if inside the region else 0) of every point.
-        answers: (confidence, score) of every answer that has a confidence.
+    `points` and `answers` are pairs of confidence and score; a point scores 1 inside the region, 0 outside.
     """
     if not points or not answers:
         return None

@@ -61,12 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # the questions asked for, or as many as the runs that wrote the answers were asked for
     count = arguments.num_questions if arguments.num_questions is not None else max(counts) if all(counts) else None
     folder = output_folder(arguments.out or paths[0].parent)
-    runs = [
-        run_answers
-        for group, label, convention in zip(files, labels, conventions, strict=True)
-        for path in group
-        for run_answers in read_runs(path, label, benchmark, convention)
-    ]
+    runs = []
+    for group, label, convention in zip(files, labels, conventions, strict=True):
+        for path in group:
+            runs += read_runs(path, label, benchmark, convention)
     rng = np.random.default_rng(arguments.seed)
     scores = score_runs(benchmark.first(count), runs, rng, robopoint=arguments.compat == "robopoint")
     summary = summarize(scores, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
@@ -105,11 +103,8 @@ def _run_files(path: Path, choice: str | None) -> list[Path]:
     numbers = {file: file.stem[len(path.stem) + 1 :] for file in path.parent.glob(f"{path.stem}-*{path.suffix}")}
     runs = {file: int(number) for file, number in numbers.items() if number.isdecimal()}
     if path.exists():  # then another model's file, gpt-4.jsonl beside gpt.jsonl, is not one of its runs
-
-        def is_run(file: Path, number: int) -> bool:
-            return next((record.get("run") == number for _, record in read_jsonl(file, skip_partial_line=True)), False)
-
-        runs = {file: number for file, number in runs.items() if is_run(file, number)}
+        first = {file: next(read_jsonl(file, skip_partial_line=True), (0, {}))[1] for file in runs}
+        runs = {file: number for file, number in runs.items() if first[file].get("run") == number}
     numbered = sorted(runs, key=lambda file: runs[file])
     if path.exists() and numbered and choice is None:
         raise InputError(
@@ -150,9 +145,6 @@ def _open_benchmark(arguments: argparse.Namespace, answers: Path) -> Benchmark:
         folder = moved
     question_file = arguments.questions or record.get("question_file")
     return open_benchmark(folder, question_file, arguments.images or (images if images.is_dir() else None))
-
-
-# --- the numbers -------------------------------------------------------------------------------------------------
 
 
 def summarize(scores: BenchmarkScores, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:

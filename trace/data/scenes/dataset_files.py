@@ -130,9 +130,6 @@ def pictures_are_readable(out: Path, scene: Record) -> bool:
     return True
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------
-
-
 def write_dataset(scenes: FinishedScenes, questions: QuestionsConfig, benchmark: bool) -> dict[str, Any]:
     """Write views.jsonl, the samples or questions and the contact sheet; return counts, rejects and baselines."""
     out = scenes.out
@@ -211,8 +208,6 @@ def format_summary(summary: Mapping[str, Any]) -> str:
         lines.append(f"{timing['scenes_rendered']} scenes rendered in {timing['seconds']} s: {speed}")
     return "\n".join(lines)
 
-
-# --- the contact sheet ------------------------------------------------------------------------------------------------
 
 SHEET, COLUMNS = 25, 5  # samples
 TILE = 300  # the longer side of a picture

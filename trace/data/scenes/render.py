@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...core.images import FIRST_OBJECT
 from .config import SceneConfig
 from .gl import mujoco
+from .objects import Floats
 from .objects.assets import load_assets
 from .objects.catalog import CATEGORIES, Body
 from .objects.primitives import BANDS, LATHE_FACES, lathe_arrays
@@ -24,7 +25,6 @@ from .world.camera import Camera
 from .world.furniture import FINISHES, PLAIN_TEXTURES, ROOM_TEXTURES, TEXTURE_SIZE, draw_textures
 from .world.surfaces import Room
 
-Floats = NDArray[np.float64]
 Images = NDArray[np.uint8]
 
 CONE_SIDES = 32

@@ -7,10 +7,10 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...utils.command import InputError
 from .config import DatasetSpec
+from .objects import Floats, Ints
 from .objects.catalog import Body
 from .questions import relational
 from .questions.free_space import between_questions, free_questions, part_questions
@@ -26,9 +26,6 @@ from .world.camera import Camera, sample_camera
 from .world.layout import LayoutBatch, layout_from_bodies, sample_layouts
 from .world.rooms import ScenePlan, plan_flat_table, plan_room
 from .world.surfaces import Reject, Room, supports_of
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 BATCH = 48  # arrangements drawn and judged at a time
 MAX_ROUNDS = 400

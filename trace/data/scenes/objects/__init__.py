@@ -1,7 +1,13 @@
-"""Objects of a scene. Here: the colors of materials that are the same whatever the color in an object's name."""
+"""Objects of a scene. Here: the types of arrays, and the colors of materials that do not follow an object's name."""
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 RGB = tuple[float, float, float]
 Vector = tuple[float, float, float]
 

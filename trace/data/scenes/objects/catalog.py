@@ -13,12 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import METAL, RGB, Vector, household, kitchen, toys
+from . import METAL, RGB, Floats, Vector, household, kitchen, toys
 from .primitives import Part, darker, ground_axes, outline, rectangle_distance
-
-Floats = NDArray[np.float64]
 
 # Far apart in hue and lightness, so that jitter and colored light do not make one color pass for another.
 COLORS: dict[str, RGB] = {

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import RGB, Vector
+from . import RGB, Floats, Ints, Vector
 
-Floats = NDArray[np.float64]
 Profile = tuple[tuple[float, float], ...]
 Turn = tuple[float, ...]  # a rotation matrix by rows; () is no rotation
 
@@ -208,7 +206,7 @@ _SIDES_COS, _SIDES_SIN = _circle(SIDES)
 _BAND, _SIDE = np.divmod(np.arange(BANDS * SIDES), SIDES)
 _LOW, _HIGH, _NEXT = 2 * _BAND * SIDES, (2 * _BAND + 1) * SIDES, (_SIDE + 1) % SIDES
 _QUADS = [_LOW + _SIDE, _LOW + _NEXT, _HIGH + _NEXT, _LOW + _SIDE, _HIGH + _NEXT, _HIGH + _SIDE]
-LATHE_FACES: NDArray[np.int64] = np.stack(_QUADS, 1).reshape(-1, 3)
+LATHE_FACES: Ints = np.stack(_QUADS, 1).reshape(-1, 3)
 
 
 def lathe_arrays(profile: Profile, scale: Vector) -> tuple[Floats, Floats]:

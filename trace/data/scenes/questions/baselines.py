@@ -157,9 +157,6 @@ class BaselineScores:
         }
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Measure the shortcut baselines of a generated set.")
     parser.add_argument("--data", required=True, type=Path, help="folder of a generated training set or benchmark")

@@ -11,8 +11,8 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..objects import Bools, Floats
 from ..objects.assets import all_categories
 from ..objects.catalog import slenderness
 from ..world.surfaces import Reject, Support
@@ -20,8 +20,6 @@ from .question import ExtraObject, Goal, ViewQuestion, build_question
 from .relations import between_region, free_region, names_part, part_position
 from .view import SeenObject, View, Window
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Region = Callable[[Floats], Bools]  # which of some world points [n, 2] have a relation
 
 SPOTS = 64  # drawn for the extra object

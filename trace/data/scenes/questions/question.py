@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..objects import Bools
 from ..wording import MARK_COLORS, write_instruction
 from ..world.surfaces import Reject, Support
 from .baselines import baseline_points
 from .view import XY, SeenObject, View, sample_points
-
-Bools = NDArray[np.bool_]
 
 CROWDED = 0.6  # part of an object's box inside of another's rectangle with which both are in it
 

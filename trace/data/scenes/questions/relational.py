@@ -13,15 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import ObjectsConfig, RelationsConfig
+from ..objects import Bools, Floats, Ints
 from ..world.layout import LayoutBatch
 from .relations import directions, in_cone, outside_cone, split
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Cell = tuple[bool, bool]  # (the extreme candidate is right, the nearest candidate is right)
 CELLS: tuple[Cell, ...] = ((True, True), (True, False), (False, True), (False, False))
 HARD = CELLS[3]

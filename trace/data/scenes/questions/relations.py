@@ -13,24 +13,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import RelationsConfig
+from ..objects import Bools, Floats, Ints
 from ..objects.catalog import Body
 from ..wording import DIRECTIONS
 from ..world.camera import GroundFrame
 from ..world.surfaces import Support
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-
 YES, UNSURE, NO = 1, 0, -1
 OUTSIDE = 0.1  # beyond the corridor of "between" by this part of its length
 POINTS = 32  # of a footprint's outline
-
-
-# --- directions and regions -------------------------------------------------------------------------------------------
 
 
 def direction(relation: str, ground: GroundFrame) -> tuple[float, float]:
@@ -108,9 +101,6 @@ def part_position(relation: str, points: Floats, surface: Support, ground: Groun
     offset = points - np.array(surface.center[:2])
     result: Floats = split(offset, vector)[0] / surface.extent(vector)
     return result
-
-
-# --- relations that do not depend on the camera -----------------------------------------------------------------------
 
 
 class SpatialFacts:

@@ -13,13 +13,11 @@ from scipy.ndimage import distance_transform_cdt, distance_transform_edt, find_o
 
 from ....core.images import FIRST_OBJECT
 from ..config import SceneConfig
+from ..objects import Bools, Floats, Ints
 from ..objects.catalog import Body
 from ..world.camera import Camera
 from ..world.surfaces import Obstacles, Reject, Room, Spans, Support, points_in_square, supports_of
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 XY = tuple[float, float]
 Box = tuple[float, float, float, float]
 Window = tuple[tuple[float, float], float]  # a square on the ground: its center and half side
@@ -202,9 +200,6 @@ def _take(ground: Floats, chosen: Ints) -> Floats:
     for axis in (0, 1):
         ground[:, axis].take(chosen, out=result[:, axis], mode="clip")  # "raise" would copy once more
     return result
-
-
-# --- points on a mask: a normalised point (x, y) lies in the pixel (floor(x * width), floor(y * height)) --------------
 
 
 def on_mask(points: Floats, mask: Bools) -> Bools:

@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import SceneConfig
+from ..objects import Bools, Floats
 from ..objects.assets import all_categories
 from ..objects.catalog import Body
 from ..objects.primitives import ground_axes, rectangle_distance
 from .furniture import FINISHES, Furniture, sample_material
 from .layout import sample_body
 from .surfaces import Reject, Support, supports_of
-
-Floats = NDArray[np.float64]
 
 TRIES = 24  # positions drawn for an object
 TRAY_HALF = (0.10, 0.15)
@@ -134,7 +132,7 @@ class ObjectPlacer:
     def _finish(self, body: Body) -> Body:
         return replace(body, finish=int(self.rng.integers(len(FINISHES))))
 
-    def _clear(self, spots: Floats, body: Body, support: Support) -> NDArray[np.bool_]:
+    def _clear(self, spots: Floats, body: Body, support: Support) -> Bools:
         """Whether the body stands at spots [n, 2] of a support without touching another one."""
         clear = np.ones(len(spots), bool)
         gap = self.config.objects.spacing if support.owner is None else 0.002

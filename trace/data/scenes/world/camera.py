@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import CameraConfig
+from ..objects import Bools, Floats, Ints
 from ..objects.catalog import Body
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +67,14 @@ class Camera:
         matrix[:3, 3] = self.position
         return matrix
 
-    def rows_of(self, points: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    def rows_of(self, points: Floats) -> tuple[Floats, Floats, Bools]:
         """Smallest and largest pixel row of world points [..., k, 3], and whether one is behind: [...] each."""
         local = (points - np.array(self.position)) @ self.rotation[:, 1:]
         behind = (local[..., 1] <= 1e-3).any(-1)
         rows = local[..., 0] / np.maximum(local[..., 1], 1e-3) * self.focal + self.height / 2
         return rows.min(-1), rows.max(-1), behind
 
-    def ground_points(self, rows: NDArray[np.int64], columns: NDArray[np.int64], z: float = 0.0) -> Floats:
+    def ground_points(self, rows: Ints, columns: Ints, z: float = 0.0) -> Floats:
         """Where rays through these pixels' centers meet height z: world x, y [num_pixels, 2]; NaN if they do not."""
         across = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
         down = (np.arange(self.height) + 0.5 - self.height / 2) / self.focal

@@ -6,13 +6,10 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..objects import RGB, Vector
+from ..objects import RGB, Floats, Vector
 from ..objects.primitives import darker
 from .surfaces import OPEN, Block, Support
-
-Floats = NDArray[np.float64]
 
 PLAIN_TEXTURES = ("plain", "grain", "speckle", "tiles", "cloud")
 ROOM_TEXTURES = (*PLAIN_TEXTURES, "planks", "checker", "bricks", "weave", "stripes", "dots")

@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import SceneConfig
+from ..objects import Bools, Floats, Ints
 from ..objects.assets import all_categories
 from ..objects.catalog import Body, make_body, sample_rgb
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 TRIES = 12  # positions drawn for each object
 

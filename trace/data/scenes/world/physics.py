@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..config import WorldConfig
 from ..gl import mujoco
+from ..objects import Floats
 from ..objects.catalog import Body
 from ..objects.primitives import Part, outline
 from .surfaces import Reject, Room, supports_of
-
-Floats = NDArray[np.float64]
 
 STEP = 0.004  # seconds
 LIFT = 0.0005  # metres above the support at the start

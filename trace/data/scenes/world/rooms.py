@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....core.images import FIRST_SURFACE, MORE_SURFACES
 from ..config import SceneConfig
-from ..objects import RGB
+from ..objects import RGB, Floats
 from ..objects.catalog import Body
 from ..objects.primitives import darker
 from .arrangement import ObjectPlacer
@@ -23,8 +22,6 @@ from .furniture import PLAIN_TEXTURES, Furniture, jittered, sample_material
 from .layout import LayoutBatch, build_bodies
 from .physics import settle
 from .surfaces import Block, Light, Room, Support
-
-Floats = NDArray[np.float64]
 
 HEIGHT = {"table": (0.68, 0.80), "counter": (0.85, 0.95)}  # of the main surface above the floor, metres
 FRONT = -math.pi / 2  # azimuth of a camera that looks at the back wall

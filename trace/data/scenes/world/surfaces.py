@@ -11,16 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....core.images import FIRST_OBJECT
-from ..objects import RGB, Vector
+from ..objects import RGB, Bools, Floats, Ints, Vector
 from ..objects.catalog import Body
 from ..objects.primitives import ground_axes, local_xy, rectangle_distance
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 Spans = Callable[[Floats, Floats], tuple[Ints, Ints]]
 
 TOUCH = 0.001  # metres: an obstacle that overlaps the placed object's height by less does not block it
