@@ -5,8 +5,6 @@ Faults, each with its share of the requests: 400, 429 (with Retry-After), 500, `
 whose text is not in the wanted format; it counts as completed).
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import contextlib

@@ -1,7 +1,5 @@
 """A benchmark of three odd-sized images, plain ones, and answers to them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """api_vqa: remote models asked and read in their own conventions, kill and resume, caches, refused input."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess
@@ -83,9 +81,6 @@ def accuracy(answers):
     return read_json(answers.parent / "summary.json")["models"][0]["accuracy"][0]["mean"]
 
 
-# --- conventions ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_every_model_is_asked_and_read_in_its_own_convention(name, bench, tmp_path):
     answers = tmp_path / "out" / "m.jsonl"
@@ -103,15 +98,12 @@ def test_every_model_is_asked_and_read_in_its_own_convention(name, bench, tmp_pa
         assert all(line["metadata"]["sent"] == sizes[line["prompt"]] for line in written)
 
 
-@pytest.mark.parametrize(
-    ("model", "more", "code", "output"),
-    [
-        ("qwen3_vl_8b", [], 0, "convention qwen3-vl"),
-        ("my-finetune-of-gemini-data", [], 0, "convention unit"),  # assumed, with a warning
-        ("my-finetune-of-gemini-data", ["--convention", "gemini"], 0, "convention gemini"),
-        ("allenai/MolmoPoint-8B", [], 2, ""),  # writes no points
-    ],
-)
+@pytest.mark.parametrize(("model", "more", "code", "output"), [
+    ("qwen3_vl_8b", [], 0, "convention qwen3-vl"),
+    ("my-finetune-of-gemini-data", [], 0, "convention unit"),  # assumed, with a warning
+    ("my-finetune-of-gemini-data", ["--convention", "gemini"], 0, "convention gemini"),
+    ("allenai/MolmoPoint-8B", [], 2, ""),  # writes no points
+])  # fmt: skip
 def test_convention_follows_from_the_models_name(model, more, code, output, bench, tmp_path, capsys):
     assert run(api_vqa.main, flags(bench, tmp_path / "m", "http://nowhere", "--dry-run", *more, model=model)) == code
     printed = capsys.readouterr()
@@ -173,9 +165,6 @@ def test_broken_record_of_a_convention_is_named(metadata, bench, write_answers, 
     path = write_answers({3: "[(1, 2)]"}, metadata=metadata)
     assert run(summarize_vqa.main, ["--answers", str(path), "--data", str(bench)]) == 2
     assert "question 3" in capsys.readouterr().err
-
-
-# --- what is asked, and what is not asked twice -----------------------------------------------------------------------
 
 
 def test_several_runs_and_their_price(bench, tmp_path, capsys):
@@ -296,18 +285,11 @@ def test_dry_run_needs_no_key_and_writes_nothing(bench, tmp_path, capsys, monkey
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("more", "named"),
-    [
-        (["--provider", "vllm"], "--base-url"),
-        (["--concurrency", "0"], "--concurrency"),
-        (["--convention", "molmo", "--box"], "--box"),
-        (["--provider", "gemini", "--seed", "3"], "--seed"),
-        (["--runs", "3"], "--temperature"),
-        (["--price-in", "3"], "--price-out"),
-        (["--timeout", "nan"], "--timeout"),
-    ],
-)
+@pytest.mark.parametrize(("more", "named"), [
+    (["--provider", "vllm"], "--base-url"), (["--concurrency", "0"], "--concurrency"),
+    (["--convention", "molmo", "--box"], "--box"), (["--provider", "gemini", "--seed", "3"], "--seed"),
+    (["--runs", "3"], "--temperature"), (["--price-in", "3"], "--price-out"), (["--timeout", "nan"], "--timeout"),
+])  # fmt: skip
 def test_refused_flags(more, named, bench, tmp_path, capsys):
     common = ["--provider", "openai", "--model", "m", "--data", str(bench), "--answers", str(tmp_path / "m.jsonl")]
     assert run(api_vqa.main, [*common, *more]) == 2

@@ -1,7 +1,5 @@
 """The benchmark folder: where images and masks are found, and which are refused."""
 
-from __future__ import annotations
-
 import unicodedata
 
 import pytest
@@ -18,15 +16,11 @@ def columns(folder):
     return [int(benchmark.mask(question).any(axis=0).argmax()) for question in benchmark.questions]
 
 
-@pytest.mark.parametrize(
-    ("questions", "masks", "expected"),
-    [
-        ({7: "a.png", 2: "a.png"}, {"2.png": 2, "7.png": 5}, [5, 2]),
-        ({0: "00.png", 3: "03.png", 10: "10.png"}, {"00.png": 1, "03.png": 2, "10.png": 3}, [1, 2, 3]),
-        ({100: "b.png", 101: "a.png", 102: "b.png"}, {"a.png": 1, "b.png": 4}, [4, 1, 4]),
-    ],
-    ids=["question id", "padded question id", "image name"],
-)
+@pytest.mark.parametrize(("questions", "masks", "expected"), [
+    ({7: "a.png", 2: "a.png"}, {"2.png": 2, "7.png": 5}, [5, 2]),
+    ({0: "00.png", 3: "03.png", 10: "10.png"}, {"00.png": 1, "03.png": 2, "10.png": 3}, [1, 2, 3]),
+    ({100: "b.png", 101: "a.png", 102: "b.png"}, {"a.png": 1, "b.png": 4}, [4, 1, 4]),
+], ids=["question id", "padded question id", "image name"])  # fmt: skip
 def test_masks_are_found(write_benchmark, questions, masks, expected):
     assert columns(write_benchmark(questions, masks)) == expected
 
@@ -39,13 +33,10 @@ def test_missing_mask_is_not_replaced_by_one_of_another_question(write_benchmark
         benchmark.mask(benchmark.questions[0])
 
 
-@pytest.mark.parametrize(
-    ("questions", "masks"),
-    [
-        ({number: f"{3 - number}.png" for number in range(4)}, {f"{number}.png": number for number in range(4)}),
-        ({7: "a.png", 2: "a.png"}, {"2.png": 2, "7.png": 5, "a.png": 0}),
-    ],
-)
+@pytest.mark.parametrize(("questions", "masks"), [
+    ({number: f"{3 - number}.png" for number in range(4)}, {f"{number}.png": number for number in range(4)}),
+    ({7: "a.png", 2: "a.png"}, {"2.png": 2, "7.png": 5, "a.png": 0}),
+])  # fmt: skip
 def test_ambiguous_masks_need_a_rule(write_benchmark, questions, masks):
     folder = write_benchmark(questions, masks)
     number, image = next(iter(questions.items()))
@@ -112,15 +103,10 @@ def test_unusable_masks_are_named(write_benchmark):
             benchmark.mask(question)
 
 
-@pytest.mark.parametrize(
-    ("number", "fields"),
-    [
-        (8, {}),
-        ("3", {}),
-        (3, {"prompt": "  Point to\n the RED  mug number 3. "}),
-        (3, {"prompt": "<image>\nPOINT TO THE RED MUG NUMBER 3. YOUR ANSWER SHOULD BE FORMATTED AS A LIST."}),
-    ],
-)
+@pytest.mark.parametrize(("number", "fields"), [
+    (8, {}), ("3", {}), (3, {"prompt": "  Point to\n the RED  mug number 3. "}),
+    (3, {"prompt": "<image>\nPOINT TO THE RED MUG NUMBER 3. YOUR ANSWER SHOULD BE FORMATTED AS A LIST."}),
+])  # fmt: skip
 def test_answers_are_paired_by_question_id_and_prompt(number, fields, bench, write_answers):
     path = write_answers({number: "(0.1, 0.1)"}, **fields)
     assert pair_answers(read_answers(path), open_benchmark(bench), path)[str(number)].text == "(0.1, 0.1)"

@@ -1,7 +1,5 @@
 """Each point that misses gets its class; distances equal a loop over all pixels; why answers hold no point."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -37,24 +35,18 @@ def root(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("meta", "point", "expected"),
-    [
-        (META, Point(1.2, 0.5), "outside the image"),
-        (META, Point(0.5, 0.5), "on the reference object"),
-        (META, Point(0.8, 0.8), "on another object"),
-        (META, Point(0.05, 0.5), "right side but too far"),
-        (META, Point(0.42, 0.5), "right side but beside the region"),
-        (META, Point(0.9, 0.5), "wrong direction"),
-        (META, Point(0.5, 0.05), "wrong direction"),
-        (META, Point(0.02, 0.02), "right side but too far"),  # a surface is not an object
-        # less meta gives fewer classes
-        ({}, Point(0.5, 0.5), "elsewhere"),
-        ({"relation": "left", "references": [REFERENCE]}, Point(0.46, 0.55), "on the reference object"),
-        (META | {"relation": "between", "references": [REFERENCE, REFERENCE]}, Point(0.9, 0.5), "elsewhere"),
-        (META | {"references": [{"center": "?"}], "instances": "../a.png"}, Point(0.9, 0.5), "elsewhere"),
-    ],
-)
+@pytest.mark.parametrize(("meta", "point", "expected"), [
+    (META, Point(1.2, 0.5), "outside the image"), (META, Point(0.5, 0.5), "on the reference object"),
+    (META, Point(0.8, 0.8), "on another object"), (META, Point(0.05, 0.5), "right side but too far"),
+    (META, Point(0.42, 0.5), "right side but beside the region"), (META, Point(0.9, 0.5), "wrong direction"),
+    (META, Point(0.5, 0.05), "wrong direction"),
+    (META, Point(0.02, 0.02), "right side but too far"),  # a surface is not an object
+    # less meta gives fewer classes
+    ({}, Point(0.5, 0.5), "elsewhere"),
+    ({"relation": "left", "references": [REFERENCE]}, Point(0.46, 0.55), "on the reference object"),
+    (META | {"relation": "between", "references": [REFERENCE, REFERENCE]}, Point(0.9, 0.5), "elsewhere"),
+    (META | {"references": [{"center": "?"}], "instances": "../a.png"}, Point(0.9, 0.5), "elsewhere"),
+])  # fmt: skip
 def test_classes(root, meta, point, expected):
     assert classifier(root, meta).classify([point]) == [expected]
 
@@ -70,18 +62,14 @@ REGION, OTHER = Box(0.25, 0.375, 0.4, 0.625), Box(0.9, 0.4, 0.95, 0.5)
 THREE = ["wrong direction", "outside the image", "on the reference object"]
 
 
-@pytest.mark.parametrize(
-    ("items", "expected"),
-    [
-        ([], {"unparsable": 1.0}),
-        ([INSIDE, OUTSIDE, WRONG, WRONG], {"outside the image": 0.25, "wrong direction": 0.5}),
-        ([INSIDE], {}),
-        ([REGION, WRONG], {"wrong direction": 1.0}),  # boxes beside points are not scored and have no class
-        ([WRONG, INSIDE, REGION], {"wrong direction": 0.5}),
-        ([WRONG, OUTSIDE, Point(0.5, 0.5)], dict.fromkeys(THREE, 1 / 3)),  # equal shares: in order of occurrence
-        ([REGION, OTHER], {"wrong direction": pytest.approx(16 / 136)}),
-    ],
-)
+@pytest.mark.parametrize(("items", "expected"), [
+    ([], {"unparsable": 1.0}), ([INSIDE, OUTSIDE, WRONG, WRONG], {"outside the image": 0.25, "wrong direction": 0.5}),
+    ([INSIDE], {}),
+    ([REGION, WRONG], {"wrong direction": 1.0}),  # boxes beside points are not scored and have no class
+    ([WRONG, INSIDE, REGION], {"wrong direction": 0.5}),
+    ([WRONG, OUTSIDE, Point(0.5, 0.5)], dict.fromkeys(THREE, 1 / 3)),  # equal shares: in order of occurrence
+    ([REGION, OTHER], {"wrong direction": pytest.approx(16 / 136)}),
+])  # fmt: skip
 def test_shares_and_score_add_up_to_one(root, items, expected):
     shares = classifier(root).shares(items)
     assert shares == pytest.approx(expected) and list(shares) == list(expected)
@@ -127,22 +115,14 @@ def test_thousands_of_points_are_classified_and_measured():
     assert RegionDistances(mask).measure(points) == pytest.approx([max(0, point.x * 640 - 320) for point in points])
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("About 46%, 53%", "percent signs"),
-        ("(0,46; 0,53)", "decimal commas"),
-        ("<loc0512><loc0400>", "special tokens"),
-        ("0.46, 0.53", "no brackets"),
-        ("There is none.", "no numbers"),
-        (" ", "empty"),
-        ("1. **Identify the reference object:** the mug", "cut before the final answer"),
-        ("<think>the cup is at (0.1, 0.2)", "cut before the final answer"),
-        ("**Final Answer:** [(0.4", "cut inside a point"),
-        ("[(0.1, 0.2, 0.3)]", "three numbers in brackets"),
-        ("{0.46, 0.53}", "another form of brackets"),
-    ],
-)
+@pytest.mark.parametrize(("text", "reason"), [
+    ("About 46%, 53%", "percent signs"), ("(0,46; 0,53)", "decimal commas"), ("<loc0512><loc0400>", "special tokens"),
+    ("0.46, 0.53", "no brackets"), ("There is none.", "no numbers"), (" ", "empty"),
+    ("1. **Identify the reference object:** the mug", "cut before the final answer"),
+    ("<think>the cup is at (0.1, 0.2)", "cut before the final answer"),
+    ("**Final Answer:** [(0.4", "cut inside a point"), ("[(0.1, 0.2, 0.3)]", "three numbers in brackets"),
+    ("{0.46, 0.53}", "another form of brackets"),
+])  # fmt: skip
 def test_reason_of_an_unparsed_answer(text, reason):
     assert explain_unparsed(4, parse(text)).reason == reason
 

@@ -1,7 +1,5 @@
 """Published files become benchmark folders, by name or path; mistakes in them are named."""
 
-from __future__ import annotations
-
 import io
 import json
 
@@ -97,19 +95,14 @@ def test_refspatial_is_found_by_name(tmp_path, monkeypatch):
     assert benchmark.mask(question).sum() == 4 and str(out) in import_benchmark.list_benchmarks()
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"mask": picture(png((20, 11), 255))}, "question 1 is 20 x 11"),
-        ({"mask": picture(png((20, 10), 0))}, "question 1"),
-        ({"image": picture(b"no image")}, "row 1, 'image'"),
-        ({"mask": picture(png((20, 10), 90)[:-30])}, "row 1, 'mask'"),
-        ({"image": {"bytes": None, "path": "x"}}, "row 1, 'image'"),
-        ({"question": " "}, "row 1: .*'question'"),
-        ({"question_id": None}, "row 1: .*'question_id'"),
-        ({"question_id": 2}, "b.parquet"),  # twice
-    ],
-)
+@pytest.mark.parametrize(("changes", "named"), [
+    ({"mask": picture(png((20, 11), 255))}, "question 1 is 20 x 11"),
+    ({"mask": picture(png((20, 10), 0))}, "question 1"), ({"image": picture(b"no image")}, "row 1, 'image'"),
+    ({"mask": picture(png((20, 10), 90)[:-30])}, "row 1, 'mask'"),
+    ({"image": {"bytes": None, "path": "x"}}, "row 1, 'image'"), ({"question": " "}, "row 1: .*'question'"),
+    ({"question_id": None}, "row 1: .*'question_id'"),
+    ({"question_id": 2}, "b.parquet"),  # twice
+])  # fmt: skip
 def test_mistake_in_a_row_is_named(tmp_path, changes, named):
     path = write_parquet(tmp_path / "b.parquet", where2place(**changes))
     with pytest.raises(InputError, match=named):

@@ -1,7 +1,5 @@
 """model_vqa: published commands, records, kill and resume, several runs and processes, refused input."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -161,24 +159,16 @@ def test_fingerprint_sees_weights_and_processor(name, tiny_model, tmp_path):
     assert fingerprint(copy) != fingerprint(tiny_model)
 
 
-@pytest.mark.parametrize(
-    ("more", "named"),
-    [
-        (["--runs", "3"], "greedy"),
-        (["--runs", "0"], "--runs"),
-        (["--protocol", "paper", "--temperature", "0.7"], "--temperature"),
-        (["--samples", "3"], "--samples"),
-        (["--num-points", "3"], "--max-new-tokens"),
-        (["--prompt-template", "nowhere.txt"], "nowhere.txt"),
-        (["--conv-mode", "chatty"], "chatty"),
-        (["--conv-mode", "plain"], "plain"),
-        (["--num-chunks", "8", "--chunk-idx", "8"], "chunk 8 of 8"),
-        (["--model", "nowhere"], "nowhere"),
-        (["--model", "{tmp}"], "{tmp}"),  # a folder that holds no model
-        (["--answers", "{tmp}/bench/point_questions.jsonl/m.jsonl"], "point_questions.jsonl"),
-        (["--answers", "{tmp}/bench/point_questions.jsonl", "--overwrite"], "point_questions.jsonl"),
-    ],
-)
+@pytest.mark.parametrize(("more", "named"), [
+    (["--runs", "3"], "greedy"), (["--runs", "0"], "--runs"),
+    (["--protocol", "paper", "--temperature", "0.7"], "--temperature"), (["--samples", "3"], "--samples"),
+    (["--num-points", "3"], "--max-new-tokens"), (["--prompt-template", "nowhere.txt"], "nowhere.txt"),
+    (["--conv-mode", "chatty"], "chatty"), (["--conv-mode", "plain"], "plain"),
+    (["--num-chunks", "8", "--chunk-idx", "8"], "chunk 8 of 8"), (["--model", "nowhere"], "nowhere"),
+    (["--model", "{tmp}"], "{tmp}"),  # a folder that holds no model
+    (["--answers", "{tmp}/bench/point_questions.jsonl/m.jsonl"], "point_questions.jsonl"),
+    (["--answers", "{tmp}/bench/point_questions.jsonl", "--overwrite"], "point_questions.jsonl"),
+])  # fmt: skip
 def test_refused_flags(answer, tmp_path, more, named):
     with pytest.raises(InputError, match=named.format(tmp=tmp_path)):
         answer(*(word.format(tmp=tmp_path) for word in more))
@@ -213,9 +203,6 @@ def test_broken_images_are_refused_or_skipped(answer, bench, tmp_path, capsys, c
     summary = read_json(tmp_path / "summary.json")["models"][0]
     assert summary["unanswered"] == 2 and summary["scores"]["4"] == summary["scores"]["7"] == 0
     assert "2 of 6 questions were skipped" in capsys.readouterr().out
-
-
-# --- several runs, several processes, batches ------------------------------------------------------------------------
 
 
 def test_paper_protocol_is_three_seeded_runs(answer, tmp_path, capsys):

@@ -1,7 +1,5 @@
 """The score of one answer, and the reference's own numbers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -20,25 +18,19 @@ MASK[:, :5] = True
 MASK[3, 9] = True  # the last pixel
 
 
-@pytest.mark.parametrize(
-    ("points", "expected"),
-    [
-        ([], 0.0),
-        ([Point(0.0, 0.0)], 1.0),
-        ([Point(0.5, 0.5)], 0.0),
-        ([Point(1.0, 1.0)], 1.0),  # the corner is the last pixel
-        ([Point(0.1, 0.1), Point(0.9, 0.1)], 0.5),
-        ([Point(0.1, 0.1), Point(-0.1, 0.1), Point(0.1, 1.01)], 1 / 3),  # outside the image is a miss
-        ([Box(0.0, 0.0, 1.0, 1.0)], 21 / 40),
-        ([Box(0.4, 0.0, 0.6, 1.0)], 0.5),
-        ([Box(0.6, 1.0, 0.4, 0.0)], 0.5),  # reversed corners
-        ([Box(0.2, 0.25, 0.2, 0.25)], 1.0),  # no extent: the pixel that holds it
-        ([Box(-1.0, 0.0, 0.5, 1.0)], 20 / 60),  # pixels outside the image count
-        ([Box(1.0, 1.0, 1.0, 1.0)], 1.0),
-        ([Box(0.0, 0.0, 0.5, 1.0), Box(0.5, 0.0, 0.6, 0.25)], 20 / 21),  # a box weighs its pixels
-        ([Box(0.0, 0.0, 0.5, 1.0), Point(0.9, 0.1)], 0.0),  # boxes beside points do not count
-    ],
-)
+@pytest.mark.parametrize(("points", "expected"), [
+    ([], 0.0), ([Point(0.0, 0.0)], 1.0), ([Point(0.5, 0.5)], 0.0),
+    ([Point(1.0, 1.0)], 1.0),  # the corner is the last pixel
+    ([Point(0.1, 0.1), Point(0.9, 0.1)], 0.5),
+    ([Point(0.1, 0.1), Point(-0.1, 0.1), Point(0.1, 1.01)], 1 / 3),  # outside the image is a miss
+    ([Box(0.0, 0.0, 1.0, 1.0)], 21 / 40), ([Box(0.4, 0.0, 0.6, 1.0)], 0.5),
+    ([Box(0.6, 1.0, 0.4, 0.0)], 0.5),  # reversed corners
+    ([Box(0.2, 0.25, 0.2, 0.25)], 1.0),  # no extent: the pixel that holds it
+    ([Box(-1.0, 0.0, 0.5, 1.0)], 20 / 60),  # pixels outside the image count
+    ([Box(1.0, 1.0, 1.0, 1.0)], 1.0),
+    ([Box(0.0, 0.0, 0.5, 1.0), Box(0.5, 0.0, 0.6, 0.25)], 20 / 21),  # a box weighs its pixels
+    ([Box(0.0, 0.0, 0.5, 1.0), Point(0.9, 0.1)], 0.0),  # boxes beside points do not count
+])  # fmt: skip
 def test_score(points, expected):
     assert score(points, MASK) == pytest.approx(expected)
 
@@ -54,25 +46,20 @@ def test_box_equals_its_pixels_one_by_one(mask, corners):
         assert score([box], mask) == pytest.approx(padded[20 + y0 : 20 + y1, 20 + x0 : 20 + x1].mean())
 
 
-# --- the reference ---------------------------------------------------------------------------------------------
-
 GREY = np.zeros((480, 640))
 GREY[100:300, 100:400] = 1.0
 GREY[100:300, 400] = 0.25  # as on the edge of a JPEG
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("[(0.5, 0.5), (0.9, 0.9)]", 0.5),
-        ("(400, 150)", 0.25),  # grey values are not binarised
-        ("I see (0.9, 0.9). **Final Answer:** [(0.5, 0.5)]", 0.5),  # the reasoning counts
-        ("(100, 100, 401, 300)", (300 + 0.25) / 301),
-        ("[(0.1, 0.1), (0.5, 0.5), (100, 100, 400, 300)]", 60001 / 60002),  # a box outweighs the points beside it
-        ("(0.5, " + "9" * 400 + ".0)", None),  # the script crashes
-    ],
-)
+@pytest.mark.parametrize(("text", "expected"), [
+    ("[(0.5, 0.5), (0.9, 0.9)]", 0.5),
+    ("(400, 150)", 0.25),  # grey values are not binarised
+    ("I see (0.9, 0.9). **Final Answer:** [(0.5, 0.5)]", 0.5),  # the reasoning counts
+    ("(100, 100, 401, 300)", (300 + 0.25) / 301),
+    ("[(0.1, 0.1), (0.5, 0.5), (100, 100, 400, 300)]", 60001 / 60002),  # a box outweighs the points beside it
+    ("(0.5, " + "9" * 400 + ".0)", None),  # the script crashes
+])  # fmt: skip
 def test_robopoint_score(text, expected):
     assert robopoint_score(text, GREY) == (None if expected is None else pytest.approx(expected))
 

@@ -1,7 +1,5 @@
 """Intervals and differences over images, calibration and its figure."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

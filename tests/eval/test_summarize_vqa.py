@@ -1,7 +1,5 @@
 """What a summary contains for answers that were written by hand."""
 
-from __future__ import annotations
-
 import csv
 import json
 
@@ -131,19 +129,12 @@ def test_record_names_the_benchmark(model_of, write_answers, bench, tmp_path, ca
     assert accuracy(model_of(tmp_path / "moved" / "m.jsonl", data=None)) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (["--labels", "a", "b"], "2 labels"),
-        (["--data", "nowhere"], "nowhere"),
-        (["--num-questions", "0"], "--num-questions"),
-        (["--resamples", "0"], "--resamples"),
-        (["--seed", "-1"], "--seed"),
-        (["--convention", "klingon"], "klingon"),
-        (["--convention", "unit", "gemini"], "2 conventions"),
-        (["--out", "{path}/below-a-file"], "below-a-file"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "named"), [
+    (["--labels", "a", "b"], "2 labels"), (["--data", "nowhere"], "nowhere"),
+    (["--num-questions", "0"], "--num-questions"), (["--resamples", "0"], "--resamples"), (["--seed", "-1"], "--seed"),
+    (["--convention", "klingon"], "klingon"), (["--convention", "unit", "gemini"], "2 conventions"),
+    (["--out", "{path}/below-a-file"], "below-a-file"),
+])  # fmt: skip
 def test_refused_flags(summarize, write_answers, flags, named):
     path = write_answers(ALL_LEFT)
     with pytest.raises(InputError, match=named):
@@ -162,9 +153,6 @@ def test_refused_files(summarize, write_answers, bench, tmp_path):
         with pytest.raises(InputError, match=named):
             summarize(*words, data=data)
     assert not (tmp_path / "out" / "summary.json").exists()
-
-
-# --- several runs, error classes, the papers' tables, CSV, confidence --------------------------------------------------
 
 
 def test_runs_of_a_model_give_mean_and_deviation(model_of, write_answers, tmp_path, capsys):
@@ -289,9 +277,6 @@ def test_files_of_one_name_are_told_apart(summarize, write_answers):
 
     assert labels(first, second) == ["a/bench/answers", "b/bench/answers"]
     assert labels(first, third) == ["bench/answers.jsonl", "bench/answers.json"]
-
-
-# --- answers of other models ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

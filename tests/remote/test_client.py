@@ -1,7 +1,5 @@
 """The client for remote models: what reaches the provider, what is retried, what is never asked twice."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys
@@ -75,9 +73,6 @@ def ask(provider, cache, asked, limits=None, follow_up=None):
 
     with Client(provider, cache, limits or Limits(concurrency=16)) as client:
         return asyncio.run(everything()), client.figures
-
-
-# --- the protocol -----------------------------------------------------------------------------------------------------
 
 
 @PROTOCOLS
@@ -156,9 +151,6 @@ def test_a_server_that_is_not_there_stops_the_run(cache):
         ask(provider, cache, requests(100), Limits(concurrency=4, give_up=5))
 
 
-# --- the cache --------------------------------------------------------------------------------------------------------
-
-
 def test_what_was_answered_is_never_asked_again(cache):
     first, second = Scripted(lambda request: done(request.text)), Scripted(lambda request: done("other"))
     ask(first, cache, requests(30))
@@ -204,9 +196,6 @@ def test_a_file_that_is_no_cache_is_refused_and_kept(cache, line):
 def test_one_process_at_a_time_has_the_cache(cache):
     with Client(Scripted(), cache), pytest.raises(InputError):
         Client(Scripted(), cache)
-
-
-# --- asking -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_follow_up_is_asked_until_the_answer_is_accepted(cache):
@@ -275,9 +264,6 @@ def test_requests_wait_for_the_rate_limit(cache):
     assert figures.seconds > 0.45
     with pytest.raises(InputError, match="tokens_per_minute"):
         ask(Scripted(), cache.with_name("other"), requests(2), Limits(tokens_per_minute=1))
-
-
-# --- tokens and money -------------------------------------------------------------------------------------------------
 
 
 def test_tokens_of_an_image_are_the_published_ones():
