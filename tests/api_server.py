@@ -1,9 +1,4 @@
-"""A local server with OpenAI's chat completions that misbehaves on purpose: `with serving(...) as server`.
-
-Faults, each with its share of the requests: 400, 429 (with Retry-After), 500, `slow` (no answer until the client leaves),
-`cut` (half of the answer, then the connection is closed), `malformed` (200, but no JSON) and `wrong` (a whole answer
-whose text is not in the wanted format; it counts as completed).
-"""
+"""A local server with OpenAI's chat completions that misbehaves on purpose: `with serving(...) as server`."""
 
 import asyncio
 import base64
@@ -12,30 +7,26 @@ import hashlib
 import json
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
-
-SORRY = "I am sorry, but I cannot help with that."
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request."""
-
     model: str
     system: str
     text: str
     images: tuple[bytes, ...]
-    body: Mapping[str, Any]
+    body: dict
 
     @property
-    def digest(self) -> str:
+    def digest(self):
         return hashlib.sha256(f"{self.model}\0{self.system}\0{self.text}".encode()).hexdigest()[:16]
 
 
-def reasoning(asked: Asked) -> str:
+def reasoning(asked):
     """Four steps that name everything the instruction names: what a careful model might answer."""
     line = next(line for line in asked.text.splitlines() if line.startswith("Instruction: "))
     instruction = line.removeprefix("Instruction: ").rstrip(".?! ")
@@ -48,7 +39,7 @@ def reasoning(asked: Asked) -> str:
     })  # fmt: skip
 
 
-def one_point(asked: Asked) -> str:
+def one_point(asked):
     """What a pointing model might answer: one point, which depends on the question."""
     x, y = (int(asked.digest[i : i + 4], 16) / 0x10000 for i in (0, 4))
     return f"[({x:.3f}, {y:.3f})]"
@@ -56,42 +47,36 @@ def one_point(asked: Asked) -> str:
 
 @dataclass
 class Server:
-    """The behaviour, the requests, and for each its digest, fault and whether a whole answer was sent."""
+    """The behaviour, the requests, and for each its digest, fault and whether a whole answer was sent.
 
-    answer: Callable[[Asked], str] = reasoning
-    faults: Mapping[str, float] = field(default_factory=dict)
-    seed: int = 0
+    Faults, each with its share of the requests: 400, 429 (with Retry-After), 500, `slow` (no answer until the client
+    leaves), `cut` (half of the answer, then the connection is closed), `malformed` (200, but no JSON) and `wrong` (a
+    whole answer whose text is not in the wanted format; it counts as completed).
+    """
+
+    random: random.Random
+    answer: Callable = reasoning
+    faults: dict = field(default_factory=dict)
     key: str | None = None  # any key will do when None
     delay: float = 0.0  # seconds before an answer
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
-
-    def choose_fault(self) -> str:
-        draw = self._random.random()
-        for name, share in self.faults.items():
-            draw -= share
-            if draw < 0:
-                return name
-        return "none"
+    records: list[dict] = field(default_factory=list)
 
 
 class Connection(asyncio.Protocol):
     """HTTP/1.1 with kept connections, as far as the SDK uses it."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server):
         self.server, self.buffer, self.gone = server, bytearray(), asyncio.Event()
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport):
         self.transport = transport
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, error):
         self.gone.set()
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data):
         self.buffer += data
         head, _, rest = bytes(self.buffer).partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
@@ -101,13 +86,21 @@ class Connection(asyncio.Protocol):
             del self.buffer[: len(head) + 4 + length]
             self.task = asyncio.ensure_future(self.respond(first.split(" ")[1], headers, rest[:length]))
 
-    async def respond(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+    async def respond(self, path, headers, body):
         server = self.server
         if server.key is not None and headers.get("authorization") != f"Bearer {server.key}":
             return self.send_error(401)
         if not path.startswith("/v1") or not path.endswith("/chat/completions"):
             return self.send_error(404)
-        asked, fault = _read(body), server.choose_fault()
+        content = json.loads(body)
+        system = "\n".join(turn["content"] for turn in content["messages"] if turn["role"] == "system")
+        parts = [part for turn in content["messages"] if turn["role"] == "user" for part in turn["content"]]
+        text = "\n".join(part["text"] for part in parts if "text" in part)
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        images = tuple(base64.b64decode(url.partition(",")[2]) for url in urls)
+        asked, draw = Asked(content["model"], system, text, images, content), server.random.random()
+        edges = zip(server.faults, accumulate(server.faults.values()), strict=True)
+        fault = next((name for name, edge in edges if draw < edge), "none")
         server.asked.append(asked)
         await asyncio.sleep(server.delay)
         if fault == "slow":
@@ -116,16 +109,20 @@ class Connection(asyncio.Protocol):
         server.records.append({"digest": asked.digest, "fault": fault, "completed": completed})
         if fault in ("400", "429", "500"):
             return self.send_error(int(fault))
-        payload = _envelope(asked, SORRY if fault == "wrong" else server.answer(asked))
+        answer = "I am sorry, but I cannot help with that." if fault == "wrong" else server.answer(asked)
+        message = {"role": "assistant", "content": answer}
+        tokens_in = (len(system) + len(text)) // 4 + 258 * len(images)  # four characters each, an image 258
+        usage = {"prompt_tokens": tokens_in, "completion_tokens": len(answer) // 4}
+        payload = json.dumps({"object": "chat.completion", "model": asked.model, "usage": usage,
+                              "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()  # fmt: skip
         if fault == "malformed":
-            self.send(200, payload[: len(payload) // 2] + b"}")
-        else:
-            self.send(200, payload, cut=fault == "cut")
+            payload = payload[: len(payload) // 2] + b"}"
+        self.send(200, payload, cut=fault == "cut")
 
-    def send_error(self, status: int) -> None:
+    def send_error(self, status):
         self.send(status, json.dumps({"error": {"code": status, "message": HTTPStatus(status).phrase}}).encode())
 
-    def send(self, status: int, payload: bytes, cut: bool = False) -> None:
+    def send(self, status, payload, cut=False):
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
         head += f"Retry-After: 0.01\r\nContent-Length: {len(payload)}\r\n\r\n"
         if not self.transport.is_closing():
@@ -134,35 +131,13 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-def _read(body: bytes) -> Asked:
-    content = json.loads(body)
-    system = [turn["content"] for turn in content["messages"] if turn["role"] == "system"]
-    parts = [part for turn in content["messages"] if turn["role"] == "user" for part in turn["content"]]
-    text = "\n".join(part["text"] for part in parts if "text" in part)
-    urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-    images = tuple(base64.b64decode(url.partition(",")[2]) for url in urls)
-    return Asked(content["model"], "\n".join(system), text, images, content)
-
-
-def _envelope(asked: Asked, text: str) -> bytes:
-    """The answer as servers wrap it; tokens are counted as four characters each, an image as 258."""
-    tokens_in = (len(asked.system) + len(asked.text)) // 4 + 258 * len(asked.images)
-    message = {"role": "assistant", "content": text}
-    return json.dumps({
-        "object": "chat.completion",
-        "model": asked.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": tokens_in, "completion_tokens": len(text) // 4},
-    }).encode()  # fmt: skip
-
-
 @contextlib.contextmanager
-def serving(**behaviour: Any) -> Iterator[Server]:
+def serving(seed=0, **behaviour):
     """A server in a thread of its own; its address is `url`."""
-    server, ready = Server(**behaviour), threading.Event()
+    server, ready = Server(random.Random(seed), **behaviour), threading.Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 
-    async def serve() -> None:
+    async def serve():
         listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0)
         server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         ready.set()
