@@ -1,7 +1,5 @@
 """visualization/attention_map.py: what it writes, what it skips, what it refuses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from forced_answers import COR, STEPS, saying
@@ -16,12 +14,8 @@ from trace_vlm.utils.files import read_json, write_json, write_jsonl
 
 
 @pytest.fixture
-def bench(tmp_path):
-    return make_benchmark(tmp_path / "bench")
-
-
-@pytest.fixture
 def folder(tmp_path):
+    make_benchmark(tmp_path / "bench")
     return tmp_path / "out"
 
 
@@ -29,33 +23,25 @@ def folder(tmp_path):
 def generated(nano, monkeypatch):
     """A nano model that answers every question with COR; the list grows by one entry at each question."""
     calls, generate = [], nano.model.generate
-
-    def counted(**options):
-        calls.append(options)
-        return generate(**options)
-
+    monkeypatch.setattr(nano.model, "generate", lambda **options: calls.append(options) or generate(**options))
     monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *_: cls(nano)))
     # smaller pictures: drawing is most of what these tests take
     monkeypatch.setattr(results, "save_figure", lambda figure, path: canvas.save_figure(figure, path, 0.3))
-    monkeypatch.setattr(nano.model, "generate", counted)
     with saying(nano, COR):
         yield calls
 
 
 @pytest.fixture
-def attend(bench, folder):
+def attend(folder):
     """Run the command with these words, on the first `end` questions."""
-
-    def call(*words, end=3):
-        flags = ["--model", "nano-random", "--data", bench, "--out", folder, "--end-idx", end, *words]
-        return run(script("attention_map").main, list(map(str, flags)))
-
-    return call
+    flags = ["--model", "nano-random", "--data", folder.parent / "bench", "--out", folder, "--end-idx"]
+    return lambda *words, end=3: run(script("attention_map").main, list(map(str, [*flags, end, *words])))
 
 
-def test_one_picture_a_step_one_of_all_and_a_record(bench, folder, generated):
-    words = ["--model_path", "nano-random", "--dataset_dir", bench, "--output_dir", folder, "--layers", -1]  # published
-    assert run(script("attention_map").main, list(map(str, [*words, "--start-idx", 1, "--end-idx", 3]))) == 0
+def test_one_picture_a_step_one_of_all_and_a_record(tmp_path, folder, generated):
+    published = ["--model_path", "nano-random", "--dataset_dir", tmp_path / "bench", "--output_dir", folder]
+    words = [*published, "--layers", -1, "--start-idx", 1, "--end-idx", 3]
+    assert run(script("attention_map").main, list(map(str, words))) == 0
     records = results.read_records(folder)
     assert [record.question_id for record in records] == [1, "left/2"] and len(generated) == 2
     first = records[0]
@@ -91,7 +77,7 @@ def test_saved_answers_are_read_without_generating(attend, folder, tmp_path, gen
     assert attend(end=1) == 0
     (first,) = results.read_records(folder)
     file = tmp_path / "saved.jsonl"
-    write_jsonl(file, [{"question_id": 0, "text": first.text, "token_ids": list(first.token_ids)}])
+    write_jsonl(file, [{"question_id": 0, "text": first.text, "token_ids": first.token_ids}])
     words = ["--method", "teacher-forced", "--answers", file, "--out", tmp_path / "b"]
     assert attend(*words, end=1) == 0 and len(generated) == 1
     (forced,) = results.read_records(tmp_path / "b")
@@ -107,13 +93,13 @@ def test_interventions_are_reported_and_kept(attend, folder, generated):
     edits = {(effect["step"], effect["kind"]) for effect in effects}
     assert {(step, "control") for step in STEPS} <= edits and ("target", "direction") in edits
     lines = (folder / "interventions.jsonl").read_text()
-    assert attend("--intervene", "--resume", end=1) == 0
-    assert len(generated) == 1 and interventions.read_effects(folder) == effects
+    assert attend("--intervene", "--resume", end=1) == 0 and len(generated) == 1
+    assert interventions.read_effects(folder) == effects
     assert (folder / "interventions.jsonl").read_text() == lines
     assert "Does the reasoning matter?" in (folder / "report.html").read_text()
 
 
-def test_resume_skips_complete_questions_only(attend, bench, folder, generated):
+def test_resume_skips_complete_questions_only(attend, tmp_path, folder, generated):
     def ask(*words, expected, end=3):
         generated.clear()
         assert attend(*words, end=end) == 0 and len(generated) == expected
@@ -126,7 +112,7 @@ def test_resume_skips_complete_questions_only(attend, bench, folder, generated):
     assert [record.question_id for record in results.read_records(folder)] == list(IDS)
     ask(end=1, expected=1)  # without --resume
     ask("--resume", "--layers", 0, expected=3)  # other layers are another result
-    Image.new("RGB", SIZES["tall.png"]).save(bench / "images/tall.png")
+    Image.new("RGB", SIZES["tall.png"]).save(tmp_path / "bench/images/tall.png")
     ask("--resume", "--layers", 0, expected=1)  # and so is another picture
 
 
@@ -153,32 +139,25 @@ def test_a_missing_step_is_reported_and_has_no_picture(attend, folder, nano, gen
     assert not (folder / "0_2_target.png").exists() and (folder / "0_3_subtype.png").is_file()
 
 
-def test_one_bad_image_does_not_end_the_run(attend, bench, folder, generated, capsys):
-    (bench / "images/tall.png").write_bytes(b"no image")
+def test_one_bad_image_does_not_end_the_run(attend, tmp_path, folder, generated, capsys):
+    (tmp_path / "bench/images/tall.png").write_bytes(b"no image")
     assert attend() == 1 and "question 1 failed" in capsys.readouterr().out
     assert "tall.png" in read_json(folder / "failures.json")["1"]
     assert [record.question_id for record in results.read_records(folder)] == [0, "left/2"]
     assert attend("--resume", end=1) == 0
     assert "1" in read_json(folder / "failures.json")  # of an earlier run, and not resolved yet
-    Image.new("RGB", SIZES["tall.png"]).save(bench / "images/tall.png")
+    Image.new("RGB", SIZES["tall.png"]).save(tmp_path / "bench/images/tall.png")
     generated.clear()
     assert attend("--resume") == 0  # failed questions are tried again, the rest is complete
     assert len(generated) == 1 and read_json(folder / "failures.json") == {}
     assert len(results.read_records(folder)) == 3
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        (["--max-new-tokens", 0], "--max-new-tokens"),
-        (["--every", 0], "--every"),
-        (["--conv-mode", "zzz"], "'zzz'"),
-        (["--conv-mode", "plain"], "plain"),
-        (["--start-idx", 3], "--start-idx 3"),
-        (["--start-idx", -1], "--start-idx -1"),
-        (["--start-idx", 2, "--end-idx", 2], "--end-idx 2"),
-    ],
-)
+@pytest.mark.parametrize(("words", "name"), [
+    (["--max-new-tokens", 0], "--max-new-tokens"), (["--every", 0], "--every"), (["--conv-mode", "zzz"], "'zzz'"),
+    (["--conv-mode", "plain"], "plain"), (["--start-idx", 3], "--start-idx 3"),
+    (["--start-idx", -1], "--start-idx -1"), (["--start-idx", 2, "--end-idx", 2], "--end-idx 2"),
+])  # fmt: skip
 def test_a_mistake_of_the_command_is_reported_before_the_model_is_loaded(attend, folder, words, name, capsys):
     assert attend("--model", folder / "no model", *words) == 2
     assert name in capsys.readouterr().err and not folder.exists()

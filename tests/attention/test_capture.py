@@ -1,14 +1,11 @@
 """Recorded attention against eager attention and against the original code's record; capture and its options."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import LogitsProcessor
 
 from trace_vlm.attention.capture import CaptureConfig, capture_teacher_forced, capture_while_generating
 from trace_vlm.core.prompts import render_prompt
@@ -23,9 +20,6 @@ PROMPT = render_prompt("Where is the red mug?")
 EXACT = CaptureConfig(dtype="float32", heads=(1, 2, 3))
 
 
-# --- the record of the original code -------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def original():
     """The model, image and prompt of the recorded case, and the record."""
@@ -37,13 +31,7 @@ def original():
 @pytest.fixture(scope="module")
 def captured(original):
     """The answer is cut off, so its last row exists only because the last token was fed in once more."""
-
-    class NoEnd(LogitsProcessor):
-        def __call__(self, input_ids, scores):
-            scores[:, 2] = -torch.inf
-            return scores
-
-    return capture_while_generating(*original[0], EXACT, max_new_tokens=40, logits_processor=[NoEnd()])
+    return capture_while_generating(*original[0], EXACT, max_new_tokens=40, min_new_tokens=40)
 
 
 def by_head(captured):
@@ -64,14 +52,11 @@ def test_a_teacher_forced_pass_gives_the_same_rows(original, captured):
 
 
 def test_the_predicting_row_is_the_one_before(original, captured):
-    config = CaptureConfig(dtype="float32", heads=(1, 2, 3), row="predict")
-    before, record = capture_teacher_forced(*original[0], captured.token_ids, config), original[1]
+    config, record = CaptureConfig(dtype="float32", heads=(1, 2, 3), row="predict"), original[1]
+    before = capture_teacher_forced(*original[0], captured.token_ids, config)
     assert np.abs(by_head(before)[:, :, 0] - record["attention_last_prompt_row"]).max() < 1e-5
     assert np.abs(by_head(before)[:, :, 1:] - record["attention"][:, :, :-1]).max() < 1e-5
     assert np.array_equal(before.keys + 1, captured.keys)
-
-
-# --- what is kept --------------------------------------------------------------------------------------------------
 
 
 def eager_attention(nano, inputs):
@@ -89,8 +74,7 @@ def forced(nano, tokens, *layers, **options):
 
 
 def test_an_answer_that_ends_itself_has_a_row_for_every_token(nano):
-    config = CaptureConfig(dtype="float32")
-    captured = capture_while_generating(nano, PICTURE, PROMPT, config, max_new_tokens=12, min_new_tokens=12)
+    captured = capture_while_generating(nano, PICTURE, PROMPT, EXACT, max_new_tokens=12, min_new_tokens=12)
     inputs = nano.inputs([PICTURE], [PROMPT])
     start = inputs["input_ids"].shape[1]
     ids = torch.cat([inputs["input_ids"], torch.tensor([captured.token_ids])], dim=1)
@@ -119,15 +103,10 @@ def test_a_pass_longer_than_one_chunk_is_the_same(nano, monkeypatch):
 
 def test_a_pass_ends_in_the_last_recorded_layer(nano):
     """The layers above it are not run, and of that one nothing but its queries and keys."""
-    finished = []
-    hooks = [layer.register_forward_hook(lambda *_, index=index: finished.append(index))
-             for index, layer in enumerate(nano.model.model.language_model.layers)]  # fmt: skip
-    try:
+    finished, layers = [], list(nano.model.model.language_model.layers)
+    with torch.nn.modules.module.register_module_forward_hook(lambda module, *_: finished.append(module)):
         early = forced(nano, 20, 0, 1)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert finished == [0]
+    assert [layers.index(module) for module in finished if module in layers] == [0]
     assert np.array_equal(early.attention, forced(nano, 20, 0, 1, 3).attention[:2])
 
 
@@ -136,9 +115,6 @@ def test_an_unknown_layer_and_an_empty_answer_are_refused(nano):
         capture_while_generating(nano, PICTURE, PROMPT, CaptureConfig((4,)))
     with pytest.raises(ValueError):  # noqa: PT011 (the only reason)
         capture_teacher_forced(nano, PICTURE, PROMPT, [])
-
-
-# --- training's recorder -------------------------------------------------------------------------------------------
 
 
 def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano):
@@ -152,11 +128,9 @@ def test_grounding_loss_is_the_mass_on_the_object_among_image_tokens(nano):
     with recording(nano.model, recorder):
         nano.model(**inputs, use_cache=False)
     attention = eager_attention(nano, inputs)[2]
-    expected = []
-    for (row, position), patch in zip(rows.tolist(), patches, strict=True):
-        image = attention[row, 1, position, starts[row] : starts[row] + 64]
-        expected.append(-(image / image.sum() * patch).sum().log())
-    assert torch.allclose(recorder.loss, torch.stack(expected).mean(), atol=1e-4)
+    images = [attention[row, 1, position, starts[row] : starts[row] + 64] for row, position in rows.tolist()]
+    losses = [-(image / image.sum() * patch).sum().log() for image, patch in zip(images, patches, strict=True)]
+    assert torch.allclose(recorder.loss, torch.stack(losses).mean(), atol=1e-4)
     recorder.loss.backward()
     assert nano.model.model.language_model.layers[2].self_attn.q_proj.weight.grad.abs().sum() > 0
     nano.model.zero_grad()

@@ -1,8 +1,7 @@
 """The steps: their tokens exact on any text, their maps over the right pixels, nothing invented."""
 
-from __future__ import annotations
-
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,9 @@ from forced_answers import encoded, saying
 from PIL import Image
 from transformers import AutoTokenizer
 
+from trace_vlm.attention import steps
 from trace_vlm.attention.capture import CaptureConfig, capture_teacher_forced
-from trace_vlm.attention.steps import (
-    ANSWER,
-    STEP_TITLES,
-    ask_with_attention,
-    mean_maps,
-    replay_answer,
-    step_spans,
-    token_spans,
-)
+from trace_vlm.attention.steps import ANSWER
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import question_text, render_prompt
 from trace_vlm.core.reasoning import HEADINGS, parse, render
@@ -28,23 +20,16 @@ from trace_vlm.core.records import Answer
 from trace_vlm.model.build import nano_tokenizer
 from trace_vlm.utils.command import InputError
 
-STEPS = {
-    "reference": "The red ball at (0.52, 0.30).",
-    "target": "Left of the ball \u2013 a caf\u00e9 table \U0001f600, free.",
-    "subtype": "Free space.",
-    "output": "Two points.",
-}
+STEPS = {"reference": "The red ball at (0.52, 0.30).", "subtype": "Free space.", "output": "Two points.",
+         "target": "Left of the ball \u2013 a caf\u00e9 table \U0001f600, free."}  # fmt: skip
 TEXT = render(STEPS, [Point(0.25, 0.5), Point(0.3, 0.5)])
 
 
 @pytest.fixture(scope="module", params=["original", "nano"])
 def tokenizer(request):
     """Llama's layout twice: a general vocabulary with byte fallback, and nano's with complete phrases as one token."""
-    original = Path(__file__).parents[1] / "data/llava_original/tokenizer"
-    return nano_tokenizer() if request.param == "nano" else AutoTokenizer.from_pretrained(original)
-
-
-# --- characters of tokens ------------------------------------------------------------------------------------------
+    folder = Path(__file__).parents[1] / "data/llava_original/tokenizer"
+    return nano_tokenizer() if request.param == "nano" else AutoTokenizer.from_pretrained(folder)
 
 
 EMOJI, CHINESE = "\U0001f600\U0001f600", "\u4f60\u597d, \u00e9\u00e9"
@@ -53,7 +38,7 @@ EMOJI, CHINESE = "\U0001f600\U0001f600", "\u4f60\u597d, \u00e9\u00e9"
 @pytest.mark.parametrize("text", [TEXT, "", "a", " b  c ", "\n\n", EMOJI, CHINESE, "x\ufffdy", "**Final Answer:**\n[]"])
 def test_every_token_has_its_own_characters(tokenizer, text):
     ids = [*encoded(tokenizer, text), tokenizer.eos_token_id]
-    decoded, spans = token_spans(tokenizer, ids)
+    decoded, spans = steps.token_spans(tokenizer, ids)
     assert decoded == tokenizer.decode(ids, skip_special_tokens=True)
     end = 0
     for token, (start, stop) in zip(ids, spans, strict=True):
@@ -73,22 +58,18 @@ def test_spans_hold_for_any_generated_ids(tokenizer):
     rng = random.Random(0)
     for _ in range(60):
         ids = [rng.randrange(len(tokenizer)) for _ in range(rng.randrange(1, 60))]
-        text, spans = token_spans(tokenizer, ids)
+        text, spans = steps.token_spans(tokenizer, ids)
         assert text == tokenizer.decode(ids, skip_special_tokens=True)
-        starts = [start for start, _ in spans]
-        assert starts == sorted(starts) and all(0 <= start <= end <= len(text) for start, end in spans)
+        assert (starts := [start for start, _ in spans]) == sorted(starts)
+        assert all(0 <= start <= end <= len(text) for start, end in spans)
         assert {index for span in spans for index in range(*span)} == set(range(len(text)))
-
-
-# --- tokens of steps -----------------------------------------------------------------------------------------------
 
 
 def texts_of_tokens(tokenizer, text):
     """The text of each step's tokens; no token belongs to two steps."""
-    decoded, characters = token_spans(tokenizer, encoded(tokenizer, text))
-    spans = step_spans(parse(decoded), characters)
-    in_order = sorted(spans.values())
-    assert all(before[1] <= after[0] for before, after in zip(in_order, in_order[1:], strict=False))
+    decoded, characters = steps.token_spans(tokenizer, encoded(tokenizer, text))
+    spans = steps.step_spans(parse(decoded), characters)
+    assert all(before[1] <= after[0] for before, after in pairwise(sorted(spans.values())))
     texts = {key: decoded[characters[start][0] : characters[end - 1][1]] for key, (start, end) in spans.items()}
     # nano writes "**Reasoning Process:**" and the first heading as one token
     return {key: text.strip().removeprefix("**Reasoning Process:**").strip() for key, text in texts.items()}
@@ -97,8 +78,7 @@ def texts_of_tokens(tokenizer, text):
 @pytest.mark.parametrize("keys", [tuple(STEPS), ("output", "subtype", "target", "reference"), ("subtype", "reference")])
 def test_each_step_has_exactly_the_tokens_of_its_text(tokenizer, keys):
     lines = {key: f"{number}. **{HEADINGS[key]}:** {STEPS[key]}" for number, key in enumerate(keys, 1)}
-    answer = "**Final Answer:**\n[(0.1, 0.2)]"
-    text = "\n".join(["**Reasoning Process:**", *lines.values(), "", answer])
+    text = "\n".join(["**Reasoning Process:**", *lines.values(), "", answer := "**Final Answer:**\n[(0.1, 0.2)]"])
     assert texts_of_tokens(tokenizer, text) == {**lines, ANSWER: answer}
 
 
@@ -110,34 +90,26 @@ def test_all_of_a_plain_answer_is_the_final_answer(tokenizer):
 CUT, END = 18, 44  # of the text below: the line break, and its end
 
 
-@pytest.mark.parametrize(
-    ("characters", "expected"),
-    [
-        ([(0, CUT - 1), (CUT - 1, CUT + 2), (CUT + 2, END), (END, END)], {"target": (0, 2), ANSWER: (2, 3)}),  # a tie
-        ([(0, CUT), (CUT, CUT + 6), (CUT + 6, END)], {"target": (0, 1), ANSWER: (1, 3)}),  # the first one is blank
-        ([(0, CUT - 1), (CUT - 1, CUT + 4), (CUT + 4, END)], {"target": (0, 1), ANSWER: (1, 3)}),  # most in the second
-    ],
-)
+@pytest.mark.parametrize(("characters", "expected"), [
+    ([(0, CUT - 1), (CUT - 1, CUT + 2), (CUT + 2, END), (END, END)], {"target": (0, 2), ANSWER: (2, 3)}),  # a tie
+    ([(0, CUT), (CUT, CUT + 6), (CUT + 6, END)], {"target": (0, 1), ANSWER: (1, 3)}),  # the first one is blank
+    ([(0, CUT - 1), (CUT - 1, CUT + 4), (CUT + 4, END)], {"target": (0, 1), ANSWER: (1, 3)}),  # most in the second
+])  # fmt: skip
 def test_a_token_over_a_boundary_belongs_to_where_most_of_it_is(characters, expected):
     text = "Target area: here.\nFinal answer: [(0.1, 0.2)]"
-    assert step_spans(parse(text), characters) == expected
-
-
-# --- maps ----------------------------------------------------------------------------------------------------------
+    assert steps.step_spans(parse(text), characters) == expected
 
 
 def test_a_map_is_the_mean_over_the_tokens_of_the_step():
     attention = np.random.default_rng(0).random((2, 6, 4)).astype(np.float32) / 8
-    maps = mean_maps(attention, {"target": (1, 3), ANSWER: (5, 6)})
+    maps = steps.mean_maps(attention, {"target": (1, 3), ANSWER: (5, 6)})
     assert np.allclose(maps[1, 1], attention[1, 1:3].mean(axis=0).reshape(2, 2))
     assert np.allclose(maps[:, 4], attention[:, 5].reshape(2, 2, 2))
     assert np.isnan(maps[:, [0, 2, 3]]).all()
     for shape, spans in (((1, 4, 6), {}), ((1, 4, 9), {ANSWER: (2, 5)})):  # no square, past the rows
         with pytest.raises(ValueError):  # noqa: PT011
-            mean_maps(np.zeros(shape), spans)
+            steps.mean_maps(np.zeros(shape), spans)
 
-
-# --- a model -------------------------------------------------------------------------------------------------------
 
 EXACT = CaptureConfig(dtype="float32")
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
@@ -147,7 +119,7 @@ QUESTION = "Point left of the red ball."
 def test_maps_are_means_of_the_recorded_rows_also_for_a_saved_answer(nano):
     ids = encoded(nano.tokenizer, TEXT)
     with saying(nano, TEXT):
-        answer = ask_with_attention(nano, IMAGE, QUESTION, EXACT)
+        answer = steps.ask_with_attention(nano, IMAGE, QUESTION, EXACT)
     assert answer.captured.token_ids == tuple(ids) and answer.captured.layers == (1, 2, 3)
     assert answer.response.points == (Point(0.25, 0.5), Point(0.3, 0.5))
     assert {key: answer.text(key) for key in answer.spans} == {**STEPS, ANSWER: "[(0.250, 0.500), (0.300, 0.500)]"}
@@ -161,26 +133,25 @@ def test_maps_are_means_of_the_recorded_rows_also_for_a_saved_answer(nano):
         assert answer.shares[index] == pytest.approx(expected.mean(0).sum(), rel=1e-4)
         keys = np.arange(start, end) + start_of_answer + 1  # what a token can attend to, itself included
         assert answer.uniform[index] == pytest.approx((64 / keys).mean(), rel=1e-5)
-    assert [(step.title, step.heat.shape) for step in answer.step_maps(IMAGE.size)] == [
-        (title, (60, 100)) for title in STEP_TITLES.values()
-    ]
+    pictures = [(step.title, step.heat.shape) for step in answer.step_maps(IMAGE.size)]
+    assert pictures == [(title, (60, 100)) for title in steps.STEP_TITLES.values()]
     saved = Answer(1, question_text(QUESTION, True), TEXT, "", "", token_ids=tuple(ids))
-    again = replay_answer(nano, IMAGE, QUESTION, saved, EXACT)
+    again = steps.replay_answer(nano, IMAGE, QUESTION, saved, EXACT)
     assert again.spans == answer.spans and np.abs(again.maps - answer.maps).max() < 1e-6
 
 
 def test_an_answer_of_another_tokenizer_and_an_empty_one_are_refused(nano):
     for text, ids in ((TEXT, encoded(nano.tokenizer, TEXT)[1:]), ("", [])):
         with pytest.raises(InputError, match="question 17"):
-            replay_answer(nano, IMAGE, QUESTION, Answer(17, "", text, "", "", token_ids=tuple(ids)))
+            steps.replay_answer(nano, IMAGE, QUESTION, Answer(17, "", text, "", "", token_ids=tuple(ids)))
 
 
 def test_an_answer_cut_short_keeps_its_steps_and_the_largest_head_has_no_share(nano):
     ids = encoded(nano.tokenizer, TEXT)
-    text, characters = token_spans(nano.tokenizer, ids)
-    spans = step_spans(parse(text), characters)
+    text, characters = steps.token_spans(nano.tokenizer, ids)
+    spans = steps.step_spans(parse(text), characters)
     with saying(nano, ids):
-        answer = ask_with_attention(nano, IMAGE, "Point.", CaptureConfig(reduction="max"), spans["target"][1])
+        answer = steps.ask_with_attention(nano, IMAGE, "Point.", CaptureConfig(reduction="max"), spans["target"][1])
     assert answer.spans == {key: spans[key] for key in ("reference", "target")}  # the last token was fed in once more
     assert [(step.heat is None, step.text) for step in answer.step_maps(IMAGE.size)[2:]] == [(True, "")] * 3
     assert np.isnan(answer.shares).all() and not np.isnan(answer.maps[:2]).any()

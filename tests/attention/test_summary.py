@@ -1,7 +1,5 @@
 """The numbers about attention: exact on maps whose answer is known, and a verdict that its rule decides."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -21,9 +19,6 @@ def spot(row, column, share=0.4):
     grid = np.zeros((4, 4), np.float32)
     grid[row, column] = share
     return grid
-
-
-# --- one map -------------------------------------------------------------------------------------------------------
 
 
 def test_even_attention_and_attention_on_one_token_are_the_extremes():
@@ -49,15 +44,12 @@ def test_overlap_and_distance_are_in_the_frame_of_the_padded_square():
     targets = {cell: measure(spot(*cell), where)["target"] for cell in ((1, 0), (1, 2), (0, 0))}
     assert targets == pytest.approx({(1, 0): 1, (1, 2): 0, (0, 0): 0})  # inside, outside, the padding
     distances = [measure(spot(*divmod(cell, 4)), where)["distance"] for cell in range(16)]
-    assert distances[4:6] == pytest.approx(
-        [0, 0.25], abs=1e-6
-    )  # the cell of both points, one beside: of the longer side
+    # the cell of both points, and one beside it: of the longer side
+    assert distances[4:6] == pytest.approx([0, 0.25], abs=1e-6)
     even = uniform(4, where, 0.6)
     assert even["share"] == 0.6 and even["target"] == pytest.approx(0.25) and even["area"] == pytest.approx(0.5)
     assert even["distance"] == pytest.approx(np.mean(distances))
 
-
-# --- many answers --------------------------------------------------------------------------------------------------
 
 EVEN_MAPS = np.full((5, 4, 4), 0.02, np.float32)
 EVEN, FINDING, FALLING = (0.3,) * 5, (0.4, 0.4, 0.15, 0.3, 0.3), (0.3, 0.3, 0.3, 0.3, 0.05)
@@ -79,25 +71,19 @@ def noisy(values, rng, deviation=0.01):
     return tuple(None if value is None else float(rng.normal(value, deviation)) for value in values)
 
 
-def summarize(records):
-    return summary.summarize(records, [(EVEN_MAPS, NOWHERE)] * len(records))
+def verdicts(records):
+    return [part.verdict for part in summary.summarize(records, [(EVEN_MAPS, NOWHERE)] * len(records)).verdicts]
 
 
-@pytest.mark.parametrize(
-    ("shares", "areas", "images", "expected"),
-    [
-        (FALLING, FINDING, 20, ["holds", "holds", "holds"]),
-        (EVEN, (0.1, 0.4, 0.45, 0.3, 0.3), 20, ["fails", "fails", "fails"]),
-        ((0.3, 0.3, 0.3, 0.3, 0.15), (0.25, 0.4, 0.325, 0.3, 0.3), 20, ["undecided"] * 3),
-        (FALLING, NO_SUBTYPE, 20, ["holds", "undecided", "holds"]),
-        (EVEN, (None, 0.3, 0.3, 0.3, 0.3), 12, ["undecided", "undecided", "fails"]),
-        (FALLING, FINDING, 9, ["undecided"] * 3),
-    ],
-)
+@pytest.mark.parametrize(("shares", "areas", "images", "expected"), [
+    (FALLING, FINDING, 20, ["holds"] * 3), (EVEN, (0.1, 0.4, 0.45, 0.3, 0.3), 20, ["fails"] * 3),
+    ((0.3, 0.3, 0.3, 0.3, 0.15), (0.25, 0.4, 0.325, 0.3, 0.3), 20, ["undecided"] * 3),
+    (FALLING, NO_SUBTYPE, 20, ["holds", "undecided", "holds"]), (FALLING, FINDING, 9, ["undecided"] * 3),
+    (EVEN, (None, 0.3, 0.3, 0.3, 0.3), 12, ["undecided", "undecided", "fails"]),
+])  # fmt: skip
 def test_the_verdict_follows_from_the_intervals(shares, areas, images, expected):
     rng = np.random.default_rng(1)
-    records = [record(number, noisy(shares, rng), noisy(areas, rng)) for number in range(images)]
-    assert [part.verdict for part in summarize(records).verdicts] == expected
+    assert verdicts([record(number, noisy(shares, rng), noisy(areas, rng)) for number in range(images)]) == expected
 
 
 def test_only_images_whose_answers_have_the_step_count():
@@ -105,13 +91,13 @@ def test_only_images_whose_answers_have_the_step_count():
     rng = np.random.default_rng(0)
     records = [record(number, noisy(FALLING, rng), NO_SUBTYPE) for number in range(20)]
     records += [replace(record(20 + n, FALLING, FINDING), source=f"{n % 2}.png") for n in range(12)]
-    assert [part.verdict for part in summarize(records).verdicts] == ["holds", "undecided", "holds"]
+    assert verdicts(records) == ["holds", "undecided", "holds"]
 
 
 def test_paired_tests_find_what_differs_and_are_corrected_for_their_number():
     rng = np.random.default_rng(0)
-    areas = [(*noisy((0.4, 0.4, 0.2), rng, 0.02), 0.3, 0.3) for _ in range(20)]
-    summarized = summarize([record(number, EVEN, of_answer) for number, of_answer in enumerate(areas)])
+    records = [record(number, EVEN, (*noisy((0.4, 0.4, 0.2), rng, 0.02), 0.3, 0.3)) for number in range(20)]
+    summarized = summary.summarize(records, [(EVEN_MAPS, NOWHERE)] * 20)
     pairs = {(pair.first, pair.second): pair for pair in summarized.pairs["area"]}
     assert len(pairs) == 10 and all(pair.p <= 1 for pair in pairs.values())
     differs = pairs["reference", "subtype"]
