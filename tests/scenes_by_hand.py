@@ -1,9 +1,6 @@
 """A few views drawn by hand, in the layout that the generator writes: what training needs, without a renderer."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,16 +10,14 @@ CAMERA = {"world_from_camera": [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 1], [0, 
 NAMES = [(color, category) for color in COLORS for category in ("mug", "ball", "box")]
 
 
-def draw_views(folder: Path, views: int = 8, size: tuple[int, int] = (128, 128), seed: int = 0) -> Path:
+def draw_views(folder, views=8, size=(128, 128), seed=0):
     """Coloured squares on grey, with instance maps and views.jsonl."""
     rng = np.random.default_rng(seed)
-    (folder / "images").mkdir(parents=True)
-    (folder / "instances").mkdir()
-    width, height = size
-    lines = []
+    for name in ("images", "instances"):
+        (folder / name).mkdir(parents=True)
+    (width, height), lines = size, []
     for number in range(views):
-        picture = np.full((height, width, 3), 128, np.uint8)
-        instances = np.ones((height, width), np.uint8)
+        picture, instances = np.full((height, width, 3), 128, np.uint8), np.ones((height, width), np.uint8)
         names = rng.permutation(NAMES)[:3]
         for instance, (color, _) in enumerate(names, start=2):
             side = int(rng.integers(14, 24))

@@ -1,7 +1,5 @@
 """The catalog: what every category must be, whatever it looks like. No rendering."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -16,7 +14,7 @@ RGB = (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("name", [name for name, category in CATEGORIES.items() if category.sculpt])
-def test_measures_are_those_of_the_parts(name: str) -> None:
+def test_measures_are_those_of_the_parts(name):
     category = CATEGORIES[name]
     for shape in (0.0, 0.37, 1.0):
         radius = category.radius[0] + shape * (category.radius[1] - category.radius[0])
@@ -38,13 +36,11 @@ def test_measures_are_those_of_the_parts(name: str) -> None:
     assert all(color in COLORS for color in category.colors)
 
 
-def test_a_footprint_s_distance_and_extent_agree_with_its_corners() -> None:
+def test_a_footprint_s_distance_and_extent_agree_with_its_corners():
     body = make_body("book", CATEGORIES["book"], "red", RGB, 0.12, 0.0, 0.5, (0.2, 0.1), 0.7)
-    assert body.half is not None
-    cos, sin = math.cos(0.7), math.sin(0.7)
+    cos, sin, rng = math.cos(0.7), math.sin(0.7), np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 201)] * 2), -1).reshape(-1, 2) * body.half
     points = grid @ [[cos, sin], [-sin, cos]] + body.position
-    rng = np.random.default_rng(0)
     for angle in rng.uniform(0, 2 * math.pi, 20):
         direction = np.array([math.cos(angle), math.sin(angle)])
         assert float(body.extent(direction)) == pytest.approx(((points - body.position) @ direction).max())
@@ -52,7 +48,7 @@ def test_a_footprint_s_distance_and_extent_agree_with_its_corners() -> None:
         assert float(body.distance(point)) == pytest.approx(np.hypot(*(points - point).T).min(), abs=2e-3)
 
 
-def test_lathe_arrays_describe_the_turned_profile() -> None:
+def test_lathe_arrays_describe_the_turned_profile():
     vertices, normals = lathe_arrays(((0.0, 0.0), (1.0, 0.0), (1.0, 2.0), (0.0, 2.0)), (0.5, 0.5, 0.25))
     assert len(vertices) == len(normals) == 2 * BANDS * SIDES and LATHE_FACES.max() == len(vertices) - 1
     assert vertices[:, 2].max() == pytest.approx(0.5) and np.hypot(*vertices[:, :2].T).max() == pytest.approx(0.5)

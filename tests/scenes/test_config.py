@@ -1,7 +1,5 @@
 """The scene configuration and the flags of the commands: what is refused, and which key or flag the error names."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -13,28 +11,20 @@ from trace_vlm.data.scenes.config import SceneConfig, as_dict, load_scene_config
 from trace_vlm.utils.command import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "scenes"
-
-
 MISTAKES = {  # the first key of an entry is the one to be named
-    "questions": (
-        "relatoinal: 2", "direct: many", "direct: -1", "free_relations: [on]", "part_relations: [middle]",
-        "unseen: [under]", "num_points: 60", "wording: poetic", "min_visible: 7}\nobjects: {max_objects: 6"),
+    "questions": ("relatoinal: 2", "direct: many", "direct: -1", "free_relations: [on]", "part_relations: [middle]",
+                  "unseen: [under]", "num_points: 60", "wording: poetic", "min_visible: 7}\nobjects: {max_objects: 6"),
     "camera": ("elevation: [30]", "elevation: 30", "elevation: [60, 40]", "roll: [10, -10]", "fovy: [30, 170]"),
-    "objects": (
-        "categories: [mug, sofa]", "categories: [mug, mug, can]", "colors: [blue]", "max_objects: 20", "region: 0.6",
-        "min_objects: 9, max_objects: 8", "min_objects: 2, min_categories: 3", "spacing: .nan"),
+    "objects": ("categories: [mug, sofa]", "categories: [mug, mug, can]", "colors: [blue]", "max_objects: 20",
+                "region: 0.6", "min_objects: 9, max_objects: 8", "min_objects: 2, min_categories: 3", "spacing: .nan"),
     "world": ("kind: garden", "surfaces: [table, bed]", "surfaces: [shelf]", "max_surfaces: 7", "stacked: 2"),
     "relations": ("next_to: 0.3", "cone: 80"),
 }  # fmt: skip
+ROWS = [(f"{name}: {{{entry}}}", f"{name}.{entry.split(':')[0]}") for name in MISTAKES for entry in MISTAKES[name]]
 
 
-@pytest.mark.parametrize(
-    "text, key",
-    [("colours: 3", "colours"), ("questions: 3", "questions"),
-     *((f"{section}: {{{entry}}}", f"{section}.{entry.split(':')[0]}")
-       for section, entries in MISTAKES.items() for entry in entries)],
-)  # fmt: skip
-def test_mistakes_name_file_and_key(tmp_path: Path, text: str, key: str) -> None:
+@pytest.mark.parametrize("text, key", [("colours: 3", "colours"), ("questions: 3", "questions"), *ROWS])
+def test_mistakes_name_file_and_key(tmp_path, text, key):
     path = tmp_path / "scenes.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=re.escape(key)) as caught:
@@ -43,28 +33,26 @@ def test_mistakes_name_file_and_key(tmp_path: Path, text: str, key: str) -> None
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")))
-def test_every_configuration_loads(path: Path) -> None:
+def test_every_configuration_loads(path):
     config = load_scene_config(path)
     assert json.loads(json.dumps(as_dict(config))) == as_dict(config)
     assert path.read_text().startswith("#") and "python -m trace.data.scenes.generate" in path.read_text()
 
 
-def test_defaults_are_the_tabletop_configuration(tmp_path: Path) -> None:
+def test_defaults_are_the_tabletop_configuration(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     assert load_scene_config(CONFIGS / "tabletop.yaml") == SceneConfig() == load_scene_config(tmp_path / "empty.yaml")
 
 
 @pytest.mark.parametrize(
-    "flag, value",
-    [("--size", "128x"), ("--size", "8"), ("--scenes", "0"), ("--seed", "-1"), ("--shard", "3/2"),
-     ("--config", "nowhere.yaml")],
-)  # fmt: skip
-def test_bad_flags(tmp_path: Path, flag: str, value: str) -> None:
-    with pytest.raises(InputError, match=value if flag == "--config" else flag):
-        generate.main(["--out", str(tmp_path), flag, value])
+    "flag", ["--size 128x", "--size 8", "--scenes 0", "--seed -1", "--shard 3/2", "--config no.yaml"]
+)
+def test_bad_flags(tmp_path, flag):
+    with pytest.raises(InputError, match=flag.split()[flag.startswith("--config")]):
+        generate.main(["--out", str(tmp_path), *flag.split()])
 
 
-def test_folder_of_another_program_is_not_touched(tmp_path: Path) -> None:
+def test_folder_of_another_program_is_not_touched(tmp_path):
     (tmp_path / "generate.json").write_text("[1]")
     with pytest.raises(InputError, match="generate.json"):
         generate.main(["--out", str(tmp_path)])

@@ -1,10 +1,4 @@
-"""The nano model's world stays what its weights were trained on: the same seed gives the same scenes and texts.
-
-`nano_golden.json` was recorded when the weights were made. What a GL driver may round differently (pixel counts, the
-points drawn on masks) is compared with a tolerance; arrangement, camera, questions and words exactly.
-"""
-
-from __future__ import annotations
+"""The nano model's world is that recorded with its weights, up to what a GL driver rounds (pixel counts, points)."""
 
 import json
 from pathlib import Path
@@ -17,19 +11,18 @@ from trace_vlm.data.scenes.config import DatasetSpec, load_scene_config
 
 NANO = Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml"
 GOLDEN = json.loads((Path(__file__).parent / "nano_golden.json").read_text())
-SEED, VIEWS, SIZE = 5, 2, (128, 128)
 
 
 @needs_gl
 @pytest.mark.parametrize("split", sorted(GOLDEN))
-def test_scenes_and_questions_are_the_recorded_ones(split: str, tmp_path: Path) -> None:
+def test_scenes_and_questions_are_the_recorded_ones(split, tmp_path):
     from trace_vlm.data.scenes.render import SceneRenderer
     from trace_vlm.data.scenes.scene import make_scene
 
     wanted = GOLDEN[split]
-    spec = DatasetSpec(tmp_path, load_scene_config(NANO), (SIZE,), VIEWS, SEED, split == "benchmark")
+    spec = DatasetSpec(tmp_path, load_scene_config(NANO), ((128, 128),), 2, 5, split == "benchmark")
     with SceneRenderer(spec.config, spec.sizes) as renderer:
-        scenes = [make_scene(spec, number, renderer) for number in range(len(wanted["views"]) // VIEWS)]
+        scenes = [make_scene(spec, number, renderer) for number in range(len(wanted["views"]) // 2)]
     for now, then in zip((view for scene in scenes for view in scene["views"]), wanted["views"], strict=True):
         assert now["view"] == then["view"]
         assert np.abs(np.subtract(now["camera"]["world_from_camera"], then["camera"])).max() < 1e-5

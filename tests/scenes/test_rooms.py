@@ -1,22 +1,19 @@
 """Rooms: what stands where, what the physics says, which questions follow. Little or nothing is rendered."""
 
-from __future__ import annotations
-
 import gc
 import json
 import math
 import tracemalloc
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from rendering import needs_gl
 
 from trace_vlm.data.scenes.config import DatasetSpec, SceneConfig, WorldConfig
-from trace_vlm.data.scenes.objects.catalog import CATEGORIES, Body, make_body
+from trace_vlm.data.scenes.objects.catalog import CATEGORIES, make_body
 from trace_vlm.data.scenes.questions.relations import NO, UNSURE, YES, SpatialFacts, footprint_gap
 from trace_vlm.data.scenes.render import SceneRenderer
 from trace_vlm.data.scenes.scene import make_scene
@@ -29,59 +26,51 @@ CONFIG = SceneConfig()
 LIGHT = Light((0.0, 0.0, 2.0), 0.4, (0.0, 0.0, -1.0), 0.1, 0.3, (1.0, 1.0, 1.0), 0.0)
 
 
-def tables(*heights: float) -> Room:
-    """Square tables of half side 0.5 above each other."""
+def tables(*heights):  # square, of half side 0.5, above each other
     tops = [Support(f"table {z}", "table", 1, (0.0, 0.0, z), 0.0, (0.5, 0.5)) for z in heights]
     return Room(tuple(tops), tuple(Block((0.5, 0.5, 0.01), (0, 0, z - 0.01), (1, 1, 1)) for z in heights), LIGHT)
 
 
-def body(name: str, x: float, y: float, color: str = "red", **fields: Any) -> Body:
-    category = CATEGORIES[name]
-    radius = sum(category.radius) / 2
+def body(name, x, y, color="red", **fields):
+    radius = sum((category := CATEGORIES[name]).radius) / 2
     height = radius * category.slenderness[1]
     return replace(make_body(name, category, color, (0.5, 0.5, 0.5), radius, height, 0.5, (x, y), 0.0), **fields)
 
 
-def furnished(rng: np.random.Generator) -> tuple[list[Body], Room]:
-    while True:
+@pytest.fixture(scope="module")
+def scenes():
+    rng, furnished = np.random.default_rng(4), []
+    while len(furnished) < 25:
         plan = plan_room(CONFIG, rng)
         layouts, kept = sample_layouts(8, CONFIG, rng, counts=plan.counts)
-        if len(kept):
-            try:
-                return plan.furnish(layouts.select(np.array([0])), rng)
-            except Reject:
-                continue
+        with suppress(Reject):
+            if len(kept):
+                furnished.append(plan.furnish(layouts.select(np.array([0])), rng))
+    return furnished
 
 
-@pytest.fixture(scope="module")
-def scenes() -> list[tuple[list[Body], Room]]:
-    rng = np.random.default_rng(4)
-    return [furnished(rng) for _ in range(25)]
-
-
-def test_rooms_are_as_configured(scenes: list[tuple[list[Body], Room]]) -> None:
-    furniture, areas = set[str](), Counter[str]()
+def test_rooms_are_as_configured(scenes):
+    furniture, areas = set(), Counter()
     for bodies, room in scenes:
         assert CONFIG.objects.min_objects <= len(bodies) <= CONFIG.objects.max_objects
         names = [surface.name for surface in room.surfaces]
         pieces = {"shelf" if "shelf" in name else name for name in names}
         assert len(set(names)) == len(names) and 1 <= len(pieces) <= CONFIG.world.max_surfaces
         assert room.surfaces[0].center == (0.0, 0.0, 0.0)
-        instances = {surface.instance for surface in room.surfaces}
-        assert len(instances) == len(names) and not instances & set(range(2, 2 + len(bodies)))
+        assert len({surface.instance for surface in room.surfaces} - set(range(2, 2 + len(bodies)))) == len(names)
         furniture |= pieces
         areas.update(supports_of(bodies, room.surfaces)[item.support].area for item in bodies)
     assert furniture == {"table", "counter", "shelf", "side table", "tray"}
     assert min(areas["inside"], areas["top"]) >= 3
 
 
-def test_nothing_touches_anything_else(scenes: list[tuple[list[Body], Room]]) -> None:
+def test_nothing_touches_anything_else(scenes):
     for bodies, room in scenes:
         supports = supports_of(bodies, room.surfaces)
         for slot, item in enumerate(bodies):
             support = supports[item.support]
             assert item.z == support.center[2] and item.height < support.headroom
-            inset = float(support.inset(np.array(item.position)))
+            inset = support.inset(np.array(item.position))
             assert inset > 0 if support.owner is None else inset >= item.radius - 0.012
             for number, other in enumerate(bodies[:slot]):
                 apart = max(item.z - other.z - other.height, other.z - item.z - item.height)
@@ -89,7 +78,7 @@ def test_nothing_touches_anything_else(scenes: list[tuple[list[Body], Room]]) ->
                     assert footprint_gap(item, other) > 0, (item.name, other.name)
 
 
-def test_stable_objects_stay_and_carry_others() -> None:
+def test_stable_objects_stay_and_carry_others():
     book, room = body("book", 0.2, 0.1), tables(0.0)
     top = supports_of([book], room.surfaces)[1]
     apple = body("apple", *top.center[:2], z=top.center[2], support=1)
@@ -98,44 +87,37 @@ def test_stable_objects_stay_and_carry_others() -> None:
         assert math.dist(before.position, after.position) < 0.005 and before.z == after.z
 
 
-@pytest.mark.parametrize(
-    "bodies",
-    [[body("bottle", 0.5, 0.0)], [body("die", 0.0, 0.0), body("gift", 0.03, 0.0)], [body("toy car", 0.9, 0.9)]],
-    ids=["half over the edge", "one in the other", "beside the table"],
-)
-def test_unstable_scenes_are_rejected(bodies: list[Body]) -> None:
+UNSTABLE = {"half over the edge": [body("bottle", 0.5, 0.0)], "beside the table": [body("toy car", 0.9, 0.9)],
+            "one in the other": [body("die", 0.0, 0.0), body("gift", 0.03, 0.0)]}  # fmt: skip
+
+
+@pytest.mark.parametrize("bodies", UNSTABLE.values(), ids=UNSTABLE.keys())
+def test_unstable_scenes_are_rejected(bodies):
     with pytest.raises(Reject):
         settle(bodies, tables(0.0), WorldConfig(settle=1.0))
 
 
-def test_facts_about_a_scene_by_hand() -> None:
+def test_facts_about_a_scene_by_hand():
     room, crate = tables(0.0, 0.5), body("crate", 0.0, -0.3)
     inside = supports_of([crate], room.surfaces)[2]
-    bodies = [
-        crate,
-        body("apple", *inside.center[:2], z=inside.center[2], support=2),
-        body("die", 0.32, 0.0),
-        body("apple", 0.18, 0.0, "green"),  # next to the die, under the drum
-        body("drum", 0.18, 0.0, z=0.5, support=1),
-        body("apple", 0.04, 0.0, "yellow"),
-    ]
+    bodies = [crate, body("apple", *inside.center[:2], z=inside.center[2], support=2), body("die", 0.32, 0.0),
+              body("apple", 0.18, 0.0, "green"),  # next to the die, under the drum
+              body("drum", 0.18, 0.0, z=0.5, support=1), body("apple", 0.04, 0.0, "yellow")]  # fmt: skip
     facts = SpatialFacts(bodies, supports_of(bodies, room.surfaces), CONFIG.relations)
     assert facts.near("inside").tolist()[0] == [NO, YES, NO, NO, NO, NO]
     assert facts.near("on").max() == NO
     assert facts.near("next to").tolist()[2] == [NO, NO, NO, YES, UNSURE, NO]
     assert facts.near("below").tolist()[4] == [NO, NO, UNSURE, YES, NO, UNSURE]
     assert facts.near("above").tolist()[3] == [NO, NO, NO, NO, YES, NO]
-    assert facts.between(2, 5).tolist()[3] == YES
-    assert facts.roots == [0, 0, 0, 0, 1, 0]
+    assert facts.between(2, 5).tolist()[3] == YES and facts.roots == [0, 0, 0, 0, 1, 0]
 
 
 @needs_gl
-def test_a_scene_does_not_depend_on_those_before_it(tmp_path: Path) -> None:
+def test_a_scene_does_not_depend_on_those_before_it(tmp_path):
     config = replace(CONFIG, camera=replace(CONFIG.camera, depth=True))
-    files: dict[tuple[int, ...], dict[str, bytes]] = {}
+    files = {}
     for numbers in ((0, 1), (1,)):
-        out = tmp_path / str(len(numbers))
-        out.mkdir()
+        (out := tmp_path / str(len(numbers))).mkdir()
         spec = DatasetSpec(out, config, ((160, 120), (128, 128), (96, 128)), 3, 9, True)
         with SceneRenderer(config, spec.sizes) as renderer:
             line = [make_scene(spec, number, renderer) for number in numbers][-1]
@@ -145,8 +127,8 @@ def test_a_scene_does_not_depend_on_those_before_it(tmp_path: Path) -> None:
 
 
 @needs_gl
-def test_nothing_of_a_scene_stays_in_memory(tmp_path: Path) -> None:
-    """A view alone holds ten times the limit. (For what the GL library holds: benchmarks/scenes.py --memory.)"""
+def test_nothing_of_a_scene_stays_in_memory(tmp_path):
+    # A view alone holds ten times the limit. (For what the GL library holds: benchmarks/scenes.py --memory.)
     spec, held = DatasetSpec(tmp_path, CONFIG, ((96, 72),), 1, 9, True), []
     with SceneRenderer(CONFIG, spec.sizes) as renderer:
         tracemalloc.start()
