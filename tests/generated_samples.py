@@ -1,7 +1,5 @@
 """Samples as our generator writes them, by hand: objects, relations, surfaces and marks in `meta`."""
 
-from __future__ import annotations
-
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.records import Sample, Turn
 
@@ -21,45 +19,32 @@ BOX = generated_object("green box", 0.8, 0.4, 4)
 
 
 def generated(
-    kind, relation=None, target=None, references=(), answer=ANSWER, surface="table", marks=(), instruction="Do it."
+    kind, relation=None, target=None, references=(), answer=ANSWER, surface="table", marks=(), asked="Point."
 ):
-    meta = {
-        "task": "object_reference" if kind in ("direct", "relational") else "free_space",
-        "kind": kind,
-        "relation": relation,
-        "target": target,
-        "references": list(references),
-        "surface": surface,
-        "marks": [{"instance": item["instance"], "color": color} for item, color in marks],
-    }
-    turns = (Turn("human", "<image>\n" + question_text(instruction, reasoning=False)), Turn("gpt", answer))
+    task = "object_reference" if kind in ("direct", "relational") else "free_space"
+    marks = [{"instance": item["instance"], "color": color} for item, color in marks]
+    meta = {"task": task, "kind": kind, "relation": relation, "target": target, "references": list(references)}
+    meta |= {"surface": surface, "marks": marks}
+    turns = (Turn("human", "<image>\n" + question_text(asked, reasoning=False)), Turn("gpt", answer))
     return Sample(f"{kind}-{relation}", "images/a.png", turns, meta)
 
 
 def bare(instruction, identifier="a"):
     """A sample without `meta`."""
-    return Sample(identifier, "a.png", generated("direct", instruction=instruction).conversations, {})
+    return Sample(identifier, "a.png", generated("direct", asked=instruction).conversations, {})
 
 
 PLAIN = [
-    generated("direct", target=MUG),
-    generated("relational", "left", MUG, [BALL]),
-    generated("free", "behind", None, [BALL]),
-    generated("between", "between", None, [MUG, BOX]),
-]
-ON_UPPER_SHELF = generated("relational", "on", MUG, surface="upper shelf")
+    generated("direct", target=MUG), generated("relational", "left", MUG, [BALL]),
+    generated("free", "behind", None, [BALL]), generated("between", "between", None, [MUG, BOX])]  # fmt: skip
 BETWEEN_MARKED = generated("between", "between", None, [BALL, BOX], marks=[(BALL, "red"), (BOX, "green")])
 FULL = [
-    *PLAIN,
-    *(generated("relational", relation, MUG, [BALL]) for relation in NEAR),
+    *PLAIN, *(generated("relational", relation, MUG, [BALL]) for relation in NEAR),
     *(generated("free", relation, None, [BALL]) for relation in NEAR),
     *(generated("part", part, surface="lower shelf") for part in PARTS),
     *(generated("relational", part, MUG, surface="counter") for part in PARTS),
-    ON_UPPER_SHELF,
-    generated("relational", "between", MUG, [BALL, BOX]),
-    generated("free", "left", None, [BALL], marks=[(BALL, "red")]),
-    BETWEEN_MARKED,
-]
+    generated("relational", "on", MUG, surface="upper shelf"), generated("relational", "between", MUG, [BALL, BOX]),
+    generated("free", "left", None, [BALL], marks=[(BALL, "red")]), BETWEEN_MARKED]  # fmt: skip
 # Kept reasoning of PLAIN[1].
 GOOD_STEPS = {
     "reference": "The reference object is the blue ball near the front edge.",

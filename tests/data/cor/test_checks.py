@@ -1,7 +1,5 @@
 """Which reasoning is kept: lengths, coordinates, leaked words, the reference object, the subtype; and how it is read."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -33,19 +31,19 @@ REJECTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("step,text", [(step, text) for step, texts in REJECTED.items() for text in texts])
-def test_a_text_that_is_not_kept(step, text):
-    with pytest.raises(Rejected, match=step):
-        judge(**{step: text})
-
-
-def test_a_text_with_a_heading_of_the_template_is_not_kept():
-    with pytest.raises(Rejected, match="template"):
-        judge(target="It is there.\n**Final Answer:**\nThe mug.")
+@pytest.mark.parametrize("named,changed", [
+    *((step, {step: text}) for step, texts in REJECTED.items() for text in texts),
+    ("template", {"target": "It is there.\n**Final Answer:**\nThe mug."}), ("reference", {"coordinates": True}),
+    ("reference", {"coordinates": True, "reference": "The blue ball (1.50, 0.60) is the reference object."}),
+    ("reference", {"facts": None, "reference": "The reference object is a spoon."})])  # fmt: skip
+def test_a_text_that_is_not_kept(named, changed):
+    with pytest.raises(Rejected, match=named):
+        judge(**changed)
 
 
 def test_a_good_text_is_kept():
     judge()
+    judge(facts=None)
     judge(reference="The ball that is blue is the reference object.")
     judge(output="Two of the 3 visible mugs are left out.")  # a number is no coordinate
     judge(coordinates=True, reference="The reference object is the blue ball (0.50, 0.60).")
@@ -74,32 +72,18 @@ def test_an_object_may_be_called_as_the_instruction_calls_it():
         judge(instruction=instruction, facts=marked, reference="The reference object is the red ball.")
 
 
-@pytest.mark.parametrize("located", [{}, {"reference": "The blue ball (1.50, 0.60) is the reference object."}])
-def test_with_coordinates_the_reference_is_located_inside_the_image(located):
-    with pytest.raises(Rejected, match="reference"):
-        judge(coordinates=True, **located)
-
-
-def test_without_facts_the_reference_shares_a_word_with_the_instruction():
-    judge(facts=None)
-    with pytest.raises(Rejected, match="reference"):
-        judge(facts=None, reference="The reference object is a spoon.")
-
-
 @pytest.mark.parametrize("form", ["{}", "Here it is:\n```json\n{}\n```"], ids=["json", "fenced"])
 def test_steps_are_read_however_a_model_wraps_them(form):
     assert read_steps(form.format(json.dumps(GOOD_STEPS, indent=1))) == GOOD_STEPS
     assert read_steps(reasoning.render(GOOD_STEPS, [])) == GOOD_STEPS
 
 
-@pytest.mark.parametrize(
-    "text,named",
-    [("I am sorry.", "JSON"), ("[" * 100_000, "JSON"), ("{" * 100_000 + "}", "JSON"),
-     (json.dumps({key: GOOD_STEPS[key] for key in list(GOOD_STEPS)[:3]}), "output"),
-     (json.dumps({**GOOD_STEPS, "answer": "[(0.1, 0.2)]"}), "answer"),
-     (json.dumps({**GOOD_STEPS, "target": ["left"]}), "target"), (json.dumps({**GOOD_STEPS, "target": " "}), "target")],
-    ids=lambda value: value[:12],
-)  # fmt: skip
+@pytest.mark.parametrize("text,named", [
+    ("I am sorry.", "JSON"), ("[" * 100_000, "JSON"), ("{" * 100_000 + "}", "JSON"),
+    (json.dumps({key: GOOD_STEPS[key] for key in list(GOOD_STEPS)[:3]}), "output"),
+    (json.dumps({**GOOD_STEPS, "answer": "[(0.1, 0.2)]"}), "answer"),
+    (json.dumps({**GOOD_STEPS, "target": ["left"]}), "target"), (json.dumps({**GOOD_STEPS, "target": " "}), "target")],
+    ids=lambda value: value[:12])  # fmt: skip
 def test_steps_that_cannot_be_read(text, named):
     with pytest.raises(Rejected, match=named):
         read_steps(text)

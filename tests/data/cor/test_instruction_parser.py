@@ -1,7 +1,5 @@
 """What is known of a sample, from its `meta` or from the words of its instruction: read rightly, or refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from generated_samples import NEAR, PARTS, PLAIN, bare
@@ -12,11 +10,9 @@ from trace_vlm.data.cor.rules import with_reasoning
 from trace_vlm.data.scenes.wording import write_instruction
 
 
-@pytest.mark.parametrize(
-    "change,named",
-    [({"task": "cooking"}, "cooking"), ({"relation": "nearby"}, "nearby"), ({"references": []}, "relational"),
-     ({"references": [{"name": "ball"}]}, "center"), ({"target": None}, "relational")],
-)  # fmt: skip
+@pytest.mark.parametrize("change,named", [
+    ({"task": "cooking"}, "cooking"), ({"relation": "nearby"}, "nearby"), ({"references": []}, "relational"),
+    ({"references": [{"name": "ball"}]}, "center"), ({"target": None}, "relational")])  # fmt: skip
 def test_broken_meta_is_refused(change, named):
     with pytest.raises(ValueError, match=named):
         facts_from_meta({**PLAIN[1].meta, **change})
@@ -62,20 +58,11 @@ def test_an_instruction_of_the_archive_is_read_and_reasoned_about(instruction):
         assert all(name.removeprefix("the ") in text for name in READ[instruction][2])
 
 
-@pytest.mark.parametrize(
-    "instruction",
-    [
-        "What color is the cat?",
-        "Describe the image.",
-        "Find the vacant space.",
-        "Point to the free space left of the object.",
-        "Point to free space between the mug.",
-        "Left of the mug.",
-        "Find the area left of the mug.",
-        "Put the cup next to the plate.",
-        "In the picture there is an object framed in green. Point out some spots on the front part of the object.",
-    ],
-)
+@pytest.mark.parametrize("instruction", [
+    "What color is the cat?", "Describe the image.", "Find the vacant space.", "Left of the mug.",
+    "Point to the free space left of the object.", "Point to free space between the mug.",
+    "Find the area left of the mug.", "Put the cup next to the plate.",
+    "In the picture there is an object framed in green. Point out some spots on the front part of the object."])  # fmt: skip
 def test_an_instruction_that_does_not_say_enough_is_refused(instruction):
     with pytest.raises(ValueError, match="."):
         facts_from_wording(instruction)
@@ -88,9 +75,8 @@ def test_the_item_of_an_instruction_is_told_from_the_reference():
 
 
 def test_free_space_is_told_from_an_object_by_the_words():
-    assert asks_for_free_space("Where can the book be put, away from the lamp?")
-    assert asks_for_free_space("Find an empty spot.")
-    assert not asks_for_free_space("Point to the mug on the table.")
+    texts = ("Where can the book be put, away from the lamp?", "Find an empty spot.", "Point to the mug on the table.")
+    assert list(map(asks_for_free_space, texts)) == [True, True, False]
 
 
 def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
@@ -100,10 +86,8 @@ def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
     kinds += [("direct", None, 0), ("between", "between", 2), ("relational", "between", 2)]
     kinds += [(kind, part, 0) for kind in ("part", "relational") for part in PARTS]
     for kind, relation, count in kinds * 20:
-        names = ["blue ball", "green roll of tape"][:count]
-        marks = ["red", "green"][:count] if rng.random() < 0.3 else ()
-        free = kind in ("free", "between", "part")
-        noun = "" if free else "yellow toy car"
+        names, free = ["blue ball", "green roll of tape"][:count], kind in ("free", "between", "part")
+        marks, noun = ["red", "green"][:count] if rng.random() < 0.3 else (), "" if free else "yellow toy car"
         text = write_instruction(relation, free, noun, names, rng, "rich", "lower shelf", marks)
         try:
             facts = facts_from_wording(text)
@@ -112,7 +96,7 @@ def test_what_is_read_from_the_generator_s_own_sentences_is_never_wrong():
         read += 1
         assert (facts.task, facts.relation) == ("free_space" if free else "object_reference", relation), text
         wanted = names or [noun if kind == "direct" else "lower shelf"]
-        phrases = [anchor.phrase for anchor in facts.anchors]
-        for name, phrase, color in zip(wanted, phrases, [*marks, None, None][: len(wanted)], strict=True):
+        for name, anchor, color in zip(wanted, facts.anchors, [*marks, None, None][: len(wanted)], strict=True):
+            phrase = anchor.phrase
             assert phrase == f"the {name}" or (color is not None and f"in the {color} rectangle" in phrase), text
     assert read > 500

@@ -1,7 +1,5 @@
 """Reasoning from a remote model, end to end: the command against a server that misbehaves, killed and started again."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -30,8 +28,8 @@ pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
 
 @pytest.fixture(autouse=True)
 def keys(monkeypatch):
-    monkeypatch.setenv("GEMINI_API_KEY", "secret")
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "secret")
 
 
 def numbered(number, image="a.png", free=False):
@@ -61,9 +59,6 @@ def rejects(folder):
     return {record["id"]: record["reason"] for record in map(json.loads, lines)}
 
 
-# --- the prompt -----------------------------------------------------------------------------------
-
-
 def test_the_prompt_s_wording_and_its_version_change_together():
     texts, task = [], ReasoningTask.of(numbered(7, free=True))
     for coordinates in (False, True):
@@ -87,9 +82,6 @@ def test_pictures_are_sent_inline_with_the_marks_and_at_most_so_large(tmp_path, 
     assert '"required": ["reference", "target", "subtype", "output"]' in json.dumps(asked.body["response_format"])
 
 
-# --- the command ----------------------------------------------------------------------------------
-
-
 def test_the_command_writes_checked_reasoning_and_what_it_took(tmp_path, capsys):
     data_set(tmp_path, 12)
     with serving(faults={"wrong": 0.3}, seed=1) as server:
@@ -110,45 +102,38 @@ def test_the_command_writes_checked_reasoning_and_what_it_took(tmp_path, capsys)
 
 def test_a_text_is_asked_three_times_again_and_then_rejected_with_its_reason(tmp_path):
     data_set(tmp_path, 4)
-
-    def answer(asked):
-        text = json.dumps(dict.fromkeys(STEPS, "The mug 2 stands at (0.3, 0.4), an object reference of free space."))
-        return text if "mug 2." in asked.text else reasoning(asked)
-
-    with serving(answer=answer) as server:
-        assert build.main(command(tmp_path, "openai", server.url)) == 0
-        assert build.main(command(tmp_path, "openai", server.url)) == 0
+    text = json.dumps(dict.fromkeys(STEPS, "The mug 2 stands at (0.3, 0.4), an object reference of free space."))
+    with serving(answer=lambda asked: text if "mug 2." in asked.text else reasoning(asked)) as server:
+        for _ in range(2):
+            assert build.main(command(tmp_path, "openai", server.url)) == 0
         asked = [request for request in server.asked if "mug 2." in request.text]
     assert len(server.asked) == 3 + 4, "a second run asks nothing"
     assert len(asked) == 4 and len({request.text for request in asked}) == 4
     assert [record["id"] for record in made(tmp_path)] == ["s0", "s1", "s3"]
-    reason = "asked 4 times; the last text was rejected: the step reference holds coordinates (0.3)"
-    assert rejects(tmp_path) == {"s2": reason}
+    assert "the step reference holds coordinates (0.3)" in rejects(tmp_path)["s2"] and len(rejects(tmp_path)) == 1
 
 
 def test_unreadable_images_and_samples_are_rejected_alone(tmp_path):
     data_set(tmp_path, 3)
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     images = ("a.png", "gone.png", "broken.png", None, "/etc/picture.png", "../picture.png")
-    samples = [*map(numbered, range(6), images), numbered(0)]
-    write_samples(tmp_path / "data.json", samples)
+    write_samples(tmp_path / "data.json", [*map(numbered, range(6), images), numbered(0)])
     with serving() as server:
         assert build.main(command(tmp_path, "gemini", server.url)) == 0
         assert len(server.records) == 1
     reasons = rejects(tmp_path)
     assert [record["id"] for record in made(tmp_path)] == ["s0"]
-    named = {"s0": "appeared before", "s1": "gone.png", "s2": "cannot be read", "s3": "no image"}
-    named |= {"s4": "/etc/picture.png", "s5": "../picture.png"}
-    assert reasons.keys() == named.keys() and all(named[key] in reasons[key] for key in named)
+    named = ("before", "gone.png", "read", "image", "/etc/picture.png", "../picture.png")
+    assert sorted(reasons) == ["s0", "s1", "s2", "s3", "s4", "s5"]
+    assert all(word in reasons[f"s{number}"] for number, word in enumerate(named))
 
 
 def test_a_dry_run_needs_no_key_and_no_network_and_leaves_nothing_but_a_picture(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("GEMINI_API_KEY")
     data_set(tmp_path, 30)
     words = command(tmp_path, "gemini", "http://127.0.0.1:9", "--dry-run", "--requests-per-minute", "10")
-    before = set(os.listdir(tmp_path))
     assert build.main(words) == 0
-    assert set(os.listdir(tmp_path)) - before == {"cor.json.example.jpg"}
+    assert set(os.listdir(tmp_path)) == {"a.png", "data.json", "cor.json.example.jpg"}
     printed = capsys.readouterr().out
     assert "30 samples, 30 requests" in printed and "price    unknown for m" in printed
     assert "time     about 3 min" in printed and "Instruction: Point to the mug 0." in printed
@@ -159,16 +144,11 @@ def test_a_dry_run_needs_no_key_and_no_network_and_leaves_nothing_but_a_picture(
 def test_another_server_is_asked_anew(tmp_path, monkeypatch):
     """The same name at another address is another model; its texts are not those that were paid for."""
     data_set(tmp_path, 3)
-    words = command(tmp_path, "openai", "")
-    position = words.index("--base-url")
-    del words[position : position + 2]
+    words = command(tmp_path, "openai", "")[:-2]  # no --base-url
     with serving() as first, serving() as second:
         for server, asked in ((first, (3, 0)), (first, (3, 0)), (second, (3, 3))):
             monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
             assert run(build.main, words) == 0 and (len(first.asked), len(second.asked)) == asked
-
-
-# --- killed and started again ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name,count", [("openai", 150), pytest.param("gemini", 2000, marks=pytest.mark.slow)])

@@ -1,7 +1,5 @@
 """Reasoning by rules: sentences that are true of their sample, the answer untouched, the recorded texts unchanged."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 
@@ -17,32 +15,22 @@ from trace_vlm.data.cor.instruction_parser import facts_from_meta, facts_from_wo
 
 
 @pytest.mark.parametrize("coordinates", [False, True])
-@pytest.mark.parametrize(
-    "sample,wording", [*((one, "plain") for one in PLAIN), *((one, "full") for one in FULL)],
-    ids=lambda value: value if isinstance(value, str) else value.id,
-)  # fmt: skip
+@pytest.mark.parametrize("sample,wording", [*((one, "plain") for one in PLAIN), *((one, "full") for one in FULL)])
 def test_reasoning_has_four_steps_and_the_sample_s_own_answer(sample, wording, coordinates):
     made = rules.with_reasoning(sample, seed=0, coordinates=coordinates, decimals=2, wording=wording)
     response = reasoning.parse(made.conversations[1].text)
     assert [step.key for step in response.steps] == list(reasoning.STEPS)
     assert [(point.x, point.y) for point in response.points] == [(0.21, 0.31), (0.19, 0.28)]
-    assert REASONING_SUFFIX in made.conversations[0].text
-    assert made.meta == sample.meta
+    assert REASONING_SUFFIX in made.conversations[0].text and made.meta == sample.meta
     located = re.search(r"\d\.\d", made.conversations[1].text.split("**Final Answer:**")[0])
     assert bool(located) == (coordinates and bool(sample.meta["references"] or sample.meta["target"]))
 
 
-@pytest.mark.parametrize(
-    "wording,samples,digest", [("plain", PLAIN, "92a49f8d046e"), ("full", FULL, "b4fd2b6ed394")], ids=["plain", "full"]
-)
+@pytest.mark.parametrize("wording,samples,digest", [("plain", PLAIN, "92a49f8d046e"), ("full", FULL, "b4fd2b6ed394")])
 def test_the_texts_are_the_recorded_ones(wording, samples, digest):
     """Published data sets are made again to the byte."""
-    texts = [
-        rules.with_reasoning(sample, seed, coordinates, 2, wording).conversations[1].text
-        for sample in samples
-        for coordinates in (False, True)
-        for seed in range(20)
-    ]
+    texts = [rules.with_reasoning(sample, seed, coordinates, 2, wording).conversations[1].text
+             for sample in samples for coordinates in (False, True) for seed in range(20)]  # fmt: skip
     assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12] == digest
 
 
@@ -68,24 +56,18 @@ def test_the_full_wording_states_the_facts_and_leaves_no_placeholder(sample):
             assert all(name in steps["target"] for name in names)
 
 
-@pytest.mark.parametrize(
-    "instruction,names,verb",
-    [("Locate several points on the mugs.", "mugs", "are"), ("Where are the books next to the lamp?", "lamp", "is"),
-     ("Point to the free space behind the scissors.", "scissors", "are"), ("Point to the glass.", "glass", "is"),
-     ("Point to the pair of scissors.", "pair of scissors", "is")],
-)  # fmt: skip
+@pytest.mark.parametrize("instruction,names,verb", [
+    ("Locate several points on the mugs.", "mugs", "are"), ("Where are the books next to the lamp?", "lamp", "is"),
+    ("Point to the free space behind the scissors.", "scissors", "are"), ("Point to the glass.", "glass", "is"),
+    ("Point to the pair of scissors.", "pair of scissors", "is")])  # fmt: skip
 def test_verbs_agree_with_what_an_instruction_names(instruction, names, verb):
-    facts = facts_from_wording(instruction)
-    other = {"is": "are", "are": "is"}[verb]
-    rngs = map(np.random.default_rng, range(99))
-    texts = " ".join(rules.write_steps(facts, rng, "full")["reference"] for rng in rngs)
+    facts, other = facts_from_wording(instruction), {"is": "are", "are": "is"}[verb]
+    texts = " ".join(rules.write_steps(facts, np.random.default_rng(n), "full")["reference"] for n in range(99))
     assert f"he {names} {verb} " in texts and f"he {names} {other} " not in texts
 
 
-@pytest.mark.parametrize(
-    "sample", [generated("free", "on", None, [BALL]), BETWEEN_MARKED, generated("part", "left part"), bare("x")],
-    ids=lambda sample: sample.id,
-)  # fmt: skip
+@pytest.mark.parametrize("sample", [
+    generated("free", "on", None, [BALL]), BETWEEN_MARKED, generated("part", "left part"), bare("x")])  # fmt: skip
 def test_the_plain_wording_refuses_what_it_has_no_words_for(sample):
     with pytest.raises(ValueError, match="--wording"):
         rules.with_reasoning(sample, 0, False, 2, "plain")
