@@ -17,7 +17,7 @@ import yaml
 from shell import ROOT, kill_when
 
 from trace_vlm.core.records import Sample, read_samples
-from trace_vlm.data import cards
+from trace_vlm.data import export
 from trace_vlm.data.mix import Recipe, main
 from trace_vlm.data.sources.__main__ import main as sources
 from trace_vlm.data.sources.sample_checks import part_of
@@ -206,11 +206,11 @@ def test_a_split_that_leaves_nothing_is_refused(root: Path, tmp_path: Path, caps
 def test_the_strictest_licence_wins_and_an_unknown_one_is_stricter_than_any() -> None:
     order = ["generated", "apache-2.0", "cc-by-4.0", "gemini-output", "flickr", "cc-by-nc-4.0", "llava-instruct"]
     for number in range(1, len(order)):
-        assert cards.strictest(reversed(order[: number + 1])) == order[number]
-    assert cards.strictest([*order, "unknown"]) == cards.strictest([]) == "unknown"
-    assert cards.may_embed(["generated", "apache-2.0", "gemini-output"])
+        assert export.strictest(reversed(order[: number + 1])) == order[number]
+    assert export.strictest([*order, "unknown"]) == export.strictest([]) == "unknown"
+    assert export.may_embed(["generated", "apache-2.0", "gemini-output"])
     for name in ("flickr", "llava-instruct", "unknown"):
-        assert not cards.may_embed(["generated", name])
+        assert not export.may_embed(["generated", name])
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_the_strictest_licence_wins_and_an_unknown_one_is_stricter_than_any() ->
      ("trace", ["free_space"], ["apache-2.0", "gemini-output"], ("apache-2.0", "gemini-output"))],
 )  # fmt: skip
 def test_every_source_has_its_licence(kind: str, parts: list[str], stated: list[str], licences_: object) -> None:
-    assert cards.licences_of(kind, parts, stated) == licences_
+    assert export.licences_of(kind, parts, stated) == licences_
 
 
 def test_the_card_tells_counts_sources_licences_and_hashes(root: Path, tmp_path: Path) -> None:

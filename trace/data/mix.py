@@ -30,8 +30,7 @@ from ..core.records import Sample, Turn
 from ..utils.command import InputError, Parser, run
 from ..utils.config import Field, ListOf, config_class, read_config
 from ..utils.files import sha256, write_json_list
-from .cards import licences_of, may_embed, strictest, write_cards
-from .export import export, refuse_unknown
+from .export import export, licences_of, may_embed, refuse_unknown, strictest, write_cards
 from .sources.registry import OpenSource, Source, stable_hash
 from .sources.sample_checks import ImageCheck, Part, Problem, Problems, content_problem, logged_problems, part_of
 
