@@ -1,7 +1,5 @@
 """Other models' coordinates: what is read from their texts, whole, broken or cut, and how pictures are sent."""
 
-from __future__ import annotations
-
 import re
 
 import pytest
@@ -9,21 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timing import assert_linear
 
-from trace_vlm.core.conventions import (
-    CONVENTIONS,
-    QWEN_LEAST,
-    QWEN_MOST,
-    ConventionCheck,
-    convention,
-    convention_of,
-    foreign_syntax,
-    read,
-    sent_size,
-)
+from trace_vlm.core import conventions
+from trace_vlm.core.conventions import CONVENTIONS, convention, convention_of, read
 from trace_vlm.core.points import Box, Point
 from trace_vlm.utils.command import InputError
 
 SIZE, SENT = (640, 480), (280, 140)
+HERE, BOTH = [(0.25, 0.5)], [(0.25, 0.5), (1.0, 0.0)]
 
 
 def points(name: str, text: str) -> list[tuple[float, ...]]:
@@ -32,57 +22,44 @@ def points(name: str, text: str) -> list[tuple[float, ...]]:
     return [(round(item.x, 4), round(item.y, 4)) for item in found if isinstance(item, Point)]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        ("unit", "[(0.25, 0.5)]", [(0.25, 0.5)]),
-        ("unit", "[(70, 70)]", [(0.25, 0.5)]),  # pixels, of the picture as it was sent
-        ("gemini", '```json\n[{"point": [500, 250], "label": "a"}, {"point": [0, 1000], "label": "b"}]\n```',
-         [(0.25, 0.5), (1.0, 0.0)]),
-        ("gemini", '[{"point": [500, 250], "label": "a"}, {"point": [500, 2', [(0.25, 0.5)]),  # cut off
-        ("gemini", "{'point': [500, 250],}", [(0.25, 0.5)]),  # no JSON
-        ("gemini", '{"points": [[500, 250], [100, 200]], "size": [9, 9]}', [(0.25, 0.5), (0.2, 0.1)]),
-        ("gemini", "[[500, 250]]", [(0.25, 0.5)]), ("gemini", '{"point": [1, 2, 3]} (500, 250)', [(0.25, 0.5)]),
-        ("molmo", '<point x="25.0" y="50" alt="a mug">a mug</point>', [(0.25, 0.5)]),
-        ("molmo", '<points x1="25" y1="50.0" x2="100" y2="0" alt="mugs">mugs</points>', [(0.25, 0.5), (1.0, 0.0)]),
-        ("molmo", '<points x1="25" y1="50.0" x2="10', [(0.25, 0.5)]),
-        ("molmo", '<points x1="25" y2="50.0">', []),  # not a pair
-        ("molmo", "There are none.", []),
-        ("molmo2", '<points coords="1 1 250 500 2 999 003">mugs</points>', [(0.25, 0.5), (0.999, 0.003)]),
-        ("molmo2", '<point coords="1 1 250 500"/>', [(0.25, 0.5)]),
-        ("molmo2", '<points coords="1 250 500 2 999 3">', [(0.25, 0.5), (0.999, 0.003)]),  # without the image's number
-        ("molmo2", '<points coords="1 1 250 500 2 99', [(0.25, 0.5)]), ("molmo2", '<points coords="">', []),
-        ("qwen2.5-vl", '[{"point_2d": [70, 70], "label": "mug"}]', [(0.25, 0.5)]),
-        ("qwen3-vl", '<think>maybe [1, 2]</think>\n[{"point_2d": [250, 500]}]', [(0.25, 0.5)]),
-        ("qwen3-vl", "**Final Answer:** [250, 500]\nThat is left of (1, 2).", [(0.25, 0.5)]),
-        ("qwen3-vl", "1. Identify the reference object: at [10, 20].\n**Final Answer:**\n[250, 500]", [(0.25, 0.5)]),
-        ("robobrain2", "[(70, 70), (280, 0)]", [(0.25, 0.5), (1.0, 0.0)]),
-        ("robobrain2", "[(700, 70)]", [(2.5, 0.5)]),  # outside, not lost
-        ("robobrain2.5", "[(250, 500, 1.08), (463, 599)]", [(0.25, 0.5), (0.463, 0.599)]),
-        ("robobrain2.5", '[{"point": [250, 500, 0.9]}]', [(0.25, 0.5)]),
-        ("qwen3-vl", '[{"point_2d": [250, 500, 1.2]}, {"point_2d": [100, 200]}]', [(0.25, 0.5), (0.1, 0.2)]),
-        ("qwen3-vl", '[{"x": 250, "y": 500}]', [(0.25, 0.5)]),
-        ("gemini", '[{"y": 500, "x": 250}]', [(0.25, 0.5)]),  # named: not swapped
-        ("gemini", "（500，250）", [(0.25, 0.5)]),
-        ("molmo", '<point x="25.0" alt="a mug" y="50">a mug</point>', [(0.25, 0.5)]),
-        ("molmo", '<point y="50" x="25.0"/><point y="0" alt="mug" x="100"/>', [(0.25, 0.5), (1.0, 0.0)]),
-        ("molmo", '<points y2="0" x1="25" alt="mugs" y1="50.0" x2="100">', [(0.25, 0.5), (1.0, 0.0)]),
-        ("molmo", '**Final Answer:** <point x="25" y="50">a mug</point> and the other <point x="100" y="0">b</point>',
-         [(0.25, 0.5), (1.0, 0.0)]),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name, text, expected", [
+    ("unit", "[(0.25, 0.5)]", HERE), ("unit", "[(70, 70)]", HERE),  # pixels, of the picture as it was sent
+    ("gemini", '```json\n[{"point": [500, 250], "label": "a"}, {"point": [0, 1000], "label": "b"}]\n```', BOTH),
+    ("gemini", '[{"point": [500, 250], "label": "a"}, {"point": [500, 2', HERE),  # cut off
+    ("gemini", "{'point': [500, 250],}", HERE),  # no JSON
+    ("gemini", '{"points": [[500, 250], [100, 200]], "size": [9, 9]}', [(0.25, 0.5), (0.2, 0.1)]),
+    ("gemini", "[[500, 250]]", HERE), ("gemini", '{"point": [1, 2, 3]} (500, 250)', HERE),
+    ("molmo", '<point x="25.0" y="50" alt="a mug">a mug</point>', HERE),
+    ("molmo", '<points x1="25" y1="50.0" x2="100" y2="0" alt="mugs">mugs</points>', BOTH),
+    ("molmo", '<points x1="25" y1="50.0" x2="10', HERE), ("molmo", "There are none.", []),
+    ("molmo", '<points x1="25" y2="50.0">', []),  # not a pair
+    ("molmo2", '<points coords="1 1 250 500 2 999 003">mugs</points>', [(0.25, 0.5), (0.999, 0.003)]),
+    ("molmo2", '<point coords="1 1 250 500"/>', HERE),
+    ("molmo2", '<points coords="1 250 500 2 999 3">', [(0.25, 0.5), (0.999, 0.003)]),  # without the image's number
+    ("molmo2", '<points coords="1 1 250 500 2 99', HERE), ("molmo2", '<points coords="">', []),
+    ("qwen2.5-vl", '[{"point_2d": [70, 70], "label": "mug"}]', HERE),
+    ("qwen3-vl", '<think>maybe [1, 2]</think>\n[{"point_2d": [250, 500]}]', HERE),
+    ("qwen3-vl", "**Final Answer:** [250, 500]\nThat is left of (1, 2).", HERE),
+    ("qwen3-vl", "1. Identify the reference object: at [10, 20].\n**Final Answer:**\n[250, 500]", HERE),
+    ("robobrain2", "[(70, 70), (280, 0)]", BOTH), ("robobrain2", "[(700, 70)]", [(2.5, 0.5)]),  # outside, not lost
+    ("robobrain2.5", "[(250, 500, 1.08), (463, 599)]", [(0.25, 0.5), (0.463, 0.599)]),
+    ("robobrain2.5", '[{"point": [250, 500, 0.9]}]', HERE),
+    ("qwen3-vl", '[{"point_2d": [250, 500, 1.2]}, {"point_2d": [100, 200]}]', [(0.25, 0.5), (0.1, 0.2)]),
+    ("qwen3-vl", '[{"x": 250, "y": 500}]', HERE), ("gemini", '[{"y": 500, "x": 250}]', HERE),  # named: not swapped
+    ("gemini", "（500，250）", HERE), ("molmo", '<point x="25.0" alt="a mug" y="50">a mug</point>', HERE),
+    ("molmo", '<point y="50" x="25.0"/><point y="0" alt="mug" x="100"/>', BOTH),
+    ("molmo", '<points y2="0" x1="25" alt="mugs" y1="50.0" x2="100">', BOTH),
+    ("molmo", '**Final Answer:** <point x="25" y="50">a mug</point> and the other <point x="100" y="0">b</point>', BOTH),
+])  # fmt: skip
 def test_what_is_read(name: str, text: str, expected: list[tuple[float, ...]]) -> None:
     assert points(name, text) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("unit", "[(0.1, 0.2, 0.3, 0.4)]"), ("gemini", '[{"box_2d": [200, 100, 400, 300], "label": "a"}]'),
-        ("qwen2.5-vl", '[{"bbox_2d": [28, 28, 84, 56]}]'), ("qwen3-vl", '[{"bbox_2d": [100, 200, 300, 400]}]'),
-        ("robobrain2", "[28, 28, 84, 56]"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name, text", [
+    ("unit", "[(0.1, 0.2, 0.3, 0.4)]"), ("gemini", '[{"box_2d": [200, 100, 400, 300], "label": "a"}]'),
+    ("qwen2.5-vl", '[{"bbox_2d": [28, 28, 84, 56]}]'), ("qwen3-vl", '[{"bbox_2d": [100, 200, 300, 400]}]'),
+    ("robobrain2", "[28, 28, 84, 56]"),
+])  # fmt: skip
 def test_boxes(name: str, text: str) -> None:
     (box,) = read(text, SIZE, CONVENTIONS[name], SENT).points
     assert isinstance(box, Box)
@@ -95,24 +72,19 @@ def test_any_text_is_read(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
-@pytest.mark.parametrize(
-    "piece",
-    ['"point": [', '"points": [[1, 2],', "<points x1=", '<point coords="1 ', 'x="1" ', "[[1,", '{"x": 1, ']
-    + ['"point_2d": [1, 2, 3], ', '<point x1="1" y1="2" ', 'x="', "(1, 2, "],
-)
+@pytest.mark.parametrize("piece", [
+    '"point": [', '"points": [[1, 2],', "<points x1=", '<point coords="1 ', 'x="1" ', "[[1,", '{"x": 1, ',
+    '"point_2d": [1, 2, 3], ', '<point x1="1" y1="2" ', 'x="', "(1, 2, ",
+])  # fmt: skip
 def test_long_texts_take_linear_time(name: str, piece: str) -> None:
-    how = CONVENTIONS[name]
-    assert_linear(how.read, piece * (200_000 // len(piece)))
+    assert_linear(CONVENTIONS[name].read, piece * (200_000 // len(piece)))
 
 
-@given(
-    st.integers(1, 5000), st.integers(1, 5000), st.integers(64, 2048),
-    st.sampled_from(["qwen2.5-vl", "robobrain2", "unit"]),
-)  # fmt: skip
+@given(*[st.integers(1, 5000)] * 2, st.integers(64, 2048), st.sampled_from(["qwen2.5-vl", "robobrain2", "unit"]))
 def test_a_server_has_nothing_left_to_resize(width: int, height: int, most: int, name: str) -> None:
     how = convention(name)
     try:
-        sent = sent_size((width, height), most, how)
+        sent = conventions.sent_size((width, height), most, how)
     except InputError:
         assert max(width, height) > 200 * min(width, height)
         return
@@ -121,7 +93,9 @@ def test_a_server_has_nothing_left_to_resize(width: int, height: int, most: int,
         assert max(sent) <= max(most, 1)
         assert max(width, height) > most or sent == (width, height)
     else:
-        assert {side % 28 for side in sent} == {0} and QWEN_LEAST <= sent[0] * sent[1] <= QWEN_MOST
+        assert {side % 28 for side in sent} == {0} and conventions.QWEN_LEAST <= sent[0] * sent[
+            1
+        ] <= conventions.QWEN_MOST
 
 
 def test_an_unknown_convention_and_a_missing_size() -> None:
@@ -130,8 +104,6 @@ def test_an_unknown_convention_and_a_missing_size() -> None:
     with pytest.raises(ValueError, match="robobrain2"):
         read("[(1, 2)]", SIZE, CONVENTIONS["robobrain2"])
 
-
-# --- which model writes how -------------------------------------------------------------------------------------------
 
 FAMILIES = {
     "gemini-2.5-flash": "gemini", "google/gemini-2.5-pro": "gemini",
@@ -149,10 +121,9 @@ def test_a_models_family_names_its_convention(model: str) -> None:
     assert found is not None and found.name == FAMILIES[model]
 
 
-@pytest.mark.parametrize(
-    "model",
-    ["my-finetune-of-gemini-data", "geminid", "RoboBrain3", "Qwen2-VL-7B", "gemini/my-own", "Embodied-R1-3B", "", "/"],
-)
+@pytest.mark.parametrize("model", [
+    "my-finetune-of-gemini-data", "geminid", "RoboBrain3", "Qwen2-VL-7B", "gemini/my-own", "Embodied-R1-3B", "", "/",
+])  # fmt: skip
 def test_an_unknown_family_is_not_guessed(model: str) -> None:
     assert convention_of(model) is None
 
@@ -163,33 +134,26 @@ def test_a_model_that_points_by_special_tokens_is_refused(model: str) -> None:
         convention_of(model)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ('[{"point_2d": [400, 600]}]', "JSON keys"), ('{"box_2d": [0.1, 0.2, 0.3, 0.4]}', "JSON keys"),
-        ('<point x="46.1" y="52.7">', "XML tags"), ("[(400, 300)]", "numbers above 1"),
-        ("(0.5, 1.5)", "numbers above 1"), ('[{"x": 400, "y": 600}]', "numbers above 1"),
-        ("[(0.4, 0.3), (1, 1), (-0.2, 0)]", None), ('[{"x": 0.4, "y": 0.6}]', None),
-        ("1. 2 mugs of 300 ml.\n**Final Answer:** none", None),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("text, shown", [
+    ('[{"point_2d": [400, 600]}]', "JSON keys"), ('{"box_2d": [0.1, 0.2, 0.3, 0.4]}', "JSON keys"),
+    ('<point x="46.1" y="52.7">', "XML tags"), ("[(400, 300)]", "numbers above 1"), ("(0.5, 1.5)", "numbers above 1"),
+    ('[{"x": 400, "y": 600}]', "numbers above 1"), ("[(0.4, 0.3), (1, 1), (-0.2, 0)]", None),
+    ('[{"x": 0.4, "y": 0.6}]', None), ("1. 2 mugs of 300 ml.\n**Final Answer:** none", None),
+])  # fmt: skip
 def test_what_may_not_be_in_fractions(text: str, shown: str | None) -> None:
-    assert foreign_syntax(text) == shown
+    assert conventions.foreign_syntax(text) == shown
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "named"),
-    [
-        ("qwen3-vl", "[0.46, 0.53], [0.2, 0.9], [500, 500]", "2 of 3 points .*qwen3-vl"),
-        ("qwen2.5-vl", "[0.46, 0.53]", "1 of 1 points"), ("molmo", '<point x="0.46" y="0.53">', "1 of 1 points"),
-        ("unit", "[(463.5, 599.2)]", "1 of 1 points"), ("unit", "[(0.001, 0.002)]", None),
-        ("unit", '[{"point_2d": [40, 30]}]', "1 of 1 answers"), ("unit", "[(0.4, 0.3), (1, 0)]", None),
-        ("qwen3-vl", "[460, 530], [5, 5]", None), ("qwen3-vl", "none", None),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name, text, named", [
+    ("qwen3-vl", "[0.46, 0.53], [0.2, 0.9], [500, 500]", "2 of 3 points .*qwen3-vl"),
+    ("qwen2.5-vl", "[0.46, 0.53]", "1 of 1 points"), ("molmo", '<point x="0.46" y="0.53">', "1 of 1 points"),
+    ("unit", "[(463.5, 599.2)]", "1 of 1 points"), ("unit", "[(0.001, 0.002)]", None),
+    ("unit", '[{"point_2d": [40, 30]}]', "1 of 1 answers"), ("unit", "[(0.4, 0.3), (1, 0)]", None),
+    ("qwen3-vl", "[460, 530], [5, 5]", None), ("qwen3-vl", "none", None),
+])  # fmt: skip
 def test_points_that_look_like_another_convention_are_reported(name: str, text: str, named: str | None) -> None:
     for sent in (SENT, (64, 48)):  # a pixel of a small picture is more than a hundredth of it
-        check = ConventionCheck()
+        check = conventions.ConventionCheck()
         check.add(read(text, SIZE, CONVENTIONS[name], sent), CONVENTIONS[name], sent)
         warning = check.warning(name)
         assert warning is None if named is None else warning is not None and re.search(named, warning)

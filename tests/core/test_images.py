@@ -1,7 +1,5 @@
 """The padded square and its inverse; images and masks of every kind, upright, broken or of 16 bits."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from trace_vlm.core.images import (
-    INSIDE,
-    Square,
-    decoded_size,
-    image_size,
-    is_turned,
-    open_image,
-    open_mask,
-    patch_coverage,
-    unpad_map,
-)
+from trace_vlm.core import images
+from trace_vlm.core.images import INSIDE, Square, image_size, open_image, open_mask
 from trace_vlm.core.points import Point
 from trace_vlm.utils.command import InputError
 
@@ -50,7 +39,7 @@ def test_a_hot_patch_lands_on_its_pixels(size):
     grid = np.zeros((patches, patches))
     row, column = int(target.y * patches), int(target.x * patches)
     grid[row, column] = 1.0
-    heat = unpad_map(grid, size)
+    heat = images.unpad_map(grid, size)
     assert heat.shape == (size[1], size[0])
     y, x = np.unravel_index(heat.argmax(), heat.shape)
     found = square.pad_point(Point((x + 0.5) / size[0], (y + 0.5) / size[1]))
@@ -60,7 +49,7 @@ def test_a_hot_patch_lands_on_its_pixels(size):
 def test_coverage_counts_the_share_of_each_patch():
     mask = np.zeros((2, 4), dtype=bool)
     mask[:, :2] = True  # the left half of a 4 x 2 image; the square adds a row above and below
-    assert patch_coverage(mask, 2).tolist() == [[0.5, 0.0], [0.5, 0.0]]
+    assert images.patch_coverage(mask, 2).tolist() == [[0.5, 0.0], [0.5, 0.0]]
 
 
 @pytest.mark.parametrize("name", ["wide", "tall", "square"])
@@ -96,8 +85,6 @@ def test_sixteen_bits_are_scaled(tmp_path):
     assert np.array_equal(np.asarray(open_image(tmp_path / "deep.png"))[..., 1], grey)
 
 
-# --- the frame: pictures as people see them ---------------------------------------------------------------------------
-
 CORNERS = [[1, 2], [3, 4], [5, 6]]  # values / 40 of an upright picture, two columns wide and three rows high
 # How each orientation stores it: what has to be done to the upright picture.
 STORED = {
@@ -117,8 +104,8 @@ def test_every_orientation_is_turned_upright_in_images_sizes_and_masks(tmp_path,
     stored.convert("RGB").save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
     assert np.array_equal(np.asarray(open_image(path))[..., 0], upright)
     assert np.array_equal(open_mask(path), upright)
-    assert image_size(path) == (2, 3) == decoded_size(path)
-    assert is_turned(path) == (orientation != 1 and suffix != "tif")
+    assert image_size(path) == (2, 3) == images.decoded_size(path)
+    assert images.is_turned(path) == (orientation != 1 and suffix != "tif")
 
 
 def test_damaged_exif_turns_nothing(tmp_path):
@@ -127,8 +114,6 @@ def test_damaged_exif_turns_nothing(tmp_path):
         Image.new("RGB", (4, 2)).save(path, exif=exif)
         assert open_image(path).size == image_size(path) == (4, 2)
 
-
-# --- masks ------------------------------------------------------------------------------------------------------------
 
 LEFT = np.array([[True, True, False, False]] * 3)
 
@@ -140,17 +125,13 @@ def layers(*bands: Any) -> Image.Image:
     return Image.merge(mode, [Image.fromarray(array.astype(np.uint8)) for array in arrays])
 
 
-@pytest.mark.parametrize(
-    "picture",
-    [
-        layers(LEFT), layers(LEFT).convert("1"), layers(LEFT).convert("P"), layers(255, LEFT), layers(0, LEFT),
-        layers(LEFT, 255), layers(LEFT, LEFT), layers(LEFT, 0, 0), layers(0, 0, LEFT), layers(0, 0, LEFT, 255),
-        layers(255, 255, 255, LEFT), layers(255, 0, 0, LEFT), layers(LEFT, LEFT, LEFT, LEFT),
-        Image.fromarray(np.where(LEFT, 40000, 1000).astype(np.uint16)),
-        Image.fromarray(np.where(LEFT, 0.9, 0.1).astype(np.float32)),
-    ],
-    ids=lambda picture: f"{picture.mode}-{picture.getextrema()}",
-)  # fmt: skip
+@pytest.mark.parametrize("picture", [
+    layers(LEFT), layers(LEFT).convert("1"), layers(LEFT).convert("P"), layers(255, LEFT), layers(0, LEFT),
+    layers(LEFT, 255), layers(LEFT, LEFT), layers(LEFT, 0, 0), layers(0, 0, LEFT), layers(0, 0, LEFT, 255),
+    layers(255, 255, 255, LEFT), layers(255, 0, 0, LEFT), layers(LEFT, LEFT, LEFT, LEFT),
+    Image.fromarray(np.where(LEFT, 40000, 1000).astype(np.uint16)),
+    Image.fromarray(np.where(LEFT, 0.9, 0.1).astype(np.float32)),
+], ids=lambda picture: f"{picture.mode}-{picture.getextrema()}")  # fmt: skip
 @pytest.mark.parametrize("as_bytes", [False, True])
 def test_one_reader_takes_every_kind_of_mask(tmp_path, picture, as_bytes):
     path = tmp_path / ("a.tif" if picture.mode == "F" else "a.png")

@@ -1,7 +1,5 @@
 """Ids and labels against the recorded original; the wording; what a template accepts."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The Chain of Reasoning in text: template, spans, slips, and the recorded behaviour of the reference."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path
@@ -17,11 +15,9 @@ from trace_vlm.core.points import Box, Point
 from trace_vlm.core.reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS, Response, parse, render
 
 STEPS_EXAMPLE = {
-    "reference": "the red mug at (0.300, 0.400)",
-    "target": "the free area to the left of the mug",
-    "subtype": "free space reference",
-    "output": "two points in that area",
-}
+    "reference": "the red mug at (0.300, 0.400)", "target": "the free area to the left of the mug",
+    "subtype": "free space reference", "output": "two points in that area",
+}  # fmt: skip
 TEMPLATE = """\
 **Reasoning Process:**
 1. **Identify the reference object:** the red mug at (0.300, 0.400)
@@ -36,9 +32,6 @@ POINTS = (Point(0.461, 0.527), Point(0.498, 0.521))
 
 def keys(response: Response) -> list[str]:
     return [step.key for step in response.steps]
-
-
-# --- rendering and reading back ---------------------------------------------------------------------------------------
 
 
 def test_template_to_the_letter() -> None:
@@ -94,14 +87,11 @@ def test_render_without_steps_and_with_some() -> None:
     assert lines[1:3] == ["1. **Identify the reference object:** the mug", "2. **Generate the output:** one point"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "left of it\n**Final Answer:** (0.1, 0.1)", "the final answer is (0.1, 0.1)", "left\nAnswer: (0.1, 0.1)",
-        "the answer is (", "left <answer>", "left </answer>", "left\n2. **Define the target area:** right",
-        "Target area: left",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("body", [
+    "left of it\n**Final Answer:** (0.1, 0.1)", "the final answer is (0.1, 0.1)", "left\nAnswer: (0.1, 0.1)",
+    "the answer is (", "left <answer>", "left </answer>", "left\n2. **Define the target area:** right",
+    "Target area: left",
+])  # fmt: skip
 def test_render_refuses_a_body_that_would_be_another_section(body: str) -> None:
     with pytest.raises(ValueError, match="heading"):
         render({"reference": "x\n" + body}, POINTS)
@@ -111,8 +101,6 @@ def test_render_refuses_an_unknown_step() -> None:
     with pytest.raises(ValueError, match="'goal'"):
         render({"goal": "free"}, POINTS)
 
-
-# --- spans and robustness over arbitrary texts ------------------------------------------------------------------------
 
 fragments = st.lists(
     st.sampled_from(
@@ -139,32 +127,30 @@ def test_any_text_is_read_and_spans_hold(text: str) -> None:
     assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
 
 
-# --- slips ------------------------------------------------------------------------------------------------------------
-
 HEADINGS_READ = {
-    "Identify the reference object: the mug": "reference", "identify the reference object: the mug": "reference",
-    "IDENTIFY THE REFERENCE OBJECT: the mug": "reference", "1. Identify the reference object: the mug": "reference",
-    "1) Identify the reference object - the mug": "reference",
-    "(1) Identify the reference object: the mug": "reference",
-    "1 . **Identify the reference object:** the mug": "reference",
-    "1. **Identify the reference object**: the mug": "reference",
-    "1. **Identify the reference object** the mug": "reference",
-    "1. Identify the reference object the mug": "reference", "**Identify the reference object the mug": "reference",
-    "**1. Identify the reference object:** the mug": "reference",
-    "- **Identify the reference object:** the mug": "reference",
-    "   * *Identify the reference object:* the mug": "reference",
-    "### Step 1: Identify the reference object\nthe mug": "reference",
-    "Step 1 - Identify the reference object: the mug": "reference",
-    "__Identify the reference object:__ the mug": "reference",
-    "Identify  the  reference object : the mug": "reference",
-    "Identify the reference object – the mug": "reference", "Identify reference object: the mug": "reference",
-    "**Reference surface:** the mug": "reference", "**Reference Object** the mug": "reference",
-    "Define the reference surface: the mug": "reference", "Define target area: the mug": "target",
-    "Target area: the mug": "target", "2. **Target Area**\nthe mug": "target",
-    "Determine the goal’s subtype: the mug": "subtype", "Determine the goals subtype: the mug": "subtype",
-    "Determine goal sub-type: the mug": "subtype", "3. **Goal subtype:** the mug": "subtype",
-    "Determine the subtype: the mug": "subtype", "4. Generate output: the mug": "output",
-    "Generate the coordinates: the mug": "output",
+    **dict.fromkeys([
+        "Identify the reference object: the mug", "identify the reference object: the mug",
+        "IDENTIFY THE REFERENCE OBJECT: the mug", "1. Identify the reference object: the mug",
+        "1) Identify the reference object - the mug", "(1) Identify the reference object: the mug",
+        "1 . **Identify the reference object:** the mug", "1. **Identify the reference object**: the mug",
+        "1. **Identify the reference object** the mug", "1. Identify the reference object the mug",
+        "**Identify the reference object the mug", "**1. Identify the reference object:** the mug",
+        "- **Identify the reference object:** the mug", "   * *Identify the reference object:* the mug",
+        "### Step 1: Identify the reference object\nthe mug", "Step 1 - Identify the reference object: the mug",
+        "__Identify the reference object:__ the mug", "Identify  the  reference object : the mug",
+        "Identify the reference object – the mug", "Identify reference object: the mug",
+        "**Reference surface:** the mug", "**Reference Object** the mug", "Define the reference surface: the mug",
+    ], "reference"),
+    **dict.fromkeys([
+        "Define target area: the mug", "Target area: the mug", "2. **Target Area**\nthe mug",
+    ], "target"),
+    **dict.fromkeys([
+        "Determine the goal’s subtype: the mug", "Determine the goals subtype: the mug",
+        "Determine goal sub-type: the mug", "3. **Goal subtype:** the mug", "Determine the subtype: the mug",
+    ], "subtype"),
+    **dict.fromkeys([
+        "4. Generate output: the mug", "Generate the coordinates: the mug",
+    ], "output"),
 }  # fmt: skip
 
 
@@ -190,16 +176,13 @@ def test_all_on_one_line() -> None:
     assert response.points == (Point(0.2, 0.3),)
 
 
-@pytest.mark.parametrize(
-    "sentence",
-    [
-        "First I identify the reference object, then I define the target area - left of it.",
-        "Here we define the target area as what is left of the mug", "The target area is left of the mug",
-        "It is in the **target area** left of the mug", "object 0.5. Define the target area", "subtypes: none",
-        "the off-target area: none", "Before the final answer I look again", "This is not my final answer.",
-        "semifinal answer: none", "What would the answer: be?", "The answer is probably near", "An answer",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("sentence", [
+    "First I identify the reference object, then I define the target area - left of it.",
+    "Here we define the target area as what is left of the mug", "The target area is left of the mug",
+    "It is in the **target area** left of the mug", "object 0.5. Define the target area", "subtypes: none",
+    "the off-target area: none", "Before the final answer I look again", "This is not my final answer.",
+    "semifinal answer: none", "What would the answer: be?", "The answer is probably near", "An answer",
+])  # fmt: skip
 def test_sentences_are_no_headings(sentence: str) -> None:
     response = parse(f"{sentence} (0.1, 0.1) and more")
     assert (response.steps, response.answer_span) == ((), None)
@@ -209,10 +192,9 @@ def test_sentences_are_no_headings(sentence: str) -> None:
 ANSWERS = [
     "**Final Answer:**\n[(0.2, 0.3)]", "**Final Answer:** [(0.2, 0.3)]", "**Final Answer**: [(0.2, 0.3)]",
     "**Final Answer**\n[(0.2, 0.3)]", "**Final Answer** [(0.2, 0.3)]", "Final Answer: `[(0.2, 0.3)]`",
-    "Final answer - [(0.2, 0.3)]", "Final answer\n[(0.2, 0.3)]", "Final answer (0.2, 0.3)",
-    "final answer: (0.2, 0.3)", "FINAL ANSWER = (0.2, 0.3)", "## Final Answer\n\n(0.2, 0.3)",
-    "5. **Final answer:** (0.2, 0.3)", "So the final answer is (0.2, 0.3)", "So the final answer: (0.2, 0.3)",
-    "**Final Answer:**\n```\n[(0.2, 0.3)]\n```",
+    "Final answer - [(0.2, 0.3)]", "Final answer\n[(0.2, 0.3)]", "Final answer (0.2, 0.3)", "final answer: (0.2, 0.3)",
+    "FINAL ANSWER = (0.2, 0.3)", "## Final Answer\n\n(0.2, 0.3)", "5. **Final answer:** (0.2, 0.3)",
+    "So the final answer is (0.2, 0.3)", "So the final answer: (0.2, 0.3)", "**Final Answer:**\n```\n[(0.2, 0.3)]\n```",
     "**Final Answer:** (0.9, 0.9) no, wrong.\n**Final Answer:** (0.2, 0.3)",
     "The final answer is computed from (0.8, 0.8).\n\n**Final Answer:** (0.2, 0.3)",
     "**Final Answer:** (0.2, 0.3)\n\n**Final Answer:** [(0.2, 0",
@@ -223,11 +205,11 @@ ANSWERS = [
     "**Final Answer:** [(0.2, 0.3)] (not near the mug at (0.1, 0.2))",
     "**Final Answer:** (0.2, 0.3).\n\nThe point lies left of the mug, which stands at (0.1, 0.2), and is free.",
     '**Final Answer:**\n[\n  {"point_2d": [0.2, 0.3], "label": "free"}\n]\nThe mug is at (0.1, 0.2)',
-    "**Final Answer:** [(0.2, 0.3)]\n\nI looked at several places before.\n(0.1, 0.2)",
-    "<answer>[(0.2, 0.3)]</answer>", "<answer>[(0.2, 0.3)]",
-    "<ANSWER>\n(0.2, 0.3)\n</ANSWER> The mug is at (0.1, 0.2).", "<answer>Final Answer: [(0.2, 0.3)]</answer>",
-    "<answer>[(0.2, 0.3)]</answer> (0.8, 0.8)", "Answer: [(0.2, 0.3)]", "**Answer:** (0.2, 0.3)",
-    "## Answer\n\n(0.2, 0.3)", "The answer is [(0.2, 0.3)].", "So my answer is: **(0.2, 0.3)**",
+    "**Final Answer:** [(0.2, 0.3)]\n\nI looked at several places before.\n(0.1, 0.2)", "<answer>[(0.2, 0.3)]</answer>",
+    "<answer>[(0.2, 0.3)]", "<ANSWER>\n(0.2, 0.3)\n</ANSWER> The mug is at (0.1, 0.2).",
+    "<answer>Final Answer: [(0.2, 0.3)]</answer>", "<answer>[(0.2, 0.3)]</answer> (0.8, 0.8)", "Answer: [(0.2, 0.3)]",
+    "**Answer:** (0.2, 0.3)", "## Answer\n\n(0.2, 0.3)", "The answer is [(0.2, 0.3)].",
+    "So my answer is: **(0.2, 0.3)**",
 ]  # fmt: skip
 
 
@@ -299,23 +281,15 @@ def test_where_points_come_from() -> None:
     assert parse("Final answer: (320, 240)", size=(640, 480)).points == (Point(0.5, 0.5),)
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "*", "**", "1. ", "# ", " ", "\n", "the ", "identify the ", "target area ", "\nTarget area:",
-        "**final answer:** ", "_*",
-    ]
-    + ["final answer (", "(0.5, ", "step 1 ", "reference object: (0.1, 0.1)\n"],
-)  # fmt: skip
+@pytest.mark.parametrize("pattern", [
+    "*", "**", "1. ", "# ", " ", "\n", "the ", "identify the ", "target area ", "\nTarget area:", "**final answer:** ",
+    "_*", "final answer (", "(0.5, ", "step 1 ", "reference object: (0.1, 0.1)\n",
+])  # fmt: skip
 def test_reading_is_linear(pattern: str) -> None:
     assert_linear(parse, pattern * (600_000 // len(pattern)))
 
 
-# --- the reference's recorded answers ---------------------------------------------------------------------------------
-
-RECORDED = json.loads((Path(__file__).parents[1] / "data" / "scoring" / "scoring.json").read_text(encoding="utf-8"))[
-    "answers"
-]
+RECORDED = json.loads((Path(__file__).parents[1] / "data/scoring/scoring.json").read_text(encoding="utf-8"))["answers"]
 
 BRACKETS = "square brackets are read"
 BLANKS = "blanks inside the brackets are read"
@@ -333,33 +307,26 @@ DIFFERENCES = {
     "(-0.5, -0.5, 0.5, 0.5)": "a box that begins outside the image keeps its part inside; there it wraps around",
     "(0, 0.2, 0.5, 0.9)": "a box that begins with an integer is read; there it raises TypeError, the answer is dropped",
     "[0.5, 0.5]": BRACKETS, "[[0.5, 0.5], [0.4, 0.4]]": BRACKETS, "( 0.5, 0.5)": BLANKS, "(0.5, 0.5 )": BLANKS,
-    "(0.5 , 0.5)": BLANKS, "(.5, .5)": NUMBERS, "(1e-1, 0.5)": NUMBERS, "(5.0e-1, 0.5)": NUMBERS,
-    "(-5, 20)": OUTSIDE, "（0.5, 0.5）": NAMED, "(x=0.5, y=0.5)": NAMED,
+    "(0.5 , 0.5)": BLANKS, "(.5, .5)": NUMBERS, "(1e-1, 0.5)": NUMBERS, "(5.0e-1, 0.5)": NUMBERS, "(-5, 20)": OUTSIDE,
+    "（0.5, 0.5）": NAMED, "(x=0.5, y=0.5)": NAMED,
     "**Reasoning Process:** 1. The bowl is at (0.1, 0.1). 2. Keep clear of (0.9, 0.2).\n\n"
-    "**Final Answer:** [(0.45, 0.5), (0.3, 0.6)]": ANSWER_ONLY, "(99999999999999999999, 1)": HUGE,
-    "[(0.5, 0.5), (9223372036854775808, 1)]": HUGE, "(2147483648, 2147483648)": HUGE,
+    "**Final Answer:** [(0.45, 0.5), (0.3, 0.6)]": ANSWER_ONLY,
+    "(99999999999999999999, 1)": HUGE, "[(0.5, 0.5), (9223372036854775808, 1)]": HUGE, "(2147483648, 2147483648)": HUGE,
 }  # fmt: skip
-
-
-def truncated(value: float) -> int:
-    return math.trunc(round(value, 6))
 
 
 def as_the_reference_counts(response: Response, width: int, height: int) -> dict[str, Any]:
     """Pixels as recorded: truncated, a box as every pixel of it, a long list as a few numbers."""
-    pixels: list[list[int]] = []
+    pixels = []
     for item in response.points:
+        corners = [math.trunc(round(value, 6)) for value in item.to_pixels(width, height)]
         if isinstance(item, Point):
-            pixels.append([truncated(value) for value in item.to_pixels(width, height)])
+            pixels.append(corners)
             continue
-        x0, y0, x1, y1 = (truncated(value) for value in item.to_pixels(width, height))
+        x0, y0, x1, y1 = corners
         inside = np.zeros((height, width), dtype=bool)
         inside[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
         pixels += [[int(x), int(y)] for y, x in zip(*inside.nonzero(), strict=True)]
-    return summary(pixels)
-
-
-def summary(pixels: list[list[int]]) -> dict[str, Any]:
     if len(pixels) <= 12:
         return {"points": pixels}
     array = np.array(pixels)
@@ -369,10 +336,9 @@ def summary(pixels: list[list[int]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def agrees(answer: dict[str, Any], field: str, size: tuple[int, int]) -> bool:
-    recorded = answer[field]
+def agrees(answer, field, size):
     ours = as_the_reference_counts(parse(answer["text"], size), *size)
-    return all(recorded.get(key) == value for key, value in ours.items())
+    return all(answer[field].get(key) == value for key, value in ours.items())
 
 
 @pytest.mark.parametrize(("field", "size"), [("points", (640, 480)), ("points_64x48", (64, 48))])

@@ -1,7 +1,5 @@
 """Samples, questions and answers: round trips, foreign files, mistakes named by line and field."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -10,18 +8,8 @@ from typing import Any
 
 import pytest
 
-from trace_vlm.core.records import (
-    Answer,
-    Question,
-    Sample,
-    Turn,
-    answered,
-    read_answers,
-    read_questions,
-    read_samples,
-    write_questions,
-    write_samples,
-)  # fmt: skip
+from trace_vlm.core import records
+from trace_vlm.core.records import Answer, Question, Sample, Turn, answered, read_answers, read_questions, read_samples
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_json, write_jsonl
 
@@ -50,11 +38,8 @@ def as_list(path: Path) -> list[Sample]:
     return list(read_samples(path))
 
 
-# --- round trips ------------------------------------------------------------------------------------------------------
-
-
 def test_samples_round_trip(tmp_path: Path) -> None:
-    write_samples(tmp_path / "data.json", iter(SAMPLES))
+    records.write_samples(tmp_path / "data.json", iter(SAMPLES))
     assert as_list(tmp_path / "data.json") == SAMPLES
     assert len((tmp_path / "data.json").read_bytes().splitlines()) == len(SAMPLES) + 2  # one sample a line
     turns = [{"from": "human", "value": "<image>\nFind the müg."}, {"from": "gpt", "value": "[(0.461, 0.527)]"}]
@@ -62,25 +47,25 @@ def test_samples_round_trip(tmp_path: Path) -> None:
     first = {"id": "0", "image": "images/0.png", "conversations": turns, "meta": meta}
     assert read_json(tmp_path / "data.json")[0] == first
     assert "image" not in SAMPLES[1].as_json(), "LLaVA tells text-only samples by the missing key"
-    write_samples(tmp_path / "none.json", [])
+    records.write_samples(tmp_path / "none.json", [])
     assert as_list(tmp_path / "none.json") == read_json(tmp_path / "none.json") == []
 
 
 def test_foreign_samples_are_read(tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "hi", "weight": 1}, {"from": "gpt", "value": "ho"}]
-    records = [{"id": 7, "model": "x", "conversations": turns}, {"id": "8", "image": None, "conversations": turns}]
+    foreign = [{"id": 7, "model": "x", "conversations": turns}, {"id": "8", "image": None, "conversations": turns}]
     samples = [Sample("7", None, (Turn("human", "hi"), Turn("gpt", "ho")), {"model": "x"})]
     samples.append(Sample("8", None, samples[0].conversations))
-    (tmp_path / "pretty.json").write_text(json.dumps(records, indent=4), encoding="utf-8-sig")
-    (tmp_path / "compact.json").write_text(json.dumps(records, separators=(",", ":")))
-    write_lines(tmp_path / "data.jsonl", *[json.dumps(record) for record in records], "", "  ")
+    (tmp_path / "pretty.json").write_text(json.dumps(foreign, indent=4), encoding="utf-8-sig")
+    (tmp_path / "compact.json").write_text(json.dumps(foreign, separators=(",", ":")))
+    write_lines(tmp_path / "data.jsonl", *[json.dumps(record) for record in foreign], "", "  ")
     (tmp_path / "marked.jsonl").write_text((tmp_path / "data.jsonl").read_text(), encoding="utf-8-sig")
     for name in ("pretty.json", "compact.json", "data.jsonl", "marked.jsonl"):
         assert as_list(tmp_path / name) == samples
 
 
 def test_questions_round_trip(tmp_path: Path) -> None:
-    write_questions(tmp_path / "q.jsonl", QUESTIONS)
+    records.write_questions(tmp_path / "q.jsonl", QUESTIONS)
     assert read_questions(tmp_path / "q.jsonl") == QUESTIONS
     path = write_lines(tmp_path / "q.jsonl", question_line(1, split="a", meta={"kind": "free", "split": "b"}))
     assert read_questions(path) == [Question(1, "0.png", "Where?", None, {"split": "b", "kind": "free"})]
@@ -115,26 +100,18 @@ def test_answered(tmp_path: Path) -> None:
         answered(path)
 
 
-# --- mistakes are named -----------------------------------------------------------------------------------------------
-
-
 def conversation(**turn: Any) -> str:
     return json.dumps({"id": "0", "conversations": [{"from": "human", "value": "x"}, {"from": "gpt"} | turn]})
 
 
-@pytest.mark.parametrize(
-    "line, named",
-    [
-        ('{"id": "0"}', "conversations"), ('{"id": "0", "conversations": []}', "conversations"),
-        ('{"conversations": [{"from": "human", "value": ""}]}', '"id"'),
-        ('{"id": true, "conversations": []}', '"id"'), ('{"id": "0", "conversations": {}}', "conversations"),
-        ('{"id": "0", "conversations": ["x"]}', "turn 1"),
-        ('{"id": "0", "image": 3, "conversations": []}', "image"), (conversation(), 'turn 2: "value"'),
-        (conversation(value=None), 'turn 2: "value"'),
-        (conversation(value="x", **{"from": "system"}), 'turn 2: "from"'),
-        (conversation(value="the \ud83d cup"), 'turn 2: "value"'),  # half a surrogate pair
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("line, named", [
+    ('{"id": "0"}', "conversations"), ('{"id": "0", "conversations": []}', "conversations"),
+    ('{"conversations": [{"from": "human", "value": ""}]}', '"id"'), ('{"id": true, "conversations": []}', '"id"'),
+    ('{"id": "0", "conversations": {}}', "conversations"), ('{"id": "0", "conversations": ["x"]}', "turn 1"),
+    ('{"id": "0", "image": 3, "conversations": []}', "image"), (conversation(), 'turn 2: "value"'),
+    (conversation(value=None), 'turn 2: "value"'), (conversation(value="x", **{"from": "system"}), 'turn 2: "from"'),
+    (conversation(value="the \ud83d cup"), 'turn 2: "value"'),  # half a surrogate pair
+])  # fmt: skip
 def test_mistakes_in_a_sample(tmp_path: Path, line: str, named: str) -> None:
     good = json.dumps(SAMPLES[0].as_json())
     with pytest.raises(InputError, match=rf"data.jsonl, line 2.*{named}"):
@@ -143,33 +120,27 @@ def test_mistakes_in_a_sample(tmp_path: Path, line: str, named: str) -> None:
         as_list(write_lines(tmp_path / "data.json", "[", f"{good},", line, "]"))
 
 
-@pytest.mark.parametrize(
-    "lines, named",
-    [
-        ([question_line(0), "{broken"], "line 2"), ([question_line(0), "", "[]"], "line 3"),
-        ([question_line(0), '{"image": "0.png", "text": "x"}'], 'line 2: "question_id"'),
-        ([question_line(0.5)], 'line 1: "question_id"'), ([question_line("")], 'line 1: "question_id"'),
-        ([question_line(0), question_line(1, image=None)], 'line 2: "image"'),
-        ([question_line(0), question_line(1, text=5)], 'line 2: "text"'),
-        ([question_line(0), question_line(1, text="the \ud83d cup")], 'line 2: "text"'),
-        ([question_line(0), question_line(1), question_line(0)], "line 3: question_id 0 .* line 1"),
-        ([question_line(7), question_line("7")], "line 2: question_id 7 .* line 1"),
-        ([question_line(0, meta=[])], 'line 1: "meta"'), ([""], "q.jsonl"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("lines, named", [
+    ([question_line(0), "{broken"], "line 2"), ([question_line(0), "", "[]"], "line 3"),
+    ([question_line(0), '{"image": "0.png", "text": "x"}'], 'line 2: "question_id"'),
+    ([question_line(0.5)], 'line 1: "question_id"'), ([question_line("")], 'line 1: "question_id"'),
+    ([question_line(0), question_line(1, image=None)], 'line 2: "image"'),
+    ([question_line(0), question_line(1, text=5)], 'line 2: "text"'),
+    ([question_line(0), question_line(1, text="the \ud83d cup")], 'line 2: "text"'),
+    ([question_line(0), question_line(1), question_line(0)], "line 3: question_id 0 .* line 1"),
+    ([question_line(7), question_line("7")], "line 2: question_id 7 .* line 1"),
+    ([question_line(0, meta=[])], 'line 1: "meta"'), ([""], "q.jsonl"),
+])  # fmt: skip
 def test_mistakes_in_questions(tmp_path: Path, lines: list[str], named: str) -> None:
     path = write_lines(tmp_path / "q.jsonl", *lines)
     with pytest.raises(InputError, match=named):
         read_questions(path)
 
 
-@pytest.mark.parametrize(
-    "field, value",
-    [
-        ("text", None), ("text", "the \ud83d cup"), ("run", True), ("seed", "3"), ("confidence", "high"),
-        ("token_ids", [1, "2"]), ("metadata", []),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("field, value", [
+    ("text", None), ("text", "the \ud83d cup"), ("run", True), ("seed", "3"), ("confidence", "high"),
+    ("token_ids", [1, "2"]), ("metadata", []),
+])  # fmt: skip
 def test_mistakes_in_answers(tmp_path: Path, field: str, value: Any) -> None:
     good = {"question_id": 0, "text": ""}
     path = write_lines(tmp_path / "a.jsonl", *map(json.dumps, (good, good | {"question_id": 1, field: value})))
@@ -201,7 +172,9 @@ def test_absent_and_empty_files_and_bytes_that_are_no_text_are_named(tmp_path: P
 
 
 def test_half_a_character_is_not_written(tmp_path: Path) -> None:
-    write_samples(tmp_path / "data.json", [Sample("1", None, (Turn("human", "the \ud83d?"), Turn("gpt", "no")))])
+    records.write_samples(
+        tmp_path / "data.json", [Sample("1", None, (Turn("human", "the \ud83d?"), Turn("gpt", "no")))]
+    )
     (sample,) = as_list(tmp_path / "data.json")
     assert sample.conversations[0].text == "the \ufffd?"
     with pytest.raises(ValueError, match="JSON"):

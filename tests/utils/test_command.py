@@ -1,7 +1,5 @@
 """Every command shows its usage, as it was typed, at once; flags have one name everywhere; exit codes."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import os
@@ -99,9 +97,6 @@ def test_exit_codes(error, code, capsys):
 
     assert run(main) == code
     assert capsys.readouterr().err.count("\n") == (error is not None)
-
-
-# --- flags ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("spelling", "flag"), [*PUBLISHED_FLAGS.items(), ("--batch-size", "--batch-size")])

@@ -1,7 +1,5 @@
 """Configurations: what is accepted, and that an error names the file and the key."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import field
 from typing import Literal
@@ -45,41 +43,23 @@ def test_yaml_and_overrides(tmp_path):
     assert config == Run("nano", ["b.json"], 2e-4, lora=Lora(r=64), span=(1.0, 2.0))
 
 
-@pytest.mark.parametrize(
-    "values, named",
-    [
-        ({"learing_rate": 1}, "unknown key learing_rate. Did you mean learning_rate"),
-        ({"lora": {"rank": 3}}, "unknown key lora.rank"),
-        ({"lora": {"r": 0}}, "lora.r"),
-        ({"lora": 3}, "lora"),
-        ({"learning_rate": "fast"}, "learning_rate"),
-        ({"learning_rate": True}, "learning_rate"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"resume": False}, "resume"),
-        ({"span": [2, 1]}, "span"),
-        ({"span": [2]}, "span"),
-        ({"data": [3]}, "data.0"),
-        ({"model": {"r": "x"}}, "model.r"),
-        ({"sections": [{}, {"r": -1}]}, "sections.1.r"),
-        ({"model": None}, "model"),
-        ({3: 4}, "3"),
-    ],
-)
+@pytest.mark.parametrize("values, named", [
+    ({"learing_rate": 1}, "unknown key learing_rate. Did you mean learning_rate"),
+    ({"lora": {"rank": 3}}, "unknown key lora.rank"), ({"lora": {"r": 0}}, "lora.r"), ({"lora": 3}, "lora"),
+    ({"learning_rate": "fast"}, "learning_rate"), ({"learning_rate": True}, "learning_rate"),
+    ({"learning_rate": float("nan")}, "learning_rate"), ({"resume": False}, "resume"), ({"span": [2, 1]}, "span"),
+    ({"span": [2]}, "span"), ({"data": [3]}, "data.0"), ({"model": {"r": "x"}}, "model.r"),
+    ({"sections": [{}, {"r": -1}]}, "sections.1.r"), ({"model": None}, "model"), ({3: 4}, "3"),
+])  # fmt: skip
 def test_errors_name_source_and_key(values, named):
     with pytest.raises(InputError, match=rf"^run\.yaml: {re.escape(named)}"):
         build_config(Run, {"model": "nano", "data": "a"} | values, "run.yaml")
 
 
-@pytest.mark.parametrize(
-    "text, overrides, named",
-    [
-        ("model: nano\n", [], "missing key data"),
-        ("- 1\n", [], "run.yaml"),
-        ("model: [\n", [], "run.yaml"),
-        ("model: nano\ndata: a\n", ["lora"], "--set lora"),
-        ("model: nano\ndata: a\n", ["lora=["], r"--set lora=\["),
-    ],
-)
+@pytest.mark.parametrize("text, overrides, named", [
+    ("model: nano\n", [], "missing key data"), ("- 1\n", [], "run.yaml"), ("model: [\n", [], "run.yaml"),
+    ("model: nano\ndata: a\n", ["lora"], "--set lora"), ("model: nano\ndata: a\n", ["lora=["], r"--set lora=\["),
+])  # fmt: skip
 def test_broken_files_and_overrides(tmp_path, text, overrides, named):
     with pytest.raises(InputError, match=named):
         read(tmp_path, text, *overrides)

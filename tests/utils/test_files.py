@@ -1,7 +1,5 @@
 """Files: streams in constant memory, mistakes named by line, complete or not at all, and kills that lose nothing."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource
@@ -42,19 +40,12 @@ def test_lists_are_read_whatever_the_chunks(tmp_path_factory, records, chunk, in
 
 
 LIST_MISTAKES = {
-    '{"a": 1}': "line 1",
-    "[": "line 1",
-    '[{"a": 1}': "line 1.* 1 record",
-    '[{"a": 1}\n{"a": 2}]': "line 2",
-    '[{"a": 1},\n]': "line 2",
-    "[1]": r"line 1.*record 0",
-    '[{"a": 1}]\n[]': "line 2",
-    '[\n{"a": 1},\n{"b": tru}]': "line 3, record 1",
-    '[\n{"a": "cut': "line 2, record 0",
-    '[\n{"a": "line\nbreak"}]': "line 2, record 0",
-    '[{"a": ' + "9" * 5000 + "}]": "line 1, record 0",
+    '{"a": 1}': "line 1", "[": "line 1", '[{"a": 1}': "line 1.* 1 record", '[{"a": 1}\n{"a": 2}]': "line 2",
+    '[{"a": 1},\n]': "line 2", "[1]": r"line 1.*record 0", '[{"a": 1}]\n[]': "line 2",
+    '[\n{"a": 1},\n{"b": tru}]': "line 3, record 1", '[\n{"a": "cut': "line 2, record 0",
+    '[\n{"a": "line\nbreak"}]': "line 2, record 0", '[{"a": ' + "9" * 5000 + "}]": "line 1, record 0",
     '[{"a": ' + "[" * 100_000: "record 0",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("chunk", [1 << 20, 7])
@@ -104,9 +95,6 @@ def test_long_records_are_read_in_linear_time(tmp_path, monkeypatch):
     start = time.process_time()
     assert len(list(read_json_list(path))) == 2
     assert time.process_time() - start < 5  # decoding again after every chunk would scan 8 GB
-
-
-# --- complete or not at all -------------------------------------------------------------------------------------------
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -160,9 +148,6 @@ def test_what_a_killed_process_left_of_a_new_folder_is_removed(tmp_path):
     with new_folder(tmp_path / "model"):
         assert len(os.listdir(tmp_path)) == 1
     assert os.listdir(tmp_path) == ["model"]
-
-
-# --- appending, crashes and resuming ----------------------------------------------------------------------------------
 
 
 def read_ids(path):

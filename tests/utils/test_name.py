@@ -1,8 +1,6 @@
 """The folder is `trace/`, the installed name `trace_vlm`, and `trace` also a module of the standard library: every form
 in which a user meets these names, each in a process of its own."""
 
-from __future__ import annotations
-
 import ast
 import os
 import shutil
@@ -35,9 +33,6 @@ def python(*arguments, **options):
     return process(sys.executable, *arguments, **options)
 
 
-# --- the forms a command is typed in --------------------------------------------------------------
-
-
 @pytest.mark.parametrize("module", ["eval.model_vqa", "eval.summarize_vqa", "train.train"])
 def test_a_module_runs_from_the_root_under_the_name_of_its_folder(module):
     assert python("-m", f"trace.{module}", "--help", cwd=ROOT).startswith(f"usage: python -m trace.{module} ")
@@ -54,8 +49,6 @@ def test_the_console_script_and_the_package_itself_run_from_anywhere(tmp_path):
     assert "usage: trace-vlm COMMAND" in overview
     assert python("-m", "trace_vlm", "--help", cwd=tmp_path) == overview == python("-m", "trace", "--help", cwd=ROOT)
 
-
-# --- the standard library's trace -----------------------------------------------------------------
 
 USED = "import trace; assert trace.Trace(count=1, trace=0).runfunc(lambda: 7) == 7; "
 
@@ -92,8 +85,6 @@ def test_the_packages_own_names_are_found_when_asked_for(name):
     assert getattr(trace_vlm, name).__name__ == name
 
 
-# --- workers --------------------------------------------------------------------------------------
-
 SPAWN = """
 import multiprocessing
 import {name}.core.points as points
@@ -113,9 +104,6 @@ def test_spawned_workers_find_the_package_under_both_names(name, tmp_path):
     (tmp_path / "spawning.py").write_text(SPAWN.format(name=name))
     words, cwd = (["-m", "spawning"], ROOT) if name == "trace" else ([tmp_path / "spawning.py"], tmp_path)
     assert python(*words, cwd=cwd, path=tmp_path) == f"{name}.core.points 0.25\n"
-
-
-# --- what is installed ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """A pool survives its workers: what one was working on is done again, and only what ends every worker is given up."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess
