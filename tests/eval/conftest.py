@@ -1,8 +1,5 @@
 """A benchmark of three odd-sized images, plain ones, and answers to them."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,15 +8,18 @@ from small_benchmark import SIZES
 from trace_vlm.utils.files import write_jsonl
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Path:
-    """Six questions with ids 3 to 8, two an image, in no order of images; the region is the image's left half."""
-    folder, rng = tmp_path / "bench", np.random.default_rng(0)
+def make_folder(folder):
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """Six questions with ids 3 to 8, two an image, in no order of images; the region is the image's left half."""
+    folder, rng, lines = make_folder(tmp_path / "bench"), np.random.default_rng(0), []
     for name, (width, height) in SIZES.items():
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(folder / "images" / name)
-    lines = []
     for number, name in enumerate([*SIZES, *SIZES]):
         mask = Image.new("L", SIZES[name])
         mask.paste(255, (0, 0, SIZES[name][0] // 2, SIZES[name][1]))
@@ -34,13 +34,11 @@ def bench(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def write_benchmark(tmp_path: Path) -> Callable[..., Path]:
+def write_benchmark(tmp_path):
     """Write a benchmark: question id -> image file, mask file -> the column where its region begins (all: left half)."""
 
     def write(questions, masks=None, size=(6, 4), folder="b", greys=range(99)):
-        folder = tmp_path / folder
-        for name in ("images", "masks"):
-            (folder / name).mkdir(parents=True)
+        folder = make_folder(tmp_path / folder)
         for image, grey in zip(questions.values(), greys, strict=False):
             Image.new("RGB", size, (grey, 0, 0)).save(folder / "images" / image)
         for name, column in (masks or dict.fromkeys((f"{number}.png" for number in questions), 0)).items():
@@ -55,13 +53,11 @@ def write_benchmark(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def write_answers(tmp_path: Path) -> Callable[..., Path]:
-    """Write an answer file: question id -> text, with further fields for every line."""
-
+def write_answers(tmp_path):
+    # question id -> text, with further fields for every line
     def write(texts, name="answers.jsonl", **fields):
-        write_jsonl(
-            tmp_path / name, [{"question_id": number, "text": text, **fields} for number, text in texts.items()]
-        )
+        lines = [{"question_id": number, "text": text, **fields} for number, text in texts.items()]
+        write_jsonl(tmp_path / name, lines)
         return tmp_path / name
 
     return write

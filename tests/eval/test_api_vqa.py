@@ -35,24 +35,12 @@ FORMS = {  # by the size of the picture as it was sent
     "robobrain2": lambda width, height: f"[({X * width:.0f}, {Y * height:.0f})]",
     "robobrain2.5": lambda width, height: f"[({1000 * X:.0f}, {1000 * Y:.0f}, 1.08)]",
 }
-STEPS = {
-    "reference": "The red mug at (0.9, 0.9).",
-    "target": "The left half.",
-    "subtype": "An object.",
-    "output": "Two.",
-}
-POINTS = Point(0.25, 0.8), Point(0.301, 0.512)
 
 
 @pytest.fixture(autouse=True)
 def keys(monkeypatch):
     for name in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.setenv(name, "secret")
-
-
-def in_form(name):
-    """A model that sees the picture as it was sent, and points rightly in its own convention."""
-    return lambda asked: FORMS[name](*sent_picture(asked).size)
 
 
 def sent_picture(asked):
@@ -85,7 +73,7 @@ def accuracy(answers):
 def test_every_model_is_asked_and_read_in_its_own_convention(name, bench, tmp_path):
     answers = tmp_path / "out" / "m.jsonl"
     provider = "gemini" if name == "gemini" else "openai"
-    with serving(answer=in_form(name)) as server:
+    with serving(answer=lambda asked: FORMS[name](*sent_picture(asked).size)) as server:
         assert api_vqa.main(flags(bench, answers, server.url, "--convention", name, provider=provider)) == 0
     assert accuracy(answers) == 1.0 and len(server.asked) == 6
     assert all(CONVENTIONS[name].points in asked.text for asked in server.asked)
@@ -111,21 +99,20 @@ def test_convention_follows_from_the_models_name(model, more, code, output, benc
 
 
 def test_report_shows_the_points_that_were_read(bench, tmp_path):
-    answers, page = tmp_path / "m.jsonl", tmp_path / "page"
-    with serving(answer=in_form("gemini")) as server:
+    answers, benchmark = tmp_path / "m.jsonl", open_benchmark(bench)
+    with serving(answer=lambda _: FORMS["gemini"](0, 0)) as server:
         assert api_vqa.main(flags(bench, answers, server.url, provider="gemini", model="gemini-9")) == 0
-    benchmark = open_benchmark(bench)
     comparison = compare(benchmark, {"gemini": answers})
-    page.mkdir()
-    write_comparison(page, comparison.overall, [write_question(page, comparison, benchmark.questions[0], drawn=False)])
-    _, (item,) = read_comparison(page)
+    item = write_question(tmp_path, comparison, benchmark.questions[0], drawn=False)
+    write_comparison(tmp_path, comparison.overall, [item])
+    _, (item,) = read_comparison(tmp_path)
     assert comparison.overall[0].accuracy == 1.0 and item.answers[0].response(item.size).points == (Point(X, Y),)
 
 
 def test_box_counts_with_all_of_its_pixels(bench, tmp_path):
     answers = tmp_path / "m.jsonl"
     box = '[{"box_2d": [0, 0, 1000, 750], "label": "left"}]'  # the region and half of the other side
-    with serving(answer=lambda asked: box) as server:
+    with serving(answer=lambda _: box) as server:
         assert api_vqa.main(flags(bench, answers, server.url, "--box", provider="gemini", model="gemini-9")) == 0
     assert all("box_2d" in asked.text and '"point"' not in asked.text for asked in server.asked)
     responses = read_single_run(answers, "m", open_benchmark(bench)).responses
@@ -134,12 +121,14 @@ def test_box_counts_with_all_of_its_pixels(bench, tmp_path):
 
 def test_own_model_behind_a_server_is_asked_with_the_training_prompt(bench, tmp_path):
     answers, benchmark = tmp_path / "trace.jsonl", open_benchmark(bench)
-    with serving(answer=lambda asked: render(STEPS, POINTS)) as server:
+    steps = {"reference": "The red mug at (0.9, 0.9).", "target": "The left half.", "subtype": "Free.", "output": "Two"}
+    points = Point(0.25, 0.8), Point(0.301, 0.512)
+    with serving(answer=lambda asked: render(steps, points)) as server:
         assert api_vqa.main(flags(bench, answers, server.url, "--reasoning", provider="vllm", model="trace-13b")) == 0
     assert {asked.text for asked in server.asked} == {question_text(one.text, True) for one in benchmark.questions}
     response = read_single_run(answers, "trace", benchmark).responses["5"]
-    assert [step.key for step in response.steps] == list(STEPS)
-    assert response.points == POINTS and accuracy(answers) == 1.0
+    assert [step.key for step in response.steps] == list(steps)
+    assert response.points == points and accuracy(answers) == 1.0
 
 
 def test_picture_is_sent_unchanged_unless_something_has_to_change(bench, tmp_path):
@@ -184,9 +173,8 @@ def test_several_runs_and_their_price(bench, tmp_path, capsys):
 def test_killed_and_started_again_nothing_is_asked_twice(bench, tmp_path):
     count, answers = 120, tmp_path / "out" / "m.jsonl"
     cache, some = answers.with_suffix(".cache.jsonl"), lines(bench / "point_questions.jsonl")
-    write_jsonl(bench / "point_questions.jsonl", [
-        {**some[n % 6], "question_id": 1000 + n, "text": f"Point to mug {n}."} for n in range(count)
-    ])  # fmt: skip
+    many = [{**some[n % 6], "question_id": 1000 + n, "text": f"Point to mug {n}."} for n in range(count)]
+    write_jsonl(bench / "point_questions.jsonl", many)
     faults = {"429": 0.05, "500": 0.05, "cut": 0.05, "wrong": 0.1}
     with serving(answer=one_point, faults=faults, delay=0.05) as server:
         words = flags(bench, answers, server.url, "--concurrency", 4)

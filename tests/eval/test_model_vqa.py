@@ -16,8 +16,6 @@ from trace_vlm.model.checkpoint import load, loaded_dtype, save
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_json
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def answer(bench, tiny_model, tmp_path):
@@ -44,13 +42,13 @@ def record(path):
 
 
 def command(*words):
-    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    root, words = Path(__file__).resolve().parents[2], [sys.executable, *map(str, words)]
+    return subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=120)
 
 
 def test_published_commands(bench, tiny_model, tmp_path):
     """From the root with -m, by path, and with underscores; the summary finds the benchmark through the run's record."""
-    answers = tmp_path / "out" / "tiny.jsonl"
-    questions = bench / "point_questions.jsonl"
+    answers, questions = tmp_path / "out" / "tiny.jsonl", bench / "point_questions.jsonl"
     published = ["--model-path", tiny_model, "--image-folder", bench / "images", "--question-file", questions,
                  "--answer-file", answers, "--max-new-tokens", "5"]  # fmt: skip
     underscored = [str(w).replace("-", "_").replace("__", "--", 1) if str(w)[:2] == "--" else w for w in published]
@@ -125,10 +123,9 @@ def test_run_continues_only_under_its_own_settings(answer, bench):
 
 
 def test_other_images_do_not_continue_a_run(answer, bench, tmp_path):
-    answers, others = answer(), tmp_path / "others"
+    answers, others = answer(), shutil.copytree(bench / "images", tmp_path / "others")
     before = answers.read_bytes()
     answers.write_bytes(b"".join(before.splitlines(keepends=True)[:2]))  # as after a kill
-    shutil.copytree(bench / "images", others)
     assert answer("--images", others, "--dtype", "auto").read_bytes() == before, "the same images elsewhere"
     Image.open(others / "wide.png").rotate(180).save(others / "wide.png")
     with pytest.raises(InputError, match="images sha256:"):
@@ -150,8 +147,7 @@ def test_dtype_is_known_before_a_model_is_loaded(tiny_checkpoint, tmp_path):
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json", "model.safetensors"])
 def test_fingerprint_sees_weights_and_processor(name, tiny_model, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(tiny_model, copy)
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
     assert fingerprint(copy) == fingerprint(tiny_model)
     data = bytearray((copy / name).read_bytes())
     data[-10] ^= 1
@@ -207,9 +203,9 @@ def test_broken_images_are_refused_or_skipped(answer, bench, tmp_path, capsys, c
 
 def test_paper_protocol_is_three_seeded_runs(answer, tmp_path, capsys):
     answers = answer("--protocol", "paper", "--seed", 7)
-    files = [tmp_path / f"m-{number}.jsonl" for number in (1, 2, 3)]
     assert not answers.exists()
-    for number, path in enumerate(files, start=1):
+    for number in (1, 2, 3):
+        path = tmp_path / f"m-{number}.jsonl"
         settings = record(path)["settings"]
         assert (settings["temperature"], settings["seed"], settings["run"]) == (0.2, 6 + number, number)
         assert {line["run"] for line in lines(path)} == {number}
@@ -253,8 +249,7 @@ def test_chunks_by_hand(answer, bench, tmp_path):
     for index in (1, 0):
         answer("--num-chunks", 2, "--chunk-idx", index, "--merge", "--skip-broken")
     assert ids(tmp_path / "m.jsonl") == [4, 5, 7, 8] and record(tmp_path / "m.jsonl")["skipped"] == [3, 6]
-    part = tmp_path / "m.0-of-2.jsonl"
-    changed = record(part)
+    changed = record(part := tmp_path / "m.0-of-2.jsonl")
     changed["settings"]["reasoning"] = False
     write_json(run_file(part), changed)
     with pytest.raises(InputError, match=r"m.1-of-2.jsonl .*m.0-of-2.jsonl"):

@@ -1,7 +1,6 @@
 """What a summary contains for answers that were written by hand."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ ALL_LEFT, ALL_RIGHT = dict.fromkeys(IDS, LEFT), dict.fromkeys(IDS, RIGHT)
 
 @pytest.fixture
 def summarize(bench, tmp_path):
-    """Run summarize_vqa on answer files, with further flags, and return summary.json."""
-
     def run(*words, data=bench):
         named, out = ["--data", data] if data else [], tmp_path / "out"
         words = ["--resamples", 200, "--out", out, *named, "--answers", *words]
@@ -32,35 +29,29 @@ def summarize(bench, tmp_path):
 
 @pytest.fixture
 def model_of(summarize):
-    """The summary of the only model."""
-
-    def run(*words, **options):
-        (model,) = summarize(*words, **options)["models"]
-        return model
-
-    return run
+    return lambda *words, **options: summarize(*words, **options)["models"][0]
 
 
 def accuracy(model, value="all"):
     return next(entry["mean"] for entry in model["accuracy"] if entry["value"] == value)
 
 
-def shares(model):
-    return {name: value for name, value in model["failures"].items() if value}
-
-
 def test_accuracy_counts_failures_as_zero(model_of, write_answers, capsys):
     path = write_answers({8: LEFT, 3: "no idea", 5: RIGHT, 4: LEFT, 6: "[(0.2, 0.2), (0.9, 0.9)]"})  # 7 is missing
-    model = model_of(path)
+    model = model_of(path, "--labels", "a, b")
     assert model["scores"] == {"3": 0, "4": 1, "5": 0, "6": 0.5, "7": 0, "8": 1}
     assert (model["unanswered"], model["unparsable"], model["outside"]) == (1, 1, 0)
     parts = {"all": 2.5 / 6, "seen": 1.5 / 4, "unseen": 0.5, "direct": 2.5 / 3, "free": 0}
     assert {part: accuracy(model, part) for part in parts} == pytest.approx(parts)
-    assert model["parsable"] == pytest.approx(4 / 6)
-    assert model["micro"] == pytest.approx(3 / 5) and model["first_point"] == pytest.approx(3 / 6)
+    assert [model[name] for name in ("parsable", "micro", "first_point")] == pytest.approx([4 / 6, 3 / 5, 3 / 6])
     text = capsys.readouterr().out
     assert "unseen (hard)" in text and "1 of 6 questions are not answered" in text
     assert "unseen (hard)" in (path.parent / "out" / "summary.md").read_text(encoding="utf-8")
+    rows = list(csv.DictReader((path.parent / "out" / "summary.csv").read_text().splitlines()))
+    expected = [("a, b", entry["field"], entry["value"]) for entry in model["accuracy"]]
+    assert [(row["model"], row["field"], row["value"]) for row in rows] == expected
+    assert float(rows[0]["mean"]) == pytest.approx(2.5 / 6, abs=1e-3) and rows[0]["questions"] == "6"
+    assert rows[0]["std"] == ""
 
 
 def test_baselines(summarize, write_answers, bench):
@@ -76,21 +67,18 @@ def test_baselines(summarize, write_answers, bench):
     assert means["other images"][0] == pytest.approx(np.mean([0.5, 0.5, 1.0, 0.0, 0.5, 0.5]))
     assert summary == summarize(path), "the same seed gives the same summary"
     file = bench / "point_questions.jsonl"
-    questions = [json.loads(line) for line in file.read_text().splitlines()]
-    for question in questions:
-        question["meta"]["shortcuts"] |= {"uniform": [0.1, 0.1], "image_nearest_on_side": [0.1, 0.5]}
-    write_jsonl(file, questions)
+    more = '"shortcuts": {"uniform": [0.1, 0.1], "image_nearest_on_side": [0.1, 0.5], '
+    file.write_text(file.read_text().replace('"shortcuts": {', more))
     summary = summarize(path)
     assert "shortcut: image nearest on side" in summary["baselines"]
     assert "shortcut: uniform" not in summary["baselines"]
     assert any("solves a part of the task" in sentence for sentence in sentences(summary))
 
 
-def test_other_images_leaves_out_the_questions_own_image(summarize, write_benchmark):
+def test_other_images_leaves_out_the_questions_own_image(summarize, write_benchmark, write_answers):
     """Two questions about one image, one about another: the first two only see the third's answer."""
     folder = write_benchmark({0: "a.png", 1: "a.png", 2: "b.png"})
-    write_jsonl(folder / "m.jsonl", [{"question_id": n, "text": t} for n, t in enumerate([LEFT, LEFT, RIGHT])])
-    baselines = summarize(folder / "m.jsonl", data=folder)["baselines"]
+    baselines = summarize(write_answers({0: LEFT, 1: LEFT, 2: RIGHT}), data=folder)["baselines"]
     assert baselines["other images"][0]["mean"] == pytest.approx((0 + 0 + 1) / 3)
 
 
@@ -103,6 +91,8 @@ def test_two_models_are_compared_on_the_same_questions(summarize, write_answers,
     assert difference["mean"] == pytest.approx(5 / 6) and difference["low"] > 0
     assert difference["p_value"] == pytest.approx(0.25) and not difference["clear"]
     assert "B minus A: +83.3 points" in capsys.readouterr().out
+    summary = summarize(worse, "--num-questions", 2)
+    assert accuracy(summary["models"][0]) == 0.5 and summary["benchmark"]["questions"] == 2
 
 
 def test_robopoint_compatibility(model_of, write_answers):
@@ -112,46 +102,33 @@ def test_robopoint_compatibility(model_of, write_answers):
     assert model_of(path, "--compat", "robopoint")["robopoint"] == expected
 
 
-def test_num_questions(summarize, write_answers):
-    summary = summarize(write_answers(dict.fromkeys((3, 4), LEFT)), "--num-questions", 2)
-    assert accuracy(summary["models"][0]) == 1.0 and summary["benchmark"]["questions"] == 2
-
-
 def test_record_names_the_benchmark(model_of, write_answers, bench, tmp_path, capsys):
     """Also after answers and benchmark were moved together; a changed question file is reported."""
     path = write_answers(ALL_LEFT, "bench/m.jsonl")
-    record = {"data_dir": str(bench), "data_dir_from_here": ".", "question_file": "point_questions.jsonl",
-              "settings": {"question_sha256": "0" * 64}}  # fmt: skip
-    write_json(path.with_suffix(".run.json"), record)
+    write_json(path.with_suffix(".run.json"), {
+        "data_dir": str(bench), "data_dir_from_here": ".", "question_file": "point_questions.jsonl",
+        "settings": {"question_sha256": "0" * 64}})  # fmt: skip
     model_of(path, data=None)
     assert "was changed since" in capsys.readouterr().out
     bench.rename(tmp_path / "moved")
     assert accuracy(model_of(tmp_path / "moved" / "m.jsonl", data=None)) == 1.0
 
 
-@pytest.mark.parametrize(("flags", "named"), [
-    (["--labels", "a", "b"], "2 labels"), (["--data", "nowhere"], "nowhere"),
-    (["--num-questions", "0"], "--num-questions"), (["--resamples", "0"], "--resamples"), (["--seed", "-1"], "--seed"),
-    (["--convention", "klingon"], "klingon"), (["--convention", "unit", "gemini"], "2 conventions"),
-    (["--out", "{path}/below-a-file"], "below-a-file"),
+@pytest.mark.parametrize(("words", "named"), [
+    (["{path}", "--labels", "a", "b"], "2 labels"), (["{path}", "--data", "nowhere"], "nowhere"),
+    (["{path}", "--num-questions", "0"], "--num-questions"), (["{path}", "--resamples", "0"], "--resamples"),
+    (["{path}", "--seed", "-1"], "--seed"), (["{path}", "--convention", "klingon"], "klingon"),
+    (["{path}", "--convention", "unit", "gemini"], "2 conventions"), (["{path}", "{path}"], "answers.jsonl"),
+    (["{path}", "--out", "{path}/below-a-file"], "below-a-file"), (["none.jsonl"], "none.jsonl"),
+    (["{path}.broken"], "answers.jsonl.broken, line 1"),
 ])  # fmt: skip
-def test_refused_flags(summarize, write_answers, flags, named):
+def test_refused_flags_and_files(summarize, write_answers, tmp_path, words, named):
     path = write_answers(ALL_LEFT)
+    path.with_name("answers.jsonl.broken").write_text(path.read_text().replace('"text"', "text", 1))
     with pytest.raises(InputError, match=named):
-        summarize(path, *(flag.format(path=path) for flag in flags))
-
-
-def test_refused_files(summarize, write_answers, bench, tmp_path):
-    path, broken = write_answers(ALL_LEFT), tmp_path / "broken.jsonl"
-    broken.write_text(path.read_text().replace('"text"', "text", 1))
-    for words, data, named in (
-        ([path], None, "--data"),
-        ([path, path], bench, "answers.jsonl"),
-        ([broken], bench, "broken.jsonl, line 1"),
-        ([tmp_path / "none.jsonl"], bench, "none.jsonl"),
-    ):
-        with pytest.raises(InputError, match=named):
-            summarize(*words, data=data)
+        summarize(*(word.format(path=path) for word in words))
+    with pytest.raises(InputError, match="--data"):
+        summarize(path, data=None)
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
@@ -182,19 +159,14 @@ def test_single_run_beside_numbered_runs_is_ambiguous(model_of, write_answers):
         write_answers(ALL_RIGHT, f"m-{run}.jsonl", run=run)
     with pytest.raises(InputError, match=r"m.jsonl .* m-1.jsonl, m-2.jsonl, m-10.jsonl .*--runs single"):
         model_of(single)
-    for choice, expected in (("single", (1, 1.0)), ("numbered", (3, 0.0))):
-        model = model_of(single, "--runs", choice)
-        assert (model["runs"], accuracy(model)) == expected
+    models = [model_of(single, "--runs", choice) for choice in ("single", "numbered")]
+    assert [(model["runs"], accuracy(model)) for model in models] == [(1, 1.0), (3, 0.0)]
     single.unlink()
     assert model_of(single)["runs"] == 3
     with pytest.raises(InputError, match="m.jsonl"):
         model_of(single, "--runs", "single")
-
-
-def test_model_name_that_ends_in_a_number_is_not_a_run(model_of, write_answers):
-    gpt = write_answers(ALL_LEFT, "gpt.jsonl")
-    write_answers(ALL_RIGHT, "gpt-4.jsonl")
-    assert model_of(gpt)["runs"] == 1
+    gpt, _ = write_answers(ALL_LEFT, "gpt.jsonl"), write_answers(ALL_RIGHT, "gpt-4.jsonl")
+    assert model_of(gpt)["runs"] == 1, "a model's name may end in a number"
 
 
 @pytest.mark.parametrize("finish", ["length", "max_tokens"])
@@ -202,12 +174,12 @@ def test_cut_answers_are_not_unparsable(finish, model_of, tmp_path, capsys):
     texts = {3: "1. **Identify the ref", 4: "no idea", 5: LEFT, 6: "[(0.25, 0.5), (0.2", 7: RIGHT, 8: "<think>Where"}
     write_jsonl(tmp_path / "m.jsonl", [
         {"question_id": number, "text": text, "metadata": {"finish": "stop" if number == 4 else finish}}
-        for number, text in texts.items()
-    ])  # fmt: skip
+        for number, text in texts.items()])  # fmt: skip
     model = model_of(tmp_path / "m.jsonl")
     assert (model["cut"], model["unparsable"], model["unanswered"]) == (2, 1, 0)
     assert model["parsable"] == pytest.approx(3 / 6)
-    assert shares(model) == pytest.approx({"cut": 2 / 6, "unparsable": 1 / 6, "elsewhere": 1 / 6})
+    expected = dict.fromkeys(model["failures"], 0) | {"cut": 2 / 6, "unparsable": 1 / 6, "elsewhere": 1 / 6}
+    assert model["failures"] == pytest.approx(expected)
     text = capsys.readouterr().out
     assert "2 answers were cut" in text and "question 4 (no numbers)" in text
     row = next(line.split() for line in text.splitlines() if line.startswith("m "))
@@ -218,7 +190,7 @@ def test_accuracy_and_error_classes_add_up_to_one(model_of, write_answers):
     path = write_answers({3: LEFT, 4: "no idea", 5: "[(1.5, 0.5)]", 6: RIGHT, 7: "[(0.2, 0.2), (0.9, 0.9)]"})
     model, sixth = model_of(path, "--convention", "unit"), 1 / 6
     expected = {"not answered": sixth, "unparsable": sixth, "outside the image": sixth, "elsewhere": 1 / 4}
-    assert shares(model) == pytest.approx(expected)
+    assert model["failures"] == pytest.approx(dict.fromkeys(model["failures"], 0) | expected)
     assert sum(expected.values()) + accuracy(model) == pytest.approx(1)
     # 5 is right of the image: its nearest pixel of the region ends where the image's left half does
     assert model["distance"] == pytest.approx(np.mean([0, 1.5 * 37 - 18, 0.75 * 61 - 30, (0 + 0.9 * 33 - 16) / 2]))
@@ -238,29 +210,14 @@ def test_papers_tables_are_marked_as_published(summarize, write_answers, bench, 
     assert "as published" not in capsys.readouterr().out
 
 
-def test_csv_has_a_line_per_model_and_part(model_of, write_answers):
-    path = write_answers(ALL_LEFT)
-    model = model_of(path, "--labels", "a, b")
-    rows = list(csv.DictReader((path.parent / "out" / "summary.csv").read_text().splitlines()))
-    expected = [("a, b", entry["field"], entry["value"]) for entry in model["accuracy"]]
-    assert [(row["model"], row["field"], row["value"]) for row in rows] == expected
-    assert rows[0]["mean"] == "1.0" and rows[0]["questions"] == "6" and rows[0]["std"] == ""
-
-
-def test_confidence(model_of, write_answers):
-    """Confidences of another number than the points are left out; those out of range are an error."""
+def test_confidence(model_of, summarize, write_answers, monkeypatch):
     model = model_of(write_answers(ALL_LEFT, metadata={"point_confidence": [0.9]}))
     assert model["calibration"]["points"] == 6 and model["calibration"]["ece"] == pytest.approx(0.1)
-    path = write_answers(ALL_LEFT, metadata={"point_confidence": [0.9, 0.8]})
-    assert model_of(path)["calibration"] is None
+    assert model_of(write_answers(ALL_LEFT, metadata={"point_confidence": [0.9, 0.8]}))["calibration"] is None
     for value in (-0.5, 1.5):
-        path = write_answers({3: LEFT}, metadata={"point_confidence": [value]})
         with pytest.raises(InputError, match="answers.jsonl, question 3"):
-            model_of(path)
-
-
-def test_models_keep_their_colors_in_the_calibration_figure(summarize, write_answers, monkeypatch):
-    drawn = []
+            model_of(write_answers({3: LEFT}, metadata={"point_confidence": [value]}))
+    drawn = []  # a model keeps its color in the calibration figure
     monkeypatch.setattr(summarize_vqa, "draw_calibration", lambda models, _, colors: drawn.append((*models, colors)))
     plain = write_answers(ALL_LEFT, "plain.jsonl")
     sure = write_answers(ALL_LEFT, "sure.jsonl", metadata={"point_confidence": [0.8]})
@@ -270,18 +227,12 @@ def test_models_keep_their_colors_in_the_calibration_figure(summarize, write_ans
 
 def test_files_of_one_name_are_told_apart(summarize, write_answers):
     names = ["a/bench/answers.jsonl", "b/bench/answers.jsonl", "a/bench/answers.json"]
-    first, second, third = (write_answers(ALL_LEFT, name) for name in names)
-
-    def labels(*paths):
-        return [model["label"] for model in summarize(*paths)["models"]]
-
-    assert labels(first, second) == ["a/bench/answers", "b/bench/answers"]
-    assert labels(first, third) == ["bench/answers.jsonl", "bench/answers.json"]
+    first, *others = (write_answers(ALL_LEFT, name) for name in names)
+    labels = [[model["label"] for model in summarize(first, other)["models"]] for other in others]
+    assert labels == [["a/bench/answers", "b/bench/answers"], ["bench/answers.jsonl", "bench/answers.json"]]
 
 
-@pytest.mark.parametrize(
-    "text", ['[{"point_2d": [400, 600]}]', '<point x="46.1" y="52.7" alt="mug">mug</point>', "[(400, 300)]"]
-)
+@pytest.mark.parametrize("text", ['[{"point_2d": [400, 600]}]', '<point x="46" y="52.7">mug</point>', "[(400, 300)]"])
 def test_answers_of_an_unknown_convention_are_refused(text, summarize, write_answers):
     with pytest.raises(InputError, match=r"answers.jsonl, question 4: .*--convention"):
         summarize(write_answers({3: LEFT, 4: text, 5: text}))
@@ -311,7 +262,6 @@ def test_recorded_run_has_the_projects_own_convention(model_of, write_answers, b
 
 
 def test_mixed_answer_is_scored_by_its_points(summarize, write_answers):
-    """All numbers agree: accuracy, first point, micro, error classes, distances, confidence."""
     box = "(0.1, 0.1, 0.4, 0.9)"
     mixed, plain = f"[{box}, (0.9, 0.5), (0.9, 0.5), {box}, (0.25, 0.5)]", "[(0.9, 0.5), (0.9, 0.5), (0.25, 0.5)]"
     confidence = {"point_confidence": [0.1, 0.2, 0.3, 0.4, 0.9]}
@@ -325,18 +275,13 @@ def test_mixed_answer_is_scored_by_its_points(summarize, write_answers):
     assert accuracy(third) == third["micro"] == 1.0
 
 
-def test_copies_of_an_image_under_other_names_are_one_image(summarize, write_benchmark):
-    """The interval of five images with four questions each is the same when every question has its own copy."""
+def test_copies_of_an_image_under_other_names_are_one_image(summarize, write_benchmark, write_answers):
     summaries = []
     for name in ("shared", "copied"):
         questions = {f"q{n}": f"{n // 4}.png" if name == "shared" else f"copy{n}.png" for n in range(20)}
         folder = write_benchmark(questions, folder=name, greys=[n // 4 for n in range(20)])
-        texts = [{"question_id": f"q{n}", "text": LEFT if n // 4 < 3 else RIGHT} for n in range(20)]
-        write_jsonl(folder / "m.jsonl", texts)
-        summaries.append(summarize(folder / "m.jsonl", data=folder))
-    shared, copied = summaries
-    assert shared["benchmark"]["images"] == copied["benchmark"]["images"] == 5
-    assert shared["models"][0]["accuracy"] == copied["models"][0]["accuracy"]
-    assert shared["baselines"]["other images"] == copied["baselines"]["other images"]
-    entry = shared["models"][0]["accuracy"][0]
-    assert entry["low"] <= 0.2 and entry["high"] == 1
+        path = write_answers({f"q{n}": LEFT if n // 4 < 3 else RIGHT for n in range(20)})
+        summaries.append(summarize(path, data=folder))
+    shared, copied = ((summary["benchmark"]["images"], summary["models"][0]["accuracy"],
+                       summary["baselines"]["other images"]) for summary in summaries)  # fmt: skip
+    assert shared == copied and shared[0] == 5 and shared[1][0]["low"] <= 0.2 and shared[1][0]["high"] == 1

@@ -18,18 +18,13 @@ from trace_vlm.utils.command import InputError
 
 pytest.importorskip("openai", reason="pip install 'trace-vlm[reason]'")
 
-PROTOCOLS = pytest.mark.parametrize("protocol", ["gemini", "openai"])
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
 
 
 @pytest.fixture(autouse=True)
-def keys(monkeypatch):
+def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("GEMINI_API_KEY", "secret")
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-
-
-@pytest.fixture
-def cache(tmp_path):
     return tmp_path / "cache.jsonl"
 
 
@@ -70,7 +65,7 @@ def ask(provider, cache, asked, limits=None, follow_up=None):
         return asyncio.run(everything()), client.figures
 
 
-@PROTOCOLS
+@pytest.mark.parametrize("protocol", ["gemini", "openai"])
 def test_the_whole_request_is_sent_and_its_answer_comes_back(protocol, cache):
     picture = Picture(b"\xff\xd8 not really a jpeg")
     request = Request("a", "v1", "Where?", "Be brief.", lambda: picture, "a.jpg", SCHEMA)
@@ -112,7 +107,7 @@ def test_broken_slow_and_absent_servers_are_given_up(cache):
         ask(absent, cache, requests(100), Limits(concurrency=4, give_up=5))
 
 
-@PROTOCOLS
+@pytest.mark.parametrize("protocol", ["gemini", "openai"])
 def test_a_wrong_or_missing_key_and_an_unknown_model_stop_at_once(protocol, cache, monkeypatch):
     with serving(key="another") as server:
         with pytest.raises(InputError, match=f"{protocol.upper()}_API_KEY"):
@@ -160,8 +155,7 @@ def test_a_changed_request_is_asked(cache):
 def test_half_a_line_and_removed_responses_are_asked_again(cache):
     ask(Scripted(), cache, requests(3))
     cache.write_bytes(cache.read_bytes()[:-20])
-    provider = Scripted()
-    ask(provider, cache, requests(3))
+    ask(provider := Scripted(), cache, requests(3))
     assert len(provider.calls) == 1 and len(cache.read_text().splitlines()) == 3
     remote_client.remove_cached(cache, {requests(3)[1].key("scripted")})
     ask(provider, cache, requests(3))
@@ -202,8 +196,8 @@ def test_a_refusal_and_an_unreadable_image_fail_alone(cache):
     def missing():
         raise InputError("x.png does not exist")
 
-    asked = [*requests(3), Request("i9", "v1", "?", picture=missing)]
-    results, _ = ask(Scripted(script), cache, asked, Limits(give_up=1))
+    unreadable = Request("i9", "v1", "?", picture=missing)
+    results, _ = ask(Scripted(script), cache, [*requests(3), unreadable], Limits(give_up=1))
     failed = {result.request.item: result.reason for result in results if isinstance(result, Failure)}
     assert failed == {"i1": "too large", "i9": "x.png does not exist"}
     assert len(cache.read_text().splitlines()) == 2, "failures are not cached"
@@ -232,16 +226,14 @@ def test_concurrency_is_limited_and_requests_are_drawn_as_they_are_needed(cache)
     assert most == 7 and len(drawn) <= 50 + 3 * 7
 
 
-def test_the_token_bucket_keeps_the_rate_after_a_burst():
+def test_requests_wait_for_the_rate_limit_after_a_burst(cache):
     now = 0.0
     bucket = remote_client.TokenBucket(120, clock=lambda: now)  # two a second
     assert [bucket.take() for _ in range(6)] == pytest.approx([0, 0, 0.5, 1.0, 1.5, 2.0])
     now = 10.0
     assert [bucket.take() for _ in range(3)] == pytest.approx([0, 0, 0.5]), "no more than a second's worth is saved up"
     assert bucket.take(10) == pytest.approx(5.5)
-
-
-def test_requests_wait_for_the_rate_limit(cache):  # a burst of 40, then 40 a second
+    # a burst of 40, then 40 a second
     _, figures = ask(Scripted(), cache, requests(60), Limits(concurrency=8, requests_per_minute=60 * 40))
     assert figures.seconds > 0.45
     with pytest.raises(InputError, match="tokens_per_minute"):
@@ -256,7 +248,7 @@ def test_tokens_of_an_image_are_the_published_ones(provider, expected):
     assert {size: cost.image_tokens(provider, *size) for size in expected} == expected
 
 
-def test_prices_come_from_flags_or_a_file_and_are_never_invented(tmp_path):
+def test_prices_are_never_invented_and_time_is_the_slower_of_both_limits(tmp_path):
     path = tmp_path / "prices.yaml"
     path.write_text('prices: [{model: m, input: 2.0, output: 10.0, as_of: "2026-01-01", source: here}]')
     assert cost.dollars(cost.find_price("m", path, (None, None)), 1_000_000, 100_000) == pytest.approx(3.0)
@@ -266,9 +258,5 @@ def test_prices_come_from_flags_or_a_file_and_are_never_invented(tmp_path):
         cost.find_price("m", path, (1.0, None))
     shipped = cost.find_price("gemini-2.5-flash", Path(__file__).parents[2] / cost.PRICES, (None, None))
     assert shipped.as_of and shipped.source
-
-
-def test_time_is_the_slower_of_both_limits():
-    assert cost.hours(3600, 10, 10.0, None) == pytest.approx(1.0)
-    assert cost.hours(3600, 10, 10.0, 30) == pytest.approx(2.0)
-    assert cost.hours(3, 32, 36.0, None) == pytest.approx(0.01), "no answer comes sooner than one takes"
+    amounts = (3600, 10, 10.0, None), (3600, 10, 10.0, 30), (3, 32, 36.0, None)  # no answer comes sooner than one takes
+    assert [cost.hours(*amount) for amount in amounts] == pytest.approx([1.0, 2.0, 0.01])
