@@ -255,9 +255,8 @@ class RemoteRun:
         record["skipped"] = self.skipped
         options = Options(arguments.temperature, arguments.max_output_tokens, self.seed, arguments.thinking_budget)
         protocol, price = PROTOCOLS[arguments.provider], model_price(arguments)
-        provider = OpenAIChat(
-            protocol, arguments.model, arguments.base_url, options, arguments.timeout, arguments.tries
-        )
+        server = arguments.model, arguments.base_url
+        provider = OpenAIChat(protocol, *server, options, arguments.timeout, arguments.tries)
         limits = Limits(arguments.concurrency, arguments.requests_per_minute, arguments.tokens_per_minute)
         with Client(provider, self.cache, limits) as client:
             requests = [self.request(question) for question in questions]

@@ -33,11 +33,7 @@ FORMAT_SENTENCE = re.compile("your answer should be formatted", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """The questions of a benchmark and the places of their images and masks.
-
-    `skipped` holds ids of questions that were not asked because their images are broken: their masks are read without
-    a look at the image.
-    """
+    """The questions of a benchmark and the places of their images and masks."""
 
     question_file: Path
     image_folder: Path
@@ -46,16 +42,14 @@ class Benchmark:
     masks: Mapping[str, Path]  # question id -> file; empty for a folder without masks
     name: str = ""  # from suite.json, as `note`
     note: str = ""
-    skipped: frozenset[str] = frozenset()
+    skipped: frozenset[str] = frozenset()  # not asked, their images are broken: masks are read without the image
 
     def image_path(self, question: Question) -> Path:
         """Return the image of a question. InputError: it is missing or outside the image folder."""
         name = os.path.normpath(question.image)
         if escapes_folder(name):
-            raise InputError(
-                f"question {question.question_id} of {self.question_file} names the image {question.image!r}, "
-                f"which lies outside {self.image_folder}. Give a path inside that folder"
-            )
+            where = f"question {question.question_id} of {self.question_file}"
+            raise InputError(f"{where} names the image {question.image!r}, which is outside {self.image_folder}")
         path = Images(self.image_folder).find(name)
         if path is None:
             raise InputError(f"the image {self.image_folder / name} of question {question.question_id} does not exist")
@@ -210,10 +204,8 @@ def pair_answers(answers: Iterable[Answer], benchmark: Benchmark, source: Path) 
         if name in paired:
             raise InputError(f"{source} answers question {answer.question_id} twice. Keep the lines of one run")
         # the sentences about the format of an answer differ between kinds of questions
-        asked, expected = (
-            " ".join(FORMAT_SENTENCE.split(text.replace("<image>", " "))[0].split())
-            for text in (answer.prompt, question.text)
-        )
+        plain = (FORMAT_SENTENCE.split(text.replace("<image>", " "))[0] for text in (answer.prompt, question.text))
+        asked, expected = (" ".join(text.split()) for text in plain)
         if asked and expected.casefold() not in asked.casefold():
             raise InputError(
                 f"{source} answers {asked!r} as question {answer.question_id}, but in {benchmark.question_file} that "

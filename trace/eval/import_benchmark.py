@@ -228,9 +228,7 @@ def from_roborefit(folder: Path, out: Path, ids: Path | None = None, count: int 
         known = {PurePosixPath(entry[2]).stem: entry for entry in reversed(entries)}  # the first about each image
         known |= {str(entry[0]): entry for entry in entries}
         if unknown := [name for name in wanted if name not in known]:
-            raise InputError(
-                f"{ids} names the question {unknown[0]!r}, which is not among the {len(entries)} there are"
-            )
+            raise InputError(f"{ids} names the question {unknown[0]!r}, which is not among the {len(entries)}")
         chosen, note = [known[name] for name in dict.fromkeys(wanted)], f"the questions of {ids.name}"
     else:
         first: dict[str, int] = {}  # image -> the question drawn about it

@@ -37,8 +37,7 @@ def interval(
 ) -> Interval:  # fmt: skip
     """Compute the mean of `values` `[questions]` and its percentile bootstrap interval over images.
 
-    `bounds` are the smallest and the largest possible value; used if all images have the same mean. ValueError: no
-    values, or not one image per value.
+    `bounds` are the smallest and the largest possible value; used if all images have the same mean.
     """
     sums, counts = _by_image(values, images)
     mean, questions = float(sums.sum() / counts.sum()), int(counts.sum())

@@ -53,11 +53,10 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
     for index, group in enumerate(groups):
         values = [_with_interval(model["accuracy"][index]) for model in models]
         by_group.append([_group_name(group), str(group["questions"]), *values])
-    chosen = [
-        index
-        for index, group in enumerate(groups)
-        if group["field"] in ("all", "kind") or (group["field"], group["value"]) == ("category", "unseen")
+    shown = [
+        one["field"] in ("all", "kind") or (one["field"], one["value"]) == ("category", "unseen") for one in groups
     ]
+    chosen = [index for index, is_shown in enumerate(shown) if is_shown]
     compared = [["", *(_group_name(groups[index]) for index in chosen)]]
     for name, accuracy in [*((model["label"], model["accuracy"]) for model in models), *baselines.items()]:
         compared.append([name, *(_partial(accuracy[index], groups[index]["questions"]) for index in chosen)])
@@ -216,10 +215,8 @@ def as_csv(summary: dict[str, Any]) -> str:
     writer.writerow(["model", "field", "value", "questions", "runs", "mean", "low", "high", "std"])
     for model in summary["models"]:
         for group in model["accuracy"]:
-            numbers = [group[name] for name in ("mean", "low", "high", "std")]
-            writer.writerow(
-                [model["label"], group["field"], group["value"], group["questions"], model["runs"], *numbers]
-            )
+            identity = (model["label"], group["field"], group["value"], group["questions"], model["runs"])
+            writer.writerow([*identity, *(group[name] for name in ("mean", "low", "high", "std"))])
     return text.getvalue()
 
 

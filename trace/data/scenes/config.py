@@ -84,13 +84,10 @@ class RelationsConfig:
     """What the spatial words mean, in the camera's ground frame."""
 
     cone: float = Field(45.0, ge=5, le=80)  # half angle around the direction
-    # A candidate within this angle of the cone's border is neither in nor out.
-    ambiguity: float = Field(8.0, ge=0, le=40)
+    ambiguity: float = Field(8.0, ge=0, le=40)  # a candidate this near to the cone's border is neither in nor out
     extreme_margin: Share = 0.02  # the extreme and the nearest candidate lead by this much
-    # Free space: largest gap between the reference and the placed object, and the answers.
-    max_distance: float = Field(0.30, ge=0.01, le=10)
-    # Free space: largest gap that still counts; "left of" does not say how far.
-    region_distance: float = Field(0.30, ge=0.01, le=10)
+    max_distance: float = Field(0.30, ge=0.01, le=10)  # free space: largest gap to the placed object and the answers
+    region_distance: float = Field(0.30, ge=0.01, le=10)  # ... that still counts; "left of" does not say how far
     next_to: float = Field(0.10, ge=0.01, le=1)  # largest gap that is still "next to"
     next_to_far: float = Field(0.16, ge=0.01, le=2)  # object reference: every other candidate is at least this far
     clearance: float = Field(0.01, ge=0, le=0.5)  # gap kept around the placed object
@@ -98,8 +95,7 @@ class RelationsConfig:
     corridor_half_width: float = Field(0.07, ge=0.005, le=1)
     between_reach: float = Field(0.50, ge=0.05, le=5)  # "between": largest distance of the two centers
     column: float = Field(0.06, ge=0.005, le=1)  # "above", "below": at most this far beside the reference's footprint
-    # Parts of a surface begin this far from its middle, as a fraction of its half extent.
-    part: float = Field(0.15, ge=0, le=0.9)
+    part: float = Field(0.15, ge=0, le=0.9)  # of its half extent: a surface's part begins this far from its middle
     part_margin: Share = 0.04  # object reference: every other candidate is this far outside of the part
 
 
@@ -125,8 +121,7 @@ class QuestionsConfig:
     min_points: int = Field(1, ge=1, le=50)
     num_points: int = Field(12, ge=1, le=50)  # at most; each answer has a number between the two
     decimals: int = Field(3, ge=2, le=4)
-    # Points are drawn with the weight (distance to the mask's border) ** interior ...
-    interior: float = Field(1.0, ge=0, le=20)
+    interior: float = Field(1.0, ge=0, le=20)  # points are drawn with the weight (distance to the border) ** this ...
     border: float = Field(2.0, ge=0, le=50)  # ... at least this many pixels from it, where the mask is wide enough
     wording: Literal["plain", "rich"] = "rich"
     marks: Share = 0.15  # part of the questions whose references are marked by rectangles in a picture of their own
@@ -252,10 +247,7 @@ class DatasetSpec:
         questions = self.config.questions
         hidden = () if self.benchmark else questions.unseen
         kinds = {
-            "relational": questions.relational_relations,
-            "located": questions.located_relations,
-            "between": ("between",),
-            "free": questions.free_relations,
-            "part": questions.part_relations,
-        }
+            "relational": questions.relational_relations, "located": questions.located_relations,
+            "between": ("between",), "free": questions.free_relations, "part": questions.part_relations,
+        }  # fmt: skip
         return {kind: tuple(name for name in names if name not in hidden) for kind, names in kinds.items()}

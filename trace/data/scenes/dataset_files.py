@@ -57,7 +57,6 @@ class Shard:
         return range(self.index - 1, total, self.count)
 
     def file(self, out: Path) -> Path:
-        """The file of its lines."""
         return out / ("parts.jsonl" if self.count == 1 else f"parts.{self.index}-of-{self.count}.jsonl")
 
 
@@ -66,15 +65,12 @@ def part_files(out: Path) -> list[Path]:
 
 
 class FinishedScenes:
-    """The finished scenes of a folder, read one at a time in the order of their numbers.
-
-    Memory holds 16 bytes a scene: the file and the position in it.
-    """
+    """The finished scenes of a folder, read one at a time in the order of their numbers."""
 
     def __init__(self, out: Path, total: int) -> None:
         self.out = out
         self.paths = part_files(out)
-        self._positions: NDArray[np.int64] = np.full((total, 2), -1, np.int64)
+        self._positions: NDArray[np.int64] = np.full((total, 2), -1, np.int64)  # of each scene: file, offset in it
         for index, path in enumerate(self.paths):
             with open(path, "rb") as file:
                 offset = 0
@@ -168,13 +164,11 @@ def write_dataset(scenes: FinishedScenes, questions: QuestionsConfig, benchmark:
         write_samples(out / "data.json", (_sample(sample, questions.decimals) for sample in counted_samples()))
     draw_contact_sheet(out, _choose_for_sheet(scenes), out / "contact_sheet.png")
     return {
-        "views": views,
-        "samples": counts["tasks"].total(),
+        "views": views, "samples": counts["tasks"].total(),
         **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
-        "rejects": dict(rejects.most_common()),
-        "shortcut_baselines": scores.by_kind(),
+        "rejects": dict(rejects.most_common()), "shortcut_baselines": scores.by_kind(),
         "fixed_shifts": {relation: [round(value, 4) for value in shift] for relation, shift in shifts.items()},
-    }
+    }  # fmt: skip
 
 
 def _sample(sample: Record, decimals: int) -> Sample:
@@ -258,8 +252,7 @@ def _draw_tile(folder: Path, sample: Record) -> Image.Image:
         scale = TILE / max(width, height)
         size = (round(width * scale), round(height * scale))
         picture = np.array(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-    mask = Image.fromarray(open_region(folder / meta["mask"]))
-    large = np.array(mask.resize(size, Image.Resampling.NEAREST))
+    large = np.array(Image.fromarray(open_region(folder / meta["mask"])).resize(size, Image.Resampling.NEAREST))
     picture[large & ~binary_erosion(large, iterations=2)] = OUTLINE
     tile = Image.new("RGB", (TILE, size[1] + CAPTION), WHITE)
     tile.paste(Image.fromarray(picture), (0, CAPTION))
@@ -272,8 +265,7 @@ def _draw_tile(folder: Path, sample: Record) -> Image.Image:
     for x, y in meta["points"]:
         draw.circle((x * size[0], y * size[1] + CAPTION), 4, fill=POINT, outline=WHITE)
     font = pil_font(sample["instruction"], 14)
-    lines = wrap_caption(sample["instruction"], draw, font)[:LINES]
-    for above, line in enumerate(reversed(lines), 1):
+    for above, line in enumerate(reversed(wrap_caption(sample["instruction"], draw, font)[:LINES]), 1):
         draw.text((0, CAPTION - 4 - above * LINE), line, (0, 0, 0), font)
     return tile
 

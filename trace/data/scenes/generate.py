@@ -23,6 +23,7 @@ from ...utils.command import (
     Incomplete,
     InputError,
     Parser,
+    check_at_least,
     existing_folder,
     install_hint,
     output_folder,
@@ -54,13 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = parse_sizes(args.size)
     # Everything the data depend on, as generate.json records it.
     settings = {
-        "scenes": args.scenes,
-        "views": args.views,
-        "seed": args.seed,
-        "sizes": [list(size) for size in sizes],
-        "benchmark": args.benchmark,
-        "config": as_dict(config),
-    }
+        "scenes": args.scenes, "views": args.views, "seed": args.seed, "sizes": [list(size) for size in sizes],
+        "benchmark": args.benchmark, "config": as_dict(config),
+    }  # fmt: skip
     if meshes := asset_licences(config.objects.assets):
         settings["meshes"] = meshes
     out = output_folder(args.out)
@@ -93,11 +90,7 @@ def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shard", default="1/1", help="i/n: only the i-th of n shares, for job arrays")
     parser.add_argument("--merge", action="store_true", help="join the finished shards in --out")
     args = parser.parse_args(argv)
-    for name in ("scenes", "views", "workers"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} must be at least 1, not {getattr(args, name)}")
-    if args.seed < 0:
-        raise InputError(f"--seed must not be negative, not {args.seed}")
+    check_at_least(args, scenes=1, views=1, workers=1, seed=0)
     return args
 
 
@@ -107,9 +100,7 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
     for size in text.lower().split(","):
         sides = size.strip().split("x")
         if len(sides) > 2 or not all(side.isdecimal() and 32 <= int(side) <= 4096 for side in sides):
-            raise InputError(
-                f"--size must be N or WIDTHxHEIGHT (or several: A,B) with sides of 32 to 4096 pixels, not {text!r}"
-            )
+            raise InputError(f"--size must be N or WIDTHxHEIGHT (or several: A,B), sides from 32 to 4096, not {text!r}")
         sizes.append((int(sides[0]), int(sides[-1])))
     return tuple(sizes)
 
@@ -118,12 +109,8 @@ def is_finished(out: Path, settings: dict[str, Any]) -> bool:
     """Whether a folder is complete; InputError if it was begun with other settings."""
     for name in ("generate.json", PARTIAL):
         if (out / name).exists():
-            difference = _first_difference(read_settings(out / name), settings)
-            if difference:
-                raise InputError(
-                    f"{out} was generated with another configuration: {difference}. "
-                    "Give another --out or remove the folder"
-                )
+            if difference := _first_difference(read_settings(out / name), settings):
+                raise InputError(f"{out} has another configuration: {difference}. Give another --out or remove it")
             return name == "generate.json"
     return False
 
@@ -200,19 +187,15 @@ def _render_scenes(
                     failed[number] = str(error)
                 bar.update()
     if failed:
+        reasons = "; ".join(f"scene {number}: {reason}" for number, reason in islice(failed.items(), 5))
         raise Incomplete(
-            f"{len(failed)} of {len(numbers)} scenes could not be made: "
-            + "; ".join(f"scene {number}: {reason}" for number, reason in islice(failed.items(), 5))
-            + (", ..." if len(failed) > 5 else "")
-            + ". All others are done; the same command tries again what is missing"
+            f"{len(failed)} of {len(numbers)} scenes could not be made: {reasons}{', ...' * (len(failed) > 5)}. All "
+            "others are done; the same command tries again what is missing"
         )
     seconds = time.perf_counter() - started
-    return {
-        "scenes_rendered": len(missing),
-        "seconds": round(seconds, 1),
-        "images_per_second": round(len(missing) * spec.views / seconds, 2) if missing else None,
-        "workers": workers,
-    }
+    speed = round(len(missing) * spec.views / seconds, 2) if missing else None
+    seconds = round(seconds, 1)
+    return {"scenes_rendered": len(missing), "seconds": seconds, "images_per_second": speed, "workers": workers}
 
 
 def make_renderer(spec: DatasetSpec) -> Callable[[int], dict[str, Any]]:

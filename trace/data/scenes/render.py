@@ -31,21 +31,12 @@ CONE_SIDES = 32
 PLAIN_PARTS, PLAIN_BLOCKS = 5, 6  # what the flat world of one table and simple shapes needs
 MAX_PARTS, MAX_LATHES, MAX_BLOCKS = 16, 3, 48
 MAX_GEOMS = 2000  # of a rendered scene, decorations included
-_SHAPES = {
-    "box": mujoco.mjtGeom.mjGEOM_BOX,
-    "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
-    "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
-    "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
-    "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
-}
+PRIMITIVES = ("box", "cylinder", "sphere", "capsule", "ellipsoid")
+_SHAPES = {name: getattr(mujoco.mjtGeom, f"mjGEOM_{name.upper()}") for name in PRIMITIVES}
 
 
 class SceneRenderer:
-    """Renders scenes of a configuration in pictures of these `sizes` (width, height). Use it in a `with`, or close it.
-
-    Raises:
-        RuntimeError, ImportError: there is no GL library to render with.
-    """
+    """Renders scenes in pictures of these `sizes` (width, height). Use it in a `with`, or close it."""
 
     def __init__(self, config: SceneConfig, sizes: Sequence[tuple[int, int]]) -> None:
         self._size = (max(size[0] for size in sizes), max(size[1] for size in sizes))
@@ -143,10 +134,8 @@ class SceneRenderer:
 
         Areas: the number, from 1, of the support whose level area a pixel may show, in the order of `supports_of`.
         """
-        flags, segment = (
-            self._scene.flags,
-            [mujoco.mjtRndFlag.mjRND_SEGMENT.value, mujoco.mjtRndFlag.mjRND_IDCOLOR.value],
-        )
+        flags = self._scene.flags
+        segment = [mujoco.mjtRndFlag.mjRND_SEGMENT.value, mujoco.mjtRndFlag.mjRND_IDCOLOR.value]
         buffer = np.empty(self._size[::-1], np.float32) if depth else None
         flags[segment] = True
         try:
@@ -222,20 +211,17 @@ class SceneRenderer:
 
     def _write_mesh(self, name: str, vertices: Floats, normals: Floats) -> None:
         model, mesh = self.model, self.model.mesh(name).id
-        start, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
-        model.mesh_vert[start : start + count] = vertices
-        start, count = model.mesh_normaladr[mesh], model.mesh_normalnum[mesh]
-        model.mesh_normal[start : start + count] = normals
+        model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]] = vertices
+        model.mesh_normal[model.mesh_normaladr[mesh] :][: model.mesh_normalnum[mesh]] = normals
         self._gl.make_current()
         mujoco.mjr_uploadMesh(model, self._context, mesh)
 
     def _unit_cone(self, mesh: int) -> tuple[Floats, Floats]:
         """Vertices and normals in the cone's own frame: the compiler moved them to the mesh's inertial frame."""
         model, back = self.model, _matrix(self.model.mesh_quat[mesh]).T
-        start, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
-        vertices = model.mesh_vert[start : start + count] @ back + model.mesh_pos[mesh]
-        start, count = model.mesh_normaladr[mesh], model.mesh_normalnum[mesh]
-        return vertices, model.mesh_normal[start : start + count] @ back
+        vertices = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]] @ back
+        normals = model.mesh_normal[model.mesh_normaladr[mesh] :][: model.mesh_normalnum[mesh]] @ back
+        return vertices + model.mesh_pos[mesh], normals
 
     def _model_xml(self) -> str:
         materials = [
@@ -271,11 +257,8 @@ class SceneRenderer:
         lathe = _numbers(lathe_arrays(cylinder, (1.0, 1.0, 1.0))[0])
         bands = " ".join(str(vertex) for vertex in LATHE_FACES.ravel())
         meshes = [f'<mesh name="cone{slot}" vertex="{cone}" face="{sides}"/>' for slot in range(self.slots)]
-        meshes += [
-            f'<mesh name="lathe{slot}_{number}" inertia="shell" vertex="{lathe}" face="{bands}"/>'
-            for slot in range(self.slots)
-            for number in range(self.lathes)
-        ]
+        names = [f"lathe{slot}_{number}" for slot in range(self.slots) for number in range(self.lathes)]
+        meshes += [f'<mesh name="{name}" inertia="shell" vertex="{lathe}" face="{bands}"/>' for name in names]
         meshes += [
             f'<mesh name="asset{number}" inertia="shell" file="asset{number}{asset.suffix}" '
             f'scale="{asset.scale} {asset.scale} {asset.scale}"/>'

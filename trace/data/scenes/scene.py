@@ -87,9 +87,9 @@ class SceneBuilder:
                 views = self._take_views(plan, bodies, room, float(azimuths[row]), lead)
                 if views is not None:
                     return write_scene(self.spec, self.number, views, self.renderer, self.rejects)
+        rejected = ", ".join(f"{reason}: {count}" for reason, count in self.rejects.most_common())
         raise InputError(
-            f"scene {self.number} was given up after {MAX_ROUNDS} rounds. Loosen the configuration. Rejected: "
-            + ", ".join(f"{reason}: {count}" for reason, count in self.rejects.most_common())
+            f"no scene {self.number} in {MAX_ROUNDS} rounds. Loosen the configuration. Rejected: {rejected}"
         )
 
     def _relational(self, layouts: LayoutBatch, azimuths: Floats) -> RelationalBatch:

@@ -66,10 +66,8 @@ def _view_record(name: str, view: View, seed: list[int]) -> dict[str, Any]:
          "yaw": surface.yaw, "half_size": list(surface.half), "headroom": surface.headroom}
         for surface in room.surfaces
     ]  # fmt: skip
-    fixtures = [
-        {"name": block.fixture, "center": list(block.center), "half_size": list(block.half), "yaw": block.yaw}
-        for block in room.fixtures
-    ]
+    fixtures = [{"name": block.fixture, "center": list(block.center), "half_size": list(block.half), "yaw": block.yaw}
+                for block in room.fixtures]  # fmt: skip
     objects, hidden = [], []
     for slot, (body, seen) in enumerate(zip(view.bodies, view.seen, strict=True)):
         geometry = _geometry(slot, body, view.supports)
@@ -79,24 +77,15 @@ def _view_record(name: str, view: View, seed: list[int]) -> dict[str, Any]:
             pixels = int((view.instances == FIRST_OBJECT + slot).sum())
             hidden.append(describe_body(FIRST_OBJECT + slot, body, None, None, pixels) | geometry)
     return {
-        "view": name,
-        "image": f"images/{name}.png",
-        "instances": f"instances/{name}.png",
-        "width": camera.width,
-        "height": camera.height,
+        "view": name, "image": f"images/{name}.png", "instances": f"instances/{name}.png",
+        "width": camera.width, "height": camera.height,
         "camera": {
-            "fovy_deg": math.degrees(camera.fovy),
-            "roll_deg": math.degrees(camera.roll),
-            "intrinsics": camera.intrinsics.tolist(),
-            "world_from_camera": camera.world_from_camera.tolist(),
+            "fovy_deg": math.degrees(camera.fovy), "roll_deg": math.degrees(camera.roll),
+            "intrinsics": camera.intrinsics.tolist(), "world_from_camera": camera.world_from_camera.tolist(),
         },
         "surface": {"name": main.name, "center": list(main.center), "half_size": list(main.half)},
-        "surfaces": surfaces,
-        "fixtures": fixtures,
-        "objects": objects,
-        "hidden": hidden,
-        "seed": seed,
-    }
+        "surfaces": surfaces, "fixtures": fixtures, "objects": objects, "hidden": hidden, "seed": seed,
+    }  # fmt: skip
 
 
 def _geometry(slot: int, body: Body, supports: list[Support]) -> dict[str, Any]:
@@ -110,14 +99,10 @@ def _geometry(slot: int, body: Body, supports: list[Support]) -> dict[str, Any]:
     quaternion = [round(math.cos(body.yaw / 2), 6), 0.0, 0.0, round(math.sin(body.yaw / 2), 6)]
     center, half_size = _rounded(x, y, z + body.height / 2), _rounded(*half, body.height / 2)
     return {
-        "yaw": yaw,
-        "pose": {"position": _rounded(x, y, z), "quaternion": quaternion},
-        "box3d": {"center": center, "half_size": half_size, "yaw": yaw},
-        "footprint": footprint,
-        "support": _support_record(supports[body.support]),
-        "top": own.get("top"),
-        "interior": own.get("inside"),
-    }
+        "yaw": yaw, "pose": {"position": _rounded(x, y, z), "quaternion": quaternion},
+        "box3d": {"center": center, "half_size": half_size, "yaw": yaw}, "footprint": footprint,
+        "support": _support_record(supports[body.support]), "top": own.get("top"), "interior": own.get("inside"),
+    }  # fmt: skip
 
 
 def _rounded(*values: float) -> list[float]:
@@ -125,9 +110,8 @@ def _rounded(*values: float) -> list[float]:
 
 
 def _support_record(support: Support) -> dict[str, Any]:
-    if support.owner is None:
-        return {"surface": support.name}
-    return {"object": support.instance, "area": support.area}
+    on_object = {"object": support.instance, "area": support.area}
+    return {"surface": support.name} if support.owner is None else on_object
 
 
 def _question_record(name: str, identifier: int | str, question: ViewQuestion, view: View) -> dict[str, Any]:
@@ -135,32 +119,22 @@ def _question_record(name: str, identifier: int | str, question: ViewQuestion, v
     goal = question.goal
     target, support = goal.target, goal.support
     # The surface that the words name, or on which the answer is.
-    if goal.surface:
-        surface = goal.surface
-    elif target:
-        surface = view.root(target.body)
-    else:
-        assert support is not None
-        surface = support if support.owner is None else view.root(view.bodies[support.owner])
+    surface = goal.surface or (view.root(target.body) if target else support)
+    assert surface is not None
+    if surface.owner is not None:
+        surface = view.root(view.bodies[surface.owner])
+    marks = [{"instance": reference.instance, "color": color, "box": list(reference.box)}
+             for reference, color in zip(goal.references, question.marks, strict=False)]  # fmt: skip
     meta: dict[str, Any] = {
-        "task": "object_reference" if target else "free_space",
-        "kind": goal.kind,
-        "relation": goal.relation,
+        "task": "object_reference" if target else "free_space", "kind": goal.kind, "relation": goal.relation,
         "target": target.as_json() if target else None,
-        "references": [reference.as_json() for reference in goal.references],
-        "surface": surface.name,
-        "view": name,
-        "image": f"images/{name}.png",
-        "mask": f"masks/{identifier}.png",
-        "instances": f"instances/{name}.png",
-        "image_size": [view.camera.width, view.camera.height],
+        "references": [reference.as_json() for reference in goal.references], "surface": surface.name,
+        "view": name, "image": f"images/{name}.png", "mask": f"masks/{identifier}.png",
+        "instances": f"instances/{name}.png", "image_size": [view.camera.width, view.camera.height],
         "points": [list(point) for point in question.points],
         "shortcuts": {key: list(point) if point else None for key, point in question.shortcuts.items()},
-        "marks": [
-            {"instance": reference.instance, "color": color, "box": list(reference.box)}
-            for reference, color in zip(goal.references, question.marks, strict=False)
-        ],
-    }
+        "marks": marks,
+    }  # fmt: skip
     if support:
         meta["support"] = _support_record(support)
     if goal.removed:
@@ -178,8 +152,7 @@ def draw_marks(
 ) -> NDArray[np.uint8]:
     """A copy of `image` [height, width, 3] with the outline of each normalised box (x0, y0, x1, y1) in its color.
 
-    As in part of RoboPoint's training images. The line lies outside of the box, so that it hides nothing of a convex
-    object; at the picture's border it moves inwards and stays visible. Its width is 2 pixels at 336 x 336.
+    The line lies outside of the box, so that it hides nothing of a convex object, but never outside of the picture.
     """
     marked = image.copy()
     height, width = image.shape[:2]

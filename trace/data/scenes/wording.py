@@ -36,11 +36,8 @@ PLAIN = Wording(
         "Mark a free place {where}.", "Place the object {where}.", "Where is free space {where}?",
     ),
     places={
-        "left": ("to the left of {first}", "left of {first}"),
-        "right": ("to the right of {first}", "right of {first}"),
-        "front": ("in front of {first}",),
-        "behind": ("behind {first}",),
-        "next to": ("next to {first}",),
+        "left": ("to the left of {first}", "left of {first}"), "right": ("to the right of {first}", "right of {first}"),
+        "front": ("in front of {first}",), "behind": ("behind {first}",), "next to": ("next to {first}",),
         "between": ("between {first} and {second}",),
     },
 )  # fmt: skip
@@ -59,16 +56,13 @@ _RICH_PLACES: dict[str, tuple[str, ...]] = {
     "on": ("on {first}", "on top of {first}", "upon {first}"),
     ON_SURFACE: ("on the {surface}", "upon the {surface}"),
     "inside": ("inside {first}", "in {first}", "within {first}"),
-    "between": (
-        "between {first} and {second}",
-        "in between {first} and {second}",
-        "that has {first} on one side and {second} on the other",
-    ),
+    "between": ("between {first} and {second}", "in between {first} and {second}",
+                "that has {first} on one side and {second} on the other"),
     "left part": ("on the left part of the {surface}", "in the left area of the {surface}"),
     "right part": ("on the right part of the {surface}", "in the right area of the {surface}"),
     "front part": ("on the front part of the {surface}", "in the front area of the {surface}"),
     "back part": ("on the back part of the {surface}", "in the back area of the {surface}"),
-}
+}  # fmt: skip
 
 _RICH_FIND = (
     "Point to {thing}.", "Point at {thing}.", "Find {thing}.", "Locate {thing} in the image.",
@@ -111,17 +105,12 @@ LED = ("the object framed in {color}", "the item with the {color} frame around i
 # Where the rectangle holds another object as well, the name has to say which one is meant.
 CROWDED = {False: "{name} in the {color} rectangle", True: "{name} framed in {color}"}
 LEADS: dict[int, tuple[str, ...]] = {
-    1: (
-        "A {first} rectangle has been drawn around one object.",
-        "One of the objects is framed in {first}.",
-        "The picture shows an object within a {first} frame.",
-    ),
-    2: (
-        "Two rectangles have been drawn, a {first} one and a {second} one, each around an object.",
+    1: ("A {first} rectangle has been drawn around one object.", "One of the objects is framed in {first}.",
+        "The picture shows an object within a {first} frame."),
+    2: ("Two rectangles have been drawn, a {first} one and a {second} one, each around an object.",
         "Two of the objects are framed, one in {first} and one in {second}.",
-        "The picture shows one object within a {first} frame and another within a {second} frame.",
-    ),
-}
+        "The picture shows one object within a {first} frame and another within a {second} frame."),
+}  # fmt: skip
 LED_SHARE = 0.4  # part of the instructions about marked objects that begin with a sentence of LEADS
 
 BOX_SUFFIX = (

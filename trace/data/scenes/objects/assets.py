@@ -60,9 +60,7 @@ def load_assets(folder: str) -> tuple[Asset, ...]:
     names = [*CATEGORIES, *(asset.name for asset in assets)]
     for asset in assets:
         if names.count(asset.name) > 1:
-            raise InputError(
-                f"{listing}: the name {asset.name!r} is used twice or is one of the catalog. Choose another"
-            )
+            raise InputError(f"{listing}: the name {asset.name!r} is used twice or in the catalog. Choose another")
     return tuple(assets)
 
 

@@ -1,7 +1,4 @@
-"""Shapes of toys.
-
-One function a category: a free proportion `s` in [0, 1] and the color `c` of the object's name -> parts.
-"""
+"""Shapes of toys, one function each: of a free proportion `s` in [0, 1] and the color `c` of the object's name."""
 
 from __future__ import annotations
 

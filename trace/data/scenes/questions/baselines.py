@@ -44,17 +44,13 @@ def baseline_points(goal: Goal, objects: Sequence[SeenObject], rng: np.random.Ge
     nouns = goal.candidates or tuple(same)
     uniform = rng.random(2)
     points: dict[str, XY | None] = {
-        "uniform": (round(float(uniform[0]), 4), round(float(uniform[1]), 4)),
-        "center": MIDDLE,
-        "reference": references[0].center if references else None,
-        "midpoint": None,
+        "uniform": (round(float(uniform[0]), 4), round(float(uniform[1]), 4)), "center": MIDDLE,
+        "reference": references[0].center if references else None, "midpoint": None,
         "random_noun": nouns[rng.integers(len(nouns))].center if nouns else None,
         "extreme": goal.extreme.center if goal.extreme else None,
         "nearest": goal.nearest.center if goal.nearest else None,
-        "image_extreme": None,
-        "image_nearest": None,
-        "image_nearest_on_side": None,
-    }
+        "image_extreme": None, "image_nearest": None, "image_nearest_on_side": None,
+    }  # fmt: skip
     if len(references) == 2:
         x, y = np.mean([reference.center for reference in references], 0)
         points["midpoint"] = round(float(x), 4), round(float(y), 4)
@@ -182,12 +178,8 @@ def measure(folder: Path) -> dict[str, Any]:
         count += 1
     if not count:
         raise InputError(f"{folder} holds no questions, so there is nothing to measure")
-    return {
-        "questions": count,
-        "kinds": scores.by_kind(),
-        "relations": scores.by_relation(),
-        "fixed_shifts": {relation: [round(value, 4) for value in shift] for relation, shift in shifts.items()},
-    }
+    fixed = {relation: [round(value, 4) for value in shift] for relation, shift in shifts.items()}
+    return {"questions": count, "kinds": scores.by_kind(), "relations": scores.by_relation(), "fixed_shifts": fixed}
 
 
 def read_metas(folder: Path) -> Iterator[Meta]:
@@ -204,11 +196,8 @@ def read_metas(folder: Path) -> Iterator[Meta]:
     else:
         raise InputError(f"{folder} is no generated set: it holds neither data.json nor point_questions.jsonl")
     for name, meta in records:
-        missing = next((key for key in _KEYS if key not in meta), None)
-        if missing:
-            raise InputError(
-                f"{source}, {name}: meta lacks {missing!r}. Give a folder that trace.data.scenes.generate made"
-            )
+        if missing := next((key for key in _KEYS if key not in meta), None):
+            raise InputError(f"{source}, {name}: meta lacks {missing!r}. Give a folder that scenes.generate made")
         yield meta
 
 

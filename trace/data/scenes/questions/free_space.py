@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -144,10 +145,7 @@ def _between(view: View, pair: tuple[SeenObject, SeenObject], rng: np.random.Gen
     spots = first + along * axis + across * np.array([-axis[1], axis[0]]) / length
     middle = (first + second) / 2
     window = (float(middle[0]), float(middle[1])), length + config.corridor_half_width
-
-    def region(points: Floats) -> Bools:
-        return between_region(points, first, second, config)
-
+    region = partial(between_region, first=first, second=second, config=config)
     goal = Goal("between", "between", references=pair)
     return _build(view, goal, bodies[0].support, extra, spots, region, rng, window)
 

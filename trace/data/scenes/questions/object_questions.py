@@ -41,15 +41,10 @@ def relational_question(view: View, candidate: RelationalCandidate, rng: np.rand
 
     target = seen(candidate.target)
     goal = Goal(
-        "relational",
-        DIRECTIONS[candidate.relation],
-        view.object_mask(target),
-        target=target,
-        references=(seen(candidate.reference),),
-        candidates=tuple(seen(slot) for slot in candidate.candidates),
-        extreme=seen(candidate.extreme),
-        nearest=seen(candidate.nearest),
-    )
+        "relational", DIRECTIONS[candidate.relation], view.object_mask(target), target=target,
+        references=(seen(candidate.reference),), candidates=tuple(seen(slot) for slot in candidate.candidates),
+        extreme=seen(candidate.extreme), nearest=seen(candidate.nearest),
+    )  # fmt: skip
     return build_question(view, goal, rng)
 
 

@@ -100,19 +100,15 @@ def build_question(view: View, goal: Goal, rng: np.random.Generator, near: Bools
 def _is_crowded(view: View, reference: SeenObject) -> bool:
     """Whether the rectangle around an object holds another one as well, or most of it."""
     x0, y0, x1, y1 = reference.box
-    for other in view.objects:
-        a0, b0, a1, b1 = other.box
-        shared = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
-        if other is not reference and shared > CROWDED * (a1 - a0) * (b1 - b0):
-            return True
-    return False
+    others = [other.box for other in view.objects if other is not reference]
+    return any(
+        max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0)) > CROWDED * (a1 - a0) * (b1 - b0)
+        for a0, b0, a1, b1 in others
+    )
 
 
 def _name(view: View, seen: SeenObject, rng: np.random.Generator) -> str:
     """Color and category; in the rich wording at times the category alone, where the scene has one of it."""
-    body = seen.body
-    if view.config.questions.wording == "rich":
-        alone = sum(other.category == body.category for other in view.bodies) == 1
-        if alone and rng.random() < 0.5:
-            return body.category
-    return body.name
+    category = seen.body.category
+    alone = [other.category for other in view.bodies].count(category) == 1
+    return category if view.config.questions.wording == "rich" and alone and rng.random() < 0.5 else seen.body.name

@@ -88,13 +88,8 @@ def relational_questions(
     noun = layouts.categories[:, None, :] == np.arange(num_categories)[:, None]  # [num, category, object]
     candidate = pairs[:, None, :, None, :] & noun[:, None, None]  # [num, 1, reference, category, object]
     hits = yes[:, :, :, None] & candidate
-    valid = (
-        layouts.unique[:, None, :, None]
-        & allowed[None, :, None, None]
-        & (candidate.sum(-1) >= 2)
-        & (hits.sum(-1) == 1)
-        & ~(unsure[:, :, :, None] & candidate).any(-1)
-    )
+    valid = layouts.unique[:, None, :, None] & allowed[None, :, None, None] & (candidate.sum(-1) >= 2)
+    valid = valid & (hits.sum(-1) == 1) & ~(unsure[:, :, :, None] & candidate).any(-1)
     # The rest is worked out for the few that are left.
     which = row, way, reference, category = valid.nonzero()
     same = candidate[row, 0, reference, category]

@@ -104,10 +104,7 @@ def part_position(relation: str, points: Floats, surface: Support, ground: Groun
 
 
 class SpatialFacts:
-    """Relations among the bodies of a scene, by slot: YES, NO or UNSURE.
-
-    Computed when first asked for; the views of a scene share them.
-    """
+    """Relations among the bodies of a scene, by slot: YES, NO or UNSURE. Computed when first asked for."""
 
     def __init__(self, bodies: Sequence[Body], supports: Sequence[Support], config: RelationsConfig) -> None:
         self.bodies, self.supports, self._config = bodies, supports, config
@@ -131,8 +128,7 @@ class SpatialFacts:
             self._near[relation] = np.array(rows)
         return self._near[relation]
 
-    def _held(self, slot: int, other: int) -> bool:
-        """Whether one body stands on or in the other."""
+    def _held(self, slot: int, other: int) -> bool:  # whether one body stands on or in the other
         return self.supports[self.bodies[slot].support].owner == other
 
     def _next_to(self, slot: int, reference: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -44,17 +44,11 @@ class SeenObject:
 def describe_body(instance: int, body: Body, center: XY | None, box: Box | None, pixels: int) -> dict[str, Any]:
     """What a question records of an object; views.jsonl has the rest of its geometry besides."""
     return {
-        "instance": instance,
-        "name": body.name,
-        "category": body.category,
-        "color": body.color,
-        "center": list(center) if center else None,
-        "box": list(box) if box else None,
-        "pixels": pixels,
+        "instance": instance, "name": body.name, "category": body.category, "color": body.color,
+        "center": list(center) if center else None, "box": list(box) if box else None, "pixels": pixels,
         "position": [round(value, 5) for value in (*body.position, body.z)],
-        "radius": round(body.radius, 5),
-        "height": round(body.height, 5),
-    }
+        "radius": round(body.radius, 5), "height": round(body.height, 5),
+    }  # fmt: skip
 
 
 class View:
@@ -125,10 +119,7 @@ class View:
         return find_objects(self._areas, len(self.supports))
 
     def _area(self, support: int) -> tuple[Ints, Ints, Floats]:
-        """Rows and columns of the pixels that show a support, and where they lie on its plane: world x, y [n, 2].
-
-        Those of its edges are among them; they lie outside of its border, where nothing stands.
-        """
+        """Rows and columns of the pixels that show a support, edges too, and where: world x, y [n, 2]."""
         if support not in self._pixels:
             window = self._windows[support] or (slice(0, 0), slice(0, 0))
             rows, columns = np.nonzero(self._areas[window] == support + 1)
@@ -138,10 +129,7 @@ class View:
         return self._pixels[support]
 
     def free(self, points: Floats, support: int, radius: float, height: float, spans: Spans | None = None) -> Bools:
-        """Whether a disc of `radius` at points [n, 2] stands on a support with room all around and above.
-
-        `spans` is as in `Obstacles.exclude`.
-        """
+        """Whether a disc at points [n, 2] has room on a support, around and above (`spans`: `Obstacles.exclude`)."""
         place, clearance = self.supports[support], self.config.relations.clearance
         if height + clearance > place.headroom:
             return np.zeros(len(points), bool)
@@ -168,11 +156,7 @@ class View:
         chosen = np.arange(len(ground)) if window is None else points_in_square(ground, *window)
         chosen = chosen[related(_take(ground, chosen))]
         if len(chosen) >= least * self.size:  # fewer can only become fewer
-            near = rows[chosen]
-
-            def spans(centers: Floats, reach: Floats) -> tuple[Ints, Ints]:
-                return self._stretch(near, z, centers, reach)
-
+            spans = partial(self._stretch, rows[chosen], z)
             chosen = chosen[self.free(_take(ground, chosen), support, radius, height, spans)]
         if len(chosen) < least * self.size:
             raise Reject("the free space is too small")
@@ -214,10 +198,7 @@ def on_mask(points: Floats, mask: Bools) -> Bools:
 
 
 def center_on_mask(mask: Bools, decimals: int, rows: Ints, columns: Ints) -> XY | None:
-    """The point with `decimals` decimals on the mask that is nearest to the mask's centroid; None if there is none.
-
-    `rows` and `columns` are the mask's pixels.
-    """
+    """The point with `decimals` decimals on a mask of pixels `rows`, `columns` nearest to its centroid, if any."""
     height, width = mask.shape
     middle = [(columns.mean() + 0.5) / width, (rows.mean() + 0.5) / height]
     # Nearly always it is close by: a point within WINDOW pixels is the nearest of all.

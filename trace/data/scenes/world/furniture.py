@@ -105,10 +105,7 @@ class Furniture:
             self.add_table("counter" if kind == "counter" else "table", name, (x, y, z), half, floor, material, rng)
 
     def add_shelf(self, depth: float, floor: float, rng: np.random.Generator) -> float:
-        """Add two boards, one above the other, between two sides, behind the main surface; open in front.
-
-        `depth` is the half depth of the main surface. Returns where the wall may begin.
-        """
+        """Add two boards behind the main surface of half depth `depth`; return where a wall may begin."""
         half = rng.uniform(0.34, 0.50), rng.uniform(0.14, 0.18)
         y = depth + rng.uniform(*GAP) + half[1]
         lower, gap = rng.uniform(-0.02, 0.14), rng.uniform(0.30, 0.42)
@@ -140,10 +137,7 @@ class Furniture:
 
 
 def draw_textures(names: tuple[str, ...]) -> dict[str, Floats]:
-    """Draw grey patterns that a material's color tints, each [TEXTURE_SIZE, TEXTURE_SIZE], around 0.9 on a scale to 1.
-
-    They come from a fixed seed, so they are the same in every data set.
-    """
+    """Draw grey patterns [TEXTURE_SIZE, TEXTURE_SIZE] around 0.9, from a fixed seed; a material's color tints them."""
     rng = np.random.default_rng(7)
     y, x = np.mgrid[0:TEXTURE_SIZE, 0:TEXTURE_SIZE] / TEXTURE_SIZE
     waves = sum(

@@ -1,8 +1,4 @@
-"""Where objects stand: layouts, drawn many at a time as arrays and only then made into bodies.
-
-A layout that allows exactly the wanted questions (`relational.py`) is found in milliseconds, before anything is
-rendered.
-"""
+"""Where objects stand: layouts, drawn many at a time as arrays, judged (`relational.py`), and then made into bodies."""
 
 from __future__ import annotations
 

@@ -195,10 +195,7 @@ def _light(
 ) -> Light:  # fmt: skip
     return Light(
         key_position=(lean * math.cos(angle), lean * math.sin(angle), rng.uniform(1.6, 2.4)),
-        key=rng.uniform(*key),
-        fill_direction=(math.cos(fill_angle), math.sin(fill_angle), -1.2),
-        fill=rng.uniform(*fill),
-        ambient=rng.uniform(0.25, 0.38),
-        tint=tuple(1 + rng.uniform(-0.06, 0.06, 3)),
+        key=rng.uniform(*key), fill_direction=(math.cos(fill_angle), math.sin(fill_angle), -1.2),
+        fill=rng.uniform(*fill), ambient=rng.uniform(0.25, 0.38), tint=tuple(1 + rng.uniform(-0.06, 0.06, 3)),
         shininess=rng.uniform(*shininess) if shininess else 0.0,
-    )
+    )  # fmt: skip
