@@ -1,10 +1,5 @@
 """Three odd-sized pictures, and a predictor for them."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,9 +8,8 @@ from trace_vlm.inference.predictor import Predictor
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    rng = np.random.default_rng(0)
-    paths = []
+def pictures(tmp_path):
+    rng, paths = np.random.default_rng(0), []
     for name, (width, height) in {"square.png": (37, 37), "tall.png": (33, 50), "wide.png": (61, 40)}.items():
         paths.append(tmp_path / name)
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(paths[-1])
@@ -23,5 +17,5 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def predictor(tiny_checkpoint: Any) -> Predictor:
+def predictor(tiny_checkpoint):
     return Predictor(tiny_checkpoint)

@@ -1,8 +1,7 @@
 """Confidence of points, agreement between answers, and the answer that the others support."""
 
-from __future__ import annotations
-
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,15 +26,11 @@ def test_medoid_is_the_answer_that_the_others_support():
 
 
 def test_confidence_belongs_to_the_characters_of_each_point():
-    class Characters:
-        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-            return "".join(map(chr, ids))
-
+    characters = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)))
     text = "The mug is (0.9, 0.9).\nAnswer: （0.46，0.53） and **x=0.1, y=0.2** and \\(0.3, 0.4\\). Not at (0.8, 0.8)."
-    response = parse(text)
+    response, logprobs = parse(text), [math.log(0.9)] * len(text)
     assert [text[start:end] for start, end in response.spans] == ["（0.46，0.53）", "x=0.1, y=0.2", "(0.3, 0.4\\)"]
-    logprobs = [math.log(0.9)] * len(text)
     for (start, end), value in zip(response.spans, (0.2, 0.4, 0.6), strict=True):
         logprobs[start:end] = [math.log(value)] * (end - start)
-    found = point_confidence(Characters(), [ord(one) for one in text], logprobs, response)
-    assert found == pytest.approx((0.2, 0.4, 0.6))
+    confidence = point_confidence(characters, [ord(character) for character in text], logprobs, response)
+    assert confidence == pytest.approx((0.2, 0.4, 0.6))

@@ -1,10 +1,6 @@
 """Answers of a given form: the number of points, the budget, and an answer that has the form anyway."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -19,13 +15,11 @@ from trace_vlm.inference.predictor import build_question  # noqa: E402
 from trace_vlm.utils.command import InputError  # noqa: E402
 
 TEXTS = ["Point to the mug.", "Find free space between the red mug and the blue box.", "Left of the ball."]
-POINTS = [Point(0.461, 0.527), Point(0.5, 0.25)]
 WORDS = ["The red mug.", "Left of it.", "A free place.", "Points."]
 CANONICAL = {
-    "reasoning": render(dict(zip(STEPS, WORDS, strict=True)), POINTS),
-    "points": "[(0.461, 0.527), (0.500, 0.250)]",
-    "boxes": "[(0.1, 0.2, 0.30, 0.4)]",
-}
+    "reasoning": render(dict(zip(STEPS, WORDS, strict=True)), [Point(0.461, 0.527), Point(0.5, 0.25)]),
+    "points": "[(0.461, 0.527), (0.500, 0.250)]", "boxes": "[(0.1, 0.2, 0.30, 0.4)]",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("reasoning", [True, False])
@@ -40,53 +34,47 @@ def test_the_number_of_points_is_met(predictor, pictures, reasoning, count):
 
 @pytest.mark.parametrize("budget", [95, 110, 160])
 def test_an_answer_is_readable_whatever_the_budget_and_the_batch(predictor, pictures, budget):
-    """A model of random weights never ends a step by itself."""
+    with pytest.raises(InputError, match="--max-new-tokens [0-9]+"):
+        predictor.predict(pictures, TEXTS, num_points=5, max_new_tokens=20)  # too few for any answer
     options = {"constrain": True, "max_new_tokens": budget}
     single, batch = (predictor.predict(pictures, TEXTS, batch_size=size, **options) for size in (1, 3))
     assert [answer.token_ids for answer in single] == [answer.token_ids for answer in batch]
-    for answer in batch:
+    for answer in batch:  # random weights never end a step by themselves
         assert len(answer.token_ids) <= budget
-        assert answer.response.parsable and len(answer.response.steps) == 4, answer.text
-        assert all(step.text for step in answer.response.steps)
-
-
-def test_a_budget_that_is_too_small_is_refused(predictor, pictures):
-    with pytest.raises(InputError, match="--max-new-tokens [0-9]+"):
-        predictor.predict(pictures, TEXTS, num_points=5, max_new_tokens=20)
+        assert answer.response.parsable and [bool(step.text) for step in answer.response.steps] == [True] * 4, (
+            answer.text
+        )
 
 
 @contextmanager
-def inclined(checkpoint: Any, prompt: str, ids: Sequence[int]) -> Iterator[list[int]]:
+def inclined(checkpoint, prompt, ids):
     """A model whose most probable answer to `prompt` is `ids`; yields the number of passes over answers."""
     passes, written, model = [0], [0], checkpoint.model
     start, end = len(checkpoint.prompt_ids(prompt)), checkpoint.tokenizer.eos_token_id
 
-    def fed(module: Any, arguments: Any, options: Any) -> None:
+    def fed(module, arguments, options):
         written[0] = int(options["position_ids"].max()) + 1 - start
 
-    def scripted(module: Any, arguments: Any, output: Any) -> Any:
+    def scripted(module, arguments, output):
         passes[0] += 1
         logits = torch.zeros_like(output)
         logits[:, ids[written[0]] if written[0] < len(ids) else end] = 10.0
         return logits
 
-    before = model.model.language_model.register_forward_pre_hook(fed, with_kwargs=True)
-    with before, model.lm_head.register_forward_hook(scripted):
+    feeding = model.model.language_model.register_forward_pre_hook(fed, with_kwargs=True)
+    with feeding, model.lm_head.register_forward_hook(scripted):
         yield passes
 
 
 @pytest.mark.parametrize("kind", CANONICAL)
 def test_a_canonical_answer_is_not_changed(predictor, pictures, kind):
     """Nor its tokens, where the model cuts the text as its tokenizer does; headings cost no passes."""
-    text, reasoning = CANONICAL[kind], kind == "reasoning"
-    checkpoint = predictor.checkpoint
+    text, reasoning, checkpoint = CANONICAL[kind], kind == "reasoning", predictor.checkpoint
     ids = checkpoint.tokenizer(text, add_special_tokens=False).input_ids
     prompt = render_prompt(build_question(TEXTS[0], reasoning))
     with inclined(checkpoint, prompt, ids) as free:
         (plain,) = predictor.predict(pictures[:1], TEXTS[:1], reasoning=reasoning)
     with inclined(checkpoint, prompt, ids) as forced:
         (kept,) = predictor.predict(pictures[:1], TEXTS[:1], reasoning=reasoning, constrain=True)
-    assert plain.text == kept.text == text
-    assert list(kept.token_ids) == list(ids) == list(plain.token_ids)
-    assert kept.response == parse(text, Image.open(pictures[0]).size)
-    assert forced[0] < free[0]
+    assert plain.text == kept.text == text and list(kept.token_ids) == list(ids) == list(plain.token_ids)
+    assert kept.response == parse(text, Image.open(pictures[0]).size) and forced[0] < free[0]

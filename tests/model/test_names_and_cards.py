@@ -1,9 +1,6 @@
 """Presets and their sizes, names on the hub, vision towers by name, model cards, types and quantisation."""
 
-from __future__ import annotations
-
 import importlib.util
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -19,13 +16,12 @@ from trace_vlm.model.checkpoint import check_generation_config, load, save
 from trace_vlm.model.convert import convert
 from trace_vlm.model.presets import PRESETS, model_folder
 from trace_vlm.utils.command import InputError
-from trace_vlm.utils.files import read_json
+from trace_vlm.utils.files import read_json, write_json
 
 # Vicuna (13,015,864,320 and 6,738,415,616), 64 rows more in both embeddings, CLIP-L/14-336 (303,507,456), the projector.
-SIZES = {
-    "trace-13b": 13_351_494_656, "trace-7b": 7_063_427_072, "robopoint-13b": 13_351_494_656, "nano-random": 2_296_064,
-}  # fmt: skip
-CLIP_336 = "openai/clip-vit-large-patch14-336"
+LARGE = {"trace-13b": 13_351_494_656, "trace-7b": 7_063_427_072, "robopoint-13b": 13_351_494_656}
+SIZES = {**LARGE, "nano-random": 2_296_064}
+CLIP_336, VICUNA = "openai/clip-vit-large-patch14-336", "lmsys/vicuna-13b-v1.5"
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -34,18 +30,15 @@ def test_presets_have_the_published_size_to_the_parameter(name):
     with torch.device("meta"):
         model = build.build_model(PRESETS[name], tokenizer)
     assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
-    if name != "nano-random":
+    if name in LARGE:
         assert model.config.image_seq_length == 576 and model.config.text_config.rms_norm_eps == 1e-5
         assert model.config.vision_config.hidden_act == "quick_gelu"
 
 
 def test_random_weights_follow_the_seed():
-    models = [build.build_model(PRESETS["nano-random"], build.nano_tokenizer(), seed=seed) for seed in (1, 1, 2)]
-    first, same, other = (model.lm_head.weight for model in models)
+    tokenizer, preset = build.nano_tokenizer(), PRESETS["nano-random"]
+    first, same, other = (build.build_model(preset, tokenizer, seed=seed).lm_head.weight for seed in (1, 1, 2))
     assert torch.equal(first, same) and not torch.equal(first, other)
-
-
-# --- vision towers --------------------------------------------------------------------------------
 
 
 def test_a_relative_tower_is_looked_up_beside_then_above_then_here(tmp_path, monkeypatch):
@@ -64,10 +57,10 @@ def test_a_relative_tower_is_looked_up_beside_then_above_then_here(tmp_path, mon
 
 @pytest.mark.parametrize("named", [CLIP_336, "/data/weights/clip-vit-large-patch14-336"])
 def test_weights_inside_need_no_published_tower(recorded, zoo, monkeypatch, named):
-    """Neither for its name nor for a path on the machine where it was trained."""
     small = read_json(zoo / "clip" / "config.json")["vision_config"]
-    settings = {key: small[key] for key in vision_tower.CLIP_KEYS if key in small}
-    monkeypatch.setitem(vision_tower.KNOWN, CLIP_336, settings)
+    monkeypatch.setitem(
+        vision_tower.KNOWN, CLIP_336, {key: small[key] for key in vision_tower.CLIP_KEYS if key in small}
+    )
     edit_json(zoo / "full/config.json", mm_vision_tower=named)
     there, here = load(zoo / "full").model, load(recorded.folder / "full").model
     assert all(one.equal(other) for one, other in zip(there.parameters(), here.parameters(), strict=True))
@@ -102,9 +95,6 @@ def test_another_tower_is_not_written_under_the_published_name(zoo):
     assert load(zoo / "back").model.config.vision_config.hidden_act == "gelu"
 
 
-# --- the card, generation, quantisation -----------------------------------------------------------
-
-
 def front_matter(folder):
     return yaml.safe_load((folder / "README.md").read_text().split("---")[1])
 
@@ -121,10 +111,7 @@ def test_the_bases_licence_is_in_the_card(zoo):
         assert (folder / "LICENSE.txt").read_text() == "the terms"
 
 
-@pytest.mark.parametrize(
-    ("named", "licence", "base"),
-    [("lmsys/vicuna-13b-v1.5", "llama2", "lmsys/vicuna-13b-v1.5"), ("/home/a/b", "unknown", None)],
-)
+@pytest.mark.parametrize(("named", "licence", "base"), [(VICUNA, "llama2", VICUNA), ("/home/a/b", "unknown", None)])
 def test_the_card_names_a_repository_and_never_a_path_of_this_machine(zoo, named, licence, base):
     edit_json(zoo / "full/config.json", _name_or_path=named)
     convert(zoo / "full", zoo / "made")
@@ -135,8 +122,7 @@ def test_the_card_names_a_repository_and_never_a_path_of_this_machine(zoo, named
 
 def test_sampling_settings_without_sampling_are_dropped(zoo):
     """Vicuna's file has them; transformers refuses to save such a model, at the end of a training."""
-    settings = {"temperature": 0.9, "top_p": 0.6, "max_length": 4096}
-    (zoo / "full" / "generation_config.json").write_text(json.dumps(settings))
+    write_json(zoo / "full/generation_config.json", {"temperature": 0.9, "top_p": 0.6, "max_length": 4096})
     model = load(zoo / "full").model
     assert model.generation_config.max_length == 4096
     check_generation_config(model)
@@ -144,16 +130,14 @@ def test_sampling_settings_without_sampling_are_dropped(zoo):
         check_generation_config(SimpleNamespace(generation_config=GenerationConfig(do_sample=False, temperature=0.9)))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="tests/gpu loads with it")
-def test_quantised_loading_says_what_to_install(recorded):
-    with pytest.raises(InputError, match="bitsandbytes"):
-        load(recorded.folder / "full", quantize="8bit")
-
-
-@pytest.mark.parametrize("options", [{"quantize": "3bit"}, {"dtype": "float31"}, {"device": "nowhere"}], ids=str)
-def test_unknown_settings_are_named(recorded, options):
-    with pytest.raises(InputError, match=next(iter(options.values()))):
-        load(recorded.folder / "full", **options)
+@pytest.mark.parametrize(("option", "value", "message"), [
+    ("quantize", "3bit", "3bit"), ("dtype", "float31", "float31"), ("device", "nowhere", "nowhere"),
+    pytest.param("quantize", "8bit", "bitsandbytes", marks=pytest.mark.skipif(
+        importlib.util.find_spec("bitsandbytes") is not None, reason="tests/gpu loads with it")),
+])  # fmt: skip
+def test_unknown_and_missing_settings_are_named(recorded, option, value, message):
+    with pytest.raises(InputError, match=message):
+        load(recorded.folder / "full", **{option: value})
 
 
 def test_the_automatic_type_is_the_stored_one(recorded):

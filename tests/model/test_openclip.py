@@ -1,7 +1,5 @@
 """A tower from open_clip's tensors gives open_clip's features, and what is no such tower is refused."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -59,13 +57,11 @@ def penultimate(weights, pixels, activation):
 
 @pytest.mark.parametrize(("name", "quick"), [("ViT-tiny-quickgelu", True), ("ViT-tiny", False)])
 def test_penultimate_features_are_equal(weights, tmp_path, name, quick):
-    """The name decides the activation."""
     torch.save({**weights, "text.weight": torch.ones(2)}, tmp_path / "weights.pt")
     tower = find_tower(f"open_clip:{name}/{tmp_path / 'weights.pt'}", None, {})
     model, pixels = CLIPVisionModel(CLIPVisionConfig(**tower.config)).eval(), torch.randn(2, 3, 56, 56)
-    model.load_state_dict(
-        {key.removeprefix("vision_tower.vision_model."): one.read() for key, one in tower.weights.items()}
-    )
+    prefix = "vision_tower.vision_model."
+    model.load_state_dict({name.removeprefix(prefix): tensor.read() for name, tensor in tower.weights.items()})
     features = {False: functional.gelu, True: lambda x: x * torch.sigmoid(1.702 * x)}
     with torch.no_grad():
         ours = model(pixels, output_hidden_states=True).hidden_states[-2]
@@ -90,10 +86,10 @@ def test_other_architectures_and_names_are_refused(weights, monkeypatch):
         with pytest.raises(InputError, match=message):
             clip_from_open_clip(content, True, "some.pt")
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    for name, message in (
-        ("ViT-L-14", "ViT-L-14"),
-        ("ViT-L-14/absent.pt", "absent.pt"),
-        ("ViT-L-14/openai", "openclip"),
-    ):
+    for name, message in {
+        "ViT-L-14": "ViT-L-14",
+        "ViT-L-14/absent.pt": "absent.pt",
+        "ViT-L-14/openai": "openclip",
+    }.items():
         with pytest.raises(InputError, match=message):
             open_clip_tower(f"open_clip:{name}")
