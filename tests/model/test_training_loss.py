@@ -1,7 +1,5 @@
 """A step of training on the recorded samples: the loss that is logged is the one LLaVA's own code computed."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
