@@ -1,7 +1,5 @@
 """Reading a model's answer takes time linear in its length, hundreds of kilobytes of nonsense included."""
 
-from __future__ import annotations
-
 import pytest
 from timing import assert_linear
 
@@ -19,7 +17,6 @@ PIECES = [
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_an_answer_is_read_in_linear_time(piece):
-    """Alone, one long stretch between two points, and one between each two of many."""
     length = 150_000 // len(piece)
     assert_linear(parse, piece * length)
     for text in (piece * length, f"{piece * 9}(0.3, 0.4)" * (length // 12)):

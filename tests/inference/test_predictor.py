@@ -1,12 +1,8 @@
 """Batched generation against a plain loop, sampling that can be resumed, and `trace-vlm predict`."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +24,7 @@ from trace_vlm.utils.command import InputError
 TEXTS = ["Point to the mug.", "Find free space between the red mug and the blue box on the table.", "Left of the ball."]
 
 
-def ids_of(predictions: Any) -> list[list[int]]:
+def ids_of(predictions):
     return [list(prediction.token_ids) for prediction in predictions]
 
 
@@ -38,7 +34,7 @@ def test_a_prompt_longer_than_the_model_is_refused(predictor, pictures, beams):
         predictor.predict(pictures[:1], ["Point. " * 1000], max_new_tokens=2, num_beams=beams)
 
 
-def plain_greedy(checkpoint: Any, image: Path, prompt: str, steps: int) -> list[int]:
+def plain_greedy(checkpoint, image, prompt, steps):
     """One forward pass over everything for each token: no cache, no padding, no batch."""
     inputs = checkpoint.inputs([Image.open(image).convert("RGB")], [prompt])
     ids, answer = inputs["input_ids"], []
@@ -85,9 +81,8 @@ def test_ids_that_are_no_text_are_never_generated(predictor, tiny_checkpoint, pi
     limit, image = len(tiny_checkpoint.tokenizer), tiny_checkpoint.image_token_id
     assert tiny_checkpoint.model.lm_head.out_features > limit  # padded, otherwise this shows nothing
 
-    def prefer_others(module: Any, inputs: Any, logits: Any) -> None:
-        logits[..., limit:] += 1000
-        logits[..., image] += 1000
+    def prefer_others(module, inputs, logits):
+        logits[..., [image, *range(limit, logits.shape[-1])]] += 1000
 
     with tiny_checkpoint.model.lm_head.register_forward_hook(prefer_others):
         predictions = predictor.predict(pictures, TEXTS, max_new_tokens=10)
@@ -140,7 +135,7 @@ def test_samples_depend_on_the_question_and_not_on_its_batch(predictor, pictures
 def test_the_answer_streams_and_can_be_stopped(predictor, pictures):
     decoding, steps = Decoding(max_new_tokens=6), []
 
-    def record(rows: Any) -> None:
+    def record(rows):
         steps.append(list(rows[0].token_ids))
         if len(steps) == 10:
             raise KeyboardInterrupt
@@ -156,8 +151,7 @@ def test_an_image_is_encoded_once_for_all_of_its_questions(predictor, pictures):
     counts, checkpoint = [], predictor.checkpoint
     images = [picture for picture in pictures for _ in range(3)]
     texts = [f"{text} Number {number}." for number, text in enumerate(TEXTS * 3)]
-    tower = checkpoint.model.model.vision_tower
-    with tower.register_forward_hook(lambda module, inputs, output: counts.append(len(output[0]))):
+    with checkpoint.model.model.vision_tower.register_forward_hook(lambda *call: counts.append(len(call[2][0]))):
         predictions = predictor.predict(images, texts, batch_size=2, max_new_tokens=8)
     assert sum(counts) == 3
     for prediction, image in zip(predictions, images, strict=True):
@@ -165,17 +159,13 @@ def test_an_image_is_encoded_once_for_all_of_its_questions(predictor, pictures):
 
 
 def test_confidence_is_the_probability_of_a_points_tokens(pictures):
-    """Computed again in one pass over the answer."""
-    predictor = Predictor.load("nano-base")
-    checkpoint = predictor.checkpoint
+    checkpoint = (predictor := Predictor.load("nano-base")).checkpoint
     (prediction,) = predictor.predict(pictures[:1], TEXTS[:1], reasoning=False, max_new_tokens=40)
     inputs = checkpoint.inputs([Image.open(pictures[0]).convert("RGB")], [prediction.prompt])
     answer = torch.tensor([prediction.token_ids])
+    inputs = {**inputs, "input_ids": torch.cat([inputs["input_ids"], answer], dim=1), "attention_mask": None}
     with torch.no_grad():
-        ids = torch.cat([inputs["input_ids"], answer], dim=1)
-        logits = checkpoint.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[
-            0, -answer.shape[1] - 1 : -1
-        ]
+        logits = checkpoint.model(**inputs).logits[0, -answer.shape[1] - 1 : -1]
     logits[:, checkpoint.suppressed_ids] = -torch.inf
     logprobs = logits.log_softmax(-1).gather(1, answer.T)[:, 0].tolist()
     expected = point_confidence(checkpoint.tokenizer, prediction.token_ids, logprobs, prediction.response)
@@ -187,17 +177,15 @@ def test_confidence_is_the_probability_of_a_points_tokens(pictures):
 def test_the_attention_bias_is_the_same_in_both_loops(predictor, tiny_checkpoint, pictures, bias):
     """The packed loop, transformers' left-padded one, and one pass with attention as it is defined."""
     decoding = Decoding(max_new_tokens=8, image_attention_bias=bias)
-    (batch,) = predictor.stream(pictures, TEXTS, decoding)
-    predictions = [batch[index] for index in range(3)]
+    predictions = [answer for _, answer in sorted(next(predictor.stream(pictures, TEXTS, decoding)).items())]
     images = [Image.open(picture).convert("RGB") for picture in pictures]
     inputs = tiny_checkpoint.inputs(images, [prediction.prompt for prediction in predictions])
     assert ids_of(predictions) == generate_with_transformers(tiny_checkpoint, inputs, decoding)
     assert ids_of(predictions) != ids_of(predictor.predict(pictures, TEXTS, max_new_tokens=8))
-
     inputs = tiny_checkpoint.inputs(images[:1], [predictions[0].prompt])
     columns, model = inputs["input_ids"] == tiny_checkpoint.image_token_id, tiny_checkpoint.model
 
-    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any) -> Any:
+    def attend(module, query, key, value, mask, scaling, **_):
         """softmax(q k / sqrt(d) + causal + bias on the image's columns)."""
         scores = query @ key.transpose(2, 3) * scaling + bias * columns[:, None, None]
         later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
@@ -214,7 +202,7 @@ def test_a_batch_that_does_not_fit_is_halved(predictor, pictures, monkeypatch):
     expected = ids_of(predictor.predict(pictures, TEXTS, max_new_tokens=6))
     original, sizes = module.generate, []
 
-    def little_memory(checkpoint: Any, rows: Any, *rest: Any) -> None:
+    def little_memory(checkpoint, rows, *rest):
         sizes.append(len(rows))
         if len(rows) > 1:
             raise torch.OutOfMemoryError("no")
@@ -238,14 +226,10 @@ def test_the_largest_batch_fits_in_the_free_memory(predictor, tiny_checkpoint, m
     assert predictor.largest_batch(prompts[:-1], decoding) > 5  # the longest prompt decides
 
 
-def test_a_question_in_the_users_own_words(predictor, pictures):
-    (answer,) = predictor.predict(pictures[:1], TEXTS[:1], template="Where? {instruction} Answer!", max_new_tokens=2)
-    assert "USER: <image>\nWhere? Point to the mug. Answer! ASSISTANT:" in answer.prompt
-
-
-def test_points_are_read_in_the_frame_of_the_original_image(predictor, pictures):
+def test_own_words_in_the_question_and_points_in_the_frame_of_the_original_image(predictor, pictures):
     with saying(predictor.checkpoint, "[(20, 10)]"):
-        (prediction,) = predictor.predict([pictures[2]], ["?"])
+        (prediction,) = predictor.predict([pictures[2]], TEXTS[:1], template="Where? {instruction} Answer!")
+    assert "USER: <image>\nWhere? Point to the mug. Answer! ASSISTANT:" in prediction.prompt
     assert prediction.response.points == (Point(20 / 61, 10 / 40),)
 
 
@@ -255,53 +239,40 @@ def test_longest_questions_first_and_every_one_once():
     assert make_batches(prompts, 2, ["x", "y", "y", "z", "x"]) == [[1, 2], [3, 4], [0]]  # an image's stay together
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"num_beams": 0}, {"seed": -1}, {"samples": 2},
-     {"num_beams": 2, "constrain": True}, {"aggregate": "medoid"}, {"num_points": 51}],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize("options", [
+    {"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"num_beams": 0}, {"seed": -1}, {"samples": 2},
+    {"num_beams": 2, "constrain": True}, {"aggregate": "medoid"}, {"num_points": 51},
+], ids=str)  # fmt: skip
 def test_settings_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options)).replace("_", "-")):
         Decoding(**options)
 
 
-# --- the command ----------------------------------------------------------------------------------
-
-
 def test_predict_prints_json_and_draws(tiny_model, pictures, tmp_path, capsys):
-    overlay = tmp_path / "out" / "answer.png"
     common = [str(pictures[0]), "Point to the mug.", "--model", str(tiny_model), "--max_new_tokens", "6"]
-    assert main([*common, "--json", "--overlay", str(overlay), "--no-reasoning", "--num-beams", "2"]) == 0
+    main([*common, "--json", "--overlay", str(tmp_path / "out/a.png"), "--no-reasoning", "--num-beams", "2"])
     record = json.loads(capsys.readouterr().out)
     assert record["image_size"] == [37, 37] and record["confidence"] is None  # no points, nothing to be sure of
-    assert Image.open(overlay).size[0] > 100
-    assert main(common) == 0
+    assert Image.open(tmp_path / "out/a.png").size[0] > 100
+    main(common)
     assert "6 tokens in" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["no.png", "Point."], "no.png"), (["square.png", " \n"], "instruction"), (["square.png", "<image>"], "instruction"),
-        (["square.png", "Point.", "--overlay", "answer"], "overlay answer"),
-        (["square.png", "Point.", "--overlay", "square.png/answer.png"], "square.png"),
-        (["square.png", "Point.", "--top-p", "0"], "--top-p"), (["square.png", "Point.", "--device", "abacus"], "abacus"),
-        (["square.png", "Point.", "--dtype", "nn"], "'nn'"), (["square.png", "Point."], "nowhere"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("words", "message"), [
+    (["no.png", "Point."], "no.png"), (["square.png", " \n"], "instruction"), (["square.png", "<image>"], "instruction"),
+    (["square.png", "Point.", "--overlay", "answer"], "overlay answer"),
+    (["square.png", "Point.", "--overlay", "square.png/answer.png"], "square.png"),
+    (["square.png", "Point.", "--top-p", "0"], "--top-p"), (["square.png", "Point.", "--device", "abacus"], "abacus"),
+    (["square.png", "Point.", "--dtype", "nn"], "'nn'"), (["square.png", "Point."], "nowhere"),
+    (["turned.png", "Point.", "--depth", "d.npy"], "turned.png"),
+])  # fmt: skip
 def test_predict_refuses_before_the_model_is_loaded(pictures, monkeypatch, words, message):
     monkeypatch.chdir(pictures[0].parent)
+    exif = Image.Exif()
+    exif[0x112] = 8  # turned by a quarter: no depth image fits
+    Image.open(pictures[2]).save("turned.png", exif=exif)
     with pytest.raises(InputError, match=message):
         main([*words, "--model", "nowhere"])
-
-
-def test_depth_of_a_picture_turned_by_its_exif_tag_is_refused(pictures, tmp_path):
-    exif = Image.Exif()
-    exif[0x112] = 8
-    Image.open(pictures[2]).save(tmp_path / "turned.png", exif=exif)
-    with pytest.raises(InputError, match=r"turned\.png"):
-        main([str(tmp_path / "turned.png"), "Point.", "--model", "nowhere", "--depth", "d.npy"])
 
 
 def test_points_and_boxes_as_json_and_text():
@@ -313,6 +284,6 @@ def test_points_and_boxes_as_json_and_text():
     assert [point["inside"] for point in record["points"]] == [True, False, True]
     assert record["boxes"][0]["pixels"] == pytest.approx([40, 20, 80, 60])
     assert "pixel (50.0, 50.0) of 200 x 100" in format_prediction(prediction, (200, 100))
-    cut = dataclasses.replace(prediction, response=parse("no"), text="no", cut=True)
-    assert "--max-new-tokens" in format_prediction(cut, (200, 100))
-    assert "--max-new-tokens" not in format_prediction(dataclasses.replace(cut, cut=False), (200, 100))
+    for cut in (True, False):
+        answer = dataclasses.replace(prediction, response=parse("no"), text="no", cut=cut)
+        assert ("--max-new-tokens" in format_prediction(answer, (200, 100))) is cut
