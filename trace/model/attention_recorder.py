@@ -126,9 +126,6 @@ def language_attention(model: nn.Module, implementation: str) -> Iterator[None]:
         model.set_attn_implementation({"text_config": text, "vision_config": vision})
 
 
-# --- for attention/ -------------------------------------------------------------------------------
-
-
 class ImageRecorder:
     """The attention of an answer's tokens to the image, collected while they are fed in; a batch of one.
 
@@ -206,7 +203,6 @@ class _Rows:
         self._block: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
-        """Append `[..., n, P]`."""
         end = self.count + rows.shape[-2]
         block = rows[..., :0, :] if self._block is None else self._block
         if end > block.shape[-2]:
@@ -218,9 +214,6 @@ class _Rows:
     def filled(self) -> Tensor:
         assert self._block is not None
         return self._block[..., : self.count, :]
-
-
-# --- for train/ ------------------------------------------------------------------------------------
 
 
 class GroundingRecorder:

@@ -76,7 +76,6 @@ def llava_configuration(text: LlamaConfig, vision: CLIPVisionConfig, image_token
 
 
 def random_projector(config: LlavaConfig, seed: int) -> LlavaMultiModalProjector:
-    """A projector with torch's default initialisation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlavaMultiModalProjector(config)
@@ -127,9 +126,6 @@ def _initialise_nano(model: LlavaForConditionalGeneration) -> None:
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # [side, width / 2]
     grid = [axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)]
     embeddings.position_embedding.weight[1:] = torch.cat(grid, dim=-1).flatten(0, 1)
-
-
-# --- weights from files ---------------------------------------------------------------------------
 
 
 def load_weights(

@@ -256,9 +256,6 @@ def check_generation_config(model: Any) -> None:
         raise InputError(f"the model's generation configuration is not valid: {' '.join(str(error).split())}") from None
 
 
-# --- the command ----------------------------------------------------------------------------------
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Inspect or convert a checkpoint, or merge an adapter into its base.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|convert|merge")

@@ -74,7 +74,6 @@ class CheckpointPlan:
 
 
 def some_of(names: list[str]) -> str:
-    """The first names, for a message."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -119,9 +118,6 @@ def _base_folder(source: CheckpointFolder, base: str | Path | None) -> Path:
     trained = source.config.get("_name_or_path")
     hint = f" (it was trained over {trained})" if trained else ""
     raise InputError(f"{source.folder} is a {source.kind.value} and needs its language model. Give --model-base{hint}")
-
-
-# --- Hugging Face's format ------------------------------------------------------------------------
 
 
 def _plan_hugging_face(source: CheckpointFolder, vision_tower: str | None) -> CheckpointPlan:
@@ -172,9 +168,6 @@ def _adapted(plan: CheckpointPlan, source: CheckpointFolder, weights: dict[str, 
         plan, source=source.folder, kind=source.kind, weights=weights, card=replace(plan.card, parts=parts),
         merged=bool(source.lora), base=plan.source,
     )  # fmt: skip
-
-
-# --- LLaVA's format -------------------------------------------------------------------------------
 
 
 def _plan_llava(
@@ -264,8 +257,6 @@ def linear_projector(projector: Mapping[str, LazyTensor]) -> dict[str, LazyTenso
     return {layout.PROJECTOR + name: tensor for name, tensor in layers.items()}
 
 
-# --- LoRA -----------------------------------------------------------------------------------------
-
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<which>[AB])(?:\.default)?\.weight$")
 
 
@@ -310,9 +301,6 @@ def _lora_scale(adapter: Mapping[str, Any], module: str, rank: int) -> float:
             alpha = float(value)
             break
     return alpha / (rank**0.5 if adapter.get("use_rslora") else rank)
-
-
-# --- card, generation, vocabulary -----------------------------------------------------------------
 
 
 def _card(source: CheckpointFolder, base: CheckpointFolder, parts: list[str]) -> ModelCard:

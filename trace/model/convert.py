@@ -75,9 +75,6 @@ def _deciding(config: LlavaConfig) -> list[Any]:
     return [getattr(part, key) for part, names in keys for key in names]
 
 
-# --- inspect --------------------------------------------------------------------------------------
-
-
 def describe_checkpoint(
     path: str | Path, base: str | Path | None = None, vision_tower: str | None = None
 ) -> dict[str, str]:

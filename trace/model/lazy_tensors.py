@@ -64,7 +64,6 @@ class LazyTensor:
         return math.prod(self.shape)
 
     def nbytes(self, dtype: str | None = None) -> int:
-        """Its size in bytes, as `dtype` if given."""
         return int(self.count * getattr(torch, dtype or self.dtype).itemsize)
 
 
@@ -73,7 +72,6 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def in_memory(tensor: Tensor, where: str) -> LazyTensor:
-    """A tensor that is already loaded."""
     return LazyTensor(tuple(tensor.shape), _name(tensor.dtype), where, lambda: tensor, shared=True)
 
 
@@ -96,9 +94,6 @@ def resized(weight: LazyTensor, rows: int) -> LazyTensor:
         return tensor
 
     return replace(weight, shape=shape, get=get, shared=False)
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def weights_in(folder: Path, stems: tuple[str, ...] = ("model", "pytorch_model")) -> dict[str, LazyTensor]:
@@ -181,9 +176,6 @@ def _map_file(file: Path, zipped: bool | None, name: str | None = None) -> Mappi
         raise InputError(f"{file} holds a {type(content).__name__}, expected tensors by name")
     state = content.get("state_dict")
     return state if isinstance(state, Mapping) else content
-
-
-# --- writing --------------------------------------------------------------------------------------
 
 
 def total_bytes(weights: Mapping[str, LazyTensor], dtype: str | None) -> int:

@@ -76,8 +76,6 @@ def llava_name(name: str, linear: bool = False) -> str:
     return name.removeprefix(TEXT)
 
 
-# --- config.json ----------------------------------------------------------------------------------
-
 LLAMA_KEYS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "bos_token_id", "eos_token_id",

@@ -87,8 +87,6 @@ def is_preset(path: str | Path) -> bool:
     return str(path) in PRESETS and not Path(path).exists()
 
 
-# --- folders and the hub --------------------------------------------------------------------------
-
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DOWNLOAD = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
 _FILES = [

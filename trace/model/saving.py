@@ -110,7 +110,6 @@ class SavedModel:
     dtype: str | None
 
     def write_weights(self, folder: Path) -> None:
-        """Write the weights, with a progress bar in a terminal."""
         size = total_bytes(self.weights, self.dtype)
         with tqdm(total=size, unit="B", unit_scale=True, desc=folder.name, disable=None) as bar:
             write_weights(folder, self.weights, self.dtype, progress=bar.update)
@@ -145,9 +144,6 @@ _UNUSED = (
     "_name_or_path", "architectures", "chunk_size_feed_forward", "id2label", "is_encoder_decoder", "label2id",
     "output_attentions", "output_hidden_states", "problem_type", "return_dict",
 )  # fmt: skip
-
-
-# --- LLaVA's own format ---------------------------------------------------------------------------
 
 
 def llava_weights(config: LlavaConfig, weights: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

@@ -102,8 +102,6 @@ def pixel_settings(preprocessor: Mapping[str, Any], image_size: int, pad: bool) 
     }  # fmt: skip
 
 
-# --- open_clip ------------------------------------------------------------------------------------
-
 OPEN_CLIP = "open_clip:"
 _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 # Widths whose heads are not 64 wide, as open_clip configures them (ViT-H, ViT-g, ViT-bigG).
@@ -189,7 +187,6 @@ def clip_from_open_clip(
 
 
 def _third(weight: LazyTensor, index: int) -> LazyTensor:
-    """The query, key or value rows of a joint projection."""
     rows = weight.shape[0] // 3
     get = lambda: weight.get()[index * rows : (index + 1) * rows]  # noqa: E731
     return replace(weight, shape=(rows, *weight.shape[1:]), get=get, shared=True)  # copied: a view would keep all three

@@ -102,7 +102,6 @@ class BatchSchedule:
         return passes
 
     def steps_of(self, epoch: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the rows of each step of an epoch."""
         generator = torch.Generator().manual_seed(self.seed + epoch)
         order = torch.randperm(len(self.lengths), generator=generator).numpy()
         for step in range(self.steps_an_epoch):

@@ -123,7 +123,6 @@ class RowDataset(Dataset[dict[str, Any]]):
         return members
 
     def names(self, rows: Sequence[int]) -> list[str]:
-        """Return the samples' ids."""
         return [self.sample(index).id for row in rows for index in self._members_of(row)]
 
     def __len__(self) -> int:

@@ -47,7 +47,6 @@ class ModelDimensions:
         return 2 * self.hidden**2 + 2 * self.hidden * self.kv_width + 3 * self.hidden * self.mlp
 
     def part_params(self) -> dict[str, int]:
-        """Return the parameters of each part of the model."""
         norms = (2 * self.layers + 1) * self.hidden
         width, mlp = self.vision_hidden, self.vision_mlp
         layer = 4 * width * (width + 1) + 2 * width * mlp + width + mlp + 4 * width

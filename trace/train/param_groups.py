@@ -59,7 +59,6 @@ def trainable_parameters(model: nn.Module, frozen: bool = False) -> dict[str, in
 
 
 def describe_trainable(model: nn.Module, config: TrainConfig) -> str:
-    """Describe in one line each part's mode, number of parameters and learning rate."""
     trained, total, parts = trainable_parameters(model), sum(trainable_parameters(model, frozen=True).values()), []
     for part in reversed(PARTS):
         count = sum(number for name, number in trained.items() if part_of(name) == part)

@@ -111,7 +111,6 @@ def checkpoint_bytes(config: TrainConfig, total: int, trained: int) -> int:
 
 
 def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -> str:
-    """Return the tables that the command prints; `args` are its flags."""
     processes = args.gpus * args.nodes
     if data.samples < config.global_batch_size:
         raise InputError(f"global_batch_size: {config.global_batch_size} is more than the {data.samples} samples.")

@@ -122,7 +122,6 @@ class LogWriter(TrainerCallback):
 
 
 def write_curves(history: Sequence[Mapping[str, float]], folder: Path) -> None:
-    """Draw the curves of a run's log to `curves.png`."""
     from ..drawing.canvas import save_figure
     from ..drawing.figures import draw_training_curves
 

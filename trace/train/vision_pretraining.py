@@ -118,7 +118,6 @@ class VisionTrainer(ResumableTrainer):
 
 
 def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> VisionTrainer:
-    """Load the model and the views."""
     checkpoint = load(config.model)
     checkpoint.model = set_trainable(checkpoint.model, config)
     data = PatchLabels(config.data, checkpoint)
