@@ -1,7 +1,5 @@
 """scripts/: each parses, shows its usage, turns its arguments into the launch line, and names a mistake."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -31,13 +29,13 @@ def test_a_script_parses_and_shows_its_usage_from_anywhere(script, tmp_path):
 @pytest.fixture
 def cluster(tmp_path):
     """A folder for the PATH: a node with four GPUs whose launchers print how they were called."""
-    folder = tmp_path / "bin"
-    executable(folder / "nvidia-smi", 'for i in 0 1 2 3; do echo "GPU $i: NVIDIA H100"; done')
-    executable(folder / "scontrol", "echo node7; echo node8")
-    executable(folder / "srun", "echo as started by srun: $*")
-    for name in ("python", "deepspeed"):
-        executable(tmp_path / "venv/bin" / name, 'echo "$@"')
-    return folder
+    for name, text in {
+        "bin/nvidia-smi": 'for i in 0 1 2 3; do echo "GPU $i: NVIDIA H100"; done',
+        "bin/scontrol": "echo node7; echo node8", "bin/srun": "echo as started by srun: $*",
+        "venv/bin/python": 'echo "$@"', "venv/bin/deepspeed": 'echo "$@"',
+    }.items():  # fmt: skip
+        executable(tmp_path / name, text)
+    return tmp_path / "bin"
 
 
 def start(cluster, script, *arguments, **variables):
@@ -48,45 +46,38 @@ def start(cluster, script, *arguments, **variables):
 def launched(cluster, script, *arguments, **variables):
     """The words of the launch line, which the script shows first."""
     done = start(cluster, script, *arguments, **variables)
-    assert done.returncode == 0, done.stderr
-    shown = done.stdout.splitlines()[0]
-    assert shown.startswith("+ ")
-    return shown.split()[1:]
+    assert done.returncode == 0 and done.stdout.startswith("+ "), done.stderr
+    return done.stdout.splitlines()[0].split()[1:]
 
 
 @pytest.mark.parametrize("script", TRAINING)
 def test_training_without_a_gpu_is_refused_and_the_plan_works(script, cluster):
-    assert (ROOT / f"configs/{script.removesuffix('.sh')}.yaml").is_file()
     executable(cluster / "nvidia-smi", "exit 9")
-    message = one_sentence(start(cluster, script))
-    assert "quickstart.sh" in message and f"{script} --plan" in message
+    message, config = one_sentence(start(cluster, script)), f"configs/{script.removesuffix('.sh')}.yaml"
+    assert "quickstart.sh" in message and f"{script} --plan" in message and (ROOT / config).is_file()
     planned = start(cluster, script, "--plan", "--gpus", "16").stdout
-    assert planned == f"-m trace_vlm.train.plan --config configs/{script.removesuffix('.sh')}.yaml --gpus 16\n"
+    assert planned == f"-m trace_vlm.train.plan --config {config} --gpus 16\n"
 
 
 PROJECTOR_7B = "model.projector=liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5"
 
 
-@pytest.mark.parametrize(
-    ("script", "values", "overrides"),
-    [
-        ("train_13b_fft", "mine.json out 7b 8 2 1e-5 3 2 1 250 --set image_folder=/data/images",
-         ["data=HERE/mine.json", "output_dir=HERE/out", "model.llm=lmsys/vicuna-7b-v1.5", PROJECTOR_7B,
-          "micro_batch_size=8", "global_batch_size=32",
-          "learning_rate=1e-5", "epochs=3", "save_steps=250", "image_folder=/data/images"]),
-        ("train_7b_lora", "mine.json pictures out packing=true learning_rates.projector=1e-5",
-         ["data=HERE/mine.json", "image_folder=HERE/pictures", "output_dir=HERE/out", "packing=true",
-          "learning_rates.projector=1e-5"]),
-        ("train_7b_lora", "- - - - - 1e-4", ["learning_rate=1e-4"]),  # empty: the configuration's value
-        ("pretrain_projector", "- - 7b", ["model.llm=lmsys/vicuna-7b-v1.5"]),  # its projector has no size
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("script", "values", "overrides"), [
+    ("train_13b_fft", "mine.json out 7b 8 2 1e-5 3 2 1 250 --set image_folder=/data/images",
+     ["data=HERE/mine.json", "output_dir=HERE/out", "model.llm=lmsys/vicuna-7b-v1.5", PROJECTOR_7B,
+      "micro_batch_size=8", "global_batch_size=32",
+      "learning_rate=1e-5", "epochs=3", "save_steps=250", "image_folder=/data/images"]),
+    ("train_7b_lora", "mine.json pictures out packing=true learning_rates.projector=1e-5",
+     ["data=HERE/mine.json", "image_folder=HERE/pictures", "output_dir=HERE/out", "packing=true",
+      "learning_rates.projector=1e-5"]),
+    ("train_7b_lora", "- - - - - 1e-4", ["learning_rate=1e-4"]),  # empty: the configuration's value
+    ("pretrain_projector", "- - 7b", ["model.llm=lmsys/vicuna-7b-v1.5"]),  # its projector has no size
+])  # fmt: skip
 def test_positions_become_keys_of_the_configuration(cluster, script, values, overrides):
     """Paths are relative to the user's folder, not to the repository; training accepts every override."""
     words = launched(cluster, f"{script}.sh", *("" if value == "-" else value for value in values.split()))
-    module = ["--module", "trace_vlm.train.train", "--config", f"configs/{script}.yaml"]
-    gpus = "2" if script == "train_13b_fft" else "4"
-    assert words[:8] == ["deepspeed", "--no_local_rank", "--num_gpus", gpus, *module]
+    launcher = f"deepspeed --no_local_rank --num_gpus {2 if script == 'train_13b_fft' else 4}"
+    assert words[:8] == f"{launcher} --module trace_vlm.train.train --config configs/{script}.yaml".split()
     expected = [override.replace("HERE", str(cluster.parent)) for override in overrides]
     assert words[words.index("--set") + 1 :] == expected
     load_config(ROOT / f"configs/{script}.yaml", expected)
@@ -112,13 +103,12 @@ def test_several_nodes_start_from_slurm_torchrun_or_a_hostfile(cluster):
     assert f"{TORCHRUN} {rendezvous}" in " ".join(words)
     assert "srun" not in launched(cluster, "train_13b_fft.sh", **SLURM, SLURM_STEP_ID="0")  # inside a step
     variables = {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1", "MASTER_PORT": "1234"}
-    words = launched(cluster, "train_7b_lora.sh", *[""] * 8, "2", **variables)
-    address = "--node-rank 1 --master-addr 10.0.0.1 --master-port 1234 -m trace_vlm"
-    assert f"{TORCHRUN} {address}" in " ".join(words)
+    words = " ".join(launched(cluster, "train_7b_lora.sh", *[""] * 8, "2", **variables))
+    assert f"{TORCHRUN} --node-rank 1 --master-addr 10.0.0.1 --master-port 1234 -m trace_vlm" in words
     (cluster.parent / "hosts").write_text("# both\nnode7 slots=4\n\nnode8 slots=4\n")
     words = launched(cluster, "train_7b_lora.sh", "a.json", "imgs", "out", HOSTFILE="hosts")
-    assert words[:4] == ["deepspeed", "--no_local_rank", "--hostfile", str(cluster.parent / "hosts")]
-    assert words[4:8] == ["--num_nodes", "2", "--num_gpus", "4"]
+    hostfile = f"--hostfile {cluster.parent}/hosts --num_nodes 2 --num_gpus 4"
+    assert words[:8] == f"deepspeed --no_local_rank {hostfile}".split()
 
 
 TRAINER = """
@@ -146,18 +136,15 @@ def test_sigterm_reaches_the_processes_that_train_and_not_their_launcher(cluster
     command = [BASH, str(ROOT / "scripts/train_7b_lora.sh"), "a.json", "images", "out"]
     environment = {**os.environ, "PATH": f"{cluster}:{os.environ['PATH']}", "TRACE_VENV": str(here / "venv")}
     script = subprocess.Popen(command, cwd=here, env=environment, stdout=subprocess.DEVNULL)
-    for _ in range(3000):
-        if (here / "started").exists():
-            break
+    while not (here / "started").exists() and script.poll() is None:
         time.sleep(0.02)
     script.terminate()
     assert script.wait(60) == 143 and (here / "saved").exists()
 
 
 @pytest.mark.parametrize(
-    ("values", "name"),
-    [("- - - - - - - - 2", "NUM_NODES"), ("- - 34b", "MODEL_SIZE"), ("- - - - 2", "GRAD_ACC_STEPS"),
-     ("- - - many", "BATCH_PER_GPU"), ("x x x x x x x x x x x", "11")],
+    ("values", "name"), [("- - - - - - - - 2", "NUM_NODES"), ("- - 34b", "MODEL_SIZE"), ("- - - - 2", "GRAD_ACC_STEPS"),
+                         ("- - - many", "BATCH_PER_GPU"), ("x x x x x x x x x x x", "11")],
 )  # fmt: skip
 def test_a_mistake_in_the_positions_is_named(cluster, values, name):
     given = ("" if value == "-" else value for value in values.split())

@@ -1,18 +1,12 @@
 """Whether a function takes time linear in the length of its text."""
 
-from __future__ import annotations
-
 import signal
-from collections.abc import Callable
 
 
-def assert_linear(read: Callable[[str], object], text: str, limit: float = 10.0) -> None:
-    """Fail when `text` takes more than `limit` seconds of this process's own computing, whatever else the machine does.
+def assert_linear(read, text, limit=10.0):
+    """Fail after `limit` CPU seconds: the texts are so long that linear time takes a tenth, and quadratic minutes."""
 
-    The texts are so long that linear time takes a tenth of it, and quadratic time minutes.
-    """
-
-    def stop(*_: object) -> None:
+    def stop(*_):
         raise AssertionError(f"{len(text)} characters took more than {limit:g} CPU seconds")
 
     before = signal.signal(signal.SIGVTALRM, stop)

@@ -1,9 +1,4 @@
-"""Training runs of the tests: their settings, what they leave, and several processes started as by a launcher.
-
-Processes are forked from a server that has imported everything once: a run of two processes then costs seconds.
-"""
-
-from __future__ import annotations
+"""Training runs of the tests: settings, what they leave, processes forked from a server that has imported everything."""
 
 import json
 import multiprocessing
@@ -14,7 +9,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -23,59 +17,56 @@ CONTEXT.set_forkserver_preload(["trace_vlm.train.sft", "peft", "deepspeed"])
 TIMEOUT = 300.0  # seconds; what hangs is noticed, what shares a busy machine is not
 
 
-def settings(scenes: Path, model: Any, out: Path, /, **changes: Any) -> dict[str, Any]:
+def settings(scenes, model, out, /, **changes):
     """A run of a few steps on the captions of `scenes`, in this process or by `Run`."""
-    values = {
+    return {
         "model": str(model), "data": [str(scenes / "captions.json")], "image_folder": str(scenes),
         "output_dir": str(out), "learning_rate": 1e-3, "max_steps": 4, "save_steps": 2, "save_total_limit": 2,
         "logging_steps": 1, "global_batch_size": 8, "micro_batch_size": 4, "max_length": 128, "pack_tokens": 256,
         "dataloader_workers": 0, "report_to": [], "precision": "fp32", "gradient_checkpointing": False,
-    }  # fmt: skip
-    return values | changes
+    } | changes  # fmt: skip
 
 
-def train_config(scenes: Path, model: Any, out: Path, /, **changes: Any) -> Any:
+def train_config(scenes, model, out, /, **changes):
     from trace_vlm.train.config import TrainConfig
     from trace_vlm.utils.config import build_config
 
     return build_config(TrainConfig, settings(scenes, model, out, **changes), "test")
 
 
-def logged(folder: Path, name: str = "loss") -> list[float]:
+def logged(folder, name="loss"):
     """What a run logged under `name`, step by step."""
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [entry[name] for entry in entries if name in entry]
 
 
-def record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text())  # type: ignore[no-any-return]
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
 
 
-def weights(folder: Path) -> dict[str, Any]:
+def weights(folder):
     from trace_vlm.model.checkpoint import load
 
-    return load(folder).model.state_dict()  # type: ignore[no-any-return]
+    return load(folder).model.state_dict()
 
 
-def changed_parts(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+def changed_parts(before, after):
     """The parts of the model (language_model, vision_tower, ...) whose weights differ."""
-    import torch
-
-    return {name.split(".")[1] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    return {name.split(".")[1] for name, tensor in before.items() if not tensor.equal(after[name])}
 
 
 @dataclass
 class Run:
-    """A configuration in a file, and the folder it fills."""
+    """A configuration in a file, and the folder it fills; `sabotage` is of the last process."""
 
-    settings: dict[str, Any]
+    settings: dict
     processes: int = 2
-    sabotage: str = ""  # of the last process
+    sabotage: str = ""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.folder = Path(self.settings["output_dir"])
 
-    def start(self) -> Run:
+    def start(self):
         config = self.folder.with_suffix(".yaml")
         config.write_text(yaml.safe_dump(self.settings))
         with socket.socket() as probe:
@@ -90,7 +81,7 @@ class Run:
             self.running[-1].start()
         return self
 
-    def wait(self) -> tuple[list[int | None], list[str]]:
+    def wait(self):
         """Exit codes of the processes (negative: by a signal), and what each wrote."""
         for process in self.running:
             process.join(TIMEOUT)
@@ -102,23 +93,24 @@ class Run:
         assert not late, f"{len(late)} processes hang\n" + "\n".join(texts)
         return [process.exitcode for process in self.running], texts
 
-    def when_saved(self, step: int) -> Run:
+    def when_saved(self, step):
         while not (self.folder / f"checkpoints/checkpoint-{step}").is_dir():
             assert any(process.is_alive() for process in self.running), self.wait()[1]
             time.sleep(0.005)
         return self
 
-    def kill(self) -> None:
+    def kill(self):
         for process in self.running:
             process.kill()
         self.wait()
 
-    def to_its_end(self) -> None:
+    def to_its_end(self):
         codes, logs = self.start().wait()
         assert codes == [0] * self.processes, "\n".join(logs)
+        return self
 
 
-def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage: str) -> None:
+def _work(rank, processes, port, config, log, sabotage):
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -132,16 +124,14 @@ def _work(rank: int, processes: int, port: int, config: str, log: str, sabotage:
 
     fetch, calls = RowDataset.__getitem__, []
 
-    def fail_late(self: RowDataset, index: int) -> dict[str, Any]:
+    def fail_late(self, index):
         calls.append(index)
         if len(calls) == 9:
             raise RuntimeError("the disk is gone")
         return fetch(self, index)
 
     if sabotage == "fail":  # when a row is fetched for the 9th time
-        RowDataset.__getitem__ = fail_late  # type: ignore[method-assign]
+        RowDataset.__getitem__ = fail_late
     elif sabotage == "preempted":  # before the processes meet
-        train.check_inputs = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[assignment]
-    train.exit_process(run(train.main, ["--config", config]))
-    train.exit_process(run(train.main, ["--config", config]))
+        train.check_inputs = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
     train.exit_process(run(train.main, ["--config", config]))

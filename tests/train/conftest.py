@@ -1,7 +1,5 @@
 """Fixtures of the training tests: drawn views, a cache of their own, a model a tenth of nano's size, a benchmark."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -37,8 +35,8 @@ def scenes(tmp_path_factory, cache):
 def tiny_folder(tmp_path_factory):
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     nano, tokenizer = PRESETS["nano-random"], build.nano_tokenizer()
-    text, vision = {"num_key_value_heads": 2}, {"image_size": 32, "patch_size": 8}
-    preset = dataclasses.replace(nano, text=nano.text | small | text, vision=nano.vision | small | vision)
+    vision = nano.vision | small | {"image_size": 32, "patch_size": 8}
+    preset = dataclasses.replace(nano, text=nano.text | small | {"num_key_value_heads": 2}, vision=vision)
     model = build.build_model(preset, tokenizer, seed=0)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save(Checkpoint(model, build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny"), folder)
@@ -49,8 +47,8 @@ def tiny_folder(tmp_path_factory):
 def bench(scenes, tmp_path):
     """A benchmark of one question whose mask is the whole image."""
     bench = tmp_path / "bench"
-    (bench / "images").mkdir(parents=True)
-    (bench / "masks").mkdir()
+    for name in ("images", "masks"):
+        (bench / name).mkdir(parents=True)
     shutil.copy(min((scenes / "images").iterdir()), bench / "images/a.png")
     Image.new("L", (128, 128), 255).save(bench / "masks/7.png")
     (bench / "point_questions.jsonl").write_text(json.dumps({"question_id": 7, "image": "a.png", "text": "Where?"}))
