@@ -1,7 +1,5 @@
 """A run whose every text tries to be more than text: what the tests of the report and of its page share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +55,17 @@ def make_run(folder: Path) -> Path:
               ModelScore("box", 8, None)]  # fmt: skip
     compared = write_panels(folder / "comparison", question, picture(0), left_half(), panels)
     write_comparison(folder / "comparison", scores, [compared])
-    make_attention(folder / "attention", question)
+    maps = np.full((2, 5, 4, 4), 0.01, np.float32)
+    maps[:, :, 0, 0], maps[:, 1] = 0.03, np.nan
+    spans = {key: (3 * index, 3 * index + 3) for index, key in enumerate(STEP_TITLES) if key != "target"}
+    rows = np.zeros((2, 15, 16), np.float16)
+    captured = CapturedAnswer((1, 2, 3), rows, {}, (0, 2), np.arange(15), CaptureConfig())
+    attention = AnswerAttention(parse(COR), spans, maps, np.full(5, 0.5, np.float32), captured)
+    results.write_record(folder / "attention", 0, question, picture(0), (left_half(), None), attention, EVIL, {})
+    write_summary(folder / "attention")
+    effect = {"step": "target", "kind": EVIL, "edits": 3, "unreadable": 0, "distance": None, "follows": None,
+              "moved": {"mean": 0.5, "low": None, "high": None, "questions": 3}}  # fmt: skip
+    write_json(folder / "attention/interventions.json", {"effects": [effect]})
     data = folder / "data"
     write_pictures(data, {f"{number}.png": (60, 40) for number in range(30)})
     write_json(data / "data.json", [
@@ -69,18 +77,3 @@ def make_run(folder: Path) -> Path:
     ])  # fmt: skip
     write_json(data / "generate.json", {"settings": {"scenes": 5678, "seed": 9}, "versions": {"mujoco": "4.0.0"}})
     return folder
-
-
-def make_attention(folder: Path, question: Question) -> None:
-    maps = np.full((2, 5, 4, 4), 0.01, np.float32)
-    maps[:, :, 0, 0] = 0.03
-    maps[:, 1] = np.nan
-    spans = {key: (3 * index, 3 * index + 3) for index, key in enumerate(STEP_TITLES) if key != "target"}
-    rows = np.zeros((2, 15, 16), np.float16)
-    captured = CapturedAnswer((1, 2, 3), rows, {}, (0, 2), np.arange(15), CaptureConfig())
-    attention = AnswerAttention(parse(COR), spans, maps, np.full(5, 0.5, np.float32), captured)
-    results.write_record(folder, 0, question, picture(0), (left_half(), None), attention, EVIL, {})
-    write_summary(folder)
-    effect = {"step": "target", "kind": EVIL, "edits": 3, "unreadable": 0, "distance": None, "follows": None,
-              "moved": {"mean": 0.5, "low": None, "high": None, "questions": 3}}  # fmt: skip
-    write_json(folder / "interventions.json", {"effects": [effect]})

@@ -1,7 +1,5 @@
 """visualization/visualize_results.py: comparing answers, the order and choice of questions, what it writes and refuses."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
@@ -22,6 +20,11 @@ IN, OUT = "(0.2, 0.5)", "(0.9, 0.5)"  # the target is the left half of every ima
 
 
 @pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
 def bench(tmp_path):
     return make_benchmark(tmp_path / "bench")
 
@@ -29,11 +32,10 @@ def bench(tmp_path):
 @pytest.fixture
 def answers(tmp_path):
     def write(name, *texts, finish=()):
-        path = tmp_path / f"{name}.jsonl"
         lines = [{"question_id": number, "text": text} for number, text in zip(IDS, texts, strict=False) if text]
         for line, why in zip(lines, finish, strict=False):
             line["metadata"] = {"finish": why}
-        write_jsonl(path, lines)
+        write_jsonl(path := tmp_path / f"{name}.jsonl", lines)
         return path
 
     return write
@@ -46,16 +48,9 @@ def two(answers):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "out"
-
-
-@pytest.fixture
 def visualize(bench, folder):
-    def call(*words):
-        return run(script("visualize_results").main, list(map(str, ["--data", bench, "--out", folder, *words])))
-
-    return call
+    flags = ["--data", bench, "--out", folder]
+    return lambda *words: run(script("visualize_results").main, list(map(str, [*flags, *words])))
 
 
 def ids(questions):
@@ -69,10 +64,8 @@ def test_pictures_and_their_index_are_written(bench, two, folder):
     scores, items = read_comparison(folder)
     assert ids(items) == list(IDS)
     assert [item.picture for item in items] == ["0.png", "1.png", None]  # data of all, pictures of --num
-    assert scores == [
-        ModelScore("plain", 3, 0.5, (("right", 2), ("elsewhere", 1)), 0.5, 3),
-        ModelScore("cor", 3, 1.0, (("right", 3),), 1.0, 3),
-    ]
+    plain = ModelScore("plain", 3, 0.5, (("right", 2), ("elsewhere", 1)), 0.5, 3)
+    assert scores == [plain, ModelScore("cor", 3, 1.0, (("right", 3),), 1.0, 3)]
     second = items[1]
     assert second.instruction == "Point left of mug 1." and second.category == "unseen" and second.size == (33, 50)
     assert second.answers == (ModelAnswer("plain", OUT, 0.0, "elsewhere"), ModelAnswer("cor", COR, 1.0, "right"))
@@ -85,22 +78,15 @@ def test_pictures_and_their_index_are_written(bench, two, folder):
 
 def test_the_order_of_the_questions(bench, two):
     comparison = compare(open_benchmark(bench), {"a": two[0], "b": two[1]})
-    orders = {
-        "given": [0, 1, "left/2"],
-        "worst": [1, "left/2", 0],
-        "best": [0, "left/2", 1],
-        "disagree": [1, "left/2", 0],
-    }
+    orders = {"given": [0, 1, "left/2"], "worst": [1, "left/2", 0], "best": [0, "left/2", 1],
+              "disagree": [1, "left/2", 0]}  # fmt: skip
     assert {order: ids(sort_questions(comparison, order)) for order in orders} == orders
 
 
-@pytest.mark.parametrize(
-    ("flags", "drawn"),
-    [
-        (["--where2place_h", "--num", "1"], {"": [1]}),
-        (["--create-both", "--where2place-h-count", "5", "--num", "2"], {"": [0, 1], "hard": [1]}),
-    ],
-)
+@pytest.mark.parametrize(("flags", "drawn"), [
+    (["--where2place_h", "--num", "1"], {"": [1]}),
+    (["--create-both", "--where2place-h-count", "5", "--num", "2"], {"": [0, 1], "hard": [1]}),
+])  # fmt: skip
 def test_the_hard_part_by_the_published_flags(visualize, two, folder, flags, drawn):
     assert visualize("--answers", *two, *flags) == 0
     indexes = {path.parent.relative_to(folder).name: read_json(path) for path in folder.rglob("index.json")}
@@ -112,10 +98,7 @@ def test_only_what_all_models_answered_is_compared(bench, answers):
     files = {"a": answers("a", OUT, IN, IN), "b": answers("b", IN, IN)}
     comparison = compare(open_benchmark(bench), files)
     assert ids(comparison.questions) == [0, 1]
-    assert [(score.label, score.questions, score.accuracy) for score in comparison.overall] == [
-        ("a", 2, 0.5),
-        ("b", 2, 1),
-    ]
+    assert [(score.questions, score.accuracy) for score in comparison.overall] == [(2, 0.5), (2, 1)]
     assert ids(compare(open_benchmark(bench), files, "unseen").questions) == [1]
     with pytest.raises(InputError, match="'hard'"):
         compare(open_benchmark(bench), files, "hard")
@@ -123,10 +106,8 @@ def test_only_what_all_models_answered_is_compared(bench, answers):
 
 def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(visualize, answers, folder, capsys):
     assert visualize("--answers", answers("all", IN, OUT, IN), answers("two", IN, IN), "--category", "seen") == 0
-    third = pytest.approx(2 / 3)
-    assert read_comparison(folder)[0] == [
-        ModelScore("all", 1, 1.0, (("right", 1),), third, 3), ModelScore("two", 1, 1.0, (("right", 1),), third, 3, 1),
-    ]  # fmt: skip
+    score = 1, 1.0, (("right", 1),), pytest.approx(2 / 3), 3
+    assert read_comparison(folder)[0] == [ModelScore("all", *score), ModelScore("two", *score, 1)]
     assert "66.7% of all 3" in capsys.readouterr().out
 
 
@@ -152,15 +133,14 @@ def test_answers_that_were_cut_are_called_cut(visualize, answers, folder, capsys
     file = answers("a", *["1. **Identify the"] * 3, finish=("length", "stop", "length"))
     assert visualize("--answers", file) == 0
     assert "cut 2, unparsable 1" in capsys.readouterr().out
-    scores, items = read_comparison(folder)
-    assert scores[0].outcomes == (("cut", 2), ("unparsable", 1))
+    (score,), items = read_comparison(folder)
+    assert score.outcomes == (("cut", 2), ("unparsable", 1))
     assert [item.answers[0].outcome for item in items] == ["cut", "unparsable", "cut"]
     assert '"outcome":"cut"' in (folder / "report.html").read_text()
 
 
 def test_doubtful_numbers_are_warned_about(bench, visualize, answers, capsys):
-    full = Image.new("L", SIZES["tall.png"], 255)
-    full.save(bench / "masks/tall.jpg")
+    Image.new("L", SIZES["tall.png"], 255).save(bench / "masks/tall.jpg")
     assert visualize("--answers", answers("a", *["[(0.46, 0.53)]"] * 3), "--convention", "qwen3-vl") == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 2 and "a: 3 of 3 points" in warnings[0] and "question 1" in warnings[1]
@@ -178,29 +158,17 @@ def test_mistakes_name_their_flag_or_file(visualize, two, tmp_path, capsys):
     runs = tmp_path / "runs.jsonl"
     write_jsonl(runs, [{"question_id": number, "text": IN, "run": run} for run in (1, 2) for number in IDS])
     for words, name in [
-        ([tmp_path / "none.jsonl"], "none.jsonl"),
-        ([runs], "runs.jsonl"),
-        ([*two, "--labels", "one"], "--labels"),
-        ([two[0], "--num", "0"], "--num"),
-        ([two[0], "--where2place-h-count", "-3"], "--where2place-h-count"),
+        ([tmp_path / "none.jsonl"], "none.jsonl"), ([runs], "runs.jsonl"), ([*two, "--labels", "one"], "--labels"),
+        ([two[0], "--num", "0"], "--num"), ([two[0], "--where2place-h-count", "-3"], "--where2place-h-count"),
         ([two[0], "--create-both", "--where2place-h-count", "0"], "--where2place-h-count"),
         ([two[0], "--category", "seen", "--where2place-h"], "--category seen"),
-    ]:
+    ]:  # fmt: skip
         assert visualize("--answers", *words) == 2
         assert name in capsys.readouterr().err
 
 
 def test_it_runs_from_anywhere(bench, two, tmp_path):
-    words = [
-        ROOT / "visualization/visualize_results.py",
-        "--answers",
-        two[0],
-        "--data",
-        bench,
-        "--out",
-        "out",
-        "--num=1",
-    ]
+    words = ROOT / "visualization/visualize_results.py", "--answers", two[0], "--data", bench, "--out", "out", "--num=1"
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "first: 50.0% of 3" in done.stdout and (tmp_path / "out/0.png").is_file()

@@ -1,7 +1,5 @@
 """The report: everything given is on the page, nothing on it can act or is loaded from elsewhere; in Chromium it reacts."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -36,9 +34,14 @@ def run_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def html(run_folder):
+def run_page(run_folder):
     assert run(report.main, ["--run", str(run_folder), "--title", f"Nano {EVIL}"]) == 0
-    return (run_folder / "report.html").read_text(encoding="utf-8")
+    return run_folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def html(run_page):
+    return run_page.read_text(encoding="utf-8")
 
 
 class Reader(HTMLParser):
@@ -46,18 +49,16 @@ class Reader(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.tags, self.handlers, self.loads, self.words = set(), [], [], []
+        self.tags, self.handlers, self.loads, words = set(), [], [], []
+        self.handle_data = words.append
         self.feed(html)
-        self.text = " ".join(" ".join(self.words).split())
+        self.text = " ".join(" ".join(words).split())
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
         loading = ("src", "href", "xlink:href", "srcset", "action", "data", "poster", "background")
         self.loads += [value for name, value in attrs if name in loading and value]
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 def embedded(html):
@@ -67,8 +68,7 @@ def embedded(html):
 
 def test_texts_are_never_markup(html):
     read = Reader(html)
-    assert not {"iframe", "object", "embed", "link", "form"} & read.tags
-    assert read.handlers == []
+    assert not {"iframe", "object", "embed", "link", "form"} & read.tags and read.handlers == []
     assert re.findall(r"<script[^>]*>", html) == ['<script type="application/json" id="items">', "<script>"]
     assert "<b>mug</b>" not in html and html.count(str(escape(EVIL))) > 10
     assert "<script>document.title" in read.text and INSTRUCTION in read.text
@@ -96,9 +96,7 @@ def test_nothing_is_loaded_from_elsewhere(html):
 
 def test_every_given_number_is_on_the_page(html, run_folder):
     read, summary = Reader(html), read_json(run_folder / "summary.json")
-    words = [
-        word for title, rows in tables.tables(summary) for word in (title, *(cell for row in rows for cell in row))
-    ]
+    words = [word for title, rows in tables.tables(summary) for row in [[title], *rows] for word in row]
     low, high = (100 * summary["models"][1]["accuracy"][0][end] for end in ("low", "high"))
     # of accuracy, attention, training, data (the last sample is the only one of its kind) and records
     words += [*tables.sentences(summary), f"{low:.1f} to {high:.1f}",
@@ -142,8 +140,7 @@ def test_a_model_has_one_color_on_the_page(run_folder, tmp_path):
     assert drawn["cor"] == legend[str(escape(f"CoR {EVIL}"))] and drawn["no_cor"] == legend["no CoR"]
     assert all(drawn[name] == legend[name] for name in ("no CoR", "plain", "box"))
     assert len({drawn[name] for name in ("cor", "no_cor", "plain", "box")}) == 4
-    labels = ["reasoning", "no CoR"]
-    assert sections.colors(tmp_path / "summary.json", labels, ["cor"])["no CoR"] == drawn["no CoR"]
+    assert sections.colors(tmp_path / "summary.json", ["reasoning", "no CoR"], ["cor"])["no CoR"] == drawn["no CoR"]
 
 
 def test_a_thousand_questions_stay_below_50_megabytes(tmp_path, monkeypatch):
@@ -151,10 +148,8 @@ def test_a_thousand_questions_stay_below_50_megabytes(tmp_path, monkeypatch):
     save_thumbnail(noise, tmp_path / "images/0.jpg")
     answers = tuple(ModelAnswer(label, COR * 3, 0.5, "right") for label in "ab")
     outline = (tuple((x / 200, x / 200) for x in range(200)),)
-    items = [
-        ComparedQuestion(number, INSTRUCTION, "seen", None, (640, 480), "images/0.jpg", None, outline, answers)
-        for number in range(1000)
-    ]
+    fields = INSTRUCTION, "seen", None, (640, 480), "images/0.jpg", None, outline, answers
+    items = [ComparedQuestion(number, *fields) for number in range(1000)]
     write_comparison(tmp_path, [ModelScore(label, 1000, 0.5) for label in "ab"], items)
     for limit in (60_000, 9_000, 3_000, explorer.ALL_IMAGES // 1000):
         jpeg = explorer.small_jpeg(noise, limit)
@@ -174,9 +169,8 @@ def test_absent_parts_are_left_out_and_named(run_folder, tmp_path):
     write_json(tmp_path / "summary.json", read_json(run_folder / "summary.json"))
     assert run(report.main, ["--run", str(tmp_path)]) == 0
     read = Reader((tmp_path / "report.html").read_text(encoding="utf-8"))
-    for name in ["comparison/index.json", "attention/*.json", "train/*/run.json", "data/data.json"]:
-        assert name in read.text
-    assert not {"dialog", "script", "img"} & read.tags
+    names = "comparison/index.json", "attention/*.json", "train/*/run.json", "data/data.json"
+    assert all(name in read.text for name in names) and not {"dialog", "script", "img"} & read.tags
     assert all(load.startswith("#accuracy") for load in read.loads)
 
 
@@ -187,18 +181,11 @@ def test_a_folder_without_anything_is_refused(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("summary.json", {"models": []}),
-        ("summary.json", {"models": [{}], "baselines": {}}),
-        ("comparison/index.json", {"items": [{"question_id": 1}], "scores": []}),
-        ("attention/7.json", []),
-        ("attention/summary.json", {"model": "m"}),
-        ("train/cor/run.json", []),
-        ("bench/generate.json", "text"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content"), [
+    ("summary.json", {"models": []}), ("summary.json", {"models": [{}], "baselines": {}}), ("train/cor/run.json", []),
+    ("comparison/index.json", {"items": [{"question_id": 1}], "scores": []}), ("attention/7.json", []),
+    ("attention/summary.json", {"model": "m"}), ("bench/generate.json", "text"),
+])  # fmt: skip
 def test_a_broken_part_is_named(tmp_path, name, content, capsys):
     write_json(tmp_path / "run.json", {})
     write_json(tmp_path / name, content)
@@ -212,17 +199,13 @@ def test_a_lost_picture_is_named(run_folder, tmp_path):
         report.render("title", comparison=tmp_path)
 
 
-# --- in Chromium ---------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def open_page(browser):
     """Opens a file at a width; whatever it asks for or complains about is refused at the end."""
     troubles, pages = [], []
 
     def open_file(file, width=1300):
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        pages.append(page)
+        pages.append(page := browser.new_page(viewport={"width": width, "height": 900}))
         allowed = (file.as_uri(), "data:")
         page.on("request", lambda request: request.url.startswith(allowed) or troubles.append(request.url))
         page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
@@ -234,11 +217,6 @@ def open_page(browser):
     for page in pages:
         page.close()
     assert troubles == []
-
-
-@pytest.fixture(scope="module")
-def run_page(run_folder, html):
-    return run_folder / "report.html"
 
 
 def page_of(folder, panels, scores=None):
@@ -272,8 +250,7 @@ def styles(where, name="backgroundColor"):
 @pytest.mark.parametrize("width", [1300, 700, 390])
 def test_the_page_shows_what_was_written_and_nothing_acts(open_page, run_page, width):
     page = open_page(run_page, width)
-    assert page.title() == f"Nano {EVIL}"
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.title() == f"Nano {EVIL}" and page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator(".tile").first.click()
     panels = page.locator("dialog .answer")
     assert panels.count() == 3 and page.locator("dialog .strip figure").count() == 5
@@ -285,9 +262,8 @@ def test_markup_in_the_page_would_still_not_run(browser, run_page):
     page = browser.new_page()  # its requests and errors are expected
     page.goto(run_page.as_uri())
     page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=1\">')")
-    page.evaluate("""() => { const s = document.createElement('script');
-                     s.textContent = "document.title = 'harmed'";
-                     document.body.append(s); }""")
+    script = "Object.assign(document.createElement('script'), {textContent: 'document.title = 2'})"
+    page.evaluate(f"document.body.append({script})")
     page.wait_for_timeout(200)
     assert page.title() == f"Nano {EVIL}"
     page.close()
@@ -300,16 +276,12 @@ def test_questions_are_filtered_and_sorted(open_page, compared):
         texts = page.locator(".tile > p").all_inner_texts()
         return "".join(text.removeprefix("Point at thing ").rstrip(".") for text in texts)
 
-    assert shown() == "012"
-    assert not page.locator("#more").is_visible()  # all of them are shown
+    assert shown() == "012" and not page.locator("#more").is_visible()  # all of them are shown
     for filtered, choice, every, expected in [
-        ("category", "unseen", "all", "1"),
-        ("outcome", "wrong direction", "all", "12"),
-        ("accuracy", "models disagree", "any accuracy", "1"),
-        ("order", "worst first", "as given", "210"),
-        ("order", "best first", "as given", "012"),
-        ("order", "most disagreement", "as given", "102"),
-    ]:
+        ("category", "unseen", "all", "1"), ("outcome", "wrong direction", "all", "12"),
+        ("accuracy", "models disagree", "any accuracy", "1"), ("order", "worst first", "as given", "210"),
+        ("order", "best first", "as given", "012"), ("order", "most disagreement", "as given", "102"),
+    ]:  # fmt: skip
         page.get_by_label(filtered).select_option(choice)
         assert shown() == expected and f"{len(expected)} of 3" in page.locator("#filters").inner_text()
         page.get_by_label(filtered).select_option(every)
@@ -328,9 +300,8 @@ def test_a_click_opens_the_panel_and_the_arrow_keys_move_on(open_page, compared)
     shot = Image.open(BytesIO(panel.locator("svg.picture").first.screenshot())).convert("RGB")
     pixels = np.asarray(shot).astype(int)
     red = (pixels[..., 0] > 200) & (pixels[..., 1] < 90) & (pixels[..., 2] < 90)
-    rows, columns = np.nonzero(red[:, : shot.width // 2])
-    assert columns.mean() / shot.width == pytest.approx(0.2, abs=0.02)  # the point (0.2, 0.5)
-    assert rows.mean() / shot.height == pytest.approx(0.5, abs=0.03)
+    rows, columns = np.nonzero(red[:, : shot.width // 2])  # the point (0.2, 0.5)
+    assert (columns.mean() / shot.width, rows.mean() / shot.height) == pytest.approx((0.2, 0.5), abs=0.02)
     for _ in range(2):  # the second finds no further question
         page.keyboard.press("ArrowRight")
         assert "Point at thing 2." in panel.inner_text() and page.evaluate("location.hash") == "#q=2"
@@ -342,9 +313,8 @@ def test_a_click_opens_the_panel_and_the_arrow_keys_move_on(open_page, compared)
 def test_heat_is_where_the_model_looked_under_points_of_its_color(open_page, run_page):
     page = open_page(run_page)
     page.locator(".tile").first.click()
-    canvas = page.locator("dialog .strip figure").nth(2).locator("canvas")
     alpha = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3)"
-    opacity = canvas.evaluate(alpha)
+    opacity = page.locator("dialog .strip figure").nth(2).locator("canvas").evaluate(alpha)
     assert opacity[0] > 1.5 * opacity[-1] > 0  # the hot cell is the square's top left one
     model = styles(page.locator("#attention .key i").first)
     assert styles(page.locator("dialog .over .dot"), "fill") == model
@@ -362,9 +332,8 @@ def test_a_box_that_leaves_the_image_stays_open_at_its_edge(open_page, tmp_path)
 INSIDE = """(all) => all.map((one) => {
     const {left, right, width} = one.getBoundingClientRect();
     let scrolled = false;
-    for (let box = one; box; box = box.parentElement) {
+    for (let box = one; box; box = box.parentElement)
         scrolled ||= getComputedStyle(box).overflowX !== "visible" && box.scrollWidth > box.clientWidth;
-    }
     return !scrolled && width > 0 && left >= 0 && right <= document.documentElement.clientWidth;
 })"""
 CENTERS = """(all) => all.map((one) => {
@@ -382,18 +351,16 @@ def test_the_charts_show_every_model_without_scrolling(open_page, run_page, widt
         assert all(chart.locator(part).evaluate_all(INSIDE)), part
     for part, expected in ((".point", [50, 50, 50, 100, 50, 0]), (".ticks span", [0, 20, 40, 60, 80, 100])):
         assert chart.locator(part).evaluate_all(CENTERS) == pytest.approx(expected, abs=1.0)  # in percent
-    charts = page.locator(".panels img")
-    assert charts.count() == 8 and all(charts.evaluate_all(INSIDE))
+    assert [True] * 8 == page.locator(".panels img").evaluate_all(INSIDE)
 
 
 def test_a_comparison_gives_each_model_its_mean_accuracy_and_color(open_page, compared):
     page = open_page(compared)
     cards = [text.split("\n") for text in page.locator("#means .card").all_inner_texts()]
     benchmark, here = "of all 10 questions of the benchmark", "of the 3 questions on this page"
-    assert [[line for line in card if line] for card in cards] == [
-        ["a", "30.0 %", f"{benchmark} (7 not answered)", "33.3 %", here],
-        ["b", "20.0 %", benchmark, "66.7 %", here],
-    ]
+    first, second = ([line for line in card if line] for card in cards)
+    assert first == ["a", "30.0 %", f"{benchmark} (7 not answered)", "33.3 %", here]
+    assert second == ["b", "20.0 %", benchmark, "66.7 %", here]
     colors = styles(page.locator("#answers .key i"))[1:]
     assert len(colors) == 2 and styles(page.locator("#means .card"), "borderTopColor") == colors
     tile, panel = page.locator(".tile").first, page.locator("dialog")
