@@ -1,11 +1,6 @@
 """Small data sets in exactly the layouts that the public ones have, made by the tests that read them."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from generated_samples import GOOD_STEPS
@@ -14,21 +9,21 @@ from PIL import Image
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import IMAGE_TAG, question_text
 from trace_vlm.core.reasoning import render
-from trace_vlm.core.records import Sample
 from trace_vlm.data.sources.__main__ import main
 from trace_vlm.data.sources.registry import Source
 from trace_vlm.data.sources.sample_checks import Problems
 from trace_vlm.utils.command import run
 
 
-def picture(path: Path, size: tuple[int, int] = (32, 24), seed: int = 0) -> None:
-    """Noise, so that neither format can compress it to nothing; the suffix says which."""
+def picture(path, size=(32, 24), seed=0):
+    """Save noise, so that neither format can compress it to nothing; the suffix says which. Return its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
+    return path.read_bytes()
 
 
-def record(identifier: str, image: str | None, *texts: str, **more: Any) -> dict[str, Any]:
+def record(identifier, image, *texts, **more):
     """A record in LLaVA's JSON; the first question gets the image tag."""
     first = texts[0] if image is None or IMAGE_TAG in texts[0] else f"{IMAGE_TAG}\n{texts[0]}"
     speakers = ("human", "gpt") * len(texts)
@@ -36,31 +31,30 @@ def record(identifier: str, image: str | None, *texts: str, **more: Any) -> dict
     return {"id": identifier, **({} if image is None else {"image": image}), "conversations": turns, **more}
 
 
-def pointing(identifier: str, image: str, reasoning: bool = False, **more: Any) -> dict[str, Any]:
+def pointing(identifier, image, reasoning=False, **more):
     points = [Point(0.461, 0.527), Point(0.498, 0.521)]
     asked = question_text("Pinpoint several points within the vacant space left of the mug.", reasoning)
     answer = render(GOOD_STEPS, points) if reasoning else "[(0.461, 0.527), (0.498, 0.521)]"
     return record(identifier, image, asked, answer, **more)
 
 
-def read(kind: str, path: Path, **more: Any) -> tuple[list[Sample], Problems]:
+def read(kind, path, **more):
     """The usable samples of a source, and the problems of the others."""
     problems = Problems()
     return list(Source(kind, path, **more).open().usable_samples(problems)), problems
 
 
-def converted(kind: str, path: Path | str, out: Path, *flags: object) -> int:
-    """The exit code of the command that converts a source."""
+def converted(kind, path, out, *flags):
     return run(main, ["convert", "--kind", kind, "--path", str(path), "--out", str(out), *map(str, flags)])
 
 
-def write(path: Path, records: Sequence[dict[str, Any]]) -> Path:
+def write(path, records):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(list(records)), encoding="utf-8")
+    path.write_text(json.dumps(records), encoding="utf-8")
     return path
 
 
-def robopoint(folder: Path, each: int = 8) -> Path:
+def robopoint(folder, each=8):
     """`wentao-yuan/robopoint-data`: one JSON, and images/ with a folder for every part; ids of VQA repeat."""
     records = []
     for number in range(each):
@@ -74,27 +68,23 @@ def robopoint(folder: Path, each: int = 8) -> Path:
         records.append(record(f"{number:012d}", name, "Find all instances of cushions.", boxes))
         records.append(record(f"{number:012d}", name, "What is this?", "A sofa.", "What colour?", "Red."))
     records.append(record("wgByO4Y_0", None, "How do I boil an egg?", "In water.", model=""))
-    write(folder / "robopoint_1432k.json", records)
-    return folder
+    return write(folder / "robopoint_1432k.json", records).parent
 
 
-def trace(folder: Path, each: int = 8) -> Path:
+def trace(folder, each=8):
     """`jink-ucla/TRACE` as a downloaded folder: samples with reasoning in LLaVA's JSON, and their images."""
-    records = []
-    for number in range(each):
-        for part in ("object_ref", "region_ref"):
-            name = f"{part}/{number}.png"
-            picture(folder / "images" / name, seed=500 + number)
-            records.append(pointing(f"{part}/{number}", name, reasoning=True))
-    write(folder / "trace_train.json", records)
-    return folder
+    names = [f"{part}/{number}" for number in range(each) for part in ("object_ref", "region_ref")]
+    for number, name in enumerate(names):
+        picture(folder / f"images/{name}.png", seed=500 + number)
+    records = [pointing(name, f"{name}.png", reasoning=True) for name in names]
+    return write(folder / "trace_train.json", records).parent
 
 
-def llava_mix(folder: Path) -> Path:
+def llava_mix(folder):
     """`llava_v1_5_mix665k.json`: ids that repeat, text-only samples, one that opens with an answer, RefCOCO's boxes."""
     coco, gqa = "coco/train2017/000000033471.jpg", "gqa/images/2354786.jpg"
-    picture(folder / coco)
-    picture(folder / gqa)
+    for name in (coco, gqa):
+        picture(folder / name)
     region = "Please provide the bounding box coordinate of the region this sentence describes: the bus."
     opens = {"from": "gpt", "value": "I begin."}
     records = [
@@ -108,26 +98,20 @@ def llava_mix(folder: Path) -> Path:
     return write(folder / "llava_v1_5_mix665k.json", records)
 
 
-def lvis(folder: Path) -> Path:
+def lvis(folder):
     """LVIS v1: images named by `coco_url` alone, boxes in pixels, synonyms in names, categories not fully annotated."""
     url = "http://images.cocodataset.org/train2017"
     images = [{"id": number, "width": 640, "height": 480, "coco_url": f"{url}/{number:012d}.jpg",
                "not_exhaustive_category_ids": [2] if number == 30 else []} for number in (30, 34)]  # fmt: skip
-    boxes = [
-        (30, 1, [64.0, 48.0, 128.0, 96.0]),
-        (34, 1, [600.0, 400.0, 40.4, 80.3]),  # over the border by a fraction of a pixel
-        (30, 1, [0.0, 0.0, 32.0, 24.0]),
-        (30, 2, [10.0, 10.0, 10.0, 10.0]),
-        (34, 2, [320.0, 240.0, 320.0, 240.0]),
-        *((34, 3, [float(number), 1.0, 2.0, 2.0]) for number in range(21)),  # more than one wants listed
-    ]
+    boxes = [  # the second is over the border by a fraction of a pixel
+        (30, 1, [64.0, 48.0, 128.0, 96.0]), (34, 1, [600.0, 400.0, 40.4, 80.3]), (30, 1, [0.0, 0.0, 32.0, 24.0]),
+        (30, 2, [10.0, 10.0, 10.0, 10.0]), (34, 2, [320.0, 240.0, 320.0, 240.0]),
+        *((34, 3, [float(number), 1.0, 2.0, 2.0]) for number in range(21))]  # fmt: skip
     annotations = [{"id": number, "image_id": image, "category_id": category, "bbox": box, "segmentation": [[1.5, 2.5]]}
                    for number, (image, category, box) in enumerate(boxes, start=1)]  # fmt: skip
-    names = {1: "cup_(drinking)", 2: "alarm_clock", 3: "bead"}
-    categories = [{"id": number, "name": name} for number, name in names.items()]
+    names = enumerate(("cup_(drinking)", "alarm_clock", "bead"), start=1)
+    categories = [{"id": number, "name": name} for number, name in names]
     for image in images:
         picture(folder / "train2017" / f"{image['id']:012d}.jpg", (640, 480))
     content = {"info": {"version": "v1.0"}, "annotations": annotations, "categories": categories, "images": images}
-    path = folder / "lvis_v1_train.json"
-    path.write_text(json.dumps(content))
-    return path
+    return write(folder / "lvis_v1_train.json", content)

@@ -1,11 +1,8 @@
 """Sets of any length are read in little memory: the peak of a process of its own, on a file far larger than allowed."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import sources_by_hand as hand
 
@@ -21,15 +18,14 @@ sys.exit(code)
 """
 
 
-def peak(module: str, flags: str) -> int:
-    """Bytes of the largest resident set while the command ran."""
+def peak(module, flags):
     command = [sys.executable, "-c", PEAK.format(module=module), *flags.split()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split("peak ")[1]) * 1024
 
 
-def test_long_files_are_converted_and_mixed_in_less_than_100_mb(tmp_path: Path) -> None:
+def test_long_files_are_converted_and_mixed_in_less_than_100_mb(tmp_path):
     path, out, recipe = (tmp_path / name for name in ("robopoint_1432k.json", "out.json", "recipe.yaml"))
     with open(path, "w", encoding="utf-8") as file:
         question, answer = "Find space." + "x" * 65_000, "[(0.461, 0.527)]"
@@ -46,7 +42,7 @@ def test_long_files_are_converted_and_mixed_in_less_than_100_mb(tmp_path: Path) 
     assert peak("trace_vlm.data.mix", flags) < 100 * MEGABYTE
 
 
-def test_long_annotations_are_streamed(tmp_path: Path) -> None:
+def test_long_annotations_are_streamed(tmp_path):
     """LVIS's outlines make most of its file; none of them is kept."""
     path = hand.lvis(tmp_path)
     content = json.loads(path.read_text())

@@ -1,8 +1,5 @@
 """One's own points, from CSV and JSONL, in fractions and in pixels; a bad line is named."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -16,14 +13,11 @@ from trace_vlm.data.sources.__main__ import main
 from trace_vlm.utils.command import InputError, run
 
 
-def test_own_points_from_csv(tmp_path: Path) -> None:
-    hand.picture(tmp_path / "kitchen.jpg")
-    (tmp_path / "points.csv").write_text(
-        "image,instruction,x,y,place\n"
-        "kitchen.jpg,Point to the mug.,0.41,0.62,home\n"
-        'kitchen.jpg,"Find space left of the mug, please.",0.2,0.6,home\n'
-        "kitchen.jpg,Point to the mug.,0.43,0.60,home\n\n"
-    )
+def test_own_points_from_csv(tmp_path):
+    hand.picture(tmp_path / "a.png")
+    lines = ["image,instruction,x,y,place", "a.png,Point to the mug.,0.41,0.62,home"]
+    lines += ['a.png,"Find space left of the mug, please.",0.2,0.6,home', "a.png,Point to the mug.,0.43,0.60,home"]
+    (tmp_path / "points.csv").write_text("\n".join([*lines, "", ""]))
     samples, problems = read("points", tmp_path)
     assert not problems.counts
     answers = [sample.conversations[1].text for sample in samples]
@@ -32,7 +26,7 @@ def test_own_points_from_csv(tmp_path: Path) -> None:
     assert samples[0].meta["place"] == "home"
 
 
-def test_own_points_in_pixels_of_the_picture_as_people_see_it(tmp_path: Path) -> None:
+def test_own_points_in_pixels_of_the_picture_as_people_see_it(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored 40 x 30, seen 30 x 40
     Image.new("RGB", (40, 30)).save(tmp_path / "phone.jpg", exif=exif)
@@ -44,13 +38,11 @@ def test_own_points_in_pixels_of_the_picture_as_people_see_it(tmp_path: Path) ->
         assert (sample.id, sample.conversations[1].text) == (identifier, "[(0.500, 0.900)]")
 
 
-@pytest.mark.parametrize(
-    ("line", "kind", "named"),
-    [("a.png,Point.,120,40", "points", "x_px"), ("a.png,Point.,left,0.4", "points", "left"),
-     ("a.png,Point.,0.5", "points", "line 3"), ("a.png,,0.5,0.5", "record", "instruction"),
-     ("b.png,Point.,0.5,0.5", "image missing", "b.png"), ("a.png,Point.,nan,0.5", "points", "line 3")],
-)  # fmt: skip
-def test_a_bad_line_of_own_points_is_named(line: str, kind: str, named: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line,kind,named", [
+    ("a.png,Point.,120,40", "points", "x_px"), ("a.png,Point.,left,0.4", "points", "left"),
+    ("a.png,Point.,0.5", "points", "line 3"), ("a.png,,0.5,0.5", "record", "instruction"),
+    ("b.png,Point.,0.5,0.5", "image missing", "b.png"), ("a.png,Point.,nan,0.5", "points", "line 3")])  # fmt: skip
+def test_a_bad_line_of_own_points_is_named(line, kind, named, tmp_path):
     hand.picture(tmp_path / "a.png")
     (tmp_path / "points.csv").write_text(f"image,instruction,x,y\na.png,Point there.,0.5,0.5\n{line}\n")
     samples, problems = read("points", tmp_path)
@@ -59,31 +51,26 @@ def test_a_bad_line_of_own_points_is_named(line: str, kind: str, named: str, tmp
     assert problem.id == "points/2" and named in problem.detail
 
 
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [(b"file,text\na.png,Point.\n", r"points\.csv.*file, text"),
-     (b"image,instruction,x,y\na.png,Point.,0.5,0.5\na.png,Caf\xe9.,0.5,0.5\n", r"points\.csv, line 3")],
-)  # fmt: skip
-def test_a_csv_without_the_columns_or_not_in_utf8_is_named(content: bytes, named: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content,named", [
+    (b"file,text\na.png,Point.\n", r"points\.csv.*file, text"),
+    (b"image,instruction,x,y\na.png,Point.,0.5,0.5\na.png,Caf\xe9.,0.5,0.5\n", r"points\.csv, line 3")])  # fmt: skip
+def test_a_csv_without_the_columns_or_not_in_utf8_is_named(content, named, tmp_path):
     (tmp_path / "points.csv").write_bytes(content)
     with pytest.raises(InputError, match=named):
         read("points", tmp_path)
 
 
-def test_lines_of_a_csv_with_different_masks_are_no_sample(tmp_path: Path) -> None:
+def test_lines_of_a_csv_with_different_masks_are_no_sample(tmp_path):
     hand.picture(tmp_path / "a.png")
-    (tmp_path / "points.csv").write_text(
-        "image,instruction,x,y,mask\na.png,Point.,0.5,0.5,left.png\na.png,Point.,0.6,0.5,\na.png,Point.,0.7,0.5,right.png\n"
-        "a.png,Point there.,0.5,0.5,left.png\na.png,Point there.,0.5,0.5,left.png\n"
-    )
+    lines = ["Point.,0.5,0.5,left.png", "Point.,0.6,0.5,", "Point.,0.7,0.5,right.png", *["There.,0.5,0.5,left.png"] * 2]
+    (tmp_path / "points.csv").write_text("\na.png,".join(["image,instruction,x,y,mask", *lines]))
     samples, problems = read("points", tmp_path)
     assert [sample.meta["mask"] for sample in samples] == ["left.png"]
     assert "right.png in line 4" in problems.examples["record"][0].detail
 
 
-def test_the_example_of_the_documentation(tmp_path: Path) -> None:
-    text = (ROOT / "docs/data.md").read_text()
-    section = text.split("## Your own points", 1)[1]
+def test_the_example_of_the_documentation(tmp_path):
+    section = (ROOT / "docs/data.md").read_text().split("## Your own points", 1)[1]
     example = dedent(section.split("```csv\n", 1)[1].split("   ```", 1)[0])
     (tmp_path / "points.csv").write_text(example)
     for name in {line.split(",")[0] for line in example.splitlines()[1:]}:
@@ -94,8 +81,7 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     assert len(list(read_samples(out))) == len({tuple(line.split(",")[:2]) for line in example.splitlines()[1:]})
 
 
-def test_half_a_character_in_an_instruction_is_a_problem(tmp_path: Path) -> None:
-    hand.picture(tmp_path / "a.png")
+def test_half_a_character_in_an_instruction_is_a_problem(tmp_path):
     line = '{"image": "a.png", "instruction": "the \\ud83d cup", "points": [[0.5, 0.5]]}\n'
     (tmp_path / "points.jsonl").write_text(line)
     samples, problems = read("points", tmp_path / "points.jsonl")

@@ -1,7 +1,6 @@
 """Every kind of source, read from a small copy in exactly the layout of the public one, and what is wrong with samples."""
 
-from __future__ import annotations
-
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,33 +11,21 @@ from sources_by_hand import converted, read
 
 from trace_vlm.core.images import Images
 from trace_vlm.core.records import read_samples
+from trace_vlm.data.sources.__main__ import main
 from trace_vlm.data.sources.sample_checks import part_of
-from trace_vlm.utils.command import InputError
-
-# --- public sets ----------------------------------------------------------------------------------
+from trace_vlm.utils.command import InputError, run
 
 
-def test_robopoints_archive_by_its_parts(tmp_path: Path) -> None:
+def test_robopoints_archive_by_its_parts(tmp_path):
     samples, problems = read("robopoint", hand.robopoint(tmp_path, 3))
     assert not problems.counts
-    assert Counter(map(part_of, samples)) == {
-        "object_reference": 3,
-        "free_space": 3,
-        "detection": 3,
-        "vqa": 3,
-        "text": 1,
-    }
+    counts = {"object_reference": 3, "free_space": 3, "detection": 3, "vqa": 3, "text": 1}
+    assert Counter(map(part_of, samples)) == counts
     assert len({sample.id for sample in samples}) == len(samples), "an id that the archive repeats is numbered"
     assert "000000000001#2" in {sample.id for sample in samples}
 
 
-def test_the_folder_of_trace_with_its_reasoning(tmp_path: Path) -> None:
-    samples, problems = read("trace", hand.trace(tmp_path, 2))
-    assert not problems.counts and len(samples) == 4
-    assert all("**Final Answer:**" in sample.conversations[1].text for sample in samples)
-
-
-def test_llavas_mix_with_its_peculiarities(tmp_path: Path) -> None:
+def test_llavas_mix_with_its_peculiarities(tmp_path):
     samples, problems = read("llava_mix", hand.llava_mix(tmp_path))
     assert problems.counts == {"conversation": 1}, "the sample without a question"
     assert [sample.id for sample in samples] == ["000000033471", "000000033471#2", "2354786", "wgByO4Y_0", "t_1"]
@@ -47,7 +34,7 @@ def test_llavas_mix_with_its_peculiarities(tmp_path: Path) -> None:
     assert samples[4].conversations[0].text == "a", "an answer to nothing is left out, as LLaVA's training does"
 
 
-def test_lvis_boxes_become_normalised_lists(tmp_path: Path) -> None:
+def test_lvis_boxes_become_normalised_lists(tmp_path):
     samples, problems = read("lvis", hand.lvis(tmp_path))
     assert not problems.counts
     first, second = samples
@@ -60,14 +47,14 @@ def test_lvis_boxes_become_normalised_lists(tmp_path: Path) -> None:
     assert not any("bead" in turn.text for turn in second.conversations), "21 of them are too many to list"
 
 
-def test_lvis_asks_as_many_categories_as_wanted_and_the_seed_decides(tmp_path: Path) -> None:
+def test_lvis_asks_as_many_categories_as_wanted_and_the_seed_decides(tmp_path):
     path = hand.lvis(tmp_path)
     assert [len(sample.conversations) for sample in read("lvis", path, max_turns=1)[0]] == [2, 2]
     wordings = {sample.conversations[0].text for seed in range(8) for sample in read("lvis", path, seed=seed)[0]}
     assert read("lvis", path, seed=3)[0] == read("lvis", path, seed=3)[0] and len(wordings) > 4
 
 
-def test_lvis_does_not_ask_for_a_category_of_which_a_box_lies_outside(tmp_path: Path) -> None:
+def test_lvis_does_not_ask_for_a_category_of_which_a_box_lies_outside(tmp_path):
     path = hand.lvis(tmp_path)
     content = json.loads(path.read_text())
     for annotation in content["annotations"]:
@@ -81,15 +68,14 @@ def test_lvis_does_not_ask_for_a_category_of_which_a_box_lies_outside(tmp_path: 
         read("lvis", path)
 
 
-def test_a_generated_folder_and_its_captions_are_told_apart(tmp_path: Path) -> None:
+def test_a_generated_folder_and_its_captions_are_told_apart(tmp_path):
     hand.picture(tmp_path / "images/0.png")
     hand.write(tmp_path / "data.json", [hand.pointing("0", "images/0.png", kind="free")])
     hand.write(tmp_path / "captions.json", [hand.record("c", "images/0.png", "What?", "A mug.")])
-    samples, _ = read("scenes", tmp_path)
-    assert [sample.id for sample in samples] == ["0"]
+    assert [sample.id for sample in read("scenes", tmp_path)[0]] == ["0"]
 
 
-def test_a_folder_of_several_files_is_read_whole(tmp_path: Path) -> None:
+def test_a_folder_of_several_files_is_read_whole(tmp_path):
     for name in ("object_reference", "free_space"):
         hand.picture(tmp_path / f"images/{name}.png")
         hand.write(tmp_path / f"{name}.json", [hand.pointing(name, f"{name}.png")])
@@ -97,71 +83,76 @@ def test_a_folder_of_several_files_is_read_whole(tmp_path: Path) -> None:
     assert [sample.id for sample in read("llava", tmp_path)[0]] == ["free_space", "object_reference"]
 
 
-# --- what is wrong with a sample ------------------------------------------------------------------
+IMAGES = {
+    "missing": "gone.png",
+    "escape": "../../etc/passwd",
+    "absolute": "/etc/passwd",
+    "folder": ".",
+    "long": "a" * 300,
+}
+BAD = {
+    "conversation": [
+        {**hand.record("tag", None, "Where?", "There."), "image": "a.png"}, hand.record("empty", None, "Hello", " "),
+        hand.record("two tags", "a.png", "<image><image>", "x"), hand.record("open", None, "x"),
+        {"id": "order", "conversations": [{"from": "gpt", "value": "x"}]}],
+    "record": [
+        {"id": "who", "conversations": [{"from": "user", "value": "x"}]}, {"id": "nothing"},
+        hand.pointing("surrogate", "\ud800.png")],
+    "image missing": [hand.pointing(name, image) for name, image in IMAGES.items()],
+    "points": [
+        hand.record("outside", "a.png", "Point.", "[(0.5, 1.2)]"), hand.record("object_ref/1", "a.png", "Point.", "there"),
+        hand.record("half read", "a.png", "Point.", "[(0.5, 0.2), (0.5 0.2)]")],
+    "duplicate id": [hand.pointing("good", "a.png")]}  # fmt: skip
 
-BAD = [
-    ({**hand.record("tag", None, "Where?", "There."), "image": "a.png"}, "conversation"),
-    (hand.record("two tags", "a.png", "<image><image>", "x"), "conversation"),
-    ({"id": "order", "conversations": [{"from": "gpt", "value": "x"}]}, "conversation"),
-    ({"id": "open", "conversations": [{"from": "human", "value": "x"}]}, "conversation"),
-    (hand.record("empty", None, "Hello", " "), "conversation"),
-    ({"id": "who", "conversations": [{"from": "user", "value": "x"}]}, "record"),
-    ({"id": "nothing"}, "record"),
-    (hand.pointing("missing", "gone.png"), "image missing"),
-    (hand.pointing("escape", "../../etc/passwd"), "image missing"),
-    (hand.pointing("absolute", "/etc/passwd"), "image missing"),
-    (hand.pointing("folder", "."), "image missing"),
-    (hand.pointing("long", "a" * 300 + ".png"), "image missing"),
-    (hand.pointing("surrogate", "\ud800.png"), "record"),
-    (hand.record("outside", "a.png", "Point.", "[(0.5, 1.2)]"), "points"),
-    (hand.record("half read", "a.png", "Point.", "[(0.5, 0.2), (0.5 0.2)]"), "points"),
-    (hand.record("object_ref/1", "a.png", "Point.", "over there"), "points"),
-    (hand.pointing("good", "a.png"), "duplicate id"),
-]
 
-
-def test_convert_writes_what_is_usable_and_names_each_flaw(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_convert_writes_what_is_usable_and_names_each_flaw(tmp_path, capsys):
     hand.picture(tmp_path / "a.png")
-    data = hand.write(tmp_path / "data.json", [hand.pointing("good", "a.png"), *(record for record, _ in BAD)])
+    kinds = {record["id"]: kind for kind, records in BAD.items() for record in records}
+    data = hand.write(tmp_path / "data.json", [hand.pointing("good", "a.png"), *itertools.chain(*BAD.values())])
     out, log = tmp_path / "out/clean.json", tmp_path / "out/clean.json.problems.jsonl"
     assert converted("llava", data, out) == 0
     assert [sample.id for sample in read_samples(out)] == ["good"]
     problems = [json.loads(line) for line in log.read_text().splitlines()]
-    assert {line["id"]: line["problem"] for line in problems} == {record["id"]: kind for record, kind in BAD}
-    assert len(problems) == len(BAD) and f"1 samples, {len(BAD)} left out" in capsys.readouterr().out
+    assert {line["id"]: line["problem"] for line in problems} == kinds
+    assert len(problems) == 17 and "1 samples, 17 left out" in capsys.readouterr().out
     out.unlink()
     assert converted("llava", data, out, "--strict") == 2 and not out.exists(), "nothing half written"
     assert "sample tag: conversation" in capsys.readouterr().err
 
 
-def test_a_truncated_jpeg_is_found_when_images_are_decoded(tmp_path: Path) -> None:
-    hand.picture(tmp_path / "a.jpg", (320, 240))
-    content = (tmp_path / "a.jpg").read_bytes()
+def test_a_truncated_jpeg_is_found_when_images_are_decoded(tmp_path):
+    content = hand.picture(tmp_path / "a.jpg", (320, 240))
     path = hand.write(tmp_path / "data.json", [hand.pointing("x", "a.jpg"), hand.pointing("y", "b.jpg")])
     (tmp_path / "b.jpg").write_bytes(content[: len(content) // 2])
     assert converted("llava", path, tmp_path / "out.json", "--check-images", "decode") == 0
     assert [sample.id for sample in read_samples(tmp_path / "out.json")] == ["x"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "words", "named"),
-    [("llava", "gone.json", "gone.json"), ("llava", "list.json", "list.json"), ("llava", "none", "none"),
-     ("lvis", "broken.json", "broken.json"), ("lvis", "list.json", "list.json"), ("lvis", "empty.json", "categories"),
-     ("scenes", "none", "data.json"), ("points", "none", "none"), ("hub", "a/b", "--images"),
-     ("llava", "empty.json --limit 0", "--limit"), ("llava", "empty.json --unpack-to x", "--unpack-to")],
-)  # fmt: skip
-def test_a_mistake_is_one_sentence(kind: str, words: str, named: str, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    (tmp_path / "none").mkdir()
-    (tmp_path / "broken.json").write_text('{"categories": [{"id": 1, "name": "cup"}, {"id": ')
-    (tmp_path / "empty.json").write_text('{"images": []}')
-    (tmp_path / "list.json").write_text("[]")
-    path, *flags = words.split()
-    assert converted(kind, tmp_path / path, tmp_path / "out.json", *flags) == 2
+@pytest.mark.parametrize("kind,words,named", [
+    ("llava", "gone.json", "gone.json"), ("llava", "list.json", "list.json"), ("llava", "none", "none"),
+    ("lvis", "broken.json", "broken.json"), ("lvis", "list.json", "list.json"), ("lvis", "empty.json", "categories"),
+    ("scenes", "none", "data.json"), ("points", "none", "none"), ("hub", "a/b", "--images"),
+    ("hub", "nothing/here --images images", "nothing/here"),
+    ("llava", "empty.json --limit 0", "--limit"), ("llava", "empty.json --unpack-to x", "--unpack-to"),
+    ("check", "gone.json", "gone.json"), ("check", "data.json --images gone", "gone"),
+    ("check", "data.json --workers 0", "--workers"), ("check", "data.json --report data.json", "data.json"),
+    ("check", "cut.json", "cut.json"), ("check", "list.json", "list.json")])  # fmt: skip
+def test_a_mistake_is_one_sentence(kind, words, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("none").mkdir()
+    Path("broken.json").write_text('{"categories": [{"id": 1, "name": "cup"}, {"id": ')
+    Path("empty.json").write_text('{"images": []}')
+    Path("list.json").write_text("[]")
+    content = hand.write(Path("data.json"), [hand.record("a", None, "b", "c")]).read_text()
+    Path("cut.json").write_text(content[:-5])
+    command = ["check", "--data"] if kind == "check" else ["convert", "--out", "out.json", "--kind", kind, "--path"]
+    assert run(main, [*command, *words.split()]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("error: ") and named in message and not (tmp_path / "out.json").exists()
+    assert message.startswith("error: ") and named in message
+    assert Path("data.json").read_text() == content and not Path("out.json").exists()
 
 
-def test_images_are_found_and_named_with_and_without_their_folder(tmp_path: Path) -> None:
+def test_images_are_found_and_named_with_and_without_their_folder(tmp_path):
     hand.picture(tmp_path / "set/images/a.png")
     for folder in ("set", "set/images"):
         images = Images(tmp_path / folder)
@@ -171,7 +162,7 @@ def test_images_are_found_and_named_with_and_without_their_folder(tmp_path: Path
     assert sample.image == "images/a.png", "so that training finds it"
 
 
-def test_the_output_is_not_read_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_is_not_read_as_well(tmp_path, capsys):
     hand.write(tmp_path / "data.json", [hand.record("text", None, "Hello", "Hi")])
     out = tmp_path / "out.json"
     assert converted("llava", tmp_path, out) == 0 and converted("llava", tmp_path, out) == 2
