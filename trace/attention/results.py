@@ -104,9 +104,6 @@ def named_object_mask(benchmark: Benchmark, question: Question) -> NDArray[np.bo
     return mask if mask.any() else None
 
 
-# --- writing -------------------------------------------------------------------------------------------------------
-
-
 def write_record(
     folder: Path, order: int, question: Question, image: Image,
     masks: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None], attention: AnswerAttention, model: str,
@@ -205,9 +202,6 @@ def require_same_settings(
                 f"the records of attention in {folder} differ in {name} ({' and '.join(values)}), and their numbers "
                 "are summarised together. Give each setting its own --out."
             )
-
-
-# --- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_records(folder: Path) -> list[AttentionRecord]:

@@ -78,9 +78,6 @@ class Recipe:
                 owners[source.kind, source.path, part] = source.name
 
 
-# --- choosing and writing -------------------------------------------------------------------------
-
-
 @dataclass(slots=True)
 class MixedSource:
     """What a mix takes from one source of the recipe.
@@ -298,9 +295,6 @@ def _spooled(spool: Path, offsets: array[int]) -> Iterator[dict[str, Any]]:
         for offset in offsets:
             file.seek(offset)
             yield json.loads(file.readline())
-
-
-# --- the command ----------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:

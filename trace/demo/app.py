@@ -96,9 +96,6 @@ class SecurityPolicy:
         await self.app(scope, receive, with_policy)
 
 
-# --- the page ------------------------------------------------------------------------------------------------------
-
-
 def build(models: Models) -> Any:
     """Build the page as a gradio app."""
     import gradio as gr

@@ -96,9 +96,6 @@ def with_steps(task: ReasoningTask, steps: Mapping[str, str], decimals: int) -> 
     return Sample(sample.id, sample.image, turns, sample.meta)
 
 
-# --- which reasoning is kept -------------------------------------------------------------------------------------------
-
-
 class Rejected(ValueError):
     """A text that is not kept; the message is the reason, recorded and sent to a remote model that is asked again."""
 

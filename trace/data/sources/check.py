@@ -151,9 +151,6 @@ def _finished_chunks(report: Path, head: Mapping[str, Any]) -> list[Findings]:
     return [Findings.from_json(record) for record in lines if "chunk" in record]
 
 
-# --- chunks on all cores --------------------------------------------------------------------------
-
-
 def _chunks(data: Path) -> Iterator[list[CheckItem]]:
     unique, images = UniqueIds(shared=False), set[int]()
     chunk: list[CheckItem] = []
@@ -191,9 +188,6 @@ def _check_chunks(chunks: Iterator[list[CheckItem]], pool: Pool) -> Iterator[tup
 def chunk_checker(folder: Path) -> Callable[[list[CheckItem]], Findings]:
     """What a worker runs."""
     return partial(check_chunk, images=Images(folder))
-
-
-# --- one sample -----------------------------------------------------------------------------------
 
 
 def check_chunk(chunk: Iterable[CheckItem], images: Images) -> Findings:
