@@ -107,7 +107,7 @@ def test_published_spellings_are_accepted(spelling, flag):
     for words in ([spelling, "a_b"], [underscored, "a_b"], [f"{underscored}=a_b"], [flag, "a_b"]):
         assert [*vars(parser.parse_args(words)).items()] == [(flag[2:].replace("-", "_"), "a_b")]
     with pytest.raises(SystemExit):
-        parser.parse_args([flag[:-1], "a"])  # a prefix is not enough
+        parser.parse_args([flag[:-2], "a"])  # a prefix is not enough
 
 
 def test_no_command_defines_a_published_spelling_and_reasoning_is_a_switch():
