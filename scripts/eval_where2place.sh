@@ -18,7 +18,7 @@ data=${given[1]:+$(absolute "${given[1]}")}
 data=${data:-$ROOT/datasets/where2place}
 out=${given[2]:+$(absolute "${given[2]}")}
 out=${out:-$ROOT/output/where2place/$(basename "$model")}
-[[ -f $data/point_questions.jsonl ]] || die "$SCRIPT found no point_questions.jsonl in $data; give the benchmark's folder as DATA_DIR, or see: python -m trace.eval.import_benchmark"
+[[ -f $data/point_questions.jsonl ]] || die "$SCRIPT found no point_questions.jsonl in $data; give the benchmark's folder as DATA_DIR, or see: python -m trace.eval.published_benchmarks"
 need_environment
 
 "$PY" -m trace_vlm.eval.model_vqa --model "$model" --data "$data" --answers "$out/answers.jsonl" "$@"

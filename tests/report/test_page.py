@@ -21,7 +21,7 @@ from trace_vlm.drawing.canvas import save_thumbnail
 from trace_vlm.drawing.figures import AnswerPanel
 from trace_vlm.drawing.overlay import dot_style
 from trace_vlm.eval import tables
-from trace_vlm.report import explorer, sections
+from trace_vlm.report import explorer, page_sections
 from trace_vlm.report import page as report
 from trace_vlm.report.comparison import ComparedQuestion, ModelAnswer, ModelScore, write_comparison, write_panels
 from trace_vlm.utils.command import InputError, run
@@ -140,7 +140,9 @@ def test_a_model_has_one_color_on_the_page(run_folder, tmp_path):
     assert drawn["cor"] == legend[str(escape(f"CoR {EVIL}"))] and drawn["no_cor"] == legend["no CoR"]
     assert all(drawn[name] == legend[name] for name in ("no CoR", "plain", "box"))
     assert len({drawn[name] for name in ("cor", "no_cor", "plain", "box")}) == 4
-    assert sections.colors(tmp_path / "summary.json", ["reasoning", "no CoR"], ["cor"])["no CoR"] == drawn["no CoR"]
+    assert (
+        page_sections.colors(tmp_path / "summary.json", ["reasoning", "no CoR"], ["cor"])["no CoR"] == drawn["no CoR"]
+    )
 
 
 def test_a_thousand_questions_stay_below_50_megabytes(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from ..core.images import INSIDE, Images, image_size, is_turned, open_mask
 from ..core.records import Answer, Question, read_questions
 from ..utils.command import InputError, Parser, existing_file, existing_folder
 from ..utils.files import escapes_folder, read_json, sha256
-from .import_benchmark import DESCRIPTION, QUESTION_FILE, find_benchmark
+from .published_benchmarks import DESCRIPTION, QUESTION_FILE, find_benchmark
 
 Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # in the order of preference

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model.checkpoint import Checkpoint
-    from .grammar import Guide
+    from .constrained_decoding import Guide
     from .kv_cache import PackedCache
 
 MAX_BEAMS = 64  # each takes the memory of an answer
@@ -227,7 +227,7 @@ class _Loop:
         scores_SV = torch.stack(list(logits.values()))
         scores_SV[:, self.suppressed] = -torch.inf
         if rows[0].guide is not None:
-            from .grammar import allowed_tokens
+            from .constrained_decoding import allowed_tokens
 
             mask_SV = allowed_tokens([row.guide for row in rows], scores_SV.shape[1])
             scores_SV.masked_fill_(~mask_SV.to(scores_SV.device), -math.inf)

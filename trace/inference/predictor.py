@@ -28,7 +28,7 @@ from .vision_cache import ImageLike, Loaded, VisionCache, free_memory, pass_byte
 
 if TYPE_CHECKING:
     from ..model.checkpoint import Checkpoint
-    from .grammar import Grammar
+    from .constrained_decoding import Grammar
 
 READERS = 4  # threads that decode images while the model generates
 BATCH_LIMITS = {"cpu": 32, "cuda": 256}  # beyond these a batch gains nothing
@@ -149,7 +149,7 @@ class Predictor:
         cache = VisionCache(self.checkpoint, Counter(keys[index] for batch in batches for index in batch))
         grammar = None
         if decoding.constrained:
-            from .grammar import Grammar
+            from .constrained_decoding import Grammar
 
             rows = self.checkpoint.model.get_output_embeddings().weight.shape[0]
             grammar = Grammar(self.checkpoint.tokenizer, rows, reasoning, decoding.num_points, decoding.max_new_tokens)
@@ -221,7 +221,7 @@ class Predictor:
         """A finished row for every sample of every question."""
         import numpy as np
 
-        from .grammar import Guide
+        from .constrained_decoding import Guide
 
         if decoding.num_beams > 1:
             opened = [loaded[question.image][0] for question in questions]

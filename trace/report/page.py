@@ -65,7 +65,7 @@ def render(
 
     from ..attention.metrics import MEASURES
     from ..drawing import overlay
-    from . import sections
+    from . import page_sections as sections
     from .explorer import explorer
 
     explored = explorer(comparison, attention)

@@ -13,20 +13,23 @@ from itertools import combinations
 
 import numpy as np
 
-from ..objects import Bools, Floats
+from ..objects import Bools, Floats, Ints
 from ..objects.assets import all_categories
 from ..objects.catalog import slenderness
-from ..world.surfaces import Reject, Support
+from ..world.camera import Camera
+from ..world.surfaces import Reject, Spans, Support, points_in_square
 from .question import ExtraObject, Goal, ViewQuestion, build_question
 from .relations import between_region, free_region, names_part, part_position
-from .view import SeenObject, View, Window
+from .view import SeenObject, View
 
+Window = tuple[tuple[float, float], float]  # a square on the ground: its center and half side
 Region = Callable[[Floats], Bools]  # which of some world points [n, 2] have a relation
 
 SPOTS = 64  # drawn for the extra object
 MIN_SURFACE = 0.03  # part of the picture that a surface covers of which a part is named
 SMALL_TRIES = 4  # extra objects drawn for a place on or in another object
 SMALL = 0.5  # they are made smaller where they are wider than this part of the place
+_CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 
 
 def free_questions(view: View, orders: Sequence[Sequence[str]], rng: np.random.Generator) -> list[ViewQuestion]:
@@ -192,20 +195,81 @@ def _build(
 ) -> ViewQuestion | None:  # fmt: skip
     """The question with its mask; None if the extra object stands free at none of `spots`, which have the relation.
 
-    `window` is as in `View.free_mask`; `answers` is the part of the region from which the answers come.
+    `window` is as in `free_mask`; `answers` is the part of the region from which the answers come.
     """
-    spots = spots[view.free(spots, support, extra.radius, extra.height)]
+    spots = spots[is_free(view, spots, support, extra.radius, extra.height)]
     if not len(spots):
         return None
     place, questions = view.supports[support], view.config.questions
     removed = replace(extra, position=(float(spots[0, 0]), float(spots[0, 1]), place.center[2]))
     least = questions.min_mask_area if place.owner is None else min(questions.min_mask_area, questions.min_object_area)
     try:
-        mask = view.free_mask(support, extra.radius, extra.height, region, least, window)
-        near = view.free_mask(support, extra.radius, extra.height, answers, least, window) if answers else None
+        mask = free_mask(view, support, extra.radius, extra.height, region, least, window)
+        near = free_mask(view, support, extra.radius, extra.height, answers, least, window) if answers else None
         return build_question(view, replace(goal, mask=mask, removed=removed, support=place), rng, near)
     except Reject:
         return None
+
+
+def is_free(
+    view: View, points: Floats, support: int, radius: float, height: float, spans: Spans | None = None
+) -> Bools:
+    """Whether a disc at points [n, 2] has room on a support, around and above (`spans`: `Obstacles.exclude`)."""
+    surface, clearance = view.supports[support], view.config.relations.clearance
+    if height + clearance > surface.headroom:
+        return np.zeros(len(points), bool)
+    result: Bools = surface.inset(points) >= radius
+    view.obstacles.exclude(result, points, surface, height, radius + clearance, spans)
+    return result
+
+
+def free_mask(
+    view: View, support: int, radius: float, height: float, related: Region, least: float, window: Window | None = None
+) -> Bools:
+    """The visible pixels [height, width] where the disc may stand and `related` (of world points) holds.
+
+    `related` holds nowhere outside of `window`, which saves looking there. Raises Reject when the pixels are less
+    than the part `least` of the picture.
+    """
+    rows, columns, ground = view.area(support)
+    z = view.supports[support].center[2]
+    start, stop = 0, len(rows)
+    if window is not None:
+        starts, stops = _rows_of_squares(view.camera, rows, z, np.array([window[0]]), np.array([window[1]]))
+        start, stop = int(starts[0]), int(stops[0])
+    rows, columns, ground = rows[start:stop], columns[start:stop], ground[start:stop]
+    chosen = np.arange(len(ground)) if window is None else points_in_square(ground, *window)
+    chosen = chosen[related(_take(ground, chosen))]
+    if len(chosen) >= least * view.size:  # fewer can only become fewer
+        spans = partial(_rows_of_squares, view.camera, rows[chosen], z)
+        chosen = chosen[is_free(view, _take(ground, chosen), support, radius, height, spans)]
+    if len(chosen) < least * view.size:
+        raise Reject("the free space is too small")
+    mask = np.zeros(view.instances.shape, bool)
+    mask[rows[chosen], columns[chosen]] = True
+    return mask
+
+
+def _rows_of_squares(camera: Camera, rows: Ints, z: float, centers: Floats, reach: Floats) -> tuple[Ints, Ints]:
+    """Where among pixels sorted by their `rows` those are that can show squares at the height z: [start, stop).
+
+    The squares have half sides `reach` [k] around `centers` [k, 2]; a row more at each end is for rounding.
+    """
+    corners = np.empty((len(centers), 4, 3))
+    corners[..., :2] = centers[:, None] + reach[:, None, None] * _CORNERS
+    corners[..., 2] = z
+    low, high, behind = camera.rows_of(corners)
+    first = np.where(behind, 0, np.floor(low) - 1)
+    last = np.where(behind, camera.height, np.ceil(high) + 1)
+    return np.searchsorted(rows, first), np.searchsorted(rows, last, side="right")
+
+
+def _take(ground: Floats, chosen: Ints) -> Floats:
+    """`ground[chosen]` whose columns, which are looked at one by one, lie together in memory."""
+    result = np.empty((len(chosen), 2), order="F")
+    for axis in (0, 1):
+        ground[:, axis].take(chosen, out=result[:, axis], mode="clip")  # "raise" would copy once more
+    return result
 
 
 def _draw_extra(view: View, rng: np.random.Generator) -> ExtraObject:

@@ -1,10 +1,10 @@
-"""One view of a scene as its questions see it: the visible objects, the free pixels of a support, points on a mask."""
+"""One view of a scene as its questions see it: the visible objects, the pixels of a support, points on a mask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,13 @@ from ..config import SceneConfig
 from ..objects import Bools, Floats, Ints
 from ..objects.catalog import Body
 from ..world.camera import Camera
-from ..world.surfaces import Obstacles, Reject, Room, Spans, Support, points_in_square, supports_of
+from ..world.surfaces import Obstacles, Reject, Room, Support, supports_of
 
 XY = tuple[float, float]
 Box = tuple[float, float, float, float]
-Window = tuple[tuple[float, float], float]  # a square on the ground: its center and half side
 
 WINDOW = 6  # pixels
 _CHESSBOARD = np.ones((3, 3), np.int32)  # steps to any of the eight neighbours
-_CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def describe_body(instance: int, body: Body, center: XY | None, box: Box | None,
 
 
 class View:
-    """What the questions need to know of a view: objects, supports, and which of their pixels are free.
+    """What the questions need to know of a view: objects, supports, and the pixels that show them.
 
     `instances` [height, width] is the instance map, `areas` [height, width] the number (from 1) of the support whose
     level area a pixel may show, `depth` [height, width] is in metres. Raises Reject if too few objects are visible.
@@ -76,7 +74,7 @@ class View:
             raise Reject("too few objects are visible" if least else "an object is hidden")
         names = [body.name for body in bodies]
         self.unique = [seen for seen in self.objects if names.count(seen.body.name) == 1]
-        self._obstacles = Obstacles(self.bodies, room.fixtures)
+        self.obstacles = Obstacles(self.bodies, room.fixtures)
         self._pixels: dict[int, tuple[Ints, Ints, Floats]] = {}
 
     def _see(self, slot: int, body: Body, window: tuple[slice, slice] | None) -> SeenObject | None:
@@ -118,7 +116,7 @@ class View:
     def _windows(self) -> list[tuple[slice, slice] | None]:
         return find_objects(self._areas, len(self.supports))
 
-    def _area(self, support: int) -> tuple[Ints, Ints, Floats]:
+    def area(self, support: int) -> tuple[Ints, Ints, Floats]:
         """Rows and columns of the pixels that show a support, edges too, and where: world x, y [n, 2]."""
         if support not in self._pixels:
             window = self._windows[support] or (slice(0, 0), slice(0, 0))
@@ -127,63 +125,6 @@ class View:
             ground = self.camera.ground_points(rows, columns, self.supports[support].center[2])
             self._pixels[support] = rows, columns, ground
         return self._pixels[support]
-
-    def free(self, points: Floats, support: int, radius: float, height: float, spans: Spans | None = None) -> Bools:
-        """Whether a disc at points [n, 2] has room on a support, around and above (`spans`: `Obstacles.exclude`)."""
-        place, clearance = self.supports[support], self.config.relations.clearance
-        if height + clearance > place.headroom:
-            return np.zeros(len(points), bool)
-        result: Bools = place.inset(points) >= radius
-        self._obstacles.exclude(result, points, place, height, radius + clearance, spans)
-        return result
-
-    def free_mask(
-        self, support: int, radius: float, height: float, related: Callable[[Floats], Bools], least: float,
-        window: Window | None = None,
-    ) -> Bools:  # fmt: skip
-        """The visible pixels [height, width] where the disc may stand and `related` (of world points) holds.
-
-        `related` holds nowhere outside of `window`, which saves looking there. Raises Reject when the pixels are less
-        than the part `least` of the picture.
-        """
-        rows, columns, ground = self._area(support)
-        z = self.supports[support].center[2]
-        start, stop = 0, len(rows)
-        if window is not None:
-            starts, stops = self._stretch(rows, z, np.array([window[0]]), np.array([window[1]]))
-            start, stop = int(starts[0]), int(stops[0])
-        rows, columns, ground = rows[start:stop], columns[start:stop], ground[start:stop]
-        chosen = np.arange(len(ground)) if window is None else points_in_square(ground, *window)
-        chosen = chosen[related(_take(ground, chosen))]
-        if len(chosen) >= least * self.size:  # fewer can only become fewer
-            spans = partial(self._stretch, rows[chosen], z)
-            chosen = chosen[self.free(_take(ground, chosen), support, radius, height, spans)]
-        if len(chosen) < least * self.size:
-            raise Reject("the free space is too small")
-        mask = np.zeros(self.instances.shape, bool)
-        mask[rows[chosen], columns[chosen]] = True
-        return mask
-
-    def _stretch(self, rows: Ints, z: float, centers: Floats, reach: Floats) -> tuple[Ints, Ints]:
-        """Where among pixels sorted by their `rows` those are that can show squares at the height z: [start, stop).
-
-        The squares have half sides `reach` [k] around `centers` [k, 2]; a row more at each end is for rounding.
-        """
-        corners = np.empty((len(centers), 4, 3))
-        corners[..., :2] = centers[:, None] + reach[:, None, None] * _CORNERS
-        corners[..., 2] = z
-        low, high, behind = self.camera.rows_of(corners)
-        first = np.where(behind, 0, np.floor(low) - 1)
-        last = np.where(behind, self.camera.height, np.ceil(high) + 1)
-        return np.searchsorted(rows, first), np.searchsorted(rows, last, side="right")
-
-
-def _take(ground: Floats, chosen: Ints) -> Floats:
-    """`ground[chosen]` whose columns, which are looked at one by one, lie together in memory."""
-    result = np.empty((len(chosen), 2), order="F")
-    for axis in (0, 1):
-        ground[:, axis].take(chosen, out=result[:, axis], mode="clip")  # "raise" would copy once more
-    return result
 
 
 def on_mask(points: Floats, mask: Bools) -> Bools:

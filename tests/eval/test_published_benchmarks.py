@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trace_vlm.eval import import_benchmark
+from trace_vlm.eval import published_benchmarks
 from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.utils.command import InputError
 
@@ -88,11 +88,11 @@ def test_refspatial_is_found_by_name(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="refspatial-location .*hf download"):
         open_benchmark("refspatial-location")
     out = tmp_path / "sets" / "refspatial" / "location"
-    assert import_benchmark.main(["refspatial-location", "--from", str(source), "--out", str(out)]) == 0
+    assert published_benchmarks.main(["refspatial-location", "--from", str(source), "--out", str(out)]) == 0
     benchmark = open_benchmark("refspatial-location")
     (question,) = benchmark.questions
     assert question.text == "Please point out the box." and question.meta["step"] == 2
-    assert benchmark.mask(question).sum() == 4 and str(out) in import_benchmark.list_benchmarks()
+    assert benchmark.mask(question).sum() == 4 and str(out) in published_benchmarks.list_benchmarks()
 
 
 @pytest.mark.parametrize(("changes", "named"), [
@@ -134,7 +134,7 @@ def test_drawn_part_of_roborefit_is_labelled(roborefit, tmp_path):
     drawn = []
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         words = ["roborefit", "--from", str(roborefit), "--out", str(tmp_path / name), "--count", "3", "--seed", seed]
-        assert import_benchmark.main(words) == 0
+        assert published_benchmarks.main(words) == 0
         drawn.append(open_benchmark(tmp_path / name))
     first, same, other = ([question.question_id for question in benchmark.questions] for benchmark in drawn)
     assert first == same != other and drawn[0].note == "3 questions drawn with seed 0: not the authors' subset"
@@ -145,28 +145,28 @@ def test_drawn_part_of_roborefit_is_labelled(roborefit, tmp_path):
 def test_ids_choose_the_questions(roborefit, tmp_path):
     ids = tmp_path / "authors.txt"
     ids.write_text("109\n0000001\n")  # a number, and an image's name
-    import_benchmark.from_roborefit(roborefit, tmp_path / "out", ids)
+    published_benchmarks.from_roborefit(roborefit, tmp_path / "out", ids)
     benchmark = open_benchmark(tmp_path / "out")
     assert [question.question_id for question in benchmark.questions] == [109, 102]
     assert benchmark.questions[0].text == "Point to the cup 4 1." and benchmark.note == "the questions of authors.txt"
     ids.write_text('["7"]')
     with pytest.raises(InputError, match=r"authors.txt .*'7'"):
-        import_benchmark.from_roborefit(roborefit, tmp_path / "other", ids)
+        published_benchmarks.from_roborefit(roborefit, tmp_path / "other", ids)
 
 
 def test_mistakes_in_roborefit_are_named(roborefit, tmp_path):
     out, records = tmp_path / "out", roborefit / "roborefit_testA.json"
     (roborefit / "mask" / "0000003.png").unlink()
     with pytest.raises(InputError, match=r"question 10[67] .*mask/0000003.png"):
-        import_benchmark.from_roborefit(roborefit, out)
+        published_benchmarks.from_roborefit(roborefit, out)
     records.write_text('[{"text": "x", "rgb_path": "../../etc/passwd"}]')
     with pytest.raises(InputError, match='question 0: "mask_path"'):
-        import_benchmark.from_roborefit(roborefit, out)
+        published_benchmarks.from_roborefit(roborefit, out)
     out.mkdir()
     (out / "x").touch()
     records.write_text("[]")
     with pytest.raises(InputError, match=str(out)):
-        import_benchmark.from_roborefit(roborefit, out)
+        published_benchmarks.from_roborefit(roborefit, out)
     for words, named in ((["roborefit"], "--from"), (["--count", "-3"], "--count"), (["--seed", "-1"], "--seed")):
         with pytest.raises(InputError, match=named):
-            import_benchmark.main(words)
+            published_benchmarks.main(words)

@@ -1,8 +1,8 @@
 """Import published benchmarks: find one by name, or turn its published files into a benchmark folder.
 
-    python -m trace.eval.import_benchmark      # the names, which are here, and the commands that fetch the others
-    python -m trace.eval.import_benchmark where2place --from DOWNLOADED.parquet --out datasets/where2place
-    python -m trace.eval.import_benchmark roborefit --from final_dataset/testA --out datasets/roborefit [--ids FILE]
+    python -m trace.eval.published_benchmarks      # the names, which are here, and the commands that fetch the others
+    python -m trace.eval.published_benchmarks where2place --from DOWNLOADED.parquet --out datasets/where2place
+    python -m trace.eval.published_benchmarks roborefit --from final_dataset/testA --out datasets/roborefit [--ids FILE]
 
 To add a benchmark of your own, write a folder as `benchmark` describes it; a name for it goes into PUBLISHED.
 """
@@ -36,7 +36,7 @@ class PublishedBenchmark(NamedTuple):
     fetch: str  # the command that downloads it; "": it ships with the repository
 
 
-IMPORT = "python -m trace.eval.import_benchmark"
+IMPORT = "python -m trace.eval.published_benchmarks"
 PUBLISHED = {
     "where2place": PublishedBenchmark(
         "where2place", "Where2Place: 100 images, free space and objects; category unseen is its hard part",
