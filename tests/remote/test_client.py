@@ -69,7 +69,7 @@ def ask(provider, cache, asked, limits=None, follow_up=None):
 def test_the_whole_request_is_sent_and_its_answer_comes_back(protocol, cache):
     picture = Picture(b"\xff\xd8 not really a jpeg")
     request = Request("a", "v1", "Where?", "Be brief.", lambda: picture, "a.jpg", SCHEMA)
-    options = Options(temperature=0.25, max_output_tokens=99, seed=7, thinking_budget=0)
+    options = Options(temperature=0.25, max_new_tokens=99, seed=7, thinking_budget=0)
     with serving(answer=one_point, key="secret") as server:
         (reply,), figures = ask(chat(server, protocol, options), cache, [request])
     (asked,) = server.asked

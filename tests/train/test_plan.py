@@ -102,7 +102,7 @@ def test_sharding_and_offloading_take_less():
     ("arguments", "name"),
     [
         ("--gpus 0", "--gpus"), ("--gpu-memory nan", "--gpu-memory"), ("--mfu 40", "--mfu"),
-        ("--samples 10", "global_batch_size"), ("--gpus 7", "global_batch_size"),
+        ("--num-samples 10", "global_batch_size"), ("--gpus 7", "global_batch_size"),
         ("--gpus 512 --set packing=true", "global_batch_size"), ("--tokens 50 --learned 60", "--learned"),
         ("--set model=nowhere", "nowhere"), ("--set modell=x", "modell"),
     ],

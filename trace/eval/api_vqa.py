@@ -212,7 +212,7 @@ class RemoteRun:
 
     def options(self) -> str:
         """Name what shapes an answer beside text, picture, model and server; part of the cache's key."""
-        values = {"temperature": self.arguments.temperature, "limit": self.arguments.max_output_tokens,
+        values = {"temperature": self.arguments.temperature, "limit": self.arguments.max_new_tokens,
                   "thinking": self.arguments.thinking_budget}  # fmt: skip
         return " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
@@ -253,7 +253,7 @@ class RemoteRun:
         answering.answered_before(self.path, settings, questions)
         record = answering.start_record("api_vqa", self.path, self.benchmark, arguments, settings, continued=True)
         record["skipped"] = self.skipped
-        options = Options(arguments.temperature, arguments.max_output_tokens, self.seed, arguments.thinking_budget)
+        options = Options(arguments.temperature, arguments.max_new_tokens, self.seed, arguments.thinking_budget)
         protocol, price = PROTOCOLS[arguments.provider], model_price(arguments)
         server = arguments.model, arguments.base_url
         provider = OpenAIChat(protocol, *server, options, arguments.timeout, arguments.tries)
@@ -322,7 +322,7 @@ class RemoteRun:
         """Return the result of the run, with warnings about cut answers and a doubtful convention."""
         lines = [f"{self.path}: {self.accuracy.answers} answers, {self.accuracy.describe()}"]
         if self.cut:
-            lines.append(f"  {self.cut} answers were cut at the limit of output tokens: raise --max-output-tokens")
+            lines.append(f"  {self.cut} answers were cut at the limit of output tokens: raise --max-new-tokens")
         if doubt := self.doubts.warning(self.convention.name):
             lines.append(f"  {doubt} (--convention names another one)")
         return "\n".join(lines)

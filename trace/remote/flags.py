@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .client import Figures
     from .cost import Price
 
-_AT_LEAST = {"concurrency": 1, "tries": 1, "max_side": 32, "max_output_tokens": 1, "temperature": 0}
+_AT_LEAST = {"concurrency": 1, "tries": 1, "max_side": 32, "max_new_tokens": 1, "temperature": 0}
 _ABOVE_0 = ("requests_per_minute", "tokens_per_minute", "timeout", "seconds_per_answer")
 
 
@@ -27,7 +27,7 @@ def add_remote_flags(group: Any) -> None:
     add("--tokens-per-minute", type=float, help="upper limit of input tokens")
     add("--timeout", type=float, default=120.0, help="seconds that one try waits for data")
     add("--tries", type=int, default=12, help="tries of one request when the network or the server fails")
-    add("--max-output-tokens", type=int, help="limit of an answer (default: the provider's)")
+    add("--max-new-tokens", type=int, help="limit of an answer (default: the provider's)")
     add("--thinking-budget", type=int, help="tokens of hidden thought (Gemini; 0: none where possible)")
     add("--max-side", type=int, default=1024, help="pixels of the longer side of a picture as it is sent")
     add("--cache", type=Path, help="file of responses (default: beside the output, .cache.jsonl)")

@@ -26,7 +26,7 @@ class Options:
     """What is asked of every answer; None leaves the provider's own default."""
 
     temperature: float | None = None
-    max_output_tokens: int | None = None
+    max_new_tokens: int | None = None
     seed: int | None = None  # not sent to Gemini, whose endpoint rejects requests with a seed
     thinking_budget: int | None = None  # tokens of hidden thought; Gemini only
     structured: bool = True  # send the request's schema (some servers do not support schemas)
@@ -95,7 +95,7 @@ class OpenAIChat:
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if request.system:
             messages.insert(0, {"role": "system", "content": request.system})
-        wanted: dict[str, Any] = {"temperature": options.temperature, "max_tokens": options.max_output_tokens}
+        wanted: dict[str, Any] = {"temperature": options.temperature, "max_tokens": options.max_new_tokens}
         if request.schema is not None and options.structured:
             schema = {"name": "answer", "strict": True, "schema": request.schema}
             wanted["response_format"] = {"type": "json_schema", "json_schema": schema}

@@ -37,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, as scripts/quickstart.sh writes it")
     parser.add_argument("--out", type=Path, help="HTML file (default: report.html in the run's folder)")
     parser.add_argument("--title", help="title of the page (default: the folder's name)")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="number of training samples to show")
+    parser.add_argument("--training-samples", type=int, default=SAMPLES, help="number of training samples to show")
     arguments = parser.parse_args(argv)
     folder = existing_folder(arguments.run, "the run's folder")
     title = arguments.title or f"TRACE: {folder.resolve().name}"
-    html = render(title, folder, folder / "comparison", folder / "attention", arguments.samples)
+    html = render(title, folder, folder / "comparison", folder / "attention", arguments.training_samples)
     print(write_html(arguments.out or folder / "report.html", html))
     return 0
 

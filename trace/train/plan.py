@@ -165,13 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s of one GPU, dense bf16 (H100 989, A100 312)")
     parser.add_argument("--mfu", type=float, default=0.4, help="assumed share of peak that useful work reaches")
     parser.add_argument("--price", type=float, help="dollars of one GPU for an hour")
-    parser.add_argument("--samples", type=int, help="number of samples, instead of counting them in the data files")
+    parser.add_argument("--num-samples", type=int, help="number of samples, instead of counting them in the data files")
     parser.add_argument("--tokens", type=float, default=150.0, help="text tokens per sample, if not counted")
     parser.add_argument("--learned", type=float, help="answer tokens per sample (default 60)")
     parser.add_argument("--with-image", type=float, default=1.0, help="share of samples with an image, if not counted")
     args = parser.parse_args(argv)
     args.learned = min(60.0, args.tokens) if args.learned is None else args.learned
-    for name in ("gpus", "nodes", "gpu_memory", "peak", "mfu", "price", "samples", "tokens", "learned"):
+    for name in ("gpus", "nodes", "gpu_memory", "peak", "mfu", "price", "num_samples", "tokens", "learned"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')}: {value} is not positive.")
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.accumulation(processes)
     elif config.global_batch_size < processes:
         raise InputError(f"global_batch_size: {config.global_batch_size} rows are fewer than {processes} GPUs.")
-    data = read_data(config, args.samples, args.tokens, args.learned, args.with_image)
+    data = read_data(config, args.num_samples, args.tokens, args.learned, args.with_image)
     print(format_plan(config, args, data))
     return 0
 

@@ -276,7 +276,7 @@ def build_remote(
     """
     options = Options(
         temperature=args.temperature,
-        max_output_tokens=args.max_output_tokens,
+        max_new_tokens=args.max_new_tokens,
         thinking_budget=args.thinking_budget,
         structured=not args.no_structured_output,
     )
@@ -324,7 +324,7 @@ def _version(args: Namespace, options: Options) -> str:
         "temperature": options.temperature,
         "thinking": options.thinking_budget,
         "side": args.max_side,
-        "limit": options.max_output_tokens,
+        "limit": options.max_new_tokens,
         "coordinates": args.coordinates or None,
         "free-form": not options.structured or None,
         "server": server_address(args.reasoner, args.base_url),
