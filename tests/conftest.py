@@ -69,6 +69,18 @@ def tiny_checkpoint() -> Any:
 
 
 @pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn views with captions: data to train on."""
+    from scenes_by_hand import draw_views
+
+    from trace_vlm.data.scenes import captions
+
+    folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", views=24)
+    captions.main(["--data", str(folder), "--out", str(folder / "captions.json")])
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from trace_vlm.model.checkpoint import save
 

@@ -6,12 +6,13 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from trace_vlm.core.prompts import POINTS_SUFFIX
-from trace_vlm.utils.files import write_jsonl
+from trace_vlm.utils.files import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"wide.png": (61, 40), "tall.png": (33, 50), "square.png": (37, 37)}
@@ -44,6 +45,10 @@ def make_benchmark(folder: Path) -> Path:
         for number, image in IDS.items()
     ])  # fmt: skip
     return folder
+
+
+def lines(path: Path) -> list[Any]:
+    return [record for _, record in read_jsonl(path)]
 
 
 def script(name: str) -> ModuleType:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from small_benchmark import picture
 
 from trace_vlm.attention import interventions
 from trace_vlm.attention.interventions import Edit, make_edits, measure_edit
@@ -82,10 +82,9 @@ def test_following_is_judged_by_where_the_points_went(kind, answer, follows):
 
 
 def test_the_model_continues_from_each_prefix_whatever_the_batch(nano):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
     prefixes = [edit.prefix for edit in edits().values()]
     together, first, second = (
-        interventions.continue_generation(nano, image, "Point left of the mug.", batch, 12, "vicuna_v1")
+        interventions.continue_generation(nano, picture(0), "Point left of the mug.", batch, 12, "vicuna_v1")
         for batch in (prefixes, prefixes[:1], prefixes[1:2])
     )
     assert all(text.startswith(prefix) for text, prefix in zip(together, prefixes, strict=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forced_answers import encoded, saying
-from PIL import Image
+from small_benchmark import picture
 from transformers import AutoTokenizer
 
 from trace_vlm.attention import steps
@@ -23,6 +23,11 @@ from trace_vlm.utils.command import InputError
 STEPS = {"reference": "The red ball at (0.52, 0.30).", "subtype": "Free space.", "output": "Two points.",
          "target": "Left of the ball \u2013 a caf\u00e9 table \U0001f600, free."}  # fmt: skip
 TEXT = render(STEPS, [Point(0.25, 0.5), Point(0.3, 0.5)])
+TEXTS = [TEXT, "", "a", " b  c ", "\n\n", "x\ufffdy", "**Final Answer:**\n[]", "\u4f60\u597d, \u00e9", 2 * "\U0001f600"]
+TWO_PARTS = "Target area: here.\nFinal answer: [(0.1, 0.2)]"
+CUT, END = TWO_PARTS.index("\n"), len(TWO_PARTS)
+EXACT, QUESTION = CaptureConfig(dtype="float32"), "Point left of the red ball."
+IMAGE = picture(0, (100, 60))
 
 
 @pytest.fixture(scope="module", params=["original", "nano"])
@@ -32,10 +37,7 @@ def tokenizer(request):
     return nano_tokenizer() if request.param == "nano" else AutoTokenizer.from_pretrained(folder)
 
 
-EMOJI, CHINESE = "\U0001f600\U0001f600", "\u4f60\u597d, \u00e9\u00e9"
-
-
-@pytest.mark.parametrize("text", [TEXT, "", "a", " b  c ", "\n\n", EMOJI, CHINESE, "x\ufffdy", "**Final Answer:**\n[]"])
+@pytest.mark.parametrize("text", TEXTS)
 def test_every_token_has_its_own_characters(tokenizer, text):
     ids = [*encoded(tokenizer, text), tokenizer.eos_token_id]
     decoded, spans = steps.token_spans(tokenizer, ids)
@@ -87,17 +89,13 @@ def test_all_of_a_plain_answer_is_the_final_answer(tokenizer):
     assert texts_of_tokens(tokenizer, "I see no mug.") == {}
 
 
-CUT, END = 18, 44  # of the text below: the line break, and its end
-
-
 @pytest.mark.parametrize(("characters", "expected"), [
     ([(0, CUT - 1), (CUT - 1, CUT + 2), (CUT + 2, END), (END, END)], {"target": (0, 2), ANSWER: (2, 3)}),  # a tie
     ([(0, CUT), (CUT, CUT + 6), (CUT + 6, END)], {"target": (0, 1), ANSWER: (1, 3)}),  # the first one is blank
     ([(0, CUT - 1), (CUT - 1, CUT + 4), (CUT + 4, END)], {"target": (0, 1), ANSWER: (1, 3)}),  # most in the second
 ])  # fmt: skip
 def test_a_token_over_a_boundary_belongs_to_where_most_of_it_is(characters, expected):
-    text = "Target area: here.\nFinal answer: [(0.1, 0.2)]"
-    assert steps.step_spans(parse(text), characters) == expected
+    assert steps.step_spans(parse(TWO_PARTS), characters) == expected
 
 
 def test_a_map_is_the_mean_over_the_tokens_of_the_step():
@@ -109,11 +107,6 @@ def test_a_map_is_the_mean_over_the_tokens_of_the_step():
     for shape, spans in (((1, 4, 6), {}), ((1, 4, 9), {ANSWER: (2, 5)})):  # no square, past the rows
         with pytest.raises(ValueError):  # noqa: PT011
             steps.mean_maps(np.zeros(shape), spans)
-
-
-EXACT = CaptureConfig(dtype="float32")
-IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 100, 3), np.uint8))
-QUESTION = "Point left of the red ball."
 
 
 def test_maps_are_means_of_the_recorded_rows_also_for_a_saved_answer(nano):

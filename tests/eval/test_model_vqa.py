@@ -1,13 +1,13 @@
 """model_vqa: published commands, records, kill and resume, several runs and processes, refused input."""
 
-import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
+from shell import ROOT
+from small_benchmark import lines
 
 from trace_vlm.eval import model_vqa, summarize_vqa
 from trace_vlm.eval.answering import fingerprint
@@ -29,10 +29,6 @@ def answer(bench, tiny_model, tmp_path):
     return run
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def ids(path):
     return [line["question_id"] for line in lines(path)]
 
@@ -42,8 +38,7 @@ def record(path):
 
 
 def command(*words):
-    root, words = Path(__file__).resolve().parents[2], [sys.executable, *map(str, words)]
-    return subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_published_commands(bench, tiny_model, tmp_path):

@@ -44,6 +44,10 @@ def test_accuracy_counts_failures_as_zero(model_of, write_answers, capsys):
     parts = {"all": 2.5 / 6, "seen": 1.5 / 4, "unseen": 0.5, "direct": 2.5 / 3, "free": 0}
     assert {part: accuracy(model, part) for part in parts} == pytest.approx(parts)
     assert [model[name] for name in ("parsable", "micro", "first_point")] == pytest.approx([4 / 6, 3 / 5, 3 / 6])
+    failures = {"not answered": 1 / 6, "unparsable": 1 / 6, "elsewhere": 1.5 / 6}
+    assert model["failures"] == pytest.approx(dict.fromkeys(model["failures"], 0) | failures)
+    assert sum(failures.values()) + accuracy(model) == pytest.approx(1)
+    assert model["distance"] == pytest.approx(np.mean([0, 0, 0.75 * 37 - 18, (0 + 0.9 * 61 - 30) / 2]))
     text = capsys.readouterr().out
     assert "unseen (hard)" in text and "1 of 6 questions are not answered" in text
     assert "unseen (hard)" in (path.parent / "out" / "summary.md").read_text(encoding="utf-8")
@@ -73,13 +77,6 @@ def test_baselines(summarize, write_answers, bench):
     assert "shortcut: image nearest on side" in summary["baselines"]
     assert "shortcut: uniform" not in summary["baselines"]
     assert any("solves a part of the task" in sentence for sentence in sentences(summary))
-
-
-def test_other_images_leaves_out_the_questions_own_image(summarize, write_benchmark, write_answers):
-    """Two questions about one image, one about another: the first two only see the third's answer."""
-    folder = write_benchmark({0: "a.png", 1: "a.png", 2: "b.png"})
-    baselines = summarize(write_answers({0: LEFT, 1: LEFT, 2: RIGHT}), data=folder)["baselines"]
-    assert baselines["other images"][0]["mean"] == pytest.approx((0 + 0 + 1) / 3)
 
 
 def test_two_models_are_compared_on_the_same_questions(summarize, write_answers, capsys):
@@ -186,16 +183,6 @@ def test_cut_answers_are_not_unparsable(finish, model_of, tmp_path, capsys):
     assert row[-3] == "3", "the overview counts them as failed"
 
 
-def test_accuracy_and_error_classes_add_up_to_one(model_of, write_answers):
-    path = write_answers({3: LEFT, 4: "no idea", 5: "[(1.5, 0.5)]", 6: RIGHT, 7: "[(0.2, 0.2), (0.9, 0.9)]"})
-    model, sixth = model_of(path, "--convention", "unit"), 1 / 6
-    expected = {"not answered": sixth, "unparsable": sixth, "outside the image": sixth, "elsewhere": 1 / 4}
-    assert model["failures"] == pytest.approx(dict.fromkeys(model["failures"], 0) | expected)
-    assert sum(expected.values()) + accuracy(model) == pytest.approx(1)
-    # 5 is right of the image: its nearest pixel of the region ends where the image's left half does
-    assert model["distance"] == pytest.approx(np.mean([0, 1.5 * 37 - 18, 0.75 * 61 - 30, (0 + 0.9 * 33 - 16) / 2]))
-
-
 def test_papers_tables_are_marked_as_published(summarize, write_answers, bench, capsys):
     folder = bench.rename(bench.with_name("where2place"))
     path = write_answers({**ALL_LEFT, 8: RIGHT})
@@ -214,15 +201,21 @@ def test_confidence(model_of, summarize, write_answers, monkeypatch):
     model = model_of(write_answers(ALL_LEFT, metadata={"point_confidence": [0.9]}))
     assert model["calibration"]["points"] == 6 and model["calibration"]["ece"] == pytest.approx(0.1)
     assert model_of(write_answers(ALL_LEFT, metadata={"point_confidence": [0.9, 0.8]}))["calibration"] is None
-    for value in (-0.5, 1.5):
-        with pytest.raises(InputError, match="answers.jsonl, question 3"):
-            model_of(write_answers({3: LEFT}, metadata={"point_confidence": [value]}))
     drawn = []  # a model keeps its color in the calibration figure
     monkeypatch.setattr(summarize_vqa, "draw_calibration", lambda models, _, colors: drawn.append((*models, colors)))
     plain = write_answers(ALL_LEFT, "plain.jsonl")
     sure = write_answers(ALL_LEFT, "sure.jsonl", metadata={"point_confidence": [0.8]})
     summarize(plain, sure)
     assert drawn == [("sure", {"plain": overlay.COLORS[0], "sure": overlay.COLORS[1]})]
+
+
+@pytest.mark.parametrize("metadata", [
+    {"point_confidence": [-0.5]}, {"point_confidence": [1.5]}, {"convention": "klingon"},
+    {"convention": "qwen2.5-vl", "sent": [0, 3]},
+], ids=str)  # fmt: skip
+def test_broken_metadata_is_named(metadata, model_of, write_answers):
+    with pytest.raises(InputError, match="answers.jsonl, question 3"):
+        model_of(write_answers({3: LEFT}, metadata=metadata))
 
 
 def test_files_of_one_name_are_told_apart(summarize, write_answers):
@@ -285,3 +278,5 @@ def test_copies_of_an_image_under_other_names_are_one_image(summarize, write_ben
     shared, copied = ((summary["benchmark"]["images"], summary["models"][0]["accuracy"],
                        summary["baselines"]["other images"]) for summary in summaries)  # fmt: skip
     assert shared == copied and shared[0] == 5 and shared[1][0]["low"] <= 0.2 and shared[1][0]["high"] == 1
+    # 12 questions see 8 right answers among the 16 about other images, 8 see 12
+    assert shared[2][0]["mean"] == pytest.approx((12 * 8 / 16 + 8 * 12 / 16) / 20)

@@ -3,9 +3,6 @@
 pytest -m requires_gpu tests/gpu
 """
 
-from __future__ import annotations
-
-import json
 import os
 import subprocess
 import sys
@@ -15,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scenes_by_hand import draw_views
+from train_together import logged
 
 from trace_vlm import Predictor
 from trace_vlm.core.prompts import question_text, render_prompt
-from trace_vlm.data.scenes import captions
 from trace_vlm.model.attention_recorder import ImageRecorder, recording
 from trace_vlm.model.checkpoint import load
 from trace_vlm.model.presets import resolve_model
@@ -29,13 +25,6 @@ from trace_vlm.utils.files import read_json
 pytestmark = [pytest.mark.requires_gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 ROOT = Path(__file__).parents[2]
 ORIGINAL = ROOT / "tests/data/llava_original"
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", views=24)
-    captions.main(["--data", str(folder), "--out", str(folder / "captions.json")])
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,23 +92,29 @@ def test_half_precision_answers_can_be_read(pictures, dtype):
     assert all(one.response.points for one in predictor.predict(pictures, ["Point to the red mug."] * len(pictures)))
 
 
-def _train(scenes: Path, out: Path, *changes: str) -> dict[str, object]:
-    command = [
-        sys.executable, "-P", "-m", "trace_vlm.train.train", "--config", str(ROOT / "configs/train_nano.yaml"), "--set",
-        f"model={ROOT / 'trace/assets/nano-base'}", f"data=[{scenes / 'captions.json'}]", f"image_folder={scenes}",
-        f"output_dir={out}", "max_steps=6", "save_steps=3", "logging_steps=1", "share_image=1", "report_to=[]",
-        "global_batch_size=16", "micro_batch_size=8", "dataloader_workers=2", *changes,
-    ]  # fmt: skip
-    environment = {**os.environ, "TRACE_CACHE": str(out.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-    logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return {entry["step"]: entry["loss"] for entry in logged if "loss" in entry}
+@pytest.fixture
+def losses_of(scenes, tmp_path):
+    """Train configs/train_nano.yaml with changes for six steps and return their losses."""
+
+    def run(name, *changes):
+        command = [
+            sys.executable, "-P", "-m", "trace_vlm.train.train", "--config", ROOT / "configs/train_nano.yaml", "--set",
+            f"model={ROOT / 'trace/assets/nano-base'}", f"data=[{scenes / 'captions.json'}]", f"image_folder={scenes}",
+            f"output_dir={tmp_path / name}", "max_steps=6", "save_steps=3", "logging_steps=1", "share_image=1",
+            "report_to=[]", "global_batch_size=16", "micro_batch_size=8", "dataloader_workers=2", *changes,
+        ]  # fmt: skip
+        environment = {**os.environ, "TRACE_CACHE": str(tmp_path)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        losses = logged(tmp_path / name)
+        assert len(losses) == 6 and np.isfinite(losses).all()
+        return losses
+
+    return run
 
 
-def test_the_nano_recipe_trains_in_float32_with_its_grounding_loss(scenes, tmp_path):
-    losses = _train(scenes, tmp_path / "nano")
-    assert len(losses) == 6 and all(np.isfinite(list(losses.values())))
+def test_the_nano_recipe_trains_in_float32_with_its_grounding_loss(losses_of):
+    losses_of("nano")
 
 
 PLAIN = ("grounding_loss=null", "optimizer=adamw", "learning_rate=1e-4", "precision=bf16")
@@ -128,20 +123,17 @@ PACKED = (*PLAIN, "packing=true", "pack_tokens=1024", "max_length=512")
 
 @pytest.mark.parametrize(("first", "second"), [(PLAIN, PACKED), (PACKED, (*PACKED, "compile=true"))],
                          ids=["packed as padded", "compiled as uncompiled"])  # fmt: skip
-def test_bfloat16_training_gives_the_same_losses(scenes, tmp_path, first, second):
-    expected, losses = _train(scenes, tmp_path / "first", *first), _train(scenes, tmp_path / "second", *second)
-    for step, loss in expected.items():
-        assert losses[step] == pytest.approx(loss, abs=0.03)
+def test_bfloat16_training_gives_the_same_losses(losses_of, first, second):
+    assert losses_of("second", *second) == pytest.approx(losses_of("first", *first), abs=0.03)
 
 
 @pytest.mark.parametrize("zero", [2, 3])
 @pytest.mark.parametrize("trained", ["full", "lora"])
-def test_deepspeed_trains_saves_and_loads(scenes, tmp_path, zero, trained):
+def test_deepspeed_trains_saves_and_loads(losses_of, tmp_path, zero, trained):
     pytest.importorskip("deepspeed")
     settings = [f"deepspeed={ROOT / f'configs/deepspeed/zero{zero}.json'}", "gradient_checkpointing=true"]
     settings += ["trainable={llm: lora, projector: full}", "lora={r: 8, alpha: 16}"] if trained == "lora" else []
-    losses = _train(scenes, tmp_path / "run", *PLAIN, *settings)
-    assert len(losses) == 6 and all(np.isfinite(list(losses.values())))
+    losses_of("run", *PLAIN, *settings)
     assert load(tmp_path / "run").model is not None
 
 

@@ -1,19 +1,16 @@
 """Three odd-sized pictures, and a predictor for them."""
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_benchmark import SIZES, picture
 
 from trace_vlm.inference.predictor import Predictor
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    rng, paths = np.random.default_rng(0), []
-    for name, (width, height) in {"square.png": (37, 37), "tall.png": (33, 50), "wide.png": (61, 40)}.items():
-        paths.append(tmp_path / name)
-        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(paths[-1])
-    return paths
+    for seed, name in enumerate(sorted(SIZES)):
+        picture(seed, SIZES[name]).save(tmp_path / name)
+    return [tmp_path / name for name in sorted(SIZES)]  # square, tall, wide
 
 
 @pytest.fixture

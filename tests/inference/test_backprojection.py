@@ -63,18 +63,14 @@ def test_a_smaller_depth_image_is_scaled(tmp_path):
     assert np.isnan(scaled[0, 63]) and np.isnan(scaled[47, 0])
 
 
-MISFITS = {
-    "size": (np.zeros((10, 10), np.uint16), None, r"d\.npy"), "bytes": (np.zeros((48, 64), np.uint8), None, r"d\.npy"),
-    "colour": (np.zeros((48, 64, 3), np.float32), None, r"d\.npy"),
-    "mm as integer metres": (np.full((48, 64), 900, np.uint16), "m", r"d\.npy"),
-    # distances that no camera measures
-    "metres as mm": (np.full((48, 64), 1.25, np.float32), "mm", "--depth-unit m "),
-    "mm as metres": (np.full((48, 64), 900, np.float32), None, "--depth-unit mm "),
-    "integer metres": (np.full((48, 64), 3, np.uint16), None, "--depth-unit m "),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("array", "unit", "message"), MISFITS.values(), ids=MISFITS)
+@pytest.mark.parametrize(("array", "unit", "message"), [
+    (np.zeros((10, 10), np.uint16), None, r"d\.npy"), (np.zeros((48, 64), np.uint8), None, r"d\.npy"),  # size, bytes
+    (np.zeros((48, 64, 3), np.float32), None, r"d\.npy"), (np.full((48, 64), 900, np.uint16), "m", r"d\.npy"),
+    # distances that no camera measures: metres as mm, mm as metres, integer metres
+    (np.full((48, 64), 1.25, np.float32), "mm", "--depth-unit m "),
+    (np.full((48, 64), 900, np.float32), None, "--depth-unit mm "),
+    (np.full((48, 64), 3, np.uint16), None, "--depth-unit m "),
+])  # fmt: skip
 def test_depth_that_does_not_fit_is_refused(tmp_path, array, unit, message):
     np.save(tmp_path / "d.npy", array)
     with pytest.raises(InputError, match=message):
@@ -109,7 +105,7 @@ def test_camera_files_of_ros_realsense_and_opencv(name, tmp_path, capsys):
             read_intrinsics(path, (128, 96))
 
 
-BAD_CAMERAS = {
+@pytest.mark.parametrize(("name", "content"), {
     "fractions.json": {"fx": 0.9, "fy": 1.2, "cx": 0.5, "cy": 0.5},
     "short.json": {"fx": 9, "fy": 9, "cx": 31.5, "cy": 23.5}, "long.json": {"fx": 50, "fy": 1e5, "cx": 31.5, "cy": 23.5},
     "centre right of the image.json": {"fx": 50, "fy": 50, "cx": 64, "cy": 23.5},
@@ -119,25 +115,19 @@ BAD_CAMERAS = {
     "skew.json": [[50, 1, 1], [0, 60, 1], [0, 0, 1]], "incomplete.json": {"fx": 1},
     "cut.yaml": "camera_matrix: [1, 2", "code.yaml": "!!python/object:os.system {}", "empty.yaml": "",
     "open.xml": "<a><b></a>", "cut.json": "{", "words.txt": "50 60",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "content"), BAD_CAMERAS.items(), ids=BAD_CAMERAS)
+}.items())  # fmt: skip
 def test_impossible_and_broken_cameras_are_refused(name, content, tmp_path):
     with pytest.raises(InputError, match=name):
         read_intrinsics(write(tmp_path / name, content), SIZE)
 
 
-UNUSUAL_CAMERAS = {
-    "resolution": {"fx": 100, "fy": 100, "cx": 62, "cy": 46},  # intrinsics of the doubled resolution
-    "distortion": {"k": K9, "d": [-0.1, 0.02, 0, 0, 0]},
-    "K is used": {"K": K9, "P": [45.0, *P12[1:]]},  # a rectified camera beside the raw one
-}
-
-
-@pytest.mark.parametrize("word", UNUSUAL_CAMERAS)
-def test_unusual_cameras_give_a_warning(word, tmp_path, capsys):
-    assert read_intrinsics(write(tmp_path / "k.json", UNUSUAL_CAMERAS[word]), SIZE).cx in (62, 31.5)
+@pytest.mark.parametrize(("word", "camera"), [
+    ("resolution", {"fx": 100, "fy": 100, "cx": 62, "cy": 46}),  # intrinsics of the doubled resolution
+    ("distortion", {"k": K9, "d": [-0.1, 0.02, 0, 0, 0]}),
+    ("K is used", {"K": K9, "P": [45.0, *P12[1:]]}),  # a rectified camera beside the raw one
+])  # fmt: skip
+def test_unusual_cameras_give_a_warning(word, camera, tmp_path, capsys):
+    assert read_intrinsics(write(tmp_path / "k.json", camera), SIZE).cx in (62, 31.5)
     assert "k.json" in (warning := capsys.readouterr().err) and word in warning
 
 

@@ -40,10 +40,8 @@ def test_an_answer_is_readable_whatever_the_budget_and_the_batch(predictor, pict
     single, batch = (predictor.predict(pictures, TEXTS, batch_size=size, **options) for size in (1, 3))
     assert [answer.token_ids for answer in single] == [answer.token_ids for answer in batch]
     for answer in batch:  # random weights never end a step by themselves
-        assert len(answer.token_ids) <= budget
-        assert answer.response.parsable and [bool(step.text) for step in answer.response.steps] == [True] * 4, (
-            answer.text
-        )
+        assert len(answer.token_ids) <= budget and answer.response.parsable, answer.text
+        assert [bool(step.text) for step in answer.response.steps] == [True] * 4, answer.text
 
 
 @contextmanager

@@ -1,36 +1,30 @@
 """The recorded checkpoints of the original code, each once in its own format and once converted."""
 
-import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from trace_vlm.model.checkpoint import load, main
+from trace_vlm.utils.files import read_json
 
 ORIGINAL = Path(__file__).resolve().parent.parent / "data" / "llava_original"
 BASES = {"full": None, "lora": ORIGINAL / "base", "projector_only": ORIGINAL / "base"}
 
 
-class Recorded:
-    """What the original code computed: see the README of tests/data/llava_original."""
-
-    folder, bases = ORIGINAL, BASES
-    numbers = json.loads((ORIGINAL / "expected.json").read_text())
-    arrays = np.load(ORIGINAL / "expected.npz")
-    prompts = {case["name"]: case for case in json.loads((ORIGINAL / "prompts.json").read_text())}
-    samples = json.loads((ORIGINAL / "train_samples.json").read_text())
-    strings = json.loads((ORIGINAL / "tokenization.json").read_text())
-
-    def image(self, name):
-        return Image.open(ORIGINAL / "images" / name).convert("RGB")
-
-
 @pytest.fixture(scope="session")
 def recorded():
-    return Recorded()
+    """What the original code computed: see the README of tests/data/llava_original."""
+    files = [ORIGINAL / f"{name}.json" for name in ("expected", "prompts", "train_samples", "tokenization")]
+    numbers, prompts, samples, strings = map(read_json, files)
+    return SimpleNamespace(
+        folder=ORIGINAL, bases=BASES, numbers=numbers, samples=samples, strings=strings,
+        arrays=np.load(ORIGINAL / "expected.npz"), prompts={case["name"]: case for case in prompts},
+        image=lambda name: Image.open(ORIGINAL / "images" / name).convert("RGB"),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """Saving and loading: complete or not at all, readable by plain transformers."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_benchmark import picture
 from transformers import AddedToken, AutoProcessor, LlamaTokenizer
 
 from trace_vlm.core.prompts import TEMPLATES, Rendered, encode, render_prompt
@@ -17,18 +15,13 @@ from trace_vlm.model.convert import convert
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_json
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 128, 3), dtype=np.uint8))
 ASSETS = Path(build.__file__).parents[1] / "assets"
 
 
 def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="nano"):
         save(nano, nano_folder)
-
-    def full_disk(*args, **kwargs):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(nano.processor, "save_pretrained", full_disk)
+    monkeypatch.setattr(nano.processor, "save_pretrained", Mock(side_effect=OSError("no space left")))
     with pytest.raises(InputError, match="half"):
         save(nano, tmp_path / "half")
     assert list(tmp_path.iterdir()) == []
@@ -54,11 +47,9 @@ def old_nano(zoo):
     write_json(zoo / "old/tokenizer.json", {**read_json(zoo / "old/tokenizer.json"), "normalizer": None})
 
 
-CASES = [(source, how) for source in ("nano", "nano-base", old_llama, old_nano) for how in ("bundled", "converted", "saved")
-         if how != "bundled" or isinstance(source, str)]  # fmt: skip
-
-
-@pytest.mark.parametrize(("source", "how"), CASES)
+@pytest.mark.parametrize(("source", "how"), [
+    (source, how) for source in ("nano", "nano-base", old_llama, old_nano) for how in ("bundled", "converted", "saved")
+    if how != "bundled" or isinstance(source, str)])  # fmt: skip
 def test_chat_template_and_raw_prompt_give_the_ids_of_training(source, how, zoo):
     if callable(source):
         source(zoo)
@@ -74,4 +65,4 @@ def test_chat_template_and_raw_prompt_give_the_ids_of_training(source, how, zoo)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
     for asked in (text, processor.apply_chat_template([turn])):
-        assert processor(images=PICTURE, text=asked, return_tensors="pt")["input_ids"][0].tolist() == expected
+        assert processor(images=picture(0), text=asked, return_tensors="pt")["input_ids"][0].tolist() == expected

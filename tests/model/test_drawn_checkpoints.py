@@ -1,7 +1,5 @@
 """Checkpoints of every kind, drawn from a seed, against stock transformers with the drawn tensors."""
 
-from __future__ import annotations
-
 import json
 
 import checkpoints_by_hand as hand

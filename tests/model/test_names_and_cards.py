@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from checkpoints_by_hand import edit_json
+from hub_server import COMMIT, hub, run_module
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
@@ -58,9 +59,8 @@ def test_a_relative_tower_is_looked_up_beside_then_above_then_here(tmp_path, mon
 @pytest.mark.parametrize("named", [CLIP_336, "/data/weights/clip-vit-large-patch14-336"])
 def test_weights_inside_need_no_published_tower(recorded, zoo, monkeypatch, named):
     small = read_json(zoo / "clip" / "config.json")["vision_config"]
-    monkeypatch.setitem(
-        vision_tower.KNOWN, CLIP_336, {key: small[key] for key in vision_tower.CLIP_KEYS if key in small}
-    )
+    known = {key: small[key] for key in vision_tower.CLIP_KEYS if key in small}
+    monkeypatch.setitem(vision_tower.KNOWN, CLIP_336, known)
     edit_json(zoo / "full/config.json", mm_vision_tower=named)
     there, here = load(zoo / "full").model, load(recorded.folder / "full").model
     assert all(one.equal(other) for one, other in zip(there.parameters(), here.parameters(), strict=True))
@@ -144,3 +144,34 @@ def test_the_automatic_type_is_the_stored_one(recorded):
     assert load(recorded.folder / "full", dtype="auto").model.dtype == torch.bfloat16
     # merged in float32, and still of the type that its base has
     assert load(recorded.folder / "lora", recorded.folder / "base", dtype="auto").model.dtype == torch.float16
+
+
+LORA = ("lab/lora", "--model-base", "lab/base", "--vision-tower", "lab/clip")
+
+
+def test_an_adapter_its_base_and_the_tower_come_from_the_hub(recorded, converted, tmp_path):
+    repositories = {f"lab/{name}": recorded.folder / name for name in ("full", "base", "lora", "clip")}
+    with hub(repositories, "models") as (address, log):
+        done = run_module(address, tmp_path / "home", "trace_vlm", "convert", LORA[0], "made", *LORA[1:])
+        assert done.returncode == 0, done.stderr
+        assert any(line.startswith(f"GET /lab/lora/resolve/{COMMIT}/non_lora_trainables.bin") for line in log)
+        absent = run_module(address, tmp_path / "home", "trace_vlm", "convert", "lab/absent", "other")
+    made, here = load_file(tmp_path / "made" / "model.safetensors"), load_file(converted["lora"] / "model.safetensors")
+    assert all(one.equal(here[name]) for name, one in made.items()) and set(made) == set(here)
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert "base_model: lab/base" in card and "vision tower: lab/clip" in card and COMMIT not in card
+    assert absent.returncode == 2 and "lab/absent" in absent.stderr
+    # what was fetched once is enough without the hub
+    away = run_module(address, tmp_path / "home", "trace_vlm", "checkpoint", "inspect", *LORA)
+    assert away.returncode == 0, away.stderr
+    gone = run_module(address, tmp_path / "home", "trace_vlm", "checkpoint", "inspect", "lab/full")
+    assert gone.returncode == 2 and "lab/full" in gone.stderr and "Traceback" not in gone.stderr
+
+
+def test_a_connection_that_ends_inside_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "config.json").write_text("{}")
+    (tmp_path / "served" / "model.safetensors").write_bytes(b"x" * 4096)
+    with hub({"lab/cut": tmp_path / "served"}, "models", cut="model.safetensors") as (address, _):
+        done = run_module(address, tmp_path / "home", "trace_vlm", "checkpoint", "inspect", "lab/cut")
+    assert done.returncode == 2 and "lab/cut" in done.stderr and "Traceback" not in done.stderr, done.stderr

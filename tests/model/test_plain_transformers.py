@@ -1,7 +1,5 @@
 """A saved folder in a process that never imports this package: plain transformers gives the original's numbers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -10,12 +10,14 @@ from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.config import SceneConfig, load_scene_config
 from trace_vlm.data.scenes.objects.assets import all_categories, load_assets
 from trace_vlm.data.scenes.objects.catalog import make_body
+from trace_vlm.data.scenes.render import SceneRenderer
+from trace_vlm.data.scenes.world.camera import Camera
+from trace_vlm.data.scenes.world.rooms import flat_room
 from trace_vlm.utils.command import InputError
 
 # A wedge, 100 x 60 x 40 millimetres, whose origin is a corner.
-WEDGE = """v 0 0 0\nv 100 0 0\nv 100 60 0\nv 0 60 0\nv 0 0 40\nv 0 60 40
-f 1 4 3\nf 1 3 2\nf 1 2 5\nf 4 6 3\nf 2 3 6\nf 2 6 5\nf 1 5 6\nf 1 6 4
-"""
+WEDGE = ("v 0 0 0\nv 100 0 0\nv 100 60 0\nv 0 60 0\nv 0 0 40\nv 0 60 40\n"
+         "f 1 4 3\nf 1 3 2\nf 1 2 5\nf 4 6 3\nf 2 3 6\nf 2 6 5\nf 1 5 6\nf 1 6 4\n")  # fmt: skip
 ENTRY = "- file: wedge.obj\n  name: wedge\n  licence: CC0\n  scale: 0.001\n"
 
 
@@ -67,10 +69,6 @@ def test_a_set_states_the_licences_of_its_meshes(folder, capsys):
 
 @needs_gl
 def test_a_mesh_is_drawn_where_its_box_is(folder):
-    from trace_vlm.data.scenes.render import SceneRenderer
-    from trace_vlm.data.scenes.world.camera import Camera
-    from trace_vlm.data.scenes.world.rooms import flat_room
-
     config = replace(SceneConfig(), objects=replace(SceneConfig().objects, assets=str(folder)))
     body = wedge(folder, (0.1, -0.05), 0.6)
     camera = Camera((0.1, -0.06, 1.0), -np.pi / 2, np.radians(89.5), np.radians(30), 200, 200)

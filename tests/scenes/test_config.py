@@ -45,7 +45,7 @@ def test_defaults_are_the_tabletop_configuration(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--size 128x", "--size 8", "--scenes 0", "--seed -1", "--shard 3/2", "--config no.yaml"]
+    "flag", ["--size 128x", "--size 8", "--scenes 0", "--seed -1", "--shard 3/2", "--config n.yml"]
 )
 def test_bad_flags(tmp_path, flag):
     with pytest.raises(InputError, match=flag.split()[flag.startswith("--config")]):

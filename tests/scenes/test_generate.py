@@ -1,7 +1,5 @@
 """The generator as a command: the same files however they were made, their content, summary and baselines."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import math
@@ -11,7 +9,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,31 +23,34 @@ from trace_vlm.core.points import parse_points
 from trace_vlm.core.prompts import POINTS_SUFFIX, bare_instruction
 from trace_vlm.core.records import read_questions, read_samples
 from trace_vlm.data.scenes import generate
-from trace_vlm.data.scenes.config import load_scene_config
+from trace_vlm.data.scenes.config import DatasetSpec, load_scene_config
 from trace_vlm.data.scenes.dataset_files import SHEET, FinishedScenes, pictures_are_readable, write_dataset
 from trace_vlm.data.scenes.questions import baselines as shortcuts
+from trace_vlm.data.scenes.render import SceneRenderer
+from trace_vlm.data.scenes.scene import make_scene
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, read_jsonl
 
 NANO = Path(__file__).parents[2] / "configs" / "scenes" / "nano.yaml"
+GOLDEN = json.loads((Path(__file__).parent / "nano_golden.json").read_text())
 SCENES, VIEWS = 8, 2
 
 pytestmark = needs_gl
 
 
-def arguments(out: Path, *more: str, scenes: int = SCENES) -> list[str]:
+def arguments(out, *more, scenes=SCENES):
     return [*f"--out {out} --scenes {scenes} --views {VIEWS} --seed 3 --size 128x96 --config {NANO}".split(), *more]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("scenes") / "training"
     assert generate.main(arguments(out)) == 0
     return out
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def benchmark(tmp_path_factory):
     out = tmp_path_factory.mktemp("scenes")
     config = out / "unseen.yaml"
     config.write_text(NANO.read_text() + "  unseen: [behind, between]\n")
@@ -60,29 +60,26 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def samples(folder: Path) -> list[Any]:
+def samples(folder):
     return list(read_samples(folder / "data.json"))
 
 
 @pytest.fixture(scope="module")
-def views(folder: Path) -> dict[str, dict[str, Any]]:
+def views(folder):
     return {view["view"]: view for _, view in read_jsonl(folder / "views.jsonl")}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     """Every file of a data set but generate.json, which holds the time it took."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "generate.json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def scenes_rendered(folder: Path) -> int:
+def scenes_rendered(folder):
     return int(read_json(folder / "generate.json")["timing"]["scenes_rendered"])
 
 
-# --- the same data, however it was made -----------------------------------------------------------------------------
-
-
-def test_killed_run_continues(folder: Path, tmp_path: Path) -> None:
+def test_killed_run_continues(folder, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "trace_vlm.data.scenes.generate", *arguments(out)]
     parts = out / "parts.jsonl"
@@ -96,7 +93,7 @@ def test_killed_run_continues(folder: Path, tmp_path: Path) -> None:
     assert scenes_rendered(out) == SCENES - done and contents(out) == contents(folder)
 
 
-def test_renderer_has_no_thread_of_its_own() -> None:
+def test_renderer_has_no_thread_of_its_own():
     """Mesa's would use a fence after it is freed."""
     program = """if True:
         from pathlib import Path
@@ -112,7 +109,7 @@ def test_renderer_has_no_thread_of_its_own() -> None:
     assert names and not [name for name in names if name.startswith("llvmpipe")]
 
 
-def test_scene_that_ends_every_worker_is_named(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_scene_that_ends_every_worker_is_named(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     monkeypatch.setattr(generate, "make_renderer", partial(renderer_that_ends, "SEGV", 3, 99, tmp_path / "count"))
     assert run(generate.main, arguments(out, "--workers", "2")) == 1
@@ -124,7 +121,7 @@ def test_scene_that_ends_every_worker_is_named(folder: Path, tmp_path: Path, mon
     assert scenes_rendered(out) == 1 and contents(out) == contents(folder)
 
 
-def test_shards_merge_to_the_same_bytes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_merge_to_the_same_bytes(folder, tmp_path, capsys):
     out = tmp_path / "shards"
     generate.main(arguments(out, "--shard", "2/3"))
     assert not (out / "data.json").exists()
@@ -144,7 +141,7 @@ def test_shards_merge_to_the_same_bytes(folder: Path, tmp_path: Path, capsys: py
     assert generate.main(["--out", str(out), "--merge"]) == 0 and "complete already" in capsys.readouterr().out
 
 
-def test_what_a_crash_broke_is_made_again(folder: Path, tmp_path: Path) -> None:
+def test_what_a_crash_broke_is_made_again(folder, tmp_path):
     out = tmp_path / "crashed"
     generate.main(arguments(out, "--shard", "1/2"))
     generate.main(arguments(out, "--shard", "2/2"))
@@ -166,9 +163,8 @@ def test_what_a_crash_broke_is_made_again(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 7, 20, 60, 200, -1, -13, -20])
-def test_cut_picture_is_seen_as_broken(folder: Path, tmp_path: Path, keep: int) -> None:
-    picture = tmp_path / "cut.png"
-    content = (folder / "images" / "000000_0.png").read_bytes()
+def test_cut_picture_is_seen_as_broken(folder, tmp_path, keep):
+    picture, content = tmp_path / "cut.png", (folder / "images" / "000000_0.png").read_bytes()
     picture.write_bytes(content)
     scene = {"scene": 0, "views": [{"image": "cut.png", "depth": None}], "samples": []}
     assert pictures_are_readable(tmp_path, scene)
@@ -176,28 +172,28 @@ def test_cut_picture_is_seen_as_broken(folder: Path, tmp_path: Path, keep: int) 
     assert not pictures_are_readable(tmp_path, scene)
 
 
-class CountedSample(dict[str, Any]):
+class CountedSample(dict):
     """A sample that counts how many of its kind are in memory."""
 
     alive = most = 0
 
-    def __init__(self, sample: dict[str, Any]) -> None:
+    def __init__(self, sample):
         super().__init__(sample)
         CountedSample.alive += 1
         CountedSample.most = max(CountedSample.alive, CountedSample.most)
 
-    def __del__(self) -> None:
+    def __del__(self):
         CountedSample.alive -= 1
 
 
 class CountedScenes(FinishedScenes):
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, number):
         scene = super().__getitem__(number)
         return scene | {"samples": list(map(CountedSample, scene["samples"]))}
 
 
 @pytest.mark.parametrize("as_benchmark", [False, True])
-def test_memory_does_not_grow_with_the_scenes(tmp_path: Path, as_benchmark: bool) -> None:
+def test_memory_does_not_grow_with_the_scenes(tmp_path, as_benchmark):
     total = 30
     generate.main(arguments(tmp_path, "--shard", "8/8"))  # leaves scene 7 and its line
     line = json.loads((tmp_path / "parts.8-of-8.jsonl").read_text())
@@ -210,14 +206,9 @@ def test_memory_does_not_grow_with_the_scenes(tmp_path: Path, as_benchmark: bool
     assert 0 < CountedSample.most <= 2 * len(line["samples"]) + SHEET
 
 
-def test_complete_folder_is_left_alone(folder: Path) -> None:
-    before = (folder / "generate.json").stat().st_mtime_ns
+def test_complete_folder_is_left_alone_and_other_settings_are_refused(folder, tmp_path):
+    before, config = (folder / "generate.json").stat().st_mtime_ns, tmp_path / "other.yaml"
     assert generate.main(arguments(folder, "--workers", "2")) == 0
-    assert (folder / "generate.json").stat().st_mtime_ns == before
-
-
-def test_other_settings_are_refused(folder: Path, tmp_path: Path) -> None:
-    config = tmp_path / "other.yaml"
     config.write_text(NANO.read_text().replace("num_points: 2", "num_points: 3"))
     for flag, value, named in (
         ("--seed", "4", "seed was 3, now 4"),
@@ -225,12 +216,35 @@ def test_other_settings_are_refused(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=named):
             generate.main(arguments(folder, flag, value))
+    assert (folder / "generate.json").stat().st_mtime_ns == before
 
 
-# --- the content of the files -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("split", sorted(GOLDEN))
+def test_the_nano_models_world_is_that_recorded_with_its_weights(split, tmp_path):
+    """Up to what a GL driver rounds (pixel counts, points)."""
+    wanted = GOLDEN[split]
+    spec = DatasetSpec(tmp_path, load_scene_config(NANO), ((128, 128),), 2, 5, split == "benchmark")
+    with SceneRenderer(spec.config, spec.sizes) as renderer:
+        scenes = [make_scene(spec, number, renderer) for number in range(len(wanted["views"]) // 2)]
+    for now, then in zip((view for scene in scenes for view in scene["views"]), wanted["views"], strict=True):
+        assert now["view"] == then["view"]
+        assert np.abs(np.subtract(now["camera"]["world_from_camera"], then["camera"])).max() < 1e-5
+        assert np.abs(np.subtract(now["surface"]["half_size"], then["half_size"])).max() < 1e-5
+        assert [item["name"] for item in now["objects"]] == [row[0] for row in then["objects"]]
+        for item, (_, x, y, radius, height, count) in zip(now["objects"], then["objects"], strict=True):
+            assert (*item["position"], item["radius"], item["height"]) == (x, y, 0.0, radius, height)
+            assert abs(item["pixels"] - count) <= 3 + 0.02 * count
+    for now, then in zip((sample for scene in scenes for sample in scene["samples"]), wanted["samples"], strict=True):
+        meta, removed = now["meta"], now["meta"].get("removed")
+        assert now["instruction"] == then["text"]
+        assert (meta["kind"], meta["relation"]) == (then["kind"], then["relation"])
+        assert (meta["target"] and meta["target"]["instance"]) == then["target"]
+        assert [item["instance"] for item in meta["references"]] == then["references"]
+        assert (removed and [removed["category"], *removed["position"][:2], removed["radius"]]) == then["removed"]
+        assert np.abs(np.subtract(meta["points"], then["points"])).max() <= 0.03
 
 
-def test_samples_are_complete(folder: Path, samples: list[Any]) -> None:
+def test_samples_are_complete(folder, samples):
     assert len({sample.id for sample in samples}) == len(samples) == SCENES * VIEWS * 6
     assert [sample.meta["kind"] for sample in samples[:6]] == ["direct", *["relational"] * 2, "between", *["free"] * 2]
     names = {"uniform", "center", "near_reference", "random_noun", "extreme", "nearest"}
@@ -245,7 +259,7 @@ def test_samples_are_complete(folder: Path, samples: list[Any]) -> None:
         assert set(np.unique(pixels(folder / sample.meta["mask"]))) == {0, 255}
 
 
-def test_boxes_and_centers_are_those_of_the_instances(folder: Path, views: dict[str, Any]) -> None:
+def test_boxes_and_centers_are_those_of_the_instances(folder, views):
     for view in views.values():
         instances = pixels(folder / view["instances"])
         assert sum(item["pixels"] for item in view["objects"]) == (instances >= 2).sum()
@@ -257,7 +271,7 @@ def test_boxes_and_centers_are_those_of_the_instances(folder: Path, views: dict[
             assert instances[math.floor(y * 96), math.floor(x * 128)] == item["instance"]
 
 
-def test_colors_are_as_named(folder: Path, views: dict[str, Any]) -> None:
+def test_colors_are_as_named(folder, views):
     hues = {"red": 0, "orange": 26, "yellow": 53, "green": 127, "blue": 229, "purple": 284}
     right = []
     for view in views.values():
@@ -272,10 +286,7 @@ def test_colors_are_as_named(folder: Path, views: dict[str, Any]) -> None:
     assert np.mean(right) >= 0.98
 
 
-# --- benchmark, summary, baselines ------------------------------------------------------------------------------------
-
-
-def test_benchmark_layout_and_unseen_relations(benchmark: Path) -> None:
+def test_benchmark_layout_and_unseen_relations(benchmark):
     folder = benchmark / "bench"
     questions = read_questions(folder / "point_questions.jsonl")
     boxes = read_questions(folder / "bbox_questions.jsonl")
@@ -294,7 +305,7 @@ def test_benchmark_layout_and_unseen_relations(benchmark: Path) -> None:
     assert first[0] != first[1]  # one seed, other scenes
 
 
-def test_summary(folder: Path) -> None:
+def test_summary(folder):
     summary = read_json(folder / "generate.json")
     percent = summary["shortcut_baselines"]
     assert summary["views"] == SCENES * VIEWS and summary["counts"]["direct"] == SCENES * VIEWS
@@ -306,7 +317,7 @@ def test_summary(folder: Path) -> None:
     assert not (folder / "parts.jsonl").exists()
 
 
-def test_baselines_command(folder: Path, benchmark: Path, tmp_path: Path, samples: list[Any]) -> None:
+def test_baselines_command(folder, benchmark, tmp_path, samples):
     result, summary = shortcuts.measure(folder), read_json(folder / "generate.json")
     assert result["questions"] == len(samples) and result["kinds"] == summary["shortcut_baselines"]
     assert result["fixed_shifts"] == summary["fixed_shifts"]
@@ -318,19 +329,17 @@ def test_baselines_command(folder: Path, benchmark: Path, tmp_path: Path, sample
     assert read_json(tmp_path / "numbers.json")["kinds"]["relational"].keys() >= {"extreme", "nearest", "random_noun"}
 
 
-@pytest.mark.parametrize(
-    "content, named",
-    [(None, r"data\.json"), ("[]", "questions"),
-     ('[{"id": "7", "conversations": [{"from": "human", "value": "Hi"}]}]', r"data\.json, 7: .*'task'")],
-)  # fmt: skip
-def test_baselines_of_other_folders_are_refused(tmp_path: Path, content: str | None, named: str) -> None:
+@pytest.mark.parametrize("content, named", [
+    ('[{"id": "7", "conversations": [{"from": "human", "value": "Hi"}]}]', r"data\.json, 7: .*'task'"),
+    (None, r"data\.json"), ("[]", "questions")])  # fmt: skip
+def test_baselines_of_other_folders_are_refused(tmp_path, content, named):
     if content is not None:
         (tmp_path / "data.json").write_text(content)
     with pytest.raises(InputError, match=named):
         shortcuts.main(["--data", str(tmp_path)])
 
 
-def test_masks_of_several_sizes_give_one_shift(tmp_path: Path) -> None:
+def test_masks_of_several_sizes_give_one_shift(tmp_path):
     metas = []
     for number, (width, height) in enumerate([(64, 48), (128, 96), (48, 96)]):
         mask = np.zeros((height, width), np.uint8)
@@ -345,10 +354,7 @@ def test_masks_of_several_sizes_give_one_shift(tmp_path: Path) -> None:
         assert point is not None and 0.6 <= point[0] <= 0.9 and 0.48 <= point[1] <= 0.77
 
 
-# --- machines without a renderer --------------------------------------------------------------------------------------
-
-
-def test_missing_gl_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gl_is_one_sentence(tmp_path, monkeypatch):
     environment = os.environ | {"__EGL_VENDOR_LIBRARY_DIRS": str(tmp_path), "MUJOCO_GL": "egl"}
     command = [sys.executable, "-m", "trace_vlm.data.scenes.generate", "--out", str(tmp_path / "out"), "--scenes", "1"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -4,17 +4,14 @@ Objects and free space are checked pixel by pixel and in both directions: by ray
 object would stand, and by lifting every pixel to the point that the depth map shows.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
 from rendering import needs_gl
-from scene_geometry import Array, axes, depth_inside, distance, footprint, gap, half_extent
-from scene_questions import PARTS, TOLERANCE, SceneQuestion, in_corridor, of_kind, read_questions_of, related, standing
+from scene_geometry import axes, depth_inside, distance, footprint, gap, half_extent
+from scene_questions import PARTS, TOLERANCE, in_corridor, of_kind, read_questions_of, related, standing
 
 from trace_vlm.core.points import parse_points
 from trace_vlm.data.scenes import generate
@@ -33,13 +30,13 @@ pytestmark = needs_gl
 
 
 @pytest.fixture(scope="module")
-def views(questions: list[SceneQuestion]) -> list[SceneQuestion]:
+def views(questions):
     """One question of each view."""
     return list({one.meta["view"]: one for one in questions}.values())
 
 
 @pytest.fixture(scope="module")
-def free(questions: list[SceneQuestion], tmp_path_factory: pytest.TempPathFactory) -> list[SceneQuestion]:
+def free(questions, tmp_path_factory):
     """Questions about free space, and more of those on, inside, over and under objects, which are rare among others."""
     out = tmp_path_factory.mktemp("held")
     (out / "held.yaml").write_text(HELD)
@@ -48,7 +45,7 @@ def free(questions: list[SceneQuestion], tmp_path_factory: pytest.TempPathFactor
     return list(of_kind([*questions, *read_questions_of(out / "bench")], "free", "between", "part"))
 
 
-def test_enough_of_everything(questions: list[SceneQuestion]) -> None:
+def test_enough_of_everything(questions):
     counts = Counter((one.meta["kind"], one.meta["relation"]) for one in questions)
     kinds, relations = (Counter(one.meta[key] for one in questions) for key in ("kind", "relation"))
     assert len(questions) >= 500 and min(kinds["direct"], kinds["between"], kinds["part"] / 2) >= 10
@@ -57,7 +54,7 @@ def test_enough_of_everything(questions: list[SceneQuestion]) -> None:
     assert {one.mask.shape for one in questions} == {(132, 176), (132, 132), (160, 120)}
 
 
-def test_every_point_lies_in_its_mask(questions: list[SceneQuestion]) -> None:
+def test_every_point_lies_in_its_mask(questions):
     for one in questions:
         height, width = one.mask.shape
         points = [tuple(point) for point in one.meta["points"]]
@@ -68,7 +65,7 @@ def test_every_point_lies_in_its_mask(questions: list[SceneQuestion]) -> None:
         assert parse_points(str(points)), one.where
 
 
-def test_the_camera_is_not_mirrored_and_rolls_as_it_says(views: list[SceneQuestion]) -> None:
+def test_the_camera_is_not_mirrored_and_rolls_as_it_says(views):
     rolls = []
     for one in views:
         pose, level = one.sight.pose[:3, :3], np.append(one.sight.right, 0.0)
@@ -78,7 +75,7 @@ def test_the_camera_is_not_mirrored_and_rolls_as_it_says(views: list[SceneQuesti
     assert max(np.abs(rolls)) <= 8 and np.std(rolls) > 1
 
 
-def test_surfaces_are_where_the_depth_map_shows_them(views: list[SceneQuestion]) -> None:
+def test_surfaces_are_where_the_depth_map_shows_them(views):
     shown = 0
     for one in views:
         instances, points = one.instances, one.lifted()
@@ -91,14 +88,14 @@ def test_surfaces_are_where_the_depth_map_shows_them(views: list[SceneQuestion])
     assert shown >= 100
 
 
-def beyond(points: Array, box: dict[str, Any]) -> Array:
+def beyond(points, box):
     """How far points [n, 3] are outside a turned box; negative inside."""
     offset = points - np.array(box["center"])
     local = np.concatenate([offset[:, :2] @ axes(box["yaw"]).T, offset[:, 2:]], 1)
     return (np.abs(local) - np.array(box["half_size"])).max(1)
 
 
-def test_objects_are_in_their_boxes_and_nothing_else_is(views: list[SceneQuestion]) -> None:
+def test_objects_are_in_their_boxes_and_nothing_else_is(views):
     for one in views:
         instances, points = one.instances, one.lifted()
         for number, item in one.objects.items():
@@ -116,7 +113,7 @@ def test_objects_are_in_their_boxes_and_nothing_else_is(views: list[SceneQuestio
                 assert first == other or second == number or first == second is not None, where
 
 
-def test_free_space_is_every_pixel_that_is_free_and_has_the_relation(questions: list[SceneQuestion]) -> None:
+def test_free_space_is_every_pixel_that_is_free_and_has_the_relation(questions):
     for one in of_kind(questions, "free", "between", "part"):
         area, instance, _ = one.support()
         points = one.sight.on_plane(one.rows, one.columns, area["center"][2])
@@ -128,15 +125,15 @@ def test_free_space_is_every_pixel_that_is_free_and_has_the_relation(questions: 
             assert not missed.any(), (one.where, int(missed.sum()), int(one.mask.sum()))
 
 
-def in_sight(one: SceneQuestion, area: dict[str, Any], instance: int) -> tuple[Array, Array]:
+def in_sight(one, area, instance):
     """The pixels [height, width] that the depth map shows on an area, and their points [n, 2]."""
     points = one.lifted()
     shows = (one.instances == instance) & (np.abs(points[..., 2] - area["center"][2]) < NEAR)
     return shows, points[shows][:, :2]
 
 
-def test_free_space_is_in_sight(free: list[SceneQuestion]) -> None:
-    asked: Counter[str] = Counter()
+def test_free_space_is_in_sight(free):
+    asked = Counter()
     for one in free:
         area, instance, _ = one.support()
         shows, points = in_sight(one, area, instance)
@@ -148,7 +145,7 @@ def test_free_space_is_in_sight(free: list[SceneQuestion]) -> None:
     assert len(asked) == 14 and min(asked.values()) >= 5, asked
 
 
-def test_above_and_below_are_asked_where_one_surface_has_them(free: list[SceneQuestion]) -> None:
+def test_above_and_below_are_asked_where_one_surface_has_them(free):
     """No other surface in sight has a free place over or under the reference."""
     for one in (one for one in free if one.meta["relation"] in ("above", "below")):
         own = one.meta["support"]
@@ -162,7 +159,7 @@ def test_above_and_below_are_asked_where_one_surface_has_them(free: list[SceneQu
                 assert not good.any(), (one.where, surface["name"])
 
 
-def test_the_removed_object_stood_free_and_in_the_relation(free: list[SceneQuestion]) -> None:
+def test_the_removed_object_stood_free_and_in_the_relation(free):
     for one in free:
         x, y, z = one.meta["removed"]["position"]
         spot = np.array([[x, y]])
@@ -170,7 +167,7 @@ def test_the_removed_object_stood_free_and_in_the_relation(free: list[SceneQuest
         assert standing(one, spot, TOLERANCE).all() and related(one, spot, TOLERANCE).all(), one.where
 
 
-def test_references_of_free_space_are_unique_and_on_its_support(questions: list[SceneQuestion]) -> None:
+def test_references_of_free_space_are_unique_and_on_its_support(questions):
     for one in of_kind(questions, "free", "between"):
         if one.meta["relation"] in (*DIRECTIONS, "next to", "between"):
             assert all(item["support"] == one.meta["support"] for item in one.references), one.where
@@ -180,7 +177,7 @@ def test_references_of_free_space_are_unique_and_on_its_support(questions: list[
             assert names[item["name"]] == 1 or item["instance"] in marked, one.where
 
 
-def test_the_mask_is_the_asked_object_and_its_name_is_unique(questions: list[SceneQuestion]) -> None:
+def test_the_mask_is_the_asked_object_and_its_name_is_unique(questions):
     for one in of_kind(questions, "direct", "relational"):
         target = one.meta["target"]
         assert (one.mask == (one.instances == target["instance"])).all(), one.where
@@ -192,7 +189,7 @@ def test_the_mask_is_the_asked_object_and_its_name_is_unique(questions: list[Sce
             assert [item["instance"] for item in called] == [target["instance"]], one.where
 
 
-def holds(one: SceneQuestion, item: dict[str, Any], sure: bool) -> bool:
+def holds(one, item, sure):
     """Whether `item` has the asked relation: well so (`sure`), or as far as the configuration calls it unclear."""
     relation, relations, sight = one.meta["relation"], one.relations, one.sight
     center = np.array([item["position"][:2]])
@@ -228,8 +225,8 @@ def holds(one: SceneQuestion, item: dict[str, Any], sure: bool) -> bool:
     return angle <= relations["cone"] + unclear + 0.05 * (1 if sure else -1) and (not sure or along >= reach - slack)
 
 
-def test_exactly_one_object_has_the_relation(questions: list[SceneQuestion]) -> None:
-    guesses: Counter[tuple[bool, bool]] = Counter()
+def test_exactly_one_object_has_the_relation(questions):
+    guesses = Counter()
     for one in of_kind(questions, "relational"):
         target = one.meta["target"]
         references = {item["instance"] for item in one.meta["references"]}

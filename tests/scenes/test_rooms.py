@@ -87,11 +87,10 @@ def test_stable_objects_stay_and_carry_others():
         assert math.dist(before.position, after.position) < 0.005 and before.z == after.z
 
 
-UNSTABLE = {"half over the edge": [body("bottle", 0.5, 0.0)], "beside the table": [body("toy car", 0.9, 0.9)],
-            "one in the other": [body("die", 0.0, 0.0), body("gift", 0.03, 0.0)]}  # fmt: skip
-
-
-@pytest.mark.parametrize("bodies", UNSTABLE.values(), ids=UNSTABLE.keys())
+@pytest.mark.parametrize("bodies", [
+    [body("bottle", 0.5, 0.0)], [body("toy car", 0.9, 0.9)],  # half over the edge, beside the table
+    [body("die", 0.0, 0.0), body("gift", 0.03, 0.0)],  # one in the other
+])  # fmt: skip
 def test_unstable_scenes_are_rejected(bodies):
     with pytest.raises(Reject):
         settle(bodies, tables(0.0), WorldConfig(settle=1.0))

@@ -95,10 +95,9 @@ def test_archive_with_the_answers_of_a_model(tmp_path, nano_folder):
         assert baseline["model"] == "nano" and isinstance(baseline["text"], str) and 0 <= baseline["accuracy"] <= 1
 
 
-ARCHIVE_MISTAKES = [(sample_archive, "a.tar", "a.tar"), (sample_archive, "a.zip --each 0", "--each")]
-
-
-@pytest.mark.parametrize("script, flags, named", [*ARCHIVE_MISTAKES, (tabletop, "filled --work work", "filled")])
+@pytest.mark.parametrize("script, flags, named", [
+    (sample_archive, "a.tar", "a.tar"), (sample_archive, "a.zip --each 0", "--each"),
+    (tabletop, "filled --work work", "filled")])  # fmt: skip
 def test_wrong_flags_and_a_folder_with_files_are_refused(tmp_path, monkeypatch, script, flags, named):
     monkeypatch.chdir(tmp_path)
     Path("filled").mkdir()

@@ -22,18 +22,16 @@ def references_of(relation):
     return NAMES[1 : 1 + count]
 
 
-QUESTIONS = [(relation, free, marks) for relation in (None, *RELATIONS, ON_SURFACE) for free in (False, True)
-             for marks in ((), ("red",), ("red", "green"))
-             if len(marks) <= len(references_of(relation)) and not (free and relation in (None, ON_SURFACE))]  # fmt: skip
-
-
 def instructions(relation, free, marks=(), crowded=(), count=700):
     given = "on" if relation == ON_SURFACE else relation, free, NAMES[0], references_of(relation)
     given = *given, np.random.default_rng(0), "rich", "worktop", marks, crowded
     return [write_instruction(*given) for _ in range(count)]
 
 
-@pytest.mark.parametrize("relation, free, marks", QUESTIONS)
+@pytest.mark.parametrize("relation, free, marks", [
+    (relation, free, marks) for relation in (None, *RELATIONS, ON_SURFACE) for free in (False, True)
+    for marks in ((), ("red",), ("red", "green"))
+    if len(marks) <= len(references_of(relation)) and not (free and relation in (None, ON_SURFACE))])  # fmt: skip
 def test_rich_wording_has_twenty_phrasings(relation, free, marks):
     texts = instructions(relation, free, marks)
     assert len({" ".join(re.sub("|".join(NAMES), "", text).split()) for text in texts}) >= 20
@@ -56,11 +54,9 @@ def test_no_two_relations_share_words(relation):
         assert not own & {place.split("{first}")[0] for place in RICH.places[other]}
 
 
-CROWDED = [("between", (None, "green"), (), {"pot", "green"}), ("left", ("red",), (True,), {"pot", "red"}),
-           ("between", ("red", "green"), (False, True), {"crate", "red", "green"})]  # fmt: skip
-
-
-@pytest.mark.parametrize("relation, marks, crowded, stated", CROWDED)
+@pytest.mark.parametrize("relation, marks, crowded, stated", [
+    ("between", (None, "green"), (), {"pot", "green"}), ("left", ("red",), (True,), {"pot", "red"}),
+    ("between", ("red", "green"), (False, True), {"crate", "red", "green"})])  # fmt: skip
 def test_references_without_a_mark_or_in_a_crowded_one_keep_their_names(relation, marks, crowded, stated):
     for text in instructions(relation, True, marks, crowded, count=100):
         assert {word for word in ("red", "green", *stated) if word in text} == stated, text

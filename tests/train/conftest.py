@@ -1,6 +1,6 @@
-"""Fixtures of the training tests: drawn views, a cache of their own, a model a tenth of nano's size, a benchmark."""
+"""Fixtures of the training tests: a cache of their own, a model a tenth of nano's size, a benchmark."""
 
-import dataclasses
+import copy
 import json
 import os
 import shutil
@@ -9,12 +9,8 @@ os.environ["DS_ACCELERATOR"] = "cpu"  # before DeepSpeed is imported, in the ser
 
 import pytest
 from PIL import Image
-from scenes_by_hand import draw_views
 
-from trace_vlm.data.scenes import captions
-from trace_vlm.model import build
-from trace_vlm.model.checkpoint import Checkpoint, save
-from trace_vlm.model.presets import PRESETS
+from trace_vlm.model.checkpoint import save
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,21 +21,10 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory, cache):
-    folder = draw_views(tmp_path_factory.mktemp("scenes") / "data", views=24)
-    captions.main(["--data", str(folder), "--out", str(folder / "captions.json")])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    nano, tokenizer = PRESETS["nano-random"], build.nano_tokenizer()
-    vision = nano.vision | small | {"image_size": 32, "patch_size": 8}
-    preset = dataclasses.replace(nano, text=nano.text | small | {"num_key_value_heads": 2}, vision=vision)
-    model = build.build_model(preset, tokenizer, seed=0)
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    save(Checkpoint(model, build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny"), folder)
+def tiny_folder(tiny_checkpoint, tmp_path_factory):
+    checkpoint, folder = copy.deepcopy(tiny_checkpoint), tmp_path_factory.mktemp("models") / "tiny"
+    checkpoint.model.get_output_embeddings().weight.data.div_(20)  # as it was initialised
+    save(checkpoint, folder)
     return folder
 
 

@@ -1,7 +1,5 @@
 """Configurations: every file loads, a wrong value is named by its key, batches divide."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -36,22 +34,18 @@ def test_the_published_hyper_parameters():
     assert (adapters.modes.llm, adapters.lora.r, adapters.lora.alpha) == ("lora", 128, 256)
 
 
-@pytest.mark.parametrize(
-    ("override", "key"),
-    [
-        ("learnig_rate=1", "learnig_rate"), ("grounding_loss.wait=1", "grounding_loss.wait"), ("seed", "key=value"),
-        ("learning_rate=fast", "learning_rate"), ("precision=fp64", "precision"), ("data=[1, 2]", "data"),
-        ("trainable={llm: adapters}", "trainable.llm"), ("report_to=wandbb", "report_to"), ("max_steps=0", "max_steps"),
-        ("evaluation={benchmark: b, steps: 0}", "evaluation.steps"), ("warmup_ratio=100", "warmup_ratio"),
-        ("learning_rate=.nan", "learning_rate"), ("learning_rates.llm=-1", "learning_rates.llm"),
-        ("global_batch_size=10", "global_batch_size"), ("trainable=[projektor]", "trainable: .*projektor"),
-        ("trainable={llm: frozen, projector: frozen}", "trainable"),
-        ("learning_rates.vision=1", "learning_rates.vision"), ("learning_rates.projector=1e-4", "learning_rates"),
-        ("lora.r=8", "grounding_loss: .*lora"), ("packing=true", "grounding_loss: .*packing"),
-        ("gradient_checkpointing=true", "grounding_loss: .*gradient_checkpointing"),
-        ("deepspeed=a.json", "optimizer: .*deepspeed"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("override", "key"), [
+    ("learnig_rate=1", "learnig_rate"), ("grounding_loss.wait=1", "grounding_loss.wait"), ("seed", "key=value"),
+    ("learning_rate=fast", "learning_rate"), ("precision=fp64", "precision"), ("data=[1, 2]", "data"),
+    ("trainable={llm: adapters}", "trainable.llm"), ("report_to=wandbb", "report_to"), ("max_steps=0", "max_steps"),
+    ("evaluation={benchmark: b, steps: 0}", "evaluation.steps"), ("warmup_ratio=100", "warmup_ratio"),
+    ("learning_rate=.nan", "learning_rate"), ("learning_rates.llm=-1", "learning_rates.llm"),
+    ("global_batch_size=10", "global_batch_size"), ("trainable=[projektor]", "trainable: .*projektor"),
+    ("trainable={llm: frozen, projector: frozen}", "trainable"), ("deepspeed=a.json", "optimizer: .*deepspeed"),
+    ("learning_rates.vision=1", "learning_rates.vision"), ("learning_rates.projector=1e-4", "learning_rates"),
+    ("lora.r=8", "grounding_loss: .*lora"), ("packing=true", "grounding_loss: .*packing"),
+    ("gradient_checkpointing=true", "grounding_loss: .*gradient_checkpointing"),
+])  # fmt: skip
 def test_a_wrong_value_is_named(override, key):
     with pytest.raises(InputError, match=key):
         load_config(CONFIGS / "train_nano.yaml", ["data=a.json", "output_dir=o", override])

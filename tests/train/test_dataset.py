@@ -1,7 +1,5 @@
 """Rows and the token cache: what is labelled and guided, what shares an image, what is left out or refused."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -68,9 +66,6 @@ def answer_logits(nano, batch):
     return logits[batch["labels"][:, 1:] != IGNORE]
 
 
-# --- rows -----------------------------------------------------------------------------------------
-
-
 def test_questions_that_share_an_image_compute_what_separate_rows_compute(rows_of, samples, nano):
     shared, single = rows_of(samples, share_image=3), rows_of(samples)
     assert len(single) == single.samples == shared.samples > len(shared)
@@ -112,12 +107,11 @@ def test_a_shelf_is_a_surface_that_guides_nothing(rows_of, nano, tmp_path):
 def test_labels_know_their_kind_and_task(rows_of, nano, tmp_path):
     reasoning = "**Reasoning Process:**\n1. **Identify the reference object:** the cup\n\n"
     answer = "**Final Answer:**\n[(0.46, 0.52)]"
-    samples = [
+    rows = rows_of([
         {"id": 1, "conversations": turns("Where?", reasoning + answer), "task": "free_space"},
         {"id": 2, "conversations": turns("Where?", "[(0.46, 0.52)]"), "task": "object_reference"},
         {"id": 3, "conversations": turns("Where?", "A red cup.")},
-    ]
-    rows = rows_of(samples, tmp_path)
+    ], tmp_path)  # fmt: skip
 
     def text(index, task, kind):
         item, cell = rows[index], TASKS.index(task) * len(KINDS) + KINDS.index(kind)
@@ -142,9 +136,6 @@ def test_an_image_that_comes_with_a_later_question_moves_no_label(rows_of, sampl
         assert labelled_text(nano, rows[row]) == " ".join(answers)
         assert int((rows[row]["labels"] == nano.image_token_id).sum()) == 0
         assert torch.equal(rows[row]["kinds"] >= 0, rows[row]["labels"] != IGNORE)
-
-
-# --- what is left out, cut or refused -------------------------------------------------------------
 
 
 def test_a_long_conversation_is_cut_after_an_answer_and_never_inside_one(rows_of, samples, nano):
@@ -184,9 +175,6 @@ def test_a_broken_image_is_replaced_and_not_learned_from(rows_of, samples, scene
     assert torch.equal(batch["pixel_values"][0], rows.blank_pixels())
     with pytest.raises(InputError, match="image_folder: "):
         rows_of(data, tmp_path / "elsewhere")
-
-
-# --- the token cache ------------------------------------------------------------------------------
 
 
 @pytest.fixture

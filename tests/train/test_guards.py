@@ -1,7 +1,5 @@
 """What stops a run, and what its steps report: losses that are not finite, spikes, broken images, signals, metrics."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -36,9 +34,8 @@ def test_a_spike_is_logged_with_its_samples(tmp_path, capsys):
         assert guard.check_spikes(step, {"loss": 1.0, "grad_norm": 0.5}, [["a"]]) == []
     assert guard.check_spikes(60, {"loss": 1.1, "grad_norm": 4.0}, [["b", "c"], ["d"]]) == ["grad_norm"]
     (line,) = (tmp_path / "spikes.0.jsonl").read_text().splitlines()
-    assert json.loads(line) == {
-        "step": 60, "loss": 1.1, "grad_norm": 4.0, "spike": ["grad_norm"], "ids": [["b", "c"], ["d"]],
-    }  # fmt: skip
+    expected = {"step": 60, "loss": 1.1, "grad_norm": 4.0, "spike": ["grad_norm"], "ids": [["b", "c"], ["d"]]}
+    assert json.loads(line) == expected
     assert "step 60: grad_norm 4" in capsys.readouterr().out
 
 

@@ -1,7 +1,5 @@
 """A step's rows packed compute what they compute padded; batches keep their budget; grouping saves padding."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from itertools import islice

@@ -1,6 +1,4 @@
-"""The plan: parameters as the models have them, memory as GPUs and CPUs measured it, mistakes named."""
-
-from __future__ import annotations
+"""The plan: parameters as the models have them, memory as GPUs measured it, mistakes named; the benchmark for GPUs."""
 
 import dataclasses
 import importlib.util
@@ -24,10 +22,6 @@ CONFIG = ROOT / "configs/train_13b_fft.yaml"
 LARGE = ["train_13b_fft", "train_7b_lora", "train_7b_fft", "train_13b_lora", "robopoint_13b_fft", "pretrain_projector"]
 
 
-def dimensions_of(model):
-    return plan.model_dimensions(train_config(Path(), model, Path()))[1]
-
-
 @pytest.mark.parametrize("llm", ["full", "lora", "frozen"])
 @pytest.mark.parametrize("vision", ["full", "frozen"])
 def test_parameters_are_counted_as_the_model_has_them(llm, vision):
@@ -40,13 +34,10 @@ def test_parameters_are_counted_as_the_model_has_them(llm, vision):
     assert total_params(size, config.modes, config.lora_rank) == total
 
 
-@pytest.mark.parametrize(("name", "total"), [("trace-13b", 13.35e9), ("trace-7b", 7.06e9)])
-def test_published_sizes(name, total):
-    assert total_params(dimensions_of(name), Trainable(), 0) == pytest.approx(total, rel=2e-3)
-
-
 def test_a_step_takes_six_operations_a_parameter_and_token_and_less_if_frozen():
-    size, work = dimensions_of("trace-13b"), Workload(tokens=1000, squares=1e6, labelled=1000, images=0)
+    _, size = plan.model_dimensions(train_config(Path(), "trace-13b", Path()))
+    assert total_params(size, Trainable(), 0) == pytest.approx(13.35e9, rel=2e-3)
+    work = Workload(tokens=1000, squares=1e6, labelled=1000, images=0)
     full = training_flops(size, work, Trainable())
     assert full == pytest.approx(6 * 13e9 * 1000, rel=0.03)
     frozen = training_flops(size, work, Trainable(llm="frozen"))
@@ -98,15 +89,12 @@ def test_sharding_and_offloading_take_less():
     assert total(2) > 40e9 and total(3, 1) > 16 * 13e9  # 16 bytes a parameter and more on a single GPU
 
 
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ("--gpus 0", "--gpus"), ("--gpu-memory nan", "--gpu-memory"), ("--mfu 40", "--mfu"),
-        ("--num-samples 10", "global_batch_size"), ("--gpus 7", "global_batch_size"),
-        ("--gpus 512 --set packing=true", "global_batch_size"), ("--tokens 50 --learned 60", "--learned"),
-        ("--set model=nowhere", "nowhere"), ("--set modell=x", "modell"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("arguments", "name"), [
+    ("--gpus 0", "--gpus"), ("--gpu-memory nan", "--gpu-memory"), ("--mfu 40", "--mfu"),
+    ("--num-samples 10", "global_batch_size"), ("--gpus 7", "global_batch_size"), ("--set model=nowhere", "nowhere"),
+    ("--gpus 512 --set packing=true", "global_batch_size"), ("--tokens 50 --learned 60", "--learned"),
+    ("--set modell=x", "modell"),
+])  # fmt: skip
 def test_a_mistake_is_named(arguments, name):
     with pytest.raises(InputError, match=name):
         plan.main(["--config", str(CONFIG), *arguments.split()])
@@ -116,3 +104,18 @@ def test_existing_data_is_counted(scenes, capsys):
     overrides = [f"data={scenes / 'captions.json'}", "model=nano-random", "global_batch_size=8", "micro_batch_size=1"]
     assert plan.main(["--config", str(CONFIG), "--set", *overrides]) == 0
     assert "271 samples" in capsys.readouterr().out.replace(",", "")
+
+
+def test_the_gpu_benchmark_measures_a_padded_and_a_packed_case(tmp_path):
+    pytest.importorskip("deepspeed", reason="these two cases step in ZeRO-2")
+    out = tmp_path / "train_gpu.json"
+    command = [sys.executable, str(ROOT / "benchmarks/train_gpu.py"), "--tiny", "--out", str(out), "--only", "9", "10"]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    found = json.loads(out.read_text())
+    packed, padded = found["cases"]
+    for case in (padded, packed):
+        assert "failed" not in case and case["tokens_per_second"] > 0 and case["peak_memory_gib"] > 0
+    assert padded["padding_share"] > packed["padding_share"] == 0
+    assert set(found["ratios"]) == {"trace-13b lora: packed (varlen) / padded"}
+    refused = subprocess.run([*command[:2], "--out", str(out)], capture_output=True, text=True)
+    assert refused.returncode and "no CUDA device" in refused.stderr

@@ -1,7 +1,5 @@
 """Several processes without DeepSpeed, as torchrun starts them: the same steps, SIGTERM, failing together."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -10,6 +8,7 @@ import pytest
 import torch
 from train_together import Run, changed_parts, logged, settings, weights
 
+from trace_vlm.cli import main as trace_vlm
 from trace_vlm.train.checkpoints import last_checkpoint
 
 
@@ -51,6 +50,9 @@ def test_sigterm_to_one_process_saves_in_both_and_the_same_command_continues(sce
     cut.to_its_end()
     assert logged(cut.folder) == logged(complete.folder) and len(logged(complete.folder)) == 24
     assert changed_parts(weights(complete.folder), weights(cut.folder)) == set()
+    assert (cut.folder / "adapter_config.json").is_file() and not (cut.folder / "model.safetensors").exists()
+    assert trace_vlm(["convert", str(cut.folder), str(tmp_path / "merged")]) == 0
+    assert changed_parts(weights(cut.folder), weights(tmp_path / "merged")) == set()
 
 
 def test_sigterm_before_the_first_step_ends_all_with_its_code(scenes, tiny_folder, tmp_path):

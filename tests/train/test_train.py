@@ -18,7 +18,6 @@ import yaml
 from shell import ROOT
 from train_together import Run, changed_parts, logged, record, settings, train_config, weights
 
-from trace_vlm.cli import main as trace_vlm
 from trace_vlm.model.checkpoint import load
 from trace_vlm.train import checkpoints, sft
 from trace_vlm.train.config import load_config
@@ -30,7 +29,6 @@ CONFIGS = ROOT / "configs"
 # Rows that share images, the grounding loss, Muon: what configs/train_nano.yaml uses.
 NANO = {"share_image": 3, "group_by_length": False, "optimizer": "muon", "global_batch_size": 4}
 NANO |= {"grounding_loss": {"weight": 0.3, "layer": 1, "head": 0}}
-LORA = {"trainable": {"llm": "lora"}, "lora": {"r": 4, "alpha": 8, "dropout": 0.0}}
 
 
 def test_training_changes_what_is_trainable_and_nothing_else(scenes, tiny_folder, tmp_path):
@@ -63,14 +61,6 @@ def test_a_killed_run_continues_to_the_same_weights(scenes, tiny_folder, tmp_pat
     killed.to_its_end()
     assert record(killed.folder)["finished"] and logged(killed.folder) == logged(complete)
     assert changed_parts(weights(complete), weights(killed.folder)) == set()
-
-
-def test_lora_is_a_standard_adapter_with_the_projector(scenes, tiny_folder, tmp_path):
-    folder = train(train_config(scenes, tiny_folder, tmp_path / "lora", **LORA))
-    assert (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").exists()
-    assert trace_vlm(["convert", str(folder), str(tmp_path / "merged")]) == 0
-    changed = changed_parts(weights(tiny_folder), weights(tmp_path / "merged"))
-    assert changed == {"language_model", "multi_modal_projector"}
 
 
 def test_vision_pretraining_trains_the_tower_alone(scenes, tmp_path):
