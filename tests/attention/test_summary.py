@@ -13,6 +13,9 @@ from trace_vlm.core.points import Box, Point
 from trace_vlm.utils.command import run
 
 NOWHERE = Regions(None, None, ())
+EVEN_MAPS = np.full((5, 4, 4), 0.02, np.float32)
+EVEN, FINDING, FALLING = (0.3,) * 5, (0.4, 0.4, 0.15, 0.3, 0.3), (0.3, 0.3, 0.3, 0.3, 0.05)
+NO_SUBTYPE = (0.4, 0.4, None, 0.3, 0.3)
 
 
 def spot(row, column, share=0.4):
@@ -22,7 +25,7 @@ def spot(row, column, share=0.4):
 
 
 def test_even_attention_and_attention_on_one_token_are_the_extremes():
-    even = measure(np.full((4, 4), 0.02, np.float32), NOWHERE)
+    even = measure(EVEN_MAPS[0], NOWHERE)
     assert even["share"] == pytest.approx(0.32) and even["entropy"] == pytest.approx(1)
     assert even["area"] == pytest.approx(0.5) and even["target"] is even["distance"] is None
     single = measure(spot(1, 2), NOWHERE)
@@ -49,11 +52,6 @@ def test_overlap_and_distance_are_in_the_frame_of_the_padded_square():
     even = uniform(4, where, 0.6)
     assert even["share"] == 0.6 and even["target"] == pytest.approx(0.25) and even["area"] == pytest.approx(0.5)
     assert even["distance"] == pytest.approx(np.mean(distances))
-
-
-EVEN_MAPS = np.full((5, 4, 4), 0.02, np.float32)
-EVEN, FINDING, FALLING = (0.3,) * 5, (0.4, 0.4, 0.15, 0.3, 0.3), (0.3, 0.3, 0.3, 0.3, 0.05)
-NO_SUBTYPE = (0.4, 0.4, None, 0.3, 0.3)
 
 
 def record(number, shares, areas):

@@ -20,6 +20,9 @@ MASK = np.zeros((40, 80), bool)
 MASK[15:25, 20:32] = True  # left of the reference, which stands in the middle
 REFERENCE = {"instance": 3, "center": [0.5, 0.5], "box": [0.45, 0.4, 0.55, 0.6]}
 META = {"relation": "left", "references": [REFERENCE], "instances": "a.png"}
+INSIDE, OUTSIDE, WRONG = Point(0.3, 0.5), Point(1.5, 0.5), Point(0.9, 0.5)
+REGION, OTHER = Box(0.25, 0.375, 0.4, 0.625), Box(0.9, 0.4, 0.95, 0.5)
+THREE = ["wrong direction", "outside the image", "on the reference object"]
 
 
 def classifier(root, meta=META):
@@ -55,11 +58,6 @@ def test_broken_instance_image_is_named(root):
     (root / "a.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="question 1: .*a.png"):
         classifier(root)
-
-
-INSIDE, OUTSIDE, WRONG = Point(0.3, 0.5), Point(1.5, 0.5), Point(0.9, 0.5)
-REGION, OTHER = Box(0.25, 0.375, 0.4, 0.625), Box(0.9, 0.4, 0.95, 0.5)
-THREE = ["wrong direction", "outside the image", "on the reference object"]
 
 
 @pytest.mark.parametrize(("items", "expected"), [

@@ -12,7 +12,6 @@ from small_benchmark import lines
 from trace_vlm.eval import model_vqa, summarize_vqa
 from trace_vlm.eval.answering import fingerprint
 from trace_vlm.eval.benchmark import run_file
-from trace_vlm.model.checkpoint import load, loaded_dtype, save
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_json
 
@@ -128,16 +127,6 @@ def test_other_images_do_not_continue_a_run(answer, bench, tmp_path):
     (others / "unasked.png").write_bytes(b"")
     shutil.copy(bench / "images" / "wide.png", others)
     assert answer("--images", others).read_bytes() == before, "images that are not asked about do not count"
-
-
-def test_dtype_is_known_before_a_model_is_loaded(tiny_checkpoint, tmp_path):
-    save(tiny_checkpoint, tmp_path / "half", dtype="bfloat16")
-    for dtype, name in (("auto", "bfloat16"), ("float32", "float32"), ("half", "float16")):
-        assert loaded_dtype(tmp_path / "half", None, dtype) == name
-        assert str(load(tmp_path / "half", dtype=dtype).model.dtype) == f"torch.{name}"
-    assert loaded_dtype("nano-random", None, "auto") == "float32"  # the preset: random weights
-    with pytest.raises(InputError, match="int8"):
-        loaded_dtype(tmp_path / "half", None, "int8")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json", "model.safetensors"])

@@ -6,12 +6,12 @@ pytest -m requires_gpu tests/gpu
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shell import ROOT
 from train_together import logged
 
 from trace_vlm import Predictor
@@ -23,8 +23,9 @@ from trace_vlm.train import varlen_attention
 from trace_vlm.utils.files import read_json
 
 pytestmark = [pytest.mark.requires_gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-ROOT = Path(__file__).parents[2]
 ORIGINAL = ROOT / "tests/data/llava_original"
+PLAIN = ("grounding_loss=null", "optimizer=adamw", "learning_rate=1e-4", "precision=bf16")
+PACKED = (*PLAIN, "packing=true", "pack_tokens=1024", "max_length=512")
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +116,6 @@ def losses_of(scenes, tmp_path):
 
 def test_the_nano_recipe_trains_in_float32_with_its_grounding_loss(losses_of):
     losses_of("nano")
-
-
-PLAIN = ("grounding_loss=null", "optimizer=adamw", "learning_rate=1e-4", "precision=bf16")
-PACKED = (*PLAIN, "packing=true", "pack_tokens=1024", "max_length=512")
 
 
 @pytest.mark.parametrize(("first", "second"), [(PLAIN, PACKED), (PACKED, (*PACKED, "compile=true"))],

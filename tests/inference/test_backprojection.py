@@ -14,6 +14,9 @@ from trace_vlm.utils.command import InputError
 SIZE = (64, 48)
 CAMERA = Camera(50.0, 60.0, 31.5, 23.5)
 POSE = np.array([[0.0, -1, 0, 0.1], [1, 0, 0, 0.2], [0, 0, 1, 0.3], [0, 0, 0, 1]])
+K9 = [50.0, 0, 31.5, 0, 60.0, 23.5, 0, 0, 1]
+P12 = [50.0, 0, 31.5, 0, 0, 60.0, 23.5, 0, 0, 0, 1, 0]
+NESTED = [K9[:3], K9[3:6], K9[6:]]
 
 
 def write(path, value):
@@ -55,8 +58,6 @@ def test_depth_images_in_their_units(tmp_path):
     np.save(tmp_path / "mm.npy", metres * 1000)
     assert read_depth(tmp_path / "mm.npy", "mm", "registered", SIZE)[3, 3] == 1.25
 
-
-def test_a_smaller_depth_image_is_scaled(tmp_path):
     np.save(tmp_path / "d.npy", np.array([[1.0, np.inf], [-1.0, 2.0]], np.float32))
     scaled = read_depth(tmp_path / "d.npy", "m", "scaled", SIZE)
     assert scaled.shape == (48, 64) and scaled[0, 0] == 1 and scaled[47, 63] == 2
@@ -77,10 +78,7 @@ def test_depth_that_does_not_fit_is_refused(tmp_path, array, unit, message):
         read_depth(tmp_path / "d.npy", unit, "registered", SIZE)
 
 
-K9 = [50.0, 0, 31.5, 0, 60.0, 23.5, 0, 0, 1]
-P12 = [50.0, 0, 31.5, 0, 0, 60.0, 23.5, 0, 0, 0, 1, 0]
-NESTED = [K9[:3], K9[3:6], K9[6:]]
-CAMERAS = {
+@pytest.mark.parametrize(("name", "content"), {
     "plain.json": {"fx": 50, "fy": 60, "cx": 31.5, "cy": 23.5, "width": 64, "height": 48},
     "matrix.json": NESTED, "opencv.json": {"camera_matrix": NESTED}, "projection.json": {"p": P12},
     "ros.json": {"width": 64, "height": 48, "k": K9, "p": P12, "d": [0.0] * 5},
@@ -93,12 +91,9 @@ CAMERAS = {
     "opencv.xml": '<?xml version="1.0"?>\n<opencv_storage><image_width>64</image_width>\n<camera_matrix '
                   'type_id="opencv-matrix"><rows>3</rows><cols>3</cols><dt>d</dt><data>\n    50. 0. 31.5 0. 60. 23.5 0.'
                   " 0. 1.</data></camera_matrix></opencv_storage>\n",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CAMERAS)
-def test_camera_files_of_ros_realsense_and_opencv(name, tmp_path, capsys):
-    path = write(tmp_path / name, CAMERAS[name])
+}.items())  # fmt: skip
+def test_camera_files_of_ros_realsense_and_opencv(name, content, tmp_path, capsys):
+    path = write(tmp_path / name, content)
     assert read_intrinsics(path, SIZE) == CAMERA and capsys.readouterr().err == ""
     if "64" in path.read_text():
         with pytest.raises(InputError, match=name):

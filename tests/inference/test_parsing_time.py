@@ -7,15 +7,13 @@ from trace_vlm.core.conventions import foreign_syntax
 from trace_vlm.core.reasoning import parse
 from trace_vlm.eval.error_classes import explain_unparsed
 
+
 # Headings, tags and lists without an end, and everything that may stand between two points of an answer.
-PIECES = [
+@pytest.mark.parametrize("piece", [
     "**Final Answer:** (", "[(0.1, 0.2), ", "<think>", "</think>(0.1, 0.2)", "<answer>", "<answer>(0.1, 0.2)</answer>",
     "\nAnswer: (0.1, 0.2) and ", "the answer is (", "(0.1, 0.2) ", "x=0.1, y=0.2 ", "'", '"', "(", "<", "a ", "a1 ",
     "\\left", "mug: ", "- ", "\n", "\n- mug\n", "and ",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("piece", PIECES)
+])  # fmt: skip
 def test_an_answer_is_read_in_linear_time(piece):
     length = 150_000 // len(piece)
     assert_linear(parse, piece * length)

@@ -1,8 +1,10 @@
-"""Batched generation against a plain loop, sampling that can be resumed, and `trace-vlm predict`."""
+"""Batched generation against a plain loop, sampling that can be resumed, confidence, and `trace-vlm predict`."""
 
 import copy
 import dataclasses
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from transformers import AttentionInterface
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse
 from trace_vlm.inference import predictor as module
-from trace_vlm.inference.confidence import point_confidence
+from trace_vlm.inference.confidence import agreement, medoid, point_confidence
 from trace_vlm.inference.generation import PASS_TOKENS, Decoding, generate_with_transformers
 from trace_vlm.inference.predict import format_prediction, main, prediction_as_json
 from trace_vlm.inference.predictor import Prediction, Predictor, make_batches
@@ -283,3 +285,34 @@ def test_points_and_boxes_as_json_and_text():
     for cut in (True, False):
         answer = dataclasses.replace(prediction, response=parse("no"), text="no", cut=cut)
         assert ("--max-new-tokens" in format_prediction(answer, (200, 100))) is cut
+
+
+def test_agreement_counts_answers_nearby():
+    responses = [
+        parse(text, (200, 100)) for text in ("[(0.5, 0.5), (0.1, 0.1)]", "[(0.52, 0.5)]", "[(0.9, 0.9)]", "none")
+    ]
+    assert agreement(responses, (200, 100)) == [pytest.approx((1 / 3, 0)), pytest.approx((1 / 3,)), (0,), ()]
+    # 0.05 of the diagonal of 200 x 100 pixels is 11.2: 0.1 of the height, half of that of the width
+    across, down = (
+        [parse("[(0.5, 0.5)]", (200, 100)), parse(text, (200, 100))] for text in ("[(0.57, 0.5)]", "[(0.5, 0.6)]")
+    )
+    assert agreement(across, (200, 100))[0] == (0,) and agreement(down, (200, 100))[0] == (1,)
+
+
+def test_medoid_is_the_answer_that_the_others_support():
+    texts = ["none", "[(0.9, 0.9)]", "[(0.5, 0.5)]", "[(0.51, 0.5)]", "[(0.49, 0.5)]"]
+    assert (
+        medoid([parse(text, (200, 100)) for text in texts], (200, 100)) == 2
+    )  # the middle one of three that support each other
+    assert medoid([parse("none"), parse("[(0.1, 0.1)]")], (200, 100)) == 1
+
+
+def test_confidence_belongs_to_the_characters_of_each_point():
+    characters = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)))
+    text = "The mug is (0.9, 0.9).\nAnswer: （0.46，0.53） and **x=0.1, y=0.2** and \\(0.3, 0.4\\). Not at (0.8, 0.8)."
+    response, logprobs = parse(text), [math.log(0.9)] * len(text)
+    assert [text[start:end] for start, end in response.spans] == ["（0.46，0.53）", "x=0.1, y=0.2", "(0.3, 0.4\\)"]
+    for (start, end), value in zip(response.spans, (0.2, 0.4, 0.6), strict=True):
+        logprobs[start:end] = [math.log(value)] * (end - start)
+    confidence = point_confidence(characters, [ord(character) for character in text], logprobs, response)
+    assert confidence == pytest.approx((0.2, 0.4, 0.6))

@@ -16,6 +16,11 @@ from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_json
 
 ASSETS = Path(build.__file__).parents[1] / "assets"
+# What earlier versions of this package wrote beside a tokenizer without the normalizer: a space follows the image.
+OLD_TEMPLATE = (
+    "{{ '" + TEMPLATES["vicuna_v1"].system.replace("'", "\\'") + " ' }}{% for message in messages %}"
+    "{{ 'USER: <image> \\n' + message['content'][1]['text'] + ' ASSISTANT:' }}{% endfor %}"
+)
 
 
 def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_path, monkeypatch):
@@ -27,15 +32,7 @@ def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-# What earlier versions of this package wrote beside a tokenizer without the normalizer: a space follows the image.
-OLD_TEMPLATE = (
-    "{{ '" + TEMPLATES["vicuna_v1"].system.replace("'", "\\'") + " ' }}{% for message in messages %}"
-    "{{ 'USER: <image> \\n' + message['content'][1]['text'] + ' ASSISTANT:' }}{% endfor %}"
-)
-
-
 def old_llama(zoo):
-    """A folder with a Llama tokenizer and the old chat template."""
     convert(zoo / "full", zoo / "old")
     tokenizer = LlamaTokenizer.from_pretrained(zoo / "full", legacy=False, add_bos_token=True)
     tokenizer.add_tokens([AddedToken("<image>", special=False, normalized=True)])

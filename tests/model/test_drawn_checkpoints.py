@@ -1,6 +1,8 @@
-"""Checkpoints of every kind, drawn from a seed, against stock transformers with the drawn tensors."""
+"""Checkpoints of every kind, drawn from a seed, against stock transformers with the drawn tensors; their memory."""
 
 import json
+import subprocess
+import sys
 
 import checkpoints_by_hand as hand
 import pytest
@@ -13,6 +15,29 @@ from trace_vlm.model.checkpoint import compose, load, save
 from trace_vlm.model.convert import convert
 
 PROMPT = render_prompt("Where is the blue bowl, really? 3.5")
+LARGE = hand.Shape(width=1024, mlp=2816, layers=12, heads=8, groups=8, vision=64, vision_heads=4)
+MEMORY = """
+import ctypes, gc, json, re, sys
+from pathlib import Path
+from trace_vlm.model.checkpoint import load
+from trace_vlm.model.convert import convert
+def memory(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+warm, source, target = sys.argv[1:]
+def run(work, folder, to):
+    return convert(folder, to) if work == "convert" else load(folder, dtype=work)
+peaks = {}
+for work in ("convert", "float16", "float32"):
+    run(work, warm, target + "-warm-" + work)  # a tiny one first: libraries, caches and buffers are in place
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = memory("VmRSS")
+    made = run(work, source, target)
+    peaks[work] = memory("VmHWM") - before
+    del made
+print(json.dumps(peaks))
+"""
 
 
 def logits(checkpoint, image):
@@ -84,7 +109,6 @@ def test_parts_to_start_training_from(linear, tmp_path, recorded):
 
 
 def test_rows_of_the_vocabulary_without_a_piece_are_kept(zoo):
-    """Some checkpoints have more rows than their tokenizer has pieces."""
     for file in sorted((zoo / "full").glob("*.safetensors")):
         tensors = load_file(file)
         for name in tensors.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
@@ -96,3 +120,19 @@ def test_rows_of_the_vocabulary_without_a_piece_are_kept(zoo):
     back = load_file(zoo / "back" / "model.safetensors")
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         assert len(back[name]) == 1005 and (back[name][1000:] == 1).all()
+
+
+def test_loading_holds_the_weights_once_and_converting_not_at_all(recorded, tmp_path):
+    """The peak of a process of its own, on 330 MB in .bin shards; the small checkpoint is there to warm up."""
+    big, command = tmp_path / "big", [sys.executable, "-c", MEMORY, str(recorded.folder / "full")]
+    text, tower = hand.draw_tensors(LARGE, 3, torch.float16, linear=True)
+    tensors = {name: one for name, one in (text | hand.inside_names(tower)).items() if not name.endswith("inv_freq")}
+    hand.write_tokenizer(big, recorded.folder / "tokenizer", legacy=False)
+    hand.write_shards(big, sorted(tensors), tensors, 2, "bin")
+    (big / "config.json").write_text(json.dumps(hand.llava_config(LARGE, "../eyes", linear=True)))
+    hand.write_clip(tmp_path / "eyes", LARGE, tower)
+    done = subprocess.run([*command, big, tmp_path / "made"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    peaks = {work: peak / size for work, peak in json.loads(done.stdout.splitlines()[-1]).items()}
+    assert 0.9 < peaks["float16"] <= 1.15 and 1.8 < peaks["float32"] <= 2 * 1.15 and peaks["convert"] <= 0.5

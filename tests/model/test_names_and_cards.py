@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from trace_vlm.model import build, vision_tower
-from trace_vlm.model.checkpoint import check_generation_config, load, save
+from trace_vlm.model.checkpoint import check_generation_config, load, loaded_dtype, save
 from trace_vlm.model.convert import convert
 from trace_vlm.model.presets import PRESETS, model_folder
 from trace_vlm.utils.command import InputError
@@ -22,6 +22,7 @@ from trace_vlm.utils.files import read_json, write_json
 # Vicuna (13,015,864,320 and 6,738,415,616), 64 rows more in both embeddings, CLIP-L/14-336 (303,507,456), the projector.
 LARGE = {"trace-13b": 13_351_494_656, "trace-7b": 7_063_427_072, "robopoint-13b": 13_351_494_656}
 SIZES = {**LARGE, "nano-random": 2_296_064}
+LORA = ("lab/lora", "--model-base", "lab/base", "--vision-tower", "lab/clip")
 CLIP_336, VICUNA = "openai/clip-vit-large-patch14-336", "lmsys/vicuna-13b-v1.5"
 
 
@@ -140,13 +141,17 @@ def test_unknown_and_missing_settings_are_named(recorded, option, value, message
         load(recorded.folder / "full", **{option: value})
 
 
-def test_the_automatic_type_is_the_stored_one(recorded):
-    assert load(recorded.folder / "full", dtype="auto").model.dtype == torch.bfloat16
-    # merged in float32, and still of the type that its base has
-    assert load(recorded.folder / "lora", recorded.folder / "base", dtype="auto").model.dtype == torch.float16
-
-
-LORA = ("lab/lora", "--model-base", "lab/base", "--vision-tower", "lab/clip")
+def test_the_type_is_known_before_a_model_is_loaded(recorded, converted):
+    for folder, base, dtype, expected in (
+        (recorded.folder / "full", None, "auto", "bfloat16"), (converted["full"], None, "auto", "bfloat16"),
+        (converted["full"], None, "float32", "float32"), (converted["full"], None, "half", "float16"),
+        (recorded.folder / "lora", recorded.folder / "base", "auto", "float16"),  # merged in float32, but of its base's type
+    ):  # fmt: skip
+        assert loaded_dtype(folder, base, dtype) == expected
+        assert load(folder, base, dtype=dtype).model.dtype == getattr(torch, expected)
+    assert loaded_dtype("nano-random", None, "auto") == "float32"  # the preset: random weights
+    with pytest.raises(InputError, match="int8"):
+        loaded_dtype(converted["full"], None, "int8")
 
 
 def test_an_adapter_its_base_and_the_tower_come_from_the_hub(recorded, converted, tmp_path):

@@ -31,7 +31,6 @@ pytestmark = needs_gl
 
 @pytest.fixture(scope="module")
 def views(questions):
-    """One question of each view."""
     return list({one.meta["view"]: one for one in questions}.values())
 
 

@@ -2,14 +2,13 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from shell import ROOT
 
 from trace_vlm.train.config import load_config
 from trace_vlm.utils.command import InputError
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 
 

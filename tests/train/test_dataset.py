@@ -40,8 +40,6 @@ def samples(scenes):
 
 @pytest.fixture
 def rows_of(scenes, nano, tmp_path):
-    """The rows of samples, written to a file first."""
-
     def make(samples, folder=scenes, **options):
         path = tmp_path / "data.json"
         path.write_text(json.dumps(samples))

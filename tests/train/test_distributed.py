@@ -4,12 +4,12 @@ import os
 import shutil
 import signal
 from itertools import product
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("deepspeed", reason="DeepSpeed comes with --gpu")
 
+from shell import ROOT
 from train_together import Run, changed_parts, logged, record, settings, weights
 
 from trace_vlm.cli import main as trace_vlm
@@ -19,7 +19,6 @@ from trace_vlm.train.config import TrainConfig
 from trace_vlm.train.memory import total_params, trained_params
 from trace_vlm.utils.config import build_config
 
-ROOT = Path(__file__).parents[2]
 FULL = {"trainable": {"llm": "full", "projector": "full"}}
 LORA = {"trainable": {"llm": "lora", "projector": "full"}, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}}
 LORA_WITHOUT_DROPOUT = LORA | {"lora": {**LORA["lora"], "dropout": 0.0}}
@@ -27,8 +26,6 @@ LORA_WITHOUT_DROPOUT = LORA | {"lora": {**LORA["lora"], "dropout": 0.0}}
 
 @pytest.fixture
 def run_of(scenes, tiny_folder, tmp_path):
-    """A run under ZeRO-2 or 3."""
-
     def make(name, zero, precision, trained, processes=2, **changes):
         values = {"learning_rates": {"projector": 5e-4}, "warmup_ratio": 0.2, "packing": True, "pack_tokens": 160}
         values |= {"micro_batch_size": 2, "max_length": 96, "precision": precision}

@@ -66,18 +66,14 @@ def test_steps_are_torchs_up_to_its_half_precision():
 def test_muon_and_adamw_step_save_and_follow_one_schedule():
     torch.manual_seed(0)
     matrix, vector = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3))
-
-    def make():
-        return MuonWithAdamW(Muon([matrix], lr=0.02, weight_decay=0.05), [{"params": [vector], "lr": 0.1}])
-
-    optimizer = make()
+    rates = {"lr": 0.02, "weight_decay": 0.05}
+    optimizer, again = (MuonWithAdamW(Muon([matrix], **rates), [{"params": [vector], "lr": 0.1}]) for _ in range(2))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
     before = matrix.detach().clone()
     (matrix.sum() + vector.square().sum()).backward()
     optimizer.step()
     schedule.step()
     assert not torch.equal(before, matrix) and [group["lr"] for group in optimizer.param_groups] == [0.01, 0.05]
-    again = make()
     again.load_state_dict(optimizer.state_dict())
     first, second = (json.dumps(o.state_dict(), default=lambda value: value.tolist()) for o in (optimizer, again))
     assert first == second and [group["lr"] for group in again.param_groups] == [0.01, 0.05]

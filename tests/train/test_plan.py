@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shell import ROOT
 from train_together import train_config
 
 from trace_vlm.model.checkpoint import load
@@ -17,7 +18,6 @@ from trace_vlm.train.memory import Sharding, Workload, plan_memory, total_params
 from trace_vlm.train.param_groups import set_trainable, trainable_parameters
 from trace_vlm.utils.command import InputError
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/train_13b_fft.yaml"
 LARGE = ["train_13b_fft", "train_7b_lora", "train_7b_fft", "train_13b_lora", "robopoint_13b_fft", "pretrain_projector"]
 
@@ -50,11 +50,6 @@ def test_every_large_configuration_has_a_plan(name, capsys):
     assert plan.main(["--config", str(ROOT / f"configs/{name}.yaml"), "--gpus", "8", "--gpu-memory", "80"]) == 0
     text = capsys.readouterr().out
     assert "unvalidated" in text and "ZeRO-3" in text and "steps" in text
-
-
-def test_the_plan_imports_no_torch():
-    check = "import sys, trace_vlm.train.plan; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
 @pytest.mark.parametrize(("file", "count"), [("train_h100_2026-11-26", 6), ("train_h200_2026-11-26", 10)])

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from shell import ROOT
+from small_benchmark import make_benchmark
 from train_together import Run, changed_parts, logged, record, settings, train_config, weights
 
 from trace_vlm.model.checkpoint import load
@@ -43,7 +44,6 @@ def test_training_changes_what_is_trainable_and_nothing_else(scenes, tiny_folder
 
 
 def test_twenty_steps_of_the_nano_model_follow_the_recorded_curve(scenes, tmp_path):
-    """`configs/train_nano.yaml` from random weights, recorded."""
     overrides = [f"data={scenes / 'captions.json'}", f"image_folder={scenes}", f"output_dir={tmp_path / 'run'}"]
     overrides += ["model=nano-random", "max_steps=20", "logging_steps=1", "report_to=[]"]
     folder = train(load_config(CONFIGS / "train_nano.yaml", overrides))
@@ -189,8 +189,14 @@ def test_flash_attention_is_used_if_it_loads(monkeypatch, tmp_path, loads, chang
 
 
 @pytest.fixture
-def evaluation(bench):
-    return {"benchmark": str(bench), "steps": 2, "questions": 1, "reasoning": False, "max_new_tokens": 8}
+def evaluation(tmp_path):
+    return {
+        "benchmark": str(make_benchmark(tmp_path / "bench")),
+        "steps": 2,
+        "questions": 1,
+        "reasoning": False,
+        "max_new_tokens": 8,
+    }
 
 
 def test_a_benchmark_is_answered_during_training_and_changes_nothing(scenes, tiny_folder, evaluation, tmp_path):
@@ -198,7 +204,7 @@ def test_a_benchmark_is_answered_during_training_and_changes_nothing(scenes, tin
     asked = train(train_config(scenes, tiny_folder, tmp_path / "asked", evaluation=evaluation, **common))
     plain = train(train_config(scenes, tiny_folder, tmp_path / "plain", **common))
     assert logged(asked, "point_accuracy") and len(logged(asked, "token_loss")) == 3
-    assert sorted(path.name for path in (asked / "evaluation").iterdir()) == ["0000002_7.png", "0000003_7.png"]
+    assert sorted(path.name for path in (asked / "evaluation").iterdir()) == ["0000002_0.png", "0000003_0.png"]
     assert changed_parts(weights(asked), weights(plain)) == set()
 
 
@@ -213,7 +219,7 @@ def test_a_run_with_loading_workers_and_evaluation_ends_by_itself(scenes, tiny_f
 
 
 def test_a_broken_image_of_the_benchmark_stops_a_run_before_its_first_step(scenes, tiny_folder, evaluation, tmp_path):
-    image = Path(evaluation["benchmark"]) / "images/a.png"
+    image = Path(evaluation["benchmark"]) / "images/wide.png"
     image.write_bytes(image.read_bytes()[:60])
-    with pytest.raises(InputError, match=r"evaluation: .*a\.png"):
+    with pytest.raises(InputError, match=r"evaluation: .*wide\.png"):
         train(train_config(scenes, tiny_folder, tmp_path / "run", evaluation=evaluation))
