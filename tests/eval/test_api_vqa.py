@@ -56,10 +56,6 @@ def texts(path):
     return {line["text"] for line in lines(path)}
 
 
-def finished(answers):
-    return bool(read_json(run_file(answers))["finished"])
-
-
 def accuracy(answers):
     assert summarize_vqa.main(["--answers", str(answers), "--resamples", "20"]) == 0
     return read_json(answers.parent / "summary.json")["models"][0]["accuracy"][0]["mean"]
@@ -172,7 +168,8 @@ def test_killed_and_started_again_nothing_is_asked_twice(bench, tmp_path):
             torn.write(b'{"key": "00')  # as a crash of the system leaves it
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
-    assert [line["question_id"] for line in lines(answers)] == [1000 + n for n in range(count)] and finished(answers)
+    assert [line["question_id"] for line in lines(answers)] == [1000 + n for n in range(count)]
+    assert read_json(run_file(answers))["finished"]
     assert {record["fault"] for record in server.records} >= {"none", *faults}
     completed = Counter(record["digest"] for record in server.records if record["completed"])
     assert sum(times - 1 for times in completed.values()) <= 4, "at most what was in flight when it was killed"
@@ -185,13 +182,13 @@ def test_unanswered_questions_are_reported_and_asked_again(bench, tmp_path, caps
         assert run(api_vqa.main, flags(bench, answers, server.url, *one_by_one)) == 2
         error, part = capsys.readouterr().err.splitlines()[-1], lines(answers)
         assert 0 < len(part) < 6 and f"{6 - len(part)} questions" in error and "HTTP 400" in error
-        assert not finished(answers)
+        assert not read_json(run_file(answers))["finished"]
         more = (*one_by_one, "--runs", 2, "--temperature", 0.5)
         assert run(api_vqa.main, flags(bench, tmp_path / "n.jsonl", server.url, *more)) == 2
         assert str(tmp_path / "n-2.jsonl") in capsys.readouterr().err and (tmp_path / "n-1.jsonl").is_file()
         server.faults = {}
         assert run(api_vqa.main, flags(bench, answers, server.url)) == 0
-    assert len(lines(answers)) == 6 and finished(answers)
+    assert len(lines(answers)) == 6 and read_json(run_file(answers))["finished"]
 
 
 def test_server_that_refuses_everything_is_not_asked_everything(bench, tmp_path, capsys):
@@ -270,4 +267,5 @@ def test_broken_images_are_refused_or_skipped(bench, tmp_path, capsys):
         assert "wide.png" in capsys.readouterr().err and not server.asked
         assert api_vqa.main([*words, "--skip-broken"]) == 0
     assert len(server.asked) == 4 and [line["question_id"] for line in lines(answers)] == [4, 5, 7, 8]
-    assert read_json(run_file(answers))["skipped"] == [3, 6] and finished(answers)
+    record = read_json(run_file(answers))
+    assert record["skipped"] == [3, 6] and record["finished"]

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -77,6 +78,15 @@ def test_another_type_on_disk_in_several_files(recorded, tmp_path, monkeypatch):
     assert index["metadata"]["total_size"] == 2 * 482016 and set(index["weight_map"].values()) == files
     after, before = (load(folder).model.lm_head.weight[:1000] for folder in (half, recorded.folder / "full"))
     assert torch.equal(after, before.half().float())
+
+
+def test_saving_never_overwrites_and_leaves_nothing_half(nano, nano_folder, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="nano"):
+        save(nano, nano_folder)
+    monkeypatch.setattr(nano.processor, "save_pretrained", Mock(side_effect=OSError("no space left")))
+    with pytest.raises(InputError, match="half"):
+        save(nano, tmp_path / "half")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_an_empty_folder_is_written_to(recorded, tmp_path, capsys):

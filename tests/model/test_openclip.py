@@ -34,24 +34,22 @@ def weights():
 def penultimate(weights, pixels, activation):
     """What open_clip's VisionTransformer computes up to its last block but one."""
 
-    def part(x, name, apply):
-        return apply(x, weights[f"visual.{name}.weight"], weights[f"visual.{name}.bias"])
-
-    def norm(x, weight, bias):
-        return functional.layer_norm(x, (WIDTH,), weight, bias)
+    def part(x, name):
+        weight, bias = (weights[f"visual.{name}.{kind}"] for kind in ("weight", "bias"))
+        return functional.layer_norm(x, (WIDTH,), weight, bias) if "ln_" in name else functional.linear(x, weight, bias)
 
     patches = functional.conv2d(pixels, weights["visual.conv1.weight"], stride=PATCH).flatten(2).permute(2, 0, 1)
     first = weights["visual.class_embedding"].expand(1, len(pixels), WIDTH)
-    x = part(torch.cat([first, patches]) + weights["visual.positional_embedding"][:, None], "ln_pre", norm)
+    x = part(torch.cat([first, patches]) + weights["visual.positional_embedding"][:, None], "ln_pre")
     for layer in range(LAYERS - 1):
         block = f"transformer.resblocks.{layer}."
-        y, attention = part(x, f"{block}ln_1", norm), f"visual.{block}attn."
+        y, attention = part(x, f"{block}ln_1"), f"visual.{block}attn."
         inside = [weights[f"{attention}in_proj_{kind}"] for kind in ("weight", "bias")]
         outside = [weights[f"{attention}out_proj.{kind}"] for kind in ("weight", "bias")]
         x = x + functional.multi_head_attention_forward(
             y, y, y, WIDTH, HEADS, *inside, None, None, False, 0.0, *outside, need_weights=False)[0]  # fmt: skip
-        y = activation(part(part(x, f"{block}ln_2", norm), f"{block}mlp.c_fc", functional.linear))
-        x = x + part(y, f"{block}mlp.c_proj", functional.linear)
+        y = activation(part(part(x, f"{block}ln_2"), f"{block}mlp.c_fc"))
+        x = x + part(y, f"{block}mlp.c_proj")
     return x.transpose(0, 1)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -172,24 +173,19 @@ def test_cut_picture_is_seen_as_broken(folder, tmp_path, keep):
     assert not pictures_are_readable(tmp_path, scene)
 
 
-class CountedSample(dict):
-    """A sample that counts how many of its kind are in memory."""
-
-    alive = most = 0
-
-    def __init__(self, sample):
-        super().__init__(sample)
-        CountedSample.alive += 1
-        CountedSample.most = max(CountedSample.alive, CountedSample.most)
-
-    def __del__(self):
-        CountedSample.alive -= 1
+class Sample(dict):
+    """A sample that a weak reference can follow."""
 
 
 class CountedScenes(FinishedScenes):
+    alive, most = weakref.WeakValueDictionary(), 0  # samples in memory, and how many there were at most
+
     def __getitem__(self, number):
         scene = super().__getitem__(number)
-        return scene | {"samples": list(map(CountedSample, scene["samples"]))}
+        samples = list(map(Sample, scene["samples"]))
+        self.alive.update({id(sample): sample for sample in samples})
+        CountedScenes.most = max(CountedScenes.most, len(self.alive))
+        return scene | {"samples": samples}
 
 
 @pytest.mark.parametrize("as_benchmark", [False, True])
@@ -199,11 +195,11 @@ def test_memory_does_not_grow_with_the_scenes(tmp_path, as_benchmark):
     line = json.loads((tmp_path / "parts.8-of-8.jsonl").read_text())
     with open(tmp_path / "parts.jsonl", "w") as file:
         file.writelines(json.dumps({**line, "scene": number}) + "\n" for number in range(total))
-    CountedSample.most = 0
+    CountedScenes.most = 0
     summary = write_dataset(CountedScenes(tmp_path, total), load_scene_config(NANO).questions, as_benchmark)
     assert summary["samples"] == total * len(line["samples"])
     # No more than two scenes at a time, and what the contact sheet shows.
-    assert 0 < CountedSample.most <= 2 * len(line["samples"]) + SHEET
+    assert 0 < CountedScenes.most <= 2 * len(line["samples"]) + SHEET
 
 
 def test_complete_folder_is_left_alone_and_other_settings_are_refused(folder, tmp_path):

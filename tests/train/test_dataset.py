@@ -24,6 +24,19 @@ from trace_vlm.utils.command import InputError
 from trace_vlm.utils.parallel import WorkerDied
 
 STYLE = template("vicuna_v1")
+MEMORY = """
+import sys
+from pathlib import Path
+import numpy as np, psutil
+from trace_vlm.train.token_cache import TokenCache
+
+before = psutil.Process().memory_full_info().uss
+cache = TokenCache(Path(sys.argv[1]))
+lengths, has_image = cache.lengths(), cache.has_image()
+for index in np.random.default_rng(0).permutation(len(cache))[:20000]:
+    sample = cache[int(index)]
+print(len(cache), (psutil.Process().memory_full_info().uss - before) / 2**20)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -216,21 +229,6 @@ def test_samples_that_end_every_process_which_tokenizes_them_are_named(data, nan
     monkeypatch.setattr(token_cache, "encode_chunk", partial(always_end, "SEGV"))
     with pytest.raises(WorkerDied, match=r"samples 0 to 3 of .*data\.json.*" + re.escape(HOW["SEGV"])):
         list(encode_file(data, nano.tokenizer, STYLE, workers=2))
-
-
-MEMORY = """
-import sys
-from pathlib import Path
-import numpy as np, psutil
-from trace_vlm.train.token_cache import TokenCache
-
-before = psutil.Process().memory_full_info().uss
-cache = TokenCache(Path(sys.argv[1]))
-lengths, has_image = cache.lengths(), cache.has_image()
-for index in np.random.default_rng(0).permutation(len(cache))[:20000]:
-    sample = cache[int(index)]
-print(len(cache), (psutil.Process().memory_full_info().uss - before) / 2**20)
-"""
 
 
 @pytest.mark.parametrize("rows", [51_200, pytest.param(1_400_320, marks=pytest.mark.slow)])

@@ -28,19 +28,16 @@ def test_two_processes_make_the_steps_of_one(scenes, tiny_folder, tmp_path):
 def test_a_trained_tower_goes_through_every_step(scenes, tiny_folder, tmp_path):
     """Its last layer is never read, and would be waited for."""
     changes = {"trainable": {"llm": "lora", "vision": "full"}, "lora": {"r": 2, "alpha": 4}, "precision": "bf16"}
-    run = Run(settings(scenes, tiny_folder, tmp_path / "run", packing=True, **changes))
-    run.to_its_end()
+    run = Run(settings(scenes, tiny_folder, tmp_path / "run", packing=True, **changes)).to_its_end()
     changed = changed_parts(weights(tiny_folder), weights(run.folder))
     assert changed == {"language_model", "multi_modal_projector", "vision_tower"}
 
 
 def test_sigterm_to_one_process_saves_in_both_and_the_same_command_continues(scenes, tiny_folder, tmp_path):
-    changes = {"trainable": {"llm": "lora"}, "lora": {"r": 2, "alpha": 4, "dropout": 0.1}}
-    changes |= {"max_steps": 24, "save_steps": 6}
-    complete = Run(settings(scenes, tiny_folder, tmp_path / "complete", **changes))
-    complete.to_its_end()
-    cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", **changes))
-    cut.start().when_saved(6)
+    changes = {"max_steps": 24, "save_steps": 6}
+    changes |= {"trainable": {"llm": "lora"}, "lora": {"r": 2, "alpha": 4, "dropout": 0.1}}
+    complete = Run(settings(scenes, tiny_folder, tmp_path / "complete", **changes)).to_its_end()
+    cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", **changes)).start().when_saved(6)
     os.kill(cut.running[1].pid, signal.SIGTERM)
     codes, logs = cut.wait()
     assert codes == [143, 143], logs
