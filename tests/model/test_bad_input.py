@@ -37,10 +37,6 @@ def without(text):
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if text not in name}
 
 
-def narrow(tensors):
-    return {name: tensor[..., :32] for name, tensor in tensors.items()}
-
-
 def without_projector(folder):
     shutil.copy(folder.parent / "base" / "model.safetensors", folder / "model.safetensors")
     (folder / "model.safetensors.index.json").unlink()
@@ -68,7 +64,8 @@ BROKEN = {
     "one factor": ("lora", "base", safetensors(ADAPTER, without("3.mlp.up_proj.lora_B")), r"3\.mlp\.up_proj\.lora_A"),
     "PiSSA": ("lora", "base", edit(LORA, init_lora_weights="pissa_niter_4"), "init_lora_weights"),
     "DoRA": ("lora", "base", edit(LORA, use_dora=True), "use_dora"),
-    "wrong base": ("lora", "base", safetensors(BASE, narrow), "wrong base: .*base/model.safetens"),
+    "wrong base": ("lora", "base", safetensors(BASE, lambda tensors: {name: tensors[name][..., :32] for name in tensors}),
+                   "wrong base: .*base/model.safetens"),
     "shallow base": ("lora", "base", safetensors(BASE, without(".layers.3.")), "layers.3"),
     "no base": ("projector_only", None, None, "--model-base"),
     "base is a CLIP": ("lora", "clip", None, "clip"),

@@ -206,10 +206,8 @@ def test_complete_folder_is_left_alone_and_other_settings_are_refused(folder, tm
     before, config = (folder / "generate.json").stat().st_mtime_ns, tmp_path / "other.yaml"
     assert generate.main(arguments(folder, "--workers", "2")) == 0
     config.write_text(NANO.read_text().replace("num_points: 2", "num_points: 3"))
-    for flag, value, named in (
-        ("--seed", "4", "seed was 3, now 4"),
-        ("--config", str(config), "num_points was 2, now 3"),
-    ):
+    changes = ("--seed", "4", "seed was 3, now 4"), ("--config", str(config), "num_points was 2, now 3")
+    for flag, value, named in changes:
         with pytest.raises(InputError, match=named):
             generate.main(arguments(folder, flag, value))
     assert (folder / "generate.json").stat().st_mtime_ns == before
