@@ -63,11 +63,15 @@ def test_batched_answers_equal_a_plain_greedy_loop(predictor, tiny_checkpoint, p
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_the_end_token_ends_an_answer(predictor, tiny_checkpoint, pictures, monkeypatch, beams):
+def test_the_end_token_ends_an_answer(predictor, tiny_checkpoint, pictures, beams):
     """The end token is replaced by one that the model writes soon: rows then end at different steps."""
     before = predictor.predict(pictures, TEXTS, max_new_tokens=10)
-    monkeypatch.setattr(tiny_checkpoint.tokenizer, "eos_token_id", end := before[0].token_ids[2])
-    after = predictor.predict(pictures, TEXTS, max_new_tokens=10, num_beams=beams)
+    tokenizer, end = tiny_checkpoint.tokenizer, before[0].token_ids[2]
+    original, tokenizer.eos_token_id = tokenizer.eos_token_id, end
+    try:
+        after = predictor.predict(pictures, TEXTS, max_new_tokens=10, num_beams=beams)
+    finally:
+        tokenizer.eos_token_id = original
     assert all(end not in prediction.token_ids for prediction in after)
     if beams == 1:
         for old, new in zip(before, after, strict=True):

@@ -65,10 +65,6 @@ def turns(*texts):
     return [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
 
 
-def labelled_text(nano, item):
-    return nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE])
-
-
 def answer_logits(nano, batch):
     """Logits of the labelled positions, in order of (row, position)."""
     inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask", "pixel_values")}
@@ -143,10 +139,10 @@ def test_an_image_that_comes_with_a_later_question_moves_no_label(rows_of, sampl
     rows = rows_of(samples[:2], share_image=share_image)
     assert len(rows) == 2  # the answer before the image is each sample's own
     for row, sample in enumerate(samples[:2]):
+        labels, learned = rows[row]["labels"], rows[row]["labels"] != IGNORE
         answers = [turn["value"] + "</s>" for turn in sample["conversations"][1::2]]
-        assert labelled_text(nano, rows[row]) == " ".join(answers)
-        assert int((rows[row]["labels"] == nano.image_token_id).sum()) == 0
-        assert torch.equal(rows[row]["kinds"] >= 0, rows[row]["labels"] != IGNORE)
+        assert nano.tokenizer.decode(labels[learned]) == " ".join(answers)
+        assert int((labels == nano.image_token_id).sum()) == 0 and torch.equal(rows[row]["kinds"] >= 0, learned)
 
 
 def test_a_long_conversation_is_cut_after_an_answer_and_never_inside_one(rows_of, samples, nano):
@@ -162,7 +158,8 @@ def test_a_long_conversation_is_cut_after_an_answer_and_never_inside_one(rows_of
         rows_of(data, max_length=70)
     item = cut[0]
     assert len(item["input_ids"]) == cut.lengths[0] <= 140 < complete.lengths[0]
-    assert labelled_text(nano, item).split("</s>") == [answer["value"], " " + answer["value"], ""]
+    text = nano.tokenizer.decode(item["labels"][item["labels"] != IGNORE])
+    assert text == f"{answer['value']}</s> {answer['value']}</s>"
     assert torch.equal(item["input_ids"], complete[0]["input_ids"][: len(item["input_ids"])])
 
 
