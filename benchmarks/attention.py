@@ -214,7 +214,7 @@ def _model(hidden: int, layers: int, vocabulary: int, side: int) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration
 
     from trace_vlm.model import build
-    from trace_vlm.model.checkpoint import Checkpoint
+    from trace_vlm.model.families.llava import LlavaCheckpoint
 
     tokenizer = build.nano_tokenizer()
     text = LlamaConfig(
@@ -229,7 +229,7 @@ def _model(hidden: int, layers: int, vocabulary: int, side: int) -> Any:
     config = build.llava_configuration(text, vision, tokenizer.convert_tokens_to_ids("<image>"))
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(config).eval()
-    return Checkpoint(model, build.build_processor(tokenizer, vision), "random", "random")
+    return LlavaCheckpoint(model, build.build_processor(tokenizer, vision), "random", "random")
 
 
 if __name__ == "__main__":

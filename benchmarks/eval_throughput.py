@@ -299,7 +299,7 @@ def make_model(preset: str, device: Any) -> Any:
     import torch
 
     from trace_vlm.model import build
-    from trace_vlm.model.checkpoint import Checkpoint
+    from trace_vlm.model.families.llava import LlavaCheckpoint
     from trace_vlm.model.presets import Preset
 
     text, vision = SIZES[preset]
@@ -317,7 +317,7 @@ def make_model(preset: str, device: Any) -> Any:
     with torch.no_grad():
         model.lm_head.weight.mul_(20)  # far from a tie between two tokens
         model.lm_head.weight[[tokenizer.eos_token_id, index, *range(len(tokenizer), shape["vocab_size"])]] = 0
-    return Checkpoint(model.eval(), build.build_processor(tokenizer, model.config.vision_config), preset, preset)
+    return LlavaCheckpoint(model.eval(), build.build_processor(tokenizer, model.config.vision_config), preset, preset)
 
 
 def make_tokenizer() -> Any:

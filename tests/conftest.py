@@ -51,7 +51,7 @@ def browser():  # type: ignore[no-untyped-def]
 def tiny_checkpoint() -> Any:
     """The nano tokenizer under a model of two layers, random weights; 8 patches are seen, `vocab_size` is padded."""
     from trace_vlm.model import build
-    from trace_vlm.model.checkpoint import Checkpoint
+    from trace_vlm.model.families.llava import LlavaCheckpoint
     from trace_vlm.model.presets import Preset
 
     preset = Preset(
@@ -65,7 +65,7 @@ def tiny_checkpoint() -> Any:
     tokenizer = build.nano_tokenizer()
     model = build.build_model(preset, tokenizer, seed=1)
     model.get_output_embeddings().weight.data.mul_(20)  # far from a tie between two tokens
-    return Checkpoint(model.eval(), build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny")
+    return LlavaCheckpoint(model.eval(), build.build_processor(tokenizer, model.config.vision_config), "tiny", "tiny")
 
 
 @pytest.fixture(scope="session")

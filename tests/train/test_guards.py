@@ -6,7 +6,8 @@ import pytest
 import torch
 from train_together import record, train_config
 
-from trace_vlm.model.checkpoint import Checkpoint, load, save
+from trace_vlm.model.checkpoint import load, save
+from trace_vlm.model.families.llava import LlavaCheckpoint
 from trace_vlm.train import step_metrics
 from trace_vlm.train.guards import SPIKE_WINDOW, TrainingGuard, TrainingStopped, broken_ids
 from trace_vlm.train.step_metrics import StepMetrics, peak_flops
@@ -18,7 +19,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_samples_of_its_step(scenes, ti
     checkpoint = load(tiny_folder)
     with torch.no_grad():
         checkpoint.model.lm_head.weight[7] = torch.nan
-    save(Checkpoint(checkpoint.model, checkpoint.processor, "poisoned", "poisoned"), tmp_path / "poisoned")
+    save(LlavaCheckpoint(checkpoint.model, checkpoint.processor, "poisoned", "poisoned"), tmp_path / "poisoned")
     with pytest.raises(TrainingStopped, match="step 1"):
         train(train_config(scenes, tmp_path / "poisoned", tmp_path / "run"))
     report = json.loads((tmp_path / "run/not_finite.0.json").read_text())

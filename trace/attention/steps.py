@@ -161,7 +161,7 @@ def ask_with_attention(
 
     The request for reasoning and the answer's format are added to `question_text`. InputError: there is no such layer.
     """
-    prompt = prompts.render_prompt(prompts.question_text(question_text, True), style)
+    prompt = checkpoint.prompt(prompts.question_text(question_text, True), style)
     captured = capture_while_generating(checkpoint, image, prompt, config, max_new_tokens=max_new_tokens)
     return attention_by_step(checkpoint.tokenizer, captured, image.size)
 
@@ -176,7 +176,7 @@ def replay_answer(
     InputError: the answer is empty, its token ids belong to another tokenizer, or the model has no such layer.
     """
     question = answer.prompt or prompts.question_text(question_text, True)
-    prompt = prompts.render_prompt(question.replace(prompts.IMAGE_TAG, "").strip(), style)
+    prompt = checkpoint.prompt(question.replace(prompts.IMAGE_TAG, "").strip(), style)
     tokenizer = checkpoint.tokenizer
     ids = list(answer.token_ids) or tokenizer(answer.text, add_special_tokens=False)["input_ids"]
     if not ids:

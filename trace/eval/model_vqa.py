@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..core.prompts import render_prompt
 from ..core.records import FINISHED_AT_LIMIT, Answer, Question, read_answers
 from ..inference.generation import Decoding
 from ..inference.predict import add_decoding_flags, decoding_from_flags, prompt_template
@@ -161,7 +160,8 @@ class ModelRun:
                 record["device"] = str(predictor.checkpoint.model.device)
                 record["batch_size"] = self.arguments.batch_size
                 if record["batch_size"] == "auto":
-                    prompts = [render_prompt(self._question(one), self.arguments.conv_mode) for one in questions]
+                    write = functools.partial(predictor.checkpoint.prompt, style=self.arguments.conv_mode)
+                    prompts = [write(self._question(question)) for question in questions]
                     record["batch_size"] = predictor.largest_batch(prompts, self.decoding)
                     print(f"batches of {record['batch_size']} answers")
                 indices = {index for index, question in enumerate(questions) if str(question.question_id) in unasked}

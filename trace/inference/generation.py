@@ -117,7 +117,7 @@ class _Loop:
 
         self.model, self.cache, self.rows, self.features = checkpoint.model, cache, rows, features
         self.decoding = decoding
-        self.image_token, self.end = checkpoint.image_token_id, checkpoint.tokenizer.eos_token_id
+        self.image_token, self.end_ids = checkpoint.image_token_id, checkpoint.end_ids
         self.device = self.model.get_input_embeddings().weight.device
         self.suppressed = torch.tensor(checkpoint.suppressed_ids, dtype=torch.long, device=self.device)
         self.slot_of = {index: index for index in range(len(rows))}  # rows still generating -> their slot
@@ -204,7 +204,7 @@ class _Loop:
         pending: dict[int, list[int]] = {}
         for index, token, logprob in self._tokens(logits):
             row = self.rows[index]
-            if token == self.end:
+            if token in self.end_ids:
                 row.finished = True
                 continue
             new = [token]
@@ -277,7 +277,7 @@ def generate_with_transformers(
         top_k=0 if sampled else 50,  # 50 is the default, which greedy search does not warn about
         num_beams=decoding.num_beams, num_return_sequences=1, repetition_penalty=1.0, no_repeat_ngram_size=0,
         use_cache=True, return_dict_in_generate=False, suppress_tokens=checkpoint.suppressed_ids,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=checkpoint.end_ids,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
     )  # fmt: skip
     bias = image_bias(model, decoding.image_attention_bias, inputs["input_ids"] == checkpoint.image_token_id)

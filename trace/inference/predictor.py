@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core.prompts import bare_instruction, question_text, render_prompt
+from ..core.prompts import bare_instruction, question_text
 from ..core.reasoning import Response, parse
 from ..utils.command import InputError
 from .confidence import agreement, medoid, point_confidence
@@ -135,12 +135,11 @@ class Predictor:
         """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} images for {len(instructions)} instructions")
-        if style == "plain":
-            raise InputError("the conversation template 'plain' is for captions: it has no place for a question")
         decoding = decoding or Decoding()
-        prompts = [render_prompt(build_question(text, reasoning, template), style) for text in instructions]
-        if prefixes:
-            prompts = [f"{prompt} {prefix}" for prompt, prefix in zip(prompts, prefixes, strict=True)]
+        prompts = [
+            self.checkpoint.prompt(build_question(text, reasoning, template), style, prefix)
+            for text, prefix in zip(instructions, prefixes or [""] * len(instructions), strict=True)
+        ]
         keys = [str(image) if isinstance(image, str | Path) else f"object {id(image)}" for image in images]
         if batch_size is None:
             batch_size = self.largest_batch(prompts, decoding)

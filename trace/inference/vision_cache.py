@@ -72,13 +72,14 @@ def free_memory(model: Any) -> int:
 
 def row_bytes(model: Any, tokens: int) -> int:
     """Memory that an answer of `tokens`, its prompt and image included, takes: keys, values and logits."""
-    text = model.config.text_config
-    width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads)
+    text = model.config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    width = text.num_key_value_heads * head
     stored = 2 * tokens * text.num_hidden_layers * width * model.dtype.itemsize
     return int(stored + 6 * 8 * text.vocab_size)  # sorting the logits for top-p takes copies in double precision
 
 
 def pass_bytes(model: Any, tokens: int) -> int:
     """Memory that the widest layer needs besides the weights while so many prompt tokens pass through it."""
-    text = model.config.text_config
+    text = model.config.get_text_config()
     return int(tokens * (3 * text.intermediate_size + 8 * text.hidden_size) * model.dtype.itemsize)

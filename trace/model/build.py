@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -143,7 +143,12 @@ def load_weights(
     """
     torch_dtype = weight_dtype(largest_type(weights, on_disk=True) if dtype == "auto" else dtype)
     if quantize is not None:
-        options = {"device_map": {"": device}, **options, "quantization_config": _quantization(quantize, torch_dtype)}
+        plain = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
+        options = {
+            "device_map": {"": device},
+            **options,
+            "quantization_config": quantization(quantize, torch_dtype, plain),
+        }
     if "device_map" not in options and device != "cpu" and importlib.util.find_spec("accelerate"):
         options = {**options, "device_map": {"": device}}
     name = str(torch_dtype).removeprefix("torch.")
@@ -180,16 +185,15 @@ def check_device(device: str) -> None:
         raise InputError(f"the device {device} is not available: {str(error).splitlines()[0]}") from None
 
 
-def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def quantization(quantize: str, dtype: Any, plain: Sequence[str]) -> BitsAndBytesConfig:
+    """bitsandbytes' settings; the parts in `plain` keep their type: they are small, and all pixels and tokens pass them."""
     if quantize not in QUANTIZED:
         raise InputError(f"quantize is {quantize!r}; expected {' or '.join(QUANTIZED)}")
     for package in ("bitsandbytes", "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"{quantize} needs the package {package}: {install_hint('quantize')}")
-    # These keep the plain type: they are small, and all pixels and tokens pass through them.
-    plain = ["lm_head", "model.vision_tower", "model.multi_modal_projector"]
     if quantize == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=plain)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(plain))
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=plain
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=list(plain)
     )

@@ -10,107 +10,20 @@ docs/checkpoints.md lists the formats.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.prompts import IMAGE_ID, Rendered, encode
 from ..utils.command import InputError, Parser, run
-from ..utils.files import new_folder, write_json
-from .presets import PRESETS, is_preset, model_name
+from ..utils.files import new_folder, refuse_existing, write_json
+from .families.base import Checkpoint
+from .families.llava import LlavaCheckpoint
+from .presets import PRESETS, is_preset, model_folder, model_name
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerBase
-
-    from .saving import ModelCard
 
 DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclass
-class Checkpoint:
-    """A model with its processor: everything that turns images and text into its inputs.
-
-    `card` says where the weights come from, for the saved model card; `parts` are the arguments of `compose` if it was
-    composed.
-    """
-
-    model: LlavaForConditionalGeneration
-    processor: LlavaProcessor
-    name: str
-    path: str
-    card: ModelCard | None = None
-    parts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.processor.tokenizer
-
-    @property
-    def image_token_id(self) -> int:
-        return int(self.model.config.image_token_index)
-
-    @property
-    def text_vocab_size(self) -> int:
-        """Rows of the output that the original model has; the loss is taken over these.
-
-        Then come the image token's row and those that round the vocabulary up.
-        """
-        from .checkpoint_plan import original_vocab_size, text_ids
-
-        return original_vocab_size(self.model.config) or 1 + max(text_ids(self.tokenizer, self.model.config))
-
-    @property
-    def suppressed_ids(self) -> list[int]:
-        """Ids that no answer may contain: the image's, and those that only round the vocabulary up."""
-        from .checkpoint_plan import suppressed_ids
-
-        return suppressed_ids(self.tokenizer, self.model.config)
-
-    @property
-    def patches_per_side(self) -> int:
-        """Patches along a side of the padded square; an image is the square of it in tokens."""
-        vision = self.model.config.vision_config
-        return int(vision.image_size // vision.patch_size)
-
-    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """`[images, 3, side, side]`: padded to a square, resized and normalised as for CLIP."""
-        return self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
-
-    def expand_image_tokens(self, ids: Iterable[int]) -> list[int]:
-        """Encoded ids with every image placeholder replaced by the image's tokens."""
-        image = [self.image_token_id] * self.patches_per_side**2
-        return [token for placeholder in ids for token in (image if placeholder == IMAGE_ID else (placeholder,))]
-
-    def prompt_ids(self, prompt: str) -> list[int]:
-        """The ids of an open prompt, image tokens included. InputError: more than the model has positions."""
-        ids = self.expand_image_tokens(encode(self.tokenizer, Rendered(prompt, ())).input_ids)
-        limit = self.model.config.text_config.max_position_embeddings
-        if len(ids) > limit:
-            message = f"the prompt has {len(ids):,} tokens, image included; {self.name} has {limit:,} positions"
-            raise InputError(f"{message}. Shorten the instruction")
-        return ids
-
-    def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> dict[str, Tensor]:
-        """A left-padded batch for `generate`, on the model's device: one image and one open prompt a row."""
-        import torch
-
-        rows = [self.prompt_ids(prompt) for prompt in prompts]
-        longest, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
-        batch = {
-            "input_ids": torch.tensor([[pad] * (longest - len(row)) + row for row in rows]),
-            "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
-            "pixel_values": self.pixels(images).to(self.model.dtype),
-        }
-        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
-
-    def until_end(self, ids: Sequence[int]) -> list[int]:
-        """Generated ids up to the end-of-sequence token, without it."""
-        end = self.tokenizer.eos_token_id
-        return list(ids[: ids.index(end)] if end in ids else ids)
 
 
 def load(
@@ -132,6 +45,11 @@ def load(
     """
     _check_dtype_and_device(dtype, device, options)
     if not is_preset(path):
+        found = any_model(path, base)
+        if found is not None:
+            from .families.any import load_any
+
+            return load_any(*found, model_name(found[1] or found[0]), str(path), dtype, device, quantize, options)
         from .checkpoint_plan import plan_checkpoint
 
         plan = plan_checkpoint(path, base, vision_tower)
@@ -147,7 +65,27 @@ def load(
     tokenizer = nano_tokenizer()
     model = build_model(preset, tokenizer).to(device, weight_dtype("float32" if dtype == "auto" else dtype)).eval()
     processor = build_processor(tokenizer, model.config.vision_config)
-    return Checkpoint(model, processor, preset.name, preset.name, make_card(preset.name, None, ["random weights"]))
+    return LlavaCheckpoint(model, processor, preset.name, preset.name, make_card(preset.name, None, ["random weights"]))
+
+
+def any_model(path: str | Path, base: str | Path | None = None) -> tuple[Path, Path | None] | None:
+    """The folders of a model that is no LLaVA-1.5, and of an adapter over it; None for what `checkpoint_plan` reads."""
+    from .checkpoint_formats import CLIP_TYPES, read_object
+    from .llava_layout import LLAVA_TYPES
+
+    folder, adapter = model_folder(path, "the model"), None
+    if (folder / "adapter_config.json").is_file():
+        named = base or read_object(folder / "adapter_config.json").get("base_model_name_or_path")
+        if not named or is_preset(named):
+            return None
+        folder, adapter = model_folder(named, "the base model", folder), folder
+    config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if config.get("model_type") == "llava" and "text_config" in config:
+        parts = [(config[part] or {}).get("model_type") for part in ("text_config", "vision_config")]
+        llava = parts[0] in (None, "llama") and parts[1] in (None, *CLIP_TYPES)
+    else:
+        llava = config.get("model_type") in (None, *LLAVA_TYPES, *CLIP_TYPES)
+    return None if llava else (folder, adapter)
 
 
 def compose(
@@ -189,7 +127,7 @@ def _load_plan(
     model.generation_config = plan.generation
     # An adapter made on it names its base by this.
     model.name_or_path = model.config.name_or_path = hub_repository(plan.source) or str(plan.source)
-    return Checkpoint(model, plan.processor, name, path, plan.card)
+    return LlavaCheckpoint(model, plan.processor, name, path, plan.card)
 
 
 def loaded_dtype(path: str | Path, base: str | Path | None = None, dtype: str = "float32") -> str:
@@ -200,6 +138,11 @@ def loaded_dtype(path: str | Path, base: str | Path | None = None, dtype: str = 
 
     if dtype != "auto":
         return str(weight_dtype(dtype)).removeprefix("torch.")
+    found = None if is_preset(path) else any_model(path, base)
+    if found is not None:
+        from .families.any import stored_dtype
+
+        return stored_dtype(found[0])
     sources = PRESETS[str(path)].sources if is_preset(path) else {"model": path}
     if not sources:
         return "float32"
@@ -219,19 +162,17 @@ def save(
     Raises:
         InputError: the folder is not empty, the disk is too small, or the generation configuration is not valid.
     """
-    from .checkpoint_plan import PARTS_FILE, valid_generation_config
-    from .lazy_tensors import in_memory, total_bytes
-    from .llava_layout import hub_name, renamed
-    from .processor import save_processor
-    from .saving import SavedModel, make_card, write_card, write_hugging_face
+    from .build import weight_dtype
+    from .checkpoint_plan import PARTS_FILE
+    from .saving import make_card, write_card
 
-    path, model, processor = Path(path), checkpoint.model, checkpoint.processor
+    path, model = Path(path), checkpoint.model
     card = checkpoint.card or make_card(checkpoint.path, Path(checkpoint.path))
     check_generation_config(model)
     if hasattr(model, "peft_config"):
         with new_folder(path) as folder:
             model.save_pretrained(folder, state_dict=None if state is None else dict(state))
-            save_processor(processor, folder)
+            checkpoint.write_processor(folder)
             write_card(folder, card, checkpoint.name, adapter=True)
             if checkpoint.parts:
                 write_json(folder / PARTS_FILE, dict(checkpoint.parts))
@@ -239,11 +180,10 @@ def save(
     if getattr(model, "is_quantized", False):
         raise InputError(f"{checkpoint.name} is quantised. Load it without quantize to save it")
     tensors = model.state_dict() if state is None else state
-    weights = renamed({name: in_memory(tensor, name) for name, tensor in tensors.items()}, hub_name)
-    generation = valid_generation_config(model.generation_config.to_diff_dict(), checkpoint.tokenizer, model.config)
-    saved = SavedModel(checkpoint.name, model.config, weights, processor, generation, card, dtype)
-    with new_folder(path, total_bytes(weights, dtype)) as folder:
-        write_hugging_face(folder, saved)
+    width = weight_dtype(dtype).itemsize if dtype else None
+    needed = sum(tensor.numel() * (width or tensor.element_size()) for tensor in tensors.values())
+    with new_folder(path, needed) as folder:
+        checkpoint.write_model(folder, tensors, dtype, card)
 
 
 def check_generation_config(model: Any) -> None:
@@ -279,14 +219,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     from .convert import convert, describe_checkpoint
 
+    found = None if is_preset(args.source) else any_model(args.source, args.base)
+    if found is not None and args.command != "inspect":
+        return _rewrite_any(args, found)
     if args.command == "inspect":
-        lines = describe_checkpoint(args.source, args.base, args.vision_tower)
+        if found is not None:
+            from .families.any import describe_any
+
+            lines = describe_any(*found)
+        else:
+            lines = describe_checkpoint(args.source, args.base, args.vision_tower)
         width = max(map(len, lines))
         print("\n".join(f"{name:<{width}}  {text}" for name, text in lines.items()))
         return 0
     plan = convert(args.source, args.target, args.base, args.dtype, args.vision_tower, getattr(args, "to", "hf"))
     same = f"the source's, as {args.dtype}" if args.dtype else "the same"
     print(f"wrote {args.target} (from {plan.kind.value}) and read it back: every tensor is {same}")
+    return 0
+
+
+def _rewrite_any(args: Any, found: tuple[Path, Path | None]) -> int:
+    """Write a model that is no LLaVA-1.5 as one folder, its adapter merged in float32."""
+    if args.vision_tower or getattr(args, "to", "hf") != "hf":
+        raise InputError(f"{args.source} is no LLaVA-1.5 model: --vision-tower and --to llava do not apply")
+    refuse_existing(args.target)
+    checkpoint = load(args.source, args.base, dtype="float32" if found[1] else "auto")
+    save(checkpoint, args.target, args.dtype)
+    print(f"wrote {args.target} ({checkpoint.model.config.model_type}{', adapter merged' if found[1] else ''})")
     return 0
 
 

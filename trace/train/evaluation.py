@@ -6,6 +6,7 @@ checkpoint of a running training. Under ZeRO-3 no process holds a complete model
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class BenchmarkCallback(TrainerCallback):
         model.set_attn_implementation(dict.fromkeys(parts, "sdpa"))  # keeps a cache, and works in float32 too
         model.eval()
         with torch.compiler.set_stance("force_eager"):  # generation has other shapes and gains nothing
-            predictor = Predictor(Checkpoint(model, checkpoint.processor, checkpoint.name, checkpoint.path))
+            predictor = Predictor(replace(checkpoint, model=model))
             predictions = predictor.predict(images, texts, style=self._style, batch_size=None, **options)
         model.train()
         model.set_attn_implementation(before)
