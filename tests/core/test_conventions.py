@@ -1,6 +1,7 @@
 """Other models' coordinates: what is read from their texts, whole, broken or cut, and how pictures are sent."""
 
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,10 @@ from timing import assert_linear
 
 from trace_vlm.core import conventions
 from trace_vlm.core.conventions import CONVENTIONS, convention, convention_of, read
-from trace_vlm.core.points import Box, Point
+from trace_vlm.core.points import Box, Point, format_points
+from trace_vlm.core.prompts import BOX_SUFFIX, POINTS_SUFFIX, question_text
+from trace_vlm.core.reasoning import render
+from trace_vlm.core.records import Turn
 from trace_vlm.utils.command import InputError
 
 SIZE, SENT = (640, 480), (280, 140)
@@ -80,6 +84,62 @@ def test_long_texts_take_linear_time(name: str, piece: str) -> None:
     assert_linear(CONVENTIONS[name].read, piece * (200_000 // len(piece)))
 
 
+FRACTION = st.integers(0, 1000).map(lambda value: value / 1000)
+POINTS = st.lists(st.builds(Point, FRACTION, FRACTION), min_size=1, max_size=12)
+BOXES = st.lists(st.builds(Box, FRACTION, FRACTION, FRACTION, FRACTION), min_size=1, max_size=5)
+
+
+def values(item: Point | Box) -> tuple[float, ...]:
+    return (item.x, item.y) if isinstance(item, Point) else (item.x0, item.y0, item.x1, item.y1)
+
+
+def assert_close(found: Sequence[Point | Box], expected: Sequence[Point | Box], tolerance: float) -> None:
+    assert [type(item) for item in found] == [type(item) for item in expected]
+    for item, wanted in zip(found, expected, strict=True):
+        assert values(item) == pytest.approx(values(wanted), rel=0, abs=tolerance)
+
+
+@given(st.sampled_from(sorted(CONVENTIONS)), POINTS | BOXES, st.booleans())
+def test_what_is_written_is_read_back(name: str, items: list[Point | Box], reasoning: bool) -> None:
+    how, place = CONVENTIONS[name], format_points(items[:1])[1:-1]
+    steps = {"reference": f"the mug, 2 m (1, 2) from {place}", "output": "is at y=0.25, x=0.5."}
+    text = render(steps, items) if reasoning else format_points(items)
+    written = conventions.write(text, how, SENT)
+    response, sides = read(written, SIZE, how, SENT), how.units(SENT)
+    tolerance = 0.0 if name == "unit" else 0.0005 if how.scale else 0.5 / min(SENT)
+    assert_close(response.points, items if how.box else [item.center for item in items], tolerance + 1e-9)
+    assert name != "unit" or written == text
+    if not reasoning:
+        return
+    original = read(text, SIZE, CONVENTIONS["unit"])
+    for step, before in zip(response.steps, original.steps, strict=True):  # the same words with other numbers
+        assert re.sub(r"[\d.]+", "#", step.text) == re.sub(r"[\d.]+", "#", before.text)
+    assert response.steps[0].text.startswith("the mug, 2 m (1, 2) from")
+    near, named = how.read(response.steps[0].text)[-1].item, how.read(response.steps[1].text)[0].item
+    for item, wanted in ((near, items[0]), (named, Point(0.5, 0.25))):
+        fractions = [value / sides[axis % 2] for axis, value in enumerate(values(item))]
+        assert_close([type(item)(*fractions)], [wanted], tolerance + 1e-9)
+
+
+@pytest.mark.parametrize("name, points, box", [
+    ("qwen3-vl", '[{"point_2d": [460, 520], "label": "target"}]', '[{"bbox_2d": [100, 200, 300, 400], "label": "target"}]'),
+    ("gemini", '[{"point": [520, 460], "label": "target"}]', '[{"box_2d": [200, 100, 400, 300], "label": "target"}]'),
+    ("molmo", '<point x="46.0" y="52.0" alt="target">target</point>',
+     '<point x="20.0" y="30.0" alt="target">target</point>'),
+    ("molmo2", '<points coords="1 1 460 520">target</points>', '<points coords="1 1 200 300">target</points>'),
+    ("qwen2.5-vl", '[{"point_2d": [129, 73], "label": "target"}]', '[{"bbox_2d": [28, 28, 84, 56], "label": "target"}]'),
+    ("robobrain2", "[(129, 73)]", "[28, 28, 84, 56]"), ("robobrain2.5", "[(460, 520)]", "[100, 200, 300, 400]"),
+])  # fmt: skip
+def test_a_conversation_in_the_convention(name: str, points: str, box: str) -> None:
+    how, asked = CONVENTIONS[name], question_text("What is at (0.5, 0.5)?", reasoning=True)
+    turns = [Turn("human", asked), Turn("gpt", "[(0.46, 0.52)]"), Turn("human", f"Boxes. {BOX_SUFFIX}"),
+             Turn("gpt", "[(0.1, 0.2, 0.3, 0.4)]"), Turn("human", "Is it red?"), Turn("gpt", "No, (0, 1).")]  # fmt: skip
+    written = conventions.write_turns(turns, how, SENT)
+    assert written[0].text == asked.replace(POINTS_SUFFIX, how.points)
+    assert [turn.text for turn in written[1:4]] == [points, f"Boxes. {how.box or how.points}", box]
+    assert written[4:] == turns[4:] and conventions.write_turns(turns, CONVENTIONS["unit"], SENT) == turns
+
+
 @given(*[st.integers(1, 5000)] * 2, st.integers(64, 2048), st.sampled_from(["qwen2.5-vl", "robobrain2", "unit"]))
 def test_a_server_has_nothing_left_to_resize(width: int, height: int, most: int, name: str) -> None:
     how = convention(name)
@@ -111,7 +171,8 @@ FAMILIES = {
     "qwen2.5vl:7b": "qwen2.5-vl", "Qwen/Qwen3-VL-4B-Thinking": "qwen3-vl", "Qwen/Qwen3.5-35B-A3B": "qwen3-vl",
     "IffYuan/Embodied-R1.5": "qwen3-vl", "unitreerobotics/UnifoLM-ER-1-4B": "qwen3-vl", "ABot-ER-8B": "qwen3-vl",
     "allenai/Molmo-7B-D-0924": "molmo", "allenai/Molmo2-8B": "molmo2", "BAAI/RoboBrain2.0-7B": "robobrain2",
-    "BAAI/RoboBrain2.5-8B-NV": "robobrain2.5", "gpt-4o": "unit", "trace-13b": "unit",
+    "BAAI/RoboBrain2.5-8B-NV": "robobrain2.5", "gpt-4o": "unit", "trace-13b": "unit", "qwen2_5_vl": "qwen2.5-vl",
+    "qwen3_vl": "qwen3-vl", "qwen3_vl_moe": "qwen3-vl", "qwen3_5": "qwen3-vl", "molmo2": "molmo2",
 }  # fmt: skip
 
 

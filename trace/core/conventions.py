@@ -1,4 +1,5 @@
-"""How other models write coordinates: what each is asked for, and how its text is read into this project's points.
+"""How other models write coordinates: what each is asked for, how its text is read into this project's points, and how
+training data are rewritten for it.
 
 conventions.yaml says which model writes in which convention. Absolute pixels are those of the picture as the model saw
 it: Qwen2.5-VL sees sides that are multiples of 28, so `sent_size` rounds a picture to such a size before it is sent.
@@ -8,18 +9,21 @@ The server then resizes nothing, and the size to divide by is known.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..utils.command import InputError
-from .points import Box, Mention, Point, find_points
-from .prompts import POINTS_SUFFIX
+from .points import NUMBER, Box, Mention, Point, find_points
+from .prompts import BOX_SUFFIX, POINTS_SUFFIX
 from .reasoning import Response, parse
+from .records import Turn
 
+T = TypeVar("T")
 Size = tuple[int, int]  # (width, height) in pixels
+Numbers = list[str]  # of a point (x, y) or a box (x0, y0, x1, y1), as they are written
 
 QWEN_SIDE = 28  # a side of what becomes one token
 QWEN_LEAST, QWEN_MOST = 4 * QWEN_SIDE**2, 1280 * QWEN_SIDE**2  # pixels between which its processor changes no size
@@ -60,11 +64,18 @@ class Convention:
     points: str  # the sentence that asks for points
     box: str  # the sentence that asks for a box; "" if the model writes none
     read: Callable[[str], list[Mention]]  # reads items with (x, y) in the convention's units
+    write: Callable[[list[Numbers]], str]  # writes an answer's points and boxes
     scale: float | None  # width and height of an image in these units; None: pixels of the picture as sent
+    swapped: bool = False  # y stands before x
 
     def units(self, sent: Size) -> tuple[float, float]:
         """Return the width and height of a picture in the convention's units."""
         return (self.scale, self.scale) if self.scale is not None else sent
+
+    def numbers(self, fractions: Sequence[float], sent: Size) -> Numbers:
+        """Write x, y or x0, y0, x1, y1 in the convention's units: integers, percent with one decimal."""
+        units = self.units(sent)
+        return [f"{value * units[axis % 2]:.{int(self.scale == 100)}f}" for axis, value in enumerate(fractions)]
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -124,28 +135,77 @@ def _read_coords(text: str) -> list[Mention]:
     return mentions or find_points(text)
 
 
+# --- writing -------------------------------------------------------------------------------------------------------
+
+LABEL = "target"  # of all that is pointed to: training data name the place in the question alone
+_NUMBER = re.compile(NUMBER)
+_TUPLE_LIST = re.compile(r"\[\s*+(?:\([^()\[\]]*+\)[\s,]*+)++\]")
+
+
+def _in_order(numbers: list[T], swapped: bool) -> list[T]:
+    return [numbers[index ^ 1] for index in range(len(numbers))] if swapped else numbers
+
+
+def _coordinates(item: Point | Box) -> tuple[float, ...]:
+    return (item.x, item.y) if isinstance(item, Point) else (item.x0, item.y0, item.x1, item.y1)
+
+
+def _is_fraction(item: Point | Box) -> bool:
+    return all(0 <= value <= 1 for value in _coordinates(item))
+
+
+def _write_json(items: list[Numbers], keys: tuple[str, str], swapped: bool = False) -> str:
+    """Write JSON objects under the keys of a point and of a box."""
+    written = (f'"{keys[len(item) // 4]}": [{", ".join(_in_order(item, swapped))}]' for item in items)
+    return "[" + ", ".join(f'{{{item}, "label": "{LABEL}"}}' for item in written) + "]"
+
+
+def _write_tuples(items: list[Numbers]) -> str:
+    """Write `[(460, 520), (12, 30)]`, and boxes `[12, 30, 460, 520]`."""
+    written = [f"({', '.join(item)})" if len(item) == 2 else f"[{', '.join(item)}]" for item in items]
+    return written[0] if len(items) == 1 and len(items[0]) == 4 else f"[{', '.join(written)}]"
+
+
+def _write_xml(items: list[Numbers]) -> str:
+    many = len(items) > 1
+    places = (f'x{n if many else ""}="{x}" y{n if many else ""}="{y}"' for n, (x, y) in enumerate(items, start=1))
+    tag = "points" if many else "point"
+    return f'<{tag} {" ".join(places)} alt="{LABEL}">{LABEL}</{tag}>'
+
+
+def _write_coords(items: list[Numbers]) -> str:
+    places = (f"{n} {x.zfill(3)} {y.zfill(3)}" for n, (x, y) in enumerate(items, start=1))
+    return f'<points coords="1 {" ".join(places)}">{LABEL}</points>'
+
+
 # --- the conventions -----------------------------------------------------------------------------------------------
 
 _GEMINI = {"key": "point", "order": "y, x", "units": _THOUSANDTHS}
 _GEMINI_BOX = {"key": "box_2d", "order": "ymin, xmin, ymax, xmax", "units": _THOUSANDTHS}
 _QWEN = {"key": "point_2d", "order": "x, y"}
 _QWEN_BOX = {"key": "bbox_2d", "order": "x1, y1, x2, y2"}
-_TABLE: tuple[tuple[str, str, str, str, Callable[[str], list[Mention]], float | None], ...] = (
-    ("unit", "[(x, y)] from 0 to 1 (TRACE, RoboPoint, GPT-4o)", POINTS_SUFFIX, _UNIT_BOX, find_points, 1.0),
-    ("gemini", "JSON, [y, x] from 0 to 1000", _JSON.format(**_GEMINI), _JSON_BOX.format(**_GEMINI_BOX),
-     partial(_read_json, swapped=True), 1000.0),
-    ("molmo", "XML, x and y in percent (Molmo)", _POINTING, "", _read_xml, 100.0),
-    ("molmo2", "XML, numbered x and y from 0 to 1000 (Molmo2)", _POINTING, "", _read_coords, 1000.0),
-    ("qwen2.5-vl", "JSON, pixels of the picture as sent", _JSON.format(**_QWEN, units=_PIXELS),
-     _JSON_BOX.format(**_QWEN_BOX, units=_PIXELS), _read_json, None),
-    ("qwen3-vl", "JSON, [x, y] from 0 to 1000", _JSON.format(**_QWEN, units=_THOUSANDTHS),
-     _JSON_BOX.format(**_QWEN_BOX, units=_THOUSANDTHS), _read_json, 1000.0),
-    ("robobrain2", "[(x, y)] in pixels of the picture as sent", _TUPLES.format(units=_PIXELS),
-     _TUPLE_BOX.format(units=_PIXELS), _read_json, None),
-    ("robobrain2.5", "[(x, y)] or [(x, y, depth)], x and y from 0 to 1000", _TUPLES.format(units=_THOUSANDTHS),
-     _TUPLE_BOX.format(units=_THOUSANDTHS), partial(_read_json, depth=True), 1000.0),
+_QWEN_KEYS = ("point_2d", "bbox_2d")
+_TABLE: tuple[Convention, ...] = (
+    Convention("unit", "[(x, y)] from 0 to 1 (TRACE, RoboPoint, GPT-4o)", POINTS_SUFFIX, _UNIT_BOX, find_points,
+               _write_tuples, 1.0),
+    Convention("gemini", "JSON, [y, x] from 0 to 1000", _JSON.format(**_GEMINI), _JSON_BOX.format(**_GEMINI_BOX),
+               partial(_read_json, swapped=True), partial(_write_json, keys=("point", "box_2d"), swapped=True), 1000.0,
+               swapped=True),
+    Convention("molmo", "XML, x and y in percent (Molmo)", _POINTING, "", _read_xml, _write_xml, 100.0),
+    Convention("molmo2", "XML, numbered x and y from 0 to 1000 (Molmo2)", _POINTING, "", _read_coords, _write_coords,
+               1000.0),
+    Convention("qwen2.5-vl", "JSON, pixels of the picture as sent", _JSON.format(**_QWEN, units=_PIXELS),
+               _JSON_BOX.format(**_QWEN_BOX, units=_PIXELS), _read_json, partial(_write_json, keys=_QWEN_KEYS), None),
+    Convention("qwen3-vl", "JSON, [x, y] from 0 to 1000", _JSON.format(**_QWEN, units=_THOUSANDTHS),
+               _JSON_BOX.format(**_QWEN_BOX, units=_THOUSANDTHS), _read_json, partial(_write_json, keys=_QWEN_KEYS),
+               1000.0),
+    Convention("robobrain2", "[(x, y)] in pixels of the picture as sent", _TUPLES.format(units=_PIXELS),
+               _TUPLE_BOX.format(units=_PIXELS), _read_json, _write_tuples, None),
+    Convention("robobrain2.5", "[(x, y)] or [(x, y, depth)], x and y from 0 to 1000",
+               _TUPLES.format(units=_THOUSANDTHS), _TUPLE_BOX.format(units=_THOUSANDTHS),
+               partial(_read_json, depth=True), _write_tuples, 1000.0),
 )  # fmt: skip
-CONVENTIONS: Mapping[str, Convention] = {row[0]: Convention(*row) for row in _TABLE}
+CONVENTIONS: Mapping[str, Convention] = {one.name: one for one in _TABLE}
 
 
 def convention(name: str) -> Convention:
@@ -156,7 +216,7 @@ def convention(name: str) -> Convention:
 
 
 def convention_of(model: str) -> Convention | None:
-    """Return the convention of a model by its family (conventions.yaml), None for an unknown family.
+    """Return the convention of a model by its name or `model_type` (conventions.yaml), None for an unknown family.
 
     InputError for a model whose points cannot be read from its text.
     """
@@ -166,8 +226,8 @@ def convention_of(model: str) -> Convention | None:
     entries = yaml.safe_load(Path(__file__).with_name("conventions.yaml").read_text(encoding="utf-8"))
     families = {family: entry for entry in entries for family in entry["models"]}
     for family in sorted(families, key=len, reverse=True):  # a longer name is the more specific family
-        pattern, entry = re.escape(family).replace(r"\-", "[-_ ]?") + r"(?![a-z0-9]|\.\d)", families[family]
-        if re.match(pattern, name, re.IGNORECASE):
+        pattern, entry = re.escape(family).replace(r"\-", "[-_ ]?").replace(r"\.", "[._]"), families[family]
+        if re.match(pattern + r"(?![a-z0-9]|\.\d)", name, re.IGNORECASE):
             if "refused" in entry:
                 raise InputError(f"points of {model} cannot be read: {entry['refused']} ({entry['source']})")
             return CONVENTIONS[entry["convention"]]
@@ -222,6 +282,61 @@ def read(text: str, size: Size, convention: Convention, sent: Size | None = None
     return parse(text, size, read_fractions)
 
 
+def write(text: str, convention: Convention, sent: Size) -> str:
+    """Rewrite an answer in fractions, as training data hold it, in a convention; `read` is the inverse.
+
+    The list of the final answer gets the convention's syntax; without a heading that is the first list of the text. A
+    convention without boxes points to their centres. Coordinates elsewhere keep their brackets; all other words remain.
+
+    Args:
+        sent: of the picture as the model sees it, for conventions in pixels.
+    """
+    if convention.name == "unit":
+        return text
+    answer = _TUPLE_LIST.search(text, *(parse(text).answer_span or (0, len(text))))
+    items = [mention.item for mention in find_points(answer[0])] if answer else []
+    if answer is None or answer[0].count("(") != len(items) or not all(map(_is_fraction, items)):
+        return _write_plain(text, convention, sent)
+    listed = items if convention.box else [item.center for item in items]
+    written = convention.write([convention.numbers(_coordinates(item), sent) for item in listed])
+    before, behind = text[: answer.start()], text[answer.end() :]
+    return _write_plain(before, convention, sent) + written + _write_plain(behind, convention, sent)
+
+
+def _write_plain(text: str, convention: Convention, sent: Size) -> str:
+    """Replace the numbers of each point and box in fractions; integers such as (1, 2) may be anything and remain."""
+    parts, at = [], 0
+    for mention in find_points(text):
+        words = text[mention.start : mention.end]
+        if not (_is_fraction(mention.item) and "." in words):
+            continue
+        values, name = [float(number) for number in _NUMBER.findall(words)], words.strip("\"'")[0].lower()
+        swapped = name == "y" if name in "xy" else convention.swapped
+        pairs = _in_order(values, name == "y")
+        numbers = iter(_in_order(convention.numbers(pairs, sent), swapped))
+        parts += [text[at : mention.start], _NUMBER.sub(lambda _: next(numbers), words)]  # noqa: B023
+        at = mention.end
+    return "".join([*parts, text[at:]])
+
+
+def write_question(text: str, convention: Convention) -> str:
+    """Replace the fixed sentence on the answer's format, if a human turn has one, by the convention's own request."""
+    if convention.name == "unit":
+        return text
+    text = text.replace(POINTS_SUFFIX, convention.points)
+    return text.replace(BOX_SUFFIX, convention.box or convention.points)
+
+
+def write_turns(turns: Sequence[Turn], convention: Convention, sent: Size) -> list[Turn]:
+    """Rewrite a training conversation; arguments as for `write`."""
+    return [
+        replace(turn, text=write_question(turn.text, convention))
+        if turn.speaker == "human"
+        else replace(turn, text=write(turn.text, convention, sent))
+        for turn in turns
+    ]
+
+
 def foreign_syntax(text: str) -> str | None:
     """Return "JSON keys", "XML tags" or "numbers above 1" if these suggest that a text is not in fractions, else None."""
     if _KEYED.search(text):
@@ -233,7 +348,7 @@ def foreign_syntax(text: str) -> str | None:
 
 def _above_one(text: str) -> bool:
     items = parse(text).points
-    return any(max((item.x, item.y) if isinstance(item, Point) else (item.x1, item.y1)) > 1 for item in items)
+    return any(max(_coordinates(item)[-2:]) > 1 for item in items)
 
 
 @dataclass(slots=True)

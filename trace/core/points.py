@@ -24,14 +24,14 @@ LIMIT = 1e9
 
 # Possessive throughout, and no bracket inside a match: every character is looked at from one start only, which keeps
 # reading linear in the length of any text.
-_NUMBER = r"[+-]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?+\d++)?+"
+NUMBER = r"[+-]?+(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?+\d++)?+"
 _NO_PERCENT = r"(?!\s{0,3}+(?:%|percent))"
-_TUPLE = rf"[(\[]\s*+(?P<numbers>{_NUMBER}(?:\s*+,\s*+{_NUMBER}){{1,3}}+)\s*+,?+\s*+(?P<close>[)\]]){_NO_PERCENT}"
+_TUPLE = rf"[(\[]\s*+(?P<numbers>{NUMBER}(?:\s*+,\s*+{NUMBER}){{1,3}}+)\s*+,?+\s*+(?P<close>[)\]]){_NO_PERCENT}"
 # A third coordinate makes it a place in space, a width the corner of a box: neither is a point of the image.
 _NO_MORE = r"(?![\w]|[.,]\d|\s*+[,;]?+\s*+[\"']?+(?:z|w|h|width|height)\b)"
 _NAMED = (
-    rf"(?<![\w.])[\"']?+(?P<axis>[xy])[\"']?+\s*+[=:]\s*+(?P<first>{_NUMBER})\s*+(?:[,;]|and\b)?+\s*+"
-    rf"[\"']?+(?!(?P=axis))[xy][\"']?+\s*+[=:]\s*+(?P<second>{_NUMBER}){_NO_MORE}{_NO_PERCENT}"
+    rf"(?<![\w.])[\"']?+(?P<axis>[xy])[\"']?+\s*+[=:]\s*+(?P<first>{NUMBER})\s*+(?:[,;]|and\b)?+\s*+"
+    rf"[\"']?+(?!(?P=axis))[xy][\"']?+\s*+[=:]\s*+(?P<second>{NUMBER}){_NO_MORE}{_NO_PERCENT}"
 )
 _ITEM = re.compile(f"{_TUPLE}|{_NAMED}", re.IGNORECASE)
 _NOT_INTEGER = re.compile(r"[.eE]")

@@ -24,6 +24,11 @@ POINTS_SUFFIX = (
     "the x and y coordinates of a point satisfying the conditions above. The coordinates should be between 0 and 1, "
     "indicating the normalized pixel locations of the points in the image."
 )
+BOX_SUFFIX = (
+    "Your answer should be formatted as a list of bounding boxes, i.e. [(x0, y0, x1, y1), ...], where each tuple "
+    "contains the top left and the bottom right corner of a box satisfying the conditions above. The coordinates "
+    "should be between 0 and 1, indicating the normalized pixel locations of the corners in the image."
+)
 REASONING_SUFFIX = (
     "Reason step by step before you answer: identify the reference object, define the target area, determine the "
     "goal's subtype and generate the output, then give the final answer."

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...core.prompts import BOX_SUFFIX
+
 DIRECTIONS = ("left", "right", "front", "behind")
 PARTS = ("left part", "right part", "front part", "back part")  # of a surface
 NEAR = ("next to", "above", "below", "on", "inside")  # the other relations to one object
@@ -112,12 +114,6 @@ LEADS: dict[int, tuple[str, ...]] = {
         "The picture shows one object within a {first} frame and another within a {second} frame."),
 }  # fmt: skip
 LED_SHARE = 0.4  # part of the instructions about marked objects that begin with a sentence of LEADS
-
-BOX_SUFFIX = (
-    "Your answer should be formatted as a list of bounding boxes, i.e. [(x0, y0, x1, y1), ...], where each tuple "
-    "contains the top left and the bottom right corner of a box satisfying the conditions above. The coordinates "
-    "should be between 0 and 1, indicating the normalized pixel locations of the corners in the image."
-)
 
 
 def write_instruction(

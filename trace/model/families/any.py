@@ -19,11 +19,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...core.conventions import CONVENTIONS, Convention, convention, convention_of, write_turns
 from ...core.prompts import IGNORE, IMAGE_TAG, Encoded, Rendered
 from ...core.records import Turn
 from ...utils.command import InputError
+from ...utils.files import write_json
 from ..build import quantization, weight_dtype
 from ..checkpoint_formats import input_errors, read_object
+from ..presets import model_name
 from ..saving import ModelCard, make_card, write_card
 from .base import Checkpoint, count_parts
 from .image_places import image_places, patch_weights
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 ORDINARY_SIZE = (640, 480)  # of an image that is not known yet
 # Layers that see the rows beside them in a packed batch: a convolution or a recurrent state, or a window of positions.
 MIXING_LAYERS = ("linear_attention", "sliding_attention", "chunked_attention")
+RECORD = "trace.json"  # beside a model: the convention in which it was trained to write points
 PROCESSOR_FILES = (
     "tokenizer*", "*.jinja", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
@@ -85,6 +89,10 @@ class AnyCheckpoint(Checkpoint):
     def packs(self) -> bool:
         layers = getattr(self.text_config, "layer_types", None) or ()
         return not set(layers) & set(MIXING_LAYERS) and "token_type_ids" not in self.processor.model_input_names
+
+    def native_coordinates(self) -> str:
+        how = native_convention(self.name, self.folder, self.model.config)
+        return how.name if how is not None else super().native_coordinates()
 
     # --- text ------------------------------------------------------------------------------------------------------
 
@@ -173,6 +181,9 @@ class AnyCheckpoint(Checkpoint):
 
     def example(self, turns: Sequence[Turn], image: Image.Image | None) -> Example:
         """One conversation with its labels, and everything else that the model is given."""
+        if image is not None and self.coordinates != "unit":
+            how = CONVENTIONS[self.coordinates]
+            turns = write_turns(turns, how, self.seen_size(image) if how.scale is None else image.size)
         rendered = self._rendered_answers(turns)
         text = self.render(turns[:-1]) if rendered is None else rendered.text
         inputs = self.tensors([text], [image], return_offsets_mapping=True, return_text_replacement_offsets=True)
@@ -228,14 +239,13 @@ class AnyCheckpoint(Checkpoint):
         # What a processor without its video half saves is no processor to AutoProcessor: the base's files are copied.
         for file in (file for pattern in PROCESSOR_FILES for file in self.folder.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
+        write_json(folder / RECORD, {"coordinates": self.coordinates})
 
     def write_model(self, folder: Path, tensors: Mapping[str, Tensor], dtype: str | None, card: ModelCard) -> None:
         kind = None if dtype is None else getattr(torch, dtype)
         state = {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         self.model.save_pretrained(folder, state_dict=state)
         if dtype is not None:
-            from ...utils.files import write_json
-
             write_json(folder / "config.json", read_object(folder / "config.json") | {"dtype": dtype})
         self.write_processor(folder)
         write_card(folder, card, self.name)
@@ -261,7 +271,24 @@ def load_any(
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model = model if "device_map" in options else model.to(device)
     model.name_or_path = model.config.name_or_path = str(folder)
-    return AnyCheckpoint(model.eval(), processor, name, path, make_card(str(folder), folder), folder=folder)
+    card, coordinates = make_card(str(folder), folder), read_coordinates(folder, adapter, config)
+    return AnyCheckpoint(model.eval(), processor, name, path, card, coordinates=coordinates, folder=folder)
+
+
+def read_coordinates(folder: Path, adapter: Path | None, config: Any) -> str:
+    """The convention in which a model writes points: as recorded with it or its base, or its family's, or "unit"."""
+    for path in (place / RECORD for place in (adapter, folder) if place is not None):
+        if path.is_file():
+            with input_errors(path):
+                return convention(read_object(path)["coordinates"]).name
+    how = native_convention(model_name(adapter or folder), folder, config)
+    return "unit" if how is None else how.name
+
+
+def native_convention(name: str, folder: Path, config: Any) -> Convention | None:
+    """The convention of a model's family: by its name, its base's, or the type of its architecture."""
+    found = (convention_of(known) for known in (name, model_name(folder), config.model_type))
+    return next((how for how in found if how is not None), None)
 
 
 def load_processor(folder: Path) -> tuple[Any, Any]:
@@ -315,6 +342,8 @@ def describe_any(folder: Path, adapter: Path | None) -> dict[str, str]:
     columns, rows = ORDINARY_SIZE
     lines["image tokens"] = f"{ids.count(checkpoint.image_token_id)} of an image of {columns} x {rows} pixels"
     lines["answers end with"] = " or ".join(checkpoint.end_words)
+    how = CONVENTIONS[read_coordinates(folder, adapter, config)]
+    lines["coordinates"] = f"{how.name}: {how.summary}"
     lines["packing"] = "exact" if checkpoint.packs else "not possible: some layers would mix the rows"
     return lines
 

@@ -65,6 +65,10 @@ class Checkpoint(ABC):
 
     packed_generation = False  # whether `inference.generation.generate`, which packs rows, runs this model
 
+    def native_coordinates(self) -> str:
+        """The convention of the model's family, whatever this model was trained on. InputError if it has none."""
+        raise InputError(f"coordinates: {self.name} is of no family that writes points in a way of its own. Use unit")
+
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
@@ -143,7 +147,7 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def write_processor(self, folder: Path) -> None:
-        """Write the files that plain transformers loads as this model's processor."""
+        """Write the files that plain transformers loads as this model's processor, and a record of `coordinates`."""
 
     @abstractmethod
     def write_model(self, folder: Path, tensors: Mapping[str, Tensor], dtype: str | None, card: ModelCard) -> None:
