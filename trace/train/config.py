@@ -85,6 +85,9 @@ class TrainConfig:
     # language: next-token loss on the assistant's turns. vision: patch labels, in place of CLIP's pre-training.
     objective: Literal["language", "vision"] = "language"
     template: str = "vicuna_v1"
+    # How points are learned, whatever the data hold (fractions): unit keeps them, native writes them as the model's
+    # family does (core/conventions.yaml). The trained model records its choice, and is asked and read in it.
+    coordinates: Literal["unit", "native"] = "unit"
     # A mapping of PARTS to full, lora or frozen; or a list of the parts to train (fully, or the llm with `lora`).
     trainable: ListOf[str] | Trainable = field(default_factory=Trainable)
     lora: Lora | None = None

@@ -36,6 +36,7 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> LanguageTrai
             print(message)
 
     checkpoint = load_for_training(config, log)
+    checkpoint.coordinates = checkpoint.native_coordinates() if config.coordinates == "native" else "unit"
     text = checkpoint.model.config.text_config
     for name, count in (("layer", text.num_hidden_layers), ("head", text.num_attention_heads)):
         if config.grounding_loss is not None and getattr(config.grounding_loss, name) >= count:
