@@ -87,3 +87,14 @@ def tiny_model(tiny_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -
     path = tmp_path_factory.mktemp("models") / "tiny"
     save(tiny_checkpoint, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`family_folder("qwen3_vl")`: the folder of a tiny random model of that family, as transformers saves it."""
+    import functools
+
+    import tiny_models
+
+    root = tmp_path_factory.mktemp("families")
+    return functools.cache(lambda family: tiny_models.save(family, root / family))
