@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import ProcessorMixin
 
 from ...core.conventions import CONVENTIONS, Convention, convention, convention_of, write_turns
 from ...core.prompts import IGNORE, IMAGE_TAG, Encoded, Rendered
@@ -306,12 +307,15 @@ def load_processor(folder: Path) -> tuple[Any, Any]:
         raise InputError(
             f"{folder} is a {config.model_type!r} model, which reads no images. Choose a vision-language model"
         )
+    stored = PROCESSOR_MAPPING[type(config)]
+    pil = f"{folder}: transformers has no processor on PIL for {config.model_type!r} models. Choose another model"
+    if getattr(stored, "is_dummy", False):  # the class itself wants torchvision (Mistral 3)
+        raise InputError(pil)
     with input_errors(f"the processor of {folder}"):
-        stored = PROCESSOR_MAPPING[type(config)]
         options = {"video_processor": None} if "video_processor" in stored.get_attributes() else {}
         processor = without_video(stored).from_pretrained(folder, backend="pil", trust_remote_code=False, **options)
     if not type(processor.image_processor).__name__.endswith("Pil"):
-        raise InputError(f"{folder}: transformers has no image processor on PIL for {config.model_type!r} models")
+        raise InputError(pil)
     if processor.chat_template is None:
         raise InputError(f"{folder} has no chat template (chat_template.jinja). Take an instruction-tuned model")
     processor.tokenizer.padding_side = "right"  # of training; generation asks for left
@@ -361,4 +365,12 @@ def without_video(stored: type) -> type:
     kept = [name for name in stored.get_attributes() if name != "video_processor"]
     none = SimpleNamespace(num_frames=None, fps=None)  # SmolVLM's processor asks for them
     fields = {"get_attributes": classmethod(lambda _: kept), "video_processor": none}
-    return type(stored.__name__, (stored,), fields)
+    return type(stored.__name__, (stored, _WithoutVideo), fields)
+
+
+class _WithoutVideo(ProcessorMixin):
+    """Stands behind a processor's own class, which hands its video half (Gemma4's by name) to this constructor."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options.pop("video_processor", None)
+        super().__init__(*args, **options)

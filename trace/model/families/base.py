@@ -29,7 +29,7 @@ PARTS = ("vision", "projector", "llm")
 _PART_PREFIXES = (
     (r"lm_head\.|model\.(language_model|text_model|decoder|text_decoder)\.", "llm"),
     (r"model\.visual\.(merger|deepstack_merger_list)\.", "projector"),
-    (r"model\.(vision_tower|visual|vision_model|vision_encoder|image_tower)\.", "vision"),
+    (r"model\.(vision_tower|visual|vision_model|vision_encoder|image_tower|audio_tower|embed_audio)\.", "vision"),
 )
 
 

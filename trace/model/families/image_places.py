@@ -28,6 +28,10 @@ def image_places(processor: Any, config: Any, image: Image.Image, inputs: Mappin
     if "image_grid_thw" in inputs:  # one grid, of which neighbours are merged
         merge = processor.image_processor.merge_size
         return _grid(*(int(side) // merge for side in inputs["image_grid_thw"][0][1:]))
+    if "image_position_ids" in inputs:  # Gemma4: x and y of each patch, -1 for padding; squares of patches are pooled
+        pooled = (inputs["image_position_ids"][0].max(0).values + 1) // processor.image_processor.pooling_kernel_size
+        columns, rows = (int(side) for side in pooled)
+        return _grid(rows, columns)
     if "image_sizes" in inputs and inputs["pixel_values"].ndim == 5:
         return _thumbnail_and_tiles(config, image.size, inputs["pixel_values"].shape[-1], count)
     return _tiles(processor, image.size, count)
