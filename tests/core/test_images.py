@@ -139,6 +139,16 @@ def test_one_reader_takes_every_kind_of_mask(tmp_path, picture, as_bytes):
     assert np.array_equal(open_mask(path.read_bytes() if as_bytes else path) > INSIDE, LEFT)
 
 
+@pytest.mark.parametrize("kind, values", [
+    (np.uint8, [0, 100, 127, 128, 200, 255]), (np.uint16, [0, 256, 32767, 32768, 40000, 65535]),
+    (np.int32, [0, 256, 32767, 32768, 40000, 65535]), (np.float32, [0, 0.1, 0.49, 0.51, 0.8, 1]),
+    (np.uint16, [0, 100, 127, 128, 200, 255]), (np.float32, [0, 100, 127, 128, 200, 255]),  # eight bits in wider ones
+])  # fmt: skip
+def test_a_mask_is_cut_at_half_of_its_range(tmp_path, kind, values):
+    Image.fromarray(np.array([values] * 4, kind)).save(tmp_path / "a.tif")
+    assert (open_mask(tmp_path / "a.tif") > INSIDE).tolist() == [[False] * 3 + [True] * 3] * 4
+
+
 def test_a_mask_of_a_palette_is_read_by_its_colours(tmp_path):
     picture = Image.fromarray(LEFT.astype(np.uint8))
     picture.putpalette([0, 0, 0, 128, 0, 0])  # VOC: the first class is dark red

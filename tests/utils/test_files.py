@@ -9,7 +9,7 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trace_vlm.utils import files
@@ -26,7 +26,6 @@ json_values = st.recursive(
 json_objects = st.dictionaries(st.text(), json_values, max_size=4)
 
 
-@settings(deadline=None)  # every example writes a file
 @given(st.lists(json_objects, max_size=6), st.integers(1, 40), st.sampled_from([None, 0, 3]), st.booleans())
 def test_lists_are_read_whatever_the_chunks(tmp_path_factory, records, chunk, indent, ascii_only):
     path = tmp_path_factory.mktemp("chunks") / "list.json"
@@ -138,6 +137,9 @@ def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["model"] and os.listdir(target) == ["a"]
     with pytest.raises(InputError, match="model"), new_folder(target):
         pass
+    with pytest.raises(InputError, match="taken"), new_folder(tmp_path / "taken"):
+        (tmp_path / "taken" / "theirs").mkdir(parents=True)  # by another process meanwhile
+    assert os.listdir(tmp_path / "taken") == ["theirs"]
     with pytest.raises(InputError, match="large"), new_folder(tmp_path / "large", needed=10**18):
         pass
 
