@@ -3,8 +3,6 @@
 `draw_checkpoint(seed, ...)` writes one of a kind drawn from a seed: shapes, types, files, tokenizer, and where the tower is.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import shutil
@@ -69,9 +67,6 @@ def clip_config(shape: Shape) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# --- tensors and what they compute ----------------------------------------------------------------
-
-
 def stock_model(shape: Shape, linear: bool) -> Any:
     """The architecture in plain transformers, for the weights of the original."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -124,9 +119,6 @@ def original_logits(shape: Shape, text: Tensors, tower: Tensors, ids: list[int],
         return model(input_ids=torch.tensor([expanded]), pixel_values=pixels).logits[0]
 
 
-# --- folders --------------------------------------------------------------------------------------
-
-
 def write_clip(folder: Path, shape: Shape, tower: Tensors) -> None:
     """As the published CLIP repositories: one .bin, text half and position ids included."""
     folder.mkdir(parents=True)
@@ -176,9 +168,6 @@ def write_weights(folder: Path, tensors: Tensors, rng: random.Random) -> None:
         write_shards(folder, names, tensors, rng.randint(2, 4), way.split()[0], index)
     else:
         torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=way == "bin")
-
-
-# --- checkpoints drawn from a seed ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)

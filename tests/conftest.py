@@ -1,7 +1,5 @@
 """What many tests share: one thread, and a nano model with random weights made once a session."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Work for the processes of a pool, which import it by its name: it is done, or it ends its process."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

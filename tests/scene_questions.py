@@ -3,8 +3,6 @@
 It reads the files that the generator writes and asks none of its functions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A benchmark of three questions about three images, whose targets are their left halves, and the scripts under test."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mixing: the counts of a recipe, the same file twice, nested choices, parts that share no image, cards and exports."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -59,9 +57,6 @@ def recipe(folder: Path, *entries: dict[str, Any]) -> Path:
     return path
 
 
-# --- the recipes ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_recipe_loads_and_opens_with_its_command(path: Path) -> None:
     assert f"trace.data.mix --config configs/mixes/{path.name}" in path.read_text().split("\nseed")[0]
@@ -78,9 +73,6 @@ def test_the_mix_holds_what_the_recipe_says(root: Path, tmp_path: Path) -> None:
     assert len({source for source, _ in parts[:12]}) > 2, "sources are mixed, not stacked"
     checked = ["check", "--data", str(tmp_path / "trace_200k.json"), "--images", str(root / "data"), "--workers", "1"]
     assert run(sources, checked) == 0, "every image is found"
-
-
-# --- reproducible and nested ----------------------------------------------------------------------
 
 
 def test_the_same_recipe_gives_the_same_bytes_whatever_the_order_of_the_files(root: Path, tmp_path: Path) -> None:
@@ -116,9 +108,6 @@ def test_smaller_mixes_lie_inside_larger_ones(root: Path, tmp_path: Path) -> Non
     large = mix(root, tmp_path / "l.json", "--set", "scale=0.0004")
     assert (len(small), len(large)) == (20, 80)
     assert all(large[identifier] == sample for identifier, sample in small.items())
-
-
-# --- images that are missing, names, splits -------------------------------------------------------
 
 
 def test_a_missing_image_is_replaced_by_the_next_sample_and_reported(root: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -176,9 +165,6 @@ def test_a_photograph_under_two_names_falls_on_one_side(tmp_path: Path) -> None:
     assert all(sides) and not sides[0] & sides[1]
 
 
-# --- mistakes -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("entries", "named"),
     [([], "sources"), ([GOOD | {"licence": "CC-BY"}], "CC-BY"), ([GOOD | {"smaples": 3}], "smaples"),
@@ -198,9 +184,6 @@ def test_a_split_that_leaves_nothing_is_refused(root: Path, tmp_path: Path, caps
     assert "--split" in capsys.readouterr().err
     assert mixed(root, tmp_path / "a.json", *SMALL, "--split", 1) == 2
     assert not list(tmp_path.glob(".*")), "no working file is left"
-
-
-# --- licences, cards and exports ------------------------------------------------------------------
 
 
 def test_the_strictest_licence_wins_and_an_unknown_one_is_stricter_than_any() -> None:

@@ -1,7 +1,5 @@
 """The demo in Chromium: it answers, its slider changes the picture, it asks nobody else, and no answer acts on it."""
 
-from __future__ import annotations
-
 import json
 import socket
 

@@ -1,7 +1,5 @@
 """The demo without its page: the text streams in, points carry confidence, mistakes get a message."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Text on a canvas: it fits, loses nothing, and uses an installed font for Chinese, Japanese and Korean."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
@@ -54,9 +52,6 @@ def test_a_figure_is_written_by_its_suffix(tmp_path):
             assert (image.size, image.format) == ((120, 60), kind)
     with pytest.raises(InputError, match=r"c\.png"):
         canvas.save_figure(figure, tmp_path / "a.png" / "c.png")
-
-
-# --- fonts ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

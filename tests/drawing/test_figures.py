@@ -1,7 +1,5 @@
 """What the pictures show: marks at the right pixels, one colour scale, words that are all there and do not overlap."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np
@@ -48,9 +46,6 @@ def assert_no_overlap(figure):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height, text
     for (text, box), (other_text, other) in combinations(boxes, 2):
         assert not box.shrunk(0.9, 0.6).overlaps(other), (text, other_text)
-
-
-# --- marks ---------------------------------------------------------------------------------------------------------
 
 
 def test_outlines_follow_pixel_edges():
@@ -123,9 +118,6 @@ def test_labels_of_points_at_one_place_are_lines_of_one_label():
     ]
 
 
-# --- answers -------------------------------------------------------------------------------------------------------
-
-
 def test_each_model_has_its_color_on_pictures_and_in_the_counts():
     names = ["one", "two", "three"]
     colors = list(overlay.model_colors(names).values())
@@ -162,9 +154,6 @@ def test_a_comparison_shows_every_word_and_nothing_overlaps(size, count):
         assert text in shown
     assert ("no reasoning" in shown) == (count > 1)
     assert ("No point could be read" in shown) == (count > 2)
-
-
-# --- attention -----------------------------------------------------------------------------------------------------
 
 
 def steps(size, missing=()):

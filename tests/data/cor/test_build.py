@@ -1,7 +1,5 @@
 """The command without a network: it writes what it can, records the rest, and names a mistake in one sentence."""
 
-from __future__ import annotations
-
 import json
 import re
 
