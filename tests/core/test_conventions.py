@@ -32,12 +32,11 @@ def points(name: str, text: str) -> list[tuple[float, ...]]:
     ("molmo", '<point x="25.0" y="50" alt="a mug">a mug</point>', HERE),
     ("molmo", '<points x1="25" y1="50.0" x2="100" y2="0" alt="mugs">mugs</points>', BOTH),
     ("molmo", '<points x1="25" y1="50.0" x2="10', HERE), ("molmo", "There are none.", []),
-    ("molmo", '<points x1="25" y2="50.0">', []),  # not a pair
+    ("molmo", '<points x1="25" y2="50.0">', []), ("molmo2", '<points coords="">', []),  # no pair
     ("molmo2", '<points coords="1 1 250 500 2 999 003">mugs</points>', [(0.25, 0.5), (0.999, 0.003)]),
     ("molmo2", '<point coords="1 1 250 500"/>', HERE),
     ("molmo2", '<points coords="1 250 500 2 999 3">', [(0.25, 0.5), (0.999, 0.003)]),  # without the image's number
-    ("molmo2", '<points coords="1 1 250 500 2 99', HERE), ("molmo2", '<points coords="">', []),
-    ("qwen2.5-vl", '[{"point_2d": [70, 70], "label": "mug"}]', HERE),
+    ("molmo2", '<points coords="1 1 250 500 2 99', HERE), ("qwen2.5-vl", '[{"point_2d": [70, 70], "label": "m"}]', HERE),
     ("qwen3-vl", '<think>maybe [1, 2]</think>\n[{"point_2d": [250, 500]}]', HERE),
     ("qwen3-vl", "**Final Answer:** [250, 500]\nThat is left of (1, 2).", HERE),
     ("qwen3-vl", "1. Identify the reference object: at [10, 20].\n**Final Answer:**\n[250, 500]", HERE),
@@ -90,19 +89,20 @@ def test_a_server_has_nothing_left_to_resize(width: int, height: int, most: int,
         return
     assert min(sent) >= 1
     if how.scale is not None:
-        assert max(sent) <= max(most, 1)
-        assert max(width, height) > most or sent == (width, height)
+        assert max(sent) <= max(most, 1) and (max(width, height) > most or sent == (width, height))
     else:
-        assert {side % 28 for side in sent} == {0} and conventions.QWEN_LEAST <= sent[0] * sent[
-            1
-        ] <= conventions.QWEN_MOST
+        assert {side % 28 for side in sent} == {0}
+        assert conventions.QWEN_LEAST <= sent[0] * sent[1] <= conventions.QWEN_MOST
 
 
-def test_an_unknown_convention_and_a_missing_size() -> None:
+def test_what_has_no_convention_is_refused() -> None:
     with pytest.raises(InputError, match=r"'klingon'.*gemini"):
         convention("klingon")
     with pytest.raises(ValueError, match="robobrain2"):
         read("[(1, 2)]", SIZE, CONVENTIONS["robobrain2"])
+    for model in ("allenai/MolmoPoint-8B", "MolmoAct2-7B"):  # they point by special tokens
+        with pytest.raises(InputError, match="Molmo"):
+            convention_of(model)
 
 
 FAMILIES = {
@@ -112,26 +112,15 @@ FAMILIES = {
     "IffYuan/Embodied-R1.5": "qwen3-vl", "unitreerobotics/UnifoLM-ER-1-4B": "qwen3-vl", "ABot-ER-8B": "qwen3-vl",
     "allenai/Molmo-7B-D-0924": "molmo", "allenai/Molmo2-8B": "molmo2", "BAAI/RoboBrain2.0-7B": "robobrain2",
     "BAAI/RoboBrain2.5-8B-NV": "robobrain2.5", "gpt-4o": "unit", "trace-13b": "unit",
+    **dict.fromkeys(["my-finetune-of-gemini-data", "geminid", "gemini/my-own", "RoboBrain3", "Qwen2-VL-7B"]),
+    **dict.fromkeys(["Embodied-R1-3B", "", "/"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("model", FAMILIES)
-def test_a_models_family_names_its_convention(model: str) -> None:
+def test_a_models_family_names_its_convention_and_an_unknown_one_is_not_guessed(model: str) -> None:
     found = convention_of(model)
-    assert found is not None and found.name == FAMILIES[model]
-
-
-@pytest.mark.parametrize("model", [
-    "my-finetune-of-gemini-data", "geminid", "RoboBrain3", "Qwen2-VL-7B", "gemini/my-own", "Embodied-R1-3B", "", "/",
-])  # fmt: skip
-def test_an_unknown_family_is_not_guessed(model: str) -> None:
-    assert convention_of(model) is None
-
-
-@pytest.mark.parametrize("model", ["allenai/MolmoPoint-8B", "MolmoAct2-7B"])
-def test_a_model_that_points_by_special_tokens_is_refused(model: str) -> None:
-    with pytest.raises(InputError, match="Molmo"):
-        convention_of(model)
+    assert (found and found.name) == FAMILIES[model]
 
 
 @pytest.mark.parametrize("text, shown", [
