@@ -6,6 +6,7 @@
 import json
 import random
 import shutil
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,11 @@ PREFIXES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Shape:
-    width: int = 40
-    mlp: int = 72
-    layers: int = 3
-    heads: int = 5
-    groups: int = 5
-    vocabulary: int = 1000
-    vision: int = 24
-    vision_heads: int = 3
-    vision_layers: int = 3
-    image: int = 42
-    patch: int = 14
-    eps: float = 1e-5
-    theta: float = 10000.0
+SHAPE = {
+    "width": 40, "mlp": 72, "layers": 3, "heads": 5, "groups": 5, "vocabulary": 1000, "vision": 24, "vision_heads": 3,
+    "vision_layers": 3, "image": 42, "patch": 14, "eps": 1e-5, "theta": 10000.0,
+}  # fmt: skip
+Shape = namedtuple("Shape", SHAPE, defaults=SHAPE.values())
 
 
 def llama_config(shape: Shape) -> dict[str, Any]:
@@ -140,10 +131,8 @@ def edit_json(file: Path, **changes: Any) -> None:
 def write_tokenizer(folder: Path, source: Path, legacy: bool | None) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
-    settings = json.loads((source / "tokenizer_config.json").read_text())
-    settings.pop("legacy")
-    if legacy is not None:
-        settings["legacy"] = legacy
+    settings = json.loads((source / "tokenizer_config.json").read_text()) | {"legacy": legacy}
+    settings = {name: value for name, value in settings.items() if value is not None or name != "legacy"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 

@@ -1,7 +1,5 @@
 """A run whose every text tries to be more than text: what the tests of the report and of its page share."""
 
-from pathlib import Path
-
 import numpy as np
 from small_benchmark import left_half, picture, write_pictures
 
@@ -25,7 +23,7 @@ COR = render(STEPS, [Point(0.2, 0.5), Point(1.4, 0.5)])
 INSTRUCTION = "Point left of the <b>mug</b> & the $x$."
 
 
-def make_run(folder: Path) -> Path:
+def make_run(folder):
     bench = folder / "bench"
     write_pictures(bench, {f"{number}.png": (60, 40) for number in range(8)})
     write_jsonl(bench / "point_questions.jsonl", [
