@@ -42,15 +42,12 @@ def test_every_assistant_turn_is_learned_as_upstream_llava_does(recorded, tokeni
     assert encoded.labels == recorded["labels"]
 
 
-def test_spans_point_at_the_text_of_their_tokens(tokenizer):
+def test_spans_point_at_the_text_of_their_tokens_and_plain_learns_the_caption_alone(tokenizer):
     rendered = prompts.render(conversation(["<image>\nFind it.", "[(0.1, 0.25)]"]), prompts.template("vicuna_v1"))
     encoded = prompts.encode(tokenizer, rendered)
     learned = [span for span, label in zip(encoded.spans, encoded.labels, strict=True) if label != prompts.IGNORE]
     assert rendered.text[learned[0][0] : learned[-1][1]] == " [(0.1, 0.25)]</s>"
     assert rendered.text[slice(*encoded.spans[encoded.input_ids.index(prompts.IMAGE_ID)])] == "<image>"
-
-
-def test_plain_learns_the_caption_alone():
     rendered = prompts.render(conversation(["<image>\nwhat was asked", "a red mug"]), prompts.template("plain"))
     assert rendered.text == "<image>a red mug\n"
     assert rendered.text[slice(*rendered.answers[0])] == "a red mug\n"

@@ -13,15 +13,11 @@ from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_jsonl
 
 TURNS = (Turn("human", "<image>\nFind the müg."), Turn("gpt", "[(0.461, 0.527)]"))
-SAMPLES = [
-    Sample("0", "images/0.png", TURNS, {"task": "free_space", "points": [[0.461, 0.527]]}),
-    Sample("1", None, (*TURNS, Turn("human", "and the \u00e9?"), Turn("gpt", "\u2028 [] \U0001f600"))),
-]
+SAMPLES = [Sample("0", "images/0.png", TURNS, {"task": "free_space", "points": [[0.461, 0.527]]})]
+SAMPLES += [Sample("1", None, (*TURNS, Turn("human", "and the \u00e9?"), Turn("gpt", "\u2028 [] \U0001f600")))]
 QUESTIONS = [Question(0, "0.png", "Where?", "seen", {"kind": "direct"}), Question("b", "0.png", "And there?")]
-ANSWERS = [
-    Answer(0, "prompt", "(0.1, 0.2)", "id-0", "nano", "seen", 0.5, 3, 0, (1, 2), {"seconds": 0.1}),
-    Answer(0, "prompt", "(0.3, 0.2)", "id-1", "nano", run=1),
-]
+ANSWERS = [Answer(0, "prompt", "(0.1, 0.2)", "id-0", "nano", "seen", 0.5, 3, 0, (1, 2), {"seconds": 0.1})]
+ANSWERS += [Answer(0, "prompt", "(0.3, 0.2)", "id-1", "nano", run=1)]
 
 
 def write_lines(path, *lines):
@@ -53,7 +49,7 @@ def test_samples_round_trip(tmp_path):
     assert as_list(tmp_path / "broken.json")[0].conversations[0].text == "the \ufffd?"
 
 
-def test_foreign_samples_are_read(tmp_path):
+def test_foreign_samples_and_answers_are_read(tmp_path):
     turns = [{"from": "human", "value": "hi", "weight": 1}, {"from": "gpt", "value": "ho"}]
     foreign = [{"id": 7, "model": "x", "conversations": turns}, {"id": "8", "image": None, "conversations": turns}]
     samples = [Sample("7", None, (Turn("human", "hi"), Turn("gpt", "ho")), {"model": "x"})]
@@ -64,6 +60,9 @@ def test_foreign_samples_are_read(tmp_path):
     (tmp_path / "marked.jsonl").write_text((tmp_path / "data.jsonl").read_text(), encoding="utf-8-sig")
     for name in ("pretty.json", "compact.json", "data.jsonl", "marked.jsonl"):
         assert as_list(tmp_path / name) == samples
+    line = {"question_id": 3, "prompt": "p", "text": "(1, 1)", "answer_id": "x", "model_id": "m", "metadata": {}}
+    path = write_lines(tmp_path / "a.jsonl", json.dumps(line), json.dumps({"question_id": 4, "text": "", "extra": 1}))
+    assert read_answers(path) == [Answer(3, "p", "(1, 1)", "x", "m"), Answer(4, "", "", "", "", metadata={"extra": 1})]
 
 
 def test_questions_and_answers_round_trip(tmp_path):
@@ -75,12 +74,6 @@ def test_questions_and_answers_round_trip(tmp_path):
     assert read_answers(tmp_path / "a.jsonl") == ANSWERS
     keys = "question_id prompt text answer_id model_id category confidence seed run token_ids metadata"
     assert list(ANSWERS[0].as_json()) == keys.split()
-
-
-def test_answers_of_the_reference_are_read(tmp_path):
-    line = {"question_id": 3, "prompt": "p", "text": "(1, 1)", "answer_id": "x", "model_id": "m", "metadata": {}}
-    path = write_lines(tmp_path / "a.jsonl", json.dumps(line), json.dumps({"question_id": 4, "text": "", "extra": 1}))
-    assert read_answers(path) == [Answer(3, "p", "(1, 1)", "x", "m"), Answer(4, "", "", "", "", metadata={"extra": 1})]
 
 
 def test_answered(tmp_path):
