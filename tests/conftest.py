@@ -26,7 +26,6 @@ def nano():
 
 @pytest.fixture(scope="session")
 def nano_folder(nano, tmp_path_factory):
-    """The same, saved."""
     from trace_vlm.model.checkpoint import save
 
     folder = tmp_path_factory.mktemp("models") / "nano"

@@ -46,11 +46,10 @@ def make_run(folder):
     words = ["--answers", *answers, "--labels", f"CoR {EVIL}", "no CoR", "--data", str(bench)]
     assert run(summarize_vqa.main, [*words, "--out", str(folder), "--resamples", "50"]) == 0
     question = Question(EVIL, "0.png", f"{INSTRUCTION} {POINTS_SUFFIX}", category=EVIL)
-    panels = [AnswerPanel(EVIL, parse(COR), 0.5, outcome="right"),
-              AnswerPanel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25),
-              AnswerPanel("box", parse("(0.1, 0.2, 0.3, 0.4)"))]  # fmt: skip
-    scores = [ModelScore(EVIL, 8, 0.512, (("right", 5), (EVIL, 3))), ModelScore("plain", 8, None),
-              ModelScore("box", 8, None)]  # fmt: skip
+    panels = [AnswerPanel(EVIL, parse(COR), 0.5, outcome="right"), AnswerPanel("box", parse("(0.1, 0.2, 0.3, 0.4)"))]
+    panels.insert(1, AnswerPanel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25))
+    scores = [ModelScore(panel.label, 8, None) for panel in panels]
+    scores[0] = ModelScore(EVIL, 8, 0.512, (("right", 5), (EVIL, 3)))
     compared = write_panels(folder / "comparison", question, picture(0), left_half(), panels)
     write_comparison(folder / "comparison", scores, [compared])
     maps = np.full((2, 5, 4, 4), 0.01, np.float32)

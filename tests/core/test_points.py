@@ -94,7 +94,6 @@ def test_any_text_is_read(text, size):
 
 @given(st.text(alphabet="()[]xyXYz=:,;.0123456789 \"'*`$\\（），．leftrigh\n", max_size=60))
 def test_a_mention_is_read_alone_as_in_its_text(text):
-    """Its place in the text is right: the piece holds the point, and nothing else."""
     for mention in find_points(text):
         assert find_points(text[mention.start : mention.end])[0].item == mention.item
 

@@ -154,13 +154,10 @@ def test_a_comparison_shows_every_word_and_nothing_overlaps(size, count):
 
 
 def steps(size, missing=()):
-    maps = []
-    for index in range(5):
-        heat = np.zeros(size[::-1], np.float32)
-        heat[size[1] // 2 :, size[0] // 2 :] = 0.01 * (index + 1)
-        known = ("", None) if index in missing else (f"Some words of step {index}. " * 4, heat, 0.2, (index, index + 4))
-        maps.append(figures.StepMap(f"Step {index}", *known))
-    return maps
+    heat = np.zeros(size[::-1], np.float32)
+    heat[size[1] // 2 :, size[0] // 2 :] = 0.01
+    known = [(f"Some words of step {n}. " * 4, heat * (n + 1), 0.2, (n, n + 4)) for n in range(5)]
+    return [figures.StepMap(f"Step {n}", *(("", None) if n in missing else known[n])) for n in range(5)]
 
 
 @sizes

