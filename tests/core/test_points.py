@@ -1,5 +1,7 @@
 """The point grammar: what is read, what is refused, and that writing and reading are inverse."""
 
+from dataclasses import astuple
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,9 +15,7 @@ items = st.lists(st.builds(Point, coordinates, coordinates) | st.builds(Box, *[c
 
 
 def rounded(item, decimals):
-    if isinstance(item, Point):
-        return Point(round(item.x, decimals), round(item.y, decimals))
-    return Box(*(round(value, decimals) for value in (item.x0, item.y0, item.x1, item.y1)))
+    return type(item)(*(round(value, decimals) for value in astuple(item)))
 
 
 @given(items, st.integers(1, 9))

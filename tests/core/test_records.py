@@ -33,7 +33,7 @@ def as_list(path):
     return list(read_samples(path))
 
 
-def test_samples_round_trip(tmp_path):
+def test_samples_questions_and_answers_round_trip(tmp_path):
     records.write_samples(tmp_path / "data.json", iter(SAMPLES))
     assert as_list(tmp_path / "data.json") == SAMPLES
     assert len((tmp_path / "data.json").read_bytes().splitlines()) == len(SAMPLES) + 2  # one sample a line
@@ -63,9 +63,6 @@ def test_foreign_samples_and_answers_are_read(tmp_path):
     line = {"question_id": 3, "prompt": "p", "text": "(1, 1)", "answer_id": "x", "model_id": "m", "metadata": {}}
     path = write_lines(tmp_path / "a.jsonl", json.dumps(line), json.dumps({"question_id": 4, "text": "", "extra": 1}))
     assert read_answers(path) == [Answer(3, "p", "(1, 1)", "x", "m"), Answer(4, "", "", "", "", metadata={"extra": 1})]
-
-
-def test_questions_and_answers_round_trip(tmp_path):
     records.write_questions(tmp_path / "q.jsonl", QUESTIONS)
     assert read_questions(tmp_path / "q.jsonl") == QUESTIONS
     path = write_lines(tmp_path / "q.jsonl", question_line(1, split="a", meta={"kind": "free", "split": "b"}))

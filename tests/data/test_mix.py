@@ -86,7 +86,7 @@ def test_the_same_recipe_gives_the_same_bytes_whatever_the_order_of_the_files(ro
     assert mix(root, tmp_path / "c.json", "--set", "seed=1", "scale=0.0002").keys() != first.keys()
 
 
-def test_shares_of_reasoning_are_nested_on_the_same_samples(root, tmp_path):
+def test_shares_of_reasoning_are_nested_on_the_same_samples_and_smaller_mixes_in_larger_ones(root, tmp_path):
     complete, before = mix(root, tmp_path / "100.json"), set()
     for share, expected in ((0, 0), (25, 4), (50, 10), (75, 16), (100, 20)):
         samples = mix(root, tmp_path / f"{share}.json", "--cor-share", share)
@@ -100,11 +100,8 @@ def test_shares_of_reasoning_are_nested_on_the_same_samples(root, tmp_path):
             assert original.conversations[1].text.endswith(sample.conversations[1].text), "the answer to the character"
     mix(root, tmp_path / "baseline.json", config=ROOT / "configs/mixes/robopoint.yaml")
     assert (tmp_path / "baseline.json").read_bytes() == (tmp_path / "0.json").read_bytes()
-
-
-def test_smaller_mixes_lie_inside_larger_ones(root, tmp_path):
     small, large = (mix(root, tmp_path / f"{part}.json", "--set", f"scale=0.000{part}") for part in (1, 4))
-    assert (len(small), len(large)) == (20, 80) and small.items() <= large.items()
+    assert (len(small), len(large)) == (20, 80) and all(large[name] == sample for name, sample in small.items())
 
 
 def test_a_missing_image_is_replaced_by_the_next_sample_and_reported(root, tmp_path, capsys):

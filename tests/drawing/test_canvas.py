@@ -102,15 +102,11 @@ def test_an_installed_font_is_used_for_what_dejavu_lacks(install, recwarn, caplo
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)] and not caplog.messages
 
 
-def test_chinese_is_measured_and_wrapped(install):
+def test_chinese_is_measured_and_wrapped_and_drawn_on_the_contact_sheet(install):
     install("wqy-zenhei")
     figure = write(CUP * 50, 200, 10)
     assert "".join(text.get_text() for text in figure.texts) == CUP * 50 and len(figure.texts) > 5
     assert 150 < widest(figure) <= 201
-
-
-def test_the_contact_sheet_draws_and_breaks_chinese(install):
-    install("NotoSansCJK-Regular")
     assert canvas.pil_font("A mug", 14).getlength("A mug") == ImageFont.load_default(14).getlength("A mug")
     picture = Image.new("RGB", (dataset_files.TILE, 40), "white")
     draw, font = ImageDraw.Draw(picture), canvas.pil_font(CUP * 30, 14)

@@ -236,12 +236,10 @@ def test_requests_wait_for_the_rate_limit_after_a_burst(cache):
         ask(Scripted(), cache.with_name("other"), requests(2), Limits(tokens_per_minute=1))
 
 
-@pytest.mark.parametrize(("provider", "expected"), [
-    ("gemini", {(336, 336): 258, (385, 384): 258, (1024, 768): 516}),
-    ("openai", {(336, 336): 255, (1024, 1024): 765, (2048, 4096): 1105}),
-])  # fmt: skip
-def test_tokens_of_an_image_are_the_published_ones(provider, expected):
-    assert {size: cost.image_tokens(provider, *size) for size in expected} == expected
+def test_tokens_of_an_image_are_the_published_ones():
+    gemini, openai = {(336, 336): 258, (385, 384): 258}, {(336, 336): 255, (1024, 1024): 765, (2048, 4096): 1105}
+    for provider, expected in (("gemini", gemini | {(1024, 768): 516}), ("openai", openai)):
+        assert {size: cost.image_tokens(provider, *size) for size in expected} == expected
 
 
 def test_prices_are_never_invented_and_time_is_the_slower_of_both_limits(tmp_path):

@@ -63,13 +63,15 @@ def test_lvis_asks_as_many_categories_as_wanted_and_none_of_which_a_box_lies_out
         read("lvis", path)
 
 
-def test_a_folder_of_several_files_is_read_whole_but_a_generated_one_without_its_captions(tmp_path):
+def test_a_folder_of_several_files_is_read_whole_but_a_generated_one_without_its_captions(tmp_path, capsys):
     for name in ("data", "captions"):
         hand.picture(tmp_path / f"images/{name}.png")
         hand.write(tmp_path / f"{name}.json", [hand.pointing(name, f"{name}.png")])
     (tmp_path / "notes.json").write_text('{"not": "samples"}')
     for kind, expected in (("llava", ["captions", "data"]), ("scenes", ["data"])):
         assert [sample.id for sample in read(kind, tmp_path)[0]] == expected
+    assert [converted("llava", tmp_path, tmp_path / "out.json") for _ in range(2)] == [0, 2]
+    assert "out.json" in capsys.readouterr().err, "the output is not read as well"
 
 
 IMAGES = {"missing": "gone.png", "escape": "../../etc/passwd", "absolute": "/etc/passwd", "folder": "."}
@@ -143,9 +145,3 @@ def test_images_are_found_and_named_with_and_without_their_folder(tmp_path):
         assert images.find("set/../set/images/a.png") is None
     (sample,), _ = read("llava", hand.write(tmp_path / "set/data.json", [hand.pointing("a", "a.png")]))
     assert sample.image == "images/a.png", "so that training finds it"
-
-
-def test_the_output_is_not_read_as_well(tmp_path, capsys):
-    hand.write(tmp_path / "data.json", [hand.record("text", None, "Hello", "Hi")])
-    assert [converted("llava", tmp_path, tmp_path / "out.json") for _ in range(2)] == [0, 2]
-    assert "out.json" in capsys.readouterr().err
