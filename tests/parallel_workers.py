@@ -7,10 +7,9 @@ import time
 from trace_vlm.utils.command import InputError
 
 ENDS = {
-    "SEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    "KILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "SEGV": lambda: os.kill(os.getpid(), signal.SIGSEGV), "KILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda: os._exit(7),
-}
+}  # fmt: skip
 HOW = {"SEGV": "signal 11 (segmentation fault)", "KILL": "signal 9 (killed)", "exit": "exit code 7"}
 
 

@@ -55,8 +55,7 @@ def make_run(folder):
     maps = np.full((2, 5, 4, 4), 0.01, np.float32)
     maps[:, :, 0, 0], maps[:, 1] = 0.03, np.nan
     spans = {key: (3 * index, 3 * index + 3) for index, key in enumerate(STEP_TITLES) if key != "target"}
-    rows = np.zeros((2, 15, 16), np.float16)
-    captured = CapturedAnswer((1, 2, 3), rows, {}, (0, 2), np.arange(15), CaptureConfig())
+    captured = CapturedAnswer((1, 2, 3), np.zeros((2, 15, 16), np.float16), {}, (0, 2), np.arange(15), CaptureConfig())
     attention = AnswerAttention(parse(COR), spans, maps, np.full(5, 0.5, np.float32), captured)
     results.write_record(folder / "attention", 0, question, picture(0), (left_half(), None), attention, EVIL, {})
     write_summary(folder / "attention")

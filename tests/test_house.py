@@ -27,8 +27,7 @@ def test_every_direct_dependency_has_one_tested_version_inside_its_range_and_the
         (exact,) = pin.specifier
         assert exact.operator == "==" and needs[name].specifier.contains(exact.version), pin
     assert not {"torchvision", "flash-attn", "flash_attn"} & set(needs), "what breaks an installation is no requirement"
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert trace_vlm.__version__ == PROJECT["version"] == citation["version"]
+    assert trace_vlm.__version__ == PROJECT["version"] == yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
 
 
 def commands():

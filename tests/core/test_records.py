@@ -47,6 +47,14 @@ def test_samples_questions_and_answers_round_trip(tmp_path):
     broken = Sample("1", None, (Turn("human", "the \ud83d?"), Turn("gpt", "no")))  # half a character
     records.write_samples(tmp_path / "broken.json", [broken])
     assert as_list(tmp_path / "broken.json")[0].conversations[0].text == "the \ufffd?"
+    records.write_questions(tmp_path / "q.jsonl", QUESTIONS)
+    assert read_questions(tmp_path / "q.jsonl") == QUESTIONS
+    path = write_lines(tmp_path / "q.jsonl", question_line(1, split="a", meta={"kind": "free", "split": "b"}))
+    assert read_questions(path) == [Question(1, "0.png", "Where?", None, {"split": "b", "kind": "free"})]
+    write_jsonl(tmp_path / "a.jsonl", [answer.as_json() for answer in ANSWERS])
+    assert read_answers(tmp_path / "a.jsonl") == ANSWERS
+    keys = "question_id prompt text answer_id model_id category confidence seed run token_ids metadata"
+    assert list(ANSWERS[0].as_json()) == keys.split()
 
 
 def test_foreign_samples_and_answers_are_read(tmp_path):
@@ -63,14 +71,6 @@ def test_foreign_samples_and_answers_are_read(tmp_path):
     line = {"question_id": 3, "prompt": "p", "text": "(1, 1)", "answer_id": "x", "model_id": "m", "metadata": {}}
     path = write_lines(tmp_path / "a.jsonl", json.dumps(line), json.dumps({"question_id": 4, "text": "", "extra": 1}))
     assert read_answers(path) == [Answer(3, "p", "(1, 1)", "x", "m"), Answer(4, "", "", "", "", metadata={"extra": 1})]
-    records.write_questions(tmp_path / "q.jsonl", QUESTIONS)
-    assert read_questions(tmp_path / "q.jsonl") == QUESTIONS
-    path = write_lines(tmp_path / "q.jsonl", question_line(1, split="a", meta={"kind": "free", "split": "b"}))
-    assert read_questions(path) == [Question(1, "0.png", "Where?", None, {"split": "b", "kind": "free"})]
-    write_jsonl(tmp_path / "a.jsonl", [answer.as_json() for answer in ANSWERS])
-    assert read_answers(tmp_path / "a.jsonl") == ANSWERS
-    keys = "question_id prompt text answer_id model_id category confidence seed run token_ids metadata"
-    assert list(ANSWERS[0].as_json()) == keys.split()
 
 
 def test_answered(tmp_path):

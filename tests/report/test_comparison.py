@@ -104,11 +104,15 @@ def test_only_what_all_models_answered_is_compared(bench, answers):
         compare(open_benchmark(bench), files, "hard")
 
 
-def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(visualize, answers, folder, capsys):
+def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(bench, visualize, answers, folder, capsys):
     assert visualize("--answers", answers("all", IN, OUT, IN), answers("two", IN, IN), "--category", "seen") == 0
     score = 1, 1.0, (("right", 1),), pytest.approx(2 / 3), 3
     assert read_comparison(folder)[0] == [ModelScore("all", *score), ModelScore("two", *score, 1)]
     assert "66.7% of all 3" in capsys.readouterr().out
+    (bench / "images/tall.png").write_bytes(b"no image")  # a question that was skipped needs no picture
+    file = answers("a", IN, None, IN)
+    write_json(file.with_suffix(".run.json"), {"skipped": [1], "settings": {}})
+    assert visualize("--answers", file) == 0 and "a: 66.7% of all 3" in capsys.readouterr().out
 
 
 def test_without_masks_nothing_is_scored(bench, two):
@@ -143,13 +147,6 @@ def test_doubtful_numbers_are_warned_about(bench, visualize, answers, capsys):
     assert visualize("--answers", answers("a", *["[(0.46, 0.53)]"] * 3), "--convention", "qwen3-vl") == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 2 and "a: 3 of 3 points" in warnings[0] and "question 1" in warnings[1]
-
-
-def test_a_skipped_question_needs_no_picture(bench, visualize, answers, capsys):
-    (bench / "images/tall.png").write_bytes(b"no image")
-    file = answers("a", IN, None, IN)
-    write_json(file.with_suffix(".run.json"), {"skipped": [1], "settings": {}})
-    assert visualize("--answers", file) == 0 and "a: 66.7% of all 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words, named", [
