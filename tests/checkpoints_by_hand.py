@@ -3,11 +3,10 @@
 `draw_checkpoint(seed, ...)` writes one of a kind drawn from a seed: shapes, types, files, tokenizer, and where the tower is.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import shutil
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,11 @@ PREFIXES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Shape:
-    width: int = 40
-    mlp: int = 72
-    layers: int = 3
-    heads: int = 5
-    groups: int = 5
-    vocabulary: int = 1000
-    vision: int = 24
-    vision_heads: int = 3
-    vision_layers: int = 3
-    image: int = 42
-    patch: int = 14
-    eps: float = 1e-5
-    theta: float = 10000.0
+SHAPE = {
+    "width": 40, "mlp": 72, "layers": 3, "heads": 5, "groups": 5, "vocabulary": 1000, "vision": 24, "vision_heads": 3,
+    "vision_layers": 3, "image": 42, "patch": 14, "eps": 1e-5, "theta": 10000.0,
+}  # fmt: skip
+Shape = namedtuple("Shape", SHAPE, defaults=SHAPE.values())
 
 
 def llama_config(shape: Shape) -> dict[str, Any]:
@@ -67,9 +56,6 @@ def clip_config(shape: Shape) -> dict[str, Any]:
         "num_attention_heads": shape.vision_heads, "image_size": shape.image, "patch_size": shape.patch,
         "hidden_act": "quick_gelu", "model_type": "clip_vision_model", "projection_dim": 8,
     }  # fmt: skip
-
-
-# --- tensors and what they compute ----------------------------------------------------------------
 
 
 def stock_model(shape: Shape, linear: bool) -> Any:
@@ -124,9 +110,6 @@ def original_logits(shape: Shape, text: Tensors, tower: Tensors, ids: list[int],
         return model(input_ids=torch.tensor([expanded]), pixel_values=pixels).logits[0]
 
 
-# --- folders --------------------------------------------------------------------------------------
-
-
 def write_clip(folder: Path, shape: Shape, tower: Tensors) -> None:
     """As the published CLIP repositories: one .bin, text half and position ids included."""
     folder.mkdir(parents=True)
@@ -148,10 +131,8 @@ def edit_json(file: Path, **changes: Any) -> None:
 def write_tokenizer(folder: Path, source: Path, legacy: bool | None) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copyfile(source / "tokenizer.model", folder / "tokenizer.model")
-    settings = json.loads((source / "tokenizer_config.json").read_text())
-    settings.pop("legacy")
-    if legacy is not None:
-        settings["legacy"] = legacy
+    settings = json.loads((source / "tokenizer_config.json").read_text()) | {"legacy": legacy}
+    settings = {name: value for name, value in settings.items() if value is not None or name != "legacy"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
@@ -176,9 +157,6 @@ def write_weights(folder: Path, tensors: Tensors, rng: random.Random) -> None:
         write_shards(folder, names, tensors, rng.randint(2, 4), way.split()[0], index)
     else:
         torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=way == "bin")
-
-
-# --- checkpoints drawn from a seed ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,23 @@
 """What many tests share: one thread, and a nano model with random weights made once a session."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")  # a busy machine is no fault
 
 DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="session")
-def nano():  # type: ignore[no-untyped-def]
+def nano():
     """A nano checkpoint with random weights; tests must not change it."""
     from trace_vlm.model.checkpoint import load
 
@@ -24,8 +25,7 @@ def nano():  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(scope="session")
-def nano_folder(nano, tmp_path_factory):  # type: ignore[no-untyped-def]
-    """The same, saved."""
+def nano_folder(nano, tmp_path_factory):
     from trace_vlm.model.checkpoint import save
 
     folder = tmp_path_factory.mktemp("models") / "nano"
@@ -35,7 +35,7 @@ def nano_folder(nano, tmp_path_factory):  # type: ignore[no-untyped-def]
 
 # Of a module: while it is open, Playwright's loop runs in this thread, and nothing else could call asyncio.run.
 @pytest.fixture(scope="module")
-def browser():  # type: ignore[no-untyped-def]
+def browser():
     """The system's Chromium; tests skip where it or Playwright is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to open the page")
     chromium = Path("/usr/bin/chromium")
@@ -48,7 +48,7 @@ def browser():  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint() -> Any:
+def tiny_checkpoint():
     """The nano tokenizer under a model of two layers, random weights; 8 patches are seen, `vocab_size` is padded."""
     from trace_vlm.model import build
     from trace_vlm.model.families.llava import LlavaCheckpoint
@@ -69,7 +69,7 @@ def tiny_checkpoint() -> Any:
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(tmp_path_factory):
     """Drawn views with captions: data to train on."""
     from scenes_by_hand import draw_views
 
@@ -81,7 +81,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_checkpoint: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(tiny_checkpoint, tmp_path_factory):
     from trace_vlm.model.checkpoint import save
 
     path = tmp_path_factory.mktemp("models") / "tiny"

@@ -18,9 +18,7 @@ BALL = generated_object("blue ball", 0.5, 0.6, 3)
 BOX = generated_object("green box", 0.8, 0.4, 4)
 
 
-def generated(
-    kind, relation=None, target=None, references=(), answer=ANSWER, surface="table", marks=(), asked="Point."
-):
+def generated(kind, relation=None, target=None, references=(), answer=ANSWER, surface="table", marks=(), asked="Point"):
     task = "object_reference" if kind in ("direct", "relational") else "free_space"
     marks = [{"instance": item["instance"], "color": color} for item, color in marks]
     meta = {"task": task, "kind": kind, "relation": relation, "target": target, "references": list(references)}
@@ -49,6 +47,5 @@ FULL = [
 GOOD_STEPS = {
     "reference": "The reference object is the blue ball near the front edge.",
     "target": "The target area lies to the left of it, where the red mug stands.",
-    "subtype": "This is an object reference goal.",
-    "output": "Several spots on the mug are chosen.",
-}
+    "subtype": "This is an object reference goal.", "output": "Several spots on the mug are chosen.",
+}  # fmt: skip

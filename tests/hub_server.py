@@ -50,8 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(content[: len(content) // 2] if self.close_connection else content)
 
-    def log_message(self, *_):
-        pass
+    def log_message(self, *_): ...
 
 
 @contextmanager

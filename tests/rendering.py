@@ -1,7 +1,5 @@
 """`needs_gl` marks tests that render scenes: they are skipped, with the user's error message, where nothing can."""
 
-from __future__ import annotations
-
 import pytest
 
 from trace_vlm.data.scenes import generate

@@ -1,7 +1,5 @@
 """A run whose every text tries to be more than text: what the tests of the report and of its page share."""
 
-from pathlib import Path
-
 import numpy as np
 from small_benchmark import left_half, picture, write_pictures
 
@@ -25,7 +23,7 @@ COR = render(STEPS, [Point(0.2, 0.5), Point(1.4, 0.5)])
 INSTRUCTION = "Point left of the <b>mug</b> & the $x$."
 
 
-def make_run(folder: Path) -> Path:
+def make_run(folder):
     bench = folder / "bench"
     write_pictures(bench, {f"{number}.png": (60, 40) for number in range(8)})
     write_jsonl(bench / "point_questions.jsonl", [
@@ -48,18 +46,16 @@ def make_run(folder: Path) -> Path:
     words = ["--answers", *answers, "--labels", f"CoR {EVIL}", "no CoR", "--data", str(bench)]
     assert run(summarize_vqa.main, [*words, "--out", str(folder), "--resamples", "50"]) == 0
     question = Question(EVIL, "0.png", f"{INSTRUCTION} {POINTS_SUFFIX}", category=EVIL)
-    panels = [AnswerPanel(EVIL, parse(COR), 0.5, outcome="right"),
-              AnswerPanel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25),
-              AnswerPanel("box", parse("(0.1, 0.2, 0.3, 0.4)"))]  # fmt: skip
-    scores = [ModelScore(EVIL, 8, 0.512, (("right", 5), (EVIL, 3))), ModelScore("plain", 8, None),
-              ModelScore("box", 8, None)]  # fmt: skip
+    panels = [AnswerPanel(EVIL, parse(COR), 0.5, outcome="right"), AnswerPanel("box", parse("(0.1, 0.2, 0.3, 0.4)"))]
+    panels.insert(1, AnswerPanel("plain", parse(EVIL), 0.0, outcome=EVIL, confidence=0.25))
+    scores = [ModelScore(panel.label, 8, None) for panel in panels]
+    scores[0] = ModelScore(EVIL, 8, 0.512, (("right", 5), (EVIL, 3)))
     compared = write_panels(folder / "comparison", question, picture(0), left_half(), panels)
     write_comparison(folder / "comparison", scores, [compared])
     maps = np.full((2, 5, 4, 4), 0.01, np.float32)
     maps[:, :, 0, 0], maps[:, 1] = 0.03, np.nan
     spans = {key: (3 * index, 3 * index + 3) for index, key in enumerate(STEP_TITLES) if key != "target"}
-    rows = np.zeros((2, 15, 16), np.float16)
-    captured = CapturedAnswer((1, 2, 3), rows, {}, (0, 2), np.arange(15), CaptureConfig())
+    captured = CapturedAnswer((1, 2, 3), np.zeros((2, 15, 16), np.float16), {}, (0, 2), np.arange(15), CaptureConfig())
     attention = AnswerAttention(parse(COR), spans, maps, np.full(5, 0.5, np.float32), captured)
     results.write_record(folder / "attention", 0, question, picture(0), (left_half(), None), attention, EVIL, {})
     write_summary(folder / "attention")

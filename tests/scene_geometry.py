@@ -4,8 +4,6 @@ World: metres, z up. Camera: x right, y down, z forward; pixel (column 0, row 0)
 An area is a disc {"center", "radius"} or a rectangle {"center", "half_size", "yaw"}, as views.jsonl writes it.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -3,8 +3,6 @@
 It reads the files that the generator writes and asks none of its functions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,8 +114,7 @@ def related(one: SceneQuestion, points: Array, slack: float) -> Array:
         return away <= relations["next_to"] + slack
     if relation in ("on", "inside"):
         area = {"on": "top", "inside": "inside"}[relation]
-        same = one.meta["support"] == {"object": first["instance"], "area": area}
-        return np.full(len(points), same)
+        return np.full(len(points), one.meta["support"] == {"object": first["instance"], "area": area})
     if relation in ("above", "below"):
         plane, foot = one.support()[0]["center"][2], first["position"][2]
         right = plane > foot + first["height"] - 2e-3 if relation == "above" else plane < foot
@@ -132,8 +129,7 @@ def related(one: SceneQuestion, points: Array, slack: float) -> Array:
 
 def in_part(area: Any, relation: str, points: Array, sight: Sight, part: float, slack: float) -> Array:
     way = sight.way(relation.split()[0])
-    along = (points - np.array(area["center"][:2])) @ way
-    return along >= part * half_extent(area, way) - slack
+    return (points - np.array(area["center"][:2])) @ way >= part * half_extent(area, way) - slack
 
 
 def in_corridor(points: Array, first: Any, second: Any, relations: dict[str, Any], slack: float) -> Array:

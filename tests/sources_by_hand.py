@@ -76,8 +76,7 @@ def trace(folder, each=8):
     names = [f"{part}/{number}" for number in range(each) for part in ("object_ref", "region_ref")]
     for number, name in enumerate(names):
         picture(folder / f"images/{name}.png", seed=500 + number)
-    records = [pointing(name, f"{name}.png", reasoning=True) for name in names]
-    return write(folder / "trace_train.json", records).parent
+    return write(folder / "trace_train.json", [pointing(name, f"{name}.png", reasoning=True) for name in names]).parent
 
 
 def llava_mix(folder):

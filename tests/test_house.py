@@ -19,20 +19,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ELSEWHERE = ("#", "bash ", "source ")  # installing, GPUs, the whole quickstart
 
 
-def test_every_direct_dependency_has_one_tested_version_inside_its_range():
+def test_every_direct_dependency_has_one_tested_version_inside_its_range_and_the_package_one_version():
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     needs = {need.name.lower(): need for group in groups for need in map(Requirement, group)}
     assert set(pins()) == set(needs)
     for name, pin in pins().items():
         (exact,) = pin.specifier
         assert exact.operator == "==" and needs[name].specifier.contains(exact.version), pin
-    # What breaks an installation is in no requirement.
-    assert not {"torchvision", "flash-attn", "flash_attn"} & set(needs)
-
-
-def test_the_version_is_the_same_everywhere():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert trace_vlm.__version__ == PROJECT["version"] == citation["version"]
+    assert not {"torchvision", "flash-attn", "flash_attn"} & set(needs), "what breaks an installation is no requirement"
+    assert trace_vlm.__version__ == PROJECT["version"] == yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
 
 
 def commands():

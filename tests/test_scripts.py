@@ -65,8 +65,8 @@ PROJECTOR_7B = "model.projector=liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicun
 @pytest.mark.parametrize(("script", "values", "overrides"), [
     ("train_13b_fft", "mine.json out 7b 8 2 1e-5 3 2 1 250 --set image_folder=/data/images",
      ["data=HERE/mine.json", "output_dir=HERE/out", "model.llm=lmsys/vicuna-7b-v1.5", PROJECTOR_7B,
-      "micro_batch_size=8", "global_batch_size=32",
-      "learning_rate=1e-5", "epochs=3", "save_steps=250", "image_folder=/data/images"]),
+      *"micro_batch_size=8 global_batch_size=32 learning_rate=1e-5 epochs=3 save_steps=250".split(),
+      "image_folder=/data/images"]),
     ("train_7b_lora", "mine.json pictures out packing=true learning_rates.projector=1e-5",
      ["data=HERE/mine.json", "image_folder=HERE/pictures", "output_dir=HERE/out", "packing=true",
       "learning_rates.projector=1e-5"]),
@@ -142,19 +142,18 @@ def test_sigterm_reaches_the_processes_that_train_and_not_their_launcher(cluster
     assert script.wait(60) == 143 and (here / "saved").exists()
 
 
-@pytest.mark.parametrize(
-    ("values", "name"), [("- - - - - - - - 2", "NUM_NODES"), ("- - 34b", "MODEL_SIZE"), ("- - - - 2", "GRAD_ACC_STEPS"),
-                         ("- - - many", "BATCH_PER_GPU"), ("x x x x x x x x x x x", "11")],
-)  # fmt: skip
+@pytest.mark.parametrize("values, name", [
+    ("- - - - - - - - 2", "NUM_NODES"), ("- - 34b", "MODEL_SIZE"), ("- - - - 2", "GRAD_ACC_STEPS"),
+    ("- - - many", "BATCH_PER_GPU"), ("x x x x x x x x x x x", "11"),
+])  # fmt: skip
 def test_a_mistake_in_the_positions_is_named(cluster, values, name):
     given = ("" if value == "-" else value for value in values.split())
     assert name in one_sentence(start(cluster, "train_13b_fft.sh", *given))
 
 
+@pytest.mark.skipif(shutil.which("deepspeed") is not None, reason="deepspeed is on the PATH")
 def test_training_without_deepspeed_is_refused(cluster):
     (cluster.parent / "venv/bin/deepspeed").unlink()
-    if shutil.which("deepspeed"):
-        pytest.skip("deepspeed is on the PATH")
     assert "environment_setup.sh --gpu" in one_sentence(start(cluster, "train_13b_fft.sh"))
 
 

@@ -8,17 +8,17 @@ import sys
 import pytest
 from shell import BASH, ROOT, bash, executable, one_sentence, pins
 
-BASICS = ("bash", "cat", "dirname", "env", "grep", "id", "sed", "uname")
 LIBRARIES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
+TORCH = str(pins()["torch"])
 
 
 @pytest.fixture
 def bare(tmp_path):
     """A folder that alone can be a PATH: what every system has, and no Python."""
-    for name in filter(shutil.which, BASICS):
-        (tmp_path / "bare").mkdir(exist_ok=True)
-        (tmp_path / "bare" / name).symlink_to(shutil.which(name))
-    return tmp_path / "bare"
+    (folder := tmp_path / "bare").mkdir()
+    for name in filter(shutil.which, ("bash", "cat", "dirname", "env", "grep", "id", "sed", "uname")):
+        (folder / name).symlink_to(shutil.which(name))
+    return folder
 
 
 def setup(bare, *arguments, **variables):
@@ -27,7 +27,8 @@ def setup(bare, *arguments, **variables):
 
 
 def calls(bare):
-    return (bare.parent / "calls").read_text().splitlines() if (bare.parent / "calls").exists() else []
+    log = bare.parent / "calls"
+    return log.read_text().splitlines() if log.exists() else []
 
 
 def test_a_missing_interpreter_is_named_and_a_newer_one_is_taken(bare):
@@ -94,24 +95,20 @@ def requested(bare):
 
 def test_torch_is_looked_for_in_the_order_that_avoids_a_cuda_build(empty):
     assert setup(empty, TORCH_INDEX_URL="file:///wheels").returncode == 0
-    pin = str(pins()["torch"])
-    tries = [f"{pin}+cpu", f"--retries 1 --timeout 30 --index-url file:///wheels {pin}", pin]
-    assert requested(empty) == [*tries, f"-e {ROOT}[train,scenes]"]
+    second = f"--retries 1 --timeout 30 --index-url file:///wheels {TORCH}"
+    assert requested(empty) == [f"{TORCH}+cpu", second, TORCH, f"-e {ROOT}[train,scenes]"]
 
 
 def test_a_gpu_gets_the_plain_build_and_its_flag_adds_deepspeed(empty):
     executable(empty / "nvidia-smi", 'echo "GPU 0: NVIDIA H100"')
     assert setup(empty).returncode == 0
-    assert requested(empty) == [str(pins()["torch"]), f"-e {ROOT}[train,scenes]"]
+    assert requested(empty) == [TORCH, f"-e {ROOT}[train,scenes]"]
     done = setup(empty, "--gpu")
     assert (done.returncode, done.stderr) == (0, "") and "flash-attn" in done.stdout  # which it continues without
     assert f"-e {ROOT}[train,scenes,gpu]" in requested(empty)
-
-
-def test_a_failing_installation_is_no_success(empty):
     python = empty.parent / "venv/bin/python"
     python.write_text(python.read_text().replace("; exit ;;", "; exit 1 ;;"))
-    done = setup(empty)
+    done = setup(empty)  # a failing installation is no success
     assert done.returncode == 2 and "error: torch" in done.stderr
 
 

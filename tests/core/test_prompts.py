@@ -42,18 +42,13 @@ def test_every_assistant_turn_is_learned_as_upstream_llava_does(recorded, tokeni
     assert encoded.labels == recorded["labels"]
 
 
-def test_spans_point_at_the_text_of_their_tokens(tokenizer):
-    turns = conversation(["<image>\nFind it.", "[(0.1, 0.25)]"])
-    rendered = prompts.render(turns, prompts.template("vicuna_v1"))
+def test_spans_point_at_the_text_of_their_tokens_and_plain_learns_the_caption_alone(tokenizer):
+    rendered = prompts.render(conversation(["<image>\nFind it.", "[(0.1, 0.25)]"]), prompts.template("vicuna_v1"))
     encoded = prompts.encode(tokenizer, rendered)
     learned = [span for span, label in zip(encoded.spans, encoded.labels, strict=True) if label != prompts.IGNORE]
     assert rendered.text[learned[0][0] : learned[-1][1]] == " [(0.1, 0.25)]</s>"
     assert rendered.text[slice(*encoded.spans[encoded.input_ids.index(prompts.IMAGE_ID)])] == "<image>"
-
-
-def test_plain_learns_the_caption_alone():
-    turns = conversation(["<image>\nwhatever was asked", "a red mug"])
-    rendered = prompts.render(turns, prompts.template("plain"))
+    rendered = prompts.render(conversation(["<image>\nwhat was asked", "a red mug"]), prompts.template("plain"))
     assert rendered.text == "<image>a red mug\n"
     assert rendered.text[slice(*rendered.answers[0])] == "a red mug\n"
 
@@ -65,18 +60,12 @@ def test_question_text_is_idempotent(reasoning):
     assert prompts.question_text(once, reasoning) == once
     assert prompts.question_text(f"<image>\n{once}", not reasoning) == other
     assert prompts.bare_instruction(once) == instruction
+    assert PROMPTS["cor"]["turns"][0].endswith(prompts.POINTS_SUFFIX)  # the published sentence
 
 
-def test_points_suffix_is_the_published_sentence():
-    assert PROMPTS["cor"]["turns"][0].endswith(prompts.POINTS_SUFFIX)
-
-
-@pytest.mark.parametrize("turns", [[], [Turn("gpt", "hello")], [Turn("human", "a"), Turn("human", "b")]])
-def test_turns_must_alternate(turns):
-    with pytest.raises(InputError):
-        prompts.render(turns, prompts.template("v1"))
-
-
-def test_an_unknown_template_is_named():
+def test_turns_must_alternate_and_an_unknown_template_is_named():
+    for turns in ([], [Turn("gpt", "hello")], [Turn("human", "a"), Turn("human", "b")]):
+        with pytest.raises(InputError):
+            prompts.render(turns, prompts.template("v1"))
     with pytest.raises(InputError, match=r"mpt.*vicuna_v1"):
         prompts.template("mpt")

@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from timing import assert_linear
 
 from trace_vlm.core.points import Box, Point
-from trace_vlm.core.reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS, Response, parse, render
+from trace_vlm.core.reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS, parse, render
 
 STEPS_EXAMPLE = {
     "reference": "the red mug at (0.300, 0.400)", "target": "the free area to the left of the mug",
@@ -30,18 +29,13 @@ TEMPLATE = """\
 POINTS = (Point(0.461, 0.527), Point(0.498, 0.521))
 
 
-def keys(response: Response) -> list[str]:
-    return [step.key for step in response.steps]
-
-
-def test_template_to_the_letter() -> None:
-    assert render(STEPS_EXAMPLE, POINTS) == TEMPLATE
-    assert render(dict(reversed(STEPS_EXAMPLE.items())), POINTS) == TEMPLATE
-
-
-def test_template_is_read_with_every_span() -> None:
+def test_template_is_written_to_the_letter_and_read_with_every_span():
+    assert render(STEPS_EXAMPLE, POINTS) == TEMPLATE == render(dict(reversed(STEPS_EXAMPLE.items())), POINTS)
+    assert render({}, POINTS[:1]) == "**Final Answer:**\n[(0.461, 0.527)]"
+    lines = render({"output": "one point", "reference": "the mug"}, []).splitlines()
+    assert lines[1:3] == ["1. **Identify the reference object:** the mug", "2. **Generate the output:** one point"]
     response = parse(TEMPLATE)
-    assert keys(response) == list(STEPS)
+    assert [step.key for step in response.steps] == list(STEPS)
     for number, step in enumerate(response.steps, start=1):
         assert step.heading == f"{number}. **{HEADINGS[step.key]}:**"
         assert step.text == STEPS_EXAMPLE[step.key]
@@ -52,39 +46,31 @@ def test_template_is_read_with_every_span() -> None:
     assert response.step("subtype") == response.steps[2] and parse("(0.5, 0.5)").step("subtype") is None
 
 
-bodies = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60) | st.text(
-    alphabet="**:.-_# \n\r\t()[]0123456789final answer target area", max_size=60
-)
+bodies = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60)
+bodies |= st.text(alphabet="**:.-_# \n\r\t()[]0123456789final answer target area", max_size=60)
 sections = st.dictionaries(st.sampled_from(STEPS), bodies)
 fractions = st.floats(0, 1)
 items = st.lists(st.builds(Point, fractions, fractions) | st.builds(Box, *[fractions] * 4), max_size=5)
 
 
 @given(sections, items, st.integers(1, 6))
-def test_parse_reads_what_render_wrote(steps: dict[str, str], written: list[Point | Box], decimals: int) -> None:
+def test_parse_reads_what_render_wrote(steps, written, decimals):
     try:
         text = render(steps, written, decimals)
     except ValueError:  # a body with a heading in it, which render refuses
         assume(False)
     response = parse(text)
-    assert {step.key: step.text for step in response.steps} == {key: body.strip() for key, body in steps.items()}
-    assert keys(response) == [key for key in STEPS if key in steps]
+    expected = [(key, steps[key].strip()) for key in STEPS if key in steps]
+    assert [(step.key, step.text) for step in response.steps] == expected
     assert render({step.key: step.text for step in response.steps}, response.points, decimals) == text
 
 
 @given(st.permutations(STEPS), st.booleans())
-def test_steps_in_any_order(order: list[str], numbered: bool) -> None:
+def test_steps_in_any_order(order, numbered):
     lines = [f"{n}. " * numbered + f"**{HEADINGS[key]}:** {STEPS_EXAMPLE[key]}" for n, key in enumerate(order, start=1)]
     response = parse("\n".join([PREAMBLE, *lines, "", FINAL_ANSWER, "[(0.461, 0.527), (0.498, 0.521)]"]))
-    assert keys(response) == order
-    assert {step.key: step.text for step in response.steps} == STEPS_EXAMPLE
+    assert [(step.key, step.text) for step in response.steps] == [(key, STEPS_EXAMPLE[key]) for key in order]
     assert response.points == POINTS
-
-
-def test_render_without_steps_and_with_some() -> None:
-    assert render({}, POINTS[:1]) == "**Final Answer:**\n[(0.461, 0.527)]"
-    lines = render({"output": "one point", "reference": "the mug"}, []).splitlines()
-    assert lines[1:3] == ["1. **Identify the reference object:** the mug", "2. **Generate the output:** one point"]
 
 
 @pytest.mark.parametrize("body", [
@@ -92,36 +78,29 @@ def test_render_without_steps_and_with_some() -> None:
     "the answer is (", "left <answer>", "left </answer>", "left\n2. **Define the target area:** right",
     "Target area: left",
 ])  # fmt: skip
-def test_render_refuses_a_body_that_would_be_another_section(body: str) -> None:
+def test_render_refuses_an_unknown_step_and_a_body_that_would_be_another_section(body):
     with pytest.raises(ValueError, match="heading"):
         render({"reference": "x\n" + body}, POINTS)
-
-
-def test_render_refuses_an_unknown_step() -> None:
     with pytest.raises(ValueError, match="'goal'"):
         render({"goal": "free"}, POINTS)
 
 
-fragments = st.lists(
-    st.sampled_from(
-        [PREAMBLE, FINAL_ANSWER, "Final answer -", "final answer is", "1. ", "2) ", "**", "*", ":", " - ", "\n", "\n\n"]
-        + ["\r\n", " ", "Step 3: ", "### ", "(0.1, 0.2)", "[(0.3, 0.4)]", "the mug", "Target area", "goal subtype"]
-        + [*HEADINGS.values()]
-    )
-    | st.text(max_size=8), max_size=30,
-).map("".join)  # fmt: skip
+pieces = st.sampled_from([
+    PREAMBLE, FINAL_ANSWER, "Final answer -", "final answer is", "1. ", "2) ", "**", "*", ":", " - ", "\n", "\n\n", "\r\n",
+    " ", "Step 3: ", "### ", "(0.1, 0.2)", "[(0.3, 0.4)]", "the mug", "Target area", "goal subtype", *HEADINGS.values(),
+])  # fmt: skip
+fragments = st.lists(pieces | st.text(max_size=8), max_size=30).map("".join)
 
 
 @given(st.text() | fragments)
 @example("Target area*Final Answer:")  # one asterisk between two headings belongs to one of them
-def test_any_text_is_read_and_spans_hold(text: str) -> None:
+def test_any_text_is_read_and_spans_hold(text):
     response = parse(text)
     spans = [step.span for step in response.steps] + ([response.answer_span] if response.answer_span else [])
     for step in response.steps:
         section = text[slice(*step.span)]
-        assert section.startswith(step.heading)
+        assert section == section.strip() and section.startswith(step.heading)
         assert step.text == section[len(step.heading) :].strip()
-        assert section == section.strip()
     spans.sort()
     assert all(0 <= start < end <= len(text) for start, end in spans)
     assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
@@ -141,38 +120,34 @@ HEADINGS_READ = {
         "Identify the reference object – the mug", "Identify reference object: the mug",
         "**Reference surface:** the mug", "**Reference Object** the mug", "Define the reference surface: the mug",
     ], "reference"),
-    **dict.fromkeys([
-        "Define target area: the mug", "Target area: the mug", "2. **Target Area**\nthe mug",
-    ], "target"),
+    **dict.fromkeys(["Define target area: the mug", "Target area: the mug", "2. **Target Area**\nthe mug"], "target"),
     **dict.fromkeys([
         "Determine the goal’s subtype: the mug", "Determine the goals subtype: the mug",
         "Determine goal sub-type: the mug", "3. **Goal subtype:** the mug", "Determine the subtype: the mug",
     ], "subtype"),
-    **dict.fromkeys([
-        "4. Generate output: the mug", "Generate the coordinates: the mug",
-    ], "output"),
+    **dict.fromkeys(["4. Generate output: the mug", "Generate the coordinates: the mug"], "output"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("heading", HEADINGS_READ)
 @pytest.mark.parametrize("before", ["", "**Reasoning Process:**\n", "Look at it.\n\n  ", "Look.\r\n", "Look.\r"])
-def test_slips_in_headings(heading: str, before: str) -> None:
-    text = f"{before}{heading}\n\n**Final Answer:** (0.5, 0.5)"
-    response = parse(text)
-    assert keys(response) == [HEADINGS_READ[heading]]
-    assert response.steps[0].text == "the mug"
-    assert text[slice(*response.steps[0].span)] == heading.strip()
+def test_slips_in_headings(heading, before):
+    response = parse(text := f"{before}{heading}\n\n**Final Answer:** (0.5, 0.5)")
+    (step,) = response.steps
+    assert (step.key, step.text, text[slice(*step.span)]) == (HEADINGS_READ[heading], "the mug", heading.strip())
     assert response.points == (Point(0.5, 0.5),)
 
 
-def test_all_on_one_line() -> None:
+def test_all_on_one_line():
     text = (
         "**Reasoning Process:** 1. **Identify the reference object:** the mug at x 0.5. 2. **Define the target area:** "
+    )
+    text += (
         "left. 3. Determine the goal subtype: free. **Generate the output:** (0.1, 0.1) **Final Answer:** [(0.2, 0.3)]"
     )
     response = parse(text)
-    assert keys(response) == list(STEPS)
-    assert [step.text for step in response.steps] == ["the mug at x 0.5.", "left.", "free.", "(0.1, 0.1)"]
+    texts = ["the mug at x 0.5.", "left.", "free.", "(0.1, 0.1)"]
+    assert [(step.key, step.text) for step in response.steps] == list(zip(STEPS, texts, strict=True))
     assert response.points == (Point(0.2, 0.3),)
 
 
@@ -183,10 +158,9 @@ def test_all_on_one_line() -> None:
     "the off-target area: none", "Before the final answer I look again", "This is not my final answer.",
     "semifinal answer: none", "What would the answer: be?", "The answer is probably near", "An answer",
 ])  # fmt: skip
-def test_sentences_are_no_headings(sentence: str) -> None:
+def test_sentences_are_no_headings(sentence):
     response = parse(f"{sentence} (0.1, 0.1) and more")
-    assert (response.steps, response.answer_span) == ((), None)
-    assert response.points == (Point(0.1, 0.1),)
+    assert (response.steps, response.answer_span, response.points) == ((), None, (Point(0.1, 0.1),))
 
 
 ANSWERS = [
@@ -214,10 +188,9 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_final_answer(answer: str) -> None:
+def test_final_answer(answer):
     response = parse(f"**Reasoning Process:** 1. The bowl is at (0.1, 0.1). 2. Keep clear of (0.9, 0.2).\n\n{answer}")
-    assert response.points == (Point(0.2, 0.3),)
-    assert response.answer_span is not None
+    assert response.points == (Point(0.2, 0.3),) and response.answer_span is not None
 
 
 THOUGHTS = {
@@ -232,7 +205,7 @@ THOUGHTS = {
 
 
 @pytest.mark.parametrize("text", THOUGHTS)
-def test_thoughts_are_no_answer(text: str) -> None:
+def test_thoughts_are_no_answer(text):
     assert parse(text).points == THOUGHTS[text]
 
 
@@ -260,32 +233,28 @@ LISTS = [
 @pytest.mark.parametrize("listed", LISTS)
 @pytest.mark.parametrize("heading", ["**Final Answer:** ", "**Final Answer:**\n", "<answer>"])
 @pytest.mark.parametrize("after", ["", "\nAll of them avoid the mug, which stands at (0.9, 0.9)."])
-def test_every_point_that_an_answer_lists_counts(listed: str, heading: str, after: str) -> None:
-    text = f"The mug is at (0.8, 0.8).\n{heading}{listed}{after}"
-    response = parse(text)
+def test_every_point_that_an_answer_lists_counts(listed, heading, after):
+    response = parse(text := f"The mug is at (0.8, 0.8).\n{heading}{listed}{after}")
     assert response.points == (Point(0.1, 0.2), Point(0.3, 0.4))
     for (start, end), point in zip(response.spans, response.points, strict=True):
         assert parse(text[start:end]).points == (point,)
 
 
-def test_some_of_the_points_keep_their_places() -> None:
-    response = parse("**Final Answer:** [(0.1, 0.2), (0.1, 0.2, 0.3, 0.4), (0.5, 0.6)]").select([0, 2])
-    assert response.points == (Point(0.1, 0.2), Point(0.5, 0.6))
-    assert [response.text[start:end] for start, end in response.spans] == ["(0.1, 0.2)", "(0.5, 0.6)"]
-
-
-def test_where_points_come_from() -> None:
+def test_where_points_come_from_and_some_of_them_keep_their_places():
     response = parse("1. **Identify the reference object:** at (0.1, 0.1)\n\n**Final Answer:** There is none.")
     assert response.points == () and not response.parsable and response.answer_span is not None
     assert parse("1. **Identify the reference object:** at (0.1, 0.1)").points == (Point(0.1, 0.1),)
     assert parse("Final answer: (320, 240)", size=(640, 480)).points == (Point(0.5, 0.5),)
+    response = parse("**Final Answer:** [(0.1, 0.2), (0.1, 0.2, 0.3, 0.4), (0.5, 0.6)]").select([0, 2])
+    assert response.points == (Point(0.1, 0.2), Point(0.5, 0.6))
+    assert [response.text[start:end] for start, end in response.spans] == ["(0.1, 0.2)", "(0.5, 0.6)"]
 
 
 @pytest.mark.parametrize("pattern", [
     "*", "**", "1. ", "# ", " ", "\n", "the ", "identify the ", "target area ", "\nTarget area:", "**final answer:** ",
     "_*", "final answer (", "(0.5, ", "step 1 ", "reference object: (0.1, 0.1)\n",
 ])  # fmt: skip
-def test_reading_is_linear(pattern: str) -> None:
+def test_reading_is_linear(pattern):
     assert_linear(parse, pattern * (600_000 // len(pattern)))
 
 
@@ -315,7 +284,7 @@ DIFFERENCES = {
 }  # fmt: skip
 
 
-def as_the_reference_counts(response: Response, width: int, height: int) -> dict[str, Any]:
+def as_the_reference_counts(response, width, height):
     """Pixels as recorded: truncated, a box as every pixel of it, a long list as a few numbers."""
     pixels = []
     for item in response.points:
@@ -342,16 +311,11 @@ def agrees(answer, field, size):
 
 
 @pytest.mark.parametrize(("field", "size"), [("points", (640, 480)), ("points_64x48", (64, 48))])
-def test_recorded_answers_agree_except_where_named(field: str, size: tuple[int, int]) -> None:
+def test_recorded_answers_agree_except_where_named(field, size):
     assert len(RECORDED) == 76
     differing = {answer["text"] for answer in RECORDED if not agrees(answer, field, size)}
     # Numbers of hundreds of digits are too long for the table above.
     long = {text for text in differing if len(text) > 400}
     assert sorted(differing - long) == sorted(DIFFERENCES)
     assert all("exception" in answer[field] for answer in RECORDED if answer["text"] in long)
-
-
-def test_every_answer_of_the_reference_with_a_point_has_one_here() -> None:
-    for answer in RECORDED:
-        if answer["points"].get("count", 0) > 0:
-            assert parse(answer["text"], (640, 480)).parsable, answer["text"]
+    assert all(parse(answer["text"], size).parsable for answer in RECORDED if answer[field].get("count", 0) > 0)

@@ -1,7 +1,5 @@
 """The demo in Chromium: it answers, its slider changes the picture, it asks nobody else, and no answer acts on it."""
 
-from __future__ import annotations
-
 import json
 import socket
 
@@ -61,10 +59,10 @@ def test_a_question_is_answered_and_the_slider_shows_each_step(page, tmp_path):
     page.locator("#text-0 summary").click()
     assert page.locator("#text-0 pre").inner_text() == TEXT
     assert all(text in page.locator("#points-0").inner_text() for text in ("0.250", "%"))
-    pictures = set()
+    pictures, slider = set(), page.locator("#step-0 input[type=number]")
     for step in (0, 2, 3):
-        page.locator("#step-0 input[type=number]").fill(str(step))
-        page.locator("#step-0 input[type=number]").press("Enter")
+        slider.fill(str(step))
+        slider.press("Enter")
         if step:
             title = [*STEP_TITLES.values()][step - 1]
             wait(f"document.querySelector('#words-0 textarea').value.includes({title!r})")
@@ -80,9 +78,7 @@ def test_a_question_is_answered_and_the_slider_shows_each_step(page, tmp_path):
     assert answer["text"] == TEXT and answer["points"][0]["x"] == 0.25 and len(answer["attention"]) == 5
 
 
-@pytest.mark.parametrize(
-    ("file", "message"), [("broken.png", "no image that can be read"), ("", "An image is missing")]
-)
+@pytest.mark.parametrize("file, message", [("broken.png", "no image that can be read"), ("", "An image is missing")])
 def test_a_broken_or_missing_image_gets_a_message(page, tmp_path, file, message):
     if file:
         (tmp_path / file).write_bytes(b"no image")

@@ -1,7 +1,5 @@
 """The demo without its page: the text streams in, points carry confidence, mistakes get a message."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -54,22 +52,22 @@ def test_a_chosen_number_of_points_is_met_and_the_seed_repeats_it(nano):
     assert len(first.response.points) == 3 and first.text == again.text
 
 
-def test_mistakes_get_a_message(nano, tmp_path, capsys):
+def test_mistakes_get_a_message(nano, capsys):
     with pytest.raises(InputError):
         next(ask_nano(nano, "  "))
     with pytest.raises(InputError, match="9000 x 9000"):
         next(ask_nano(nano, image=Image.new("1", (9000, 9000))))
     with pytest.raises(InputError, match="'other'"):
         Models(model_paths([])).get("other")
-    for words, name in ((["--model", str(tmp_path / "none")], str(tmp_path / "none")), (["--port", "0"], "--port")):
+    for words, name in ((["--model", "no/model"], "no/model"), (["--port", "0"], "--port")):
         assert run(app.main, words) == 2 and name in capsys.readouterr().err
 
 
 def test_models_have_names_and_the_given_ones_come_first(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b/a").mkdir(parents=True)
-    paths = model_paths([f"trace={tmp_path / 'a'}", str(tmp_path / "a"), str(tmp_path / "b/a")])
-    assert list(paths) == ["trace", "a", str(tmp_path / "b/a"), *bundled_models()]
+    first, second = folders = [tmp_path / "a", tmp_path / "b/a"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert list(model_paths([f"trace={first}", *map(str, folders)])) == ["trace", "a", str(second), *bundled_models()]
     assert list(model_paths(["nano-base"]))[0] == "nano-base"
 
 
@@ -83,16 +81,12 @@ def test_an_answer_is_html_step_by_step_and_nothing_in_it_is_markup():
         assert "<script" not in shown
 
 
-def test_the_bundled_samples_can_be_opened():
+def test_the_bundled_samples_can_be_opened_and_the_page_loads_from_this_machine_alone():
     samples = json.loads((app.SAMPLES / "samples.json").read_text())
     assert len(samples) > 2 and all(sample["instruction"] for sample in samples)
     assert {open_image(app.SAMPLES / sample["image"]).size for sample in samples} == {(128, 128)}
-
-
-def test_the_page_may_load_from_this_machine_alone():
     sources = {word for part in app.POLICY.split(";") for word in part.split()[1:]}
-    assert sources <= {"'self'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:"}
-    assert app.HOST == "127.0.0.1"
+    assert sources <= {"'self'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:"} and app.HOST == "127.0.0.1"
 
 
 def test_without_gradio_the_extra_is_named(tmp_path):

@@ -1,7 +1,5 @@
 """Text on a canvas: it fits, loses nothing, and uses an installed font for Chinese, Japanese and Korean."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
@@ -29,15 +27,12 @@ def widest(figure):
 
 
 @pytest.mark.parametrize("width", [40, 160, 430])
-def test_wrapped_text_fits_and_loses_nothing(width):
+def test_wrapped_text_fits_and_loses_nothing_and_too_much_ends_in_an_ellipsis(width):
     text = "A reference \u00e9\u00df object " + "verylongword" * 9 + " at (0.412, 0.533), $x^2$.\n\nSecond paragraph."
     figure = write(text, width, 8.5)
     assert "".join("".join(text.get_text() for text in figure.texts).split()) == "".join(text.split())
     assert widest(figure) <= width + 1
-
-
-def test_too_much_text_ends_in_an_ellipsis():
-    lines = canvas.wrap_text(canvas.TextBlock("word " * 100_000, max_lines=3), 200)
+    lines = canvas.wrap_text(canvas.TextBlock("word " * 100_000, max_lines=3), width)
     assert len(lines) == 3 and lines[-1].endswith("\u2026")
 
 
@@ -56,15 +51,11 @@ def test_a_figure_is_written_by_its_suffix(tmp_path):
         canvas.save_figure(figure, tmp_path / "a.png" / "c.png")
 
 
-# --- fonts ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def install(monkeypatch, tmp_path):
     """Install a font with the two characters of CUP alone, each as a filled square; without it no font has them."""
-    files: list[str] = []
+    files, known = [], list(font_manager.fontManager.ttflist)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: files)
-    known = list(font_manager.fontManager.ttflist)
 
     def forget():
         for cached in (canvas.cjk_fonts, canvas.line_width, canvas.wrap_text):
@@ -85,8 +76,8 @@ def install(monkeypatch, tmp_path):
         builder.setupNameTable({"familyName": name, "styleName": "Regular"})
         builder.setupOS2()
         builder.setupPost()
-        builder.save(tmp_path / f"{name}.ttf")
         files.append(str(tmp_path / f"{name}.ttf"))
+        builder.save(files[-1])
         forget()
 
     forget()
@@ -102,25 +93,20 @@ def test_an_installed_font_is_used_for_what_dejavu_lacks(install, recwarn, caplo
     figure = write(f"A {CUP}\u6f22")
     assert figure.texts[0].get_text() == f"A {CUP}\u25a1"  # no font has the third
     assert figure.texts[0].get_fontfamily() == [canvas.BASE_FONT, "NotoSansCJK-Regular"]
-    dark = [
-        (np.asarray(canvas.figure_to_image(one).convert("L")) < 90).sum() for one in (figure, write("A \u25a1" * 3))
-    ]
-    assert dark[0] > dark[1] + 250  # the squares are filled
-    panels = [figures.AnswerPanel(f"model {CUP}", parse("(0.5, 0.5)")), figures.AnswerPanel("b", parse("(0.5, 0.5)"))]
+    pictures = (np.asarray(canvas.figure_to_image(one).convert("L")) for one in (figure, write("A \u25a1" * 3)))
+    dark, boxes = ((picture < 90).sum() for picture in pictures)
+    assert dark > boxes + 250  # the squares are filled
+    panels = [figures.AnswerPanel(name, parse("(0.5, 0.5)")) for name in (f"model {CUP}", "b")]
     shown = figures.draw_comparison(Image.new("RGB", (40, 30)), f"{CUP}?", panels).texts
     assert {f"{CUP}?", f"model {CUP}"} <= {text.get_text() for text in shown}
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)] and not caplog.messages
 
 
-def test_chinese_is_measured_and_wrapped(install):
+def test_chinese_is_measured_and_wrapped_and_drawn_on_the_contact_sheet(install):
     install("wqy-zenhei")
     figure = write(CUP * 50, 200, 10)
     assert "".join(text.get_text() for text in figure.texts) == CUP * 50 and len(figure.texts) > 5
     assert 150 < widest(figure) <= 201
-
-
-def test_the_contact_sheet_draws_and_breaks_chinese(install):
-    install("NotoSansCJK-Regular")
     assert canvas.pil_font("A mug", 14).getlength("A mug") == ImageFont.load_default(14).getlength("A mug")
     picture = Image.new("RGB", (dataset_files.TILE, 40), "white")
     draw, font = ImageDraw.Draw(picture), canvas.pil_font(CUP * 30, 14)

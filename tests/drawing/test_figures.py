@@ -1,7 +1,5 @@
 """What the pictures show: marks at the right pixels, one colour scale, words that are all there and do not overlap."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np
@@ -16,9 +14,8 @@ from trace_vlm.drawing import canvas, figures, overlay
 STEPS = {
     "reference": "The reference object is the blue mug at (0.41, 0.53).",
     "target": "The target area is the free table to the left of the mug, seen from the camera.",
-    "subtype": "This is a free-space placement.",
-    "output": "I choose two points.",
-}
+    "subtype": "This is a free-space placement.", "output": "I choose two points.",
+}  # fmt: skip
 ANSWER = parse(render(STEPS, [Point(0.3, 0.5), Point(1.2, 0.4)]))
 SIZES = {"wide": (320, 120), "tall": (90, 260), "one pixel": (1, 1)}
 sizes = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
@@ -48,9 +45,6 @@ def assert_no_overlap(figure):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height, text
     for (text, box), (other_text, other) in combinations(boxes, 2):
         assert not box.shrunk(0.9, 0.6).overlaps(other), (text, other_text)
-
-
-# --- marks ---------------------------------------------------------------------------------------------------------
 
 
 def test_outlines_follow_pixel_edges():
@@ -108,9 +102,9 @@ def test_many_points_are_small_and_faint_and_have_no_labels():
     assert looks[3, 0] < 0.4 * 7 and looks[3, 2] < 0.6  # at a thousand
     (axes,) = figures.draw_overlay(grey(60, 40), [Box(0.1, 0.1, 0.4, 0.4)] * 100).axes
     assert axes.patches[0].get_alpha() < 1 and axes.patches[0].get_linewidth() < 2
-    for count in (20, 21):
-        items = [Point(place / 30, 0.5) for place in range(count)]
-        assert bool(labels(figures.draw_overlay(grey(600, 40), items, labels=["1"] * count))) == (count == 20)
+    apart = [Point(place / 30, 0.5) for place in range(21)]
+    shown = (labels(figures.draw_overlay(grey(600, 40), apart[:n], labels=["1"] * n)) for n in (20, 21))
+    assert list(map(bool, shown)) == [True, False]
 
 
 def test_labels_of_points_at_one_place_are_lines_of_one_label():
@@ -118,12 +112,8 @@ def test_labels_of_points_at_one_place_are_lines_of_one_label():
     four = [f"{number}: 50%" for number in range(1, 5)]
     shown = labels(figures.draw_overlay(grey(60, 40), items, labels=four))
     assert sorted(shown) == ["1: 50%\n3: 50%\n4: 50%", "2: 50%"]
-    assert labels(figures.draw_overlay(grey(60, 40), items[:1] * 4 + items[3:] * 5, labels=four * 3)) == [
-        "1: 50%\n2: 50%\n3: 50%\nand 6 more"
-    ]
-
-
-# --- answers -------------------------------------------------------------------------------------------------------
+    many = figures.draw_overlay(grey(60, 40), items[:1] * 4 + items[3:] * 5, labels=four * 3)
+    assert labels(many) == ["1: 50%\n2: 50%\n3: 50%\nand 6 more"]
 
 
 def test_each_model_has_its_color_on_pictures_and_in_the_counts():
@@ -158,23 +148,16 @@ def test_a_comparison_shows_every_word_and_nothing_overlaps(size, count):
     figure = figures.draw_comparison(grey(*size), instruction, panels, mask, "question 7 \u00b7 unseen")
     assert_no_overlap(figure)
     shown = words(figure)
-    for text in ["question 7", "50% of its points", "1 of 2 points", *STEPS.values(), *instruction.split()]:
-        assert text in shown
-    assert ("no reasoning" in shown) == (count > 1)
-    assert ("No point could be read" in shown) == (count > 2)
-
-
-# --- attention -----------------------------------------------------------------------------------------------------
+    expected = ["question 7", "50% of its points", "1 of 2 points", *STEPS.values(), *instruction.split()]
+    assert [text for text in expected if text not in shown] == []
+    assert ("no reasoning" in shown, "No point could be read" in shown) == (count > 1, count > 2)
 
 
 def steps(size, missing=()):
-    maps = []
-    for index in range(5):
-        heat = np.zeros(size[::-1], np.float32)
-        heat[size[1] // 2 :, size[0] // 2 :] = 0.01 * (index + 1)
-        known = ("", None) if index in missing else (f"Some words of step {index}. " * 4, heat, 0.2, (index, index + 4))
-        maps.append(figures.StepMap(f"Step {index}", *known))
-    return maps
+    heat = np.zeros(size[::-1], np.float32)
+    heat[size[1] // 2 :, size[0] // 2 :] = 0.01
+    known = [(f"Some words of step {n}. " * 4, heat * (n + 1), 0.2, (n, n + 4)) for n in range(5)]
+    return [figures.StepMap(f"Step {n}", *(("", None) if n in missing else known[n])) for n in range(5)]
 
 
 @sizes

@@ -1,6 +1,7 @@
 """api_vqa: remote models asked and read in their own conventions, kill and resume, caches, refused input."""
 
 import io
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -201,12 +202,14 @@ def test_server_that_refuses_everything_is_not_asked_everything(bench, tmp_path,
 
 
 def test_other_settings_do_not_continue_a_file(bench, tmp_path, capsys):
-    answers = tmp_path / "m.jsonl"
+    answers, others = tmp_path / "m.jsonl", shutil.copytree(bench / "images", tmp_path / "others")
+    Image.open(others / "wide.png").rotate(180).save(others / "wide.png")
+    changes = ["reasoning"], ["convention", "gemini"], ["model", "n"], ["temperature", 1], ["images", others]
     with serving(answer=one_point) as server:
         assert run(api_vqa.main, flags(bench, answers, server.url)) == 0
-        for change in (["--reasoning"], ["--convention", "gemini"], ["--model", "n"], ["--temperature", 1]):
-            assert run(api_vqa.main, flags(bench, answers, server.url, *change)) == 2
-            assert change[0][2:] in capsys.readouterr().err and len(server.asked) == 6
+        for name, *value in changes:
+            assert run(api_vqa.main, flags(bench, answers, server.url, f"--{name}", *value)) == 2
+            assert name in capsys.readouterr().err and len(server.asked) == 6
         assert run(api_vqa.main, flags(bench, answers, server.url, "--reasoning", "--overwrite")) == 0
     assert len(server.asked) == 12
 

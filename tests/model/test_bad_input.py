@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,21 @@ def without(text):
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if text not in name}
 
 
+def sparse(tensors):
+    return {name: tensor.to_sparse() for name, tensor in tensors.items() if "0.bias" in name}
+
+
 def without_projector(folder):
     shutil.copy(folder.parent / "base" / "model.safetensors", folder / "model.safetensors")
     (folder / "model.safetensors.index.json").unlink()
+
+
+def compress(file):
+    with zipfile.ZipFile(file) as stored:
+        parts = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in parts.items():
+            packed.writestr(name, content)
 
 
 def base_as_clip(folder):
@@ -51,13 +64,19 @@ LFS = (20).to_bytes(8, "little") + b"version https://git-lfs.github.com/spec/v1"
 MORE = {"model.image_newline": torch.zeros(64)}
 BASE, ADAPTER, PROJECTOR = "base/model.safetensors", "lora/adapter_model.safetensors", "projector_only/mm_projector.bin"
 REST, CONFIG, LORA = "lora/non_lora_trainables.bin", "full/config.json", "lora/adapter_config.json"
+INDEX = "full/model.safetensors.index.json"
 # (the checkpoint, its base, what is broken: a file and the change, what the error has to name)
 BROKEN = {
     "missing shard": ("full", None, ("full/model-00002-of-00002.safetensors", Path.unlink), "model-00002-of-00002"),
     "cut shard": ("full", None, rewrite(f"full/{SHARD}", lambda content: content[:-1000]), SHARD),
+    "cut header": ("full", None, rewrite(f"full/{SHARD}", lambda content: content[:2]), SHARD),
     "git-lfs pointer": ("full", None, rewrite(f"full/{SHARD}", lambda content: LFS), SHARD),
     "unknown tensor": ("full", None, safetensors(f"full/{SHARD}", lambda tensors: tensors | MORE), "image_newline"),
     "cut .bin": ("lora", "base", rewrite(REST, lambda content: content[:5000]), "non_lora_trainables.bin"),
+    "compressed .bin": ("projector_only", "base", (PROJECTOR, compress), "mm_projector.bin"),
+    "sparse .bin": ("projector_only", "base", pickle(PROJECTOR, sparse), r"mm_projector\.0\.bias"),
+    "other tensors": ("projector_only", "base", pickle(PROJECTOR, lambda tensors: {"other": torch.ones(1)}), "other"),
+    "file outside": ("full", None, edit(INDEX, weight_map={"lm_head.weight": "../base/model.safetensors"}), INDEX),
     "adapter without projector": ("lora", "base", (REST, Path.unlink), "non_lora_trainables"),
     "no projector": ("full", None, ("full", without_projector), "mm_projector"),
     "half a projector": ("projector_only", "base", pickle(PROJECTOR, without(".2.")), "linear_2.bias"),
@@ -77,6 +96,7 @@ BROKEN = {
     "no tokenizer": ("full", None, ("full/tokenizer.model", Path.unlink), "tokenizer.model"),
     "settings are no object": ("full", None, rewrite("full/tokenizer_config.json", lambda content: b"[]"),
                                "tokenizer_config.json"),
+    "cut configuration": ("full", None, rewrite(CONFIG, lambda content: content[:20]), "config.json, line 2"),
     "wrong type": ("full", None, edit(CONFIG, rms_norm_eps="small"), "config.json.*rms_norm_eps"),
     "no heads": ("full", None, edit(CONFIG, num_attention_heads=0), "config.json: num_attention_heads"),
     "Mistral": ("full", None, edit(CONFIG, model_type="llava_mistral"), "config.json.*llava_mistral"),

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from trace_vlm.model import build, vision_tower
 from trace_vlm.model.checkpoint import check_generation_config, load, loaded_dtype, save
 from trace_vlm.model.convert import convert
-from trace_vlm.model.presets import PRESETS, model_folder
+from trace_vlm.model.presets import ASSETS, PRESETS, default_model, model_folder, resolve_model
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.files import read_json, write_json
 
@@ -41,6 +41,13 @@ def test_random_weights_follow_the_seed():
     tokenizer, preset = build.nano_tokenizer(), PRESETS["nano-random"]
     first, same, other = (build.build_model(preset, tokenizer, seed=seed).lm_head.weight for seed in (1, 1, 2))
     assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_a_folder_wins_over_the_bundled_model_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("nano") == default_model() == ASSETS / "nano"
+    (tmp_path / "nano").mkdir()
+    assert resolve_model("nano") == "nano" and default_model() == ASSETS / "nano"
 
 
 def test_a_relative_tower_is_looked_up_beside_then_above_then_here(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """The client for remote models: what reaches the provider, what is retried, what is never asked twice."""
 
 import asyncio
-import json
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -76,9 +75,9 @@ def test_the_whole_request_is_sent_and_its_answer_comes_back(protocol, cache):
     assert (asked.model, asked.system, asked.text, asked.images) == ("m", "Be brief.", "Where?", (picture.data,))
     schema = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
     gemini = {"extra_body": {"google": {"thinking_config": {"thinking_budget": 0}}}}
-    own = {"gemini": gemini, "openai": {"seed": 7}}  # Gemini rejects a seed, others know no thinking budget
+    own = gemini if protocol == "gemini" else {"seed": 7}  # Gemini rejects a seed, others know no thinking budget
     rest = {name: value for name, value in asked.body.items() if name not in ("model", "messages")}
-    assert rest == {"temperature": 0.25, "max_tokens": 99, "response_format": schema} | own[protocol]
+    assert rest == {"temperature": 0.25, "max_tokens": 99, "response_format": schema} | own
     assert reply.completion == Completion(one_point(asked), "stop", 261, len(one_point(asked)) // 4)
     assert (figures.tokens_in, figures.tokens_out) == (261, reply.completion.tokens_out)
 
@@ -134,13 +133,12 @@ def test_a_local_server_needs_the_sdk_but_no_key_and_gemini_has_its_own_endpoint
 
 
 def test_what_was_answered_is_never_asked_again(cache):
-    second = Scripted(lambda request: "other")
     ask(Scripted(lambda request: request.text), cache, requests(30))
-    results, figures = ask(second, cache, requests(40))
+    results, figures = ask(second := Scripted(lambda request: "other"), cache, requests(40))
     assert sorted(second.calls) == sorted((f"i{number}", 1) for number in range(30, 40))
-    assert figures.cached == 30 and figures.responses == 10
-    by_item = {result.request.item: result for result in results}
-    assert by_item["i7"].cached and by_item["i7"].completion.text == "question 7"
+    assert (figures.cached, figures.responses) == (30, 10)
+    (seventh,) = (result for result in results if result.request.item == "i7")
+    assert seventh.cached and seventh.completion.text == "question 7"
 
 
 def test_a_changed_request_is_asked(cache):
@@ -162,17 +160,15 @@ def test_half_a_line_and_removed_responses_are_asked_again(cache):
     assert provider.calls[1:] == [("i1", 1)]
 
 
-@pytest.mark.parametrize(
-    "line", [{"question_id": 1, "text": "x"}, {"key": "zz", "text": "", "finish": "", "tokens_in": 0, "tokens_out": 0}]
-)
-def test_a_file_that_is_no_cache_is_refused_and_kept(cache, line):
-    cache.write_text(json.dumps(line) + "\n")
-    with pytest.raises(InputError, match=r"cache\.jsonl, line 1"):
+def test_a_file_that_is_no_cache_is_refused_and_kept(cache):
+    with Client(Scripted(), cache), pytest.raises(InputError):  # one process at a time has it
         Client(Scripted(), cache)
-    assert json.loads(cache.read_text()) == line
-    other = cache.with_name("other.jsonl")  # one process at a time has it
-    with Client(Scripted(), other), pytest.raises(InputError):
-        Client(Scripted(), other)
+    record = '{"key": "zz", "text": "", "finish": "", "tokens_in": 0, "tokens_out": 0}\n'  # no key of a request
+    for line in ('{"question_id": 1, "text": "x"}\n', record):
+        cache.write_text(line)
+        with pytest.raises(InputError, match=r"cache\.jsonl, line 1"):
+            Client(Scripted(), cache)
+        assert cache.read_text() == line
 
 
 def test_a_follow_up_is_asked_until_the_answer_is_accepted(cache):
@@ -196,8 +192,8 @@ def test_a_refusal_and_an_unreadable_image_fail_alone(cache):
     def missing():
         raise InputError("x.png does not exist")
 
-    unreadable = Request("i9", "v1", "?", picture=missing)
-    results, _ = ask(Scripted(script), cache, [*requests(3), unreadable], Limits(give_up=1))
+    asked = [*requests(3), Request("i9", "v1", "?", picture=missing)]
+    results, _ = ask(Scripted(script), cache, asked, Limits(give_up=1))
     failed = {result.request.item: result.reason for result in results if isinstance(result, Failure)}
     assert failed == {"i1": "too large", "i9": "x.png does not exist"}
     assert len(cache.read_text().splitlines()) == 2, "failures are not cached"
@@ -240,12 +236,10 @@ def test_requests_wait_for_the_rate_limit_after_a_burst(cache):
         ask(Scripted(), cache.with_name("other"), requests(2), Limits(tokens_per_minute=1))
 
 
-@pytest.mark.parametrize(("provider", "expected"), [
-    ("gemini", {(336, 336): 258, (385, 384): 258, (1024, 768): 516}),
-    ("openai", {(336, 336): 255, (1024, 1024): 765, (2048, 4096): 1105}),
-])  # fmt: skip
-def test_tokens_of_an_image_are_the_published_ones(provider, expected):
-    assert {size: cost.image_tokens(provider, *size) for size in expected} == expected
+def test_tokens_of_an_image_are_the_published_ones():
+    gemini, openai = {(336, 336): 258, (385, 384): 258}, {(336, 336): 255, (1024, 1024): 765, (2048, 4096): 1105}
+    for provider, expected in (("gemini", gemini | {(1024, 768): 516}), ("openai", openai)):
+        assert {size: cost.image_tokens(provider, *size) for size in expected} == expected
 
 
 def test_prices_are_never_invented_and_time_is_the_slower_of_both_limits(tmp_path):

@@ -1,14 +1,13 @@
 """visualization/visualize_results.py: comparing answers, the order and choice of questions, what it writes and refuses."""
 
 import shutil
-import subprocess
-import sys
+from itertools import zip_longest
 
 import numpy as np
 import pytest
 from forced_answers import COR
 from PIL import Image
-from small_benchmark import IDS, ROOT, SIZES, make_benchmark, script
+from small_benchmark import IDS, SIZES, make_benchmark, script
 
 from trace_vlm.drawing.canvas import file_stem
 from trace_vlm.eval.benchmark import open_benchmark
@@ -32,9 +31,10 @@ def bench(tmp_path):
 @pytest.fixture
 def answers(tmp_path):
     def write(name, *texts, finish=()):
-        lines = [{"question_id": number, "text": text} for number, text in zip(IDS, texts, strict=False) if text]
-        for line, why in zip(lines, finish, strict=False):
-            line["metadata"] = {"finish": why}
+        lines = [
+            {"question_id": number, "text": text, "metadata": {"finish": why}}
+            for number, text, why in zip_longest(IDS, texts, finish) if text
+        ]  # fmt: skip
         write_jsonl(path := tmp_path / f"{name}.jsonl", lines)
         return path
 
@@ -76,11 +76,11 @@ def test_pictures_and_their_index_are_written(bench, two, folder):
     assert (folder / "report.html").stat().st_size > 20_000
 
 
-def test_the_order_of_the_questions(bench, two):
-    comparison = compare(open_benchmark(bench), {"a": two[0], "b": two[1]})
-    orders = {"given": [0, 1, "left/2"], "worst": [1, "left/2", 0], "best": [0, "left/2", 1],
-              "disagree": [1, "left/2", 0]}  # fmt: skip
-    assert {order: ids(sort_questions(comparison, order)) for order in orders} == orders
+@pytest.mark.parametrize("order, expected", [
+    ("given", [0, 1, "left/2"]), ("worst", [1, "left/2", 0]), ("best", [0, "left/2", 1]), ("disagree", [1, "left/2", 0]),
+])  # fmt: skip
+def test_the_order_of_the_questions(bench, two, order, expected):
+    assert ids(sort_questions(compare(open_benchmark(bench), {"a": two[0], "b": two[1]}), order)) == expected
 
 
 @pytest.mark.parametrize(("flags", "drawn"), [
@@ -89,9 +89,9 @@ def test_the_order_of_the_questions(bench, two):
 ])  # fmt: skip
 def test_the_hard_part_by_the_published_flags(visualize, two, folder, flags, drawn):
     assert visualize("--answers", *two, *flags) == 0
-    indexes = {path.parent.relative_to(folder).name: read_json(path) for path in folder.rglob("index.json")}
-    assert {name: [item["question_id"] for item in index["items"] if item["picture"]]
-            for name, index in indexes.items()} == drawn  # fmt: skip
+    indexes = {path.parent.relative_to(folder).name: read_json(path)["items"] for path in folder.rglob("index.json")}
+    pictured = {name: [item["question_id"] for item in items if item["picture"]] for name, items in indexes.items()}
+    assert pictured == drawn
 
 
 def test_only_what_all_models_answered_is_compared(bench, answers):
@@ -104,11 +104,15 @@ def test_only_what_all_models_answered_is_compared(bench, answers):
         compare(open_benchmark(bench), files, "hard")
 
 
-def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(visualize, answers, folder, capsys):
+def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(bench, visualize, answers, folder, capsys):
     assert visualize("--answers", answers("all", IN, OUT, IN), answers("two", IN, IN), "--category", "seen") == 0
     score = 1, 1.0, (("right", 1),), pytest.approx(2 / 3), 3
     assert read_comparison(folder)[0] == [ModelScore("all", *score), ModelScore("two", *score, 1)]
     assert "66.7% of all 3" in capsys.readouterr().out
+    (bench / "images/tall.png").write_bytes(b"no image")  # a question that was skipped needs no picture
+    file = answers("a", IN, None, IN)
+    write_json(file.with_suffix(".run.json"), {"skipped": [1], "settings": {}})
+    assert visualize("--answers", file) == 0 and "a: 66.7% of all 3" in capsys.readouterr().out
 
 
 def test_without_masks_nothing_is_scored(bench, two):
@@ -131,8 +135,7 @@ def test_questions_are_filtered_by_outcome(visualize, answers, folder, capsys):
 
 def test_answers_that_were_cut_are_called_cut(visualize, answers, folder, capsys):
     file = answers("a", *["1. **Identify the"] * 3, finish=("length", "stop", "length"))
-    assert visualize("--answers", file) == 0
-    assert "cut 2, unparsable 1" in capsys.readouterr().out
+    assert visualize("--answers", file) == 0 and "cut 2, unparsable 1" in capsys.readouterr().out
     (score,), items = read_comparison(folder)
     assert score.outcomes == (("cut", 2), ("unparsable", 1))
     assert [item.answers[0].outcome for item in items] == ["cut", "unparsable", "cut"]
@@ -146,32 +149,16 @@ def test_doubtful_numbers_are_warned_about(bench, visualize, answers, capsys):
     assert len(warnings) == 2 and "a: 3 of 3 points" in warnings[0] and "question 1" in warnings[1]
 
 
-def test_a_skipped_question_needs_no_picture(bench, visualize, answers, capsys):
-    (bench / "images/tall.png").write_bytes(b"no image")
-    file = answers("a", IN, None, IN)
-    write_json(file.with_suffix(".run.json"), {"skipped": [1], "settings": {}})
-    assert visualize("--answers", file) == 0
-    assert "a: 66.7% of all 3" in capsys.readouterr().out
-
-
-def test_mistakes_name_their_flag_or_file(visualize, two, tmp_path, capsys):
-    runs = tmp_path / "runs.jsonl"
-    write_jsonl(runs, [{"question_id": number, "text": IN, "run": run} for run in (1, 2) for number in IDS])
-    for words, name in [
-        ([tmp_path / "none.jsonl"], "none.jsonl"), ([runs], "runs.jsonl"), ([*two, "--labels", "one"], "--labels"),
-        ([two[0], "--num", "0"], "--num"), ([two[0], "--where2place-h-count", "-3"], "--where2place-h-count"),
-        ([two[0], "--create-both", "--where2place-h-count", "0"], "--where2place-h-count"),
-        ([two[0], "--category", "seen", "--where2place-h"], "--category seen"),
-    ]:  # fmt: skip
-        assert visualize("--answers", *words) == 2
-        assert name in capsys.readouterr().err
-
-
-def test_it_runs_from_anywhere(bench, two, tmp_path):
-    words = ROOT / "visualization/visualize_results.py", "--answers", two[0], "--data", bench, "--out", "out", "--num=1"
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "first: 50.0% of 3" in done.stdout and (tmp_path / "out/0.png").is_file()
+@pytest.mark.parametrize("words, named", [
+    ("none.jsonl", "none.jsonl"), ("runs.jsonl", "runs.jsonl"), ("first.jsonl second.jsonl --labels one", "--labels"),
+    ("first.jsonl --num 0", "--num"), ("first.jsonl --where2place-h-count -3", "--where2place-h-count"),
+    ("first.jsonl --create-both --where2place-h-count 0", "--where2place-h-count"),
+    ("first.jsonl --category seen --where2place-h", "--category seen"),
+])  # fmt: skip
+def test_mistakes_name_their_flag_or_file(visualize, two, tmp_path, monkeypatch, capsys, words, named):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("runs.jsonl", [{"question_id": number, "text": IN, "run": run} for run in (1, 2) for number in IDS])
+    assert visualize("--answers", *words.split()) == 2 and named in capsys.readouterr().err
 
 
 def test_no_two_questions_share_a_file():

@@ -66,7 +66,7 @@ def embedded(html):
     return html.partition('id="items">')[2].partition("</script>")[0]
 
 
-def test_texts_are_never_markup(html):
+def test_texts_are_never_markup_and_only_the_pages_own_script_may_run(html):
     read = Reader(html)
     assert not {"iframe", "object", "embed", "link", "form"} & read.tags and read.handlers == []
     assert re.findall(r"<script[^>]*>", html) == ['<script type="application/json" id="items">', "<script>"]
@@ -75,9 +75,6 @@ def test_texts_are_never_markup(html):
     assert not set("<>&") & set(embedded(html))
     items = json.loads(embedded(html))
     assert items["questions"][0]["answers"][1]["text"] == EVIL and items["labels"][0] == EVIL
-
-
-def test_only_the_pages_own_script_may_run(html):
     assert "default-src 'none'" in html and "'unsafe-inline'" not in html.partition("script-src")[2][:80]
     (named,) = re.findall(r"script-src 'sha256-([^']+)'", html)
     script = html.rpartition("<script>")[2].partition("</script>")[0]
@@ -120,11 +117,10 @@ def test_a_question_has_its_answers_its_attention_and_problems(html):
     assert cor["items"] == [[0.2, 0.5], [1.4, 0.5]] and box["items"] == [[0.1, 0.2, 0.3, 0.4]]
     corners = np.array(question["outline"][0]).reshape(-1, 2)
     assert corners.min() < 5 and corners.max(axis=0) == pytest.approx([500, 1000], abs=5)
-    attention = question["attention"]
+    attention, step = question["attention"], question["attention"]["steps"][2]
     assert attention["layers"] == "0, 2" and attention["steps"][1]["grid"] is None
-    grid = np.frombuffer(base64.b64decode(attention["steps"][2]["grid"]), np.uint8)
-    assert grid.tolist() == [255, *[85] * 15]  # 0.03 is the top of the scale
-    assert attention["steps"][2]["numbers"][0] == pytest.approx(0.18)
+    assert base64.b64decode(step["grid"]) == bytes([255, *[85] * 15])  # 0.03 is the top of the scale
+    assert step["numbers"][0] == pytest.approx(0.18)
     assert attention["crop"] == pytest.approx([0, 1 / 6, 1, 2 / 3])  # 60 x 40 in its square
 
 
@@ -176,13 +172,6 @@ def test_absent_parts_are_left_out_and_named(run_folder, tmp_path):
     assert all(load.startswith("#accuracy") for load in read.loads)
 
 
-def test_a_folder_without_anything_is_refused(tmp_path, capsys):
-    for folder in (tmp_path, tmp_path / "none"):
-        assert run(report.main, ["--run", str(folder)]) == 2
-        assert str(folder) in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(("name", "content"), [
     ("summary.json", {"models": []}), ("summary.json", {"models": [{}], "baselines": {}}), ("train/cor/run.json", []),
     ("comparison/index.json", {"items": [{"question_id": 1}], "scores": []}), ("attention/7.json", []),
@@ -195,7 +184,10 @@ def test_a_broken_part_is_named(tmp_path, name, content, capsys):
     assert name in capsys.readouterr().err and not (tmp_path / "report.html").exists()
 
 
-def test_a_lost_picture_is_named(run_folder, tmp_path):
+def test_an_empty_folder_and_a_lost_picture_are_named(run_folder, tmp_path, capsys):
+    for folder in (tmp_path, tmp_path / "none"):
+        assert run(report.main, ["--run", str(folder)]) == 2 and str(folder) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
     write_json(tmp_path / "index.json", read_json(run_folder / "comparison/index.json"))
     with pytest.raises(InputError, match=r"images/.*\.jpg"):
         report.render("title", comparison=tmp_path)
@@ -223,11 +215,9 @@ def open_page(browser):
 
 def page_of(folder, panels, scores=None):
     """The page of a comparison: category -> the panels of one question."""
-    items = [
-        write_panels(folder, Question(number, f"{number}.png", f"Point at thing {number}.", category),
-                     picture(number), left_half(), of_question, drawn=False)
-        for number, (category, of_question) in enumerate(panels.items())
-    ]  # fmt: skip
+    asked = [Question(number, f"{number}.png", f"Point at thing {number}.", name) for number, name in enumerate(panels)]
+    items = [write_panels(folder, question, picture(question.question_id), left_half(), panels[question.category],
+                          drawn=False) for question in asked]  # fmt: skip
     write_comparison(folder, scores or [ModelScore(panel.label, 1, None) for panel in panels["seen"]], items)
     (folder / "report.html").write_text(report.render("Compared", comparison=folder))
     return folder / "report.html"
@@ -297,8 +287,8 @@ def test_a_click_opens_the_panel_and_the_arrow_keys_move_on(open_page, compared)
     page = open_page(compared)
     page.locator(".tile").nth(1).click()
     panel = page.locator("dialog")
-    for text in ("Point at thing 1.", "1. Identify the reference object", "0% in the target", "wrong direction"):
-        assert text in panel.inner_text()
+    words = "Point at thing 1.", "1. Identify the reference object", "0% in the target", "wrong direction"
+    assert all(text in panel.inner_text() for text in words)
     shot = Image.open(BytesIO(panel.locator("svg.picture").first.screenshot())).convert("RGB")
     pixels = np.asarray(shot).astype(int)
     red = (pixels[..., 0] > 200) & (pixels[..., 1] < 90) & (pixels[..., 2] < 90)
@@ -318,9 +308,8 @@ def test_heat_is_where_the_model_looked_under_points_of_its_color(open_page, run
     alpha = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 3)"
     opacity = page.locator("dialog .strip figure").nth(2).locator("canvas").evaluate(alpha)
     assert opacity[0] > 1.5 * opacity[-1] > 0  # the hot cell is the square's top left one
-    model = styles(page.locator("#attention .key i").first)
-    assert styles(page.locator("dialog .over .dot"), "fill") == model
-    assert styles(page.locator("dialog .answer").nth(0).locator(".dot"), "fill") == model
+    dots = (page.locator(part).locator(".dot") for part in ("dialog .over", "dialog .answer >> nth=0"))
+    assert [styles(one, "fill") for one in dots] == [styles(page.locator("#attention .key i").first)] * 2
 
 
 def test_a_box_that_leaves_the_image_stays_open_at_its_edge(open_page, tmp_path):
@@ -380,7 +369,7 @@ def test_a_thousand_points_are_small_and_faint(open_page, tmp_path):
     page.locator(".tile").first.click()
     look = """one => [one.getAttribute("r"), ...["strokeWidth", "fillOpacity", "strokeOpacity"].map(
               name => getComputedStyle(one)[name])].map(parseFloat)"""
-    many_look, one_look = (page.locator("dialog .answer").nth(at).locator(".dot").first.evaluate(look) for at in (0, 1))
-    assert one_look == [7, 2.2, 1, 1]
+    looks = [page.locator("dialog .answer").nth(at).locator(".dot").first.evaluate(look) for at in (0, 1)]
     size, alpha = dot_style(1000)
-    assert many_look == pytest.approx([7 * size, 2.2 * size, alpha, alpha], rel=1e-3) and size < 0.4 and alpha < 0.6
+    assert looks == [pytest.approx([7 * size, 2.2 * size, alpha, alpha], rel=1e-3), [7, 2.2, 1, 1]]
+    assert size < 0.4 and alpha < 0.6

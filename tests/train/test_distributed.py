@@ -73,6 +73,17 @@ def test_zero2_full_in_fp32_survives_kill_9(run_of):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_compiled_layers_give_the_same_losses_also_after_a_kill(run_of, zero):
+    plain, compiled = (run_of(str(value), zero, "fp32", LORA_WITHOUT_DROPOUT, compile=value) for value in (False, True))
+    plain.to_its_end()
+    compiled.start().when_saved(2).kill()
+    compiled.to_its_end()
+    for name, bound in (("loss", {"abs": 1e-5}), ("grad_norm", {"rel": 1e-4})):
+        assert logged(compiled.folder, name) == pytest.approx(logged(plain.folder, name), **bound)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [FULL, LORA_WITHOUT_DROPOUT], ids=["full", "lora"])
 @pytest.mark.parametrize(("zero", "precision"), product((2, 3), ("fp32", "bf16")))
 def test_every_pair_resumes_bit_for_bit_and_on_another_number_of_processes(run_of, tmp_path, zero, precision, trained):

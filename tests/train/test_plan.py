@@ -3,16 +3,18 @@
 import dataclasses
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from shell import ROOT
 from train_together import train_config
 
 from trace_vlm.model.checkpoint import load
-from trace_vlm.train import plan
+from trace_vlm.train import memory, plan, sft
 from trace_vlm.train.config import Trainable, load_config
 from trace_vlm.train.memory import Sharding, Workload, plan_memory, total_params, trained_params, training_flops
 from trace_vlm.train.param_groups import set_trainable, trainable_parameters
@@ -69,6 +71,36 @@ def test_memory_is_close_to_what_a_gpu_measured(file, count, monkeypatch):
         rows = rows or (values["tokens_a_row"], values["learned_a_row"], longest[case.line])
         planned = benchmark.plan(config, size, values["optimizer"], *rows)["total"] / 2**30
         assert planned == pytest.approx(values["peak_memory_gib"], rel=0.06), case
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("lora", [{"dropout": 0.05}, {"dropout": 0.0}, None], ids=str)
+def test_a_compiled_layer_keeps_what_is_planned(lora):
+    trainable = {"llm": "lora" if lora else "full"}
+    config = train_config(Path(), "nano-random", Path(), trainable=trainable, lora=lora, compile=True)
+    model = set_trainable(load("nano-random").model, config).bfloat16().train()
+    llm = next(module for module in model.modules() if type(module).__name__ == "LlamaModel")
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    assert sft.compile_layers(llm)
+
+    def bytes_a_token(layers, tokens=256):
+        """What waits for the backward pass: each storage once."""
+        llm.layers, kept = layers, {}
+
+        def keep(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            llm(input_ids=torch.arange(tokens)[None], use_cache=False).last_hidden_state.sum().backward()
+        return sum(size for address, size in kept.items() if address not in weights) / tokens
+
+    layers = llm.layers
+    bytes_a_token(layers)  # compiles
+    kept = (bytes_a_token(layers) - bytes_a_token(layers[:1])) / (len(layers) - 1)
+    _, size = plan.model_dimensions(config)
+    assert memory.bytes_a_token_and_layer(config, size, 2) == pytest.approx(kept, rel=0.03)
 
 
 def test_sharding_and_offloading_take_less():

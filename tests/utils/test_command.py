@@ -16,28 +16,19 @@ from trace_vlm.cli import main as trace_vlm_main
 from trace_vlm.utils.command import PUBLISHED_FLAGS, Incomplete, InputError, Parser, run
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {
-    "torch", "transformers", "tokenizers", "matplotlib", "mujoco", "datasets", "accelerate", "peft", "scipy", "pandas",
-    "pyarrow", "gradio", "openai",
-}  # fmt: skip
+HEAVY = set("torch transformers tokenizers matplotlib mujoco datasets accelerate peft scipy pandas pyarrow".split())
+HEAVY |= {"gradio", "openai"}
 
 
 def commands():
     """Name -> the words after `python`: every command of the package, each script beside it, and `trace-vlm`."""
-    paths = [
-        path for path in sorted((ROOT / "trace").rglob("*.py")) if '\nif __name__ == "__main__"' in path.read_text()
-    ]
-    names = [".".join(path.relative_to(ROOT / "trace").with_suffix("").parts) for path in paths]
+    paths = [path for path in (ROOT / "trace").rglob("*.py") if '\nif __name__ == "__main__"' in path.read_text()]
+    names = sorted(".".join(path.relative_to(ROOT / "trace").with_suffix("").parts) for path in paths)
     modules = {name: ["-m", f"trace_vlm.{name}".removesuffix(".__main__")] for name in names}
     return modules | {path.name: [str(path)] for path in sorted((ROOT / "visualization").glob("*.py"))}
 
 
 ALL = commands()
-
-
-def test_the_commands_of_the_published_page_are_among_them():
-    published = {"eval.model_vqa", "eval.summarize_vqa", "train.train", "visualize_results.py", "attention_map.py"}
-    assert published <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -59,14 +50,11 @@ def test_every_sub_command_leads_to_a_main(name):
     assert callable(getattr(importlib.import_module(f"trace_vlm{module}"), function))
 
 
-def test_a_sub_command_gets_its_arguments_and_its_name(tmp_path):
-    console_script = str(Path(sys.executable).with_name("trace-vlm"))
-    for words, typed in (
-        ([sys.executable, "-m", "trace_vlm", "summarize"], "python -m trace_vlm summarize"),
-        ([console_script, "checkpoint", "merge"], "trace-vlm checkpoint merge"),
-    ):
-        done = subprocess.run([*words, "--help"], cwd=tmp_path, capture_output=True, text=True)
-        assert done.stdout.startswith(f"usage: {typed} ")
+@pytest.mark.parametrize("typed", ["python -m trace_vlm summarize", "trace-vlm checkpoint merge"])
+def test_a_sub_command_gets_its_arguments_and_its_name(typed, tmp_path):
+    program, *words = typed.split()
+    command = [str(Path(sys.executable).with_name(program)), *words, "--help"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.startswith(f"usage: {typed} ")
 
 
 def test_the_overview_the_version_and_a_mistyped_command(capsys):
@@ -87,13 +75,11 @@ def test_a_negative_number_needs_no_equals_sign(number):
     assert parser.parse_args(["--bias", number]).bias == float(number)
 
 
-@pytest.mark.parametrize(
-    ("error", "code"), [(InputError("x"), 2), (Incomplete("x"), 1), (KeyboardInterrupt(), 130), (None, 0)]
-)
+@pytest.mark.parametrize("error, code", [(InputError, 2), (Incomplete, 1), (KeyboardInterrupt, 130), (None, 0)])
 def test_exit_codes(error, code, capsys):
     def main(argv):
         if error is not None:
-            raise error
+            raise error("x")
 
     assert run(main) == code
     assert capsys.readouterr().err.count("\n") == (error is not None)

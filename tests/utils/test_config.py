@@ -39,8 +39,8 @@ def read(tmp_path, text, *overrides):
 
 def test_yaml_and_overrides(tmp_path):
     text = "model: nano\ndata: [a.json]\nlearning_rate: 2e-4\n"
-    config = read(tmp_path, text, "data=b.json", "lora.r=64", "span=[1, 2]")
-    assert config == Run("nano", ["b.json"], 2e-4, lora=Lora(r=64), span=(1.0, 2.0))
+    expected = Run("nano", ["b.json"], 2e-4, lora=Lora(r=64), span=(1.0, 2.0))
+    assert read(tmp_path, text, "data=b.json", "lora.r=64", "span=[1, 2]") == expected
 
 
 @pytest.mark.parametrize("values, named", [

@@ -4,7 +4,6 @@ import errno
 import os
 import subprocess
 import sys
-import textwrap
 import time
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -76,46 +75,41 @@ def test_a_worker_that_cannot_be_replaced_fails_what_is_left(tmp_path, monkeypat
         lost.result()
 
 
+PROGRAM = """
+import os, signal
+from parallel_workers import names_itself
+from trace_vlm.utils.parallel import Pool
+
+if __name__ == "__mp_main__":
+    os.kill(os.getpid(), {signal})
+if __name__ == "__main__":
+    with Pool(2, names_itself) as pool:
+        for _, pid in pool.in_order({seconds}):
+            print(pid.result(), flush=True)
+"""
+
+
+def start_program(folder, signal, seconds):
+    script = folder / "program.py"
+    script.write_text(PROGRAM.format(signal=signal, seconds=seconds))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    options = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, str(script)], env=environment, **options)
+
+
 def test_an_interrupt_does_not_end_a_worker_that_starts(tmp_path):
     """Ctrl-C reaches all processes; the first one answers it, and the others would print their tracebacks."""
-    program = """
-        import os, signal
-        from parallel_workers import names_itself
-        from trace_vlm.utils.parallel import Pool
-
-        if __name__ == "__mp_main__":
-            os.kill(os.getpid(), signal.SIGINT)
-        if __name__ == "__main__":
-            with Pool(1, names_itself) as pool:
-                list(pool.in_order([0]))
-    """
-    process = start_program(program, tmp_path, stderr=subprocess.PIPE)
+    process = start_program(tmp_path, "signal.SIGINT", [0])
     assert process.communicate()[1] == "" and process.returncode == 0
 
 
 def test_workers_end_with_a_process_that_is_killed(tmp_path):
-    program = """
-        from parallel_workers import names_itself
-        from trace_vlm.utils.parallel import Pool
-
-        if __name__ == "__main__":
-            with Pool(2, names_itself) as pool:
-                for _, pid in pool.in_order([0.1] * 4 + [1000, 1000]):
-                    print(pid.result(), flush=True)
-    """
-    process = start_program(program, tmp_path, stdout=subprocess.PIPE)
+    process = start_program(tmp_path, 0, [0.1] * 4 + [1000, 1000])
     pids = {int(process.stdout.readline()) for _ in range(4)}
     process.kill()
     process.wait()
     while any(map(is_alive, pids)):  # the test's own time limit is the only one
         time.sleep(0.05)
-
-
-def start_program(text, folder, **options):
-    script = folder / "program.py"
-    script.write_text(textwrap.dedent(text))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    return subprocess.Popen([sys.executable, str(script)], text=True, env=environment, **options)
 
 
 def is_alive(pid):

@@ -160,8 +160,7 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_is_asked_twice(tmp_pat
         flags = ["--concurrency", str(concurrency), "--timeout", "20"]
         words = [sys.executable, "-m", "trace_vlm.data.cor.build", *command(tmp_path, name, server.url, *flags)]
         for share in (0.3, 0.7):
-            wanted = share * count
-            kill_when(lambda: cache.exists() and cache.read_bytes().count(b"\n") >= wanted, words)  # noqa: B023
+            kill_when(lambda: cache.exists() and cache.read_bytes().count(b"\n") >= share * count, words)  # noqa: B023
             assert not (tmp_path / "cor.json").exists()
         done = subprocess.run(words, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]

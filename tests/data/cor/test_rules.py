@@ -68,11 +68,8 @@ def test_verbs_agree_with_what_an_instruction_names(instruction, names, verb):
 
 @pytest.mark.parametrize("sample", [
     generated("free", "on", None, [BALL]), BETWEEN_MARKED, generated("part", "left part"), bare("x")])  # fmt: skip
-def test_the_plain_wording_refuses_what_it_has_no_words_for(sample):
+def test_the_plain_wording_refuses_what_it_has_no_words_for_and_coordinates_need_meta(sample):
     with pytest.raises(ValueError, match="--wording"):
         rules.with_reasoning(sample, 0, False, 2, "plain")
-
-
-def test_coordinates_need_meta():
     with pytest.raises(ValueError, match="meta"):
         rules.with_reasoning(bare("Point to the red mug."), 0, True, 3)

@@ -122,10 +122,9 @@ def test_an_unfinished_report_of_another_file_or_version_is_begun_anew(tmp_path)
     assert checked(data) == 0
     for change in ("file", "version"):
         head, chunk, _ = map(json.loads, report.read_text().splitlines())
-        if change == "file":
-            hand.write(data, [hand.record("a", None, "b", " ")])
-        else:
+        if change == "version":
             del head["keys"], chunk["broken"]
+        hand.write(data, [hand.record("a", None, "b", " ")])
         report.write_text(f"{json.dumps(head)}\n{json.dumps(chunk)}\n")  # as if killed before its end
         assert checked(data) == 1
 
@@ -143,9 +142,8 @@ def test_masks_of_every_kind_and_turned_pictures_are_checked_as_they_are_scored(
     mask(tmp_path / "stored.png", True, (24, 32))
     names = ["in", "in_alpha", "out", "out_alpha", "stored"]
     data = hand.write(tmp_path / "data.json", [hand.pointing(name, "a.jpg", mask=f"{name}.png") for name in names])
-    report = tmp_path / "report.jsonl"
-    assert checked(data, "--images", tmp_path, "--report", report) == 1
-    problems = problems_in(report)
+    assert checked(data, "--images", tmp_path, "--report", tmp_path / "report.jsonl") == 1
+    problems = problems_in(tmp_path / "report.jsonl")
     assert [problem["id"] for problem in problems] == ["out", "out_alpha", "stored"]
     assert "24x32, the image 32x24, upright by its EXIF orientation" in problems[-1]["detail"]
 

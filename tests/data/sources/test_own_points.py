@@ -18,12 +18,11 @@ def test_own_points_from_csv(tmp_path):
     lines = ["image,instruction,x,y,place", "a.png,Point to the mug.,0.41,0.62,home"]
     lines += ['a.png,"Find space left of the mug, please.",0.2,0.6,home', "a.png,Point to the mug.,0.43,0.60,home"]
     (tmp_path / "points.csv").write_text("\n".join([*lines, "", ""]))
-    samples, problems = read("points", tmp_path)
-    assert not problems.counts
-    answers = [sample.conversations[1].text for sample in samples]
-    assert answers == ["[(0.410, 0.620), (0.430, 0.600)]", "[(0.200, 0.600)]"]
-    assert samples[0].conversations[0].text.startswith("<image>\nPoint to the mug. Your answer should be formatted")
-    assert samples[0].meta["place"] == "home"
+    (first, second), problems = read("points", tmp_path)
+    assert not problems.counts and first.meta["place"] == "home"
+    assert first.conversations[0].text.startswith("<image>\nPoint to the mug. Your answer should be formatted")
+    assert first.conversations[1].text == "[(0.410, 0.620), (0.430, 0.600)]"
+    assert second.conversations[1].text == "[(0.200, 0.600)]"
 
 
 def test_own_points_in_pixels_of_the_picture_as_people_see_it(tmp_path):
@@ -51,13 +50,11 @@ def test_a_bad_line_of_own_points_is_named(line, kind, named, tmp_path):
     assert problem.id == "points/2" and named in problem.detail
 
 
-@pytest.mark.parametrize("content,named", [
-    (b"file,text\na.png,Point.\n", r"points\.csv.*file, text"),
-    (b"image,instruction,x,y\na.png,Point.,0.5,0.5\na.png,Caf\xe9.,0.5,0.5\n", r"points\.csv, line 3")])  # fmt: skip
-def test_a_csv_without_the_columns_or_not_in_utf8_is_named(content, named, tmp_path):
-    (tmp_path / "points.csv").write_bytes(content)
-    with pytest.raises(InputError, match=named):
-        read("points", tmp_path)
+def test_a_csv_without_the_columns_or_not_in_utf8_is_named(tmp_path):
+    for content, named in (("file,text\na.png,P.\n", "file, text"), ("image,instruction,x,y\na.png,é,0,1", "line 2")):
+        (tmp_path / "points.csv").write_text(content, encoding="latin-1")
+        with pytest.raises(InputError, match=rf"points\.csv.*{named}"):
+            read("points", tmp_path)
 
 
 def test_lines_of_a_csv_with_different_masks_are_no_sample(tmp_path):
@@ -82,7 +79,7 @@ def test_the_example_of_the_documentation(tmp_path):
 
 
 def test_half_a_character_in_an_instruction_is_a_problem(tmp_path):
-    line = '{"image": "a.png", "instruction": "the \\ud83d cup", "points": [[0.5, 0.5]]}\n'
-    (tmp_path / "points.jsonl").write_text(line)
-    samples, problems = read("points", tmp_path / "points.jsonl")
+    path = tmp_path / "points.jsonl"
+    path.write_text('{"image": "a.png", "instruction": "the \\ud83d cup", "points": [[0.5, 0.5]]}\n')
+    samples, problems = read("points", path)
     assert not samples and 'line 1: "instruction"' in " ".join(problems.table())

@@ -35,9 +35,8 @@ def test_llavas_mix_with_its_peculiarities(tmp_path):
 
 
 def test_lvis_boxes_become_normalised_lists(tmp_path):
-    samples, problems = read("lvis", hand.lvis(tmp_path))
+    (first, second), problems = read("lvis", hand.lvis(tmp_path))
     assert not problems.counts
-    first, second = samples
     assert (first.id, first.image) == ("lvis/30", "train2017/000000000030.jpg")
     assert "cup (drinking)" in first.conversations[0].text and first.conversations[0].text.startswith("<image>\n")
     assert first.conversations[1].text == "[(0.000, 0.000, 0.050, 0.050), (0.100, 0.100, 0.300, 0.300)]"
@@ -47,15 +46,11 @@ def test_lvis_boxes_become_normalised_lists(tmp_path):
     assert not any("bead" in turn.text for turn in second.conversations), "21 of them are too many to list"
 
 
-def test_lvis_asks_as_many_categories_as_wanted_and_the_seed_decides(tmp_path):
+def test_lvis_asks_as_many_categories_as_wanted_and_none_of_which_a_box_lies_outside(tmp_path):
     path = hand.lvis(tmp_path)
     assert [len(sample.conversations) for sample in read("lvis", path, max_turns=1)[0]] == [2, 2]
     wordings = {sample.conversations[0].text for seed in range(8) for sample in read("lvis", path, seed=seed)[0]}
     assert read("lvis", path, seed=3)[0] == read("lvis", path, seed=3)[0] and len(wordings) > 4
-
-
-def test_lvis_does_not_ask_for_a_category_of_which_a_box_lies_outside(tmp_path):
-    path = hand.lvis(tmp_path)
     content = json.loads(path.read_text())
     for annotation in content["annotations"]:
         if annotation["image_id"] == 30:
@@ -68,28 +63,19 @@ def test_lvis_does_not_ask_for_a_category_of_which_a_box_lies_outside(tmp_path):
         read("lvis", path)
 
 
-def test_a_generated_folder_and_its_captions_are_told_apart(tmp_path):
-    hand.picture(tmp_path / "images/0.png")
-    hand.write(tmp_path / "data.json", [hand.pointing("0", "images/0.png", kind="free")])
-    hand.write(tmp_path / "captions.json", [hand.record("c", "images/0.png", "What?", "A mug.")])
-    assert [sample.id for sample in read("scenes", tmp_path)[0]] == ["0"]
-
-
-def test_a_folder_of_several_files_is_read_whole(tmp_path):
-    for name in ("object_reference", "free_space"):
+def test_a_folder_of_several_files_is_read_whole_but_a_generated_one_without_its_captions(tmp_path, capsys):
+    for name in ("data", "captions"):
         hand.picture(tmp_path / f"images/{name}.png")
         hand.write(tmp_path / f"{name}.json", [hand.pointing(name, f"{name}.png")])
     (tmp_path / "notes.json").write_text('{"not": "samples"}')
-    assert [sample.id for sample in read("llava", tmp_path)[0]] == ["free_space", "object_reference"]
+    for kind, expected in (("llava", ["captions", "data"]), ("scenes", ["data"])):
+        assert [sample.id for sample in read(kind, tmp_path)[0]] == expected
+    assert [converted("llava", tmp_path, tmp_path / "out.json") for _ in range(2)] == [0, 2]
+    assert "out.json" in capsys.readouterr().err, "the output is not read as well"
 
 
-IMAGES = {
-    "missing": "gone.png",
-    "escape": "../../etc/passwd",
-    "absolute": "/etc/passwd",
-    "folder": ".",
-    "long": "a" * 300,
-}
+IMAGES = {"missing": "gone.png", "escape": "../../etc/passwd", "absolute": "/etc/passwd", "folder": "."}
+IMAGES["long"] = "a" * 300
 BAD = {
     "conversation": [
         {**hand.record("tag", None, "Where?", "There."), "image": "a.png"}, hand.record("empty", None, "Hello", " "),
@@ -140,11 +126,10 @@ def test_a_truncated_jpeg_is_found_when_images_are_decoded(tmp_path):
 def test_a_mistake_is_one_sentence(kind, words, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("none").mkdir()
-    Path("broken.json").write_text('{"categories": [{"id": 1, "name": "cup"}, {"id": ')
-    Path("empty.json").write_text('{"images": []}')
-    Path("list.json").write_text("[]")
     content = hand.write(Path("data.json"), [hand.record("a", None, "b", "c")]).read_text()
-    Path("cut.json").write_text(content[:-5])
+    texts = {"broken": '{"categories": [{"id": 1, "name": "cup"}, {"id": ', "empty": '{"images": []}', "list": "[]"}
+    for name, text in (texts | {"cut": content[:-5]}).items():
+        Path(f"{name}.json").write_text(text)
     command = ["check", "--data"] if kind == "check" else ["convert", "--out", "out.json", "--kind", kind, "--path"]
     assert run(main, [*command, *words.split()]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
@@ -160,10 +145,3 @@ def test_images_are_found_and_named_with_and_without_their_folder(tmp_path):
         assert images.find("set/../set/images/a.png") is None
     (sample,), _ = read("llava", hand.write(tmp_path / "set/data.json", [hand.pointing("a", "a.png")]))
     assert sample.image == "images/a.png", "so that training finds it"
-
-
-def test_the_output_is_not_read_as_well(tmp_path, capsys):
-    hand.write(tmp_path / "data.json", [hand.record("text", None, "Hello", "Hi")])
-    out = tmp_path / "out.json"
-    assert converted("llava", tmp_path, out) == 0 and converted("llava", tmp_path, out) == 2
-    assert "out.json" in capsys.readouterr().err
