@@ -90,7 +90,7 @@ def tiny_model(tiny_checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def family_folder(tmp_path_factory):
     """`family_folder("qwen3_vl")`: the folder of a tiny random model of that family, as transformers saves it."""
     import functools
 
