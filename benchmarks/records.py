@@ -91,7 +91,7 @@ def open_as_training(path: Path) -> dict[str, float]:
     from trace_vlm.train.token_cache import TokenCache
 
     checkpoint = small(vision={"image_size": 336, "patch_size": 14})
-    module.open_token_cache = lambda *_: TokenCache(path)
+    module.open_cache = lambda *_: TokenCache(path)
     module.RowDataset._check_images = lambda self: None  # there are none
     before, started = own_mib(), time.process_time()
     data = module.RowDataset(["data.json"], ".", checkpoint)

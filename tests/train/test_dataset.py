@@ -18,7 +18,7 @@ from trace_vlm.core.prompts import IGNORE, template
 from trace_vlm.data.scenes import captions
 from trace_vlm.train import token_cache
 from trace_vlm.train.dataset import Collator, RowDataset
-from trace_vlm.train.token_cache import KINDS, TASKS, encode_file, open_token_cache
+from trace_vlm.train.token_cache import KINDS, TASKS, TokenEncoder, encode_file, open_token_cache
 from trace_vlm.train.vision_pretraining import PatchLabels
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.parallel import WorkerDied
@@ -225,7 +225,7 @@ def test_samples_that_end_every_process_which_tokenizes_them_are_named(data, nan
     monkeypatch.setattr(token_cache, "ROWS", 4)
     monkeypatch.setattr(token_cache, "encode_chunk", partial(always_end, "SEGV"))
     with pytest.raises(WorkerDied, match=r"samples 0 to 3 of .*data\.json.*" + re.escape(HOW["SEGV"])):
-        list(encode_file(data, nano.tokenizer, STYLE, workers=2))
+        list(encode_file(data, TokenEncoder(nano.tokenizer, STYLE), workers=2))
 
 
 @pytest.mark.parametrize("rows", [51_200, pytest.param(1_400_320, marks=pytest.mark.slow)])

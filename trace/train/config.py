@@ -8,10 +8,10 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from ..model.families.base import PARTS, Checkpoint
 from ..utils.command import InputError
 from ..utils.config import Field, ListOf, config_class, read_config
 
-PARTS = ("vision", "projector", "llm")
 Mode = Literal["full", "frozen"]
 Schedule = Literal[
     "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
@@ -168,6 +168,19 @@ class TrainConfig:
             self.accumulation(1)
         elif self.pack_tokens < self.max_length:
             raise InputError(f"pack_tokens: {self.pack_tokens} is less than max_length, {self.max_length}. Raise it.")
+
+    def check_model(self, checkpoint: Checkpoint) -> None:
+        """Raise InputError for settings that this model cannot be trained with."""
+        only_llava = {
+            "objective": self.objective == "vision", "template": self.template not in ("vicuna_v1", "v1"),
+            "share_image": self.share_image > 1, "too_long": self.too_long == "cut",
+            "grounding_loss": self.grounding_loss is not None,
+        }  # fmt: skip
+        for key in (key for key, is_set in only_llava.items() if is_set and checkpoint.image_tokens is None):
+            raise InputError(f"{key}: works with LLaVA-1.5 models only, not with {checkpoint.name}. Remove it.")
+        if self.packing and not checkpoint.packs:
+            problem = f"{checkpoint.name} has layers that mix the rows of a packed batch"
+            raise InputError(f"packing: {problem}. Set packing to false; rows are then padded.")
 
     @property
     def modes(self) -> Trainable:

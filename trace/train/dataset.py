@@ -3,6 +3,7 @@
 A row is a shared beginning (system sentence and image) followed by one branch for each of its samples. Branches see
 the beginning and themselves, never each other, and continue the beginning's positions: the row computes exactly what
 separate rows would, but the image's tokens are paid for once. With `share_image=1` a row is one sample, as in LLaVA.
+Where the processor decides how many tokens an image has, a row is one conversation, as the processor makes it.
 Axes in tensor names: B rows, T tokens.
 """
 
@@ -24,7 +25,7 @@ from ..core.points import Point
 from ..core.prompts import IGNORE, template
 from ..model.checkpoint import Checkpoint
 from ..utils.command import InputError
-from .token_cache import KINDS, EncodedSample, open_token_cache
+from .token_cache import BLANK_SIZE, KINDS, ConversationEncoder, TokenEncoder, learned_spans, open_cache
 
 MIN_COVERAGE = 0.05  # an object counts as on a patch if it covers at least this share of it
 IMAGES_CHECKED = 20  # before training starts
@@ -48,8 +49,13 @@ class RowDataset(Dataset[dict[str, Any]]):
         max_length: int = 2048, share_image: int = 1, grounding: bool = False, too_long: Literal["drop", "cut"] = "drop",
     ) -> None:  # fmt: skip
         self._checkpoint, self._images = checkpoint, Images(Path(image_folder))
-        self._max_length, self._image_tokens, self.grounding = max_length, checkpoint.patches_per_side**2, grounding
-        self._files = [open_token_cache(path, checkpoint.tokenizer, template(style)) for path in data]
+        self._max_length, self.grounding = max_length, grounding
+        self._by_processor = checkpoint.image_tokens is None
+        self._image_tokens = checkpoint.image_tokens or 1  # 1: entries count the image's tokens themselves
+        encoder: Any = TokenEncoder(checkpoint.tokenizer, template(style))
+        if self._by_processor:
+            encoder = ConversationEncoder(checkpoint, self._images)
+        self._files = [open_cache(path, encoder) for path in data]
         self._starts = np.cumsum([0, *map(len, self._files)])
         has_image = np.concatenate([file.has_image() for file in self._files])
         lengths = np.concatenate([file.lengths() for file in self._files])
@@ -81,7 +87,7 @@ class RowDataset(Dataset[dict[str, Any]]):
             (self.cut if end else self.too_long).append(sample.id)
         return np.flatnonzero(lengths <= self._max_length)
 
-    def _end(self, sample: EncodedSample) -> int:
+    def _end(self, sample: Any) -> int:
         """Return how many ids are used: all, or those up to the last answer that fits; 0 if none fits."""
         room = self._max_length - (sample.image is not None) * (self._image_tokens - 1)
         if len(sample.ids) <= room:
@@ -113,8 +119,8 @@ class RowDataset(Dataset[dict[str, Any]]):
         if len(problems) == len(names):
             raise InputError(f"image_folder: none of {len(names)} images was found, for example {problems[0]}.")
 
-    def sample(self, index: int) -> EncodedSample:
-        """Return a sample of the data files, counted over all of them."""
+    def sample(self, index: int) -> Any:
+        """Return an entry of the data files (`EncodedSample` or `Conversation`), counted over all of them."""
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._files[file][index - int(self._starts[file])]
 
@@ -129,7 +135,12 @@ class RowDataset(Dataset[dict[str, Any]]):
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a row's tensors, `[tokens]` each, its pixels, and the reason (`broken`) if its image is unreadable."""
+        """Return a row's tensors, `[tokens]` each, its pixels, and the reason (`broken`) if its image is unreadable.
+
+        A row of a processor is a batch of one: `[1, tokens]`, and its other tensors as the processor makes them.
+        """
+        if self._by_processor:
+            return self._processed_row(index)
         samples = [self.sample(member) for member in self._members_of(index)]
         image, start = samples[0].image, samples[0].start
         beginning = np.array(self._checkpoint.expand_image_tokens(samples[0].ids[:start].tolist()), dtype=np.int64)
@@ -156,10 +167,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         item["row"] = index
         if image is not None:
             try:
-                path = self._images.find(image)
-                if path is None:
-                    raise InputError(f"the image {self._images.problem(image)}")
-                item["pixel_values"] = self._checkpoint.pixels([open_image(path)])[0]
+                item["pixel_values"] = self._checkpoint.pixels([self._open(image)])[0]
             except InputError as error:  # nothing is learned from this row
                 item |= {"broken": str(error), "pixel_values": self.blank_pixels()}
                 item["labels"].fill_(IGNORE)
@@ -168,11 +176,41 @@ class RowDataset(Dataset[dict[str, Any]]):
             item["guides"] = self._guided_patches(samples[0], guides)
         return item
 
+    def _open(self, name: str) -> Image.Image:
+        path = self._images.find(name)
+        if path is None:
+            raise InputError(f"the image {self._images.problem(name)}")
+        return open_image(path)
+
+    def _processed_row(self, index: int) -> dict[str, Any]:
+        sample, item, image = self.sample(int(self._members[index])), dict[str, Any](row=index), None
+        if sample.image is not None:
+            try:
+                image = self._open(sample.image)
+            except InputError as error:  # nothing is learned from this row
+                item["broken"], image = str(error), Image.new("RGB", BLANK_SIZE, PAD_COLOR)
+        example = self._checkpoint.example(sample.turns, image)
+        labels = torch.tensor([example.encoded.labels])
+        kinds = torch.full_like(labels, -1)
+        for first, last, kind in learned_spans(example.encoded, example.rendered):
+            kinds[0, first:last] = sample.task * len(KINDS) + kind
+        if "broken" in item:
+            labels.fill_(IGNORE)
+            kinds.fill_(-1)
+        positions = self._checkpoint.positions(example.inputs)
+        return item | example.inputs | {"labels": labels, "kinds": kinds, "position_ids": positions}
+
+    def blank_row(self) -> dict[str, Any]:
+        """Return a row of a processor with an empty image and nothing to learn."""
+        inputs = self._checkpoint.tensors([self._checkpoint.prompt("")], [Image.new("RGB", (64, 64), PAD_COLOR)])
+        labels, kinds = (torch.full_like(inputs["input_ids"], value) for value in (IGNORE, -1))
+        return inputs | {"labels": labels, "kinds": kinds, "position_ids": self._checkpoint.positions(inputs)}
+
     def blank_pixels(self) -> Tensor:
         """Return `[3, side, side]` of an image of the padding's colour."""
         return self._checkpoint.pixels([Image.new("RGB", (8, 8), PAD_COLOR)])[0]
 
-    def _guided_patches(self, sample: EncodedSample, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
+    def _guided_patches(self, sample: Any, guides: Sequence[Guide]) -> tuple[Tensor, Tensor]:
         """Row positions `[N]` and patches `[N, patches ** 2]` of the guides (first, last, x, y) that are on an object."""
         side, positions, stack = self._checkpoint.patches_per_side, [], []
         if sample.instances is not None and guides:
@@ -212,6 +250,24 @@ class Collator:
         self.pad_token_id, self.blank, self.packed = pad_token_id, blank, packed
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = self._tensors(rows)
+        batch["rows"] = [row["row"] for row in rows]
+        labelled_BT = batch["labels"][:, 1:] != IGNORE
+        # Where logits are needed: position t predicts the label at t + 1. A forward pass without labels has a loss of 0
+        # at some position, so that every process runs the model.
+        columns = labelled_BT.any(0).nonzero()[:, 0]
+        batch["columns"] = columns if len(columns) else torch.zeros(1, dtype=torch.long)
+        batch["labelled"] = int(labelled_BT.sum())
+        batch["broken"] = {row["row"]: row["broken"] for row in rows if "broken" in row}
+        batch["tokens"] = sum(row["labels"].numel() for row in rows)
+        return batch
+
+    @property
+    def reserve(self) -> int:
+        """The tokens that the blank image adds to a batch."""
+        return 0 if self.blank is None else len(self.blank[1])
+
+    def _tensors(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         items = list(rows)
         if self.blank is not None and not any("pixel_values" in row for row in rows):
             shortest = min(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
@@ -225,15 +281,6 @@ class Collator:
             positions = [row["guides"][0] for row in rows]
             batch["guided_rows"] = torch.stack([torch.cat(numbers), torch.cat(positions)], dim=1)
             batch["guided_patches"] = torch.cat([row["guides"][1] for row in rows])
-        batch["rows"] = [row["row"] for row in rows]
-        labelled_BT = batch["labels"][:, 1:] != IGNORE
-        # Where logits are needed: position t predicts the label at t + 1. A forward pass without labels has a loss of 0
-        # at some position, so that every process runs the model.
-        columns = labelled_BT.any(0).nonzero()[:, 0]
-        batch["columns"] = columns if len(columns) else torch.zeros(1, dtype=torch.long)
-        batch["labelled"] = int(labelled_BT.sum())
-        batch["broken"] = {row["row"]: row["broken"] for row in rows if "broken" in row}
-        batch["tokens"] = sum(len(row["input_ids"]) for row in rows)
         return batch
 
     def _pad(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -259,6 +306,53 @@ class Collator:
         if int(batch["branch"].max()) <= 1:
             del batch["branch"]
         return batch
+
+
+class ProcessorCollator(Collator):
+    """Collate rows of a processor, as it would make their batch itself: padded on the right, or packed.
+
+    What is not `[1, tokens]` is concatenated, its later axes filled with zeros. `blank` is `RowDataset.blank_row()`,
+    which becomes another row of a batch without images.
+    """
+
+    @property
+    def reserve(self) -> int:
+        return 0 if self.blank is None else self.blank["labels"].shape[1]
+
+    def _tensors(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        if self.blank is not None and not any("pixel_values" in row for row in rows):
+            rows = [*rows, self.blank]
+        fills = {"input_ids": self.pad_token_id, "labels": IGNORE, "kinds": -1}
+        lengths, batch = [row["labels"].shape[1] for row in rows], dict[str, Any]()
+        names = dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, Tensor))
+        positions = [row["position_ids"] for row in rows]
+        for name in names.keys() - {"position_ids"}:
+            if any(row[name].shape != row["labels"].shape for row in rows if name in row):
+                batch[name] = _concatenate([row[name] for row in rows if name in row])
+                continue
+            tensors = [row.get(name, torch.zeros_like(row["labels"])) for row in rows]
+            if not self.packed:
+                pad = torch.nn.functional.pad
+                tensors = [pad(row, (0, max(lengths) - row.shape[1]), value=fills.get(name, 0)) for row in tensors]
+            batch[name] = torch.cat(tensors, dim=int(self.packed))
+        if self.packed:
+            ends = np.cumsum(lengths).tolist()
+            batch["labels"][0, ends[:-1]] = IGNORE  # nothing predicts a row's first token
+            batch["kinds"][0, ends[:-1]] = -1
+            joined, batch["row_ends"] = torch.cat(positions, dim=2), ends
+            batch["position_ids"] = joined[0] if len(joined) == 1 else joined
+            del batch["attention_mask"]
+        return batch
+
+
+def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate on the first axis; the later ones take their largest size, filled with zeros."""
+    sizes = [max(axis) for axis in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    joined, at = tensors[0].new_zeros(sum(map(len, tensors)), *sizes), 0
+    for tensor in tensors:
+        joined[(slice(at, at + len(tensor)), *map(slice, tensor.shape[1:]))] = tensor
+        at += len(tensor)
+    return joined
 
 
 def _append_image(row: Mapping[str, Any], pixels: Tensor, ids: Sequence[int]) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """What a model and a training run need: parameters, floating-point operations, and bytes of one process by part.
 
 Plain arithmetic on the model's dimensions, without torch: the plan (`trace.train.plan`) is made before anything is
-downloaded. A multiplication and an addition count as two operations.
+downloaded. A multiplication and an addition count as two operations. Of models other than LLaVA-1.5 the parameters are
+counted, and an image is one of `IMAGE_SIZE`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..model.families.base import Checkpoint, count_parts, num_elements
 from ..utils.command import InputError
 from .config import Trainable, TrainConfig
 
 LIVE_WEIGHTS = 1_000_000_000  # stage3_max_live_parameters of configs/deepspeed
 GATHERED_WEIGHTS = 500_000_000  # allgather_bucket_size of configs/deepspeed/zero2.json
 LARGEST_MICRO_BATCH = 512
+IMAGE_SIZE = (640, 480)
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,36 @@ class ModelDimensions:
         return self.vision_side**2
 
     @property
+    def query_width(self) -> int:
+        return self.hidden
+
+    @property
     def kv_width(self) -> int:
-        return self.hidden * self.kv_heads // self.heads
+        return self.query_width * self.kv_heads // self.heads
 
     @property
     def layer_params(self) -> int:
         return 2 * self.hidden**2 + 2 * self.hidden * self.kv_width + 3 * self.hidden * self.mlp
+
+    @property
+    def matrices(self) -> int:
+        """Parameters that every token is multiplied with."""
+        return self.layer_params * self.layers
+
+    @property
+    def pixels(self) -> int:
+        """Numbers in an image's `pixel_values`."""
+        return 3 * (self.vision_side * self.patch) ** 2
+
+    @property
+    def vision_tokens(self) -> int:
+        return self.image_tokens + 1
+
+    def vision_flops(self) -> float:
+        """Return the operations of the vision tower's forward pass for one image."""
+        width, patches = self.vision_hidden, self.vision_tokens
+        layer = 2 * (4 * width**2 + 2 * width * self.vision_mlp) * patches + 4 * patches**2 * width
+        return self.vision_layers * layer + 2 * 3 * self.patch**2 * width * self.image_tokens
 
     def part_params(self) -> dict[str, int]:
         norms = (2 * self.layers + 1) * self.hidden
@@ -61,6 +88,61 @@ class ModelDimensions:
         """Return the parameters of adapters on all seven matrices of every layer."""
         sides = 4 * self.hidden + 2 * (self.hidden + self.kv_width) + 3 * (self.hidden + self.mlp)
         return self.layers * rank * sides
+
+
+@dataclass(frozen=True)
+class CountedDimensions(ModelDimensions):
+    """Of a model whose parameters were counted; the vision tower's numbers only estimate its activations."""
+
+    frames: int  # that a patch of the vision tower covers
+    head_dim: int
+    counts: Mapping[str, int]
+    embeddings: int  # parameters, the output's included
+    adapted: int  # inputs and outputs of all matrices that get adapters
+    tokens: int  # of an image, for the language model
+    pixel_values: int
+
+    image_tokens = property(lambda self: self.tokens)
+    query_width = property(lambda self: self.heads * self.head_dim)
+    matrices = property(lambda self: self.counts["llm"] - self.embeddings)
+    pixels = property(lambda self: self.pixel_values)
+    vision_tokens = property(lambda self: self.pixel_values // (3 * self.frames * self.patch**2))
+
+    def part_params(self) -> dict[str, int]:
+        return dict(self.counts)
+
+    def lora_params(self, rank: int) -> int:
+        return rank * self.adapted
+
+    def vision_flops(self) -> float:
+        return 2.0 * self.counts["vision"] * self.vision_tokens
+
+
+def checkpoint_dimensions(checkpoint: Checkpoint) -> ModelDimensions:
+    """The dimensions of a loaded model, or of one without weights; adapters must not be on it yet."""
+    model, text, vision = checkpoint.model, checkpoint.text_config, checkpoint.model.config.vision_config.to_dict()
+    if checkpoint.image_tokens is not None:
+        return dimensions(text.to_dict(), vision, checkpoint.name)
+    from PIL import Image
+
+    from .param_groups import lora_targets
+
+    pixels = checkpoint.tensors([checkpoint.prompt("")], [Image.new("RGB", IMAGE_SIZE)])
+    tables = {part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    targets = lora_targets(model).values()
+    patch = vision["patch_size"]
+    heads, width = text.num_attention_heads, vision.get("hidden_size") or vision.get("embed_dim") or 0
+    return CountedDimensions(
+        text.hidden_size, text.num_hidden_layers, text.intermediate_size, heads, text.num_key_value_heads or heads,
+        text.vocab_size, width, vision.get("num_hidden_layers") or vision.get("depth") or 0,
+        vision.get("intermediate_size") or 4 * width, vision_side=0,
+        patch=patch if isinstance(patch, int) else patch[0],
+        frames=vision.get("temporal_patch_size", 1), head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        counts=count_parts(model), embeddings=sum(map(num_elements, tables)),
+        adapted=sum(matrix.in_features + matrix.out_features for matrix in targets),
+        tokens=int((pixels["input_ids"] == checkpoint.image_token_id).sum()),
+        pixel_values=pixels["pixel_values"].numel(),
+    )  # fmt: skip
 
 
 def dimensions(text: Mapping[str, Any], vision: Mapping[str, Any], source: str) -> ModelDimensions:
@@ -99,13 +181,11 @@ def training_flops(size: ModelDimensions, work: Workload, modes: Trainable, rank
     A backward pass costs one forward pass for the gradients of the inputs and one for those of the weights. Frozen
     matrices need the first only, a frozen vision tower neither.
     """
-    matrices = 2 * size.layer_params * size.layers * work.tokens
-    attention = 2 * work.squares * size.hidden * size.layers  # causal: half of 4 T^2 h
+    matrices = 2 * size.matrices * work.tokens
+    attention = 2 * work.squares * size.query_width * size.layers  # causal: half of 4 T^2 h
     head = 2 * size.hidden * size.vocabulary * work.labelled
     projector = 2 * size.part_params()["projector"] * size.image_tokens * work.images
-    width, patches = size.vision_hidden, size.image_tokens + 1
-    layer = 2 * (4 * width**2 + 2 * width * size.vision_mlp) * patches + 4 * patches**2 * width
-    vision = work.images * (size.vision_layers * layer + 2 * 3 * size.patch**2 * width * size.image_tokens)
+    vision = work.images * size.vision_flops()
     llm = (3.0 if modes.llm == "full" else 2.0) * (matrices + attention + head + projector)
     adapters = 3.0 * 2 * size.lora_params(rank) * work.tokens if modes.llm == "lora" else 0.0
     return llm + adapters + (3.0 if modes.vision == "full" else 1.0) * vision
@@ -169,7 +249,7 @@ def plan_memory(
     kept = tokens * width * size.hidden * size.layers + layer if config.gradient_checkpointing else layer * size.layers
     columns = images * labelled if config.packing else micro_batch * min(length, 2 * labelled)  # padded rows share them
     head = columns * size.vocabulary * (3 * 4 + 2 * width)  # logits, their float32, log-probabilities, gradients
-    tower = images * (size.image_tokens + 1) * width * (8 * size.vision_hidden + 3 * size.vision_mlp)
+    tower = images * size.vision_tokens * width * (8 * size.vision_hidden + 3 * size.vision_mlp)
     if config.modes.vision == "full" and not config.gradient_checkpointing:
         tower *= size.vision_layers
     return MemoryPlan(weights, gradients, optimizer, kept + max(working, head) + tower, buffers, step)
@@ -178,6 +258,7 @@ def plan_memory(
 def bytes_a_token_and_layer(config: TrainConfig, size: ModelDimensions, width: int) -> float:
     """Return the bytes a token that a layer's forward pass keeps for its backward pass; `width` bytes an element."""
     hidden, mlp, kv, lora = size.hidden, size.mlp, size.kv_width, config.modes.llm == "lora"
+    query = size.query_width
     # With dropout each of the adapters' seven inputs is kept by itself, with a mask of one byte; without dropout it is
     # kept as it is, and the attention's output is counted below. The outputs of the first matrices come on top; frozen
     # matrices keep nothing.
@@ -187,11 +268,11 @@ def bytes_a_token_and_layer(config: TrainConfig, size: ModelDimensions, width: i
     if config.compile:
         # Two sums of the residual stream, rotated queries and keys, values, the attention's output, gate and up; norms
         # and activation are computed again in the kernels of the backward pass. Then the inputs, some of them shared.
-        return width * (4 * hidden + 2 * kv + 2 * mlp) + (adapters if lora else width * (2 * hidden + mlp))
+        return width * (2 * hidden + 2 * query + 2 * kv + 2 * mlp) + (adapters if lora else width * (2 * hidden + mlp))
     # Also the float32 copies of two norms, queries and keys before rotation, activation and product of the MLP.
     if lora:
-        return width * (2 * hidden + 2 * kv + 3 * mlp) + 4 * 2 * hidden + adapters
-    return width * (6 * hidden + 4 * kv + 4 * mlp) + 4 * 2 * hidden
+        return width * (2 * query + 2 * kv + 3 * mlp) + 4 * 2 * hidden + adapters
+    return width * (4 * hidden + 2 * query + 4 * kv + 4 * mlp) + 4 * 2 * hidden
 
 
 def largest_micro_batch(

@@ -11,18 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import PARTS, TrainConfig
-
-PART_PREFIXES = {"vision": "model.vision_tower.", "projector": "model.multi_modal_projector."}
-# By full names: the vision tower has matrices of the same last names, and peft's `exclude_modules` matches suffixes.
-LORA_TARGETS = r"^model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)$"
-SAVED_MODULES = {"projector": "multi_modal_projector", "vision": "vision_tower"}
+from ..model.families.base import PARTS, num_elements, part_of
+from .config import TrainConfig
 
 
-def part_of(name: str) -> str:
-    """Return which of vision, projector and llm a parameter belongs to, with or without LoRA's prefix."""
-    bare = name.removeprefix("base_model.model.")
-    return next((part for part, prefix in PART_PREFIXES.items() if bare.startswith(prefix)), "llm")
+def lora_targets(model: Any) -> dict[str, nn.Linear]:
+    """Return the matrices that get adapters, by name: every linear of the language model's layers."""
+    root = next(name for name, module in model.named_modules() if module is model.get_decoder())
+    named = model.get_decoder().layers.named_modules()
+    return {f"{root}.layers.{name}": module for name, module in named if isinstance(module, nn.Linear)}
+
+
+def saved_modules(model: Any, part: str) -> list[str]:
+    """Return the largest modules of a part, by names without `model.`; PEFT saves them complete, and no ModuleList."""
+    names: list[str] = []
+    for name, module in model.named_modules():
+        parts = {part_of(f"{name}.{weight}") for weight, _ in module.named_parameters()}
+        inside = any(name.startswith(f"{outer}.") for outer in names)
+        if name and parts == {part} and not inside and not isinstance(module, nn.ModuleList):
+            names.append(name)
+    return [name.removeprefix("model.") for name in names]
 
 
 def set_trainable(model: Any, config: TrainConfig) -> Any:
@@ -34,9 +42,12 @@ def set_trainable(model: Any, config: TrainConfig) -> Any:
         if isinstance(config.model, str):  # the adapter names its base by this
             folder = Path(config.model)
             model.name_or_path = str(folder.resolve()) if folder.exists() else config.model
-        saved = [module for part, module in SAVED_MODULES.items() if getattr(config.modes, part) == "full"]
+        full = [part for part in ("projector", "vision") if getattr(config.modes, part) == "full"]
+        saved = [name for part in full for name in saved_modules(model, part)]
+        # By full names: the vision tower has matrices of the same last names. As a pattern, which PEFT does not shorten.
+        targets = sorted({re.sub(r"\.\d+\.", r".\\d+.", name).replace(".", r"\.") for name in lora_targets(model)})
         settings = LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=LORA_TARGETS,
+            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=f"^({'|'.join(targets)})$",
             modules_to_save=saved or None, task_type="CAUSAL_LM",
         )  # fmt: skip
         # ZeRO-3 needs one type, the base's; the optimizer's copy is float32 anyway.
@@ -55,7 +66,7 @@ def set_trainable(model: Any, config: TrainConfig) -> Any:
 def trainable_parameters(model: nn.Module, frozen: bool = False) -> dict[str, int]:
     """Return the trainable parameters (or all): name -> elements, ZeRO-3's shards counted complete (`ds_numel`)."""
     parameters = {name: p for name, p in model.named_parameters() if frozen or p.requires_grad}
-    return {name: int(getattr(p, "ds_numel", p.numel())) for name, p in parameters.items()}
+    return {name: num_elements(parameter) for name, parameter in parameters.items()}
 
 
 def describe_trainable(model: nn.Module, config: TrainConfig) -> str:

@@ -1,4 +1,4 @@
-"""Estimate a training run before it starts: memory, steps, hours, cost, disk. Needs no torch and downloads nothing.
+"""Estimate a training run before it starts: memory, steps, hours, cost, disk. Reads no weights, downloads nothing.
 
     python -m trace.train.plan --config configs/train_13b_fft.yaml --gpus 8 --gpu-memory 80 --nodes 1
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.records import read_samples
+from ..model.checkpoint import any_model
 from ..model.presets import PRESETS, resolve_model
 from ..utils.command import InputError, Parser, existing_file, run
 from ..utils.files import read_json
@@ -58,6 +59,12 @@ def model_dimensions(config: TrainConfig) -> tuple[str, memory.ModelDimensions]:
     described = _read_config(Path(resolve_model(name)))
     if isinstance(model, ModelParts):
         return name, memory.dimensions(described, _read_config(Path(model.vision)), name)
+    if (found := any_model(resolve_model(name))) is not None:
+        from ..model.families.any import without_weights
+
+        checkpoint = without_weights(found[0])
+        config.check_model(checkpoint)
+        return name, memory.checkpoint_dimensions(checkpoint)
     return name, memory.dimensions(described.get("text_config", {}), described.get("vision_config", {}), name)
 
 

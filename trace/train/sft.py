@@ -18,8 +18,9 @@ from ..utils.files import write_json
 from . import varlen_attention
 from .batching import BatchSchedule, ProcessBatchSampler
 from .config import TrainConfig
-from .dataset import Collator, RowDataset
+from .dataset import Collator, ProcessorCollator, RowDataset
 from .guards import StopSignal, TrainingGuard
+from .memory import checkpoint_dimensions
 from .param_groups import describe_trainable, set_trainable, trainable_parameters
 from .trainer import LanguageTrainer, training_arguments
 
@@ -37,7 +38,10 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> LanguageTrai
 
     checkpoint = load_for_training(config, log)
     checkpoint.coordinates = checkpoint.native_coordinates() if config.coordinates == "native" else "unit"
-    text = checkpoint.model.config.text_config
+    config.check_model(checkpoint)
+    if not checkpoint.packs:
+        log(f"packing: not possible, layers of {checkpoint.name} would mix the rows; they are padded")
+    text, size = checkpoint.text_config, checkpoint_dimensions(checkpoint)
     for name, count in (("layer", text.num_hidden_layers), ("head", text.num_attention_heads)):
         if config.grounding_loss is not None and getattr(config.grounding_loss, name) >= count:
             raise InputError(f"grounding_loss.{name}: the model has 0 to {count - 1}.")
@@ -54,23 +58,28 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> LanguageTrai
         if ids:
             shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
             log(f"{action}: {len(ids)} samples longer than {config.max_length} tokens ({shown}), listed in run.json")
-    image_tokens = checkpoint.patches_per_side**2
+    if checkpoint.image_tokens is None:
+        blank = dataset.blank_row() if dataset.has_images else None
+        collator: Collator = ProcessorCollator(checkpoint.tokenizer.pad_token_id or 0, blank, config.packing)
+    else:
+        image = [checkpoint.image_token_id] * checkpoint.image_tokens
+        pixels = (dataset.blank_pixels(), image) if dataset.has_images else None
+        collator = Collator(checkpoint.tokenizer.pad_token_id or 0, pixels, config.packing)
     schedule = BatchSchedule(
         dataset.lengths, config.global_batch_size, config.seed,
         "packed" if config.packing else "by_length" if config.group_by_length else "in_order",
         config.micro_batch_size, processes, config.steps(len(dataset)), config.pack_tokens,
-        reserve=image_tokens if dataset.has_images and not dataset.row_has_image.all() else 0,
+        reserve=0 if dataset.row_has_image.all() else collator.reserve,
     )  # fmt: skip
     passes = schedule.passes()
     if config.packing:
         log(f"packing: {config.global_batch_size} rows a step in {passes} x {processes} packed batches")
-    blank = (dataset.blank_pixels(), [checkpoint.image_token_id] * image_tokens) if dataset.has_images else None
     if process == 0:
         write_json(folder / "trainable.json", trainable_parameters(checkpoint.model))
     trainer = LanguageTrainer(
         model=checkpoint.model, args=training_arguments(config, folder, passes), train_dataset=dataset,
-        data_collator=Collator(checkpoint.tokenizer.pad_token_id or 0, blank, config.packing), config=config, stop=stop,
-        checkpoint=checkpoint, batches=ProcessBatchSampler(schedule, process, passes), guard=TrainingGuard(folder, process),
+        data_collator=collator, config=config, stop=stop, checkpoint=checkpoint, size=size,
+        batches=ProcessBatchSampler(schedule, process, passes), guard=TrainingGuard(folder, process),
     )  # fmt: skip
     if config.evaluation is not None:
         from .evaluation import BenchmarkCallback

@@ -2,7 +2,8 @@
 
 A JSON of 1.4 million conversations does not fit into the memory of eight processes with twelve workers each. The first
 process that opens a file writes `CACHE/HASH.arrow`; the others wait, and all share its pages. The hash covers the data,
-the tokenizer and the template. `TRACE_CACHE` moves the folder (default ~/.cache/trace-vlm).
+the tokenizer and the template. `TRACE_CACHE` moves the folder (default ~/.cache/trace-vlm). Where a processor decides
+what an image becomes, entries hold the conversation's text and its number of tokens, and rows are made when needed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..core.prompts import IGNORE, IMAGE_ID, Encoded, Rendered, Template, encode, render
+from ..core.images import Images, image_size
+from ..core.prompts import IGNORE, IMAGE_ID, IMAGE_TAG, Encoded, Rendered, Template, encode, render
 from ..core.reasoning import parse
-from ..core.records import Sample, read_samples
+from ..core.records import Sample, Turn, read_samples
 from ..utils.command import InputError, output_folder
 from ..utils.files import locked, read_json, replacing, sha256, write_json
 from ..utils.parallel import Pool, WorkerDied
@@ -34,6 +36,7 @@ FORMAT = 1  # raised when the content of the Arrow file changes
 ROWS = 512  # samples a record batch: what is parsed to reach one of them
 PARALLEL_ABOVE = 20 << 20  # bytes of a data file from which several processes tokenize
 MAX_WORKERS = 16
+BLANK_SIZE = (640, 480)  # of the picture that stands for one that cannot be read
 KINDS = ("text", "reasoning", "answer")  # what a labelled token belongs to; final coordinates are "answer"
 TASKS = ("other", "object_reference", "free_space")  # of `Sample.task`
 # A coordinate pair as our own texts write it; the tokens between its parentheses are guided.
@@ -43,6 +46,7 @@ TEXT = {name: pa.string() for name in ("id", "image", "instances")}
 NUMBERS = {name: pa.int32() for name in ("task", "tokens")}
 LISTS = {"ids": pa.list_(pa.int32()), "learned": pa.list_(pa.int32()), "guides": pa.list_(pa.float64())}
 SCHEMA = pa.schema(TEXT | NUMBERS | LISTS)
+CONVERSATIONS = pa.schema(TEXT | NUMBERS | {"turns": pa.list_(pa.string())})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +67,30 @@ class EncodedSample:
         return 0 if self.image is None else int(np.argmax(self.ids == IMAGE_ID)) + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One row as text: a sample, or its turns up to one of its answers."""
+
+    id: str
+    image: str | None
+    instances: None
+    task: int  # index into TASKS
+    turns: tuple[Turn, ...]
+
+
 class TokenCache:
     """The samples of one Arrow file, memory-mapped: pages are read on access and shared between processes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._batch: tuple[int, Any] = (-1, None)
-        self._rows = sum(batch.num_rows for batch in self._batches())
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches())])
 
     def __getstate__(self) -> dict[str, Any]:  # a worker opens the file by itself
-        return {"path": self.path, "_batch": (-1, None), "_rows": self._rows}
+        return {"path": self.path, "_batch": (-1, None), "_starts": self._starts}
 
     def __len__(self) -> int:
-        return self._rows
+        return int(self._starts[-1])
 
     @cached_property
     def _reader(self) -> Any:
@@ -85,17 +100,18 @@ class TokenCache:
         return map(self._reader.get_batch, range(self._reader.num_record_batches))
 
     def lengths(self) -> NDArray[np.int32]:
-        """Return the tokens of every sample, its image as one; `[samples]`."""
+        """Return the tokens of every entry, `[entries]`: of an `EncodedSample` with its image as one."""
         columns = (batch.column("tokens").to_numpy() for batch in self._batches())
         return np.concatenate([np.zeros(0, np.int32), *columns])
 
     def has_image(self) -> NDArray[np.bool_]:
-        """Return for every sample whether it has an image; `[samples]`."""
+        """Return for every entry whether it has an image; `[entries]`."""
         columns = (batch.column("image").is_valid().to_numpy(False) for batch in self._batches())
         return np.concatenate([np.zeros(0, bool), *columns])
 
-    def __getitem__(self, index: int) -> EncodedSample:
-        number, row = divmod(index, ROWS)
+    def __getitem__(self, index: int) -> EncodedSample | Conversation:
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = index - int(self._starts[number])
         if self._batch[0] != number:
             self._batch = (number, self._reader.get_batch(number))
         batch = self._batch[1]
@@ -106,20 +122,102 @@ class TokenCache:
             return column.values.slice(start, end - start).to_numpy()  # type: ignore[no-any-return]
 
         scalars = {name: batch.column(name)[row].as_py() for name in (*TEXT, "task")}
+        if "turns" in batch.schema.names:
+            texts = enumerate(batch.column("turns")[row].as_py())
+            return Conversation(**scalars, turns=tuple(Turn(("human", "gpt")[n % 2], text) for n, text in texts))
         learned, guides = values("learned").reshape(-1, 3), values("guides").reshape(-1, 4)
         return EncodedSample(**scalars, ids=values("ids"), learned=learned, guides=guides)
 
 
+@dataclass(frozen=True)
+class TokenEncoder:
+    """Make a sample's `EncodedSample`, as a row of the file."""
+
+    tokenizer: Any
+    style: Template
+    schema = SCHEMA
+
+    @property
+    def key(self) -> str:
+        return f"{self.tokenizer.backend_tokenizer.to_str()}|{self.tokenizer.bos_token_id}|{self.style}"
+
+    def __call__(self, sample: Sample) -> list[dict[str, Any]]:
+        rendered = render(sample.conversations, self.style)
+        encoded = encode(self.tokenizer, rendered)
+        _check_images(sample, encoded.input_ids.count(IMAGE_ID))
+        learned = list(chain.from_iterable(learned_spans(encoded, rendered)))
+        if not learned:
+            raise InputError("no turn by gpt to learn from")
+        return [{
+            "id": sample.id, "image": sample.image, "instances": sample.meta.get("instances"), "learned": learned,
+            "task": TASKS.index(sample.task or "other"), "tokens": len(encoded.input_ids), "ids": encoded.input_ids,
+            "guides": list(chain.from_iterable(_guides(encoded, rendered.text))),
+        }]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ConversationEncoder:
+    """Make the `Conversation`s of a sample, with the number of tokens that the checkpoint's processor makes of each."""
+
+    checkpoint: Any  # of models.families.any
+    images: Images
+    schema = CONVERSATIONS
+
+    def __reduce__(self) -> Any:  # a worker opens the processor by itself, and no weights
+        return _reopen, (self.checkpoint.folder, self.images)
+
+    @property
+    def key(self) -> str:
+        processor, tokenizer = self.checkpoint.processor, self.checkpoint.tokenizer.backend_tokenizer.to_str()
+        settings = (
+            f"{processor.to_json_string()}|{processor.image_processor.to_json_string()}|{self.checkpoint.end_ids}"
+        )
+        return f"{tokenizer}|{settings}|{processor.chat_template}|{self.images.folder.resolve()}"
+
+    def __call__(self, sample: Sample) -> list[dict[str, Any]]:
+        _check_images(sample, sum(turn.text.count(IMAGE_TAG) for turn in sample.conversations))
+        row = {"id": sample.id, "task": TASKS.index(sample.task or "other")}
+        size, rows = None if sample.image is None else self._size(sample.image), []
+        for turns in self.checkpoint.learned_conversations(sample.conversations):
+            seen = any(IMAGE_TAG in turn.text for turn in turns)
+            tokens = self.checkpoint.length(turns, size if seen else None)
+            image, texts = sample.image if seen else None, [turn.text for turn in turns]
+            rows.append(row | {"image": image, "tokens": tokens, "turns": texts})
+        return rows
+
+    def _size(self, name: str) -> tuple[int, int]:
+        try:
+            return image_size(self.images.path(name))
+        except InputError:  # nothing is learned from this row
+            return BLANK_SIZE
+
+
+def _reopen(folder: Path, images: Images) -> ConversationEncoder:
+    from ..model.families.any import without_weights
+
+    return ConversationEncoder(without_weights(folder), images)
+
+
+def _check_images(sample: Sample, tags: int) -> None:
+    if tags != (expected := int(sample.image is not None)):
+        raise InputError(f"{tags} <image> tags for {expected} images")
+
+
 def open_token_cache(path: str | Path, tokenizer: Any, style: Template) -> TokenCache:
-    """Map the samples of a JSON or JSONL file, tokenizing the file on the first call.
+    """Map the samples of a JSON or JSONL file as token ids; see `open_cache`."""
+    return open_cache(path, TokenEncoder(tokenizer, style))
+
+
+def open_cache(path: str | Path, encoder: TokenEncoder | ConversationEncoder) -> TokenCache:
+    """Map the samples of a JSON or JSONL file, encoding the file on the first call.
 
     Processes that call at the same time wait for the one that tokenizes; if it is killed, the next one starts again.
     InputError names a file or a sample that cannot be used.
     """
     path, cache = Path(path), output_folder(Path(os.environ.get("TRACE_CACHE") or Path.home() / ".cache" / "trace-vlm"))
     with locked(cache / "converting.lock") as exclusive:
-        encoding = f"{tokenizer.backend_tokenizer.to_str()}|{tokenizer.bos_token_id}|{style}"
-        target = cache / f"{_hash('|'.join([str(FORMAT), _content_hash(path, cache), _hash(encoding)]))[:32]}.arrow"
+        parts = [str(FORMAT), _content_hash(path, cache), _hash(encoder.key)]
+        target = cache / f"{_hash('|'.join(parts))[:32]}.arrow"
         try:
             return TokenCache(target)
         except (OSError, pa.ArrowInvalid):  # it does not exist, or was cut off by a full disk
@@ -130,9 +228,9 @@ def open_token_cache(path: str | Path, tokenizer: Any, style: Template) -> Token
         workers = min(MAX_WORKERS, len(os.sched_getaffinity(0))) if parallel else 1
         with (
             replacing(target) as temporary,
-            closing(encode_file(path, tokenizer, style, workers)) as batches,
+            closing(encode_file(path, encoder, workers)) as batches,
             pa.OSFile(str(temporary), "wb") as file,
-            pa.ipc.new_file(file, SCHEMA) as writer,
+            pa.ipc.new_file(file, encoder.schema) as writer,
         ):
             for batch in tqdm(batches, desc=f"tokenize {path.name}", unit=f" x {ROWS} samples", leave=False):
                 writer.write_batch(batch)
@@ -155,15 +253,17 @@ def _content_hash(path: Path, cache: Path) -> str:
         return digest
 
 
-def encode_file(path: Path, tokenizer: Any, style: Template, workers: int = 1) -> Generator[Any, None, None]:
+def encode_file(
+    path: Path, encoder: TokenEncoder | ConversationEncoder, workers: int = 1
+) -> Generator[Any, None, None]:
     """Yield the record batches of a file, in order, encoded here or by several worker processes."""
     samples = read_samples(path)
     chunks = iter(lambda: list(islice(samples, ROWS)), [])
     if workers == 1:
-        yield from (encode_chunk(path, tokenizer, style, chunk) for chunk in chunks)
+        yield from (encode_chunk(path, encoder, chunk) for chunk in chunks)
         return
     first = 0
-    with Pool(workers, partial, encode_chunk, path, tokenizer, style) as pool:
+    with Pool(workers, partial, encode_chunk, path, encoder) as pool:
         for chunk, batch in pool.in_order(chunks):
             try:
                 yield batch.result()
@@ -173,34 +273,18 @@ def encode_file(path: Path, tokenizer: Any, style: Template, workers: int = 1) -
             first += len(chunk)
 
 
-def encode_chunk(path: Path, tokenizer: Any, style: Template, samples: Sequence[Sample]) -> Any:
+def encode_chunk(path: Path, encoder: TokenEncoder | ConversationEncoder, samples: Sequence[Sample]) -> Any:
     """Return a record batch; InputError names the first sample that cannot be used."""
     rows = []
     for sample in samples:
         try:
-            rows.append(_encode_sample(sample, tokenizer, style))
+            rows += encoder(sample)
         except InputError as error:
             raise InputError(f"{path}, sample {sample.id}: {error}") from None
-    return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+    return pa.RecordBatch.from_pylist(rows, schema=encoder.schema)
 
 
-def _encode_sample(sample: Sample, tokenizer: Any, style: Template) -> dict[str, Any]:
-    rendered = render(sample.conversations, style)
-    encoded = encode(tokenizer, rendered)
-    images, expected = encoded.input_ids.count(IMAGE_ID), int(sample.image is not None)
-    if images != expected:
-        raise InputError(f"{images} <image> tags for {expected} images")
-    learned = list(chain.from_iterable(_learned(encoded, rendered)))
-    if not learned:
-        raise InputError("no turn by gpt to learn from")
-    return {
-        "id": sample.id, "image": sample.image, "instances": sample.meta.get("instances"), "learned": learned,
-        "task": TASKS.index(sample.task or "other"), "tokens": len(encoded.input_ids), "ids": encoded.input_ids,
-        "guides": list(chain.from_iterable(_guides(encoded, rendered.text))),
-    }  # fmt: skip
-
-
-def _learned(encoded: Encoded, rendered: Rendered) -> Iterator[tuple[int, int, int]]:
+def learned_spans(encoded: Encoded, rendered: Rendered) -> Iterator[tuple[int, int, int]]:
     """Spans of labelled tokens of one kind: (first, one past the last, index into KINDS)."""
     kinds = np.full(len(encoded.labels), -1)
     for start, end in rendered.answers:

@@ -31,7 +31,7 @@ from .batching import ProcessBatchSampler
 from .checkpoints import UNFINISHED, WORLD, any_world_size, explain_full_disk
 from .config import TrainConfig
 from .guards import StopSignal, TrainingGuard
-from .memory import Workload, dimensions, training_flops
+from .memory import ModelDimensions, Workload, training_flops
 from .param_groups import make_optimizer
 from .step_metrics import StepMetrics
 from .varlen_attention import PackedRows
@@ -181,18 +181,17 @@ class LanguageTrainer(ResumableTrainer):
     """
 
     def __init__(
-        self, *args: Any, checkpoint: Checkpoint, batches: ProcessBatchSampler, guard: TrainingGuard, **kwargs: Any
-    ) -> None:
+        self, *args: Any, checkpoint: Checkpoint, size: ModelDimensions, batches: ProcessBatchSampler,
+        guard: TrainingGuard, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)
-        self.checkpoint, self._batches, self._guard = checkpoint, batches, guard
+        self.checkpoint, self._size, self._batches, self._guard = checkpoint, size, batches, guard
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
         self._sums: dict[str, list[Tensor]] = {"token_loss": [], "grounding_loss": []}
         self._metrics = StepMetrics(self.args.device, self.args.world_size)
         self._step_losses: list[Tensor] = []
         self.step_ids: list[list[str]] = []  # the samples of each forward pass of the current step
         self._rates: dict[str, float] = {}  # of each part, in the last step
-        settings = checkpoint.model.config
-        self._size = dimensions(settings.text_config.to_dict(), settings.vision_config.to_dict(), "the model")
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return this process's batches; accelerate does not get them, it would distribute them a second time."""
@@ -246,7 +245,8 @@ class LanguageTrainer(ResumableTrainer):
         if ends is not None:
             inputs["packed_rows"] = PackedRows(ends, branch, labels_BT.device)
         self.step_ids.append(dataset.names(rows))
-        squares, images = float((dataset.lengths[rows].astype(float) ** 2).sum()), len(inputs.get("pixel_values", ()))
+        squares, pixels = float((dataset.lengths[rows].astype(float) ** 2).sum()), inputs.get("pixel_values")
+        images = 0 if pixels is None else pixels.numel() / self._size.pixels
         work = Workload(tokens, squares, inputs.pop("labelled"), images)
         flops = training_flops(self._size, work, self.config.modes, self.config.lora_rank)
         broken = self._guard.record_broken(inputs.pop("broken"), dataset.names)

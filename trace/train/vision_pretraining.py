@@ -119,6 +119,7 @@ class VisionTrainer(ResumableTrainer):
 
 def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> VisionTrainer:
     checkpoint = load(config.model)
+    config.check_model(checkpoint)
     checkpoint.model = set_trainable(checkpoint.model, config)
     data = PatchLabels(config.data, checkpoint)
     first_held_out = len(data) - max(1, round(len(data) * HELD_OUT))

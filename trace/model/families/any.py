@@ -70,7 +70,8 @@ class AnyCheckpoint(Checkpoint):
 
     @property
     def text_vocab_size(self) -> int:
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        weight = self.model.get_output_embeddings().weight
+        return int(getattr(weight, "ds_shape", weight.shape)[0])  # a shard of ZeRO-3 has no shape of its own
 
     @cached_property
     def suppressed_ids(self) -> list[int]:
@@ -189,7 +190,7 @@ class AnyCheckpoint(Checkpoint):
         text = self.render(turns[:-1]) if rendered is None else rendered.text
         inputs = self.tensors([text], [image], return_offsets_mapping=True, return_text_replacement_offsets=True)
         spans = [tuple(span) for span in inputs.pop("offset_mapping")[0].tolist()]
-        replaced = (inputs.pop("text_replacement_offsets", None) or [[]])[0]  # the image's words -> its tokens
+        replaced = next(iter(inputs.pop("text_replacement_offsets", ())), ())  # the image's words -> its tokens
         for item in reversed(replaced):
             text = text[: item["span"][0]] + item["replacement"] + text[item["span"][1] :]
 
@@ -214,6 +215,23 @@ class AnyCheckpoint(Checkpoint):
             for token, (first, last) in zip(ids, spans, strict=True)
         ]
         return Example(Rendered(text, answers), Encoded(ids, labels, spans), inputs)
+
+    def length(self, turns: Sequence[Turn], size: tuple[int, int] | None) -> int:
+        """The number of tokens of an `example` with an image of this size, or without one; no pixels are read."""
+        rendered = self._rendered_answers(turns)
+        texts = [self.render(turns[:-1]), turns[-1].text + self._end] if rendered is None else [rendered.text]
+        if size not in self._image_lengths:
+            turn = Turn("human", "?" if size is None else f"{IMAGE_TAG}?")
+            text, image = self.render([turn]), None if size is None else Image.new("RGB", size)
+            self._image_lengths[size] = self.tensors([text], [image])["input_ids"].shape[1] - self._count([text])
+        return self._count(texts) + self._image_lengths[size]
+
+    def _count(self, texts: list[str]) -> int:
+        return sum(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"]))
+
+    @cached_property
+    def _image_lengths(self) -> dict[tuple[int, int] | None, int]:
+        return {}  # of an image's size: the tokens that the processor adds to those of the text
 
     def positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Positions of one row for packing: `[1, 1, tokens]`; `[4, 1, tokens]` where images have axes of their own."""
@@ -331,9 +349,8 @@ def stored_dtype(folder: Path) -> str:
 
 def describe_any(folder: Path, adapter: Path | None) -> dict[str, str]:
     """What `checkpoint inspect` prints; reads no weights."""
-    processor, config = load_processor(folder)
-    text = config.get_text_config()
-    checkpoint = AnyCheckpoint(meta_model(config), processor, folder.name, str(folder), folder=folder)
+    checkpoint = without_weights(folder)
+    config, text = checkpoint.model.config, checkpoint.text_config
     lines = {"folder": str(adapter or folder), "format": f"{config.model_type}, of transformers"}
     if adapter is not None:
         settings = read_object(adapter / "adapter_config.json")
@@ -352,12 +369,16 @@ def describe_any(folder: Path, adapter: Path | None) -> dict[str, str]:
     return lines
 
 
-def meta_model(config: Any) -> Any:
-    """The model without memory for its weights: names and shapes only."""
-    from transformers import AutoModelForImageTextToText
+def without_weights(folder: Path) -> AnyCheckpoint:
+    """The checkpoint in a folder, its model without memory for weights: names and shapes only."""
+    from transformers import AutoModelForImageTextToText, GenerationConfig
 
+    processor, config = load_processor(folder)
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        model = AutoModelForImageTextToText.from_config(config)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return AnyCheckpoint(model, processor, folder.name, str(folder), folder=folder)
 
 
 def without_video(stored: type) -> type:

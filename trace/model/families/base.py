@@ -43,8 +43,13 @@ def count_parts(model: Any) -> dict[str, int]:
     """The number of weights of each part."""
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
-        counts[part_of(name)] += parameter.numel()
+        counts[part_of(name)] += num_elements(parameter)
     return counts
+
+
+def num_elements(parameter: Any) -> int:
+    """The elements of a weight, complete where a process holds a share of it (ZeRO-3)."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 @dataclass
