@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -164,15 +164,14 @@ class ConversationEncoder:
     schema = CONVERSATIONS
 
     def __reduce__(self) -> Any:  # a worker opens the processor by itself, and no weights
-        return _reopen, (self.checkpoint.folder, self.images)
+        return _reopen, (self.checkpoint.folder, self.checkpoint.coordinates, self.images)
 
     @property
     def key(self) -> str:
         processor, tokenizer = self.checkpoint.processor, self.checkpoint.tokenizer.backend_tokenizer.to_str()
-        settings = (
-            f"{processor.to_json_string()}|{processor.image_processor.to_json_string()}|{self.checkpoint.end_ids}"
-        )
-        return f"{tokenizer}|{settings}|{processor.chat_template}|{self.images.folder.resolve()}"
+        settings = (processor.to_json_string(), processor.image_processor.to_json_string(), processor.chat_template)
+        return "|".join(map(str, (tokenizer, *settings, self.checkpoint.end_ids, self.checkpoint.coordinates,
+                                  self.images.folder.resolve())))  # fmt: skip
 
     def __call__(self, sample: Sample) -> list[dict[str, Any]]:
         _check_images(sample, sum(turn.text.count(IMAGE_TAG) for turn in sample.conversations))
@@ -192,10 +191,10 @@ class ConversationEncoder:
             return BLANK_SIZE
 
 
-def _reopen(folder: Path, images: Images) -> ConversationEncoder:
+def _reopen(folder: Path, coordinates: str, images: Images) -> ConversationEncoder:
     from ..model.families.any import without_weights
 
-    return ConversationEncoder(without_weights(folder), images)
+    return ConversationEncoder(replace(without_weights(folder), coordinates=coordinates), images)
 
 
 def _check_images(sample: Sample, tags: int) -> None:

@@ -183,9 +183,7 @@ class AnyCheckpoint(Checkpoint):
 
     def example(self, turns: Sequence[Turn], image: Image.Image | None) -> Example:
         """One conversation with its labels, and everything else that the model is given."""
-        if image is not None and self.coordinates != "unit":
-            how = CONVENTIONS[self.coordinates]
-            turns = write_turns(turns, how, self.seen_size(image) if how.scale is None else image.size)
+        turns = self._written(turns, None if image is None else image.size)
         rendered = self._rendered_answers(turns)
         text = self.render(turns[:-1]) if rendered is None else rendered.text
         inputs = self.tensors([text], [image], return_offsets_mapping=True, return_text_replacement_offsets=True)
@@ -218,20 +216,33 @@ class AnyCheckpoint(Checkpoint):
 
     def length(self, turns: Sequence[Turn], size: tuple[int, int] | None) -> int:
         """The number of tokens of an `example` with an image of this size, or without one; no pixels are read."""
+        turns = self._written(turns, size)
         rendered = self._rendered_answers(turns)
         texts = [self.render(turns[:-1]), turns[-1].text + self._end] if rendered is None else [rendered.text]
-        if size not in self._image_lengths:
-            turn = Turn("human", "?" if size is None else f"{IMAGE_TAG}?")
-            text, image = self.render([turn]), None if size is None else Image.new("RGB", size)
-            self._image_lengths[size] = self.tensors([text], [image])["input_ids"].shape[1] - self._count([text])
-        return self._count(texts) + self._image_lengths[size]
+        return self._count(texts) + self._of_size(size)[0]
+
+    def _written(self, turns: Sequence[Turn], size: tuple[int, int] | None) -> Sequence[Turn]:
+        """Turns about an image of this size, with their points in the checkpoint's convention."""
+        if size is None or self.coordinates == "unit":
+            return turns
+        how = CONVENTIONS[self.coordinates]
+        return write_turns(turns, how, self._of_size(size)[1] if how.scale is None else size)
 
     def _count(self, texts: list[str]) -> int:
         return sum(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"]))
 
+    def _of_size(self, size: tuple[int, int] | None) -> tuple[int, tuple[int, int]]:
+        """The tokens that the processor adds to a text for an image of this size, and the size that the model sees."""
+        if size not in self._sizes:
+            image, turn = None if size is None else Image.new("RGB", size), Turn("human", f"{IMAGE_TAG}?")
+            text = self.render([turn if image else Turn("human", "?")])
+            added = self.tensors([text], [image])["input_ids"].shape[1] - self._count([text])
+            self._sizes[size] = added, (0, 0) if image is None else self.seen_size(image)
+        return self._sizes[size]
+
     @cached_property
-    def _image_lengths(self) -> dict[tuple[int, int] | None, int]:
-        return {}  # of an image's size: the tokens that the processor adds to those of the text
+    def _sizes(self) -> dict[tuple[int, int] | None, tuple[int, tuple[int, int]]]:
+        return {}
 
     def positions(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Positions of one row for packing: `[1, 1, tokens]`; `[4, 1, tokens]` where images have axes of their own."""
