@@ -130,7 +130,7 @@ def _measure(arguments: argparse.Namespace) -> None:
 
     from trace_vlm.attention.capture import CaptureConfig, capture_teacher_forced, capture_while_generating
     from trace_vlm.core.prompts import question_text, render_prompt
-    from trace_vlm.inference.generation import Decoding, generate_with_transformers
+    from trace_vlm.inference.generation import AnswerRow, Decoding, generate_with_transformers
 
     checkpoint = _model(arguments.hidden, arguments.layers, arguments.vocabulary, arguments.image_size)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8))
@@ -143,8 +143,9 @@ def _measure(arguments: argparse.Namespace) -> None:
 
     def plain() -> dict[str, Any]:
         inputs = checkpoint.inputs([picture], [prompt])
-        (ids,) = generate_with_transformers(checkpoint, inputs, Decoding(max_new_tokens=new), **end)
-        return {"ids": np.array(ids)}
+        row = AnswerRow(0, ())
+        generate_with_transformers(checkpoint, [row], inputs, Decoding(max_new_tokens=new), **end)
+        return {"ids": np.array(row.token_ids)}
 
     def recorded() -> dict[str, Any]:
         found = capture_while_generating(checkpoint, picture, prompt, config, max_new_tokens=new, **end)

@@ -36,11 +36,19 @@ class CaptureConfig:
 
     def resolve(self, model: Any) -> tuple[list[int], list[int]]:
         """Return the recorded layers, and those that keep their heads. InputError: the model has no such layer."""
-        count = int(model.config.text_config.num_hidden_layers)
-        layers = tuple(range(max(0, count - DEFAULT_LAYERS), count)) if self.layers is None else self.layers
+        text = model.config.get_text_config()
+        count = int(text.num_hidden_layers)
+        kinds = getattr(text, "layer_types", None) or ["full_attention"] * count
+        full = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        layers = tuple(full[-DEFAULT_LAYERS:]) if self.layers is None else self.layers
         for layer in (*layers, *self.heads):
             if not -count <= layer < count:
                 raise InputError(f"the model has no layer {layer}: its {count} decoder layers count from 0")
+            if layer % count not in full:
+                raise InputError(
+                    f"layer {layer} of the model has no full attention ({kinds[layer]}). Choose from "
+                    f"{', '.join(map(str, full))}"
+                )
         return sorted({layer % count for layer in layers}), sorted({layer % count for layer in self.heads})
 
 
@@ -53,6 +61,8 @@ class CapturedAnswer:
     heads: Mapping[int, NDArray[np.floating]]  # layer -> [heads, tokens, patches], of the layers in `config.heads`
     layers: tuple[int, ...]
     keys: NDArray[np.int64]  # [tokens], the number of tokens each row can attend to
+    image_tokens: int
+    even: NDArray[np.floating]  # [patches], attention spread evenly over the image tokens; sums to 1
     config: CaptureConfig
 
 
@@ -60,70 +70,61 @@ def capture_while_generating(
     checkpoint: Checkpoint, image: Image, prompt: str, config: CaptureConfig | None = None, *,
     max_new_tokens: int = 512, **options: Any,
 ) -> CapturedAnswer:  # fmt: skip
-    """Answer a rendered prompt about one image, recording attention; `options` are passed to transformers' `generate`."""
-    import torch
-    from transformers import DynamicCache
+    """Answer a rendered prompt about one image, and record the attention of the answer.
 
-    from ..inference.generation import Decoding, generate_with_transformers
-    from ..model.attention_recorder import recording
+    `options` are passed to transformers' `generate`.
+    """
+    from ..inference.generation import AnswerRow, Decoding, generate_with_transformers
 
-    model, config = checkpoint.model, config or CaptureConfig()
-    inputs = checkpoint.inputs([image], [prompt])
-    start = inputs["input_ids"].shape[1]
-    recorder = _recorder(checkpoint, inputs["input_ids"], config, None, max_new_tokens + 1)
-    cache = DynamicCache(config=model.config.text_config)
-    with recording(model, recorder), torch.inference_mode():
-        decoding = Decoding(max_new_tokens=max_new_tokens)
-        (ids,) = generate_with_transformers(checkpoint, inputs, decoding, past_key_values=cache, **options)
-        if recorder.rows < len(ids) + 1:  # cut off by the limit: its last token was never fed in
-            last = torch.tensor([ids[-1:]], device=model.device)
-            model.model.language_model(input_ids=last, past_key_values=cache, use_cache=True)
-    return _captured(ids, recorder, start, config)
+    inputs, row = checkpoint.inputs([image], [prompt]), AnswerRow(0, ())
+    decoding = Decoding(max_new_tokens=max_new_tokens)
+    generate_with_transformers(checkpoint, [row], inputs, decoding, **options)
+    return _record(checkpoint, image, inputs, row.token_ids, config or CaptureConfig())
 
 
 def capture_teacher_forced(
     checkpoint: Checkpoint, image: Image, prompt: str, token_ids: Sequence[int], config: CaptureConfig | None = None
 ) -> CapturedAnswer:
     """Record the attention of a given answer, in one pass over prompt and answer. ValueError: it has no tokens."""
-    import torch
-
-    from ..model.attention_recorder import recording
-
-    model, config = checkpoint.model, config or CaptureConfig()
     if not token_ids:
         raise ValueError("an answer without tokens has no attention")
-    inputs = checkpoint.inputs([image], [prompt])
-    start = inputs["input_ids"].shape[1]
-    recorder = _recorder(checkpoint, inputs["input_ids"], config, start, len(token_ids) + 1)
-    answer = torch.tensor([list(token_ids)], device=model.device)
-    with recording(model, recorder, only=True), torch.inference_mode():
-        input_ids = torch.cat([inputs["input_ids"], answer], dim=1)
-        model.model(input_ids=input_ids, pixel_values=inputs["pixel_values"], use_cache=False)
-    return _captured(token_ids, recorder, start, config)
+    return _record(checkpoint, image, checkpoint.inputs([image], [prompt]), token_ids, config or CaptureConfig())
 
 
-def image_columns(input_ids: Sequence[int], image_token_id: int) -> slice:
-    """Return the positions of the image's tokens in a prompt. ValueError: there are none."""
-    start = list(input_ids).index(image_token_id)
-    return slice(start, start + list(input_ids).count(image_token_id))
+def image_columns(input_ids: Sequence[int], image_token_id: int) -> list[int]:
+    """Return the positions of the image's tokens in a prompt."""
+    return [column for column, token in enumerate(input_ids) if token == image_token_id]
 
 
-def _recorder(checkpoint: Checkpoint, input_ids: Any, config: CaptureConfig, start: int | None, rows: int) -> Any:
+def _record(
+    checkpoint: Checkpoint, image: Image, inputs: Mapping[str, Any], ids: Sequence[int], config: CaptureConfig
+) -> CapturedAnswer:
+    """One pass over prompt and answer, up to the last layer that is recorded."""
     import torch
 
-    from ..model.attention_recorder import ImageRecorder
+    from ..model.attention_recorder import ImageRecorder, recording
 
-    layers, heads = config.resolve(checkpoint.model)
-    columns = image_columns(input_ids[0].tolist(), checkpoint.image_token_id)
-    return ImageRecorder(layers, columns, config.reduction, heads, start, getattr(torch, config.dtype), rows)
-
-
-def _captured(ids: Sequence[int], recorder: Any, start: int, config: CaptureConfig) -> CapturedAnswer:
-    """The recorder's rows are the prompt's last one, then one a token; here the rows of the answer are chosen."""
+    model, prompt_ids = checkpoint.model, inputs["input_ids"]
+    start, layers, heads = prompt_ids.shape[1], *config.resolve(model)
+    columns = image_columns(prompt_ids[0].tolist(), checkpoint.image_token_id)
+    recorder = ImageRecorder(layers, columns, start, config.reduction, heads, getattr(torch, config.dtype))
+    answer = prompt_ids.new_tensor([list(ids)])
+    fills = {"input_ids": answer, "attention_mask": torch.ones_like(answer)}
+    extended = {name: torch.cat([tensor, fills.get(name, torch.zeros_like(answer)).to(tensor)], dim=1)
+                for name, tensor in inputs.items() if tensor.shape == prompt_ids.shape}  # fmt: skip
+    with recording(model, recorder, only=True), torch.inference_mode():
+        model.model(**{**inputs, **extended}, use_cache=False)
+    # The recorder's rows are the prompt's last one, then one a token; here the rows of the answer are chosen.
     first = 1 if config.row == "fed" else 0
-    rows = slice(first, first + len(ids))
-    heads = {layer: of_layer[:, rows].numpy() for layer, of_layer in recorder.heads().items()}
-    keys = np.arange(len(ids), dtype=np.int64) + start + first
+    weights = checkpoint.patch_weights(image, inputs)
+
+    def rows(recorded: torch.Tensor) -> NDArray[np.floating]:
+        """Over the patches of the padded square."""
+        of_answer = recorded[:, first : first + len(ids)].numpy()
+        return of_answer if weights is None else (of_answer.astype(np.float32) @ weights).astype(of_answer.dtype)
+
+    even = np.full(len(columns), 1 / len(columns), np.float32) if weights is None else weights.mean(0)
     return CapturedAnswer(
-        tuple(ids), recorder.attention()[:, rows].numpy(), heads, tuple(recorder.layer_order), keys, config
-    )
+        tuple(ids), rows(recorder.attention()), {layer: rows(one) for layer, one in recorder.heads().items()},
+        tuple(recorder.layer_order), np.arange(len(ids), dtype=np.int64) + start + first, len(columns), even, config,
+    )  # fmt: skip

@@ -28,10 +28,10 @@ _RULES = rf"""
 point: /\({_NUMBER}, {_NUMBER}\)/
 item: /\({_NUMBER}, {_NUMBER}(, {_NUMBER}, {_NUMBER})?\)/
 """
-# The fixed text before each step's own words; an answer follows the prompt's last colon after a space.
+# The fixed text before each step's own words.
 _FIXED = [
     f"{before}{number}. **{HEADINGS[key]}:**"
-    for number, (before, key) in enumerate(zip([f" {PREAMBLE}\n", "\n", "\n", "\n"], STEPS, strict=True), start=1)
+    for number, (before, key) in enumerate(zip([f"{PREAMBLE}\n", "\n", "\n", "\n"], STEPS, strict=True), start=1)
 ]
 _LAST = f"\n\n{FINAL_ANSWER}\n"
 _WORST, _WORST_BOX = "(0.4444, 0.4444), ", "(0.4444, 0.4444, 0.4444, 0.4444), "  # the longest point and box
@@ -43,15 +43,18 @@ class Grammar:
     Args:
         vocab_size: rows of the output layer, including those that only round it up.
         num_points: exactly so many points; None for any number of points or boxes.
+        lead: what stands between the prompt and an answer.
     Raises:
         InputError: llguidance is not installed, or the budget is too small for any answer.
     """
 
     def __init__(
-        self, tokenizer: Any, vocab_size: int, reasoning: bool, num_points: int | None, max_new_tokens: int
-    ) -> None:
+        self, tokenizer: Any, vocab_size: int, reasoning: bool, num_points: int | None, max_new_tokens: int,
+        lead: str = " ",
+    ) -> None:  # fmt: skip
         self.tokenizer, self.budget = _guidance_tokenizer(tokenizer, vocab_size), max_new_tokens
-        self.reasoning = reasoning
+        self.reasoning, self.lead = reasoning, lead
+        self.fixed = [f"{lead}{_FIXED[0]}", *_FIXED[1:]]
 
         def count(text: str) -> int:
             return len(self.tokenizer.tokenize_str(text)) + SLACK
@@ -61,7 +64,7 @@ class Grammar:
         self.reserves = [points + count(_LAST)]
         for fixed in reversed(_FIXED[1:]):
             self.reserves.insert(0, self.reserves[0] + count(fixed) + HURRIED)
-        least = self.reserves[0] + count(_FIXED[0]) + HURRIED if reasoning else points
+        least = self.reserves[0] + count(self.fixed[0]) + HURRIED if reasoning else points
         if max_new_tokens < least:
             form = f"{num_points} points" if num_points else "an answer"
             raise InputError(
@@ -77,9 +80,10 @@ class Grammar:
         import llguidance
 
         parts: list[str] = []
-        for fixed in _FIXED[step:]:
+        for fixed in self.fixed[step:]:
             parts += [json.dumps(f"{fixed} "), "words"]
-        parts.append(json.dumps(_LAST if self.reasoning else " "))
+        last = _LAST if self.reasoning else self.lead
+        parts += [json.dumps(last)] if last else []
         words = f"words[max_tokens={limit}]" if limit else "words"
         text = rf"start: {' '.join(parts)} {self._points}{_RULES}{words}: /[^\s][^\n]*/" + "\n"
         return str(llguidance.LLMatcher.grammar_from_lark(text))

@@ -100,7 +100,7 @@ def generate(
     with torch.inference_mode(), packed(checkpoint.model, cache):
         loop = _Loop(checkpoint, cache, rows, features, decoding)
         logits = loop.prompts()
-        while pending := loop.choose(logits):
+        while pending := loop.chooser.choose(logits):
             if on_step is not None:
                 on_step(rows)
             logits = loop.step(pending, logits)
@@ -108,18 +108,75 @@ def generate(
         on_step(rows)
 
 
+class _Chooser:
+    """Chooses the tokens of every row, among what its grammar allows, and fills the rows with them."""
+
+    def __init__(self, checkpoint: Checkpoint, rows: Sequence[AnswerRow], decoding: Decoding) -> None:
+        import torch
+
+        self.rows, self.decoding, self.end_ids = rows, decoding, checkpoint.end_ids
+        device = checkpoint.model.get_input_embeddings().weight.device
+        self.suppressed = torch.tensor(checkpoint.suppressed_ids, dtype=torch.long, device=device)
+
+    def begin(self, row: AnswerRow) -> list[int]:
+        """The tokens that a row's grammar forces before any is chosen."""
+        forced = row.guide.forced() if row.guide is not None else []
+        row.token_ids += forced
+        row.logprobs += [0.0] * len(forced)
+        return forced
+
+    def choose(self, logits: dict[int, Tensor]) -> dict[int, list[int]]:
+        """The next tokens of every row that continues: the chosen one, and those that its grammar forces after it."""
+        pending: dict[int, list[int]] = {}
+        for index, token, logprob in self._tokens(logits):
+            row = self.rows[index]
+            if token in self.end_ids:
+                row.finished = True
+                continue
+            new = [token]
+            if row.guide is not None:
+                row.guide.take([token])
+                new += row.guide.forced()[: self.decoding.max_new_tokens - len(row.token_ids) - 1]
+            row.token_ids += new
+            row.logprobs += [logprob, *[0.0] * (len(new) - 1)]
+            ended = row.guide is not None and row.guide.finished
+            row.finished = ended or len(row.token_ids) >= self.decoding.max_new_tokens
+            if not row.finished:
+                pending[index] = new
+        return pending
+
+    def _tokens(self, logits: dict[int, Tensor]) -> Iterator[tuple[int, int, float]]:
+        """(row, token, log-probability), chosen among what each row's grammar allows."""
+        import torch
+
+        rows = [self.rows[index] for index in logits]
+        scores_SV = torch.stack(list(logits.values()))
+        scores_SV[:, self.suppressed] = -torch.inf
+        if rows[0].guide is not None:
+            from .constrained_decoding import allowed_tokens
+
+            mask_SV = allowed_tokens([row.guide for row in rows], scores_SV.shape[1])
+            scores_SV.masked_fill_(~mask_SV.to(scores_SV.device), -math.inf)
+        log_SV = scores_SV.log_softmax(-1)
+        if self.decoding.temperature == 0:
+            token_S = scores_SV.argmax(-1)
+        else:
+            draws = [row.rng.random() for row in rows]  # type: ignore[union-attr]
+            draw_S = torch.tensor(draws, dtype=torch.float64, device=scores_SV.device)
+            token_S = sample(scores_SV, self.decoding.temperature, self.decoding.top_p, draw_S)
+        logprob_S = log_SV.gather(1, token_S[:, None])[:, 0]
+        return zip(logits, token_S.tolist(), logprob_S.tolist(), strict=True)
+
+
 class _Loop:
     def __init__(
         self, checkpoint: Checkpoint, cache: PackedCache, rows: Sequence[AnswerRow], features: Sequence[Tensor],
         decoding: Decoding,
     ) -> None:  # fmt: skip
-        import torch
-
         self.model, self.cache, self.rows, self.features = checkpoint.model, cache, rows, features
-        self.decoding = decoding
-        self.image_token, self.end_ids = checkpoint.image_token_id, checkpoint.end_ids
+        self.decoding, self.chooser = decoding, _Chooser(checkpoint, rows, decoding)
+        self.image_token = checkpoint.image_token_id
         self.device = self.model.get_input_embeddings().weight.device
-        self.suppressed = torch.tensor(checkpoint.suppressed_ids, dtype=torch.long, device=self.device)
         self.slot_of = {index: index for index in range(len(rows))}  # rows still generating -> their slot
         self.lengths = [0] * len(rows)  # columns that a row has filled
 
@@ -143,10 +200,7 @@ class _Loop:
             if owners[beginning] != index:
                 self.cache.copy(owners[beginning], index, head)
                 self.lengths[index] = head
-            forced = row.guide.forced() if row.guide is not None else []  # every answer begins with these
-            row.token_ids += forced
-            row.logprobs += [0.0] * len(forced)
-            tails[index] = [*row.ids[head:], *forced]
+            tails[index] = [*row.ids[head:], *self.chooser.begin(row)]
         return {index: logits for chunk in self._chunks(tails) for index, logits in self._forward(chunk).items()}
 
     def _chunks(self, tokens: Mapping[int, Sequence[int]]) -> Iterator[dict[int, Sequence[int]]]:
@@ -199,48 +253,6 @@ class _Loop:
         logits_SV = self.model.lm_head(hidden_ND[last_S]).float()
         return dict(zip(tokens, logits_SV, strict=True))
 
-    def choose(self, logits: dict[int, Tensor]) -> dict[int, list[int]]:
-        """The next tokens of every row that continues: the chosen one, and those that its grammar forces after it."""
-        pending: dict[int, list[int]] = {}
-        for index, token, logprob in self._tokens(logits):
-            row = self.rows[index]
-            if token in self.end_ids:
-                row.finished = True
-                continue
-            new = [token]
-            if row.guide is not None:
-                row.guide.take([token])
-                new += row.guide.forced()[: self.decoding.max_new_tokens - len(row.token_ids) - 1]
-            row.token_ids += new
-            row.logprobs += [logprob, *[0.0] * (len(new) - 1)]
-            ended = row.guide is not None and row.guide.finished
-            row.finished = ended or len(row.token_ids) >= self.decoding.max_new_tokens
-            if not row.finished:
-                pending[index] = new
-        return pending
-
-    def _tokens(self, logits: dict[int, Tensor]) -> Iterator[tuple[int, int, float]]:
-        """(row, token, log-probability), chosen among what each row's grammar allows."""
-        import torch
-
-        rows = [self.rows[index] for index in logits]
-        scores_SV = torch.stack(list(logits.values()))
-        scores_SV[:, self.suppressed] = -torch.inf
-        if rows[0].guide is not None:
-            from .constrained_decoding import allowed_tokens
-
-            mask_SV = allowed_tokens([row.guide for row in rows], scores_SV.shape[1])
-            scores_SV.masked_fill_(~mask_SV.to(scores_SV.device), -math.inf)
-        log_SV = scores_SV.log_softmax(-1)
-        if self.decoding.temperature == 0:
-            token_S = scores_SV.argmax(-1)
-        else:
-            draws = [row.rng.random() for row in rows]  # type: ignore[union-attr]
-            draw_S = torch.tensor(draws, dtype=torch.float64, device=scores_SV.device)
-            token_S = sample(scores_SV, self.decoding.temperature, self.decoding.top_p, draw_S)
-        logprob_S = log_SV.gather(1, token_S[:, None])[:, 0]
-        return zip(logits, token_S.tolist(), logprob_S.tolist(), strict=True)
-
 
 def sample(scores_SV: Tensor, temperature: float, top_p: float, draw_S: Tensor) -> Tensor:
     """A token a row: `draw_S` in [0, 1) picks from the most probable ones that together reach `top_p`."""
@@ -256,20 +268,23 @@ def sample(scores_SV: Tensor, temperature: float, top_p: float, draw_S: Tensor) 
 
 
 def generate_with_transformers(
-    checkpoint: Checkpoint, inputs: Mapping[str, Tensor], decoding: Decoding, **options: Any
-) -> list[list[int]]:
-    """Token ids of answers by transformers' `generate`: beam search, and attention that is recorded meanwhile.
+    checkpoint: Checkpoint, rows: Sequence[AnswerRow], inputs: Mapping[str, Tensor], decoding: Decoding,
+    on_step: OnStep | None = None, **options: Any,
+) -> None:  # fmt: skip
+    """Fill in the rows as `generate` does, by transformers' own loop: any model, and beam search.
 
     Args:
-        inputs: a batch from `Checkpoint.inputs`.
-        options: passed on to `generate` (past_key_values, streamer, ...).
+        inputs: a batch from `Checkpoint.inputs`, one row each.
+        on_step: called with the rows after each step, not with beams; an exception from it ends the generation.
+        options: passed on to transformers' `generate` (min_new_tokens, ...).
     """
     import torch
     from transformers import GenerationConfig
 
     from ..model.attention_recorder import image_bias
 
-    model, tokenizer, sampled = checkpoint.model, checkpoint.tokenizer, decoding.temperature > 0
+    model, tokenizer = checkpoint.model, checkpoint.tokenizer
+    beams, sampled = decoding.num_beams > 1, decoding.num_beams > 1 and decoding.temperature > 0
     # Every setting is given: generate takes those that are None from the checkpoint's own file.
     config = GenerationConfig(
         max_new_tokens=decoding.max_new_tokens, min_new_tokens=0, do_sample=sampled,
@@ -280,9 +295,30 @@ def generate_with_transformers(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=checkpoint.end_ids,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
     )  # fmt: skip
+    chooser = _Chooser(checkpoint, rows, decoding)
+    queues = [chooser.begin(row) for row in rows]  # tokens that are chosen or forced, and not fed yet
+
+    def choose(_: Tensor, scores_SV: Tensor) -> Tensor:
+        """Scores of which greedy search takes each row's next token; a row that has ended takes any."""
+        asked = [index for index, row in enumerate(rows) if not (queues[index] or row.finished)]
+        for index, new in (chooser.choose({index: scores_SV[index] for index in asked}) if asked else {}).items():
+            queues[index] = new
+        tokens = [queue.pop(0) if queue else config.pad_token_id for queue in queues]
+        chosen_S1 = torch.tensor(tokens, device=scores_SV.device)[:, None]
+        return torch.full_like(scores_SV, -torch.inf).scatter_(1, chosen_S1, 0.0)
+
+    def ended(ids: Tensor, _: Tensor) -> Tensor:
+        if on_step is not None:
+            on_step(rows)
+        return torch.tensor([row.finished for row in rows], device=ids.device)
+
+    if not beams:
+        options |= {"logits_processor": [choose], "stopping_criteria": [ended]}
     bias = image_bias(model, decoding.image_attention_bias, inputs["input_ids"] == checkpoint.image_token_id)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.inference_mode(), torch.random.fork_rng(devices=devices), bias:
         torch.manual_seed(decoding.seed)
         ids = model.generate(**inputs, generation_config=config, **options)
-    return [checkpoint.until_end(row) for row in ids[:, inputs["input_ids"].shape[1] :].tolist()]
+    if beams:
+        for row, answer in zip(rows, ids[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+            row.token_ids = checkpoint.until_end(answer)

@@ -151,7 +151,10 @@ class Predictor:
             from .constrained_decoding import Grammar
 
             rows = self.checkpoint.model.get_output_embeddings().weight.shape[0]
-            grammar = Grammar(self.checkpoint.tokenizer, rows, reasoning, decoding.num_points, decoding.max_new_tokens)
+            grammar = Grammar(
+                self.checkpoint.tokenizer, rows, reasoning, decoding.num_points, decoding.max_new_tokens,
+                self.checkpoint.answer_lead,
+            )  # fmt: skip
         with ThreadPoolExecutor(READERS) as readers:
 
             def start(batch: Sequence[int]) -> dict[str, Future[Loaded]]:
@@ -222,20 +225,22 @@ class Predictor:
 
         from .constrained_decoding import Guide
 
-        if decoding.num_beams > 1:
-            opened = [loaded[question.image][0] for question in questions]
-            inputs = self.checkpoint.inputs(opened, [question.prompt for question in questions])
-            decoding = replace(decoding, seed=(decoding.seed + questions[0].seed) % 2**63)
-            answers = generate_with_transformers(self.checkpoint, inputs, decoding)
-            return [AnswerRow(0, (), token_ids=ids) for ids in answers]
+        packed = self.checkpoint.packed_generation and decoding.num_beams == 1
         images, rows = list(dict.fromkeys(question.image for question in questions)), []
         for question in questions:
-            ids, image = self.checkpoint.prompt_ids(question.prompt), images.index(question.image)
+            ids = self.checkpoint.prompt_ids(question.prompt) if packed else ()
             for sample in range(decoding.samples):
                 seed = [decoding.seed, question.seed, sample]
                 rng = np.random.default_rng(seed) if decoding.temperature > 0 else None
-                rows.append(AnswerRow(image, ids, rng, Guide(grammar) if grammar is not None else None))
-        generate(self.checkpoint, rows, cache.features(images, loaded), decoding, on_step)
+                guide = Guide(grammar) if grammar is not None else None
+                rows.append(AnswerRow(images.index(question.image), ids, rng, guide))
+        if packed:
+            generate(self.checkpoint, rows, cache.features(images, loaded), decoding, on_step)
+            return rows
+        prompts = [question.prompt for question in questions for _ in range(decoding.samples)]
+        inputs = self.checkpoint.inputs([loaded[images[row.image]][0] for row in rows], prompts)
+        decoding = replace(decoding, seed=(decoding.seed + questions[0].seed) % 2**63)
+        generate_with_transformers(self.checkpoint, rows, inputs, decoding, on_step)
         return rows
 
     def _prediction(

@@ -29,9 +29,10 @@ class VisionCache:
         self.known: dict[str, Tensor] = {}
 
     def read(self, key: str, image: ImageLike) -> tuple[Image, Tensor | None]:
-        """The image, and its pixels if its features are not known; in a thread while the model generates."""
+        """The image, and its pixels if its features are needed and unknown; in a thread while the model generates."""
         opened = open_image(image) if isinstance(image, str | Path) else image.convert("RGB")
-        return opened, None if key in self.known else self.checkpoint.pixels([opened])
+        known = key in self.known or not self.checkpoint.packed_generation  # the prompts' inputs hold the pixels then
+        return opened, None if known else self.checkpoint.pixels([opened])
 
     def features(self, keys: Sequence[str], loaded: Mapping[str, Loaded]) -> list[Tensor]:
         """`[patches, hidden]` of every named image."""
@@ -74,7 +75,7 @@ def row_bytes(model: Any, tokens: int) -> int:
     """Memory that an answer of `tokens`, its prompt and image included, takes: keys, values and logits."""
     text = model.config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    width = text.num_key_value_heads * head
+    width = (getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head
     stored = 2 * tokens * text.num_hidden_layers * width * model.dtype.itemsize
     return int(stored + 6 * 8 * text.vocab_size)  # sorting the logits for top-p takes copies in double precision
 

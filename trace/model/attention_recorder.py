@@ -46,7 +46,7 @@ def _recording_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     (recorder, last), bias = _active.get(), _bias.get()
-    if bias is not None:
+    if bias is not None and kwargs.get("sliding_window") is None:  # a sliding layer's cache has dropped columns
         image_BK = bias[1].repeat_interleave(len(query) // len(bias[1]), dim=0)  # beams of one row
         image_BK = nn.functional.pad(image_BK, (0, key.shape[2] - image_BK.shape[1]))
         attention_mask = biased_mask(attention_mask, image_BK, bias[0], query)
@@ -79,7 +79,7 @@ def biased_mask(mask: Tensor | None, image_BK: Tensor, bias: float, query_BHQD: 
 
 @contextmanager
 def image_bias(model: nn.Module, bias: float, image_BK: Tensor) -> Iterator[None]:
-    """Run `model` with `bias` added to the scores of the image columns, in every layer of the language model.
+    """Run `model` with `bias` added to the scores of the image columns, in every layer with full attention.
 
     Args:
         bias: 0 changes nothing.
@@ -115,105 +115,69 @@ def recording(model: nn.Module, recorder: Recorder, only: bool = False) -> Itera
 @contextmanager
 def language_attention(model: nn.Module, implementation: str) -> Iterator[None]:
     """Run the language model with another attention implementation, the vision tower with its own."""
-    text, vision = model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation
-    if text == implementation:
+    config, text = model.config, model.config.get_text_config()
+    parts = {name: part for name in config.sub_configs if (part := getattr(config, name, None)) is not None}
+    before = {name: part._attn_implementation for name, part in parts.items()}
+    if text._attn_implementation == implementation:
         yield
         return
-    model.set_attn_implementation({"text_config": implementation, "vision_config": vision})
+    model.set_attn_implementation(before | {name: implementation for name, part in parts.items() if part is text})
     try:
         yield
     finally:
-        model.set_attn_implementation({"text_config": text, "vision_config": vision})
+        model.set_attn_implementation(before)
 
 
 class ImageRecorder:
-    """The attention of an answer's tokens to the image, collected while they are fed in; a batch of one.
+    """The attention of an answer's tokens to the image, in one pass over prompt and answer; a batch of one.
 
-    The first call is the prompt (or, with `answer_start`, the prompt and an answer): its rows from the prompt's last
-    token on are kept. Every later call adds its rows. Heads are reduced and rounded at once, so that a layer keeps
-    `[rows, patches]`; the layers in `head_layers` keep `[heads, rows, patches]` as well.
+    The rows from the prompt's last token on are kept. Heads are reduced and rounded at once, so that a layer keeps
+    `[rows, image tokens]`; the layers in `head_layers` keep `[heads, rows, image tokens]` as well.
 
     Args:
         image_columns: the image's tokens among the keys.
+        start: the number of tokens of the prompt.
         reduction: over heads, "mean" or "max".
-        answer_start: how many tokens of the first call are the prompt; all of them if None.
-        capacity: how many rows are expected; more are kept too.
     """
 
     def __init__(
-        self, layers: Sequence[int], image_columns: slice, reduction: str = "mean", head_layers: Sequence[int] = (),
-        answer_start: int | None = None, dtype: torch.dtype = torch.float16, capacity: int = 1024,
+        self, layers: Sequence[int], image_columns: Sequence[int], start: int, reduction: str = "mean",
+        head_layers: Sequence[int] = (), dtype: torch.dtype = torch.float16,
     ) -> None:  # fmt: skip
         self.layer_order = sorted(set(layers))  # of `attention`
         self.layers = frozenset([*layers, *head_layers])
-        self._columns, self._reduction, self._dtype = image_columns, reduction, dtype
-        self._answer_start = answer_start
-        self._rows = {layer: _Rows(capacity) for layer in self.layer_order}
-        self._heads = {layer: _Rows(capacity) for layer in sorted(set(head_layers))}
-        self._begun: set[int] = set()
+        self._columns, self._start = torch.tensor(image_columns), start
+        self._reduction, self._dtype = reduction, dtype
+        self._rows: dict[int, list[Tensor]] = {layer: [] for layer in self.layer_order}
+        self._heads: dict[int, list[Tensor]] = {layer: [] for layer in sorted(set(head_layers))}
 
     @torch.no_grad()
     def observe(self, layer: int, query_BHQD: Tensor, key_BHKD: Tensor, mask: Tensor | None, scaling: float) -> None:
-        first, queries, keys = 0, query_BHQD.shape[2], key_BHKD.shape[2]
-        if layer not in self._begun:
-            self._begun.add(layer)
-            first = (queries if self._answer_start is None else self._answer_start) - 1
-        key_HDK = key_BHKD[0].float().transpose(-1, -2)
+        first, keys = self._start - 1, key_BHKD.shape[2]
+        key_HDK, columns = key_BHKD[0].float().transpose(-1, -2), self._columns.to(key_BHKD.device)
         for rows_HND in query_BHQD[0, :, first:].split(ROWS, dim=1):
             scores_HNK, rows = (rows_HND.float() * scaling) @ key_HDK, rows_HND.shape[1]
-            ahead = keys - queries + first + 1  # how many keys the first of the rows may see
-            if ahead < keys:
-                future = torch.ones(rows, keys - ahead, dtype=torch.bool, device=scores_HNK.device).triu_()
-                scores_HNK[..., ahead:].masked_fill_(future, -torch.inf)
+            future = torch.ones(rows, keys - first - 1, dtype=torch.bool, device=scores_HNK.device).triu_()
+            scores_HNK[..., first + 1 :].masked_fill_(future, -torch.inf)
             if mask is not None:
                 part = mask[0, :, first : first + rows, :keys]
                 is_bool = part.dtype == torch.bool
                 scores_HNK = scores_HNK.masked_fill_(~part, -torch.inf) if is_bool else scores_HNK.add_(part)
-            attention_HNP = scores_HNK.softmax(-1)[..., self._columns]
+            attention_HNP = scores_HNK.softmax(-1)[..., columns]
             if layer in self._heads:
-                self._heads[layer].add(attention_HNP.to(self._dtype))
+                self._heads[layer].append(attention_HNP.to(self._dtype))
             if layer in self._rows:
                 reduced = attention_HNP.mean(0) if self._reduction == "mean" else attention_HNP.amax(0)
-                self._rows[layer].add(reduced.to(self._dtype))
+                self._rows[layer].append(reduced.to(self._dtype))
             first += rows
 
-    @property
-    def rows(self) -> int:
-        """How many rows were kept: the prompt's last one, then one for each token that was fed in."""
-        return next(iter([*self._rows.values(), *self._heads.values()])).count
-
     def attention(self) -> Tensor:
-        """`[layers, rows, image patches]` on the CPU; with the mean, a row sums to the share of mass on the image."""
-        return torch.stack([self._rows[layer].filled() for layer in self.layer_order]).cpu()
+        """`[layers, rows, image tokens]` on the CPU; with the mean, a row sums to the share of mass on the image."""
+        return torch.stack([torch.cat(self._rows[layer]) for layer in self.layer_order]).cpu()
 
     def heads(self) -> dict[int, Tensor]:
-        """`[heads, rows, image patches]` of every layer that keeps its heads."""
-        return {layer: rows.filled().cpu() for layer, rows in self._heads.items()}
-
-
-class _Rows:
-    """Rows `[..., N, P]` in one growing block of memory.
-
-    Small tensors would stay between the ever larger blocks of the key-value cache, whose holes then fit nothing:
-    measured on a CPU, two gigabytes after 480 tokens of a model whose cache takes 70 megabytes.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.count, self._capacity = 0, capacity
-        self._block: Tensor | None = None
-
-    def add(self, rows: Tensor) -> None:
-        end = self.count + rows.shape[-2]
-        block = rows[..., :0, :] if self._block is None else self._block
-        if end > block.shape[-2]:
-            size = max(self._capacity, 2 * end if self.count else end)
-            block = nn.functional.pad(block, (0, 0, 0, size - block.shape[-2]))
-        block[..., self.count : end, :] = rows
-        self._block, self.count = block, end
-
-    def filled(self) -> Tensor:
-        assert self._block is not None
-        return self._block[..., : self.count, :]
+        """`[heads, rows, image tokens]` of every layer that keeps its heads."""
+        return {layer: torch.cat(rows, dim=1).cpu() for layer, rows in self._heads.items()}
 
 
 class GroundingRecorder:

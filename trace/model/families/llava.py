@@ -23,6 +23,7 @@ class LlavaCheckpoint(Checkpoint):
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
+    answer_lead = " "
     packed_generation = True
     packs = True
 
@@ -69,7 +70,7 @@ class LlavaCheckpoint(Checkpoint):
     def prompt(self, question: str, style: str = "vicuna_v1", answer: str = "") -> str:
         if style == "plain":
             raise InputError("the conversation template 'plain' is for captions: it has no place for a question")
-        return render_prompt(question, style) + (f" {answer}" if answer else "")
+        return render_prompt(question, style) + (f"{self.answer_lead}{answer}" if answer else "")
 
     def prompt_ids(self, prompt: str, image: Image | None = None) -> list[int]:
         ids = self.expand_image_tokens(encode(self.tokenizer, Rendered(prompt, ())).input_ids)
