@@ -49,7 +49,7 @@ def test_overlap_and_distance_are_in_the_frame_of_the_padded_square():
     distances = [measure(spot(*divmod(cell, 4)), where)["distance"] for cell in range(16)]
     # the cell of both points, and one beside it: of the longer side
     assert distances[4:6] == pytest.approx([0, 0.25], abs=1e-6)
-    even = uniform(4, where, 0.6)
+    even = uniform(np.full((4, 4), 1 / 16), where, 0.6)
     assert even["share"] == 0.6 and even["target"] == pytest.approx(0.25) and even["area"] == pytest.approx(0.5)
     assert even["distance"] == pytest.approx(np.mean(distances))
 

@@ -139,8 +139,8 @@ def test_attention_captured_on_the_gpu_is_the_cpus(pictures):
     for device in ("cpu", "cuda"):
         checkpoint = load(resolve_model("nano-base"), device=device)
         inputs = checkpoint.inputs(pictures[:1], [render_prompt(question_text("Point to the red mug.", False))])
-        start = int((inputs["input_ids"][0] == checkpoint.image_token_id).int().argmax())
-        recorder = ImageRecorder(range(4), slice(start, start + checkpoint.patches_per_side**2), dtype=torch.float32)
+        columns = (inputs["input_ids"][0] == checkpoint.image_token_id).nonzero()[:, 0].tolist()
+        recorder = ImageRecorder(range(4), columns, inputs["input_ids"].shape[1], dtype=torch.float32)
         with recording(checkpoint.model, recorder), torch.no_grad():
             checkpoint.model(**inputs)
         maps.append(recorder.attention())

@@ -16,7 +16,7 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse
 from trace_vlm.inference import predictor as module
 from trace_vlm.inference.confidence import agreement, medoid, point_confidence
-from trace_vlm.inference.generation import PASS_TOKENS, Decoding, generate_with_transformers
+from trace_vlm.inference.generation import PASS_TOKENS, AnswerRow, Decoding, generate_with_transformers
 from trace_vlm.inference.predict import format_prediction, main, prediction_as_json
 from trace_vlm.inference.predictor import Prediction, Predictor, make_batches
 from trace_vlm.inference.vision_cache import pass_bytes, row_bytes
@@ -182,7 +182,9 @@ def test_the_attention_bias_is_the_same_in_both_loops(predictor, tiny_checkpoint
     predictions = [answer for _, answer in sorted(next(predictor.stream(pictures, TEXTS, decoding)).items())]
     images = [Image.open(picture).convert("RGB") for picture in pictures]
     inputs = tiny_checkpoint.inputs(images, [prediction.prompt for prediction in predictions])
-    assert ids_of(predictions) == generate_with_transformers(tiny_checkpoint, inputs, decoding)
+    rows = [AnswerRow(index, ()) for index in range(3)]
+    generate_with_transformers(tiny_checkpoint, rows, inputs, decoding)
+    assert ids_of(predictions) == [row.token_ids for row in rows]
     assert ids_of(predictions) != ids_of(predictor.predict(pictures, TEXTS, max_new_tokens=8))
     inputs = tiny_checkpoint.inputs(images[:1], [predictions[0].prompt])
     columns, model = inputs["input_ids"] == tiny_checkpoint.image_token_id, tiny_checkpoint.model

@@ -61,9 +61,18 @@ class CapturedAnswer:
     heads: Mapping[int, NDArray[np.floating]]  # layer -> [heads, tokens, patches], of the layers in `config.heads`
     layers: tuple[int, ...]
     keys: NDArray[np.int64]  # [tokens], the number of tokens each row can attend to
-    image_tokens: int
-    even: NDArray[np.floating]  # [patches], attention spread evenly over the image tokens; sums to 1
     config: CaptureConfig
+    weights: NDArray[np.floating] | None = None  # [image tokens, patches], how these are laid; None: they are patches
+
+    @property
+    def image_tokens(self) -> int:
+        return self.attention.shape[-1] if self.weights is None else len(self.weights)
+
+    @property
+    def even(self) -> NDArray[np.floating]:
+        """`[patches]`: attention spread evenly over the image tokens, which sums to 1."""
+        patches = self.attention.shape[-1]
+        return np.full(patches, 1 / patches) if self.weights is None else self.weights.mean(axis=0)
 
 
 def capture_while_generating(
@@ -123,8 +132,7 @@ def _record(
         of_answer = recorded[:, first : first + len(ids)].numpy()
         return of_answer if weights is None else (of_answer.astype(np.float32) @ weights).astype(of_answer.dtype)
 
-    even = np.full(len(columns), 1 / len(columns), np.float32) if weights is None else weights.mean(0)
     return CapturedAnswer(
         tuple(ids), rows(recorder.attention()), {layer: rows(one) for layer, one in recorder.heads().items()},
-        tuple(recorder.layer_order), np.arange(len(ids), dtype=np.int64) + start + first, len(columns), even, config,
+        tuple(recorder.layer_order), np.arange(len(ids), dtype=np.int64) + start + first, config, weights,
     )  # fmt: skip

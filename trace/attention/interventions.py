@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -164,9 +164,11 @@ def continue_generation(
     return [prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
 
 
-def measure_edit(edit: Edit, answer: str, before: Point, size: tuple[int, int]) -> EditResult:
-    """Measure how the mean point moved from `before` in the answer that continues an edit."""
-    after = mean_point(parse(answer, size).points)
+def measure_edit(
+    edit: Edit, answer: str, before: Point, size: tuple[int, int], read: Callable[[str], Response] | None = None
+) -> EditResult:
+    """Measure how the mean point moved from `before` in the answer that continues an edit; `read` is for its text."""
+    after = mean_point((read(answer) if read is not None else parse(answer, size)).points)
     if after is None:
         return EditResult(edit.step, edit.kind, edit.text, answer, None, None, None)
 
@@ -212,7 +214,7 @@ def intervene_all(
             name = str(record.question_id)
             if done.get(name, (None,))[0] == record.text or name not in questions:
                 continue
-            question, response = questions[name], parse(record.text, record.size)
+            question, response = questions[name], record.read(record.text)
             results: list[EditResult] = []
             # The same in every process: which other object is chosen depends on the question alone.
             rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -221,7 +223,8 @@ def intervene_all(
             if edits and (before := mean_point(response.points)) is not None:
                 image, prefixes = open_image(benchmark.image_path(question)), [edit.prefix for edit in edits]
                 texts = continue_generation(checkpoint, image, question.text, prefixes, max_new_tokens, style)
-                results = [measure_edit(*edited, before, record.size) for edited in zip(edits, texts, strict=True)]
+                results = [measure_edit(*edited, before, record.size, record.read)
+                           for edited in zip(edits, texts, strict=True)]  # fmt: skip
             done[name] = (record.text, results)
             writer.write({"question_id": record.question_id, "text": record.text,
                           "results": [asdict(result) for result in results]})  # fmt: skip

@@ -78,12 +78,17 @@ def measure(grid: Grid, where: Regions) -> Values:
     return values
 
 
-def uniform(patches: int, where: Regions, share: float) -> Values:
-    """Return what `measure` gives for even attention; `share` is the image's part of the tokens that are attended."""
-    values = measure(np.full((patches, patches), share / patches**2, np.float32), where)
-    distances = [_distance(token, patches, where.points) for token in range(patches**2)]
-    known = [distance for distance in distances if distance is not None]
-    return {**values, "share": share, "distance": fmean(known) if known else None}  # any peak
+def uniform(even: Grid, where: Regions, share: float) -> Values:
+    """Return what `measure` gives for even attention.
+
+    Args:
+        even: that attention over the patches, `[grid, grid]`; sums to 1.
+        share: the image's part of the tokens that are attended.
+    """
+    values, weights = measure((even * share).astype(np.float32), where), even.ravel().tolist()
+    distances = [_distance(token, len(even), where.points) for token in range(even.size)]
+    known = None if None in distances else fmean(distances, weights)  # any peak
+    return {**values, "share": share, "distance": known}
 
 
 def _distance(token: int, patches: int, points: Sequence[Point]) -> float | None:

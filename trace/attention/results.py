@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.conventions import CONVENTIONS, read
 from ..core.points import Box, Point
 from ..core.prompts import bare_instruction
-from ..core.reasoning import parse
+from ..core.reasoning import Response
 from ..core.records import Question, QuestionId
 from ..drawing import figures
 from ..drawing.canvas import file_stem, save_figure, save_thumbnail
@@ -77,10 +78,16 @@ class AttentionRecord:
     numbers: Mapping[str, Numbers]  # by layer, or "mean" of all layers
     uniform: Numbers  # of attention spread evenly
     settings: Mapping[str, Any]  # everything that decided the answer, the maps and the pictures
+    convention: str = "unit"  # in which answers write points
+    sent: tuple[int, int] | None = None  # the size of the picture that the model saw; None for fractions
+
+    def read(self, text: str) -> Response:
+        """Read an answer of this model about this image."""
+        return read(text, self.size, CONVENTIONS[self.convention], self.sent)
 
     @property
     def points(self) -> tuple[Point | Box, ...]:
-        return parse(self.text, self.size).points
+        return self.read(self.text).points
 
 
 def named_object_mask(benchmark: Benchmark, question: Question) -> NDArray[np.bool_] | None:
@@ -146,7 +153,8 @@ def write_record(
                for layer, grids in by_layer.items()}  # fmt: skip
     if attention.captured.config.reduction != "mean":  # a sum over the largest head is no share
         numbers = {layer: {**values, "share": [None] * len(STEP_TITLES)} for layer, values in numbers.items()}
-    even = [uniform(grid, where, float(share)) if known else None
+    even_grid = attention.captured.even.reshape(grid, grid)
+    even = [uniform(even_grid, where, float(share)) if known else None
             for known, share in zip(present, attention.uniform, strict=True)]  # fmt: skip
     record = AttentionRecord(
         question_id=question.question_id, order=order, source=question.image, instruction=instruction,
@@ -154,7 +162,7 @@ def write_record(
         arrays=f"{stem}.npz", outline=mask_outline(target), text=attention.response.text,
         token_ids=attention.captured.token_ids, accuracy=None if target is None else score(points, target),
         steps=tuple(records), model=model, layers=layers, numbers=numbers, uniform=_by_measure(even),
-        settings=dict(settings),
+        settings=dict(settings), convention=attention.convention, sent=attention.sent,
     )  # fmt: skip
     write_json(folder / f"{stem}.json", asdict(record))
     return record
@@ -227,7 +235,7 @@ def _read_record(path: Path) -> AttentionRecord:
     try:
         steps = tuple(StepRecord(**{**step, "tokens": step["tokens"] and tuple(step["tokens"])})
                       for step in record["steps"])  # fmt: skip
-        tuples = {name: tuple(record[name]) for name in ("size", "token_ids", "layers")}
+        tuples = {name: tuple(record[name]) for name in ("size", "token_ids", "layers", "sent") if record.get(name)}
         return AttentionRecord(**{**record, **tuples, "steps": steps})
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not a record of attention ({error}). Remove it.") from None

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import prompts
 from ..core.images import unpad_map
-from ..core.reasoning import HEADINGS, Response, Span, parse
+from ..core.prompts import IMAGE_TAG
+from ..core.reasoning import HEADINGS, Response, Span
 from ..core.records import Answer
 from ..drawing.figures import StepMap, answer_text
+from ..inference.predictor import build_question
 from ..utils.command import InputError
 from .capture import CaptureConfig, CapturedAnswer, capture_teacher_forced, capture_while_generating
 
@@ -43,6 +44,8 @@ class AnswerAttention:
     layer_maps: NDArray[np.float32]  # [layers, 5, grid, grid] over the padded square
     uniform: NDArray[np.float32]  # [5], the image's share of attention if every token were attended to equally
     captured: CapturedAnswer  # the rows that the maps are means of
+    convention: str = "unit"  # in which the answer writes points
+    sent: tuple[int, int] | None = None  # the size of the picture that the model saw; None for fractions
 
     @property
     def maps(self) -> NDArray[np.float32]:
@@ -142,15 +145,16 @@ def mean_maps(attention: NDArray[np.floating], spans: Mapping[str, Span]) -> NDA
     return maps
 
 
-def attention_by_step(tokenizer: Any, captured: CapturedAnswer, size: tuple[int, int]) -> AnswerAttention:
-    """Split a captured answer about an image of `size` (width, height) into its steps."""
-    text, characters = token_spans(tokenizer, captured.token_ids)
-    response = parse(text, size)
+def attention_by_step(checkpoint: Checkpoint, captured: CapturedAnswer, image: Image) -> AnswerAttention:
+    """Split a captured answer about an image into its steps."""
+    text, characters = token_spans(checkpoint.tokenizer, captured.token_ids)
+    response = checkpoint.read(text, image)
     spans = step_spans(response, characters)
-    even = captured.attention.shape[-1] / captured.keys
+    even = captured.image_tokens / captured.keys
     uniform = [float(even[slice(*spans[key])].mean()) if key in spans else np.nan for key in STEP_TITLES]
     maps = mean_maps(captured.attention, spans)
-    return AnswerAttention(response, spans, maps, np.asarray(uniform, np.float32), captured)
+    shares, sent = np.asarray(uniform, np.float32), checkpoint.sent(image)
+    return AnswerAttention(response, spans, maps, shares, captured, checkpoint.coordinates, sent)
 
 
 def ask_with_attention(
@@ -161,9 +165,9 @@ def ask_with_attention(
 
     The request for reasoning and the answer's format are added to `question_text`. InputError: there is no such layer.
     """
-    prompt = checkpoint.prompt(prompts.question_text(question_text, True), style)
+    prompt = checkpoint.prompt(build_question(question_text, True, None, checkpoint.coordinates), style)
     captured = capture_while_generating(checkpoint, image, prompt, config, max_new_tokens=max_new_tokens)
-    return attention_by_step(checkpoint.tokenizer, captured, image.size)
+    return attention_by_step(checkpoint, captured, image)
 
 
 def replay_answer(
@@ -175,8 +179,8 @@ def replay_answer(
     An answer saved without its token ids is encoded again, which may split words differently than the model did.
     InputError: the answer is empty, its token ids belong to another tokenizer, or the model has no such layer.
     """
-    question = answer.prompt or prompts.question_text(question_text, True)
-    prompt = checkpoint.prompt(question.replace(prompts.IMAGE_TAG, "").strip(), style)
+    question = answer.prompt or build_question(question_text, True, None, checkpoint.coordinates)
+    prompt = checkpoint.prompt(question.replace(IMAGE_TAG, "").strip(), style)
     tokenizer = checkpoint.tokenizer
     ids = list(answer.token_ids) or tokenizer(answer.text, add_special_tokens=False)["input_ids"]
     if not ids:
@@ -186,4 +190,4 @@ def replay_answer(
             f"the token ids of the answer to question {answer.question_id} do not spell its text with the tokenizer of "
             f"{checkpoint.name}: another model gave it. Name that model with --model."
         )
-    return attention_by_step(tokenizer, capture_teacher_forced(checkpoint, image, prompt, ids, config), image.size)
+    return attention_by_step(checkpoint, capture_teacher_forced(checkpoint, image, prompt, ids, config), image)

@@ -104,7 +104,7 @@ def ask(predictor: Predictor, name: str, image: Image, instruction: str, **setti
             if not prediction.token_ids:
                 raise InputError("the model's answer is empty. Ask in other words, or raise the temperature.")
             captured = capture_teacher_forced(checkpoint, image, prediction.prompt, prediction.token_ids)
-            attention = attention_by_step(checkpoint.tokenizer, captured, image.size)
+            attention = attention_by_step(checkpoint, captured, image)
             updates.put(DemoAnswer(name, instruction, image.size, prediction, attention))
         except BaseException as error:  # noqa: BLE001 (raised again in the thread that asked)
             updates.put(error)

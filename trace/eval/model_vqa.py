@@ -161,7 +161,7 @@ class ModelRun:
                 record["batch_size"] = self.arguments.batch_size
                 if record["batch_size"] == "auto":
                     write = functools.partial(predictor.checkpoint.prompt, style=self.arguments.conv_mode)
-                    prompts = [write(self._question(question)) for question in questions]
+                    prompts = [write(self._question(question, predictor)) for question in questions]
                     record["batch_size"] = predictor.largest_batch(prompts, self.decoding)
                     print(f"batches of {record['batch_size']} answers")
                 indices = {index for index, question in enumerate(questions) if str(question.question_id) in unasked}
@@ -191,8 +191,9 @@ class ModelRun:
             batch_size=batch_size, style=self.arguments.conv_mode, template=self.template, seeds=seeds, done=done,
         )  # fmt: skip
 
-    def _question(self, question: Question) -> str:
-        return build_question(question.text, self.arguments.reasoning, self.template)
+    def _question(self, question: Question, predictor: Predictor) -> str:
+        coordinates = predictor.checkpoint.coordinates
+        return build_question(question.text, self.arguments.reasoning, self.template, coordinates)
 
     def _check_alone(self, predictor: Predictor) -> dict[str, int] | None:
         """Count the answers that differ at batch 1, which rounding makes possible in half precision."""
@@ -219,10 +220,11 @@ class ModelRun:
             "point_confidence": [round(value, 6) for value in prediction.point_confidence],
             "finish": FINISHED_AT_LIMIT[0] if prediction.cut else "stop",
             **({"samples": list(prediction.samples)} if prediction.samples else {}),
+            **({"convention": prediction.convention, "sent": list(prediction.sent)} if prediction.sent else {}),
         }
         answer_id = hashlib.sha256(identity.encode()).hexdigest()[:22]  # the same run twice writes the same file
         return Answer(
-            question.question_id, self._question(question), prediction.text, answer_id, model, question.category,
+            question.question_id, self._question(question, predictor), prediction.text, answer_id, model, question.category,
             confidence=None if prediction.confidence is None else round(prediction.confidence, 6),
             seed=self.decoding.seed if self.decoding.temperature > 0 else None,
             run=self.run, token_ids=prediction.token_ids, metadata=metadata,

@@ -19,14 +19,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..core.conventions import CONVENTIONS, write_question
 from ..core.prompts import bare_instruction, question_text
-from ..core.reasoning import Response, parse
+from ..core.reasoning import Response
 from ..utils.command import InputError
 from .confidence import agreement, medoid, point_confidence
 from .generation import PASS_TOKENS, AnswerRow, Decoding, OnStep, generate, generate_with_transformers
 from .vision_cache import ImageLike, Loaded, VisionCache, free_memory, pass_bytes, row_bytes
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..model.checkpoint import Checkpoint
     from .constrained_decoding import Grammar
 
@@ -55,6 +58,8 @@ class Prediction:
     point_confidence: tuple[float, ...] = ()  # in [0, 1], one a point
     samples: tuple[str, ...] = ()
     cut: bool = False  # whether the answer reached its last token before it ended
+    convention: str = "unit"  # in which the text writes points
+    sent: tuple[int, int] | None = None  # width and height of the picture that the model saw; None for fractions
 
 
 class PromptedImage(NamedTuple):
@@ -137,7 +142,9 @@ class Predictor:
             raise ValueError(f"{len(images)} images for {len(instructions)} instructions")
         decoding = decoding or Decoding()
         prompts = [
-            self.checkpoint.prompt(build_question(text, reasoning, template), style, prefix)
+            self.checkpoint.prompt(
+                build_question(text, reasoning, template, self.checkpoint.coordinates), style, prefix
+            )
             for text, prefix in zip(instructions, prefixes or [""] * len(instructions), strict=True)
         ]
         keys = [str(image) if isinstance(image, str | Path) else f"object {id(image)}" for image in images]
@@ -148,6 +155,11 @@ class Predictor:
         cache = VisionCache(self.checkpoint, Counter(keys[index] for batch in batches for index in batch))
         grammar = None
         if decoding.constrained:
+            if self.checkpoint.coordinates != "unit":
+                raise InputError(
+                    f"--constrain and --num-points write fractions; {self.checkpoint.name} writes points as "
+                    f"{self.checkpoint.coordinates} does. Leave them out"
+                )
             from .constrained_decoding import Grammar
 
             rows = self.checkpoint.model.get_output_embeddings().weight.shape[0]
@@ -178,6 +190,8 @@ class Predictor:
         kind = "cuda" if model.device.type == "cuda" else "cpu"
         free = FREE_SHARE * free_memory(model) - pass_bytes(model, PASS_TOKENS[kind])
         row = row_bytes(model, longest + decoding.max_new_tokens)
+        if not self.checkpoint.packed_generation:  # the prompts pass through the layers together
+            row += pass_bytes(model, longest)
         most = max(1, min(BATCH_LIMITS[kind], int(free / (decoding.samples * decoding.num_beams * row))))
         return math.ceil(len(prompts) / math.ceil(len(prompts) / most)) if prompts else 1
 
@@ -212,8 +226,8 @@ class Predictor:
             seconds = (time.perf_counter() - started) / len(part)
             for index, question in enumerate(part):
                 samples = rows[index * decoding.samples : (index + 1) * decoding.samples]
-                size = loaded[question.image][0].size
-                predictions.append(self._prediction(samples, question.prompt, size, seconds, decoding))
+                image = loaded[question.image][0]
+                predictions.append(self._prediction(samples, question.prompt, image, seconds, decoding))
         return predictions
 
     def _generate(
@@ -244,11 +258,11 @@ class Predictor:
         return rows
 
     def _prediction(
-        self, rows: Sequence[AnswerRow], prompt: str, size: tuple[int, int], seconds: float, decoding: Decoding
+        self, rows: Sequence[AnswerRow], prompt: str, image: Image, seconds: float, decoding: Decoding
     ) -> Prediction:
-        tokenizer = self.checkpoint.tokenizer
+        tokenizer, size = self.checkpoint.tokenizer, image.size
         texts = tuple(tokenizer.decode(row.token_ids, skip_special_tokens=True).strip() for row in rows)
-        responses = [parse(text, size) for text in texts]
+        responses = [self.checkpoint.read(text, image) for text in texts]
         chosen = medoid(responses, size) if decoding.aggregate == "medoid" else 0
         ids, response = rows[chosen].token_ids, responses[chosen]
         if len(rows) > 1:
@@ -259,14 +273,15 @@ class Predictor:
         cut = len(ids) >= decoding.max_new_tokens and not decoding.constrained
         return Prediction(
             texts[chosen], tuple(ids), response, prompt, sum(points) / len(points) if points else None, seconds, points,
-            texts if len(texts) > 1 else (), cut,
+            texts if len(texts) > 1 else (), cut, self.checkpoint.coordinates, self.checkpoint.sent(image),
         )  # fmt: skip
 
 
-def build_question(instruction: str, reasoning: bool, template: str | None = None) -> str:
-    """The text of the human turn: the built-in wording, or the user's with `{instruction}` replaced."""
+def build_question(instruction: str, reasoning: bool, template: str | None = None, convention: str = "unit") -> str:
+    """The text of the human turn: the built-in wording, which ends with what the convention of coordinates asks for, or
+    the user's with `{instruction}` replaced."""
     if template is None:
-        return question_text(instruction, reasoning)
+        return write_question(question_text(instruction, reasoning), CONVENTIONS[convention])
     return template.replace(PLACEHOLDER, bare_instruction(instruction))
 
 

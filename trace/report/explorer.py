@@ -20,7 +20,7 @@ import numpy as np
 from ..attention.metrics import MEASURES
 from ..attention.results import MEAN, AttentionRecord, read_maps, read_records
 from ..core.images import Square, open_image
-from ..core.reasoning import HEADINGS, Response, parse
+from ..core.reasoning import HEADINGS, Response
 from ..core.records import QuestionId
 from ..drawing.figures import answer_problems, answer_text
 from .comparison import INDEX, ComparedQuestion, ModelScore, read_comparison
@@ -151,7 +151,7 @@ def _attention(folder: Path, record: AttentionRecord) -> dict[str, Any]:
         })  # fmt: skip
     square = Square(*record.size)
     crop = [pixels / square.side for pixels in (*square.offset, *record.size)]  # left, top, width, height
-    answer = answer_data(parse(record.text, record.size))
+    answer = answer_data(record.read(record.text))
     return {"model": record.model, "layers": ", ".join(map(str, record.layers)),
             "answer": {**answer, "accuracy": record.accuracy, "outcome": "", "confidence": None},
             "side": int(maps.shape[-1]), "crop": crop, "top": float(f"{top:.3g}"), "steps": steps}  # fmt: skip

@@ -96,6 +96,11 @@ class AnyCheckpoint(Checkpoint):
         how = native_convention(self.name, self.folder, self.model.config)
         return how.name if how is not None else super().native_coordinates()
 
+    @cached_property
+    def answer_lead(self) -> str:
+        rendered = self._rendered_answers([Turn("human", "question"), Turn("gpt", "answer")])
+        return "" if rendered is None else rendered.text[rendered.answers[0][0] :].partition("answer")[0]
+
     # --- text ------------------------------------------------------------------------------------------------------
 
     def render(self, turns: Sequence[Turn]) -> str:
@@ -126,7 +131,8 @@ class AnyCheckpoint(Checkpoint):
     def prompt(self, question: str, style: str = "vicuna_v1", answer: str = "") -> str:
         if style != "vicuna_v1":  # the default
             raise InputError(f"the conversation template {style!r} is for LLaVA; {self.name} has its own")
-        return self.render([Turn("human", f"{IMAGE_TAG}\n{question}")]) + answer
+        prompt = self.render([Turn("human", f"{IMAGE_TAG}\n{question}")])
+        return prompt + (f"{self.answer_lead}{answer}" if answer else "")
 
     def learned_conversations(self, turns: Sequence[Turn]) -> list[Sequence[Turn]]:
         """The rows that a conversation becomes: itself, or one an answer where its text does not begin with its parts."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.conventions import CONVENTIONS, read
 from ...utils.command import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from ...core.reasoning import Response
     from ..saving import ModelCard
 
 
@@ -135,6 +137,14 @@ class Checkpoint(ABC):
         None where the tokens are the patches of that grid.
         """
         return None
+
+    def read(self, text: str, image: Image) -> Response:
+        """Read an answer about an image in the convention that the model writes in."""
+        return read(text, image.size, CONVENTIONS[self.coordinates], self.sent(image))
+
+    def sent(self, image: Image) -> tuple[int, int] | None:
+        """The size of the picture that the model's coordinates count, to record with an answer; None for fractions."""
+        return None if self.coordinates == "unit" else self.seen_size(image)
 
     def seen_size(self, image: Image) -> tuple[int, int]:
         """Width and height of the picture as the model sees it; conventions in pixels count these."""
