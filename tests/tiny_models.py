@@ -157,6 +157,22 @@ def gemma3():
     )
 
 
+def gemma4():
+    tokens = {"image": "<|image|>", "boi": "<|image>", "eoi": "<image|>", "audio": "<|audio|>", "boa": "<|audio>",
+              "eoa": "<audio|>"}  # fmt: skip
+    tok = tokenizer("<turn|>", ["<|turn>", "<|video|>"], bos="<bos>", adds_bos=True, **tokens)
+    settings = {"head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 0, "sliding_window": 64,
+                "layer_types": ["sliding_attention", "full_attention"], "use_bidirectional_attention": "vision"}  # fmt: skip
+    tower = TOWER | {"num_key_value_heads": 2, "head_dim": 16, "patch_size": 8, "pooling_kernel_size": 2}
+    numbers = ids(tok, video_token_id="<|video|>", **{f"{name}_token_id": token for name, token in tokens.items()})
+    config = hf.Gemma4Config(text_config=text(tok, **settings), vision_config=tower, audio_config=None, **numbers)
+    pixels = hf.Gemma4ImageProcessorPil(patch_size=8, max_soft_tokens=70, pooling_kernel_size=2)
+    template = chat_template("<|turn>{{ 'model' if message.role == 'assistant' else 'user' }}\n", "<|image|>",
+                             "<turn|>\n", "<|turn>model\n", first="{{ bos_token }}")  # fmt: skip
+    parts = (hf.Gemma4AudioFeatureExtractor(), pixels, tok, None)
+    return config, without_video(hf.Gemma4Processor)(*parts, chat_template=template)
+
+
 def internvl():
     tok = tokenizer("<|im_end|>", ["<|im_start|>"], start_image="<img>", end_image="</img>",
                     context_image="<IMG_CONTEXT>", video="<video>")  # fmt: skip
@@ -194,7 +210,7 @@ def llava_next():
                                          num_additional_image_tokens=1, chat_template=NEXT)  # fmt: skip
 
 
-MADE = (qwen2_5_vl, qwen3_vl, qwen3_5, smolvlm, gemma3, internvl, llava_onevision, llava_next)
+MADE = (qwen2_5_vl, qwen3_vl, qwen3_5, smolvlm, gemma3, gemma4, internvl, llava_onevision, llava_next)
 FAMILIES = {function.__name__: function for function in MADE}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from timing import assert_linear
 
 from trace_vlm.core import conventions
@@ -14,6 +15,7 @@ from trace_vlm.core.points import Box, Point, format_points
 from trace_vlm.core.prompts import BOX_SUFFIX, POINTS_SUFFIX, question_text
 from trace_vlm.core.reasoning import render
 from trace_vlm.core.records import Turn
+from trace_vlm.model.checkpoint import load, main, save
 from trace_vlm.utils.command import InputError
 
 SIZE, SENT = (640, 480), (280, 140)
@@ -203,3 +205,22 @@ def test_points_that_look_like_another_convention_are_reported(name, text, named
         check.add(read(text, SIZE, CONVENTIONS[name], sent), CONVENTIONS[name], sent)
         warning = check.warning(name)
         assert warning is None if named is None else warning is not None and re.search(named, warning)
+
+
+def test_a_checkpoint_records_its_coordinates(family_folder, tmp_path, capsys) -> None:
+    base = family_folder("qwen3_vl")
+    checkpoint = load(base)
+    assert checkpoint.coordinates == checkpoint.native_coordinates() == "qwen3-vl"  # of the type of its architecture
+    for kind, coordinates in (("whole", "unit"), ("adapter", "qwen3-vl")):
+        if kind == "adapter":
+            checkpoint = load(tmp_path / "whole")
+            checkpoint.model = get_peft_model(checkpoint.model, LoraConfig(target_modules=["q_proj"]))
+        checkpoint.coordinates = coordinates
+        save(checkpoint, tmp_path / kind)
+        assert load(tmp_path / kind).coordinates == coordinates
+        main(["inspect", str(tmp_path / kind)])
+        assert f" {coordinates}: " in capsys.readouterr().out
+    for name in ("nano", family_folder("gemma3")):
+        assert load(name).coordinates == "unit"
+        with pytest.raises(InputError, match="^coordinates: .*unit"):
+            load(name).native_coordinates()

@@ -23,7 +23,7 @@ from trace_vlm.utils.command import InputError
 ALONE = [Turn("human", "<image>\nWhere is the mug?"), Turn("gpt", "It stands left.\n\n[(0.25, 0.50)]")]
 SEVERAL = [*ALONE, Turn("human", "And a ball?"), Turn("gpt", "[(1, 2)]")]
 START = {"smolvlm": " "}  # its template writes a blank before an answer
-END = {"smolvlm": "<end_of_utterance>", "gemma3": "<end_of_turn>", "llava_next": "</s>"}
+END = {"smolvlm": "<end_of_utterance>", "gemma3": "<end_of_turn>", "gemma4": "<turn|>", "llava_next": "</s>"}
 SPLIT = ("qwen3_5", "llava_onevision", "llava_next")  # several answers become several rows
 
 
