@@ -299,6 +299,8 @@ def load_any(
     if quantize is not None:
         parts = ["lm_head", "model.visual", "model.vision_tower", "model.vision_model", "model.multi_modal_projector"]
         options = {"device_map": {"": device}, **options, "quantization_config": quantization(quantize, kind, parts)}
+    if isinstance(attention := options.get("attn_implementation"), str):  # Gemma 4's audio tower knows eager alone
+        options = {**options, "attn_implementation": dict.fromkeys(("text_config", "vision_config"), attention)}
     with input_errors(folder):
         model = AutoModelForImageTextToText.from_pretrained(folder, config=config, dtype=kind, **options)
         if adapter is not None:
