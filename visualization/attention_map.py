@@ -2,8 +2,8 @@
 
     python visualization/attention_map.py --model M --data datasets/where2place --out OUT --end-idx 84 --every 7 --resume
 
-Each question is answered once, greedily, and attention is recorded meanwhile, or, with
-`--method teacher-forced --answers A.jsonl`, for answers that were saved. Writes one picture for each step (heat map over
+Each question is answered once, greedily; then one pass records the attention of the answer, or, with
+`--method teacher-forced --answers A.jsonl`, of answers that were saved. Writes one picture for each step (heat map over
 the image, ground truth in cyan, predicted points in red), one with all of them, a record with the numbers, and over all
 questions summary.json and report.html. `--resume` skips complete questions and retries failed ones. `--intervene`
 edits one step at a time and lets the model continue (interventions.json).

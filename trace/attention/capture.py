@@ -1,8 +1,8 @@
-"""An answer with the attention of its tokens to the image: recorded while it is generated, or for a saved answer.
+"""An answer with the attention of its tokens to the image: of a new answer, or of a saved one.
 
 Decides which layers and heads are kept, how heads are reduced, and which row belongs to a token. Row t of an answer is
-where its token t is fed in (`fed`); under `predict` it is the row before, which chose token t. Generation never feeds
-in the last token, so it is fed in once more. A saved answer is read in one teacher-forced pass over prompt and answer.
+where its token t is fed in (`fed`); under `predict` it is the row before, which chose token t. All rows are recorded in
+one teacher-forced pass over prompt and answer: the caches of some models drop tokens while they generate.
 """
 
 from __future__ import annotations
@@ -36,19 +36,16 @@ class CaptureConfig:
 
     def resolve(self, model: Any) -> tuple[list[int], list[int]]:
         """Return the recorded layers, and those that keep their heads. InputError: the model has no such layer."""
+        from ..model.attention_recorder import full_attention_layers
+
         text = model.config.get_text_config()
-        count = int(text.num_hidden_layers)
-        kinds = getattr(text, "layer_types", None) or ["full_attention"] * count
-        full = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+        count, full = int(text.num_hidden_layers), full_attention_layers(text)
         layers = tuple(full[-DEFAULT_LAYERS:]) if self.layers is None else self.layers
         for layer in (*layers, *self.heads):
             if not -count <= layer < count:
                 raise InputError(f"the model has no layer {layer}: its {count} decoder layers count from 0")
             if layer % count not in full:
-                raise InputError(
-                    f"layer {layer} of the model has no full attention ({kinds[layer]}). Choose from "
-                    f"{', '.join(map(str, full))}"
-                )
+                raise InputError(f"layer {layer} of the model has no full attention. Choose from {full}")
         return sorted({layer % count for layer in layers}), sorted({layer % count for layer in self.heads})
 
 
@@ -85,10 +82,11 @@ def capture_while_generating(
     """
     from ..inference.generation import AnswerRow, Decoding, generate_with_transformers
 
+    config = config or CaptureConfig()
+    config.resolve(checkpoint.model)  # a layer that cannot be recorded is reported before the answer is generated
     inputs, row = checkpoint.inputs([image], [prompt]), AnswerRow(0, ())
-    decoding = Decoding(max_new_tokens=max_new_tokens)
-    generate_with_transformers(checkpoint, [row], inputs, decoding, **options)
-    return _record(checkpoint, image, inputs, row.token_ids, config or CaptureConfig())
+    generate_with_transformers(checkpoint, [row], inputs, Decoding(max_new_tokens=max_new_tokens), **options)
+    return _record(checkpoint, image, inputs, row.token_ids, config)
 
 
 def capture_teacher_forced(
@@ -98,11 +96,6 @@ def capture_teacher_forced(
     if not token_ids:
         raise ValueError("an answer without tokens has no attention")
     return _record(checkpoint, image, checkpoint.inputs([image], [prompt]), token_ids, config or CaptureConfig())
-
-
-def image_columns(input_ids: Sequence[int], image_token_id: int) -> list[int]:
-    """Return the positions of the image's tokens in a prompt."""
-    return [column for column, token in enumerate(input_ids) if token == image_token_id]
 
 
 def _record(
@@ -115,7 +108,7 @@ def _record(
 
     model, prompt_ids = checkpoint.model, inputs["input_ids"]
     start, layers, heads = prompt_ids.shape[1], *config.resolve(model)
-    columns = image_columns(prompt_ids[0].tolist(), checkpoint.image_token_id)
+    columns = (prompt_ids[0] == checkpoint.image_token_id).nonzero()[:, 0].tolist()
     recorder = ImageRecorder(layers, columns, start, config.reduction, heads, getattr(torch, config.dtype))
     answer = prompt_ids.new_tensor([list(ids)])
     fills = {"input_ids": answer, "attention_mask": torch.ones_like(answer)}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.conventions import CONVENTIONS, read
 from ..core.images import unpad_map
 from ..core.prompts import IMAGE_TAG
 from ..core.reasoning import HEADINGS, Response, Span
@@ -148,12 +149,13 @@ def mean_maps(attention: NDArray[np.floating], spans: Mapping[str, Span]) -> NDA
 def attention_by_step(checkpoint: Checkpoint, captured: CapturedAnswer, image: Image) -> AnswerAttention:
     """Split a captured answer about an image into its steps."""
     text, characters = token_spans(checkpoint.tokenizer, captured.token_ids)
-    response = checkpoint.read(text, image)
+    sent = checkpoint.sent_size(image)
+    response = read(text, image.size, CONVENTIONS[checkpoint.coordinates], sent)
     spans = step_spans(response, characters)
     even = captured.image_tokens / captured.keys
     uniform = [float(even[slice(*spans[key])].mean()) if key in spans else np.nan for key in STEP_TITLES]
     maps = mean_maps(captured.attention, spans)
-    shares, sent = np.asarray(uniform, np.float32), checkpoint.sent(image)
+    shares = np.asarray(uniform, np.float32)
     return AnswerAttention(response, spans, maps, shares, captured, checkpoint.coordinates, sent)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core.conventions import CONVENTIONS, write_question
+from ..core.conventions import CONVENTIONS, read, write_question
 from ..core.prompts import bare_instruction, question_text
 from ..core.reasoning import Response
 from ..utils.command import InputError
@@ -260,9 +260,10 @@ class Predictor:
     def _prediction(
         self, rows: Sequence[AnswerRow], prompt: str, image: Image, seconds: float, decoding: Decoding
     ) -> Prediction:
-        tokenizer, size = self.checkpoint.tokenizer, image.size
+        tokenizer, size, sent = self.checkpoint.tokenizer, image.size, self.checkpoint.sent_size(image)
+        convention = CONVENTIONS[self.checkpoint.coordinates]
         texts = tuple(tokenizer.decode(row.token_ids, skip_special_tokens=True).strip() for row in rows)
-        responses = [self.checkpoint.read(text, image) for text in texts]
+        responses = [read(text, size, convention, sent) for text in texts]
         chosen = medoid(responses, size) if decoding.aggregate == "medoid" else 0
         ids, response = rows[chosen].token_ids, responses[chosen]
         if len(rows) > 1:
@@ -273,7 +274,7 @@ class Predictor:
         cut = len(ids) >= decoding.max_new_tokens and not decoding.constrained
         return Prediction(
             texts[chosen], tuple(ids), response, prompt, sum(points) / len(points) if points else None, seconds, points,
-            texts if len(texts) > 1 else (), cut, self.checkpoint.coordinates, self.checkpoint.sent(image),
+            texts if len(texts) > 1 else (), cut, convention.name, sent,
         )  # fmt: skip
 
 

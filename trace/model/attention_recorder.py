@@ -39,14 +39,14 @@ class _Ended(Exception):
 
 # The recorder, and the layer after which the forward pass ends.
 _active: ContextVar[tuple[Recorder | None, int | None]] = ContextVar("recorder", default=(None, None))
-_bias: ContextVar[tuple[float, Tensor] | None] = ContextVar("image bias", default=None)
+_bias: ContextVar[tuple[float, Tensor, list[int]] | None] = ContextVar("image bias", default=None)
 
 
 def _recording_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     (recorder, last), bias = _active.get(), _bias.get()
-    if bias is not None and kwargs.get("sliding_window") is None:  # a sliding layer's cache has dropped columns
+    if bias is not None and module.layer_idx in bias[2]:  # the cache of a sliding layer drops columns
         image_BK = bias[1].repeat_interleave(len(query) // len(bias[1]), dim=0)  # beams of one row
         image_BK = nn.functional.pad(image_BK, (0, key.shape[2] - image_BK.shape[1]))
         attention_mask = biased_mask(attention_mask, image_BK, bias[0], query)
@@ -88,7 +88,7 @@ def image_bias(model: nn.Module, bias: float, image_BK: Tensor) -> Iterator[None
     if not bias:
         yield
         return
-    token = _bias.set((bias, image_BK))
+    token = _bias.set((bias, image_BK, full_attention_layers(model.config.get_text_config())))
     try:
         with language_attention(model, IMPLEMENTATION):
             yield
@@ -110,6 +110,12 @@ def recording(model: nn.Module, recorder: Recorder, only: bool = False) -> Itera
             yield
     finally:
         _active.reset(token)
+
+
+def full_attention_layers(text_config: Any) -> list[int]:
+    """The layers of a language model that attend to every token before; others slide over them, or have a state."""
+    kinds = getattr(text_config, "layer_types", None) or ["full_attention"] * text_config.num_hidden_layers
+    return [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
 
 
 @contextmanager

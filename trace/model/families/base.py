@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.conventions import CONVENTIONS, read
 from ...utils.command import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from ...core.reasoning import Response
     from ..saving import ModelCard
 
 
@@ -138,12 +136,8 @@ class Checkpoint(ABC):
         """
         return None
 
-    def read(self, text: str, image: Image) -> Response:
-        """Read an answer about an image in the convention that the model writes in."""
-        return read(text, image.size, CONVENTIONS[self.coordinates], self.sent(image))
-
-    def sent(self, image: Image) -> tuple[int, int] | None:
-        """The size of the picture that the model's coordinates count, to record with an answer; None for fractions."""
+    def sent_size(self, image: Image) -> tuple[int, int] | None:
+        """The size by which an answer's coordinates are read, and which is recorded with it; None for fractions."""
         return None if self.coordinates == "unit" else self.seen_size(image)
 
     def seen_size(self, image: Image) -> tuple[int, int]:
