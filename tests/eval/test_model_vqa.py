@@ -74,7 +74,9 @@ def test_answers_and_record(answer, capsys):
 
 
 @pytest.mark.parametrize("sampling", [[], ["--temperature", "1.5", "--seed", "3"]])
-def test_killed_run_continues_to_the_same_bytes(answer, tmp_path, sampling, monkeypatch):
+@pytest.mark.parametrize("family", [None, "qwen3_vl"])
+def test_killed_run_continues_to_the_same_bytes(answer, tmp_path, family, sampling, monkeypatch, family_folder):
+    sampling = [*sampling, "--model", family_folder(family)] if family else sampling
     complete, written = answer("--batch-size", "2", *sampling, name="complete.jsonl"), 0
 
     class Writer(model_vqa.JsonlWriter):
