@@ -19,7 +19,7 @@ from ..utils.command import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..model.checkpoint import Checkpoint
+    from ..model.families.base import Checkpoint
 
 DEFAULT_LAYERS = 3  # the last ones
 

@@ -33,7 +33,7 @@ from .results import EFFECTS, AttentionRecord, read_records
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..model.checkpoint import Checkpoint
+    from ..model.families.base import Checkpoint
 
 LINES = "interventions.jsonl"
 KINDS = ("control", "object", "place", "direction", "goal")

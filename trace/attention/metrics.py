@@ -87,8 +87,8 @@ def uniform(even: Grid, where: Regions, share: float) -> Values:
     """
     values, weights = measure((even * share).astype(np.float32), where), even.ravel().tolist()
     distances = [_distance(token, len(even), where.points) for token in range(even.size)]
-    known = None if None in distances else fmean(distances, weights)  # any peak
-    return {**values, "share": share, "distance": known}
+    known = [distance for distance in distances if distance is not None]  # all of them, or none without points
+    return {**values, "share": share, "distance": fmean(known, weights) if known else None}  # any peak
 
 
 def _distance(token: int, patches: int, points: Sequence[Point]) -> float | None:

@@ -30,7 +30,7 @@ from .capture import CaptureConfig, CapturedAnswer, capture_teacher_forced, capt
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..model.checkpoint import Checkpoint
+    from ..model.families.base import Checkpoint
 
 ANSWER = "answer"
 STEP_TITLES: Mapping[str, str] = {**HEADINGS, ANSWER: "Final answer"}

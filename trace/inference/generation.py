@@ -1,8 +1,9 @@
-"""How answers are generated: the settings, and a loop over packed rows that gives the same tokens as one at a time.
+"""How answers are generated: the settings, and two loops that give the same tokens for rows together and one at a time.
 
-Every row owns a slot of the key-value cache and fills its columns from the left, so that a token's column is its
-position and nothing is padded. A pass takes any number of new tokens from every row. The part of a prompt up to the end
-of its image is computed once for all questions about the image.
+`generate` packs the rows, for models that allow it; `generate_with_transformers` runs any model. In the first, every row
+owns a slot of the key-value cache and fills its columns from the left, so that a token's column is its position and
+nothing is padded. A pass takes any number of new tokens from every row. The part of a prompt up to the end of its image
+is computed once for all questions about the image.
 
 Tensor names carry their axes: N packed tokens, S slots, V vocabulary, D channels.
 """
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ..model.checkpoint import Checkpoint
+    from ..model.families.base import Checkpoint
     from .constrained_decoding import Guide
     from .kv_cache import PackedCache
 

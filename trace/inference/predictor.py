@@ -30,7 +30,7 @@ from .vision_cache import ImageLike, Loaded, VisionCache, free_memory, pass_byte
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..model.checkpoint import Checkpoint
+    from ..model.families.base import Checkpoint
     from .constrained_decoding import Grammar
 
 READERS = 4  # threads that decode images while the model generates

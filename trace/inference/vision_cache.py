@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from ..model.checkpoint import Checkpoint
+    from ..model.families.base import Checkpoint
 
 VISION_BATCH = 16  # images that go through the vision tower together
 

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from ..core.images import PAD_COLOR, Images, on_object, open_image, open_instances, patch_coverage
 from ..core.points import Point
 from ..core.prompts import IGNORE, template
-from ..model.checkpoint import Checkpoint
+from ..model.families.base import Checkpoint
 from ..utils.command import InputError
 from .token_cache import BLANK_SIZE, KINDS, ConversationEncoder, TokenEncoder, learned_spans, open_cache
 

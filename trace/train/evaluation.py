@@ -19,7 +19,7 @@ from ..drawing.figures import draw_overlay
 from ..eval.benchmark import open_benchmark
 from ..eval.scoring import score
 from ..inference.predictor import Predictor
-from ..model.checkpoint import Checkpoint
+from ..model.families.base import Checkpoint
 from ..utils.command import InputError
 from .config import TrainConfig
 
