@@ -42,7 +42,7 @@ def checkpoint(family, family_folder):
 
 
 def test_what_is_learned_is_the_answers_and_their_ends(checkpoint, family):
-    end = END.get(family, "<|im_end|>")
+    checkpoint.coordinates, end = "unit", END.get(family, "<|im_end|>")
     rows = checkpoint.learned_conversations(SEVERAL)
     answers = [START.get(family, "") + text for text in (ALONE[1].text, SEVERAL[3].text)]
     assert len(rows) == (2 if family in SPLIT else 1)

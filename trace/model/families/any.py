@@ -342,7 +342,7 @@ def load_processor(folder: Path) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or type(config) not in PROCESSOR_MAPPING:
         raise InputError(
-            f"{folder} is a {config.model_type!r} model, which reads no images. Choose a vision-language model"
+            f"{folder / 'config.json'} is of a {config.model_type!r} model, which reads no images. Choose another model"
         )
     stored = PROCESSOR_MAPPING[type(config)]
     pil = f"{folder}: transformers has no processor on PIL for {config.model_type!r} models. Choose another model"
