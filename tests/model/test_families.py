@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 import transformers as hf
 from peft import LoraConfig, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES
 
 from trace_vlm.core.prompts import IGNORE
@@ -148,6 +150,11 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(family_folder, tmp_path):
     processor.save_pretrained(copy)
     (copy / "chat_template.jinja").unlink()
     with pytest.raises(InputError, match="chat_template"):
+        load(copy)
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: weights[name] for name in weights if "norm.weight" not in name}, copy / "model.safetensors")
+    shutil.copy(family_folder("qwen3_vl") / "chat_template.jinja", copy)
+    with pytest.raises(InputError, match="untold.*norm.weight"):
         load(copy)
     checkpoint = load(family_folder("qwen3_vl"))
     with pytest.raises(InputError, match="image_pad"):

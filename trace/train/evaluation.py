@@ -58,7 +58,7 @@ class BenchmarkCallback(TrainerCallback):
         options: dict[str, Any] = {"reasoning": settings.reasoning, "max_new_tokens": settings.max_new_tokens}
         checkpoint, wrapped = self._checkpoint, self._checkpoint.model
         model = wrapped.get_base_model() if hasattr(wrapped, "peft_config") else wrapped
-        parts = {name: getattr(model.config, name) for name in model.config.sub_configs}
+        parts = {name: getattr(model.config, name) for name in ("text_config", "vision_config")}
         before = {name: part._attn_implementation for name, part in parts.items()}
         model.set_attn_implementation(dict.fromkeys(parts, "sdpa"))  # keeps a cache, and works in float32 too
         model.eval()

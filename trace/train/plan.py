@@ -70,7 +70,7 @@ def model_dimensions(config: TrainConfig) -> tuple[str, memory.ModelDimensions]:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
-        advice = f"Use --set model=trace-13b or another of {', '.join(PRESETS)}."
+        advice = f"Download it and use --set model=FOLDER, or a preset: {', '.join(PRESETS)}."
         raise InputError(f"model: {folder} is neither a folder with config.json nor a known name. {advice}")
     config = read_json(folder / "config.json")
     return dict(config.get("vision_config", config)) if config.get("model_type") == "clip" else dict(config)

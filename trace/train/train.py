@@ -75,8 +75,9 @@ def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, A
     record, may_change = read_json(path), MAY_CHANGE
     if config.loss_norm == "microbatch" or config.grounding_loss is not None:  # means over forward passes
         may_change = MAY_CHANGE - {"micro_batch_size", "pack_tokens"}
+    defaults = {key.name: key.default for key in dataclasses.fields(config)}  # of keys that did not exist then
     for key, value in wanted.items():
-        if key not in may_change and (before := record.get("config", {}).get(key)) != value:
+        if key not in may_change and (before := record.get("config", {}).get(key, defaults[key])) != value:
             raise InputError(f"{folder} holds a run with {key}: {before!r}, now {value!r}. Choose another output_dir.")
     for name, digest in hashes.items():
         if record.get("data_sha256", {}).get(name, digest) != digest:

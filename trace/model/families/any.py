@@ -27,7 +27,7 @@ from ...utils.command import InputError
 from ...utils.files import write_json
 from ..build import quantization, weight_dtype
 from ..checkpoint_formats import input_errors, read_object
-from ..presets import model_name
+from ..presets import hub_repository, model_name
 from ..saving import ModelCard, make_card, write_card
 from .base import Checkpoint, count_parts
 from .image_places import image_places, patch_weights
@@ -302,13 +302,18 @@ def load_any(
     if isinstance(attention := options.get("attn_implementation"), str):  # Gemma 4's audio tower knows eager alone
         options = {**options, "attn_implementation": dict.fromkeys(("text_config", "vision_config"), attention)}
     with input_errors(folder):
-        model = AutoModelForImageTextToText.from_pretrained(folder, config=config, dtype=kind, **options)
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder, config=config, dtype=kind, output_loading_info=True, **options
+        )
+        if report["missing_keys"]:  # transformers fills them with random numbers, and warns
+            names = sorted(report["missing_keys"])
+            raise InputError(f"{folder} lacks {len(names)} weights, such as {names[0]}. Get the complete model")
         if adapter is not None:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model = model if "device_map" in options else model.to(device)
-    model.name_or_path = model.config.name_or_path = str(folder)
+    model.name_or_path = model.config.name_or_path = hub_repository(folder) or str(folder)  # an adapter's base
     card, coordinates = make_card(str(folder), folder), read_coordinates(folder, adapter, config)
     return AnyCheckpoint(model.eval(), processor, name, path, card, coordinates=coordinates, folder=folder)
 
