@@ -34,6 +34,24 @@ def train_config(scenes, model, out, /, **changes):
     return build_config(TrainConfig, settings(scenes, model, out, **changes), "test")
 
 
+def first_step(config):
+    """Loss and gradients of the first step of a run, as its trainer computes them."""
+    import torch
+
+    from trace_vlm.train.guards import StopSignal
+    from trace_vlm.train.sft import prepare
+
+    folder = Path(config.output_dir)
+    folder.mkdir()
+    trainer = prepare(config, folder, StopSignal())
+    loader, passes = iter(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
+    batches, items = trainer.get_batch_samples(loader, passes, torch.device("cpu"))
+    losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=items) for batch in batches]
+    sum(losses).backward()
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return sum(loss.item() for loss in losses), gradients, trainer
+
+
 def logged(folder, name="loss"):
     """What a run logged under `name`, step by step."""
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

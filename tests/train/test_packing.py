@@ -7,11 +7,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from train_together import train_config
+from train_together import first_step, train_config
 
 from trace_vlm.train.batching import BatchSchedule, ProcessBatchSampler
-from trace_vlm.train.guards import StopSignal
-from trace_vlm.train.sft import prepare
 from trace_vlm.train.varlen_attention import PackedRows, packed_attention
 from trace_vlm.utils.command import InputError
 
@@ -41,14 +39,7 @@ def one_step(scenes, mixed, tiny_folder, tmp_path):
     def run(name, **changes):
         values = {"data": [str(mixed)], "global_batch_size": 12, "micro_batch_size": 3, "max_length": 512}
         config = train_config(scenes, tiny_folder, tmp_path / name, **values | {"pack_tokens": 512} | changes)
-        (tmp_path / name).mkdir()
-        trainer = prepare(config, tmp_path / name, StopSignal())
-        loader, passes = iter(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
-        batches, items = trainer.get_batch_samples(loader, passes, torch.device("cpu"))
-        losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=items) for batch in batches]
-        sum(losses).backward()
-        gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
-        return sum(loss.item() for loss in losses), gradients, trainer
+        return first_step(config)
 
     return run
 
