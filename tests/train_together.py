@@ -41,9 +41,8 @@ def first_step(config):
     from trace_vlm.train.guards import StopSignal
     from trace_vlm.train.sft import prepare
 
-    folder = Path(config.output_dir)
-    folder.mkdir()
-    trainer = prepare(config, folder, StopSignal())
+    Path(config.output_dir).mkdir()
+    trainer = prepare(config, Path(config.output_dir), StopSignal())
     loader, passes = iter(trainer.get_train_dataloader()), trainer.args.gradient_accumulation_steps
     batches, items = trainer.get_batch_samples(loader, passes, torch.device("cpu"))
     losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=items) for batch in batches]

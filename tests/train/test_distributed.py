@@ -85,6 +85,19 @@ def test_compiled_layers_give_the_same_losses_also_after_a_kill(run_of, zero):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [FULL, LORA_WITHOUT_DROPOUT], ids=["full", "lora"])
+@pytest.mark.parametrize("zero", [2, 3])
+def test_another_family_is_trained_alike_by_any_number_of_processes(run_of, family_folder, zero, trained):
+    changes = {"model": str(family_folder("qwen3_vl")), "packing": zero == 3, "max_length": 512, "pack_tokens": 512}
+    alone, complete, cut = (run_of(str(n), zero, "fp32", trained, min(n, 2), **changes) for n in (1, 2, 3))
+    cut.start().when_saved(2).kill()
+    for run in (alone, complete, cut):
+        run.to_its_end()
+    assert logged(alone.folder) == pytest.approx(logged(complete.folder), abs=1e-5)
+    assert_same(complete, cut)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [FULL, LORA_WITHOUT_DROPOUT], ids=["full", "lora"])
 @pytest.mark.parametrize(("zero", "precision"), product((2, 3), ("fp32", "bf16")))
 def test_every_pair_resumes_bit_for_bit_and_on_another_number_of_processes(run_of, tmp_path, zero, precision, trained):
     complete, cut = (run_of(name, zero, precision, trained) for name in ("complete", "cut"))
