@@ -199,8 +199,14 @@ def evaluation(tmp_path):
     }
 
 
-def test_a_benchmark_is_answered_during_training_and_changes_nothing(scenes, tiny_folder, evaluation, tmp_path):
-    common = {"max_steps": 3, "packing": True, "pack_tokens": 512}
+LORA = {"trainable": {"llm": "lora", "projector": "full"}, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}}
+
+
+@pytest.mark.parametrize("trained", [{"packing": True, "pack_tokens": 512}, LORA], ids=["packed", "lora"])
+def test_a_benchmark_is_answered_during_training_and_changes_nothing(
+    scenes, tiny_folder, evaluation, tmp_path, trained
+):
+    common = {"max_steps": 3, **trained}
     asked = train(train_config(scenes, tiny_folder, tmp_path / "asked", evaluation=evaluation, **common))
     plain = train(train_config(scenes, tiny_folder, tmp_path / "plain", **common))
     assert logged(asked, "point_accuracy") and len(logged(asked, "token_loss")) == 3

@@ -51,6 +51,7 @@ def set_trainable(model: Any, config: TrainConfig) -> Any:
             modules_to_save=saved or None, task_type="CAUSAL_LM",
         )  # fmt: skip
         # ZeRO-3 needs one type, the base's; the optimizer's copy is float32 anyway.
+        torch.manual_seed(config.seed)  # the adapters' first numbers; the Trainer, which comes later, seeds again
         model = get_peft_model(model, settings, autocast_adapter_dtype=False)
     for name, parameter in model.named_parameters():
         part = part_of(name)
