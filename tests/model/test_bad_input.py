@@ -99,6 +99,7 @@ BROKEN = {
     "cut configuration": ("full", None, rewrite(CONFIG, lambda content: content[:20]), "config.json, line 2"),
     "wrong type": ("full", None, edit(CONFIG, rms_norm_eps="small"), "config.json.*rms_norm_eps"),
     "no heads": ("full", None, edit(CONFIG, num_attention_heads=0), "config.json: num_attention_heads"),
+    "a part that is no object": ("full", None, edit(CONFIG, model_type="llava", text_config="x"), "text_config.*'x'"),
     "Mistral": ("full", None, edit(CONFIG, model_type="llava_mistral"), "config.json.*llava_mistral"),
     "MPT": ("lora", "base", edit("base/config.json", model_type="mpt"), "base/config.json.*mpt"),
     "LLaVA-1.6": ("full", None, edit(CONFIG, mm_patch_merge_type="spatial_unpad"), "mm_patch_merge_type"),

@@ -81,8 +81,9 @@ def any_model(path: str | Path, base: str | Path | None = None) -> tuple[Path, P
         folder, adapter = model_folder(named, "the base model", folder), folder
     config = read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     if config.get("model_type") == "llava" and "text_config" in config:
-        parts = [(config[part] or {}).get("model_type") for part in ("text_config", "vision_config")]
-        llava = parts[0] in (None, "llama") and parts[1] in (None, *CLIP_TYPES)
+        known = {"text_config": (None, "llama"), "vision_config": (None, *CLIP_TYPES)}
+        parts = [(config.get(part), types) for part, types in known.items()]  # what is no object is refused later
+        llava = all(not isinstance(part, dict) or part.get("model_type") in types for part, types in parts)
     else:
         llava = config.get("model_type") in (None, *LLAVA_TYPES, *CLIP_TYPES)
     return None if llava else (folder, adapter)

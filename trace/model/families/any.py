@@ -295,9 +295,10 @@ def load_any(
     from transformers import AutoModelForImageTextToText
 
     processor, config = load_processor(folder)
-    kind = "auto" if dtype == "auto" else weight_dtype(dtype)
+    kind = weight_dtype(stored_dtype(folder) if dtype == "auto" else dtype)
     if quantize is not None:
-        parts = ["lm_head", "model.visual", "model.vision_tower", "model.vision_model", "model.multi_modal_projector"]
+        parts = ["lm_head", "model.visual", "model.vision_tower", "model.vision_model", "model.multi_modal_projector",
+                 "model.connector"]  # fmt: skip
         options = {"device_map": {"": device}, **options, "quantization_config": quantization(quantize, kind, parts)}
     if isinstance(attention := options.get("attn_implementation"), str):  # Gemma 4's audio tower knows eager alone
         options = {**options, "attn_implementation": dict.fromkeys(("text_config", "vision_config"), attention)}
