@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/eval_throughput.py --out eval_throughput.json            # CPU: 8 layers of 1024
     python benchmarks/eval_throughput.py --out eval_throughput.json --preset 13b                 # GPU: bfloat16
+    python benchmarks/eval_throughput.py --out static.json --preset 13b --static                 # GPU: the second part
 
 Random weights, 128 new tokens, greedy. All ways are measured in one process, one after the other:
 
@@ -16,6 +17,9 @@ Constrained answers may be shorter than 128 tokens: they are set against a loop 
 On a CPU seconds are those of the process, so that other work on the machine does not count. On a GPU they are the
 clock's, and tokens a second of decoding are set against the bound that reading the weights and the cache once a step
 puts on a batch (--bandwidth, in bytes a second). Progress is printed to standard error.
+
+With --static, one batch (--batch-size, 32) by the project's loop and by `generate` with its caches, which decides
+whether the loop stays, and one answer with its attention recorded. What fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import platform
 import re
 import sys
@@ -39,14 +44,18 @@ SIZES = {
     "13b": ({"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
              "num_key_value_heads": 40},
             {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}),
+    "tiny": ({"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "num_key_value_heads": 2},
+             {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}),
 }  # fmt: skip
+WORTH = 1.3  # times the speed of `generate` with a static cache: below it the project's own loop goes
 QUESTIONS = {"cpu": 32, "cuda": 96}
 TARGETS = {"cpu": {"batched": 2.3, "constrained": 3.0}, "cuda": {"batched": 15.0}}
 SUBJECTS = ["red mug", "small blue bowl", "wooden spoon", "green plate beside the window", "yellow box", "white cup"]
 WAYS = ["left of", "right of", "behind", "in front of", "next to", "on the left part of the table, near"]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=SIZES, default="1024x8")
     parser.add_argument("--questions", type=int, help="for the batched ways; 32 on a CPU, 96 on a GPU")
@@ -60,8 +69,12 @@ def main() -> int:
         "--bandwidth", type=float, default=3.35e12, help="of the GPU's memory, bytes a second (H100 SXM)"
     )
     parser.add_argument("--device", default=None)
+    parser.add_argument("--static", action="store_true", help="against `generate` with a static cache, and attention")
     parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    if arguments.static:
+        compare_with_static(arguments)
+        return 0
     result = measure(arguments)
     print(json.dumps(result, indent=2))
     if arguments.out is not None:
@@ -119,6 +132,67 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         _, prompt = ours("batched, its first token", images[:batch], 1)
         result |= bandwidth(arguments, predictor, min(batch, len(images)), texts, seconds, prompt)
     return result | {"minutes": round(say.elapsed / 60, 2)}
+
+
+def compare_with_static(arguments: argparse.Namespace) -> None:
+    """Time the ways of `--static`, each after a first call, and write what is known after each."""
+    import torch
+
+    from trace_vlm.attention.capture import capture_while_generating
+    from trace_vlm.inference.generation import AnswerRow, Decoding, generate_with_transformers
+    from trace_vlm.inference.predictor import Predictor
+
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    say, checkpoint = Steps(), make_model(arguments.preset, device)
+    predictor, new = Predictor(checkpoint), arguments.new_tokens
+    images, texts = questions(arguments.batch_size or 32)
+    prompts = [rendered(text) for text in texts]
+
+    def theirs(tokens: int, count: int = len(images), **options: Any) -> None:
+        rows = [AnswerRow(index, ()) for index in range(count)]
+        inputs = checkpoint.inputs(images[:count], prompts[:count])
+        generate_with_transformers(checkpoint, rows, inputs, Decoding(max_new_tokens=tokens), **options)
+
+    ways: dict[str, Callable[[int], object]] = {
+        "ours": lambda tokens: predictor.predict(images, texts, max_new_tokens=tokens, batch_size=len(images)),
+        "static": lambda tokens: theirs(tokens, cache_implementation="static", disable_compile=True),
+        "one answer": lambda tokens: theirs(tokens, 1),
+        "its attention recorded": lambda tokens: capture_while_generating(
+            checkpoint, images[0], prompts[0], max_new_tokens=tokens
+        ),
+        "static, compiled": lambda tokens: theirs(tokens, cache_implementation="static"),  # default on a GPU
+        "dynamic": theirs,
+    }
+    result: dict[str, Any] = {
+        "preset": arguments.preset,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "dtype": str(checkpoint.model.dtype), "torch": torch.__version__, "questions": len(images), "new_tokens": new,
+        "seconds": {}, "failed": {},
+    }  # fmt: skip
+    for name, way in ways.items():
+        try:
+            way(new if "compiled" in name else min(new, 4))  # allocates, chooses kernels, compiles for this length
+            started = clock(device)
+            way(new)
+            result["seconds"][name] = round(clock(device) - started, 4)
+        except RuntimeError as error:  # out of memory, or a compiler that fails
+            result["failed"][name] = " ".join(str(error).split())
+        say(f"{name}: {result['seconds'].get(name) or result['failed'].get(name)} s")
+        result |= verdict(result["seconds"])
+        if arguments.out is not None:
+            arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def verdict(seconds: dict[str, float]) -> dict[str, Any]:
+    """The ratios that are known, and what the first means for the loop; the faster static cache counts."""
+    found: dict[str, Any] = {}
+    if "ours" in seconds and "static" in seconds:
+        ratio = min(seconds["static"], seconds.get("static, compiled", math.inf)) / seconds["ours"]
+        found = {"static / ours": round(ratio, 2), "our loop": "stays" if ratio >= WORTH else "goes"}
+    if "one answer" in seconds and "its attention recorded" in seconds:
+        found["attention recorded / not"] = round(seconds["its attention recorded"] / seconds["one answer"], 3)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Training on a GPU: tokens a second, MFU and peak memory, packed against padded, SDPA against varlen, in one script.
 
-    python benchmarks/train_gpu.py --out train_gpu.json           one GPU, under nine minutes
-    python benchmarks/train_gpu.py --tiny --out train_gpu.json    a CPU with a tiny model: tests the script
+    python benchmarks/train_gpu.py --out train_gpu.json                    one GPU, under nine minutes: LLaVA
+    python benchmarks/train_gpu.py --model qwen3-vl --out train_gpu.json   one GPU, five minutes: Qwen3-VL 4B and 8B
+    python benchmarks/train_gpu.py --tiny --out train_gpu.json             a CPU, a tiny model: tests the script
 
-Random weights at the real dimensions, 336-pixel images, lengths as instruction data has them (log-uniform text behind
-an image of 576 tokens). The cases of a model and way of learning share a process with a time limit, so that what
-`compile: true` made for one serves the next: 7B full fine-tuning, 7B LoRA, 13B LoRA.
+Random weights at the real dimensions, lengths as instruction data has them: log-uniform text behind an image of 336
+pixels and 576 tokens, or for Qwen3-VL of 640 x 480 pixels and 300 tokens, as its own processor makes it. The cases of
+a model and way of learning share a process with a time limit, so that what `compile: true` made for one serves the
+next: 7B full fine-tuning, 7B LoRA, 13B LoRA, 4B and 8B LoRA. Every result is printed as soon as it is there.
 
 LoRA steps with torch's AdamW, or where `engine` says so in DeepSpeed's ZeRO-2, as its recipe does, with float32 copies
 of what learns. Adam's float32 states of a full 7B take more than one GPU's memory, so that case steps with plain SGD
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Case:
     line: int = 8192  # tokens of a packed forward pass
     compiled: bool = False  # compile: true
     engine: str = "torch"  # what steps: torch's optimizer, or zero2
+    rank: int = 128  # of LoRA
 
     @property
     def group(self) -> tuple[str, str]:
@@ -62,19 +65,68 @@ CASES = [
     Case("trace-13b", "lora", "packed", "varlen", engine="zero2"),
     Case("trace-13b", "lora", "padded", "sdpa", engine="zero2"),
     Case("trace-13b", "lora", "packed", "varlen", False, line=4096, compiled=True, engine="zero2"),
+    Case("qwen3-vl-4b", "lora", "packed", "varlen", rank=8),
+    Case("qwen3-vl-4b", "lora", "padded", "sdpa", rank=8),
+    Case("qwen3-vl-4b", "lora", "packed", "varlen", recompute=False, rank=8),
+    Case("qwen3-vl-4b", "lora", "packed", "varlen", recompute=False, compiled=True, rank=8),
+    Case("qwen3-vl-8b", "lora", "packed", "varlen", rank=8),
+    Case("qwen3-vl-8b", "lora", "padded", "sdpa", rank=8),
+    Case("qwen3-vl-8b", "lora", "packed", "varlen", recompute=False, rank=8),
 ]
-LIMITS = {("trace-7b", "full"): 150.0, ("trace-7b", "lora"): 240.0, ("trace-13b", "lora"): 160.0}  # seconds
+LIMITS = {("trace-7b", "full"): 150.0, ("trace-7b", "lora"): 240.0, ("trace-13b", "lora"): 160.0,
+          ("qwen3-vl-4b", "lora"): 190.0, ("qwen3-vl-8b", "lora"): 130.0}  # seconds  # fmt: skip
 TIMED = 7.0  # seconds of a case's steps, after the first
 ROWS, MICRO_BATCH, SHORTEST, LONGEST = 32, 8, 32, 1024
-RANK = 128
+# The published text and vision configurations; what both have is in `qwen3_vl`.
+QWEN3_VL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "qwen3-vl-4b": ({"hidden_size": 2560, "intermediate_size": 9728}, {"depth": 24, "hidden_size": 1024,
+                    "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}),
+    "qwen3-vl-8b": ({"hidden_size": 4096, "intermediate_size": 12288}, {"depth": 27, "hidden_size": 1152,
+                    "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}),
+}  # fmt: skip
 
 
-def model_of(name: str, tiny: bool, device: Any) -> Any:
+def checkpoint_of(name: str, tiny: bool, device: Any) -> Any:
     """Random weights in bfloat16, drawn on the device."""
     import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            return qwen3_vl(name, tiny) if name in QWEN3_VL else llava(name, tiny)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def qwen3_vl(name: str, tiny: bool) -> Any:
+    """The published dimensions, with the tokenizer, template and processor that the tests make offline."""
+    from transformers import AutoModelForImageTextToText
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    import tiny_models
+
+    from trace_vlm.model.families.any import AnyCheckpoint
+
+    config, processor = tiny_models.qwen3_vl()
+    if not tiny:
+        text, vision = QWEN3_VL[name]
+        rope = {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True, "rope_theta": 5e6}
+        text |= {"vocab_size": 151936, "num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8}
+        text |= {"head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 262144, "rope_parameters": rope}
+        config.text_config.update(text)
+        vision |= {"num_heads": 16, "num_position_embeddings": 2304, "out_hidden_size": text["hidden_size"]}
+        config.vision_config.update(vision)
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings = name == "qwen3-vl-4b"
+        processor.image_processor.size = {"shortest_edge": 256**2, "longest_edge": 4096**2}
+    return AnyCheckpoint(AutoModelForImageTextToText.from_config(config), processor, name, "")
+
+
+def llava(name: str, tiny: bool) -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaForConditionalGeneration
 
     from trace_vlm.model.build import llava_configuration
+    from trace_vlm.model.families.llava import LlavaCheckpoint
     from trace_vlm.model.presets import PRESETS
 
     preset = PRESETS[name]
@@ -85,45 +137,54 @@ def model_of(name: str, tiny: bool, device: Any) -> Any:
         vision |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         vision |= {"image_size": 56}
     config = llava_configuration(LlamaConfig(**text), CLIPVisionConfig(**vision), text["vocab_size"] - 1)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            return LlavaForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(before)
+    return LlavaCheckpoint(LlavaForConditionalGeneration(config), None, name, "")
 
 
-def rows_of(model: Any, count: int, seed: int = 0) -> list[dict[str, Any]]:
+def rows_of(checkpoint: Any, count: int) -> list[dict[str, Any]]:
+    """Rows as `train.dataset` makes them: `[tokens]`, or `[1, tokens]` where the processor makes them."""
     import numpy as np
     import torch
+    from PIL import Image
 
-    rng = np.random.default_rng(seed)
-    config, rows = model.config, []
-    image = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    from trace_vlm.train.memory import IMAGE_SIZE
+
+    rng = np.random.default_rng(0)
+    config, rows, inputs = checkpoint.model.config, [], {}
     longest = LONGEST if config.text_config.hidden_size > 64 else 64
+    if checkpoint.image_tokens is None:
+        picture = Image.fromarray(rng.integers(0, 255, (*IMAGE_SIZE[::-1], 3), np.uint8))
+        inputs = checkpoint.tensors([checkpoint.prompt("")], [picture])
+        beginning, words = inputs["input_ids"][0], 300  # the tokenizer is small, and ends with its special tokens
+    else:
+        side, words = config.vision_config.image_size, config.text_config.vocab_size - 64
+        beginning = torch.full((checkpoint.image_tokens,), config.image_token_index)
     for index in range(count):
         text = int(np.exp(rng.uniform(np.log(SHORTEST), np.log(longest))))
-        words = torch.tensor(rng.integers(3, config.text_config.vocab_size - 64, text))
-        ids = torch.cat([torch.full((image,), config.image_token_index), words])
+        ids = torch.cat([beginning, torch.tensor(rng.integers(3, words, text))])
         labels = torch.where(torch.arange(len(ids)) >= len(ids) - text // 2, ids, -100)
-        pixels = torch.tensor(
-            rng.standard_normal((3, config.vision_config.image_size, config.vision_config.image_size))
-        )
-        rows.append({
-            "row": index, "input_ids": ids, "labels": labels, "kinds": torch.full_like(ids, -1), "pixel_values":
-            pixels.to(torch.bfloat16), "position_ids": torch.arange(len(ids)), "branch": torch.zeros_like(ids),
-        })  # fmt: skip
+        row = {"input_ids": ids, "labels": labels, "kinds": torch.full_like(ids, -1)}
+        if inputs:
+            row |= {
+                "attention_mask": torch.ones_like(ids),
+                "mm_token_type_ids": (ids == checkpoint.image_token_id).int(),
+            }
+            row = {name: tensor[None] for name, tensor in row.items()} | {"image_grid_thw": inputs["image_grid_thw"]}
+            row["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
+            row["position_ids"] = checkpoint.positions(row)
+        else:
+            pixels = torch.tensor(rng.standard_normal((3, side, side))).to(torch.bfloat16)
+            row |= {"pixel_values": pixels, "position_ids": torch.arange(len(ids)), "branch": torch.zeros_like(ids)}
+        rows.append({"row": index, **row})
     return rows
 
 
 def configuration(case: Case, tiny: bool) -> Any:
     from trace_vlm.train.config import Lora, Trainable, TrainConfig
 
-    lora = case.llm == "lora"
+    trainable = Trainable(case.llm, projector="frozen" if case.model in QWEN3_VL else "full")  # as in the recipes
     return TrainConfig(
-        case.model, ["none"], "none", trainable=Trainable(llm=case.llm),
-        lora=Lora(r=4 if tiny else RANK) if lora else None,
+        case.model, ["none"], "none", trainable=trainable,
+        lora=Lora(r=4 if tiny else case.rank) if case.llm == "lora" else None,
         gradient_checkpointing=case.recompute, packing=case.layout == "packed", pack_tokens=case.line,
         micro_batch_size=MICRO_BATCH, deepspeed="zero2" if case.engine == "zero2" else None, compile=case.compiled,
     )  # fmt: skip
@@ -204,13 +265,14 @@ def run_group(cases: list[Case], tiny: bool, written: Path) -> None:
     """Measure cases that share a model; each result is a line of `written` as soon as it is there."""
     import torch
 
+    from trace_vlm.train.memory import checkpoint_dimensions
     from trace_vlm.train.param_groups import set_trainable
     from trace_vlm.train.sft import compile_layers
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = set_trainable(model_of(cases[0].model, tiny, device), configuration(cases[0], tiny)).to(device)
-    model.train()
-    rows = rows_of(model, ROWS)
+    checkpoint = checkpoint_of(cases[0].model, tiny, device)
+    size, rows = checkpoint_dimensions(checkpoint), rows_of(checkpoint, 2 * MICRO_BATCH if tiny else ROWS)
+    model = set_trainable(checkpoint.model, configuration(cases[0], tiny)).to(device).train()
     engine, kind, compiled = None, None, False
     for case in cases:
         if case.compiled and not compiled:
@@ -222,20 +284,22 @@ def run_group(cases: list[Case], tiny: bool, written: Path) -> None:
             engine, kind = ENGINES[case.engine](model, case.llm, device.type == "cuda"), case.engine
         assert engine is not None
         try:
-            found = run_case(case, tiny, model, rows, engine)
-        except torch.OutOfMemoryError as error:
+            found = run_case(case, tiny, model, size, rows, engine)
+        except RuntimeError as error:  # out of memory, or a kernel or compiler that fails
             found = {"failed": " ".join(str(error).split())}
             model.zero_grad()
+        found = {**dataclasses.asdict(case), **found}
+        print(time.strftime("%H:%M:%S"), json.dumps(found, default=float), flush=True)
         with written.open("a") as file:
             file.write(json.dumps(found, default=float) + "\n")
 
 
-def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], engine: Engine) -> dict[str, Any]:
+def run_case(case: Case, tiny: bool, model: Any, size: Any, rows: list[Any], engine: Engine) -> dict[str, Any]:
     import numpy as np
     import torch
 
     from trace_vlm.train import varlen_attention
-    from trace_vlm.train.memory import Workload, dimensions, training_flops
+    from trace_vlm.train.memory import Workload, training_flops
     from trace_vlm.train.step_metrics import peak_flops, peak_memory
 
     device, config, is_packed = model.device, configuration(case, tiny), case.layout == "packed"
@@ -246,11 +310,10 @@ def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], eng
     model.set_attn_implementation(
         {"text_config": varlen_attention.IMPLEMENTATION if is_packed else "sdpa", "vision_config": "sdpa"}
     )
-    lengths = np.array([len(row["input_ids"]) for row in rows], np.int32)
+    lengths = np.array([row["labels"].numel() for row in rows], np.int32)
     bins = bins_of(case, lengths, tiny)
-    size = dimensions(model.config.text_config.to_dict(), model.config.vision_config.to_dict(), case.model)
     learned = sum(int((row["labels"] != -100).sum()) for row in rows)
-    work = Workload(float(lengths.sum()), float((lengths.astype(float) ** 2).sum()), learned, ROWS)
+    work = Workload(float(lengths.sum()), float((lengths.astype(float) ** 2).sum()), learned, len(rows))
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -265,25 +328,26 @@ def run_case(case: Case, tiny: bool, model: Any, rows: list[dict[str, Any]], eng
     columns = max(labelled(rows, line) for line in bins)
     longest = max(int(lengths[line].sum()) for line in bins)
     if is_packed:
-        planned = plan(config, size, engine.optimizer, lengths.mean(), learned / ROWS, longest)
+        planned = plan(config, size, engine.optimizer, lengths.mean(), learned / len(rows), longest)
     else:
         planned = plan(config, size, engine.optimizer, widest, columns / 2)
     peak = peak_flops(device)
     useful = training_flops(size, work, config.modes, config.lora_rank)
     return {
         "tokens_per_second": lengths.sum() / spent,
-        "samples_per_second": ROWS / spent,
+        "samples_per_second": len(rows) / spent,
         "mfu": useful / spent / peak if peak else None,
         "peak_memory_gib": peak_memory(device) / 2**30,
+        "peak_by_plan": peak_memory(device) / planned["total"],
         "planned_gib": {name: value / 2**30 for name, value in planned.items()},
         "padding_share": 0.0
         if is_packed
         else 1 - lengths.sum() / sum(int(lengths[line].max()) * len(line) for line in bins),
         "longest_row": widest,
         "longest_line": longest,
-        "learned_a_row": learned / ROWS,
+        "learned_a_row": learned / len(rows),
         "labelled_columns": columns,
-        "tokens_a_row": lengths.sum() / ROWS,
+        "tokens_a_row": lengths.mean(),
         "passes": len(bins),
         "optimizer": engine.optimizer,
         "steps": len(times) - 1,
@@ -297,7 +361,7 @@ def timed(step: Callable[[], None], device: Any) -> list[float]:
     import torch
 
     times: list[float] = []
-    while len(times) < 2 or (sum(times[1:]) < TIMED and len(times) < 5):
+    while len(times) < 2 or (device.type == "cuda" and sum(times[1:]) < TIMED and len(times) < 5):
         started = time.perf_counter()
         step()
         if device.type == "cuda":
@@ -314,13 +378,13 @@ def one_step(
     from torch.nn import functional
 
     from trace_vlm.train import varlen_attention
-    from trace_vlm.train.dataset import Collator
+    from trace_vlm.train.dataset import Collator, ProcessorCollator
 
-    collate = Collator(0, packed=is_packed)
+    collate = (Collator if rows[0]["labels"].ndim == 1 else ProcessorCollator)(0, packed=is_packed)
     for line in bins:
         batch = collate([rows[row] for row in line])
         batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
-        names = ("input_ids", "position_ids", "attention_mask", "pixel_values")
+        names = ("input_ids", "position_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids")
         call = {key: batch[key] for key in names if key in batch}
         if is_packed:
             call["packed_rows"] = varlen_attention.PackedRows(batch["row_ends"], None, device)
@@ -338,9 +402,9 @@ def labelled(rows: list[dict[str, Any]], line: list[int]) -> int:
     """Columns of a padded batch in which some row has a label: there logits are computed for all of its rows."""
     import numpy as np
 
-    seen = np.zeros(max(len(row["input_ids"]) for row in rows), bool)
+    seen = np.zeros(max(row["labels"].numel() for row in rows), bool)
     for row in line:
-        labels = rows[row]["labels"].numpy()
+        labels = rows[row]["labels"].flatten().numpy()
         seen[: len(labels)] |= labels != -100
     return int(seen.sum())
 
@@ -367,14 +431,16 @@ def plan(
     return {**dataclasses.asdict(found), "total": found.total}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("train_gpu.json"))
     parser.add_argument("--tiny", action="store_true", help="tiny dimensions, to test this script without a GPU")
+    parser.add_argument("--model", default="trace", help="the beginning of the names of models")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of cases, from 0")
     parser.add_argument("--group", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    chosen = [case for number, case in enumerate(CASES) if args.only is None or number in args.only]
+    args = parser.parse_args(argv)
+    chosen = [CASES[number] for number in args.only or range(len(CASES))]
+    chosen = chosen if args.only else [case for case in chosen if case.model.startswith(args.model)]
     if args.group is not None:
         run_group(chosen, args.tiny, args.group)
         return
@@ -405,10 +471,7 @@ def measured(cases: list[Case], tiny: bool) -> list[dict[str, Any]]:
         except subprocess.TimeoutExpired:
             why = f"not done within {limit:g} s for the group"
         found = [json.loads(line) for line in written.read_text().splitlines()] if written.exists() else []
-    results = []
-    for case, result in itertools.zip_longest(cases, found, fillvalue=None):
-        results.append({**dataclasses.asdict(case), **(result or {"failed": why})})
-        print(json.dumps(results[-1]), flush=True)
+    results = found + [{**dataclasses.asdict(case), "failed": why} for case in cases[len(found) :]]
     print(f"{cases[0].model} {cases[0].llm}: {time.monotonic() - started:.0f} s in all", flush=True)
     return results
 

@@ -134,13 +134,15 @@ def test_deepspeed_trains_saves_and_loads(losses_of, tmp_path, zero, trained):
     assert load(tmp_path / "run").model is not None
 
 
-def test_attention_captured_on_the_gpu_is_the_cpus(pictures):
+@pytest.mark.parametrize("name", ["nano-base", "qwen3_vl"])
+def test_attention_captured_on_the_gpu_is_the_cpus(name, family_folder, pictures):
     maps = []
     for device in ("cpu", "cuda"):
-        checkpoint = load(resolve_model("nano-base"), device=device)
-        inputs = checkpoint.inputs(pictures[:1], [render_prompt(question_text("Point to the red mug.", False))])
+        checkpoint = load(resolve_model(name) if name == "nano-base" else family_folder(name), device=device)
+        inputs = checkpoint.inputs(pictures[:1], [checkpoint.prompt("Point to the red mug.")])
         columns = (inputs["input_ids"][0] == checkpoint.image_token_id).nonzero()[:, 0].tolist()
-        recorder = ImageRecorder(range(4), columns, inputs["input_ids"].shape[1], dtype=torch.float32)
+        layers = range(checkpoint.text_config.num_hidden_layers)
+        recorder = ImageRecorder(layers, columns, inputs["input_ids"].shape[1], dtype=torch.float32)
         with recording(checkpoint.model, recorder), torch.no_grad():
             checkpoint.model(**inputs)
         maps.append(recorder.attention())
