@@ -27,7 +27,7 @@ from .error_classes import UNANSWERED, ErrorClassifier, RegionDistances, Unparse
 from .statistics import Values
 
 MAX_SHUFFLES = 20  # answers about other images that are scored on a question's mask
-GROUP_FIELDS = ("category", "task", "kind", "relation")  # a question's own field, then fields of its meta
+GROUP_FIELDS = ("category", "task", "kind", "relation", "hops")  # a question's own field, then fields of its meta
 
 
 def score(points: Sequence[Point | Box], mask: Mask) -> float:
@@ -289,6 +289,7 @@ def question_groups(questions: Sequence[Question]) -> dict[tuple[str, str], list
         parts: dict[tuple[str, str], list[int]] = {}
         for index, question in enumerate(questions):
             value = question.category if name == "category" else question.meta.get(name)
+            value = len(value) if isinstance(value, list) else value  # hops, one entry each
             if value is not None:
                 parts.setdefault((name, str(value)), []).append(index)
         if len(parts) > 1 or (parts and sum(map(len, parts.values())) < len(questions)):

@@ -20,7 +20,7 @@ from .wording import DIRECTIONS, NEAR, PARTS, RELATIONS
 
 SURFACES = ("table", "counter", "shelf", "side table", "tray")
 SIMPLE = ("box", "ball", "cone")  # plain solids that the rooms leave out
-KINDS = ("direct", "relational", "located", "between", "free", "part")  # of questions, in their order
+KINDS = ("direct", "relational", "located", "between", "free", "part", "chain")  # of questions, in their order
 TRAINING, BENCHMARK = 0, 1  # the splits: first key of every random stream, so that their scenes are disjoint
 
 HalfSide = Annotated[float, Field(ge=0.1, le=3)]
@@ -31,6 +31,7 @@ Roll = Annotated[float, Field(ge=-45, le=45)]
 Slack = Annotated[float, Field(ge=0.2, le=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 QuestionCount = Annotated[int, Field(ge=0, le=20)]
+Hops = Annotated[int, Field(ge=2, le=3)]
 
 
 @config_class
@@ -109,6 +110,7 @@ class QuestionsConfig:
     between: QuestionCount = 1
     free: QuestionCount = 2
     part: QuestionCount = 1
+    chain: dict[Hops, QuestionCount] = field(default_factory=dict)  # by number of hops; half of them for free space
     relational_relations: tuple[str, ...] = DIRECTIONS
     located_relations: tuple[str, ...] = (*NEAR, "between", *PARTS)
     free_relations: tuple[str, ...] = (*DIRECTIONS, *NEAR)
@@ -160,12 +162,13 @@ class SceneConfig:
             if low > high:
                 raise InputError(f"{key} must be in ascending order, not {low}, {high}")
         few_categories = objects.max_categories > len(self.categories)
-        few_objects = objects.max_objects < 4 and questions.relational > 0
+        chains = any(questions.chain.values())
+        few_objects = objects.max_objects < (5 if chains else 4) and (questions.relational > 0 or chains)
         no_main_surface = world.kind == "room" and not {"table", "counter"} & set(world.surfaces)
         cone_overflows = relations.cone + relations.ambiguity > 85 or relations.cone - relations.ambiguity < 5
         mistakes = {
             "objects.max_categories is larger than the number of objects.categories": few_categories,
-            "objects.max_objects must be at least 4 for relational questions": few_objects,
+            "objects.max_objects must be at least 4 for relational questions, 5 for chains": few_objects,
             "objects.min_objects is smaller than objects.min_categories": objects.min_objects < objects.min_categories,
             "questions.min_visible is larger than objects.max_objects": questions.min_visible > objects.max_objects,
             "world.surfaces needs a table or a counter, the main surface": no_main_surface,
@@ -210,9 +213,15 @@ def load_scene_config(path: str | Path | None) -> SceneConfig:
 
 
 def as_dict(config: SceneConfig) -> dict[str, Any]:
-    """The configuration as JSON stores it (lists for tuples)."""
+    """The configuration as JSON stores it (lists for tuples); without `chain` where there is none."""
+
+    def stored(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): count for key, count in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
     return {
-        section: {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+        section: {key: stored(value) for key, value in fields.items() if value != {}}
         for section, fields in dataclasses.asdict(config).items()
     }
 
@@ -238,8 +247,9 @@ class DatasetSpec:
     @property
     def counts(self) -> dict[str, int]:
         """Questions of each kind a view, in the order in which they are numbered."""
-        relations = self.relations
-        return {kind: getattr(self.config.questions, kind) if relations.get(kind, True) else 0 for kind in KINDS}
+        relations, questions = self.relations, self.config.questions
+        given = {kind: getattr(questions, kind) for kind in KINDS} | {"chain": sum(questions.chain.values())}
+        return {kind: count if relations.get(kind, True) else 0 for kind, count in given.items()}
 
     @property
     def relations(self) -> dict[str, tuple[str, ...]]:
@@ -249,5 +259,6 @@ class DatasetSpec:
         kinds = {
             "relational": questions.relational_relations, "located": questions.located_relations,
             "between": ("between",), "free": questions.free_relations, "part": questions.part_relations,
+            "chain": questions.relational_relations,
         }  # fmt: skip
         return {kind: tuple(name for name in names if name not in hidden) for kind, names in kinds.items()}

@@ -181,7 +181,7 @@ def _sample(sample: Record, decimals: int) -> Sample:
 def _question(sample: Record, unseen: tuple[str, ...], boxes: bool) -> Question:
     meta, instruction = sample["meta"], sample["instruction"]
     text = box_question(instruction) if boxes else question_text(instruction, reasoning=False)
-    category = "unseen" if meta["relation"] in unseen else "seen"
+    category = "unseen" if any(hop["relation"] in unseen for hop in meta.get("hops", [meta])) else "seen"
     return Question(sample["id"], meta["image"].removeprefix("images/"), text, category, meta)
 
 

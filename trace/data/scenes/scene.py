@@ -10,9 +10,10 @@ import numpy as np
 
 from ...utils.command import InputError
 from .config import DatasetSpec
-from .objects import Floats, Ints
+from .objects import Bools, Floats, Ints
 from .objects.catalog import Body
 from .questions import relational
+from .questions.chains import ChainFinder, chain_questions
 from .questions.free_space import between_questions, free_questions, part_questions
 from .questions.object_questions import direct_questions, located_questions, relational_question
 from .questions.question import ViewQuestion
@@ -28,6 +29,7 @@ from .world.rooms import ScenePlan, plan_flat_table, plan_room
 from .world.surfaces import Reject, Room, supports_of
 
 BATCH = 48  # arrangements drawn and judged at a time
+GROUPS = 16  # groups of objects drawn for each, where chains are wanted
 MAX_ROUNDS = 400
 # Keys of the random streams of questions that are dealt out over the whole set: (which comes first, the others).
 STREAMS = {"free": (3, 4), "located": (6, 7), "part": (8, 9)}
@@ -49,10 +51,20 @@ class SceneBuilder:
         # Of each view: cells of its relational questions, and for each the directions in their order.
         self.cells: list[tuple[Cell, ...]] = []
         self.orders: list[Ints] = []
+        # Of each view with chains: the cell of the last link between objects with the order of its directions, and of
+        # each question the number of hops and whether it asks for free space.
+        self.links: list[tuple[Cell, Ints]] = []
+        self.chains: list[list[tuple[int, bool]]] = []
         for view in range(spec.views):
             wanted = list(relational.wanted_cells(spec.seed, spec.split, (number * spec.views + view) * count, count))
             self.cells.append(tuple(cell for cell, _ in wanted))
             self.orders.append(np.array([order for _, order in wanted], np.int64).reshape(-1, len(DIRECTIONS)))
+            if spec.counts["chain"]:
+                first = number * spec.views + view
+                wanted = wanted or list(relational.wanted_cells(spec.seed, spec.split, first, 1))
+                self.links.append(wanted[0])
+                counts = spec.config.questions.chain.items()
+                self.chains.append([(n, (first + n + k) % 2 == 1) for n, count in counts for k in range(count)])
 
     def build(self) -> dict[str, Any]:
         config, rng = self.spec.config, self.rng
@@ -61,19 +73,14 @@ class SceneBuilder:
             azimuths = rng.uniform(*plan.azimuths, BATCH)
             # The view for which the arrangement is drawn: the first, or the first with a question of the cell HARD.
             lead = next((view for view, cells in enumerate(self.cells) if HARD in cells), 0) if plan.checked else 0
-            group = None
-            if HARD in self.cells[lead]:
-                order = self.orders[lead][self.cells[lead].index(HARD)]
-                allowed = self.spec.relations["relational"]
-                direction = next(int(index) for index in order if DIRECTIONS[index] in allowed)
-                group = relational.hard_group(azimuths, direction, config.objects, config.relations, rng)
-            layouts, kept = sample_layouts(BATCH, config, rng, group, plan.counts)
+            layouts, kept = self._draw_layouts(plan, azimuths, lead)
             if not len(kept):
                 self.rejects["the objects do not fit side by side"] += BATCH
                 continue
             azimuths = azimuths[kept]
             rows = relational.matching_rows(self._relational(layouts.compact(), azimuths), self.cells[lead])
             self.rejects["the wanted relational questions are not possible"] += len(azimuths) - len(rows)
+            rows = self._with_chains(layouts, azimuths, rows, lead)
             for row in rows:
                 layout = layouts.select(np.array([row]))
                 if plan.checked and not self._allows_other_views(plan, layout, lead):
@@ -92,12 +99,47 @@ class SceneBuilder:
             f"no scene {self.number} in {MAX_ROUNDS} rounds. Loosen the configuration. Rejected: {rejected}"
         )
 
+    def _draw_layouts(self, plan: ScenePlan, azimuths: Floats, lead: int) -> tuple[LayoutBatch, Ints]:
+        """Arrangements of which many have the questions of the view `lead`, and their numbers among the azimuths."""
+        config, rng = self.spec.config, self.rng
+        asked = list(zip(self.cells[lead], self.orders[lead], strict=True))
+        decoys, group, tries = [want for want in asked if want[0] == HARD], None, 1
+        least, most = plan.counts or (config.objects.min_objects, config.objects.max_objects)
+        links = 1
+        if self.chains:
+            links, tries = max(hops - free for hops, free in self.chains[lead]), GROUPS
+            least = max(least, links + 2)
+            decoys = decoys or [want for want in self.links[lead : lead + 1] if not want[0][0]]
+        if decoys:
+            cell, order = decoys[0]
+            direction = next(int(index) for index in order if DIRECTIONS[index] in self.spec.relations["relational"])
+            group = relational.decoy_group(
+                azimuths, direction, config.objects, config.relations, rng, cell, links, tries
+            )
+        return sample_layouts(len(azimuths), config, rng, group, (least, most))
+
     def _relational(self, layouts: LayoutBatch, azimuths: Floats) -> RelationalBatch:
         """`layouts` are compact: the number of nouns does not grow with the catalog."""
         names = self.spec.relations["relational"]
         allowed = np.array([relation in names for relation in DIRECTIONS])
         nouns = int(layouts.categories.max()) + 1
         return relational.relational_questions(layouts, azimuths, nouns, allowed, self.spec.config.relations)
+
+    def _finder(self, layouts: LayoutBatch, azimuths: Floats, seen: Bools | None = None) -> ChainFinder:
+        names = self.spec.relations["chain"]
+        allowed = np.array([relation in names for relation in DIRECTIONS])
+        return ChainFinder(layouts, azimuths, allowed, self.spec.config.relations, seen)
+
+    def _with_chains(self, layouts: LayoutBatch, azimuths: Floats, rows: Ints, view: int) -> Ints:
+        """Those of the rows that have the chains that a view is to have."""
+        if not self.chains or not len(rows):
+            return rows
+        finder = self._finder(layouts.select(rows), azimuths[rows])
+        possible = np.ones(len(rows), bool)
+        for links in {hops - free for hops, free in self.chains[view]}:
+            possible &= np.isin(np.arange(len(rows)), finder.find(links, self.links[view][0]).rows)
+        self.rejects["the wanted chains of relations are not possible"] += int((~possible).sum())
+        return rows[possible]
 
     def _allows_other_views(self, plan: ScenePlan, layout: LayoutBatch, lead: int) -> bool:
         """Whether the arrangement by itself allows what the other views want: making its objects costs more."""
@@ -127,6 +169,8 @@ class SceneBuilder:
             rows = relational.matching_rows(questions, cells)
             if not len(rows) and plan.checked:
                 self.rejects["a view does not have the wanted relational questions"] += 1
+            chained = self._with_chains(layouts, azimuths, rows, index)
+            rows = chained if index == lead else np.concatenate([chained, np.setdiff1d(rows, chained)])
             for row in rows[: plan.attempts]:
                 chosen = relational.choose_questions(questions, layouts, row, cells, self.orders[index], rng)
                 if chosen is None:
@@ -134,7 +178,15 @@ class SceneBuilder:
                 size = self.spec.size(self.number, index)
                 camera = sample_camera(bodies, float(azimuths[row]), size, config.camera, rng)
                 try:
-                    views.append(self._take_view(index, bodies, room, facts, camera, chosen))
+                    view, asked = self._take_view(index, bodies, room, facts, camera, chosen)
+                    if self.chains:
+                        seen = np.array([one is not None for one in view.seen])
+                        finder = self._finder(layouts.select(np.array([row])), azimuths[[row]], seen)
+                        free = [name for name in self.spec.relations["free"] if name in (*DIRECTIONS, "next to")]
+                        asked += chain_questions(
+                            view, finder, self.chains[index], *self.links[index], free, rng, index == lead
+                        )
+                    views.append((view, asked))
                     break
                 except Reject as reason:
                     self.rejects[str(reason)] += 1

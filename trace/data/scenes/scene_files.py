@@ -15,7 +15,7 @@ from PIL import Image
 from ...core.images import FIRST_OBJECT
 from .config import DatasetSpec
 from .objects.catalog import Body
-from .questions.question import ViewQuestion
+from .questions.question import Hop, ViewQuestion
 from .questions.view import View, describe_body
 from .render import SceneRenderer
 from .wording import MARK_COLORS
@@ -139,12 +139,23 @@ def _question_record(name: str, identifier: int | str, question: ViewQuestion, v
         meta["support"] = _support_record(support)
     if goal.removed:
         meta["removed"] = goal.removed.as_json()
-    if goal.kind == "relational":
+    if goal.candidates:
         meta["candidates"] = [candidate.instance for candidate in goal.candidates]
     if goal.extreme:
-        meta["extreme_correct"] = goal.extreme is target
-        meta["nearest_correct"] = goal.nearest is target
+        last = target or goal.hops[-2].seen  # of free space, what the last relation refers to
+        meta["extreme_correct"] = goal.extreme is last
+        meta["nearest_correct"] = goal.nearest is last
+    if view.config.questions.chain and goal.relation and len(goal.references) == 1:
+        hops = goal.hops or (Hop(goal.relation, target),)
+        meta["hops"] = [_hop_record(hop) for hop in hops]
     return meta
+
+
+def _hop_record(hop: Hop) -> dict[str, Any]:
+    keys = ("category", "name", "instance", "center")
+    seen = hop.seen.as_json() if hop.seen else dict.fromkeys(keys)
+    category, name, instance, center = (seen[key] for key in keys)
+    return {"relation": hop.relation, "noun": category, "name": name, "instance": instance, "center": center}
 
 
 def draw_marks(

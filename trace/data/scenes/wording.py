@@ -119,6 +119,7 @@ LED_SHARE = 0.4  # part of the instructions about marked objects that begin with
 def write_instruction(
     relation: str | None, free: bool, target: str, references: Sequence[str], rng: np.random.Generator,
     wording: str = "plain", surface: str | None = None, marks: Sequence[str | None] = (), crowded: Sequence[bool] = (),
+    hops: Sequence[tuple[str, str]] = (),
 ) -> str:  # fmt: skip
     """One instruction, without the sentence on the answer's format, which `prompts.question_text` adds.
 
@@ -130,6 +131,7 @@ def write_instruction(
         surface: the surface that a relation without references refers to ("on", "left part"; rich wording).
         marks: for each reference the color of the rectangle that marks it in the picture, or None (rich wording).
         crowded: for each reference whether its rectangle holds another object as well.
+        hops: of a chain, the relations and nouns that lead from the named object to the one that `relation` refers to.
     Raises:
         ValueError: an unknown wording, or marks in the plain one, which has no words for them.
     """
@@ -147,6 +149,9 @@ def write_instruction(
         (CROWDED[led] if several else marked).format(name=f"the {name}", color=color) if color else f"the {name}"
         for name, color, several in zip(references, colors, [*crowded, False, False][: len(references)], strict=True)
     ]
+    for link, noun in hops:
+        which = _pick(tables.places[link], rng).format(first=names[0])
+        names = [f"the {noun} {which}" if plain else f"the {noun} that is {which}"]
     where = ""
     if relation:
         first, second = [*names, "", ""][:2]

@@ -47,8 +47,8 @@ def baseline_points(goal: Goal, objects: Sequence[SeenObject], rng: np.random.Ge
         "uniform": (round(float(uniform[0]), 4), round(float(uniform[1]), 4)), "center": MIDDLE,
         "reference": references[0].center if references else None, "midpoint": None,
         "random_noun": nouns[rng.integers(len(nouns))].center if nouns else None,
-        "extreme": goal.extreme.center if goal.extreme else None,
-        "nearest": goal.nearest.center if goal.nearest else None,
+        "extreme": goal.extreme.center if goal.extreme and target else None,
+        "nearest": goal.nearest.center if goal.nearest and target else None,
         "image_extreme": None, "image_nearest": None, "image_nearest_on_side": None,
     }  # fmt: skip
     if len(references) == 2:
@@ -111,8 +111,9 @@ def shifted_reference(meta: Meta, shifts: Shifts) -> list[float] | None:
 
 
 def _origin(meta: Meta, width: int, height: int) -> tuple[int, int]:
-    """Column and row of the first reference's center, or of the picture's middle."""
-    x, y = meta["references"][0]["center"] if meta["references"] else MIDDLE
+    """Column and row of the center of the last relation's first reference, or of the picture's middle."""
+    references = meta["hops"][-2:-1] if len(meta.get("hops", ())) > 1 else meta["references"]
+    x, y = references[0]["center"] if references else MIDDLE
     return min(int(x * width), width - 1), min(int(y * height), height - 1)
 
 

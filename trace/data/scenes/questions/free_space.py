@@ -15,7 +15,7 @@ import numpy as np
 
 from ..objects import Bools, Floats, Ints
 from ..objects.assets import all_categories
-from ..objects.catalog import slenderness
+from ..objects.catalog import Body, slenderness
 from ..world.camera import Camera
 from ..world.surfaces import Reject, Spans, Support, points_in_square
 from .question import ExtraObject, Goal, ViewQuestion, build_question
@@ -41,7 +41,7 @@ def free_questions(view: View, orders: Sequence[Sequence[str]], rng: np.random.G
         for relation in order:
             references = [view.unique[index] for index in rng.permutation(len(view.unique))]
             references = [seen for seen in references if (relation, seen.instance) not in used]
-            question = next(filter(None, (_free(view, relation, seen, rng) for seen in references)), None)
+            question = next(filter(None, (free_question(view, relation, seen, rng) for seen in references)), None)
             if question is not None:
                 used.add((relation, question.goal.references[0].instance))
                 questions.append(question)
@@ -51,7 +51,10 @@ def free_questions(view: View, orders: Sequence[Sequence[str]], rng: np.random.G
     return questions
 
 
-def _free(view: View, relation: str, reference: SeenObject, rng: np.random.Generator) -> ViewQuestion | None:
+def free_question(
+    view: View, relation: str, reference: SeenObject, rng: np.random.Generator, goal: Goal | None = None
+) -> ViewQuestion | None:
+    """The question with this relation to a reference, if there is room; `goal` names the reference in other words."""
     if relation in ("on", "inside"):
         return _on_or_inside(view, relation, reference, rng)
     if relation in ("above", "below"):
@@ -65,14 +68,28 @@ def _free(view: View, relation: str, reference: SeenObject, rng: np.random.Gener
     reach = body.radius + extra.radius + (config.next_to if relation == "next to" else config.max_distance)
     spots = np.array(body.position) + rng.uniform(-reach, reach, (SPOTS, 2))
     good = free_region(relation, spots, extra.radius, body, ground, config, config.max_distance, config.ambiguity)
+    window, region = _beside(view, relation, body, extra.radius, config.region_distance)
+    answers = None
+    if config.region_distance != config.max_distance:
+        answers = _beside(view, relation, body, extra.radius, config.max_distance)[1]
+    goal = goal or Goal("free", relation, references=(reference,))
+    return _build(view, goal, body.support, extra, spots[good], region, rng, window, answers)
 
-    def region(distance: float) -> Region:
-        return lambda points: free_region(relation, points, extra.radius, body, ground, config, distance)
 
-    window = body.position, body.reach + extra.radius + max(config.region_distance, config.next_to)
-    answers = None if config.region_distance == config.max_distance else region(config.max_distance)
-    goal = Goal("free", relation, references=(reference,))
-    return _build(view, goal, body.support, extra, spots[good], region(config.region_distance), rng, window, answers)
+def _beside(view: View, relation: str, body: Body, radius: float, distance: float) -> tuple[Window, Region]:
+    config, ground = view.config.relations, view.camera.ground
+    window = body.position, body.reach + radius + max(config.region_distance, config.next_to)
+    return window, lambda points: free_region(relation, points, radius, body, ground, config, distance)
+
+
+def answers_beside(view: View, relation: str, reference: SeenObject, extra: ExtraObject) -> Bools | None:
+    """The pixels [height, width] from which answers about `extra` beside a reference come; None without any."""
+    support, near = reference.body.support, view.config.relations.max_distance
+    if view.supports[support].owner is not None:
+        return None
+    window, region = _beside(view, relation, reference.body, extra.radius, near)
+    mask = free_mask(view, support, extra.radius, extra.height, region, 0.0, window)
+    return mask if mask.any() else None
 
 
 def _on_or_inside(view: View, relation: str, reference: SeenObject, rng: np.random.Generator) -> ViewQuestion | None:

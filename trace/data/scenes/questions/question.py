@@ -35,11 +35,20 @@ class ExtraObject:
 
 
 @dataclass(frozen=True, slots=True)
+class Hop:
+    """One relation of a chain and the object that it leads to; None for free space."""
+
+    relation: str
+    seen: SeenObject | None
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """What is asked about a view, and where it is: `mask` [height, width] is the ground truth.
 
-    `kind` is "direct" or "relational" for an object, "free", "between" or "part" for free space. Relational questions
-    also record the candidates of their noun and, for left, right, front and behind, the extreme and the nearest one.
+    `kind` is "direct", "relational" or "chain N" for an object, "free", "between", "part" or "free chain N" for free
+    space. Relational questions and chains also record the candidates of the last noun and, for left, right, front and
+    behind, the extreme and the nearest one. A chain's reference is the object that its words name.
     """
 
     kind: str
@@ -53,6 +62,7 @@ class Goal:
     nearest: SeenObject | None = None
     surface: Support | None = None  # that the words name
     support: Support | None = None  # of free space
+    hops: tuple[Hop, ...] = ()  # of a chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +98,12 @@ def build_question(view: View, goal: Goal, rng: np.random.Generator, near: Bools
     names = [_name(view, reference, rng) for reference in goal.references]
     target = ""
     if goal.target is not None:
-        target = goal.target.body.category if goal.kind == "relational" else _name(view, goal.target, rng)
+        target = _name(view, goal.target, rng) if goal.kind == "direct" else goal.target.body.category
     crowded = [_is_crowded(view, reference) for reference in goal.references] if marks else ()
     instruction = write_instruction(
         goal.relation, goal.target is None, target, names, rng, questions.wording,
         goal.surface.name if goal.surface else None, marks, crowded,
+        [(hop.relation, hop.seen.body.category) for hop in goal.hops[:-1] if hop.seen],
     )  # fmt: skip
     return ViewQuestion(goal, instruction, points, baseline_points(goal, view.objects, rng), marks)
 

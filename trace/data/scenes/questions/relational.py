@@ -22,6 +22,7 @@ from .relations import directions, in_cone, outside_cone, split
 Cell = tuple[bool, bool]  # (the extreme candidate is right, the nearest candidate is right)
 CELLS: tuple[Cell, ...] = ((True, True), (True, False), (False, True), (False, False))
 HARD = CELLS[3]
+ROOM = 0.5  # of the region's half side, between the middles of two objects that stand apart
 LEVEL = 0.15  # metres: of what stands higher or lower than this, "left of" and "in front of" are not clear
 
 
@@ -55,26 +56,31 @@ class RelationalBatch:
         return np.stack([self.valid & (extreme == cell[0]) & (nearest == cell[1]) for cell in CELLS])
 
 
-def relational_questions(
-    layouts: LayoutBatch, azimuths: Floats, num_categories: int, allowed: Bools, config: RelationsConfig
-) -> RelationalBatch:
-    """Judge every (direction, reference, noun) of every arrangement, seen by a camera at its azimuth.
+@dataclass(frozen=True, slots=True)
+class DirectionFacts:
+    """Which objects of `num` arrangements lie in which direction from which: [num, 4 directions, reference, object].
 
-    A question is valid if the reference's name is unique, at least two other objects have the noun, exactly one of them
-    satisfies the relation, none is in the unsure zone, and the extreme and the nearest candidate are clear.
-    `allowed` [4] masks the directions.
+    `along` (metres) is how far along the direction; `gap` [num, reference, object] is the distance from the reference
+    to the object's enclosing disc. Pairs of one object, or with an empty slot, mean nothing.
     """
-    num, slots = layouts.present.shape
+
+    yes: Bools
+    unsure: Bools
+    along: Floats
+    gap: Floats
+
+
+def judge_directions(layouts: LayoutBatch, azimuths: Floats, config: RelationsConfig) -> DirectionFacts:
+    """Judge every direction between two objects of every arrangement, seen by a camera at its azimuth."""
     vectors = directions(azimuths)  # [num, 4, 2]
     offset = layouts.positions[:, None, :] - layouts.positions[:, :, None]  # [num, reference, object, 2]
     # reach [num, 4 or 1, reference, object]: half extents of two objects together along each direction.
-    # gap [num, reference, object]: from the reference to the object's enclosing disc.
     if layouts.bodies:
         extents = np.stack([body.extent(vectors) for body in layouts.bodies], -1)  # [num, 4, objects]
         reach = extents[:, :, None, :] + extents[..., None]
         places = np.array([body.position for body in layouts.bodies])
         gaps = np.stack([body.distance(places) for body in layouts.bodies]) - [body.radius for body in layouts.bodies]
-        gap = np.broadcast_to(gaps, (num, *gaps.shape))
+        gap = np.broadcast_to(gaps, (len(azimuths), *gaps.shape))
     else:
         discs = layouts.radii[:, None, :] + layouts.radii[:, :, None]
         reach, gap = discs[:, None], np.hypot(offset[..., 0], offset[..., 1]) - discs
@@ -84,24 +90,38 @@ def relational_questions(
     if layouts.bodies:
         heights = np.array([body.z for body in layouts.bodies])
         unsure |= yes & (np.abs(heights[:, None] - heights) > LEVEL)
+    return DirectionFacts(yes, unsure, along, gap)
+
+
+def relational_questions(
+    layouts: LayoutBatch, azimuths: Floats, num_categories: int, allowed: Bools, config: RelationsConfig
+) -> RelationalBatch:
+    """Judge every (direction, reference, noun) of every arrangement, seen by a camera at its azimuth.
+
+    A question is valid if the reference's name is unique, at least two other objects have the noun, exactly one of them
+    satisfies the relation, none is in the unsure zone, and the extreme and the nearest candidate are clear.
+    `allowed` [4] masks the directions.
+    """
+    slots = layouts.present.shape[1]
+    facts = judge_directions(layouts, azimuths, config)
     pairs = layouts.present[:, None, :] & layouts.present[:, :, None] & ~np.eye(slots, dtype=bool)
     noun = layouts.categories[:, None, :] == np.arange(num_categories)[:, None]  # [num, category, object]
     candidate = pairs[:, None, :, None, :] & noun[:, None, None]  # [num, 1, reference, category, object]
-    hits = yes[:, :, :, None] & candidate
+    hits = facts.yes[:, :, :, None] & candidate
     valid = layouts.unique[:, None, :, None] & allowed[None, :, None, None] & (candidate.sum(-1) >= 2)
-    valid = valid & (hits.sum(-1) == 1) & ~(unsure[:, :, :, None] & candidate).any(-1)
+    valid = valid & (hits.sum(-1) == 1) & ~(facts.unsure[:, :, :, None] & candidate).any(-1)
     # The rest is worked out for the few that are left.
     which = row, way, reference, category = valid.nonzero()
     same = candidate[row, 0, reference, category]
-    far = np.where(same, along[row, way, reference], -np.inf)
-    near = np.where(same, gap[row, reference], np.inf)
-    valid[which] = _leads(far, config.extreme_margin) & _leads(-near, config.extreme_margin)
+    far = np.where(same, facts.along[row, way, reference], -np.inf)
+    near = np.where(same, facts.gap[row, reference], np.inf)
+    valid[which] = leads(far, config.extreme_margin) & leads(-near, config.extreme_margin)
     extreme, nearest = np.zeros((2, *valid.shape), np.int64)
     extreme[which], nearest[which] = far.argmax(-1), near.argmin(-1)
     return RelationalBatch(valid, hits.argmax(-1), extreme, nearest)
 
 
-def _leads(values: Floats, margin: float) -> Bools:
+def leads(values: Floats, margin: float) -> Bools:
     """Whether the largest value of the last axis leads the second by `margin` (False where fewer are finite)."""
     if values.shape[-1] < 2:
         return np.zeros(values.shape[:-1], bool)
@@ -146,34 +166,48 @@ def matching_rows(questions: RelationalBatch, wanted: tuple[Cell, ...]) -> Ints:
     return np.flatnonzero(enough)
 
 
-def hard_group(
-    azimuths: Floats, direction: int, objects: ObjectsConfig, config: RelationsConfig, rng: np.random.Generator
-) -> Floats:
-    """Places [num, 4, 2] of a reference, a target and two decoys that make a question of the cell HARD likely.
+def decoy_group(
+    azimuths: Floats, direction: int, objects: ObjectsConfig, config: RelationsConfig, rng: np.random.Generator,
+    cell: Cell = HARD, links: int = 1, tries: int = 1,
+) -> Floats:  # fmt: skip
+    """Places [num, members, 2] of objects that make a question likely in which the extreme candidate is wrong.
 
-    The target is in the cone, one decoy is more extreme beside the cone, one is nearer outside of it. The group is
-    drawn in the frame of the asked direction and moved to where it fits; what does not fit is left for the sampler to
-    drop.
+    They are a reference, a target in the cone, a decoy that is more extreme beside the cone, and in the cell HARD one
+    that is nearer outside of it. For a chain of three `links` there are always four, the last of which leads to the
+    reference (where the nearest candidate is right, it is further away than the target), and a fifth that leads to it.
+    The group is drawn in the frame of the asked direction and moved to where it fits; what does not fit (of `tries`,
+    the first that is as wide as the region and has room between its members is taken) is left for the sampler to drop.
     """
-    num, region = len(azimuths), objects.region
+    num, region = len(azimuths) * tries, objects.region
     inside = math.radians(config.cone - config.ambiguity)
     beside = math.radians(config.cone + config.ambiguity)
     ahead = region * rng.uniform(0.4, 0.9, num)
     target = np.stack([ahead, ahead * np.tan(rng.uniform(-inside, inside, num))], 1)
     further = ahead + region * rng.uniform(0.08, 0.4, num)
     aside = further * np.tan(rng.uniform(beside, beside + 0.15, num)) * rng.choice([-1, 1], num)
-    near = rng.uniform(0.4 * region, np.hypot(target[:, 0], target[:, 1]), num)
+    away = np.hypot(target[:, 0], target[:, 1])
+    near = rng.uniform(0.4 * region, away, num) if cell == HARD else away + region * rng.uniform(0.08, 0.6, num)
     angle = rng.uniform(beside, 2 * math.pi - beside, num)
-    local = np.stack(
-        [np.zeros((num, 2)), target, np.stack([further, aside], 1),
-         np.stack([near * np.cos(angle), near * np.sin(angle)], 1)], 1
-    )  # fmt: skip
-    axis = directions(azimuths)[:, direction][:, None]  # [num, 1, 2]
+    members = [np.zeros((num, 2)), target, np.stack([further, aside], 1),
+               np.stack([near * np.cos(angle), near * np.sin(angle)], 1)]  # fmt: skip
+    if links == 3:
+        turn = rng.integers(0, 4, num) * math.pi / 2 + rng.uniform(-inside, inside, num)
+        members.append(
+            members[3] - region * rng.uniform(0.5, 1.2, (num, 1)) * np.stack([np.cos(turn), np.sin(turn)], 1)
+        )
+    local = np.stack(members if links == 3 or cell == HARD else members[:3], 1)
+    axis = np.repeat(directions(azimuths)[:, direction], tries, 0)[:, None]  # [num, 1, 2]
     side = np.stack([-axis[..., 1], axis[..., 0]], -1)
     group = local[..., :1] * axis + local[..., 1:] * side
     low, high = -region - group.min(1), region - group.max(1)
     shift: Floats = low + (high - low) * rng.random((num, 2))
-    return group + shift[:, None]
+    first = np.arange(0, num, tries)
+    if tries > 1:
+        gaps = np.hypot(*(group[:, :, None] - group[:, None]).transpose(3, 0, 1, 2)) + np.eye(local.shape[1])
+        fits = (gaps.min((1, 2)) >= ROOM * region) & (high >= low).all(1)
+        first += fits.reshape(-1, tries).argmax(1)
+    result: Floats = (group + shift[:, None])[first]
+    return result
 
 
 def wanted_cells(seed: int, split: int, first: int, count: int) -> Iterator[tuple[Cell, Ints]]:

@@ -156,6 +156,14 @@ def center_on_mask(mask: Bools, decimals: int, rows: Ints, columns: Ints) -> XY 
     return None
 
 
+def deepest_point(mask: Bools) -> XY:
+    """The middle of the pixel of a mask that is furthest from its border, normalised."""
+    row, column = np.unravel_index(
+        distance_transform_cdt(np.pad(mask, 1), _CHESSBOARD)[1:-1, 1:-1].argmax(), mask.shape
+    )
+    return round((float(column) + 0.5) / mask.shape[1], 4), round((float(row) + 0.5) / mask.shape[0], 4)
+
+
 def sample_points(
     mask: Bools, count: int, decimals: int, interior: float, rng: np.random.Generator, border: float = 0.0
 ) -> tuple[XY, ...] | None:

@@ -61,8 +61,8 @@ def sample_layouts(
     """Draw `num` layouts without overlap; those that do not fit are dropped.
 
     Args:
-        group: [num, members, 2], the positions of the first objects, of which all but the first then share a category.
-            The objects are shuffled afterwards, so that their numbers say nothing.
+        group: [num, members, 2], the positions of the first objects. The second to the fourth then share a category, and
+            a fifth has the first one's. The objects are shuffled afterwards, so that their numbers say nothing.
         counts: the range of the number of objects (default: the configuration's).
     Returns:
         The layouts that fit, and their numbers among the `num`.
@@ -75,6 +75,7 @@ def sample_layouts(
     categories = _sample_categories(num, slots, config, rng)
     if members:
         categories[:, 1:members] = categories[:, 1:2]
+        categories[:, 4:members] = categories[:, :1]
     colors = _natural_colors(config)[categories, rng.integers(0, len(objects.colors), (num, slots))]
     low, high = np.array([all_categories(objects.assets)[name].radius for name in config.categories]).T
     radii = low[categories] + (high - low)[categories] * rng.random((num, slots))
