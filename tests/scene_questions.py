@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scene_geometry import Array, Sight, depth_inside, footprint, gap, half_extent
+from scene_geometry import Array, Sight, depth_inside, distance, footprint, gap, half_extent
 
 from trace_vlm.core.records import read_questions
 from trace_vlm.utils.files import read_json, read_jsonl
@@ -140,3 +140,39 @@ def in_corridor(points: Array, first: Any, second: Any, relations: dict[str, Any
     low, high = relations["corridor"]
     inside = (along >= low * length - slack) & (along <= high * length + slack)
     return inside & (across <= relations["corridor_half_width"] + slack)
+
+
+def holds(one: SceneQuestion, item: dict[str, Any], sure: bool) -> bool:
+    """Whether `item` has the asked relation: well so (`sure`), or as far as the configuration calls it unclear."""
+    relation, relations, sight = one.meta["relation"], one.relations, one.sight
+    center = np.array([item["position"][:2]])
+    slack = TOLERANCE if sure else -TOLERANCE
+    if relation in PARTS:
+        area = one.surface(one.meta["surface"])
+        way = sight.way(relation.split()[0])
+        along = float((center[0] - np.array(area["center"][:2])) @ way)
+        least = relations["part"] * half_extent(area, way) - (0 if sure else relations["part_margin"])
+        return one.root(item) == area["name"] and along >= least - slack
+    if relation == "on" and not one.references:
+        stands = item["support"] == {"surface": one.meta["surface"]}
+        return stands if sure else one.root(item) == one.meta["surface"]
+    first = one.references[0]
+    if relation == "between":
+        return bool(in_corridor(center, first, one.references[1], relations, slack)[0])
+    if relation in ("on", "inside"):
+        return item["support"] == {"object": first["instance"], "area": "top" if relation == "on" else "inside"}
+    if relation == "next to":
+        limit = relations["next_to"] if sure else relations["next_to_far"]
+        return item["support"] == first["support"] and distance(footprint(item), footprint(first)) <= limit + slack
+    if relation in ("above", "below"):
+        low, high = (first, item) if relation == "above" else (item, first)
+        over = high["position"][2] >= low["position"][2] + low["height"] - 2e-3
+        near = float(gap(center, footprint(first))[0]) <= relations["column"] + slack
+        return over and near and one.root(item) != one.root(first)
+    way = sight.way(relation)
+    offset = center[0] - np.array(first["position"][:2])
+    along, across = float(offset @ way), float(abs(offset @ [way[1], -way[0]]))
+    unclear = -relations["ambiguity"] if sure else relations["ambiguity"]
+    angle = math.degrees(math.atan2(across, along))
+    reach = half_extent(footprint(item), way) + half_extent(footprint(first), way)
+    return angle <= relations["cone"] + unclear + 0.05 * (1 if sure else -1) and (not sure or along >= reach - slack)

@@ -10,8 +10,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from rendering import needs_gl
-from scene_geometry import axes, depth_inside, distance, footprint, gap, half_extent
-from scene_questions import PARTS, TOLERANCE, in_corridor, of_kind, read_questions_of, related, standing
+from scene_geometry import axes, depth_inside, footprint
+from scene_questions import TOLERANCE, holds, of_kind, read_questions_of, related, standing
 
 from trace_vlm.core.points import parse_points
 from trace_vlm.data.scenes import generate
@@ -186,42 +186,6 @@ def test_the_mask_is_the_asked_object_and_its_name_is_unique(questions):
             alike = [item for item in one.objects.values() if item["category"] == target["category"] and item["pixels"]]
             called = [item for item in alike if item["color"] in text or target["color"] not in text]
             assert [item["instance"] for item in called] == [target["instance"]], one.where
-
-
-def holds(one, item, sure):
-    """Whether `item` has the asked relation: well so (`sure`), or as far as the configuration calls it unclear."""
-    relation, relations, sight = one.meta["relation"], one.relations, one.sight
-    center = np.array([item["position"][:2]])
-    slack = TOLERANCE if sure else -TOLERANCE
-    if relation in PARTS:
-        area = one.surface(one.meta["surface"])
-        way = sight.way(relation.split()[0])
-        along = float((center[0] - np.array(area["center"][:2])) @ way)
-        least = relations["part"] * half_extent(area, way) - (0 if sure else relations["part_margin"])
-        return one.root(item) == area["name"] and along >= least - slack
-    if relation == "on" and not one.references:
-        stands = item["support"] == {"surface": one.meta["surface"]}
-        return stands if sure else one.root(item) == one.meta["surface"]
-    first = one.references[0]
-    if relation == "between":
-        return bool(in_corridor(center, first, one.references[1], relations, slack)[0])
-    if relation in ("on", "inside"):
-        return item["support"] == {"object": first["instance"], "area": "top" if relation == "on" else "inside"}
-    if relation == "next to":
-        limit = relations["next_to"] if sure else relations["next_to_far"]
-        return item["support"] == first["support"] and distance(footprint(item), footprint(first)) <= limit + slack
-    if relation in ("above", "below"):
-        low, high = (first, item) if relation == "above" else (item, first)
-        over = high["position"][2] >= low["position"][2] + low["height"] - 2e-3
-        near = float(gap(center, footprint(first))[0]) <= relations["column"] + slack
-        return over and near and one.root(item) != one.root(first)
-    way = sight.way(relation)
-    offset = center[0] - np.array(first["position"][:2])
-    along, across = float(offset @ way), float(abs(offset @ [way[1], -way[0]]))
-    unclear = -relations["ambiguity"] if sure else relations["ambiguity"]
-    angle = math.degrees(math.atan2(across, along))
-    reach = half_extent(footprint(item), way) + half_extent(footprint(first), way)
-    return angle <= relations["cone"] + unclear + 0.05 * (1 if sure else -1) and (not sure or along >= reach - slack)
 
 
 def test_exactly_one_object_has_the_relation(questions):

@@ -65,6 +65,11 @@ class ObjectsConfig:
     region: float = Field(0.32, ge=0.05, le=3)  # objects of the main surface stand in a square of this half side
     table: tuple[HalfSide, HalfSide] = (0.40, 0.60)  # range of the half sides of tables
 
+    @property
+    def fewest_relational(self) -> int:
+        """Objects of an arrangement with a relational question: a reference and three of a noun, and other categories."""
+        return 4 + max(0, self.min_categories - 2)
+
 
 @config_class
 class CameraConfig:
@@ -163,12 +168,13 @@ class SceneConfig:
                 raise InputError(f"{key} must be in ascending order, not {low}, {high}")
         few_categories = objects.max_categories > len(self.categories)
         chains = any(questions.chain.values())
-        few_objects = objects.max_objects < (5 if chains else 4) and (questions.relational > 0 or chains)
+        least = max(objects.fewest_relational, 5 * chains)
+        few_objects = objects.max_objects < least and (questions.relational > 0 or chains)
         no_main_surface = world.kind == "room" and not {"table", "counter"} & set(world.surfaces)
         cone_overflows = relations.cone + relations.ambiguity > 85 or relations.cone - relations.ambiguity < 5
         mistakes = {
             "objects.max_categories is larger than the number of objects.categories": few_categories,
-            "objects.max_objects must be at least 4 for relational questions, 5 for chains": few_objects,
+            f"objects.max_objects must be at least {least} for relational questions or chains": few_objects,
             "objects.min_objects is smaller than objects.min_categories": objects.min_objects < objects.min_categories,
             "questions.min_visible is larger than objects.max_objects": questions.min_visible > objects.max_objects,
             "world.surfaces needs a table or a counter, the main surface": no_main_surface,

@@ -29,6 +29,7 @@ from .world.rooms import ScenePlan, plan_flat_table, plan_room
 from .world.surfaces import Reject, Room, supports_of
 
 BATCH = 48  # arrangements drawn and judged at a time
+MANY = 8  # objects of an arrangement, in which chains of relations are easy to find
 GROUPS = 16  # groups of objects drawn for each, where chains are wanted
 MAX_ROUNDS = 400
 # Keys of the random streams of questions that are dealt out over the whole set: (which comes first, the others).
@@ -108,7 +109,7 @@ class SceneBuilder:
         links = 1
         if self.chains:
             links, tries = max(hops - free for hops, free in self.chains[lead]), GROUPS
-            least = max(least, links + 2)
+            least, most = max(least, links + 2), max(most, min(config.objects.max_objects, MANY))
             decoys = decoys or [want for want in self.links[lead : lead + 1] if not want[0][0]]
         if decoys:
             cell, order = decoys[0]

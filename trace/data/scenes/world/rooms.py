@@ -96,7 +96,7 @@ def plan_room(config: SceneConfig, rng: np.random.Generator) -> ScenePlan:
         room = _room(own, floor, back, rng)
         return settle(placer.bodies, room, world), room
 
-    most = max(4, config.objects.max_objects // 2)
+    most = max(config.objects.fewest_relational, config.objects.max_objects // 2)
     counts = (min(config.objects.min_objects, most), most)
     azimuths = (FRONT - FACING, FRONT + FACING) if back is not None else (-math.pi, math.pi)
     return ScenePlan(azimuths, furnish, counts, math.radians(6), attempts=5, num_azimuths=24, checked=True)

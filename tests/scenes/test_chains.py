@@ -1,0 +1,148 @@
+"""Chains of relations: every link checked from the poses in views.jsonl, and no shorter reading of the words is right."""
+
+from collections import Counter
+from copy import copy
+from itertools import combinations, pairwise, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nano_tokenizer import vocabulary
+from rendering import needs_gl
+from scene_geometry import footprint, gap
+from scene_questions import TOLERANCE, holds, read_questions_of, related, standing
+
+from trace_vlm.core.prompts import bare_instruction
+from trace_vlm.data.scenes import generate
+from trace_vlm.data.scenes.config import as_dict, load_scene_config
+from trace_vlm.data.scenes.questions import baselines
+from trace_vlm.data.scenes.wording import PLAIN
+from trace_vlm.eval.scoring import question_groups
+
+NANO_CHAIN = Path(__file__).parents[2] / "configs" / "scenes" / "nano_chain.yaml"
+SHORTER = ("no_first_hop", "no_last_hop", "no_middle_hop", "one_hop", "other_middle")
+
+pytestmark = needs_gl
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    out = tmp_path_factory.mktemp("chains")
+    rooms = "questions: {chain: {2: 1, 3: 1}, direct: 0, between: 0, part: 0, free: 1, marks: 0.5}\n"
+    (out / "rooms.yaml").write_text(rooms)
+    for name, config, more in (("nano", NANO_CHAIN, "16"), ("rooms", out / "rooms.yaml", "4")):
+        flags = f"--config {config} --out {out / name} --size 128 --seed 5 --benchmark --scenes {more}"
+        assert generate.main(flags.split()) == 0
+    return {name: out / name for name in ("nano", "rooms")}
+
+
+@pytest.fixture(scope="module")
+def chains(folders):
+    every = [one for folder in folders.values() for one in read_questions_of(folder)]
+    return [one for one in every if "chain" in one.meta["kind"]]
+
+
+def asked_of(one, relation, reference):
+    """The question with another relation and reference."""
+    other = copy(one)
+    other.meta, other.references = {**one.meta, "relation": relation}, [reference]
+    return other
+
+
+def follow(one, at, steps):
+    """Where relations lead: to the nearest object of each noun that has its relation; None where none has."""
+    for relation, noun in steps:
+        link = asked_of(one, relation, at)
+        fits = [item for item in one.objects.values()
+                if item["category"] == noun and item is not at and holds(link, item, sure=True)]  # fmt: skip
+        if not fits:
+            return None
+        centers = np.array([item["position"][:2] for item in fits])
+        at = fits[int((gap(centers, footprint(at)) - [item["radius"] for item in fits]).argmin())]
+    return at
+
+
+def objects_of(one):
+    """The object that the words name, and the one that each hop leads to."""
+    return [*one.references, *(one.objects[hop["instance"]] for hop in one.meta["hops"] if hop["instance"] is not None)]
+
+
+def test_every_link_leads_to_one_object_without_doubt(chains):
+    for one in chains:
+        objects = objects_of(one)
+        assert len({item["instance"] for item in objects}) == len(objects), one.where
+        named = [item for item in one.objects.values() if item["name"] == objects[0]["name"]]
+        assert len(named) == 1, one.where
+        for (start, end), hop in zip(pairwise(objects), one.meta["hops"], strict=False):
+            link = asked_of(one, hop["relation"], start)
+            alike = [item for item in one.objects.values() if item["category"] == hop["noun"] and item is not start]
+            assert len(alike) >= 2 and all(item["pixels"] for item in alike), one.where
+            for item in alike:
+                assert holds(link, item, sure=item is end) == (item is end), (one.where, item["name"])
+            x, y = hop["center"]
+            height, width = one.mask.shape
+            assert one.instances[int(y * height), int(x * width)] == end["instance"] == hop["instance"]
+            assert hop["name"] == end["name"]
+
+
+def test_the_mask_is_the_last_object_or_the_free_space_beside_it(chains):
+    for one in chains:
+        last = objects_of(one)[-1]
+        if one.meta["task"] == "object_reference":
+            assert one.meta["target"]["instance"] == last["instance"]
+            assert (one.mask == (one.instances == last["instance"])).all(), one.where
+        else:
+            beside = asked_of(one, one.meta["relation"], last)
+            points = one.sight.on_plane(one.rows, one.columns, one.support()[0]["center"][2])
+            assert standing(one, points, TOLERANCE).all() and related(beside, points, TOLERANCE).all(), one.where
+
+
+def test_no_shorter_reading_leads_to_the_answer(chains):
+    for one in chains:
+        hops, objects = one.meta["hops"], objects_of(one)
+        links = len(objects) - 1
+        for count in range(1, links):
+            for kept in combinations(range(links), count):
+                for middle in product(*(range(first, second) for first, second in pairwise(kept))):
+                    nouns = [hops[at]["noun"] for at in (*middle, links - 1)]
+                    steps = [(hops[hop]["relation"], noun) for hop, noun in zip(kept, nouns, strict=True)]
+                    assert follow(one, objects[0], steps) is not objects[-1], (one.where, steps)
+        for number in range(1, links):
+            steps = [(hop["relation"], hop["noun"]) for hop in hops[number:links]]
+            for item in one.objects.values():
+                if item["category"] == objects[number]["category"] and item is not objects[number]:
+                    assert follow(one, item, steps) is not objects[-1], (one.where, item["name"])
+
+
+def test_baselines_know_the_shorter_readings_and_the_last_link_is_balanced(folders, chains):
+    for folder in folders.values():
+        kinds = baselines.measure(folder)["kinds"]
+        assert {"chain 2", "chain 3", "free chain 2", "free chain 3"} <= set(kinds)
+        for kind in (kind for kind in kinds if "chain" in kind):
+            shown = [kinds[kind][name] for name in SHORTER if name in kinds[kind]]
+            assert shown and not any(shown), (kind, kinds[kind])
+    for hops in (2, 3):
+        flags = [(one.meta["extreme_correct"], one.meta["nearest_correct"]) for one in chains
+                 if len(one.meta["hops"]) == hops and one.folder == folders["nano"]]  # fmt: skip
+        assert set(Counter(flags).values()) == {4}
+
+
+def test_words_and_groups(folders):
+    nano, known = read_questions_of(folders["nano"]), set(vocabulary())
+    for one in nano:
+        text = bare_instruction(one.question.text)
+        assert set(text.replace(".", " .").replace("?", " ?").split()) <= known, text
+        hops = one.meta.get("hops", [])
+        assert len(hops) == {"relational": 1, "free": 1}.get(one.meta["kind"], len(hops))
+        if len(hops) > 1:
+            phrase = f"the {one.references[0]['name']}"
+            for hop in hops[:-1]:
+                phrases = [f"the {hop['noun']} {place.format(first=phrase)}" for place in PLAIN.places[hop["relation"]]]
+                (phrase,) = [phrase for phrase in phrases if phrase in text]
+    groups = question_groups([one.question for one in nano])
+    assert len(groups["hops", "1"]) == 48 and len(groups["hops", "2"]) == len(groups["hops", "3"]) == 16
+
+
+def test_chains_are_no_part_of_a_configuration_without_them():
+    assert "chain" not in as_dict(load_scene_config(None))["questions"]
+    assert as_dict(load_scene_config(NANO_CHAIN))["questions"]["chain"] == {"2": 1, "3": 1}
