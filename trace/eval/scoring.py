@@ -9,7 +9,7 @@ points, the image centre, answers about other images, and the shortcuts that a b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.conventions import CONVENTIONS, ConventionCheck, convention, foreign_syntax, read, recorded_convention
-from ..core.points import Box, Point, scored_indices
+from ..core.conventions import (
+    CONVENTIONS,
+    ConventionCheck,
+    convention,
+    foreign_syntax,
+    point_reader,
+    read,
+    recorded_convention,
+)
+from ..core.points import Box, Mention, Point, scored_indices
 from ..core.reasoning import Response
 from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
 from .benchmark import Benchmark, Mask, pair_answers, read_run_record
 from .error_classes import UNANSWERED, ErrorClassifier, RegionDistances, UnparsedAnswer, explain_unparsed
+from .quality import answer_quality
 from .statistics import Values
 
 MAX_SHUFFLES = 20  # answers about other images that are scored on a question's mask
@@ -71,6 +80,7 @@ class RunAnswers:
     tokens: Mapping[str, int]  # generated, where known
     cut: frozenset[str]  # questions whose answer ended at the token limit
     source: str  # the file's name, with the run if it holds several
+    readers: Mapping[str, Callable[[str], list[Mention]]]  # of the points in an answer's steps
 
     @property
     def skipped(self) -> frozenset[str]:
@@ -115,6 +125,7 @@ def read_single_run(
                 )
     default = convention(name) if name is not None and not record else CONVENTIONS["unit"]
     responses: dict[str, Response] = {}
+    readers: dict[str, Callable[[str], list[Mention]]] = {}
     confidence: dict[str, tuple[float, ...]] = {}
     doubts, conventions, unparsed, size_assumed = ConventionCheck(), set(), [], False
     for question in benchmark.questions:
@@ -123,7 +134,7 @@ def read_single_run(
             continue
         answer, size = answers[key], benchmark.image_size(question)
         how, sent = recorded_convention(answer.metadata, size, f"{path}, question {answer.question_id}", default)
-        response = read(answer.text, size, how, sent)
+        response, readers[key] = read(answer.text, size, how, sent), point_reader(size, how, sent)
         responses[key] = response.select(kept := scored_indices(response.points))
         if point_confidence := _point_confidence(answer, path):
             aligned = len(point_confidence) == len(response.points)
@@ -144,7 +155,7 @@ def read_single_run(
         label, path, responses, record, tuple(unparsed), tuple(notes), names, confidence,
         tokens={key: count for key, count in tokens.items() if isinstance(count, int) and count},
         cut=frozenset(key for key, answer in answers.items() if answer.cut),
-        source=path.name if number is None else f"{path.name}, run {number},",
+        source=path.name if number is None else f"{path.name}, run {number},", readers=readers,
     )  # fmt: skip
 
 
@@ -173,6 +184,7 @@ class RunScores:
     scores: list[float] = field(default_factory=list)  # from 0 to 1, 0 for unanswered questions
     first: list[float] = field(default_factory=list)  # of the first point alone
     points: list[int] = field(default_factory=list)
+    quality: list[Mapping[str, float]] = field(default_factory=list)  # of the answered questions; not by question
     weights: list[int] = field(default_factory=list)  # under which the mean of `scores` is the micro accuracy
     distances: list[float | None] = field(default_factory=list)  # mean over the points, in pixels to the region
     errors: list[Mapping[str, float]] = field(default_factory=list)  # error class -> share of the answer
@@ -194,6 +206,9 @@ class RunScores:
         self.scores.append(hits / total if total else 0.0)
         self.first.append(score(points[:1], mask))
         self.points.append(len(points))
+        if response is not None:
+            size, read_steps = (mask.shape[1], mask.shape[0]), self.run.readers[key]
+            self.quality.append(answer_quality(response, size, classifier.meta, classifier.instances, read_steps))
         self.weights.append(total)
         self.distances.append(_mean(distances.measure(centers)))
         self.errors.append({UNANSWERED: 1.0} if response is None else classifier.shares(points, cut))

@@ -30,6 +30,7 @@ from ..utils.command import InputError, Parser, existing_file, output_folder, ru
 from ..utils.files import read_jsonl, replacing, sha256, write_json
 from .benchmark import Benchmark, add_benchmark_flags, open_benchmark, read_run_record, run_settings
 from .error_classes import CLASSES, summarize_unparsed
+from .quality import mean_quality
 from .scoring import (
     BenchmarkScores,
     RunScores,
@@ -206,6 +207,7 @@ def _summarize_model(
         "distance": float(np.mean(distances)) if distances else None,
         "mean_points": float(np.mean([points for one in runs for points in one.points])),
         "mean_tokens": float(np.mean(tokens)) if tokens else None,
+        "quality": mean_quality([answer for one in runs for answer in one.quality]),
         "robopoint": _reference(runs) if runs[0].robopoint else None,
         "calibration": calibration(
             [pair for one in runs for pair in one.point_confidence],

@@ -71,6 +71,13 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
         ("Models and baselines", compared),
         ("Error classes, in percent of the questions", [*errors, ["pixels to the region, mean", *distances]]),
     ]
+    if any("true_places" in model["quality"] for model in models):
+        quality = [["model", "true first step", "true places", "points", "distinct", "tokens"]]
+        for model, row in zip(models, overview[1:], strict=True):
+            shares = [_percent(model["quality"].get(name)) for name in ("true_first_step", "true_places")]
+            distinct = f"{model['quality'].get('distinct_points', 0):.1f}"
+            quality.append([model["label"], *shares, row[-2], distinct, row[-1]])
+        titled.append(("Reasoning: places that lie on the object they are written for, in percent", quality))
     if any(model["calibration"] for model in models):
         titled.append(("Confidence", _confidence(models)))
     if summary["paper"]:

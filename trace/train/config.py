@@ -75,15 +75,60 @@ class Evaluation:
 
 
 @config_class
+class Reward:
+    """The weights of the parts of `trace.train.reward`, and its lengths, in units of the image's longer side."""
+
+    format: float = Field(0.1, ge=0)
+    mask: float = Field(0.8, ge=0)
+    count: float = Field(0.05, ge=0)
+    distinct: float = Field(0.05, ge=0)
+    place: float = Field(0.1, ge=0)
+    radius: float = Field(0.02, ge=0)  # points closer to each other than this count once
+    falloff: float = Field(0.05, gt=0)  # from the region to where a point is worth nothing
+    points: int | None = Field(None, ge=1)  # that are asked for; null: as many as the sample's own answer has
+
+
+@config_class
+class FreshScenes:
+    """Scenes generated while training, so that no question is asked twice. `seed`: not that of any data set."""
+
+    config: str  # YAML of trace.data.scenes.generate
+    size: str = "336"  # side in pixels or WIDTHxHEIGHT
+    seed: int = Field(0, ge=0)
+    questions: int = Field(2, ge=1)  # asked about each scene
+
+
+@config_class
+class Grpo:
+    """Group relative policy optimization. Batch sizes are in answers: a step has global_batch_size / group prompts."""
+
+    group: int = Field(8, ge=2)  # answers to a prompt
+    reasoning: bool = True  # whether the prompts ask for it
+    max_new_tokens: int = Field(256, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    kl: float = Field(0.01, ge=0)  # to the starting point
+    # how far below and above 1 the ratio to the sampling policy counts
+    clip: list[float] = Field(default_factory=lambda: [0.2, 0.28], min_length=2, max_length=2)
+    iterations: int = Field(1, ge=1)  # steps on the same answers
+    reward: Reward = field(default_factory=Reward)
+    scenes: FreshScenes | None = None  # null: the questions of `data`
+    trainer: Literal["own", "trl"] = "own"  # own: LLaVA-1.5 models, one process
+    vllm: bool = False  # trl generates with vLLM
+
+
+@config_class
 class TrainConfig:
     """A training run. Paths are relative to the working directory; sizes are in samples, lengths in tokens."""
 
     model: str | ModelParts  # a folder in Hugging Face's LLaVA format, a preset for random weights, or parts
-    data: ListOf[str]  # LLaVA JSON / JSONL files; for `objective: vision` folders of generated scenes
+    # LLaVA JSON / JSONL files, for grpo of generated questions; for `objective: vision` folders of generated scenes
+    data: ListOf[str]
     output_dir: str
     image_folder: str = ""
-    # language: next-token loss on the assistant's turns. vision: patch labels, in place of CLIP's pre-training.
-    objective: Literal["language", "vision"] = "language"
+    # language: next-token loss on the assistant's turns. vision: patch labels, in place of CLIP's pre-training. grpo:
+    # reinforcement learning with a verifiable reward.
+    objective: Literal["language", "vision", "grpo"] = "language"
+    grpo: Grpo | None = None
     template: str = "vicuna_v1"
     # How points are learned, whatever the data hold (fractions): unit keeps them, native writes them as the model's
     # family does (core/conventions.yaml). The trained model records its choice, and is asked and read in it.
@@ -138,6 +183,11 @@ class TrainConfig:
         if self.modes.llm == "lora" and self.lora is None:
             object.__setattr__(self, "lora", Lora())
         vision, grounding, muon = self.objective == "vision", self.grounding_loss is not None, self.optimizer == "muon"
+        if self.objective == "grpo" and self.grpo is None:
+            object.__setattr__(self, "grpo", Grpo())
+        grpo, own = self.grpo is not None, self.grpo is not None and self.grpo.trainer == "own"
+        rl = self.grpo or Grpo()
+        answers = "micro_batch_size" if own else "global_batch_size"
         if not self.trained_parts:
             raise InputError("trainable: every part is frozen. Train at least one.")
         if vision and self.trained_parts != ("vision",):
@@ -158,6 +208,18 @@ class TrainConfig:
             # Muon trains all matrices at muon_learning_rate, and needs them unsharded.
             ("learning_rates", self.learning_rates != LearningRates(), "optimizer: muon", muon, "Use adamw."),
             ("optimizer", muon, "deepspeed", self.deepspeed is not None, "Use adamw."),
+            ("grpo", grpo, f"objective: {self.objective}", self.objective != "grpo", "Set objective to grpo."),
+            ("grpo", grpo, "max_steps: -1", self.max_steps < 1, "Set the number of steps."),
+            ("grpo", grpo, "packing", self.packing, "Set packing to false."),
+            ("grpo", grpo, "grounding_loss", grounding, "Remove one of them."),
+            ("grpo", grpo, "share_image", self.share_image > 1, "Set it to 1."),
+            # Answers would be drawn from another policy than the one that is trained.
+            ("grpo", grpo, "lora.dropout", bool(self.lora and self.lora.dropout), "Set it to 0."),
+            ("grpo.group", grpo, answers, bool(getattr(self, answers) % rl.group), "Make it a multiple of the group."),
+            ("grpo.iterations", grpo, "save_steps", bool(self.save_steps % rl.iterations), "Make it a multiple."),
+            ("grpo.scenes", rl.scenes is not None, "data", bool(self.data), "Set one of them to null, or data to []."),
+            ("grpo.trainer: own", own, "deepspeed", self.deepspeed is not None, "Use trl."),
+            ("grpo.trainer: own", own, "grpo.vllm", rl.vllm, "Use trl."),
         )
         for key, is_set, other, other_is_set, advice in conflicts:
             if is_set and other_is_set:
@@ -178,6 +240,8 @@ class TrainConfig:
         }  # fmt: skip
         for key in (key for key, is_set in only_llava.items() if is_set and checkpoint.image_tokens is None):
             raise InputError(f"{key}: works with LLaVA-1.5 models only, not with {checkpoint.name}. Remove it.")
+        if self.grpo is not None and self.grpo.trainer == "own" and not checkpoint.packed_generation:
+            raise InputError(f"grpo.trainer: own works with LLaVA-1.5 models, not with {checkpoint.name}. Use trl.")
         if self.packing and not checkpoint.packs:
             problem = f"{checkpoint.name} has layers that mix the rows of a packed batch"
             raise InputError(f"packing: {problem}. Set packing to false; rows are then padded.")

@@ -1,4 +1,4 @@
-"""Answer a benchmark's first questions during training: point accuracy in the log, answers drawn as pictures.
+"""Answer a benchmark's first questions during training: accuracy and quality in the log, answers drawn as pictures.
 
 One process answers while the others wait, so keep it small; `trace.eval.model_vqa` answers complete benchmarks from any
 checkpoint of a running training. Under ZeRO-3 no process holds a complete model, and this is refused.
@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from ..core.conventions import CONVENTIONS, point_reader
 from ..core.images import decoded_size, open_image
 from ..drawing.canvas import save_figure
 from ..drawing.figures import draw_overlay
 from ..eval.benchmark import open_benchmark
+from ..eval.error_classes import ErrorClassifier
+from ..eval.quality import answer_quality, mean_quality
 from ..eval.scoring import score
 from ..inference.predictor import Predictor
 from ..model.families.base import Checkpoint
@@ -25,12 +28,12 @@ from .config import TrainConfig
 
 
 class BenchmarkCallback(TrainerCallback):
-    """Answer every `evaluation.steps` steps and after the last one."""
+    """Answer every `evaluation.steps` steps and after the last one; for grpo also before the first."""
 
     def __init__(self, config: TrainConfig, checkpoint: Checkpoint, folder: Path, trainer: Any) -> None:
         assert config.evaluation is not None
         self._settings, self._trainer, self._folder = config.evaluation, trainer, folder / "evaluation"
-        self._checkpoint, self._style = checkpoint, config.template
+        self._checkpoint, self._style, self._before = checkpoint, config.template, config.objective == "grpo"
         if trainer.is_deepspeed_enabled and trainer.accelerator.state.deepspeed_plugin.zero_stage == 3:
             advice = "Use zero2.json, or run trace.eval.model_vqa on the checkpoints."
             raise InputError(f"evaluation: does not work with ZeRO-3, where no process holds the model. {advice}")
@@ -41,19 +44,26 @@ class BenchmarkCallback(TrainerCallback):
                 raise InputError(f"evaluation: the image {path} cannot be read: {reason}.")
             self._benchmark.mask(question)
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0 and self._before:
+            self._answer(state, control)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % self._settings.steps and state.global_step != state.max_steps:
-            return
+        if state.global_step % self._settings.steps == 0 or state.global_step == state.max_steps:
+            self._answer(state, control)
+
+    def _answer(self, state: Any, control: Any) -> None:
         if state.is_world_process_zero:
-            accuracy, count = self._evaluate(state.global_step), len(self._benchmark.questions)
-            print(f"step {state.global_step}: point accuracy {accuracy:.3f} on {count} questions")
+            metrics, count = self._evaluate(state.global_step), len(self._benchmark.questions)
+            shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in metrics.items())
+            print(f"step {state.global_step}: {shown} on {count} questions")
             should_log = control.should_log  # for the step itself; every call of `log` resets it
-            self._trainer.log({"point_accuracy": accuracy})
+            self._trainer.log(metrics)
             control.should_log = should_log
         self._trainer.accelerator.wait_for_everyone()
 
-    def _evaluate(self, step: int) -> float:
-        questions, settings, scores = self._benchmark.questions, self._settings, []
+    def _evaluate(self, step: int) -> dict[str, float]:
+        questions, settings, answers = self._benchmark.questions, self._settings, list[dict[str, float]]()
         images, texts = [self._benchmark.image_path(question) for question in questions], [q.text for q in questions]
         options: dict[str, Any] = {"reasoning": settings.reasoning, "max_new_tokens": settings.max_new_tokens}
         checkpoint, wrapped = self._checkpoint, self._checkpoint.model
@@ -69,9 +79,15 @@ class BenchmarkCallback(TrainerCallback):
         model.set_attn_implementation(before)
         for number, (question, image, prediction) in enumerate(zip(questions, images, predictions, strict=True)):
             points = prediction.response.points
-            scores.append(score(points, self._benchmark.mask(question)))
+            mask = self._benchmark.mask(question)
+            known, size = ErrorClassifier(question, mask, self._benchmark.question_file.parent), (*mask.shape[::-1],)
+            read = point_reader(size, CONVENTIONS[prediction.convention], prediction.sent)
+            quality = answer_quality(prediction.response, size, known.meta, known.instances, read)
+            answers.append(
+                {"point_accuracy": score(points, mask), "answer_tokens": len(prediction.token_ids)} | quality
+            )
             if number < settings.pictures:
                 self._folder.mkdir(exist_ok=True)
                 picture = self._folder / f"{step:07d}_{question.question_id}.png"
                 save_figure(draw_overlay(open_image(image), points), picture)
-        return sum(scores) / len(scores)
+        return mean_quality(answers)

@@ -30,6 +30,9 @@ GPU_PEAK_FLOPS = {
 }  # fmt: skip
 CURVES = ("loss", "token_loss", "grounding_loss", "loss_reasoning", "loss_answer", "loss_text", "learning_rate")
 CURVES += ("grad_norm", "point_accuracy", "tokens_per_second")
+CURVES += ("reward", *(f"reward_{part}" for part in ("format", "mask", "count", "distinct", "place")), "reward_std")
+CURVES += ("frac_reward_zero_std", "kl", "entropy", "clip_ratio/region_mean", "completions/mean_length")
+CURVES += ("distinct_points", "true_places", "true_first_step", "answer_tokens")
 
 
 class StepMetrics:

@@ -87,14 +87,16 @@ def _open_record(config: TrainConfig, folder: Path, process: int) -> dict[str, A
 
 def check_inputs(config: TrainConfig, processes: int) -> None:
     """Check that the files, folders and packages of a configuration exist; InputError names the key."""
-    if not config.data:
+    fresh = config.grpo is not None and config.grpo.scenes is not None
+    if not config.data and not fresh:
         raise InputError("data: is empty. Name the files to learn from.")
     for path in config.data if config.objective == "vision" else ():
         existing_folder(path, "data: the folder of scenes")
-    if config.objective == "language":
+    if config.objective != "vision":
         for path in config.data:
             existing_file(path, "data: the file")
-        existing_folder(config.image_folder, "image_folder:")
+        if not fresh:
+            existing_folder(config.image_folder, "image_folder:")
         try:
             template(config.template)
         except InputError as error:
@@ -118,6 +120,8 @@ def check_inputs(config: TrainConfig, processes: int) -> None:
 def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSignal) -> Path | None:
     if config.objective == "vision":
         from .vision_pretraining import prepare
+    elif config.objective == "grpo":
+        from .rl import prepare
     else:
         from .sft import prepare
     from .checkpoints import last_checkpoint

@@ -65,8 +65,14 @@ def init_distributed(config: TrainConfig) -> None:
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")
 
 
-def training_arguments(config: TrainConfig, folder: Path, passes: int) -> TrainingArguments:
-    """Convert the configuration to TrainingArguments, with `passes` forward passes a step of one process."""
+def training_arguments(
+    config: TrainConfig, folder: Path, passes: int, kind: type[TrainingArguments] = TrainingArguments, **more: Any
+) -> TrainingArguments:
+    """Convert the configuration to TrainingArguments, with `passes` forward passes a step of one process.
+
+    Args:
+        kind: a class derived from TrainingArguments; `more` are its own arguments.
+    """
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     on_gpu = torch.cuda.is_available()
     # transformers 5 renamed the option; the newer name is used if it exists.
@@ -76,7 +82,7 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
     options: dict[str, Any] = {name: getattr(config, name) for name in (*same, "save_steps", "save_total_limit")}
     options[recompute] = config.gradient_checkpointing
     options[f"{recompute}_kwargs"] = {"use_reentrant": False} if config.gradient_checkpointing else None
-    arguments = TrainingArguments(
+    arguments = kind(
         output_dir=str(folder / "checkpoints"), gradient_accumulation_steps=passes, num_train_epochs=config.epochs,
         per_device_train_batch_size=1 if config.packing else config.micro_batch_size, warmup_steps=config.warmup_ratio,
         lr_scheduler_type=config.lr_schedule, bf16=config.precision == "bf16", remove_unused_columns=False,
@@ -84,7 +90,7 @@ def training_arguments(config: TrainConfig, folder: Path, passes: int) -> Traini
         dataloader_num_workers=config.dataloader_workers, dataloader_drop_last=True, dataloader_pin_memory=on_gpu,
         dataloader_persistent_workers=config.dataloader_workers > 0, report_to=config.report_to or "none",
         logging_nan_inf_filter=False,  # it would hide what TrainingGuard has to see
-        logging_first_step=True, use_cpu=not on_gpu, **options,
+        logging_first_step=True, use_cpu=not on_gpu, **options, **more,
     )  # fmt: skip
     arguments._n_gpu = min(arguments.n_gpu, 1)  # without a launcher it would scatter our batches over all GPUs
     return arguments
@@ -105,6 +111,19 @@ class ResumableTrainer(Trainer):
             groups = self.optimizer.param_groups
             self.group_settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         return self.optimizer
+
+    def make_loader(self, batches: Any) -> DataLoader[Any]:
+        """Return this process's batches; accelerate does not get them, it would distribute them a second time."""
+        workers = self.args.dataloader_num_workers
+        if workers > 0:
+            atexit.register(_end_workers)
+        return DataLoader(
+            self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator, num_workers=workers,
+            # Workers inherit the dataset; a start method that pickles it would send each of them the model too.
+            multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
+            persistent_workers=workers > 0, pin_memory=self.args.dataloader_pin_memory, worker_init_fn=_ignore_sigterm,
+            generator=torch.Generator().manual_seed(self.args.seed),  # leaves the global one, of dropout, alone
+        )  # fmt: skip
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         try:
@@ -194,17 +213,7 @@ class LanguageTrainer(ResumableTrainer):
         self._rates: dict[str, float] = {}  # of each part, in the last step
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return this process's batches; accelerate does not get them, it would distribute them a second time."""
-        workers = self.args.dataloader_num_workers
-        if workers > 0:
-            atexit.register(_end_workers)
-        return DataLoader(
-            self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator, num_workers=workers,
-            # Workers inherit the dataset; a start method that pickles it would send each of them the model too.
-            multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
-            persistent_workers=workers > 0, pin_memory=self.args.dataloader_pin_memory, worker_init_fn=_ignore_sigterm,
-            generator=torch.Generator().manual_seed(self.args.seed),  # leaves the global one, of dropout, alone
-        )  # fmt: skip
+        return self.make_loader(self._batches)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

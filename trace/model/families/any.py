@@ -117,14 +117,14 @@ class AnyCheckpoint(Checkpoint):
             parts = [{"type": "image"}] * turn.text.count(IMAGE_TAG) + [{"type": "text", "text": words}]
             messages.append({"role": "assistant" if index % 2 else "user", "content": parts})
         return str(self.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=len(turns) % 2 == 1, **self._template_options))  # fmt: skip
+            messages, tokenize=False, add_generation_prompt=len(turns) % 2 == 1, **self.template_options))  # fmt: skip
 
     @cached_property
     def image_word(self) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
     @cached_property
-    def _template_options(self) -> dict[str, Any]:
+    def template_options(self) -> dict[str, Any]:
         # Reasoning is part of the answer here, not of a block that the template opens and hides.
         return {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
 

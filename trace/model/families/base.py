@@ -68,6 +68,7 @@ class Checkpoint(ABC):
     parts: Mapping[str, Any] = field(default_factory=dict)
     coordinates: str = "unit"
 
+    template_options = {}  # of the chat template
     answer_lead = ""  # what stands between an open prompt and its answer
     packed_generation = False  # whether `inference.generation.generate`, which packs rows, runs this model
 
