@@ -1,5 +1,7 @@
 """Samples as our generator writes them, by hand: objects, relations, surfaces and marks in `meta`."""
 
+from dataclasses import replace
+
 from trace_vlm.core.prompts import question_text
 from trace_vlm.core.records import Sample, Turn
 
@@ -30,6 +32,13 @@ def generated(kind, relation=None, target=None, references=(), answer=ANSWER, su
 def bare(instruction, identifier="a"):
     """A sample without `meta`."""
     return Sample(identifier, "a.png", generated("direct", asked=instruction).conversations, {})
+
+
+def chain(kind, target=None):
+    """Two hops: from the blue ball to the green box, and on to the target or to free space."""
+    sample, links = generated(kind, "left", target, [BALL]), [("behind", BOX), ("left", target or dict.fromkeys(BOX))]
+    hops = [{"relation": relation, "noun": item["category"], **item} for relation, item in links]
+    return replace(sample, meta=sample.meta | {"hops": hops, "task": "object_reference" if target else "free_space"})
 
 
 PLAIN = [

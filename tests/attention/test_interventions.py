@@ -41,6 +41,15 @@ def test_each_step_gets_the_edits_that_its_words_allow():
     assert edits(objects={})["reference", "place"].text.endswith("at (0.80, 0.50).")  # mirrored
 
 
+def test_each_hop_is_edited_by_itself():
+    walked = f"{STEPS['reference']} What lies behind it at (0.70, 0.25) is the bowl."
+    every = edits(render(STEPS | {"reference": walked}, [BEFORE]))
+    assert every["hop_1", "direction"].text == "What lies in front of it at (0.70, 0.25) is the bowl."
+    assert every["hop_1", "place"].text.startswith("What lies behind it at (0.") and ("hop_2", "place") not in every
+    assert every["hop_1", "place"].prefix.endswith(f"{STEPS['reference']} {every['hop_1', 'place'].text}")
+    assert every["reference", "control"].text == STEPS["reference"] and ("reference", "direction") not in every
+
+
 @pytest.mark.parametrize(("written", "moved"), [
     ("x=0.20, y=0.50", "(0.70, 0.25)"), ("（0.200，0.500）", "(0.700, 0.250)"), ("[0.2, 0.5]", "(0.7, 0.2)"),
 ])  # fmt: skip

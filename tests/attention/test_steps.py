@@ -84,6 +84,16 @@ def test_each_step_has_exactly_the_tokens_of_its_text(tokenizer, keys):
     assert texts_of_tokens(tokenizer, text) == {**lines, ANSWER: answer}
 
 
+def test_a_hop_is_a_step_of_its_own(tokenizer):
+    walked = ["What lies behind it at (0.80, 0.40) is the box.", "What lies left of it at (0.20, 0.30) is the can."]
+    text = render({**STEPS, "reference": " ".join([STEPS["reference"], *walked])}, [Point(0.1, 0.2)])
+    texts = texts_of_tokens(tokenizer, text)
+    assert list(texts) == ["reference", "hop_1", "hop_2", "target", "subtype", "output", ANSWER]
+    assert texts["reference"].endswith(STEPS["reference"]) and [texts["hop_1"], texts["hop_2"]] == walked
+    assert list(steps.step_titles(texts).values())[:3] == [HEADINGS["reference"], "Hop 1", "Hop 2"]
+    assert steps.mean_maps(np.ones((1, 9, 4)), {"hop_1": (2, 3)}).shape == (1, 6, 2, 2)
+
+
 def test_all_of_a_plain_answer_is_the_final_answer(tokenizer):
     assert texts_of_tokens(tokenizer, "[(0.1, 0.2)]") == {ANSWER: "[(0.1, 0.2)]"}
     assert texts_of_tokens(tokenizer, "I see no mug.") == {}

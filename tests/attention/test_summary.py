@@ -105,6 +105,29 @@ def test_paired_tests_find_what_differs_and_are_corrected_for_their_number():
     assert f"{differs.mean:+.3f} (p {differs.p:.2g})" in line
 
 
+def test_answers_with_and_without_hops_are_summarized_together():
+    rng = np.random.default_rng(1)
+    plain, walked = [record(number, noisy(FALLING, rng), noisy(FINDING, rng)) for number in range(20)], []
+    for one in plain[:12]:
+        steps = (one.steps[0], StepRecord("hop_1", "Hop 1", "", (0, 1), None, None), *one.steps[1:])
+        numbers = {name: [values[0], 0.7, *values[1:]] for name, values in one.numbers["mean"].items()}
+        more = {"steps": steps, "numbers": {"mean": numbers}, "uniform": numbers}
+        walked.append(replace(one, source=f"walked {one.source}", **more))
+    maps = [(np.full((len(one.steps), 4, 4), 0.02, np.float32), NOWHERE) for one in plain + walked]
+    summarized = summary.summarize(plain + walked, maps)
+    assert list(summarized.missing) == ["reference", "hop_1", *list(STEP_TITLES)[1:]] and not any(
+        summarized.missing.values()
+    )
+    spans = summarized.measures["mean"]["area"]
+    assert (
+        spans[1].mean == pytest.approx(0.7)
+        and spans[1].questions == 12
+        and spans[3].mean == pytest.approx(0.15, abs=0.02)
+    )
+    assert [part.verdict for part in summarized.verdicts] == ["holds"] * 3
+    assert any(line.startswith("hop_1 - target") for line in summary.describe(summarized))
+
+
 @pytest.mark.parametrize("looking", [True, False])
 def test_the_shuffled_control_separates_looking_from_habit(looking):
     """Attention on each image's own target is far above the control, attention at one fixed position is not."""

@@ -46,6 +46,22 @@ def test_template_is_written_to_the_letter_and_read_with_every_span():
     assert response.step("subtype") == response.steps[2] and parse("(0.5, 0.5)").step("subtype") is None
 
 
+def test_hops_are_the_sentences_of_the_first_step_that_walk_on():
+    walked = [
+        "What lies to the left of it at (0.31, 0.49) is the mug.",
+        "What lies behind it at (0.4, 0.2) is the can.",
+    ]
+    first = "The instruction refers to the red can at (0.55, 0.57)."
+    text = render({**STEPS_EXAMPLE, "reference": " ".join([first, *walked])}, POINTS)
+    response = parse(text)
+    assert [step.key for step in response.steps] == list(STEPS) and response.points == POINTS
+    assert [(hop.key, hop.text) for hop in response.hops] == [("hop_1", walked[0]), ("hop_2", walked[1])]
+    assert all(text[slice(*hop.span)] == hop.text for hop in response.hops)
+    assert [part.key for part in response.parts] == ["reference", "hop_1", "hop_2", *STEPS[1:]]
+    assert text[slice(*response.parts[0].span)] == f"{response.parts[0].heading} {first}"
+    assert parse(TEMPLATE).hops == () and parse(TEMPLATE).parts == parse(TEMPLATE).steps
+
+
 bodies = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60)
 bodies |= st.text(alphabet="**:.-_# \n\r\t()[]0123456789final answer target area", max_size=60)
 sections = st.dictionaries(st.sampled_from(STEPS), bodies)

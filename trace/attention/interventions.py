@@ -1,4 +1,4 @@
-"""Does the reasoning matter? One step's words are replaced, the model continues, and the points may follow.
+"""Does the reasoning matter? The words of one step or hop are replaced, the model continues, and the points may follow.
 
 An edit says where the points should go if the model believes its own text. Objects and their places come from the
 benchmark's `views.jsonl`, directions and places from any text. Reported are `distance` (of the mean point, in longer
@@ -23,12 +23,13 @@ import numpy as np
 from ..core.images import open_image
 from ..core.points import Box, Mention, Point, find_points
 from ..core.prompts import IMAGE_TAG
-from ..core.reasoning import STEPS, Response, Step, parse
+from ..core.reasoning import Response, Step, parse
 from ..eval.benchmark import Benchmark
 from ..eval.statistics import interval
 from ..utils.command import InputError
 from ..utils.files import JsonlWriter, read_json, read_jsonl, write_json
 from .results import EFFECTS, AttentionRecord, read_records
+from .steps import step_titles
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,8 +92,9 @@ class EditResult:
 def make_edits(response: Response, objects: Centers, rng: np.random.Generator) -> list[Edit]:
     """Return the edits that the steps of an answer allow, at most one of each kind a step."""
     edits = []
-    for key in STEPS:
-        step = response.step(key)
+    parts = {part.key: part for part in reversed(response.parts)}  # of two with one key, the first
+    for key in step_titles(parts):
+        step = parts.get(key)
         if step is not None and step.text:
             start = response.text[: step.span[1] - len(step.text)]  # a step's span ends with its own text
             for kind, text, shift, exact in _changed(step, objects, rng):
@@ -246,7 +248,7 @@ def summarize_effects(answers: Sequence[tuple[AttentionRecord, Sequence[EditResu
         return asdict(interval(numbers, images, rng, RESAMPLES)) if values else None
 
     effects = []
-    for step, kind in product(STEPS, KINDS):
+    for step, kind in product(step_titles({result.step for _, of_answer in answers for result in of_answer}), KINDS):
         results = [(record.source, result) for record, of_answer in answers for result in of_answer
                    if (result.step, result.kind) == (step, kind)]  # fmt: skip
         if results:

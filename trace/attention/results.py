@@ -31,7 +31,7 @@ from ..eval.scoring import score
 from ..utils.command import InputError
 from ..utils.files import read_json, replacing, write_json
 from .metrics import DECIMALS, MEASURES, Regions, Values, measure, regions, uniform
-from .steps import STEP_TITLES, AnswerAttention
+from .steps import AnswerAttention
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -124,7 +124,7 @@ def write_record(
     target, reference = masks
     maps, points = attention.step_maps(image.size), attention.response.points
     records = []
-    for number, (key, step) in enumerate(zip(STEP_TITLES, maps, strict=True), 1):
+    for number, (key, step) in enumerate(zip(attention.titles, maps, strict=True), 1):
         picture = f"{stem}_{number}_{key}.png"
         (folder / picture).unlink(missing_ok=True)  # of an earlier answer that had this step
         if step.heat is None:
@@ -146,13 +146,13 @@ def write_record(
     with replacing(folder / f"{stem}.npz") as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
     layers = attention.captured.layers
-    present = [key in attention.spans for key in STEP_TITLES]
+    present = [key in attention.spans for key in attention.titles]
     by_layer = {MEAN: attention.maps, **dict(zip(map(str, layers), attention.layer_maps, strict=True))}
     numbers = {layer: _by_measure([measure(grid, where) if known else None
                                    for known, grid in zip(present, grids, strict=True)])
                for layer, grids in by_layer.items()}  # fmt: skip
     if attention.captured.config.reduction != "mean":  # a sum over the largest head is no share
-        numbers = {layer: {**values, "share": [None] * len(STEP_TITLES)} for layer, values in numbers.items()}
+        numbers = {layer: {**values, "share": [None] * len(present)} for layer, values in numbers.items()}
     even_grid = attention.captured.even.reshape(grid, grid)
     even = [uniform(even_grid, where, float(share)) if known else None
             for known, share in zip(present, attention.uniform, strict=True)]  # fmt: skip
@@ -219,7 +219,7 @@ def read_records(folder: Path) -> list[AttentionRecord]:
 
 
 def read_maps(folder: Path, record: AttentionRecord) -> tuple[NDArray[np.float32], Regions]:
-    """Read the steps' maps [5, grid, grid] of a record, and the regions they are compared with. InputError if broken."""
+    """Read the steps' maps [steps, grid, grid] of a record, and the regions they are compared with. InputError if broken."""
     path = folder / record.arrays
     try:
         with np.load(path) as arrays:

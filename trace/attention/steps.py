@@ -1,14 +1,14 @@
 """Which generated tokens belong to which step of the reasoning, and where the model looked during each.
 
-The steps are the four of the Chain of Reasoning and the final answer. Their tokens follow from the text: `parse` gives
-each step's characters, `token_spans` each token's. A step that the answer lacks is missing and has no map. A map is
-the mean attention of a step's tokens over the recorded layers, unscaled: it sums to the share of attention on the
-image, so steps and images can be compared.
+The steps are the four of the Chain of Reasoning, the hops of the first one if it has some, and the final answer. Their
+tokens follow from the text: `parse` gives each step's characters, `token_spans` each token's. A step that the answer
+lacks is missing and has no map. A map is the mean attention of a step's tokens over the recorded layers, unscaled: it
+sums to the share of attention on the image, so steps and images can be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from os.path import commonprefix
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..core.conventions import CONVENTIONS, read
 from ..core.images import unpad_map
 from ..core.prompts import IMAGE_TAG
-from ..core.reasoning import HEADINGS, Response, Span
+from ..core.reasoning import HEADINGS, HOP, Response, Span
 from ..core.records import Answer
 from ..drawing.figures import StepMap, answer_text
 from ..inference.predictor import build_question
@@ -38,24 +38,29 @@ STEP_TITLES: Mapping[str, str] = {**HEADINGS, ANSWER: "Final answer"}
 
 @dataclass(frozen=True, slots=True)
 class AnswerAttention:
-    """One answer, its steps and the attention of each, in the order of STEP_TITLES; NaN for a missing step."""
+    """One answer, its steps and the attention of each, in the order of `titles`; NaN for a missing step."""
 
     response: Response
     spans: Mapping[str, Span]  # the tokens (first, one past the last) of each step that the answer has
-    layer_maps: NDArray[np.float32]  # [layers, 5, grid, grid] over the padded square
-    uniform: NDArray[np.float32]  # [5], the image's share of attention if every token were attended to equally
+    layer_maps: NDArray[np.float32]  # [layers, steps, grid, grid] over the padded square
+    uniform: NDArray[np.float32]  # [steps], the image's share of attention if every token were attended to equally
     captured: CapturedAnswer  # the rows that the maps are means of
     convention: str = "unit"  # in which the answer writes points
     sent: tuple[int, int] | None = None  # the size of the picture that the model saw; None for fractions
 
     @property
+    def titles(self) -> dict[str, str]:
+        """The titles of the steps, by key; of the hops those that the answer has."""
+        return step_titles(self.spans)
+
+    @property
     def maps(self) -> NDArray[np.float32]:
-        """[5, grid, grid], the mean over the layers: what is drawn."""
+        """[steps, grid, grid], the mean over the layers: what is drawn."""
         return self.layer_maps.mean(axis=0)
 
     @property
     def shares(self) -> NDArray[np.float32]:
-        """[5], the attention mass on the image; NaN for a missing step, and where heads were not averaged."""
+        """[steps], the attention mass on the image; NaN for a missing step, and where heads were not averaged."""
         shares = self.maps.sum(axis=(1, 2))
         return shares if self.captured.config.reduction == "mean" else np.full_like(shares, np.nan)
 
@@ -63,16 +68,21 @@ class AnswerAttention:
         """Return the words of a step without its heading; empty for a missing one."""
         if key not in self.spans:
             return ""
-        step = None if key == ANSWER else self.response.step(key)
-        return step.text if step else answer_text(self.response)
+        return next((part.text for part in self.response.parts if part.key == key), answer_text(self.response))
 
     def step_maps(self, size: tuple[int, int]) -> list[StepMap]:
         """Return what the figures draw: each step's map over the original image of `size` (width, height)."""
         return [
             StepMap(title, self.text(key), unpad_map(grid, size) if key in self.spans else None, float(share),
                     self.spans.get(key))
-            for (key, title), grid, share in zip(STEP_TITLES.items(), self.maps, self.shares, strict=True)
+            for (key, title), grid, share in zip(self.titles.items(), self.maps, self.shares, strict=True)
         ]  # fmt: skip
+
+
+def step_titles(keys: Iterable[str]) -> dict[str, str]:
+    """Return the titles of STEP_TITLES, and behind the first step those of the hops among `keys`."""
+    hops = {key: f"Hop {key.removeprefix(HOP)}" for key in sorted(keys) if key.startswith(HOP)}
+    return {next(iter(STEP_TITLES)): "", **hops, **STEP_TITLES}
 
 
 def token_spans(tokenizer: Any, token_ids: Sequence[int]) -> tuple[str, list[Span]]:
@@ -111,7 +121,7 @@ def step_spans(response: Response, characters: Sequence[Span]) -> dict[str, Span
     A token belongs to the step that holds most of its visible characters, the earlier one if two hold as many (a
     token of blanks: all of its characters). Of an answer that is points and no steps all tokens are the final answer.
     """
-    spans = {step.key: step.span for step in reversed(response.steps)}  # of two steps with one key, the first
+    spans = {step.key: step.span for step in reversed(response.parts)}  # of two steps with one key, the first
     if response.answer_span is not None:
         spans[ANSWER] = response.answer_span
     elif not spans and response.points:
@@ -124,11 +134,11 @@ def step_spans(response: Response, characters: Sequence[Span]) -> dict[str, Span
         best = max(held, key=lambda key: held[key], default=None)
         if best is not None and held[best]:
             tokens.setdefault(best, []).append(index)
-    return {key: (tokens[key][0], tokens[key][-1] + 1) for key in STEP_TITLES if key in tokens}
+    return {key: (tokens[key][0], tokens[key][-1] + 1) for key in step_titles(tokens) if key in tokens}
 
 
 def mean_maps(attention: NDArray[np.floating], spans: Mapping[str, Span]) -> NDArray[np.float32]:
-    """Average the attention [layers, tokens, patches] of each step's tokens: [layers, 5, grid, grid], NaN if missing.
+    """Average the attention [layers, tokens, patches] of each step's tokens: [layers, steps, grid, grid], NaN if missing.
 
     ValueError: the image tokens are no square grid, or a span reaches past the rows.
     """
@@ -136,8 +146,9 @@ def mean_maps(attention: NDArray[np.floating], spans: Mapping[str, Span]) -> NDA
     side = isqrt(patches)
     if side * side != patches:
         raise ValueError(f"{patches} image tokens are no square grid")
-    maps = np.full((layers, len(STEP_TITLES), side, side), np.nan, dtype=np.float32)
-    for index, key in enumerate(STEP_TITLES):
+    titles = step_titles(spans)
+    maps = np.full((layers, len(titles), side, side), np.nan, dtype=np.float32)
+    for index, key in enumerate(titles):
         if key in spans:
             start, end = spans[key]
             if end > tokens:
@@ -153,7 +164,7 @@ def attention_by_step(checkpoint: Checkpoint, captured: CapturedAnswer, image: I
     response = read(text, image.size, CONVENTIONS[checkpoint.coordinates], sent)
     spans = step_spans(response, characters)
     even = captured.image_tokens / captured.keys
-    uniform = [float(even[slice(*spans[key])].mean()) if key in spans else np.nan for key in STEP_TITLES]
+    uniform = [float(even[slice(*spans[key])].mean()) if key in spans else np.nan for key in step_titles(spans)]
     maps = mean_maps(captured.attention, spans)
     shares = np.asarray(uniform, np.float32)
     return AnswerAttention(response, spans, maps, shares, captured, checkpoint.coordinates, sent)

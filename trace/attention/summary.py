@@ -23,7 +23,7 @@ from ..utils.command import InputError, Parser, existing_folder, run
 from ..utils.files import write_json
 from .metrics import MEASURES, Regions, measure
 from .results import MEAN, SUMMARY, AttentionRecord, Numbers, read_maps, read_records, require_same_settings
-from .steps import STEP_TITLES
+from .steps import STEP_TITLES, step_titles
 
 RESAMPLES = 2000
 LEAST_IMAGES = 10
@@ -36,8 +36,9 @@ KEYS = tuple(STEP_TITLES)
 CONTROLS = {"uniform": "spread evenly", "shuffled": "shuffled images"}
 PAIRS_TITLE = "Each step minus each later one, paired by answer; p of permutation tests over images, Holm-corrected"
 
-Values = NDArray[np.float64]  # [answers, 5], NaN where not defined
-MapsOf = Sequence[tuple[NDArray[np.float32], Regions]]  # of each answer: the maps [5, grid, grid] and regions
+Values = NDArray[np.float64]  # [answers, steps], NaN where not defined
+MapsOf = Sequence[tuple[NDArray[np.float32], Regions]]  # of each answer: the maps [steps, grid, grid] and regions
+Columns = Sequence[Mapping[str, int]]  # of each answer: the number of each of its steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Every number by measure; lists have one entry a step, None where nothing was measured."""
+    """Every number by measure; lists have one entry a step (a key of `missing`), None where nothing was measured."""
 
     model: str
     questions: int
@@ -103,27 +104,33 @@ def summarize(records: Sequence[AttentionRecord], maps: MapsOf, seed: int = 0) -
     """Compute every number over the answers `records`."""
     rng = np.random.default_rng(seed)
     images = [record.source for record in records]
-    values = {layer: {name: _values([record.numbers.get(layer, {}) for record in records], name) for name in MEASURES}
+    columns = [{step.key: number for number, step in enumerate(record.steps)} for record in records]
+    keys = tuple(step_titles(key for of_answer in columns for key in of_answer))
+
+    def values_of(numbers: Sequence[Numbers], name: str) -> Values:
+        rows = [[None if key not in at or not (row := of_answer.get(name)) else row[at[key]] for key in keys]
+                for of_answer, at in zip(numbers, columns, strict=True)]  # fmt: skip
+        return np.array(rows, float)  # None becomes NaN
+
+    values = {layer: {name: values_of([record.numbers.get(layer, {}) for record in records], name) for name in MEASURES}
               for layer in dict.fromkeys(layer for record in records for layer in record.numbers)}  # fmt: skip
-    shuffled = _shuffled_control(records, maps, rng)
+    shuffled = _shuffled_control(records, maps, keys, columns, rng)
+    published = [keys.index(key) for key in KEYS]
     return Summary(
         model=", ".join(dict.fromkeys(record.model for record in records)),
         questions=len(records),
         images=len(set(images)),
-        missing={key: sum(record.steps[step].tokens is None for record in records) for step, key in enumerate(KEYS)},
+        missing={key: sum(record.steps[at[key]].tokens is None for record, at in zip(records, columns, strict=True)
+                          if key in at) for key in keys},
         measures={layer: {name: [_interval(column, images, rng) for column in array.T]
                           for name, array in of_layer.items()} for layer, of_layer in values.items()},
-        uniform={name: _means(_values([record.uniform for record in records], name)) for name in MEASURES},
+        uniform={name: _means(values_of([record.uniform for record in records], name)) for name in MEASURES},
         shuffled={name: _means(array) for name, array in shuffled.items()},
         against_shuffled={name: [_interval(column, images, rng, GAP_BOUNDS) for column in (values[MEAN][name] - array).T]
                           for name, array in shuffled.items()},
-        pairs={name: _pairs(values[MEAN][name], images, rng) for name in MEASURES},
-        verdicts=judge(values[MEAN], images, rng),
+        pairs={name: _pairs(values[MEAN][name], keys, images, rng) for name in MEASURES},
+        verdicts=judge({name: array[:, published] for name, array in values[MEAN].items()}, images, rng),
     )  # fmt: skip
-
-
-def _values(numbers: Sequence[Numbers], name: str) -> Values:
-    return np.array([of_answer.get(name) or [None] * len(KEYS) for of_answer in numbers], float)  # None becomes NaN
 
 
 def _means(values: Values) -> list[float | None]:
@@ -139,15 +146,17 @@ def _interval(
     return interval(column[known], of_images, rng, RESAMPLES, bounds=bounds) if of_images else None
 
 
-def _shuffled_control(records: Sequence[AttentionRecord], maps: MapsOf, rng: np.random.Generator) -> dict[str, Values]:
-    """Measures of other images' maps against each image's own regions and points, [answers, 5] each."""
-    control = {name: np.full((len(records), len(KEYS)), np.nan) for name in SHUFFLED}
+def _shuffled_control(
+    records: Sequence[AttentionRecord], maps: MapsOf, keys: Sequence[str], columns: Columns, rng: np.random.Generator
+) -> dict[str, Values]:
+    """Measures of other images' maps against each image's own regions and points, [answers, steps] each."""
+    control = {name: np.full((len(records), len(keys)), np.nan) for name in SHUFFLED}
     for index, (record, (_, where)) in enumerate(zip(records, maps, strict=True)):
         others = [other for other in rng.permutation(len(records)) if records[other].source != record.source]
-        for step in range(len(KEYS)):
-            grids = [maps[other][0][step] for other in others]
+        for step, key in enumerate(keys):
+            grids = [maps[other][0][columns[other][key]] for other in others if key in columns[other]]
             grids = [grid for grid in grids if not np.isnan(grid).any()][:SHUFFLES]
-            if np.isnan(maps[index][0][step]).any() or not grids:
+            if key not in columns[index] or np.isnan(maps[index][0][columns[index][key]]).any() or not grids:
                 continue
             measured = [measure(grid, where) for grid in grids]
             for name in SHUFFLED:
@@ -156,14 +165,14 @@ def _shuffled_control(records: Sequence[AttentionRecord], maps: MapsOf, rng: np.
     return control
 
 
-def _pairs(values: Values, images: Sequence[str], rng: np.random.Generator) -> list[StepPair]:
+def _pairs(values: Values, steps: Sequence[str], images: Sequence[str], rng: np.random.Generator) -> list[StepPair]:
     """Every two steps, paired by answer, with Holm's correction."""
     pairs = []
-    for first, second in combinations(range(len(KEYS)), 2):
+    for first, second in combinations(range(len(steps)), 2):
         both = ~np.isnan(values[:, [first, second]]).any(axis=1)
         if both.any():
             gap = difference(values[both, first], values[both, second], np.array(images)[both].tolist(), rng, RESAMPLES)
-            span, keys = gap.interval, (KEYS[first], KEYS[second])
+            span, keys = gap.interval, (steps[first], steps[second])
             pairs.append(StepPair(*keys, span.mean, span.low, span.high, gap.p_value, span.questions))
     order = sorted((pair.p, index) for index, pair in enumerate(pairs) if pair.p is not None)
     largest = 0.0
@@ -177,7 +186,7 @@ def _pairs(values: Values, images: Sequence[str], rng: np.random.Generator) -> l
 
 
 def judge(values: Mapping[str, Values], images: Sequence[str], rng: np.random.Generator) -> list[Verdict]:
-    """Decide whether each part of the published finding holds; `values`: measure -> [answers, 5].
+    """Decide whether each part of the published finding holds; `values`: measure -> [answers, KEYS].
 
     diffuse       half of the image's attention needs at least DIFFUSE of its tokens in both of the first two steps:
                   holds when both intervals lie above, fails when one lies below.
@@ -231,7 +240,7 @@ def _text(span: Interval | None) -> str:
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """Return (title, rows with a header) of the measures and of the paired steps; `summary` as summary.json has it."""
-    rows = [["", *KEYS]]
+    rows = [["", *summary["missing"]]]
     for name, (title, _) in MEASURES.items():
         spans = summary["measures"][MEAN][name]
         rows.append([title, *("-" if span is None else _text(Interval(**span)) for span in spans)])

@@ -25,10 +25,13 @@ HEADINGS: Mapping[str, str] = MappingProxyType(
     }
 )
 STEPS = tuple(HEADINGS)
+HOP = "hop_"  # and a number: the key of a hop, a part of the first step
 PREAMBLE = "**Reasoning Process:**"
 FINAL_ANSWER = "**Final Answer:**"
 THOUGHTS, THOUGHTS_END = "<think>", "</think>"  # around what models that think aloud (Qwen3, RoboBrain 2) think
 
+_SENTENCE = re.compile(r"\S.*?(?:[.!?](?=\s)|\Z)", re.DOTALL)
+_SIDE = re.compile(r"\b(?:(?:left|right|front|side) of|behind)\b", re.IGNORECASE)
 Span = tuple[int, int]
 Read = Callable[[str], Sequence[Mention]]
 
@@ -52,6 +55,28 @@ class Response:
     points: tuple[Point | Box, ...]
     answer_span: Span | None  # the last final answer with its heading; None without one
     spans: tuple[Span, ...] = ()  # characters of each of `points`, () where they are not known
+
+    @property
+    def hops(self) -> tuple[Step, ...]:
+        """The sentences of the first step that go on from its object to another, as steps "hop_1", "hop_2"."""
+        first = self.step("reference")
+        if first is None:
+            return ()
+        start = first.span[1] - len(first.text)
+        walked = [match for match in list(_SENTENCE.finditer(first.text))[1:] if _SIDE.search(match[0])]
+        return tuple(Step(f"{HOP}{number}", "", match[0], (start + match.start(), start + match.end()))
+                     for number, match in enumerate(walked, start=1))  # fmt: skip
+
+    @property
+    def parts(self) -> tuple[Step, ...]:
+        """The steps, with every hop as a step of its own; the first step ends where its first hop begins."""
+        hops, first = self.hops, self.step("reference")
+        if first is None or not hops:
+            return self.steps
+        text = first.text[: hops[0].span[0] - first.span[1]].rstrip()
+        own = replace(first, text=text, span=(first.span[0], first.span[1] - len(first.text) + len(text)))
+        at = self.steps.index(first)
+        return (*self.steps[:at], own, *hops, *self.steps[at + 1 :])
 
     @property
     def parsable(self) -> bool:

@@ -150,8 +150,8 @@ def _side(gr: Any, names: Sequence[str], number: int) -> dict[str, Any]:
             "model": gr.Dropdown(list(names), value=names[0], label=label, elem_id=f"model-{number}"),
             "shown": gr.Image(label="Answer", interactive=False, type="pil", format="png", buttons=["fullscreen"],
                               elem_id=f"shown-{number}"),
-            "step": gr.Slider(0, 5, 0, step=1, label="Attention at step", elem_id=f"step-{number}", interactive=True,
-                              info="0: the image; 1 to 5: where the model looked during each step"),
+            "step": gr.Slider(0, 7, 0, step=1, label="Attention at step", elem_id=f"step-{number}", interactive=True,
+                              info="0: the image; from 1: where the model looked during each step"),
             "words": gr.Textbox(label="This step", lines=2, interactive=False, elem_id=f"words-{number}"),
             "text": gr.HTML(label="Reasoning and answer", show_label=True, container=True, padding=True,
                             elem_id=f"text-{number}"),
@@ -206,13 +206,13 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
     """The image, a line about it and the answer's text at a position of the slider: 0, or a step from 1."""
     if state is None:
         return None, "", ""
-    from ..attention.steps import STEP_TITLES
     from ..core.images import open_image, unpad_map
     from ..drawing.canvas import figure_to_image
     from ..drawing.figures import draw_overlay, shared_vmax
 
     answer: DemoAnswer = state["answer"]
-    attention, prediction, number = answer.attention, answer.prediction, int(step)
+    attention, prediction = answer.attention, answer.prediction
+    number = min(int(step), len(attention.titles))  # two more with hops
     heat, vmax, labels = None, 0.0, []
     if number < 1:
         labels = [f"{place}: {value:.0%}" for place, value in enumerate(prediction.point_confidence, 1)]
@@ -230,7 +230,7 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
         if heat is None:
             words = f"{shown.title}: missing from this answer."
     picture = figure_to_image(draw_overlay(open_image(state["path"]), prediction.response.points, heat, vmax, labels))
-    key = list(STEP_TITLES)[number - 1] if number >= 1 else None
+    key = list(attention.titles)[number - 1] if number >= 1 else None
     return picture, words, answer_html(prediction.text, answer.size, key)
 
 
@@ -239,12 +239,12 @@ def answer_html(text: str, size: tuple[int, int], shown: str | None = None) -> s
 
     Everything the model wrote is escaped. The raw text follows in a folded block.
     """
-    from ..attention.steps import ANSWER, STEP_TITLES
+    from ..attention.steps import ANSWER, step_titles
     from ..core.reasoning import parse
     from ..drawing.figures import answer_text
 
     response = parse(text, size)
-    parts = [(step.key, step.text) for step in response.steps]
+    parts = [(step.key, step.text) for step in response.parts]
     raw = f"<pre style='white-space: pre-wrap; overflow-wrap: anywhere; margin: 0'>{escape(text)}</pre>"
     below = "<div style='height: 1.4em'></div>"  # the component's label covers its corner
     if not parts:
@@ -256,7 +256,7 @@ def answer_html(text: str, size: tuple[int, int], shown: str | None = None) -> s
         mark = "background: var(--color-accent-soft); border-color: var(--color-accent)" if key == shown else ""
         html += (
             f"<div data-step='{key}' style='padding: 4px 10px; border-left: 3px solid transparent; {mark}'>"
-            f"<b>{number}. {escape(STEP_TITLES[key])}</b><br>"
+            f"<b>{number}. {escape(step_titles([key])[key])}</b><br>"
             f"<span style='overflow-wrap: anywhere'>{escape(body)}</span></div>"
         )
     summary = "<summary style='cursor: pointer'>The model's text</summary>"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..attention.capture import capture_teacher_forced
 from ..attention.metrics import measure, regions
-from ..attention.steps import STEP_TITLES, AnswerAttention, attention_by_step
+from ..attention.steps import AnswerAttention, attention_by_step
 from ..utils.command import InputError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def as_record(answer: DemoAnswer) -> dict[str, Any]:
     where = regions(answer.size, attention.maps.shape[-1], attention.response.points)
     steps = [{"key": key, "title": title, "tokens": (span := attention.spans.get(key)) and list(span),
               "numbers": span and measure(grid, where)}
-             for (key, title), grid in zip(STEP_TITLES.items(), attention.maps, strict=True)]  # fmt: skip
+             for (key, title), grid in zip(attention.titles.items(), attention.maps, strict=True)]  # fmt: skip
     record = prediction_as_json(answer.prediction, answer.size)
     return {"model": answer.model, "instruction": answer.instruction, **record,
             "layers": list(attention.captured.layers), "attention": steps}  # fmt: skip

@@ -45,7 +45,8 @@ class ErrorClassifier:
 
     def __init__(self, question: Question, mask: Mask, root: Path) -> None:
         self.mask, self.meta = mask, question.meta
-        references = question.meta.get("references") or ()
+        hops = question.meta.get("hops") or ()  # of a chain: what the relation refers to is the last object before it
+        references = [*(question.meta.get("references") or ()), *hops[:-1]]
         self.references = [reference for reference in references if isinstance(reference, Mapping)]
         self.instances: NDArray[np.int64] | None = None
         path = root / str(question.meta.get("instances") or "")
@@ -117,9 +118,10 @@ class ErrorClassifier:
         return list(classes)
 
     def _classify_direction(self, columns: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.object_]:
-        """Compare each pixel with the region in direction and distance, seen from the only reference."""
+        """Compare each pixel with the region in direction and distance, seen from the only reference, or a chain's last."""
         relation, height, width = self.meta.get("relation"), *self.mask.shape
-        center = self.references[0].get("center") if len(self.references) == 1 else None
+        walked = len(self.references) == 1 or len(self.meta.get("hops") or ()) > 1
+        center = self.references[-1].get("center") if walked else None
         if relation not in DIRECTIONS or not isinstance(center, list | tuple) or len(center) != 2:
             return np.full(len(columns), ELSEWHERE, object)
         origin = np.array([center[0] * width, center[1] * height])

@@ -54,7 +54,8 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
         values = [_with_interval(model["accuracy"][index]) for model in models]
         by_group.append([_group_name(group), str(group["questions"]), *values])
     shown = [
-        one["field"] in ("all", "kind") or (one["field"], one["value"]) == ("category", "unseen") for one in groups
+        one["field"] in ("all", "kind", "hops") or (one["field"], one["value"]) == ("category", "unseen")
+        for one in groups
     ]
     chosen = [index for index, is_shown in enumerate(shown) if is_shown]
     compared = [["", *(_group_name(groups[index]) for index in chosen)]]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ..attention.interventions import effect_rows, read_effects
 from ..attention.metrics import MEASURES
 from ..attention.results import MEAN, SUMMARY
-from ..attention.steps import STEP_TITLES
-from ..attention.summary import CONTROLS, KEYS
+from ..attention.steps import step_titles
+from ..attention.summary import CONTROLS
 from ..attention.summary import tables as attention_tables
 from ..core.images import Images, open_image, open_region
 from ..core.prompts import bare_instruction
@@ -35,7 +35,12 @@ from .explorer import Explorer, answer_data, small_jpeg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHARTED = ("all", "category", "kind")  # groups of questions in the accuracy chart; the finer ones are in the table
+CHARTED = (
+    "all",
+    "category",
+    "kind",
+    "hops",
+)  # groups of questions in the accuracy chart; the finer ones are in the table
 QUANTITIES = ("loss", "token_loss", "grounding_loss")
 NOT_A_SUMMARY = "{} is not a summary of trace.eval.summarize_vqa ({!r}). Write it again."
 SCANNED_SAMPLES = 3000  # from which those to show are chosen
@@ -127,15 +132,15 @@ def attention(folder: Path, color_of: Mapping[str, str]) -> Section | None:
     summary = read_json(path, "the summary of attention")
     try:
         color = color_of.get(summary["model"]) or next(iter(model_colors(["one"]).values()))
-        pictures = []
+        pictures, titles = [], step_titles(summary["missing"])
         for name, (title, unit) in MEASURES.items():
             intervals = [span and (span["mean"], *(span["mean"] if span[end] is None else span[end]
                                                    for end in ("low", "high")))
                          for span in summary["measures"][MEAN][name]]  # fmt: skip
             controls = {words: summary[control].get(name) or [] for control, words in CONTROLS.items()}
             if any(intervals):
-                pictures.append(picture(draw_measure(title, unit, KEYS, intervals, controls, color), title))
-        missing = [f"{STEP_TITLES[key]} in {count}" for key, count in summary["missing"].items() if count]
+                pictures.append(picture(draw_measure(title, unit, list(titles), intervals, controls, color), title))
+        missing = [f"{titles[key]} in {count}" for key, count in summary["missing"].items() if count]
         return {**{name: summary[name] for name in ("model", "questions", "images", "verdicts")}, "missing": missing,
                 "color": color, "pictures": pictures, "tables": attention_tables(summary),
                 "effects": effect_rows(read_effects(folder))}  # fmt: skip

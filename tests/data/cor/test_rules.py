@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from generated_samples import BALL, BETWEEN_MARKED, FULL, PLAIN, bare, generated
+from generated_samples import BALL, BETWEEN_MARKED, FULL, MUG, PLAIN, bare, chain, generated
 
 from trace_vlm.core import reasoning
 from trace_vlm.core.prompts import REASONING_SUFFIX
@@ -54,6 +54,23 @@ def test_the_full_wording_states_the_facts_and_leaves_no_placeholder(sample):
             places = rules.SENTENCES["full"]["where"][meta["relation"]]
             assert any(place.partition(" {")[0].removesuffix(" the") in steps["target"] for place in places)
             assert all(name in steps["target"] for name in names)
+
+
+def test_a_chain_is_walked_in_the_first_step():
+    sample = chain("chain 2", MUG)
+    made = rules.with_reasoning(sample, 0, True, 2, "plain").conversations[1].text
+    response = reasoning.parse(made)
+    assert [hop.text for hop in response.hops] == ["What lies behind it at (0.80, 0.40) is the box."]
+    assert response.step("reference").text.endswith(f"the blue ball at (0.50, 0.60). {response.hops[0].text}")
+    assert "to the left of it at (0.20, 0.30)" in response.step("target").text
+    assert "0." not in rules.with_reasoning(sample, 0, False, 2, "plain").conversations[1].text.split("Final")[0]
+    for seed in range(40):
+        for asked in (sample, chain("free chain 2")):
+            steps = rules.write_steps(facts_from_meta(asked.meta), np.random.default_rng(seed), "full", True)
+            check(steps, ReasoningTask.of(asked), True)
+            (hop,) = reasoning.parse(reasoning.render(steps, [])).hops
+            assert {"blue ball", "green box"} <= set(re.findall("blue ball|green box", hop.text)), hop.text
+            assert "green box" in steps["target"] and "blue ball" not in steps["target"] and "{" not in hop.text
 
 
 @pytest.mark.parametrize("instruction,names,verb", [

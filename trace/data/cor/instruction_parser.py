@@ -40,6 +40,7 @@ class InstructionFacts:
     references: tuple[NamedObject, ...]
     target: NamedObject | None = None
     surface: str | None = None  # a name without its article
+    hops: tuple[tuple[str, NamedObject], ...] = ()  # of a chain: the relations and objects between reference and target
 
     @property
     def anchors(self) -> tuple[NamedObject, ...]:
@@ -80,9 +81,13 @@ def facts_from_meta(meta: Mapping[str, Any]) -> InstructionFacts:
     try:
         references = tuple(map(named, meta["references"]))
         target = named(meta["target"]) if meta.get("target") else None
+        hops = tuple(
+            (str(hop["relation"]), named({**hop, "category": hop["noun"]})) for hop in meta.get("hops", [])[:-1]
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"meta has an object without a name and a center ({error})") from None
-    facts = InstructionFacts(task, relation, references, target, str(meta["surface"]) if meta["surface"] else None)
+    surface = str(meta["surface"]) if meta["surface"] else None
+    facts = InstructionFacts(task, relation, references, target, surface, hops)
     needed = 2 if "between" in (kind, relation) else 0 if kind == "direct" or relation in PARTS else 1
     if relation == "on" and task == "object_reference" and not references:
         needed = 0  # on a surface

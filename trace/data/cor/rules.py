@@ -125,12 +125,29 @@ def write_steps(
         "surface": facts.surface or "",
         "where": "",
     }
+    phrase = " and ".join(item.phrase for item in anchors)
+
+    def where(relation: str) -> str:
+        return pick(tables["where"][relation]).format(refs=phrase, first=phrase, surface=facts.surface)
+
+    walked = []
+    for link, item in facts.hops:
+        own = {
+            "where": where(link),
+            "at": place(item),
+            "what": item.phrase,
+            "What": item.phrase[0].upper() + item.phrase[1:],
+            "category": item.category,
+        }
+        walked.append(pick(tables["reference"]["hop"]).format(**own))
+        phrase = item.phrase
     if relation:
-        plain = " and ".join(item.phrase for item in anchors)
-        words["where"] = pick(tables["where"][relation]).format(refs=plain, first=plain, surface=facts.surface)
+        words["where"] = where(relation)
     number = _SEVERAL if target is not None and target.plural else _ONE
     return {
-        "reference": pick(tables["reference"][about]).format(**words, **(_SEVERAL if several else _ONE)),
+        "reference": " ".join(
+            [pick(tables["reference"][about]).format(**words, **(_SEVERAL if several else _ONE)), *walked]
+        ),
         "target": pick(tables["target"][goal]).format(**words, **number),
         "subtype": pick(tables["subtype"][facts.task]),
         "output": pick(tables["output"][facts.task]).format(**words, **number),
