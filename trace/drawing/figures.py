@@ -327,6 +327,29 @@ def draw_measure(
     return canvas.figure
 
 
+def draw_groups(
+    values: Mapping[str, Sequence[tuple[float, float, float] | None]], names: Sequence[str], title: str
+) -> Figure:
+    """Draw models side by side over parts of a benchmark: (mean, low, high) of each part in `names`, None if unknown."""
+    colors, width = model_colors(values), 60 + max(30 * len(values), 72) * len(names)
+    canvas = Canvas(width, 310 + 18 * len(values))
+    axes = canvas.axes(48, 34, width - 64, 240)
+    for index, (label, intervals) in enumerate(values.items()):
+        shift = (index - (len(values) - 1) / 2) * 0.7 / len(values)
+        known = [(place + shift, interval) for place, interval in enumerate(intervals) if interval is not None]
+        axes.vlines(
+            [x for x, _ in known], *zip(*(one[1:] for _, one in known), strict=True), colors[label], linewidth=2
+        )
+        axes.plot([x for x, _ in known], [one[0] for _, one in known], "o", color=colors[label], label=label)
+    axes.set_title(title, fontsize=11, color=INK, loc="left", parse_math=False)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_xticks(range(len(names)), names)
+    _style_plot(axes, 9)
+    font = {"family": font_families(" ".join(values)), "size": 9}
+    axes.legend(frameon=False, labelcolor=INK, prop=font, loc="upper left", bbox_to_anchor=(0, -0.1), borderaxespad=0)
+    return canvas.figure
+
+
 def draw_overlay(
     image: Image, points: Items, heat: np.ndarray | None = None, vmax: float = 0.0, labels: Sequence[str] = (),
     side: int = 560, mask: np.ndarray | None = None,

@@ -239,10 +239,9 @@ def _by_group(
         if known:
             entry = asdict(interval([one for one, _ in known], [image for _, image in known], rng, resamples))
         of_runs = [[one for index in indices if (one := run[index]) is not None] for run in runs]
-        deviation = None
-        if len(runs) > 1 and all(of_runs):
-            deviation = float(np.std([np.mean(values) for values in of_runs], ddof=1))
-        entries.append({"field": name, "value": value, **entry, "std": deviation})
+        means = [float(np.mean(values)) for values in of_runs if values]
+        deviation = float(np.std(means, ddof=1)) if len(runs) > 1 and all(of_runs) else None
+        entries.append({"field": name, "value": value, **entry, "std": deviation, "means": means})
     return entries
 
 

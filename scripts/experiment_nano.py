@@ -1,0 +1,338 @@
+"""The experiment of `experiment_nano.sh`: its arms, the commands that train and ask them, and the page about them.
+
+An arm is trained once a seed and asked about one held-out benchmark; a section compares arms with its first one. All
+numbers of the page come from the answers; nothing is typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trace_vlm.attention.interventions import effect_rows, read_effects
+from trace_vlm.attention.summary import tables
+from trace_vlm.core.reasoning import STEPS, parse, render
+from trace_vlm.drawing.canvas import save_figure
+from trace_vlm.drawing.figures import draw_groups
+from trace_vlm.eval.statistics import difference
+from trace_vlm.utils.files import read_json, read_jsonl, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = (
+    "# Where reasoning pays: the nano model\n\n"
+    "Written by `bash scripts/experiment_nano.sh` from its answer files. Point accuracy in %, the mean over seeds and "
+    "the deviation between them; brackets are 95 % bootstrap intervals over images of a difference, p is of a paired "
+    "permutation test that exchanges all answers about an image. The held-out scenes were used for nothing else."
+)
+# Columns of a table: a field of the questions' groups, its value, and a name.
+COLUMNS = (
+    ("all", "all", "all"), ("kind", "direct", "named"), ("kind", "relational", "1 hop"), ("kind", "chain 2", "2 hops"),
+    ("kind", "chain 3", "3 hops"), ("kind", "free", "free, 1 hop"), ("kind", "free chain 2", "free, 2 hops"),
+    ("kind", "free chain 3", "free, 3 hops"), ("kind", "between", "between"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a model is trained and asked. `of` names the arm whose model is asked in another way."""
+
+    data: str = ""  # training file in OUT/data
+    reasoning: bool = True  # whether its answers reason
+    equal_time: bool = False  # as many steps as fit in the CPU time of `reasoning`, instead of STEPS
+    grounding: bool = True
+    start: str = "base"  # or "reasoned": half of its pre-training on pointing was with reasoning
+    reward: str = ""  # the arm that reinforcement learning starts from
+    of: str = ""
+
+
+NONE = Arm("data.json", reasoning=False)
+ARMS = {
+    "reasoning": Arm("cor.json"), "none": NONE, "none, equal time": replace(NONE, equal_time=True),
+    "reasoning, no grounding": Arm("cor.json", grounding=False),
+    "none, no grounding": replace(NONE, grounding=False),
+    "none, equal time, no grounding": replace(NONE, equal_time=True, grounding=False),
+    **{f"{share} %": Arm(f"dose{share}.json") for share in (25, 50, 75)},
+    **{f"{share} %, asked without": Arm(of=f"{share} %", reasoning=False) for share in (25, 50, 75)},
+    **{f"without step {key}": Arm(f"without_{key}.json") for key in STEPS},
+    "reasoned start, reasoning": Arm("cor.json", start="reasoned"),
+    "reasoned start, none, equal time": replace(NONE, equal_time=True, start="reasoned"),
+    "reasoning, RL": Arm("data.json", reward="reasoning"),
+    "none, RL": replace(NONE, reward="none, equal time"),
+}  # fmt: skip
+SECTIONS = {
+    "hops": ("Accuracy by number of hops", ["reasoning", "none", "none, equal time"]),
+    "grounding": ("Without the grounding loss", [name for name, arm in ARMS.items() if not arm.grounding]),
+    "start": ("A starting point that has reasoned", ["reasoned start, reasoning", "reasoned start, none, equal time"]),
+    "dose": ("Share of samples with reasoning", ["none", "25 %", "50 %", "75 %", "reasoning"]),
+    "dose_direct": ("The same models, asked without", ["none", *(f"{share} %, asked without" for share in (25, 50, 75))]),
+    "steps": ("One step left out", ["reasoning", *(f"without step {key}" for key in STEPS)]),
+    "rl": ("Reinforcement learning", ["reasoning, RL", "reasoning", "none, RL", "none, equal time"]),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    scenes: int = 4000
+    held_out: int = 800
+    steps: int = 1200
+    seeds: int = 3
+    pretraining: int = 1  # divides the stages of the starting point that has reasoned
+    rl_steps: int = 400
+
+
+QUICK = Size(scenes=60, held_out=24, steps=4, seeds=1, pretraining=1300, rl_steps=2)
+
+
+class Experiment:
+    """The folders and commands of one experiment."""
+
+    def __init__(self, out: Path, size: Size) -> None:
+        self.out, self.size, self.data, self.bench = out, size, out / "data", out / "bench"
+        self.page = (out if size == QUICK else ROOT / "docs" / "experiments") / "nano.md"
+
+    def run(self, module: str, *arguments: Any, log: str) -> None:
+        """Run a module of the package, its output in OUT/logs; a failure ends the experiment."""
+        path = self.out / "logs" / f"{log}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as stream:
+            command = [sys.executable, "-P", "-m", f"trace_vlm.{module}", *map(str, arguments)]
+            if subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False, cwd=ROOT).returncode:
+                raise SystemExit(f"{' '.join(command)} failed; see {path}")
+
+    def train(self, config: str, folder: Path, **settings: Any) -> None:
+        values = {"image_folder": self.data, "output_dir": folder, **settings}
+        pairs = [f"{key}={'null' if value is None else value}" for key, value in values.items()]
+        self.run("train.train", "--config", f"configs/{config}.yaml", "--set", *pairs, log=folder.name)
+
+    def model(self, name: str, seed: int) -> Path:
+        return self.out / "train" / f"{(ARMS[name].of or name).replace(' ', '_').replace(',', '')}-{seed}"
+
+    def answers(self, name: str, seed: int) -> Path:
+        """Numbered as runs of one model; `seed` counts from 0."""
+        return self.out / "answers" / f"{name.replace(' ', '_').replace(',', '')}-{seed + 1}.jsonl"
+
+    def prepare(self) -> None:
+        """Scenes, held-out scenes, reasoning, and the training files made from them."""
+        scenes = ("--config", "configs/scenes/nano_chain.yaml", "--size", 128, "--workers", 2)
+        self.run(
+            "data.scenes.generate", *scenes, "--out", self.data, "--scenes", self.size.scenes, "--seed", 301, log="data"
+        )
+        self.run("data.scenes.generate", *scenes, "--out", self.bench, "--scenes", self.size.held_out, "--seed", 302,
+                 "--benchmark", log="bench")  # fmt: skip
+        if not (self.data / "cor.json").exists():
+            self.run("data.cor.build", "--data", self.data / "data.json", "--out", self.data / "cor.json", "--reasoner",
+                     "rules", "--coordinates", "--decimals", 2, log="cor")  # fmt: skip
+        direct, reasoned = (json.loads((self.data / name).read_text()) for name in ("data.json", "cor.json"))
+        by_id = {sample["id"]: sample for sample in reasoned}
+        order = np.random.default_rng(0).permutation(len(direct))
+        for share in (25, 50, 75):
+            chosen = set(order[: len(order) * share // 100].tolist())
+            mixed = [by_id.get(one["id"], one) if index in chosen else one for index, one in enumerate(direct)]
+            self._write(f"dose{share}.json", mixed)
+        for key in STEPS:
+            self._write(f"without_{key}.json", [_without(sample, key) for sample in reasoned])
+
+    def _write(self, name: str, samples: Sequence[Any]) -> None:
+        if not (self.data / name).exists():
+            write_json(self.data / name, list(samples))
+
+    def reasoned_start(self) -> Path:
+        """The starting point again, its last stage half with reasoning."""
+        captions, folder = self.data / "captions.json", self.out / "train"
+        if not captions.exists():
+            self.run("data.scenes.captions", "--data", self.data, "--out", captions, log="captions")
+        stages: list[tuple[str, int, dict[str, Any]]] = [
+            ("vision", 2600, {"data": self.data}),
+            ("projector", 2600, {"data": captions, "model": folder / "start_vision"}),
+            (
+                "pointing",
+                5000,
+                {"data": f"[{self.data / 'dose50.json'},{captions}]", "model": folder / "start_projector"},
+            ),
+        ]
+        for name, steps, settings in stages:
+            self.train(f"nano_{name}", folder / f"start_{name}", max_steps=steps // self.size.pretraining, **settings)
+        return folder / "start_pointing"
+
+    def equal_time_steps(self) -> int:
+        """Steps without reasoning in the CPU time of those with it, by the first seed; chosen once."""
+        path = self.out / "equal_time.json"
+        if not path.exists():
+            seconds = [_cpu_seconds(self.model(name, 0) / "log.jsonl") for name in ("reasoning", "none")]
+            write_json(path, {"steps": round(self.size.steps * seconds[0] / seconds[1]), "cpu_seconds": seconds})
+        return int(read_json(path)["steps"])
+
+    def fit(self, name: str, seed: int) -> None:
+        """Train an arm, if it has a model of its own."""
+        arm, folder = ARMS[name], self.model(name, seed)
+        if arm.reward:
+            self.train("grpo_nano", folder, model=self.model(arm.reward, seed), data=self.data / arm.data, seed=seed,
+                       max_steps=self.size.rl_steps, **{"grpo.reasoning": str(arm.reasoning).lower()})  # fmt: skip
+        elif not arm.of:
+            start = "trace/assets/nano-base" if arm.start == "base" else self.out / "train" / "start_pointing"
+            steps = self.equal_time_steps() if arm.equal_time else self.size.steps
+            grounding = {} if arm.grounding else {"grounding_loss": None}
+            self.train(
+                "train_nano", folder, model=start, data=self.data / arm.data, max_steps=steps, seed=seed, **grounding
+            )
+
+    def ask(self, name: str, seed: int) -> None:
+        answers, reasoning = self.answers(name, seed), "--reasoning" if ARMS[name].reasoning else "--no-reasoning"
+        self.run("eval.model_vqa", "--model", self.model(name, seed), "--images", self.bench / "images", "--questions",
+                 self.bench / "point_questions.jsonl", "--answers", answers, "--batch-size", 64, "--resume", reasoning,
+                 log=answers.stem)  # fmt: skip
+
+    def section(self, key: str) -> str:
+        """Compare the arms of a section; return its part of the page."""
+        title, names = SECTIONS[key]
+        files = [self.answers(name, seed) for name in names for seed in range(self.size.seeds)]
+        labels = [name for name in names for _ in range(self.size.seeds)]
+        folder = self.out / "results" / key
+        self.run("eval.summarize_vqa", "--answers", *files, "--labels", *labels, "--data", self.bench, "--out", folder,
+                 "--runs", "single", log=f"summary_{key}")  # fmt: skip
+        models = read_json(folder / "summary.json")["models"]
+        questions = {str(one["question_id"]): one for _, one in read_jsonl(self.bench / "point_questions.jsonl")}
+        known = [column for column in COLUMNS if _group(models[0], column) is not None]
+        rows = [["arm", *(name for *_, name in known), "ECE", "AURC"]]
+        for one in models:
+            calibration = one["calibration"] or {}
+            errors = [f"{calibration[name]:.3f}" if name in calibration else "-" for name in ("ece", "aurc")]
+            rows.append([one["label"], *(_mean(_group(one, column)) for column in known), *errors])
+        for one in models[1:]:
+            gaps = [_gap(one, models[0], questions, column) for column in known]
+            rows.append([f"{one['label']} minus {names[0]}", *gaps, "", ""])
+        picture = self.page.parent / "images" / f"nano_{key}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        values = {one["label"]: [_interval(_group(one, column)) for column in known] for one in models}
+        save_figure(draw_groups(values, [name for *_, name in known], f"{title}: point accuracy, %"), picture)
+        lines = [f"## {title}", f"![{title}](images/{picture.name})", _table(rows)]
+        return "\n\n".join([*lines, *(self.trend(names),) * (key == "dose")])
+
+    def attention(self) -> str:
+        """Attention by step, and what editing a step changes, of the first seed's reasoning model."""
+        folder = self.out / "attention"
+        images = 1000 if self.size != QUICK else 40
+        command = [sys.executable, "visualization/attention_map.py", "--model", self.model("reasoning", 0), "--data",
+                   self.bench, "--out", folder, "--end-idx", images, "--every", 4, "--intervene", "--resume"]  # fmt: skip
+        with (self.out / "logs" / "attention.log").open("a") as stream:
+            subprocess.run(list(map(str, command)), check=True, stdout=stream, stderr=subprocess.STDOUT, cwd=ROOT)
+        summary = read_json(folder / "summary.json")
+        verdicts = "\n".join(f"- {one['part']}: {one['verdict']} ({one['why']})" for one in summary["verdicts"])
+        blocks = [(title, rows) for title, rows in tables(summary)]
+        blocks.append(("Edits of one step", effect_rows(read_effects(folder))))
+        parts = [f"{summary['questions']} answers about {summary['images']} images.", verdicts]
+        return "\n\n".join(
+            ["## Attention and interventions", *parts, *(f"### {t}\n\n{_table(rows)}" for t, rows in blocks)]
+        )
+
+    def trend(self, names: Sequence[str]) -> str:
+        """Page's test that accuracy grows along `names`, over seeds."""
+        from scipy import stats
+
+        path = self.out / "results" / "dose" / "summary.json"
+        models, seeds = read_json(path)["models"], self.size.seeds
+        if seeds < 2:
+            return "A trend test needs more than one seed."
+        groups = [next(one for one in models if one["label"] == name) for name in names]
+        runs = np.array([one["accuracy"][0]["means"] for one in groups]).T
+        up, down = stats.page_trend_test(runs), stats.page_trend_test(runs[:, ::-1])
+        return f"Page's trend test over {seeds} seeds: growing p = {up.pvalue:.2g}, falling p = {down.pvalue:.2g}."
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    first, *others = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([first, "|" + " --- |" * len(rows[0]), *others])
+
+
+def _without(sample: dict[str, Any], key: str) -> dict[str, Any]:
+    """A sample whose reasoning lacks one step."""
+    question, answer = sample["conversations"]
+    response = parse(answer["value"])
+    text = render({step.key: step.text for step in response.steps if step.key != key}, response.points, 2)
+    return {**sample, "conversations": [question, {**answer, "value": text}]}
+
+
+def _cpu_seconds(log: Path) -> float:
+    return float([line["cpu_seconds"] for _, line in read_jsonl(log) if "cpu_seconds" in line][-1])
+
+
+def _group(model: dict[str, Any], column: tuple[str, str, str]) -> dict[str, Any] | None:
+    return next((one for one in model["accuracy"] if (one["field"], str(one["value"])) == column[:2]), None)
+
+
+def _mean(group: dict[str, Any] | None) -> str:
+    if group is None:
+        return "-"
+    return f"{100 * group['mean']:.1f}" + (f" ± {100 * group['std']:.1f}" if group["std"] is not None else "")
+
+
+def _interval(group: dict[str, Any] | None) -> tuple[float, float, float] | None:
+    return None if group is None else (100 * group["mean"], 100 * group["low"], 100 * group["high"])
+
+
+def _gap(one: dict[str, Any], other: dict[str, Any], questions: dict[str, Any], column: tuple[str, str, str]) -> str:
+    """The paired difference of two models on the questions of a column."""
+    field, value, _ = column
+    chosen = [name for name, q in questions.items() if field == "all" or str(q.get("meta", q).get(field)) == value]
+    first, second = ([model["scores"][name] for name in chosen] for model in (one, other))
+    gap = difference(first, second, [questions[name]["image"] for name in chosen], np.random.default_rng(0), 4000)
+    low, high = gap.interval.low, gap.interval.high
+    if low is None or high is None:
+        return f"{100 * gap.interval.mean:+.1f}"
+    return f"{100 * gap.interval.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p = {gap.p_value:.2g}"
+
+
+def in_parallel(step: Callable[[str, int], object], jobs: Sequence[tuple[str, int]]) -> None:
+    """Run a step of arms two at a time; the first failure ends the program after the arms that run."""
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda job: step(*job), jobs))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?", default=ROOT / "output" / "experiment_nano")
+    parser.add_argument("--quick", action="store_true", help="minutes instead of hours, to try the commands out")
+    parser.add_argument(
+        "--sections", nargs="+", choices=[*SECTIONS, "attention"], default=[*SECTIONS, "attention"], help="only these"
+    )
+    args = parser.parse_args(argv)
+    out = args.out.resolve()
+    experiment = Experiment(out, QUICK if args.quick else Size())
+    os.makedirs(out, exist_ok=True)
+    experiment.prepare()
+    sections = [key for key in args.sections if key != "attention"]
+    wanted = ["reasoning", "none", *(name for key in sections for name in SECTIONS[key][1])]
+    wanted += [ARMS[name].of or ARMS[name].reward for name in wanted if ARMS[name].of or ARMS[name].reward]
+    names = [name for name in ARMS if name in wanted]
+    if any(ARMS[name].start == "reasoned" for name in names):
+        experiment.reasoned_start()
+    # equal time is known after the first two arms, and reinforcement learning starts from finished ones
+    waves = [names[:2], [n for n in names[2:] if not ARMS[n].reward], [n for n in names[2:] if ARMS[n].reward]]
+    for wave in waves:
+        jobs = [(name, seed) for seed in range(experiment.size.seeds) for name in wave]
+        in_parallel(experiment.fit, jobs)
+        in_parallel(experiment.ask, jobs)
+        # a page as soon as there is something to see
+        last = experiment.size.seeds - 1
+        done = [key for key in sections if all(experiment.answers(n, last).exists() for n in SECTIONS[key][1])]
+        parts = [HEAD, *map(experiment.section, done)]
+        if wave is waves[-1] and "attention" in args.sections:
+            parts.append(experiment.attention())
+        experiment.page.parent.mkdir(parents=True, exist_ok=True)
+        experiment.page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        print(f"wrote {experiment.page}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
