@@ -189,7 +189,7 @@ class Experiment:
     def ask(self, name: str, seed: int) -> None:
         answers, reasoning = self.answers(name, seed), "--reasoning" if ARMS[name].reasoning else "--no-reasoning"
         self.run("eval.model_vqa", "--model", self.model(name, seed), "--images", self.bench / "images", "--questions",
-                 self.bench / "point_questions.jsonl", "--answers", answers, "--batch-size", 64, "--resume", reasoning,
+                 self.bench / "point_questions.jsonl", "--answers", answers, "--batch-size", 64, reasoning,
                  log=answers.stem)  # fmt: skip
 
     def section(self, key: str) -> str:
