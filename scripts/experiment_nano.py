@@ -216,7 +216,7 @@ class Experiment:
         values = {one["label"]: [_interval(_group(one, column)) for column in known] for one in models}
         save_figure(draw_groups(values, [name for *_, name in known], f"{title}: point accuracy, %"), picture)
         lines = [f"## {title}", f"![{title}](images/{picture.name})", _table(rows)]
-        return "\n\n".join([*lines, *(self.trend(names),) * (key == "dose")])
+        return "\n\n".join([*lines, self.trend(names)] if key == "dose" else lines)
 
     def attention(self) -> str:
         """Attention by step, and what editing a step changes, of the first seed's reasoning model."""
