@@ -262,13 +262,8 @@ def read(text: str, size: Size, convention: Convention, sent: Size | None = None
         sent: of the picture as the model saw it, if it was another. ValueError if the convention counts its pixels and
             it is missing.
     """
-    return parse(text, size, point_reader(size, convention, sent))
-
-
-def point_reader(size: Size, convention: Convention, sent: Size | None = None) -> Callable[[str], list[Mention]]:
-    """Return what reads the points of a piece of text, as fractions of the original image; arguments as for `read`."""
     if convention.name == "unit":
-        return lambda part: find_points(part, sent or size)
+        return parse(text, sent or size)
     if convention.scale is None and sent is None:
         raise ValueError(f"{convention.name} counts pixels of the picture as sent: its size is needed")
     width, height = convention.units(sent or size)
@@ -284,7 +279,7 @@ def point_reader(size: Size, convention: Convention, sent: Size | None = None) -
             mentions.append(replace(mention, item=item))
         return mentions
 
-    return read_fractions
+    return parse(text, size, read_fractions)
 
 
 def write(text: str, convention: Convention, sent: Size) -> str:

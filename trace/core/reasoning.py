@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
@@ -55,6 +56,7 @@ class Response:
     points: tuple[Point | Box, ...]
     answer_span: Span | None  # the last final answer with its heading; None without one
     spans: tuple[Span, ...] = ()  # characters of each of `points`, () where they are not known
+    read: Read = field(default=find_points, repr=False, compare=False)  # reads the points of a piece of the text
 
     @property
     def hops(self) -> tuple[Step, ...]:
@@ -122,7 +124,7 @@ def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = No
         size: (width, height) of the image, to read pixels.
         read: reads the points of a piece of text in another convention than this project's.
     """
-    read_points = read or (lambda part: find_points(part, size))
+    read_points = read or partial(find_points, size=size)
     headings = _find_headings(text)
     steps: list[Step] = []
     answers: list[tuple[int, int, int]] = []  # start, end of the heading, end
@@ -146,7 +148,7 @@ def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = No
         unclosed = text.find(THOUGHTS, thought)
         offset, points = thought, read_points(text[thought : len(text) if unclosed < 0 else unclosed])
     spans = tuple((mention.start + offset, mention.end + offset) for mention in points)
-    return Response(text, tuple(steps), tuple(mention.item for mention in points), answer_span, spans)
+    return Response(text, tuple(steps), tuple(mention.item for mention in points), answer_span, spans, read_points)
 
 
 # --- finding the headings: every quantifier is bounded or possessive, so that any text is read in linear time ---------

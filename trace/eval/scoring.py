@@ -9,7 +9,7 @@ points, the image centre, answers about other images, and the shortcuts that a b
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.conventions import (
-    CONVENTIONS,
-    ConventionCheck,
-    convention,
-    foreign_syntax,
-    point_reader,
-    read,
-    recorded_convention,
-)
-from ..core.points import Box, Mention, Point, scored_indices
+from ..core.conventions import CONVENTIONS, ConventionCheck, convention, foreign_syntax, read, recorded_convention
+from ..core.points import Box, Point, scored_indices
 from ..core.reasoning import Response
 from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
@@ -80,7 +72,6 @@ class RunAnswers:
     tokens: Mapping[str, int]  # generated, where known
     cut: frozenset[str]  # questions whose answer ended at the token limit
     source: str  # the file's name, with the run if it holds several
-    readers: Mapping[str, Callable[[str], list[Mention]]]  # of the points in an answer's steps
 
     @property
     def skipped(self) -> frozenset[str]:
@@ -125,7 +116,6 @@ def read_single_run(
                 )
     default = convention(name) if name is not None and not record else CONVENTIONS["unit"]
     responses: dict[str, Response] = {}
-    readers: dict[str, Callable[[str], list[Mention]]] = {}
     confidence: dict[str, tuple[float, ...]] = {}
     doubts, conventions, unparsed, size_assumed = ConventionCheck(), set(), [], False
     for question in benchmark.questions:
@@ -134,7 +124,7 @@ def read_single_run(
             continue
         answer, size = answers[key], benchmark.image_size(question)
         how, sent = recorded_convention(answer.metadata, size, f"{path}, question {answer.question_id}", default)
-        response, readers[key] = read(answer.text, size, how, sent), point_reader(size, how, sent)
+        response = read(answer.text, size, how, sent)
         responses[key] = response.select(kept := scored_indices(response.points))
         if point_confidence := _point_confidence(answer, path):
             aligned = len(point_confidence) == len(response.points)
@@ -155,7 +145,7 @@ def read_single_run(
         label, path, responses, record, tuple(unparsed), tuple(notes), names, confidence,
         tokens={key: count for key, count in tokens.items() if isinstance(count, int) and count},
         cut=frozenset(key for key, answer in answers.items() if answer.cut),
-        source=path.name if number is None else f"{path.name}, run {number},", readers=readers,
+        source=path.name if number is None else f"{path.name}, run {number},",
     )  # fmt: skip
 
 
@@ -207,8 +197,7 @@ class RunScores:
         self.first.append(score(points[:1], mask))
         self.points.append(len(points))
         if response is not None:
-            size, read_steps = (mask.shape[1], mask.shape[0]), self.run.readers[key]
-            self.quality.append(answer_quality(response, size, classifier.meta, classifier.instances, read_steps))
+            self.quality.append(answer_quality(response, mask, classifier.meta, classifier.instances))
         self.weights.append(total)
         self.distances.append(_mean(distances.measure(centers)))
         self.errors.append({UNANSWERED: 1.0} if response is None else classifier.shares(points, cut))

@@ -185,8 +185,8 @@ class TrainConfig:
         vision, grounding, muon = self.objective == "vision", self.grounding_loss is not None, self.optimizer == "muon"
         if self.objective == "grpo" and self.grpo is None:
             object.__setattr__(self, "grpo", Grpo())
-        grpo, own = self.grpo is not None, self.grpo is not None and self.grpo.trainer == "own"
-        rl = self.grpo or Grpo()
+        grpo, rl = self.grpo is not None, self.grpo or Grpo()
+        own = grpo and rl.trainer == "own"
         answers = "micro_batch_size" if own else "global_batch_size"
         if not self.trained_parts:
             raise InputError("trainable: every part is frozen. Train at least one.")

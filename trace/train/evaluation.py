@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from ..core.conventions import CONVENTIONS, point_reader
 from ..core.images import decoded_size, open_image
 from ..drawing.canvas import save_figure
 from ..drawing.figures import draw_overlay
@@ -80,12 +79,10 @@ class BenchmarkCallback(TrainerCallback):
         for number, (question, image, prediction) in enumerate(zip(questions, images, predictions, strict=True)):
             points = prediction.response.points
             mask = self._benchmark.mask(question)
-            known, size = ErrorClassifier(question, mask, self._benchmark.question_file.parent), (*mask.shape[::-1],)
-            read = point_reader(size, CONVENTIONS[prediction.convention], prediction.sent)
-            quality = answer_quality(prediction.response, size, known.meta, known.instances, read)
-            answers.append(
-                {"point_accuracy": score(points, mask), "answer_tokens": len(prediction.token_ids)} | quality
-            )
+            known = ErrorClassifier(question, mask, self._benchmark.question_file.parent)
+            quality = answer_quality(prediction.response, mask, known.meta, known.instances)
+            counted = {"point_accuracy": score(points, mask), "answer_tokens": len(prediction.token_ids)}
+            answers.append(counted | quality)
             if number < settings.pictures:
                 self._folder.mkdir(exist_ok=True)
                 picture = self._folder / f"{step:07d}_{question.question_id}.png"

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from ..core.conventions import CONVENTIONS, point_reader
+from ..core.conventions import CONVENTIONS, read
 from ..core.prompts import IGNORE
-from ..core.reasoning import parse
 from ..inference.generation import AnswerRow, Decoding, generate
 from ..model.checkpoint import Checkpoint, check_generation_config, save
 from ..utils.command import InputError
@@ -64,12 +63,11 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> PolicyTraine
         checkpoint.model = set_trainable(checkpoint.model, config)
         trainer = GrpoTrainer(
             model=checkpoint.model, args=training_arguments(config, folder, config.accumulation(1)), start=start,
-            train_dataset=prompts, data_collator=as_batch, config=config, stop=stop, checkpoint=checkpoint,
+            train_dataset=prompts, data_collator=list, config=config, stop=stop, checkpoint=checkpoint,
         )  # fmt: skip
     if trainer.is_world_process_zero():
         print(describe_trainable(trainer.model, config))
-        if 0 < len(prompts.samples) < count:
-            print(f"{count} prompts from {len(prompts.samples)} samples: they repeat; grpo.scenes makes fresh ones")
+        print(f"{count} prompts" + (f" from {len(prompts.samples)} samples" if prompts.samples else " of fresh scenes"))
         write_json(folder / "trainable.json", trainable_parameters(trainer.model))
     if config.evaluation is not None:
         from .evaluation import BenchmarkCallback
@@ -77,10 +75,6 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> PolicyTraine
         trainer.add_callback(BenchmarkCallback(config, checkpoint, folder, trainer))
     trainer.notes = {"prompts": count, "samples": len(prompts.samples)}
     return trainer
-
-
-def as_batch(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
-    return {"prompts": prompts}
 
 
 class PolicyTrainer(ResumableTrainer):
@@ -92,12 +86,9 @@ class PolicyTrainer(ResumableTrainer):
 
     def score(self, text: str, prompt: Prompt, cut: bool) -> tuple[float, dict[str, float]]:
         """Return an answer's reward and its parts, named as in the log."""
-        size, settings = prompt.image.size, self.grpo.reward
-        read = point_reader(size, CONVENTIONS[self.checkpoint.coordinates], self.checkpoint.sent_size(prompt.image))
-        parts = reward_parts(
-            parse(text.strip(), size, read), prompt.mask, prompt.meta, settings, self.grpo.reasoning,
-            instances=prompt.instances, cut=cut, read=read,
-        )  # fmt: skip
+        sent, settings = self.checkpoint.sent_size(prompt.image), self.grpo.reward
+        response = read(text.strip(), prompt.image.size, CONVENTIONS[self.checkpoint.coordinates], sent)
+        parts = reward_parts(response, prompt.mask, prompt.meta, prompt.instances, settings, self.grpo.reasoning, cut)
         return total_reward(parts, settings), {f"reward_{name}": value for name, value in parts.items()}
 
     def close_step(self, grad_norm: Tensor | float | None) -> bool:
@@ -138,7 +129,7 @@ class GrpoTrainer(PolicyTrainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         loaded, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if prompts := [prompt for batch in loaded for prompt in batch["prompts"]]:
+        if prompts := [prompt for batch in loaded for prompt in batch]:
             self._batches = self._collect(prompts, num_batches)
         return self._batches, sum(batch.get("labelled", 0) for batch in self._batches)
 

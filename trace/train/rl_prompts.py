@@ -1,7 +1,6 @@
 """What reinforcement learning asks, and with what it scores the answers: questions of a data set, or of fresh scenes.
 
-The generator does not run out, so with `grpo.scenes` no question is asked twice: a model that sees the same few thousand
-again learns those scenes. Each prompt follows from its number and the seed, so a resumed run asks the same ones.
+Each prompt follows from its number and the seed alone, so a resumed run asks the same ones.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ..core.records import read_samples
 from ..eval.benchmark import Mask
 from ..inference.predictor import build_question
 from ..utils.command import InputError
-from .config import TrainConfig
+from .config import FreshScenes, TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,48 +49,42 @@ class Prompts(Dataset[Prompt]):
             if not (sample.image and sample.meta.get("mask")):
                 problem = f"data: sample {sample.id} has no image or no meta.mask, by which answers are scored"
                 raise InputError(f"{problem}. Use data of trace.data.scenes.generate.")
-        self._scene: tuple[int, list[Prompt]] = (-1, [])
-        self._render: Any = None  # a scene's samples, from a folder to write to and its number
+        self._scene: tuple[int, list[Prompt]] = (-1, [])  # the last one
+        self._generator: Any = None  # its settings and renderer
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Prompt:
-        if (fresh := self._config.grpo.scenes) is None:
-            epoch, place = divmod(index, len(self.samples))
-            order = np.random.default_rng([self._config.seed, epoch]).permutation(len(self.samples))
-            sample = self.samples[order[place]]
-            meta, asked = {**sample.meta, "image": sample.image}, sample.conversations[0].text
-            return self._prompt(Path(self._config.image_folder), bare_instruction(asked), meta)
-        number, place = divmod(index, fresh.questions)
-        if number != self._scene[0]:
-            with TemporaryDirectory() as folder:
-                samples = self._scene_samples(Path(folder), number)
-                order = np.random.default_rng([self._config.seed, number]).permutation(len(samples))
-                chosen = [samples[at] for at in np.resize(order, fresh.questions)]
-                read = [self._prompt(Path(folder), one["instruction"], one["meta"]) for one in chosen]
-            self._scene = number, read
-        return self._scene[1][place]
+        if (fresh := self._config.grpo.scenes) is not None:
+            number, place = divmod(index, fresh.questions)
+            if number != self._scene[0]:
+                self._scene = number, self._make_scene(fresh, number)
+            return self._scene[1][place]
+        epoch, place = divmod(index, len(self.samples))
+        order = np.random.default_rng([self._config.seed, epoch]).permutation(len(self.samples))
+        sample = self.samples[order[place]]
+        meta, asked = {**sample.meta, "image": sample.image}, sample.conversations[0].text
+        return self._read(Path(self._config.image_folder), bare_instruction(asked), meta)
 
-    def _scene_samples(self, folder: Path, number: int) -> list[dict[str, Any]]:
-        """Make a scene, in the process that asks for it."""
-        from ..data.scenes import generate
-        from ..data.scenes.config import DatasetSpec, load_scene_config
-        from ..data.scenes.render import SceneRenderer
-        from ..data.scenes.scene import make_scene
+    def _make_scene(self, fresh: FreshScenes, number: int) -> list[Prompt]:
+        """Make a scene, in the process that asks for it, and read a random choice of its questions."""
+        from ..data.scenes import config, generate, render, scene
 
-        if self._render is None:
-            fresh = self._config.grpo.scenes
-            scenes, sizes = load_scene_config(fresh.config), generate.parse_sizes(fresh.size)
+        if self._generator is None:
+            settings, sizes = config.load_scene_config(fresh.config), generate.parse_sizes(fresh.size)
             generate.require_renderer()
-            self._render = DatasetSpec(folder, scenes, sizes, 1, fresh.seed, False), SceneRenderer(scenes, sizes)
-        spec, renderer = self._render
-        return make_scene(replace(spec, out=folder), number, renderer)["samples"]
+            spec = config.DatasetSpec(Path(), settings, sizes, 1, fresh.seed, False)
+            self._generator = spec, render.SceneRenderer(settings, sizes)
+        spec, renderer = self._generator
+        with TemporaryDirectory() as folder:
+            samples = scene.make_scene(replace(spec, out=Path(folder)), number, renderer)["samples"]
+            order = np.random.default_rng([self._config.seed, number]).permutation(len(samples))
+            chosen = [samples[at] for at in np.resize(order, fresh.questions)]
+            return [self._read(Path(folder), one["instruction"], one["meta"]) for one in chosen]
 
-    def _prompt(self, folder: Path, instruction: str, meta: Mapping[str, Any]) -> Prompt:
-        images = Images(folder)
+    def _read(self, folder: Path, instruction: str, meta: Mapping[str, Any]) -> Prompt:
+        text, images = build_question(instruction, self._config.grpo.reasoning, None, self._coordinates), Images(folder)
         instances = open_instances(images.path(meta["instances"])) if meta.get("instances") else None
-        return Prompt(
-            build_question(instruction, self._config.grpo.reasoning, None, self._coordinates),
-            open_image(images.path(meta["image"])), open_region(images.path(meta["mask"])), meta, instances,
-        )  # fmt: skip
+        image, mask = open_image(images.path(meta["image"])), open_region(images.path(meta["mask"]))
+        return Prompt(text, image, mask, meta, instances)

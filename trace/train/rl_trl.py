@@ -47,8 +47,8 @@ def make_trainer(
 
     def columns(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         asked = [prompts[index] for index in batch["index"]]
-        messages = [[{"role": "user", "content": prompt.text}] for prompt in asked]
-        return {"prompt": messages, "image": [prompt.image for prompt in asked], "question": asked}
+        texts = [[{"role": "user", "content": prompt.text}] for prompt in asked]
+        return {"prompt": texts, "image": [prompt.image for prompt in asked], "question": asked}
 
     grpo, passes = config.grpo, config.accumulation(training_arguments(config, folder, 1).world_size)
     arguments = training_arguments(

@@ -68,11 +68,7 @@ def init_distributed(config: TrainConfig) -> None:
 def training_arguments(
     config: TrainConfig, folder: Path, passes: int, kind: type[TrainingArguments] = TrainingArguments, **more: Any
 ) -> TrainingArguments:
-    """Convert the configuration to TrainingArguments, with `passes` forward passes a step of one process.
-
-    Args:
-        kind: a class derived from TrainingArguments; `more` are its own arguments.
-    """
+    """Convert the configuration to TrainingArguments, or a derived class, with `passes` forward passes a step."""
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     on_gpu = torch.cuda.is_available()
     # transformers 5 renamed the option; the newer name is used if it exists.
