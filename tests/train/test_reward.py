@@ -61,6 +61,8 @@ BOTH, AT_BALL = (
 
 @pytest.mark.parametrize(("meta", "reference", "target", "place"), [
     (ASKED, AT_CAN, AT_MUG, 1), (ASKED, AT_CAN, "The target area lies left of it at (0.30, 0.40): the mug.", 1),
+    (ASKED, AT_CAN, "Left of the red can at (0.30, 0.40) stands the blue mug.", 1),
+    (ASKED, AT_CAN, "Left of the blue mug at (0.10, 0.20) stands the red can.", 0.5),
     (ASKED, AT_CAN, "What lies left of it is the mug.", 0.5), (ASKED, "The anchor is the red can.", "The mug.", 0),
     (ASKED, AT_CAN, AT_MUG.replace("0.3,", "0.8,"), 0.5),  # on nothing
     (ASKED, AT_CAN.replace("red can", "red ball"), AT_MUG, 0.5),  # the place of another name

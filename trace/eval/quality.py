@@ -35,7 +35,7 @@ def distinct_places(points: Sequence[Point | Box], mask: Mask, radius: float = R
 def true_places(response: Response, meta: Mapping[str, Any], instances: NDArray[Any]) -> tuple[int, int, bool | None]:
     """Compare the places in the first two steps with the objects that the question names and leads to.
 
-    A place belongs to the name before it; behind the last one of a sentence the name may follow. An object counts once.
+    The object under a place must be named before it, or behind the last place of a sentence, and counts once.
 
     Args:
         meta: of the sample, as the generator writes it (`references`, `target`, `hops`); nothing is due without it.
@@ -50,16 +50,15 @@ def true_places(response: Response, meta: Mapping[str, Any], instances: NDArray[
     found = [hop for hop in meta.get("hops") or () if hop["instance"]] or ([target] if target else [])
     objects = [(item.get("instance"), [item["name"]]) for item in named]
     objects += [(item.get("instance"), [item["name"], item.get("noun") or item["category"]]) for item in found]
-    names, (height, width), counts = {name for _, all_names in objects for name in all_names}, instances.shape, []
-    left = list(objects)
+    (height, width), left, counts = instances.shape, list(objects), []
     for step in map(response.step, ("reference", "target")):
         before, written = len(left), 0
         for sentence in _SENTENCE_ENDS.split(step.text) if step is not None else ():
             mentions, start = response.read(sentence), 0
             for mention in mentions:
                 words = sentence[start : mention.start]
-                if mention is mentions[-1] and not any(_is_in(name, words) for name in names):
-                    words = sentence[mention.end :]  # "left of it at (0.24, 0.50): the mug"
+                if mention is mentions[-1]:  # "left of the can at (0.24, 0.50): the mug"
+                    words += sentence[mention.end :]
                 pixel = mention.item.center.to_pixel(width, height)
                 instance = None if pixel is None else int(instances[pixel[1], pixel[0]])
                 true = [one for one in left if one[0] == instance and any(_is_in(name, words) for name in one[1])]
