@@ -66,8 +66,8 @@ ARMS = {
     **{f"without step {key}": Arm(f"without_{key}.json") for key in STEPS},
     "reasoned start, reasoning": Arm("cor.json", start="reasoned"),
     "reasoned start, none, equal time": replace(NONE, equal_time=True, start="reasoned"),
-    "reasoning, RL": Arm("data.json", reward="reasoning"),
-    "none, RL": replace(NONE, reward="none, equal time"),
+    "reasoning, RL": Arm(reward="reasoning"),
+    "none, RL": Arm(reasoning=False, reward="none, equal time"),
 }  # fmt: skip
 SECTIONS = {
     "hops": ("Accuracy by number of hops", ["reasoning", "none", "none, equal time"]),
@@ -176,8 +176,9 @@ class Experiment:
         """Train an arm, if it has a model of its own."""
         arm, folder = ARMS[name], self.model(name, seed)
         if arm.reward:
-            self.train("grpo_nano", folder, model=self.model(arm.reward, seed), data=self.data / arm.data, seed=seed,
-                       max_steps=self.size.rl_steps, **{"grpo.reasoning": str(arm.reasoning).lower()})  # fmt: skip
+            scenes = {"grpo.scenes.config": "configs/scenes/nano_chain.yaml", "grpo.scenes.seed": 9000 + 1000 * seed}
+            self.train("grpo_nano", folder, model=self.model(arm.reward, seed), seed=seed, max_steps=self.size.rl_steps,
+                       image_folder="", **{"grpo.reasoning": str(arm.reasoning).lower(), **scenes})  # fmt: skip
         elif not arm.of:
             start = "trace/assets/nano-base" if arm.start == "base" else self.out / "train" / "start_pointing"
             steps = self.equal_time_steps() if arm.equal_time else self.size.steps
