@@ -178,7 +178,7 @@ class Experiment:
         if arm.reward:
             scenes = {"grpo.scenes.config": "configs/scenes/nano_chain.yaml", "grpo.scenes.seed": 9000 + 1000 * seed}
             self.train("grpo_nano", folder, model=self.model(arm.reward, seed), seed=seed, max_steps=self.size.rl_steps,
-                       image_folder="", **{"grpo.reasoning": str(arm.reasoning).lower(), **scenes})  # fmt: skip
+                       **{"grpo.reasoning": str(arm.reasoning).lower(), **scenes})  # fmt: skip
         elif not arm.of:
             start = "trace/assets/nano-base" if arm.start == "base" else self.out / "train" / "start_pointing"
             steps = self.equal_time_steps() if arm.equal_time else self.size.steps
