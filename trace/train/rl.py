@@ -2,8 +2,9 @@
 
     python -m trace.train.train --config configs/grpo_nano.yaml --set model=MODEL output_dir=OUT
 
-The loop here is for small LLaVA-1.5 models in one process; `rl_trl` takes the others, with the same reward and keys. Names
-in the log that trl has too are trl's. Tensors: B prompts, T tokens, C columns, V vocabulary, N tokens of answers.
+Two trainers, with the same prompts, reward and keys: a loop of our own for small LLaVA-1.5 models in one process, and trl
+for the others. Names in the log that trl has too are trl's.
+Tensors: B prompts, G answers of a group, T tokens, C columns, V vocabulary, N tokens of answers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ..core.conventions import CONVENTIONS, read
 from ..core.prompts import IGNORE
 from ..inference.generation import AnswerRow, Decoding, generate
 from ..model.checkpoint import Checkpoint, check_generation_config, save
-from ..utils.command import InputError
+from ..utils.command import InputError, install_hint
 from ..utils.files import write_json
 from .config import TrainConfig
 from .dataset import Collator
@@ -55,9 +56,7 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> PolicyTraine
     count = config.global_batch_size // grpo.group * math.ceil(config.max_steps / grpo.iterations)
     prompts = Prompts(config, checkpoint.coordinates, count)
     if trl:
-        from .rl_trl import make_trainer
-
-        trainer = make_trainer(config, folder, stop, checkpoint, prompts)
+        trainer = trl_trainer(config, folder, stop, checkpoint, prompts)
     else:
         start = copy.deepcopy(checkpoint.model).requires_grad_(False) if grpo.kl and config.lora is None else None
         checkpoint.model = set_trainable(checkpoint.model, config)
@@ -234,3 +233,53 @@ class GrpoTrainer(PolicyTrainer):
             logs |= {name: float(np.mean(values)) for name, values in sorted(self._sums.items())}
             self._sums.clear()
         super().log(logs, start_time)
+
+
+def trl_trainer(
+    config: TrainConfig, folder: Path, stop: StopSignal, checkpoint: Checkpoint, prompts: Prompts
+) -> PolicyTrainer:
+    """Build trl's GRPOTrainer with our checkpoints, optimizer and reward. Groups of equal rewards stay in its steps."""
+    try:
+        from datasets import Dataset
+        from trl import GRPOConfig, GRPOTrainer
+    except ImportError as error:
+        problem = f"grpo.trainer: trl is not installed ({error})"
+        raise InputError(f"{problem}. Install it with: {install_hint('rl')}") from None
+
+    class TrlTrainer(PolicyTrainer, GRPOTrainer):
+        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+            """`checkpoint.save` writes the card."""
+
+    def points(completions: Any, completion_ids: Any, question: Any, log_metric: Any, **_: Any) -> list[float]:
+        rewards, logged = [], defaultdict[str, list[float]](list)
+        for answer, ids, prompt in zip(completions, completion_ids, question, strict=True):
+            reward, parts = trainer.score(answer[0]["content"], prompt, cut=ids[-1] not in checkpoint.end_ids)
+            rewards.append(reward)
+            for name, value in parts.items():
+                logged[name].append(value)
+        for name, values in logged.items():
+            log_metric(name, sum(values) / len(values))
+        return rewards
+
+    def columns(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        asked = [prompts[index] for index in batch["index"]]
+        texts = [[{"role": "user", "content": prompt.text}] for prompt in asked]
+        return {"prompt": texts, "image": [prompt.image for prompt in asked], "question": asked}
+
+    grpo, passes = config.grpo, config.accumulation(training_arguments(config, folder, 1).world_size)
+    arguments = training_arguments(
+        config, folder, passes, GRPOConfig, num_generations=grpo.group, max_completion_length=grpo.max_new_tokens,
+        temperature=grpo.temperature, beta=0.0 if config.lora else grpo.kl, epsilon=grpo.clip[0], epsilon_high=grpo.clip[1],
+        num_iterations=grpo.iterations, loss_type="dapo", scale_rewards="batch", disable_dropout=True,
+        shuffle_dataset=False, chat_template_kwargs=dict(checkpoint.template_options), use_vllm=grpo.vllm,
+        generation_kwargs={} if grpo.vllm else {"suppress_tokens": checkpoint.suppressed_ids},
+    )  # fmt: skip
+    checkpoint.tokenizer.padding_side = "left"
+    checkpoint.model = set_trainable(checkpoint.model, config)
+    trainer = TrlTrainer(
+        model=checkpoint.model, reward_funcs=[points], args=arguments, processing_class=checkpoint.processor,
+        train_dataset=Dataset.from_dict({"index": list(range(len(prompts)))}).with_transform(columns),
+        config=config, stop=stop, checkpoint=checkpoint,
+    )  # fmt: skip
+    trainer.beta = grpo.kl  # with LoRA only now: trl would add a second adapter, where disabling the first is enough
+    return trainer
