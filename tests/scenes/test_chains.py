@@ -88,19 +88,15 @@ def test_every_link_leads_to_one_object_without_doubt_and_the_last_one_to_the_ma
 
 def test_no_shorter_reading_leads_to_the_answer(chains):
     for one in chains:
-        hops, objects = one.meta["hops"], objects_of(one)
-        links = len(objects) - 1
-        for count in range(1, links):
-            for kept in combinations(range(links), count):
-                for middle in product(*(range(first, second) for first, second in pairwise(kept))):
-                    nouns = [hops[at]["noun"] for at in (*middle, links - 1)]
-                    steps = [(hops[hop]["relation"], noun) for hop, noun in zip(kept, nouns, strict=True)]
-                    assert follow(one, objects[0], steps) is not objects[-1], (one.where, steps)
-        for number in range(1, links):
-            steps = [(hop["relation"], hop["noun"]) for hop in hops[number:links]]
-            for item in one.objects.values():
-                if item["category"] == objects[number]["category"] and item is not objects[number]:
-                    assert follow(one, item, steps) is not objects[-1], (one.where, item["name"])
+        hops, objects = [(hop["relation"], hop["noun"]) for hop in one.meta["hops"]], objects_of(one)
+        links = range(len(objects) - 1)
+        for kept in (kept for count in links for kept in combinations(links, count) if kept):
+            for middle in product(*(range(*ends) for ends in pairwise(kept))):
+                steps = [(hops[at][0], hops[noun][1]) for at, noun in zip(kept, (*middle, links[-1]), strict=True)]
+                assert follow(one, objects[0], steps) is not objects[-1], (one.where, steps)
+        for number, item in product(links[1:], one.objects.values()):
+            if item["category"] == objects[number]["category"] and item is not objects[number]:
+                assert follow(one, item, hops[number : len(links)]) is not objects[-1], (one.where, item["name"])
 
 
 def test_baselines_know_the_shorter_readings_and_the_last_link_is_balanced(folders, chains):
@@ -123,11 +119,10 @@ def test_words_and_groups(folders):
         assert set(text.replace(".", " .").replace("?", " ?").split()) <= known, text
         hops = one.meta.get("hops", [])
         assert len(hops) == {"relational": 1, "free": 1}.get(one.meta["kind"], len(hops))
-        if len(hops) > 1:
-            phrase = f"the {one.references[0]['name']}"
-            for hop in hops[:-1]:
-                phrases = [f"the {hop['noun']} {place.format(first=phrase)}" for place in PLAIN.places[hop["relation"]]]
-                (phrase,) = [phrase for phrase in phrases if phrase in text]
+        phrase = f"the {one.references[0]['name']}" if hops else ""
+        for hop in hops[:-1]:
+            phrases = [f"the {hop['noun']} {place.format(first=phrase)}" for place in PLAIN.places[hop["relation"]]]
+            (phrase,) = [phrase for phrase in phrases if phrase in text]
     assert "chain" not in as_dict(load_scene_config(None))["questions"]  # existing sets keep their generate.json
     groups = question_groups([one.question for one in nano])
     assert len(groups["hops", "1"]) == 48 and len(groups["hops", "2"]) == len(groups["hops", "3"]) == 16

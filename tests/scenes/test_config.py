@@ -12,11 +12,13 @@ from trace_vlm.utils.command import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "scenes"
 MISTAKES = {  # the first key of an entry is the one to be named
-    "questions": ("relatoinal: 2", "direct: many", "direct: -1", "free_relations: [on]", "part_relations: [middle]",
-                  "unseen: [under]", "num_points: 60", "wording: poetic", "min_visible: 7}\nobjects: {max_objects: 6"),
+    "questions": ("relatoinal: 2", "wording: poetic", "chain: {4: 1}", "direct: many", "direct: -1",
+                  "free_relations: [on]", "part_relations: [middle]", "unseen: [under]", "num_points: 60",
+                  "min_visible: 7}\nobjects: {max_objects: 6"),
     "camera": ("elevation: [30]", "elevation: 30", "elevation: [60, 40]", "roll: [10, -10]", "fovy: [30, 170]"),
     "objects": ("categories: [mug, sofa]", "categories: [mug, mug, can]", "colors: [blue]", "max_objects: 20",
-                "region: 0.6", "min_objects: 9, max_objects: 8", "min_objects: 2, min_categories: 3", "spacing: .nan"),
+                "max_objects: 4", "min_objects: 9, max_objects: 8", "min_objects: 2, min_categories: 3",
+                "spacing: .nan", "region: 0.6"),
     "world": ("kind: garden", "surfaces: [table, bed]", "surfaces: [shelf]", "max_surfaces: 7", "stacked: 2"),
     "relations": ("next_to: 0.3", "cone: 80"),
 }  # fmt: skip
