@@ -37,7 +37,7 @@ REJECTED: frozenset[int | str] = frozenset({439, 1208})
 SUMS = "SHA256SUMS"
 # TableTop-Chain
 CHAIN_CONFIG = Path(__file__).parents[2] / "configs" / "scenes" / "tabletop_chain.yaml"
-CHAIN_SCENES, CHAIN_SIZE, PICTURES, HOPS = 320, "448x336", 100, 3
+CHAIN_SCENES, CHAIN_SIZE, PICTURES, HOPS = 320, "400x300", 100, 3
 CHAIN_REJECTED: frozenset[int | str] = frozenset()
 
 
@@ -95,11 +95,13 @@ def choose_chains(work: Path) -> list[tuple[Question, Question]]:
     by_view: dict[str, dict[int, tuple[Question, Question]]] = {}
     for point, box in zip(points, boxes, strict=True):
         hops, small = len(point.meta.get("hops", ())), point.meta.get("removed", {}).get("radius", 0) <= SMALL
-        # The first hop asks for an object in every second picture, as the longer chains do in turn.
-        task = TASKS[int(point.meta["view"].split("_")[0]) % 2] if hops == 1 else point.meta["task"]
-        fits = hops and small and task == point.meta["task"] and point.meta["relation"] in DIRECTIONS
-        if fits and point.category == "seen" and not point.meta["marks"] and point.question_id not in CHAIN_REJECTED:
-            by_view.setdefault(point.meta["view"], {}).setdefault(hops, (point, box))
+        fits = hops and small and point.meta["relation"] in (*DIRECTIONS, "next to") and not point.meta["marks"]
+        if fits and point.question_id not in CHAIN_REJECTED:
+            asked = by_view.setdefault(point.meta["view"], {})
+            # With one hop, every second picture asks for free space if it can, as the longer chains do in turn.
+            free = hops == 1 and int(point.meta["view"].split("_")[0]) % 2 == 1 and point.meta["task"] == TASKS[1]
+            if hops not in asked or (free and asked[hops][0].meta["task"] != TASKS[1]):
+                asked[hops] = (point, box)
     complete = [asked for asked in by_view.values() if len(asked) == HOPS][:PICTURES]
     if len(complete) < PICTURES:
         raise InputError(f"{work} has only {len(complete)} pictures with questions of one to three hops")

@@ -27,7 +27,7 @@ from trace_vlm.utils.command import InputError
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / "configs" / "scenes" / "nano.yaml"
 ARCHIVE = ROOT / "data_samples" / "sample_50_cor_data.zip"
-TABLETOP = ROOT / "data_samples" / "tabletop"
+TABLETOP, CHAINS = ROOT / "data_samples" / "tabletop", ROOT / "data_samples" / "tabletop_chain"
 
 
 def check(path, each):
@@ -59,13 +59,25 @@ def test_committed_archive():
     assert len(relations) >= 10 and max(relations.values()) <= 12
 
 
-def test_committed_benchmark():
-    sums = dict(reversed(line.split("  ", 1)) for line in (TABLETOP / "SHA256SUMS").read_text().splitlines())
-    files = {path.relative_to(TABLETOP).as_posix() for path in TABLETOP.rglob("*") if path.is_file()}
-    assert set(sums) == files - {"SHA256SUMS", "README.md"} and len(sums) == 202
+@pytest.mark.parametrize("folder, count, megabytes", [(TABLETOP, 202, 8), (CHAINS, 402, 4)])
+def test_committed_benchmarks_are_complete(folder, count, megabytes):
+    sums = dict(reversed(line.split("  ", 1)) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(sums) == files - {"SHA256SUMS", "README.md"} and len(sums) == count
     for name, expected in sums.items():
-        assert hashlib.sha256((TABLETOP / name).read_bytes()).hexdigest() == expected, name
-    assert sum((TABLETOP / name).stat().st_size for name in sums) < 8 * 2**20
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected, name
+    assert sum((folder / name).stat().st_size for name in sums) < megabytes * 1e6
+
+
+def test_committed_chains():
+    questions = open_benchmark(CHAINS).questions
+    assert Counter(len(question.meta["hops"]) for question in questions) == dict.fromkeys((1, 2, 3), 100)
+    assert len({question.image for question in questions}) == 100
+    kinds = {kind: row for kind, row in baselines.measure(CHAINS)["kinds"].items() if "chain" in kind}
+    assert len(kinds) == 4 and not any(row[name] for row in kinds.values() for name in ("no_first_hop", "other_middle"))
+
+
+def test_committed_benchmark():
     suite, boxes = open_benchmark(TABLETOP), open_benchmark(TABLETOP, "bbox_questions.jsonl")
     assert Counter(question.category for question in suite.questions) == {"seen": 70, "unseen": 30}
     assert Counter(question.meta["task"] for question in suite.questions) == {"object_reference": 50, "free_space": 50}

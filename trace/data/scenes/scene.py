@@ -56,6 +56,7 @@ class SceneBuilder:
         # each question the number of hops and whether it asks for free space.
         self.links: list[tuple[Cell, Ints]] = []
         self.chains: list[list[tuple[int, bool]]] = []
+        self.beside = [name for name in spec.relations["free"] if name in (*DIRECTIONS, "next to")]
         for view in range(spec.views):
             wanted = list(relational.wanted_cells(spec.seed, spec.split, (number * spec.views + view) * count, count))
             self.cells.append(tuple(cell for cell, _ in wanted))
@@ -65,7 +66,10 @@ class SceneBuilder:
                 wanted = wanted or list(relational.wanted_cells(spec.seed, spec.split, first, 1))
                 self.links.append(wanted[0])
                 counts = spec.config.questions.chain.items()
-                self.chains.append([(n, (first + n + k) % 2 == 1) for n, count in counts for k in range(count)])
+                free = len(self.beside) > 0
+                self.chains.append(
+                    [(n, free and (first + n + k) % 2 == 1) for n, count in counts for k in range(count)]
+                )
 
     def build(self) -> dict[str, Any]:
         config, rng = self.spec.config, self.rng
@@ -183,10 +187,8 @@ class SceneBuilder:
                     if self.chains:
                         seen = np.array([one is not None for one in view.seen])
                         finder = self._finder(layouts.select(np.array([row])), azimuths[[row]], seen)
-                        free = [name for name in self.spec.relations["free"] if name in (*DIRECTIONS, "next to")]
-                        asked += chain_questions(
-                            view, finder, self.chains[index], *self.links[index], free, rng, index == lead
-                        )
+                        wanted = self.chains[index], *self.links[index]
+                        asked += chain_questions(view, finder, *wanted, self.beside, rng, index == lead)
                     views.append((view, asked))
                     break
                 except Reject as reason:

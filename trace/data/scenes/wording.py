@@ -150,7 +150,7 @@ def write_instruction(
         for name, color, several in zip(references, colors, [*crowded, False, False][: len(references)], strict=True)
     ]
     for link, noun in hops:
-        which = _pick(tables.places[link], rng).format(first=names[0])
+        which = _pick(PLAIN.places[link], rng).format(first=names[0])  # short ones: there are several
         names = [f"the {noun} {which}" if plain else f"the {noun} that is {which}"]
     where = ""
     if relation:
