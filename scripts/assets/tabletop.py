@@ -38,7 +38,7 @@ SUMS = "SHA256SUMS"
 # TableTop-Chain
 CHAIN_CONFIG = Path(__file__).parents[2] / "configs" / "scenes" / "tabletop_chain.yaml"
 CHAIN_SCENES, CHAIN_SIZE, PICTURES, HOPS = 320, "400x300", 100, 3
-CHAIN_REJECTED: frozenset[int | str] = frozenset()
+CHAIN_REJECTED: frozenset[int | str] = frozenset({2377, 2383})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

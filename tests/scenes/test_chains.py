@@ -101,11 +101,9 @@ def test_no_shorter_reading_leads_to_the_answer(chains):
 
 def test_baselines_know_the_shorter_readings_and_the_last_link_is_balanced(folders, chains):
     for folder in folders.values():
-        kinds = {kind: row for kind, row in baselines.measure(folder)["kinds"].items() if "chain" in kind}
-        assert set(kinds) == {"chain 2", "chain 3", "free chain 2", "free chain 3"}
-        for row in kinds.values():
-            shown = [row[name] for name in SHORTER if name in row]
-            assert shown and not any(shown), row
+        rows = [row for kind, row in baselines.measure(folder)["kinds"].items() if "chain" in kind]
+        shown = [[row[name] for name in SHORTER if name in row] for row in rows]
+        assert len(rows) == 4 and all(shown) and not any(map(any, shown)), rows
     for hops in (2, 3):
         flags = [(one.meta["extreme_correct"], one.meta["nearest_correct"]) for one in chains
                  if len(one.meta["hops"]) == hops and one.folder == folders["nano"]]  # fmt: skip
@@ -118,7 +116,6 @@ def test_words_and_groups(folders):
         text = bare_instruction(one.question.text)
         assert set(text.replace(".", " .").replace("?", " ?").split()) <= known, text
         hops = one.meta.get("hops", [])
-        assert len(hops) == {"relational": 1, "free": 1}.get(one.meta["kind"], len(hops))
         phrase = f"the {one.references[0]['name']}" if hops else ""
         for hop in hops[:-1]:
             phrases = [f"the {hop['noun']} {place.format(first=phrase)}" for place in PLAIN.places[hop["relation"]]]
