@@ -211,8 +211,8 @@ def draw_shape(rng: random.Random) -> Shape:
     heads, head, vision_heads = rng.choice([2, 4, 6]), rng.choice([8, 16]), rng.choice([2, 3])
     groups = rng.choice([count for count in (1, 2, heads) if heads % count == 0])
     return Shape(
-        heads * head, rng.choice([40, 72, 100]), rng.randint(1, 4), heads, groups, rng.choice([1000, 1001, 1003]),
-        vision_heads * 8, vision_heads, rng.randint(2, 4), rng.choice([28, 42, 56]), rng.choice([7, 14]),
+        heads * head, rng.choice([40, 72, 100]), rng.randint(1, 2), heads, groups, rng.choice([1000, 1001, 1003]),
+        vision_heads * 8, vision_heads, rng.randint(2, 3), rng.choice([28, 42, 56]), rng.choice([7, 14]),
         rng.choice([1e-5, 1e-6]), rng.choice([1e4, 5e3, 1e6]),
     )  # fmt: skip
 

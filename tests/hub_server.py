@@ -12,6 +12,16 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
+# Runs commands one after the other, and prints what each returned and wrote to standard error.
+COMMANDS = """
+import contextlib, io, json, sys
+from trace_vlm.cli import main
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.redirect_stdout(io.StringIO()):
+        code = main(words)
+    print(json.dumps([code, error.getvalue()]))
+"""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -35,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
                 name = path.removeprefix(resolve)
                 if name not in names:
                     return self._send(b"{}", error="EntryNotFound")
-                content, self.close_connection = (folder / name).read_bytes(), name == self.cut
+                content, self.close_connection = (folder / name).read_bytes(), f"{repository}/{name}" == self.cut
                 return self._send(content, ETag=f'"{hashlib.sha1(content).hexdigest()}"')
         return self._send(b"{}", error="RepoNotFound")
 
@@ -55,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def hub(repositories, kind, cut=""):
-    """(address, log) of a server that holds repositories ("datasets" or "models"); `cut` is a file sent to its half."""
+    """(address, log) of a server with repositories ("datasets" or "models"); of OWNER/NAME/FILE `cut` half is sent."""
     handler = type("Handler", (_Handler,), {"kind": kind, "repositories": repositories, "log": (log := []), "cut": cut})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -65,6 +75,17 @@ def hub(repositories, kind, cut=""):
 
 def run_module(address, home, *words):
     """`python -m MODULE ...` with this server as its hub."""
+    return _python(address, home, "-m", *words)
+
+
+def run_commands(address, home, *commands):
+    """(exit code, standard error) of each `trace-vlm COMMAND ...`, all in one process, with this server as their hub."""
+    done = _python(address, home, "-c", COMMANDS, json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    return list(map(json.loads, done.stdout.splitlines()))
+
+
+def _python(address, home, *words):
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
-    options = dict(env=environment, cwd=home.parent, capture_output=True, text=True, timeout=120)
-    return subprocess.run([sys.executable, "-P", "-m", *words], **options)
+    options = dict(env=environment, cwd=home.parent, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-P", *words], **options)

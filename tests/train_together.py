@@ -13,7 +13,13 @@ from pathlib import Path
 import yaml
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["trace_vlm.train.sft", "peft", "deepspeed"])
+# What a run imports before its first step takes longer than its steps: here once for all.
+CONTEXT.set_forkserver_preload([
+    "trace_vlm.train.train", "trace_vlm.train.sft", "trace_vlm.model.build", "trace_vlm.model.saving",
+    "transformers.models.llava.modeling_llava", "transformers.models.clip.modeling_clip",
+    "transformers.models.qwen3_vl.modeling_qwen3_vl", "matplotlib.figure", "peft", "deepspeed",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+])  # fmt: skip
 TIMEOUT = 300.0  # seconds; what hangs is noticed, what shares a busy machine is not
 
 
@@ -32,6 +38,13 @@ def train_config(scenes, model, out, /, **changes):
     from trace_vlm.utils.config import build_config
 
     return build_config(TrainConfig, settings(scenes, model, out, **changes), "test")
+
+
+def no_curves(*_):
+    """Stands for `draw_training_curves`, which takes longer than the few steps of a run."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(1, 1))
 
 
 def first_step(config):
@@ -113,7 +126,7 @@ class Run:
     def when_saved(self, step):
         while not (self.folder / f"checkpoints/checkpoint-{step}").is_dir():
             assert any(process.is_alive() for process in self.running), self.wait()[1]
-            time.sleep(0.005)
+            time.sleep(0.01)
         return self
 
     def kill(self):
@@ -135,10 +148,12 @@ def _work(rank, processes, port, config, log, sabotage):
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from trace_vlm.drawing import figures
     from trace_vlm.train import train
     from trace_vlm.train.dataset import RowDataset
     from trace_vlm.utils.command import run
 
+    figures.draw_training_curves = no_curves
     fetch, calls = RowDataset.__getitem__, []
 
     def fail_late(self, index):

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from forced_answers import COR, STEPS, saying
+from matplotlib.figure import Figure
 from PIL import Image
 from small_benchmark import IDS, SIZES, make_benchmark, script
 
 from trace_vlm.attention import interventions, results, summary
-from trace_vlm.drawing import canvas
+from trace_vlm.drawing import figures
 from trace_vlm.inference.predictor import Predictor
+from trace_vlm.report import page_sections
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json, write_json, write_jsonl
 
@@ -25,10 +27,15 @@ def generated(nano, monkeypatch):
     calls, generate = [], nano.model.generate
     monkeypatch.setattr(nano.model, "generate", lambda **options: calls.append(options) or generate(**options))
     monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, *_: cls(nano)))
-    # smaller pictures: drawing is most of what these tests take
-    monkeypatch.setattr(results, "save_figure", lambda figure, path: canvas.save_figure(figure, path, 0.3))
     with saying(nano, COR):
         yield calls
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are empty: drawing is most of what these tests take."""
+    for module, name in ((figures, "draw_step"), (figures, "draw_steps"), (page_sections, "draw_measure")):
+        monkeypatch.setattr(module, name, lambda *_, **__: Figure(figsize=(1, 1)))
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def test_layers_heads_rows_and_questions_are_chosen_by_flags(attend, folder, gen
     assert attend("--layers", 9) == 2  # a mistake of the command ends it at once
 
 
-def test_saved_answers_are_read_without_generating(attend, folder, tmp_path, generated, capsys):
+def test_saved_answers_are_read_without_generating(attend, folder, tmp_path, generated, undrawn, capsys):
     assert attend(end=1) == 0
     (first,) = results.read_records(folder)
     file = tmp_path / "saved.jsonl"
@@ -87,7 +94,7 @@ def test_saved_answers_are_read_without_generating(attend, folder, tmp_path, gen
     assert attend("--answers", file) == 2  # without the method
 
 
-def test_interventions_are_reported_and_kept(attend, folder, generated):
+def test_interventions_are_reported_and_kept(attend, folder, generated, undrawn):
     assert attend("--intervene", end=1) == 0
     effects = interventions.read_effects(folder)
     edits = {(effect["step"], effect["kind"]) for effect in effects}
@@ -99,7 +106,7 @@ def test_interventions_are_reported_and_kept(attend, folder, generated):
     assert "Does the reasoning matter?" in (folder / "report.html").read_text()
 
 
-def test_resume_skips_complete_questions_only(attend, tmp_path, folder, generated):
+def test_resume_skips_complete_questions_only(attend, tmp_path, folder, generated, undrawn):
     def ask(*words, expected, end=3):
         generated.clear()
         assert attend(*words, end=end) == 0 and len(generated) == expected
@@ -116,7 +123,7 @@ def test_resume_skips_complete_questions_only(attend, tmp_path, folder, generate
     ask("--resume", "--layers", 0, expected=1)  # and so is another picture
 
 
-def test_records_of_different_settings_are_not_summarised_together(attend, folder, generated, capsys):
+def test_records_of_different_settings_are_not_summarised_together(attend, folder, generated, undrawn, capsys):
     assert attend(end=1) == 0
     for flag, value in (("--layers", 0), ("--reduce", "max"), ("--row", "predict"), ("--dtype", "bfloat16")):
         assert attend("--start-idx", 1, flag, value) == 2
@@ -128,7 +135,7 @@ def test_records_of_different_settings_are_not_summarised_together(attend, folde
         summary.write_summary(folder)
 
 
-def test_a_missing_step_is_reported_and_has_no_picture(attend, folder, nano, generated):
+def test_a_missing_step_is_reported_and_has_no_picture(attend, folder, nano, generated, undrawn):
     folder.mkdir()
     (folder / "0_2_target.png").touch()  # of an earlier answer that had the step
     with saying(nano, "\n".join(line for line in COR.splitlines() if "target area" not in line)):
@@ -139,7 +146,7 @@ def test_a_missing_step_is_reported_and_has_no_picture(attend, folder, nano, gen
     assert not (folder / "0_2_target.png").exists() and (folder / "0_3_subtype.png").is_file()
 
 
-def test_one_bad_image_does_not_end_the_run(attend, tmp_path, folder, generated, capsys):
+def test_one_bad_image_does_not_end_the_run(attend, tmp_path, folder, generated, undrawn, capsys):
     (tmp_path / "bench/images/tall.png").write_bytes(b"no image")
     assert attend() == 1 and "question 1 failed" in capsys.readouterr().out
     assert "tall.png" in read_json(folder / "failures.json")["1"]

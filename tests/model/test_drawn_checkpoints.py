@@ -15,7 +15,7 @@ from trace_vlm.model.checkpoint import compose, load, save
 from trace_vlm.model.convert import convert
 
 PROMPT = render_prompt("Where is the blue bowl, really? 3.5")
-LARGE = hand.Shape(width=1024, mlp=2816, layers=12, heads=8, groups=8, vision=64, vision_heads=4)
+LARGE = hand.Shape(width=1024, mlp=2816, layers=6, heads=8, groups=8, vision=64, vision_heads=4)
 MEMORY = """
 import ctypes, gc, json, re, sys
 from pathlib import Path
@@ -123,7 +123,7 @@ def test_rows_of_the_vocabulary_without_a_piece_are_kept(zoo):
 
 
 def test_loading_holds_the_weights_once_and_converting_not_at_all(recorded, tmp_path):
-    """The peak of a process of its own, on 330 MB in .bin shards; the small checkpoint is there to warm up."""
+    """The peak of a process of its own, on 160 MB in .bin shards; the small checkpoint is there to warm up."""
     big, command = tmp_path / "big", [sys.executable, "-c", MEMORY, str(recorded.folder / "full")]
     text, tower = hand.draw_tensors(LARGE, 3, torch.float16, linear=True)
     tensors = {name: one for name, one in (text | hand.inside_names(tower)).items() if not name.endswith("inv_freq")}

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from checkpoints_by_hand import edit_json
-from hub_server import COMMIT, hub, run_module
+from hub_server import COMMIT, hub, run_commands
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
@@ -163,27 +163,22 @@ def test_the_type_is_known_before_a_model_is_loaded(recorded, converted):
 
 def test_an_adapter_its_base_and_the_tower_come_from_the_hub(recorded, converted, tmp_path):
     repositories = {f"lab/{name}": recorded.folder / name for name in ("full", "base", "lora", "clip")}
-    with hub(repositories, "models") as (address, log):
-        done = run_module(address, tmp_path / "home", "trace_vlm", "convert", LORA[0], "made", *LORA[1:])
-        assert done.returncode == 0, done.stderr
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "config.json").write_text("{}")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"x" * 4096)
+    with hub(repositories | {"lab/cut": tmp_path / "cut"}, "models", cut="lab/cut/model.safetensors") as (address, log):
+        fetched, absent, broken = run_commands(
+            address, tmp_path / "home", ["convert", LORA[0], "made", *LORA[1:]], ["convert", "lab/absent", "other"],
+            ["checkpoint", "inspect", "lab/cut"])  # fmt: skip
+        assert fetched[0] == 0, fetched[1]
         assert any(line.startswith(f"GET /lab/lora/resolve/{COMMIT}/non_lora_trainables.bin") for line in log)
-        absent = run_module(address, tmp_path / "home", "trace_vlm", "convert", "lab/absent", "other")
     made, here = load_file(tmp_path / "made" / "model.safetensors"), load_file(converted["lora"] / "model.safetensors")
     assert all(one.equal(here[name]) for name, one in made.items()) and set(made) == set(here)
     card = (tmp_path / "made" / "README.md").read_text()
     assert "base_model: lab/base" in card and "vision tower: lab/clip" in card and COMMIT not in card
-    assert absent.returncode == 2 and "lab/absent" in absent.stderr
     # what was fetched once is enough without the hub
-    away = run_module(address, tmp_path / "home", "trace_vlm", "checkpoint", "inspect", *LORA)
-    assert away.returncode == 0, away.stderr
-    gone = run_module(address, tmp_path / "home", "trace_vlm", "checkpoint", "inspect", "lab/full")
-    assert gone.returncode == 2 and "lab/full" in gone.stderr and "Traceback" not in gone.stderr
-
-
-def test_a_connection_that_ends_inside_a_file_is_one_sentence(tmp_path):
-    (tmp_path / "served").mkdir()
-    (tmp_path / "served" / "config.json").write_text("{}")
-    (tmp_path / "served" / "model.safetensors").write_bytes(b"x" * 4096)
-    with hub({"lab/cut": tmp_path / "served"}, "models", cut="model.safetensors") as (address, _):
-        done = run_module(address, tmp_path / "home", "trace_vlm", "checkpoint", "inspect", "lab/cut")
-    assert done.returncode == 2 and "lab/cut" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    again, gone = run_commands(address, tmp_path / "home", ["checkpoint", "inspect", *LORA],
+                               ["checkpoint", "inspect", "lab/full"])  # fmt: skip
+    assert again[0] == 0, again[1]
+    for (code, error), name in ((absent, "lab/absent"), (broken, "lab/cut"), (gone, "lab/full")):
+        assert code == 2 and name in error.splitlines()[-1] and "Traceback" not in error, error

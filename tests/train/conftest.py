@@ -6,6 +6,7 @@ import os
 os.environ["DS_ACCELERATOR"] = "cpu"  # before DeepSpeed is imported, in the server that runs are forked from
 
 import pytest
+from train_together import no_curves
 
 from trace_vlm.model.checkpoint import save
 
@@ -15,6 +16,11 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(monkeypatch):
+    monkeypatch.setattr("trace_vlm.drawing.figures.draw_training_curves", no_curves)
 
 
 @pytest.fixture(scope="session")

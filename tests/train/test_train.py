@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import yaml
+from PIL import Image
 from shell import ROOT
 from small_benchmark import make_benchmark
 from train_together import Run, changed_parts, logged, record, settings, train_config, weights
@@ -39,7 +40,7 @@ def test_training_changes_what_is_trainable_and_nothing_else(scenes, tiny_folder
     assert run["finished"] and run["steps"] == 4 and run["cpu_seconds"] > 0 and run["versions"]["torch"]
     assert run["config"]["grounding_loss"] == {"weight": 0.3, "layer": 1, "head": 0}
     assert len(run["data_sha256"][str(scenes / "captions.json")]) == 64
-    assert (folder / "curves.png").stat().st_size > 1000 and not (folder / "checkpoints").exists()
+    assert not (folder / "checkpoints").exists()
     assert len(logged(folder, "token_loss")) == len(logged(folder, "grounding_loss")) == 4
 
 
@@ -222,6 +223,8 @@ def test_a_run_with_loading_workers_and_evaluation_ends_by_itself(scenes, tiny_f
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert record(tmp_path / "run")["finished"]
+    with Image.open(tmp_path / "run/curves.png") as curves:  # drawn here alone, see `no_curves`
+        assert curves.width > 500 and len(set(curves.resize((200, 200)).convert("L").getdata())) > 10
 
 
 def test_a_broken_image_of_the_benchmark_stops_a_run_before_its_first_step(scenes, tiny_folder, evaluation, tmp_path):
