@@ -45,10 +45,10 @@ def assert_same(run, other):
 
 
 def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(run_of, tiny_folder, tmp_path):
-    longer = {"max_steps": 8, "save_steps": 3}
+    longer = {"max_steps": 6, "save_steps": 2}
     complete, cut = (run_of(name, 3, "bf16", LORA, **longer) for name in ("complete", "cut"))
     complete.to_its_end()
-    cut.start().when_saved(3)
+    cut.start().when_saved(2)
     os.kill(cut.running[1].pid, signal.SIGTERM)  # one process gets it; both have to agree
     codes, logs = cut.wait()
     assert codes == [143, 143], logs
@@ -56,7 +56,7 @@ def test_zero3_lora_in_bf16_ends_on_sigterm_and_continues_bit_for_bit(run_of, ti
     assert not (cut.folder / "adapter_config.json").exists()
     cut.to_its_end()
     assert_same(complete, cut)
-    assert len(curve(complete.folder)) == 8
+    assert len(curve(complete.folder)) == 6
     assert trace_vlm(["convert", str(cut.folder), str(tmp_path / "merged")]) == 0
     changed = changed_parts(weights(tiny_folder), weights(tmp_path / "merged"))
     assert changed == {"language_model", "multi_modal_projector"}
