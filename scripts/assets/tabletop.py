@@ -123,6 +123,8 @@ def write_benchmark(out: Path, work: Path, questions: Sequence[tuple[Question, Q
         boxes.append(replace(box_question, question_id=number, image=f"{name}.jpg", meta=meta))
     write_questions(out / "point_questions.jsonl", points)
     write_questions(out / "bbox_questions.jsonl", boxes)
+    if len(names) < len(questions):  # a number could be a picture's or a question's
+        save(out / "suite.json", b'{"name": "TableTop-Chain", "masks": "question"}\n')
     write_sums(out)
 
 
