@@ -45,6 +45,7 @@ def test_each_hop_is_edited_by_itself():
     walked = f"{STEPS['reference']} What lies behind it at (0.70, 0.25) is the bowl."
     every = edits(render(STEPS | {"reference": walked}, [BEFORE]))
     assert every["hop_1", "direction"].text == "What lies in front of it at (0.70, 0.25) is the bowl."
+    assert every["hop_1", "place"].text.startswith("What lies behind it at (0.") and ("hop_2", "place") not in every
     assert every["hop_1", "place"].prefix.endswith(f"{STEPS['reference']} {every['hop_1', 'place'].text}")
     assert every["reference", "control"].text == STEPS["reference"] and ("reference", "direction") not in every
 

@@ -89,6 +89,7 @@ def test_a_hop_is_a_step_of_its_own(tokenizer):
     text = render({**STEPS, "reference": " ".join([STEPS["reference"], *walked])}, [Point(0.1, 0.2)])
     texts = texts_of_tokens(tokenizer, text)
     assert list(texts) == ["reference", "hop_1", "hop_2", "target", "subtype", "output", ANSWER]
+    assert list(steps.step_titles(["hop_10", "hop_9"]).values())[:3] == [HEADINGS["reference"], "Hop 9", "Hop 10"]
     assert texts["reference"].endswith(STEPS["reference"]) and [texts["hop_1"], texts["hop_2"]] == walked
     assert steps.mean_maps(np.ones((1, 9, 4)), {"hop_1": (2, 3)}).shape == (1, 6, 2, 2)
 

@@ -56,6 +56,7 @@ def test_hops_are_the_sentences_of_the_first_step_that_walk_on():
     response = parse(text)
     assert [step.key for step in response.steps] == list(STEPS) and response.points == POINTS
     assert [hop.text for hop in response.hops] == walked == [text[slice(*hop.span)] for hop in response.hops]
+    assert [hop.key for hop in response.hops] == ["hop_1", "hop_2"]
     assert [part.key for part in response.parts] == ["reference", "hop_1", "hop_2", *STEPS[1:]]
     assert text[slice(*response.parts[0].span)] == f"{response.parts[0].heading} {first}"
     assert parse(TEMPLATE).hops == () and parse(TEMPLATE).parts == parse(TEMPLATE).steps

@@ -116,6 +116,7 @@ def test_words_and_groups(folders):
         text = bare_instruction(one.question.text)
         assert set(text.replace(".", " .").replace("?", " ?").split()) <= known, text
         hops = one.meta.get("hops", [])
+        assert len(hops) == {"relational": 1, "free": 1}.get(one.meta["kind"], len(hops))
         phrase = f"the {one.references[0]['name']}" if hops else ""
         for hop in hops[:-1]:
             phrases = [f"the {hop['noun']} {place.format(first=phrase)}" for place in PLAIN.places[hop["relation"]]]

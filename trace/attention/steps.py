@@ -81,7 +81,8 @@ class AnswerAttention:
 
 def step_titles(keys: Iterable[str]) -> dict[str, str]:
     """Return the titles of STEP_TITLES, and behind the first step those of the hops among `keys`."""
-    hops = {key: f"Hop {key.removeprefix(HOP)}" for key in sorted(keys) if key.startswith(HOP)}
+    numbers = sorted(int(key.removeprefix(HOP)) for key in keys if key.startswith(HOP))
+    hops = {f"{HOP}{number}": f"Hop {number}" for number in numbers}
     return {next(iter(STEP_TITLES)): "", **hops, **STEP_TITLES}
 
 

@@ -35,12 +35,8 @@ from .explorer import Explorer, answer_data, small_jpeg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHARTED = (
-    "all",
-    "category",
-    "kind",
-    "hops",
-)  # groups of questions in the accuracy chart; the finer ones are in the table
+# Groups of questions in the accuracy chart; the finer ones are in the table.
+CHARTED = ("all", "category", "kind", "hops")
 QUANTITIES = ("loss", "token_loss", "grounding_loss")
 NOT_A_SUMMARY = "{} is not a summary of trace.eval.summarize_vqa ({!r}). Write it again."
 SCANNED_SAMPLES = 3000  # from which those to show are chosen

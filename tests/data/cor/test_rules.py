@@ -63,6 +63,7 @@ def test_a_chain_is_walked_in_the_first_step():
     assert [hop.text for hop in response.hops] == ["What lies behind it at (0.80, 0.40) is the box."]
     assert f"the blue ball at (0.50, 0.60). {response.hops[0].text}" in made
     assert "to the left of it at (0.20, 0.30)" in response.step("target").text
+    assert "0." not in rules.with_reasoning(sample, 0, False, 2, "plain").conversations[1].text.split("Final")[0]
     for seed in range(40):
         for asked in (sample, chain("free chain 2")):
             steps = rules.write_steps(facts_from_meta(asked.meta), np.random.default_rng(seed), "full", True)

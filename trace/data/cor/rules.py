@@ -132,13 +132,8 @@ def write_steps(
 
     walked = []
     for link, item in facts.hops:
-        own = {
-            "where": where(link),
-            "at": place(item),
-            "what": item.phrase,
-            "What": item.phrase[0].upper() + item.phrase[1:],
-            "category": item.category,
-        }
+        own = {"where": where(link), "at": place(item), "what": item.phrase, "category": item.category}
+        own["What"] = item.phrase[0].upper() + item.phrase[1:]
         walked.append(pick(tables["reference"]["hop"]).format(**own))
         phrase = item.phrase
     if relation:
