@@ -257,7 +257,7 @@ def test_every_point_that_an_answer_lists_counts(listed, heading, after):
 
 
 def test_where_points_come_from_and_some_of_them_keep_their_places():
-    response = parse("1. **Identify the reference object:** at (0.1, 0.1)\n\n**Final Answer:** There is none.")
+    response = parse("1. **Identify the reference object:** at (0.1, 0.1)\n\n**Final Answer:** It is there.")
     assert response.points == () and not response.parsable and response.answer_span is not None
     assert parse("1. **Identify the reference object:** at (0.1, 0.1)").points == (Point(0.1, 0.1),)
     assert parse("Final answer: (320, 240)", size=(640, 480)).points == (Point(0.5, 0.5),)

@@ -15,6 +15,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
+from .absence import find_none, format_none
 from .points import Box, Mention, Point, find_points, format_points
 
 HEADINGS: Mapping[str, str] = MappingProxyType(
@@ -57,6 +58,7 @@ class Response:
     answer_span: Span | None  # the last final answer with its heading; None without one
     spans: tuple[Span, ...] = ()  # characters of each of `points`, () where they are not known
     read: Read = field(default=find_points, repr=False, compare=False)  # reads the points of a piece of the text
+    none_span: Span | None = None  # characters that say that there is nothing to point at; None if nothing says so
 
     @property
     def hops(self) -> tuple[Step, ...]:
@@ -81,9 +83,14 @@ class Response:
         return (*self.steps[:at], own, *hops, *self.steps[at + 1 :])
 
     @property
+    def none(self) -> bool:
+        """Whether the answer is that there is nothing to point at."""
+        return self.none_span is not None
+
+    @property
     def parsable(self) -> bool:
-        """Whether at least one point or box was read."""
-        return bool(self.points)
+        """Whether an answer was read: at least one point or box, or that there is nothing to point at."""
+        return bool(self.points) or self.none
 
     def step(self, key: str) -> Step | None:
         """Return the first step of this key, one of STEPS; None if it is missing."""
@@ -95,10 +102,13 @@ class Response:
         return replace(self, points=points, spans=tuple(self.spans[index] for index in indices if self.spans))
 
 
-def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: int = 3) -> str:
+def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: int = 3, none: str | None = None) -> str:
     """Write the template: `steps` maps keys to bodies, in any order; absent steps are left out.
 
-    ValueError for an unknown key, and for a body that holds a heading: it would be read back as another step.
+    Args:
+        none: why there is nothing to point at ("there is no mug on the shelf."); written instead of `points`.
+    Raises:
+        ValueError: an unknown key, or a body that holds a heading, which would be read back as another step.
     """
     if unknown := [key for key in steps if key not in HEADINGS]:
         raise ValueError(f"there is no step {unknown[0]!r}; the steps are {', '.join(STEPS)}")
@@ -109,16 +119,16 @@ def render(steps: Mapping[str, str], points: Iterable[Point | Box], decimals: in
     text = "\n".join([*lines, "", FINAL_ANSWER] if steps else [FINAL_ANSWER])
     if not plain and len(_find_headings(text)) != len(lines) + 1:
         raise ValueError("the text of a step holds a heading of the template, which would begin another step")
-    return f"{text}\n{format_points(points, decimals)}"
+    return f"{text}\n{format_points(points, decimals) if none is None else format_none(none)}"
 
 
 def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = None) -> Response:
     """Read any text; what it does not hold is empty in the result.
 
-    A section goes from its heading to the next one. Points come from the last final answer that holds any (a model may
-    announce one before it gives it, or begin a second that is cut off), and there from its first list; without a final
-    answer from the complete text. Thoughts between tags are left out of both; if they have no end, only a final answer
-    counts.
+    A section goes from its heading to the next one. Points come from the last final answer that holds any, or says that
+    there is nothing to point at (a model may announce one before it gives it, or begin a second that is cut off), and
+    there from its first list; without a final answer from the complete text. Thoughts between tags are left out of both;
+    if they have no end, only a final answer counts. Steps without a final answer do not say that there is nothing.
 
     Args:
         size: (width, height) of the image, to read pixels.
@@ -139,16 +149,23 @@ def parse(text: str, size: tuple[int, int] | None = None, read: Read | None = No
 
     answer_span: Span | None = (answers[-1][0], answers[-1][2]) if answers else None
     points: Sequence[Mention] = ()
-    offset = 0
+    none, offset = None, 0
     for start, offset, end in reversed(answers):
         if points := read_points(text[offset:end]):
             answer_span, points = (start, end), _first_list(text[offset:end], points)
+        elif none := find_none(text[offset:end]):
+            answer_span = start, end
+        if points or none:
             break
     if not answers:
         unclosed = text.find(THOUGHTS, thought)
-        offset, points = thought, read_points(text[thought : len(text) if unclosed < 0 else unclosed])
+        offset, body = thought, text[thought : len(text) if unclosed < 0 else unclosed]
+        points = read_points(body)
+        none = find_none(body) if not points and not steps else None
     spans = tuple((mention.start + offset, mention.end + offset) for mention in points)
-    return Response(text, tuple(steps), tuple(mention.item for mention in points), answer_span, spans, read_points)
+    none_span = (none[0] + offset, none[1] + offset) if none else None
+    items = tuple(mention.item for mention in points)
+    return Response(text, tuple(steps), items, answer_span, spans, read_points, none_span)
 
 
 # --- finding the headings: every quantifier is bounded or possessive, so that any text is read in linear time ---------
