@@ -76,3 +76,15 @@ def test_a_canonical_answer_is_not_changed(predictor, pictures, kind):
         (kept,) = predictor.predict(pictures[:1], TEXTS[:1], reasoning=reasoning, constrain=True)
     assert plain.text == kept.text == text and list(kept.token_ids) == list(ids) == list(plain.token_ids)
     assert kept.response == parse(text, Image.open(pictures[0]).size) and forced[0] < free[0]
+
+
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_an_answer_may_say_that_there_is_nothing_unless_points_are_asked_for(predictor, pictures, reasoning):
+    steps, checkpoint = dict(zip(STEPS, WORDS, strict=True)) if reasoning else {}, predictor.checkpoint
+    text = render(steps, [], none="there is no mug.") if reasoning else "None: there is no mug."
+    ids = checkpoint.tokenizer(text, add_special_tokens=False).input_ids
+    with inclined(checkpoint, render_prompt(build_question(TEXTS[0], reasoning)), ids):
+        (answer,) = predictor.predict(pictures[:1], TEXTS[:1], reasoning=reasoning, constrain=True)
+        (pointed,) = predictor.predict(pictures[:1], TEXTS[:1], reasoning=reasoning, num_points=2, max_new_tokens=260)
+    assert answer.response.none and 0 < answer.confidence <= 1 and answer.point_confidence == ()
+    assert len(answer.response.steps) == len(steps) and len(pointed.response.points) == 2

@@ -295,9 +295,11 @@ def test_points_and_boxes_as_json_and_text():
 
 def test_agreement_counts_answers_nearby():
     responses = [
-        parse(text, (200, 100)) for text in ("[(0.5, 0.5), (0.1, 0.1)]", "[(0.52, 0.5)]", "[(0.9, 0.9)]", "none")
+        parse(text, (200, 100)) for text in ("[(0.5, 0.5), (0.1, 0.1)]", "[(0.52, 0.5)]", "[(0.9, 0.9)]", "no idea")
     ]
     assert agreement(responses, (200, 100)) == [pytest.approx((1 / 3, 0)), pytest.approx((1 / 3,)), (0,), ()]
+    nothing = [parse(text) for text in ("None: there is no mug.", "[]", "[(0.5, 0.5)]")]
+    assert agreement(nothing, (200, 100)) == [(0.5,), (0.5,), (0,)] and medoid(nothing, (200, 100)) == 0
     # 0.05 of the diagonal of 200 x 100 pixels is 11.2: 0.1 of the height, half of that of the width
     across, down = (
         [parse("[(0.5, 0.5)]", (200, 100)), parse(text, (200, 100))] for text in ("[(0.57, 0.5)]", "[(0.5, 0.6)]")
@@ -306,11 +308,11 @@ def test_agreement_counts_answers_nearby():
 
 
 def test_medoid_is_the_answer_that_the_others_support():
-    texts = ["none", "[(0.9, 0.9)]", "[(0.5, 0.5)]", "[(0.51, 0.5)]", "[(0.49, 0.5)]"]
+    texts = ["no idea", "[(0.9, 0.9)]", "[(0.5, 0.5)]", "[(0.51, 0.5)]", "[(0.49, 0.5)]"]
     assert (
         medoid([parse(text, (200, 100)) for text in texts], (200, 100)) == 2
     )  # the middle one of three that support each other
-    assert medoid([parse("none"), parse("[(0.1, 0.1)]")], (200, 100)) == 1
+    assert medoid([parse("no idea"), parse("[(0.1, 0.1)]")], (200, 100)) == 1
 
 
 def test_confidence_belongs_to_the_characters_of_each_point():
@@ -322,3 +324,6 @@ def test_confidence_belongs_to_the_characters_of_each_point():
         logprobs[start:end] = [math.log(value)] * (end - start)
     confidence = point_confidence(characters, [ord(character) for character in text], logprobs, response)
     assert confidence == pytest.approx((0.2, 0.4, 0.6))
+    nothing = "Answer: None: there is no mug."
+    logprobs = [math.log(0.3 if start <= place < start + 4 else 0.9) for start in (8,) for place in range(len(nothing))]
+    assert point_confidence(characters, list(map(ord, nothing)), logprobs, parse(nothing)) == pytest.approx((0.3,))

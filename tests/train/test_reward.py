@@ -49,6 +49,16 @@ def test_points(text, expected):
     assert {name: parts(text)[name] for name in expected} == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("text", "there", "not_there"), [
+    ("None: there is no red can.", {"format": 1, "mask": 0, "count": 0, "distinct": 0}, 1.0),
+    (GOOD, {"format": 1, "mask": 1}, 0.1), ("I cannot help.", {"format": 0, "mask": 0}, 0.0),
+])  # fmt: skip
+def test_nothing_to_point_at(text, there, not_there):
+    assert {name: parts(text)[name] for name in there} == pytest.approx(there)
+    absent = reward_parts(parse(text), np.zeros_like(MASK), {"points": []}, INSTANCES, Reward(), False)
+    assert total_reward(absent, Reward()) == pytest.approx(not_there)
+
+
 AT_CAN, AT_MUG = (
     "The instruction refers to the red can at (0.10, 0.20).",
     "What is left of it at (0.3, 0.4) is the mug.",

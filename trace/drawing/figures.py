@@ -110,6 +110,8 @@ def _panel_blocks(panel: AnswerPanel) -> tuple[list[TextBlock], list[TextBlock]]
     """The title over a picture, and the reasoning and answer."""
     response = panel.response
     score = "" if panel.accuracy is None else f"this answer: {panel.accuracy:.0%} of its points in the target"
+    if score and response.none:
+        score = f"this answer: nothing to point at, which is {'right' if panel.accuracy else 'wrong'}"
     if panel.outcome not in (None, RIGHT):
         score += f" ({panel.outcome})"
     title = [TextBlock(panel.label, 11, bold=True)]
@@ -137,7 +139,7 @@ def answer_text(response: Response) -> str:
 def answer_problems(response: Response) -> list[str]:
     """Return what is wrong with an answer, one sentence each."""
     outside = sum(isinstance(item, Point) and not item.inside for item in response.points)
-    problems = [] if response.points else ["No point could be read from this answer: it counts as a miss."]
+    problems = [] if response.parsable else ["No point could be read from this answer: it counts as a miss."]
     if outside:
         problems.append(f"{outside} of {len(response.points)} points lie outside the image (hollow, at its edge).")
     return problems

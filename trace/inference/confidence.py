@@ -1,7 +1,8 @@
 """How sure a model is of a point: the probability of the tokens that wrote it, or the agreement of several answers.
 
 The probability of a point is that of its tokens, averaged geometrically, so that points of three decimals are not
-less sure than those of two. Agreement is the share of the other answers to the same question with a point nearby.
+less sure than those of two. Agreement is the share of the other answers to the same question with a point nearby. An
+answer that there is nothing to point at has the probability of the words that say so, or the share that says the same.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ NEAR = 0.05  # of the image's diagonal: points of two answers within it mean the
 def point_confidence(
     tokenizer: Any, token_ids: Sequence[int], logprobs: Sequence[float], response: Response
 ) -> tuple[float, ...]:
-    """One value in [0, 1] for each point of `response`, which was read from the text of `token_ids`.
+    """One value in [0, 1] for each point of `response`, which was read from the text of `token_ids`; one for "none".
 
     () if the probabilities are unknown, or if text and points disagree.
     """
     if not logprobs or len(response.spans) != len(response.points):
         return ()
+    spans = (response.none_span,) if response.none_span else response.spans
 
     def decode(count: int) -> str:
         return str(tokenizer.decode(list(token_ids[:count]), skip_special_tokens=True))
@@ -36,18 +38,25 @@ def point_confidence(
     text = decode(len(token_ids))
     shift = len(text) - len(text.lstrip())  # the response's text is stripped
     confidence = []
-    for start, end in response.spans:
+    for start, end in spans:
         part = list(logprobs[tokens_until(start + shift + 1) - 1 : tokens_until(end + shift)])
         confidence.append(math.exp(sum(part) / len(part)) if part else 1.0)
     return tuple(confidence)
 
 
 def agreement(responses: Sequence[Response], size: tuple[int, int], near: float = NEAR) -> list[tuple[float, ...]]:
-    """For every point of every answer, the share of the others with a point nearby, in an image of `size`."""
+    """For every point of every answer, the share of the others with a point nearby, in an image of `size`.
+
+    Of an answer that there is nothing to point at, the share of the others that say the same.
+    """
     points, limit = _pixels(responses, size), near * math.hypot(*size)
     shares = []
     for index, own in enumerate(points):
         others = points[:index] + points[index + 1 :]
+        if responses[index].none:
+            nones = sum(response.none for response in responses) - 1
+            shares.append((nones / len(others) if others else 1.0,))
+            continue
         near_own = [[any(math.dist(point, other) <= limit for other in answer) for answer in others] for point in own]
         shares.append(tuple(sum(agree) / len(agree) if agree else 1.0 for agree in near_own))
     return shares

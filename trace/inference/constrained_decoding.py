@@ -1,8 +1,8 @@
 """Answers in a given form: a grammar limits the tokens that a model may write, through llguidance.
 
-With reasoning the form is the template of `core.reasoning`, without it the list of points alone. Text with a single
-continuation (headings, punctuation, the dot of a number) is forced without asking the model. An answer that has the form
-anyway is not changed. If the rest of the template would no longer fit into the budget of new tokens, the current step is
+With reasoning the form is the template of `core.reasoning`, without it the list of points alone, or that there is nothing
+to point at (`core.absence`). Text with a single continuation (headings, punctuation, the dot of a number) is forced
+without asking the model. An answer that has the form anyway is not changed. If the rest of the template would no longer fit into the budget of new tokens, the current step is
 ended, so that an answer always has its points.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..core.absence import format_none
 from ..core.reasoning import FINAL_ANSWER, HEADINGS, PREAMBLE, STEPS
 from ..utils.command import InputError, install_hint
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_POINTS = 50  # RoboPoint's data have 1 to 50 points an image
+NONE_TOKENS = 36  # of the answer that there is nothing to point at, with its reason
 HURRIED = 3  # tokens of a step for which there is no more room
 SLACK = 2  # tokens by which a heading may be longer than counted: the words before it can change how it is cut
 
@@ -27,6 +29,7 @@ _NUMBER = r"(0\.[0-9]{1,4}|1\.0{1,4})"
 _RULES = rf"""
 point: /\({_NUMBER}, {_NUMBER}\)/
 item: /\({_NUMBER}, {_NUMBER}(, {_NUMBER}, {_NUMBER})?\)/
+none[max_tokens={NONE_TOKENS}]: /{format_none("")}[^\s][^\n]*/
 """
 # The fixed text before each step's own words.
 _FIXED = [
@@ -42,7 +45,7 @@ class Grammar:
 
     Args:
         vocab_size: rows of the output layer, including those that only round it up.
-        num_points: exactly so many points; None for any number of points or boxes.
+        num_points: exactly so many points; None for any number of points or boxes, or that there is nothing.
         lead: what stands between the prompt and an answer.
     Raises:
         InputError: llguidance is not installed, or the budget is too small for any answer.
@@ -72,6 +75,8 @@ class Grammar:
             )
         item, more = ("point", num_points - 1) if num_points else ("item", f"0,{MAX_POINTS - 1}")
         self._points = rf'"[" {item} (", " {item}){{{more}}} "]"' if more else f'"[" {item} "]"'
+        if not num_points:
+            self._points = f"({self._points} | none)"
         self.complete = self._compile(0 if reasoning else len(_FIXED), None)
         self.endings = [self._compile(step, HURRIED) for step in range(1, len(_FIXED) + 1)] if reasoning else []
 

@@ -149,7 +149,7 @@ def prediction_as_json(
         points.append(record)
     boxes = [box for box in prediction.response.points if isinstance(box, Box)]
     return {
-        "points": points,
+        "points": points, "none": prediction.response.none,
         "boxes": [{"normalized": list(astuple(box)), "pixels": list(box.to_pixels(*size))} for box in boxes],
         "steps": [{"key": step.key, "text": step.text} for step in prediction.response.steps],
         "text": prediction.text, "image_size": list(size), "confidence": prediction.confidence,
@@ -171,6 +171,9 @@ def format_prediction(prediction: Prediction, size: tuple[int, int], space: Sequ
             frames = {"camera": space[index].camera, "base": space[index].base}
             known = [f"{name} ({xyz[0]:.3f}, {xyz[1]:.3f}, {xyz[2]:.3f}) m" for name, xyz in frames.items() if xyz]
             lines.append(f"    {', '.join(known) or f'no point in space: {space[index].reason}'}")
+    if prediction.response.none:
+        sure = "" if prediction.confidence is None else f"  confidence {prediction.confidence:.2f}"
+        lines.append(f"nothing to point at{sure}")
     if not prediction.response.parsable:
         cut = ": it was cut at --max-new-tokens" if prediction.cut else ""
         lines.append(f"no point could be read from this answer{cut}")

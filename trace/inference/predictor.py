@@ -46,14 +46,14 @@ class Prediction:
     """A model's answer to one instruction; `text` is without the end-of-sequence token.
 
     A point's confidence is the probability of its tokens or, with several `samples` (all texts that were drawn), the
-    share of the others that agree.
+    share of the others that agree. `response.none`: the answer is that there is nothing to point at.
     """
 
     text: str
     token_ids: tuple[int, ...]
     response: Response  # points (normalised to the original image) and steps read from the text
     prompt: str
-    confidence: float | None  # the mean of `point_confidence`; None without points
+    confidence: float | None  # the mean of `point_confidence`, or that of "none"; None for an unreadable answer
     seconds: float  # this answer's share of its batch's time
     point_confidence: tuple[float, ...] = ()  # in [0, 1], one a point
     samples: tuple[str, ...] = ()
@@ -267,14 +267,14 @@ class Predictor:
         chosen = medoid(responses, size) if decoding.aggregate == "medoid" else 0
         ids, response = rows[chosen].token_ids, responses[chosen]
         if len(rows) > 1:
-            points = agreement(responses, size)[chosen]
+            values = agreement(responses, size)[chosen]
         else:
-            points = point_confidence(tokenizer, ids, rows[0].logprobs, response)
+            values = point_confidence(tokenizer, ids, rows[0].logprobs, response)
         # a grammar ends every answer in time
         cut = len(ids) >= decoding.max_new_tokens and not decoding.constrained
         return Prediction(
-            texts[chosen], tuple(ids), response, prompt, sum(points) / len(points) if points else None, seconds, points,
-            texts if len(texts) > 1 else (), cut, convention.name, sent,
+            texts[chosen], tuple(ids), response, prompt, sum(values) / len(values) if values else None, seconds,
+            () if response.none else values, texts if len(texts) > 1 else (), cut, convention.name, sent,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 Points that are closer than `radius` to an earlier one add nothing, and `mask` is over the larger of the points written
 and asked for: one safe point, once or repeated, scores less than several. The length of an answer has no part in it.
+Where nothing is there to point at (the mask is empty), the answer that says so has all of these parts, a point none.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ def reward_parts(
     asked = settings.points or len(meta.get("points") or ()) or max(1, len(points))
     steps = tuple(step.key for step in response.steps)
     formed = steps == (STEPS if reasoning else ()) and (response.answer_span is not None or not reasoning)
-    formed = formed and bool(points) and not cut and not any(isinstance(item, Box) for item in points)
+    formed = formed and response.parsable and not cut and not any(isinstance(item, Box) for item in points)
+    if not mask.any():
+        right = float(response.none)
+        return {"format": float(formed), "mask": right, "distinct": right, "count": right}
     kept = distinct_places(points, mask, settings.radius)
     distances = RegionDistances(mask).measure([points[index].center for index in kept])
     near = sum(max(0.0, 1.0 - distance / (settings.falloff * max(mask.shape))) for distance in distances)

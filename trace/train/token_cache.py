@@ -288,7 +288,7 @@ def learned_spans(encoded: Encoded, rendered: Rendered) -> Iterator[tuple[int, i
     kinds = np.full(len(encoded.labels), -1)
     for start, end in rendered.answers:
         response = parse(rendered.text[start:end])
-        final = start + response.answer_span[0] if response.answer_span else (start if response.points else end)
+        final = start + response.answer_span[0] if response.answer_span else (start if response.parsable else end)
         before = KINDS.index("reasoning" if response.steps else "text")
         for token, (begin, stop) in enumerate(encoded.spans):
             if encoded.labels[token] != IGNORE and start <= begin < end:
