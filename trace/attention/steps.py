@@ -120,7 +120,8 @@ def step_spans(response: Response, characters: Sequence[Span]) -> dict[str, Span
     """Return each step's tokens, from the tokens' `characters` in the text; a step that the answer lacks has no entry.
 
     A token belongs to the step that holds most of its visible characters, the earlier one if two hold as many (a
-    token of blanks: all of its characters). Of an answer that is points or "none" and no steps all tokens are the final answer.
+    token of blanks: all of its characters). Of an answer without steps, only points or "none", all tokens are the final
+    answer.
     """
     spans = {step.key: step.span for step in reversed(response.parts)}  # of two steps with one key, the first
     if response.answer_span is not None:

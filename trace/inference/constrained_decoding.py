@@ -1,9 +1,10 @@
 """Answers in a given form: a grammar limits the tokens that a model may write, through llguidance.
 
-With reasoning the form is the template of `core.reasoning`, without it the list of points alone, or that there is nothing
-to point at (`core.absence`). Text with a single continuation (headings, punctuation, the dot of a number) is forced
-without asking the model. An answer that has the form anyway is not changed. If the rest of the template would no longer fit into the budget of new tokens, the current step is
-ended, so that an answer always has its points.
+With reasoning the form is the template of `core.reasoning`, without it the list of points alone; in place of the points
+an answer may say that there is nothing to point at (`core.absence`), unless a number of points is asked for. Text with a
+single continuation (headings, punctuation, the dot of a number) is forced without asking the model. An answer that has
+the form anyway is not changed. If the rest of the template would no longer fit into the budget of new tokens, the
+current step is ended, so that an answer always has its points.
 """
 
 from __future__ import annotations
