@@ -28,7 +28,7 @@ def make_run(folder):
     write_pictures(bench, {f"{number}.png": (60, 40) for number in range(8)})
     write_jsonl(bench / "point_questions.jsonl", [
         {"question_id": number, "image": f"{number}.png", "text": f"{INSTRUCTION} {number}",
-         "meta": {"kind": "direct" if number % 2 else "free",
+         "meta": {"kind": "direct" if number % 2 else "free", "hops": [{"instance": None}] * (1 + number % 2),
                   "shortcuts": {"left_edge": [0.0, 0.5], "midpoint": None if number else [0.9, 0.9]}}}
         for number in range(8)
     ])  # fmt: skip

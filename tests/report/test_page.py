@@ -104,7 +104,7 @@ def test_every_given_number_is_on_the_page(html, run_folder):
         assert " ".join(word.split()) in read.text, word
     assert "--overwrite" not in read.text and POINTS_SUFFIX not in read.text  # a flag that was not given
     charts = [load for load in read.loads if load.startswith("data:image/png")]
-    assert len(charts) == 2 + 5 + 1  # outcomes, measures of attention (no named object), loss
+    assert len(charts) == 1 + 2 + 5 + 1  # accuracy by hops, outcomes, measures of attention (no named object), loss
 
 
 def test_a_question_has_its_answers_its_attention_and_problems(html):

@@ -25,7 +25,7 @@ from ..core.prompts import bare_instruction
 from ..core.reasoning import parse
 from ..core.records import Sample, read_samples
 from ..drawing.canvas import figure_to_image
-from ..drawing.figures import draw_measure, draw_outcome_counts, draw_overlay, draw_training_curves
+from ..drawing.figures import draw_groups, draw_measure, draw_outcome_counts, draw_overlay, draw_training_curves
 from ..drawing.overlay import model_colors
 from ..eval.tables import sentences, tables
 from ..utils.command import InputError
@@ -84,9 +84,23 @@ def accuracy(path: Path, color_of: Mapping[str, str]) -> Section | None:
         chart = [row for row in rows if row["bars"]]
         models = chart[0]["bars"] if chart else ()  # each model over all questions
         return {"benchmark": summary["benchmark"], "tables": blocks, "sentences": sentences(summary), "chart": chart,
-                "models": models}  # fmt: skip
+                "models": models, "hops": _by_hops(summary)}  # fmt: skip
     except (KeyError, IndexError, TypeError) as error:
         raise InputError(NOT_A_SUMMARY.format(path, error)) from None
+
+
+def _by_hops(summary: Mapping[str, Any]) -> list[Section]:
+    """Draw accuracy against the number of relations in a question, if questions differ in it."""
+    values: dict[str, list[tuple[float, float, float]]] = {}
+    for model in summary["models"]:
+        entries = [entry for entry in model["accuracy"] if entry["field"] == "hops"]
+        names = [f"{entry['value']} hop{'s' * (entry['value'] != '1')}" for entry in entries]
+        values[model["label"]] = [
+            (100 * entry["mean"], *(100 * entry["mean" if entry[end] is None else end] for end in ("low", "high")))
+            for entry in entries
+        ]
+    title = "Point accuracy by the number of relations to follow, %"
+    return [picture(draw_groups(values, names, title), title)] if len(names) > 1 else []
 
 
 def _accuracy_row(summary: Mapping[str, Any], index: int, name: str, color_of: Mapping[str, str]) -> Section:
