@@ -157,7 +157,7 @@ def _draw_all(
         failures.pop(name, None)
         try:
             image = open_image(benchmark.image_path(question))
-            target = benchmark.mask(question) if benchmark.masks else None
+            target = benchmark.region(question) if benchmark.masks else None
             masks = target, results.named_object_mask(benchmark, question)
             if arguments.answers is None:
                 limit = arguments.max_new_tokens

@@ -148,7 +148,7 @@ def test_a_comparison_shows_every_word_and_nothing_overlaps(size, count):
     figure = figures.draw_comparison(grey(*size), instruction, panels, mask, "question 7 \u00b7 unseen")
     assert_no_overlap(figure)
     shown = words(figure)
-    expected = ["question 7", "50% of its points", "1 of 2 points", *STEPS.values(), *instruction.split()]
+    expected = ["question 7", "score of this answer: 50%", "1 of 2 points", *STEPS.values(), *instruction.split()]
     assert [text for text in expected if text not in shown] == []
     assert ("no reasoning" in shown, "No point could be read" in shown) == (count > 1, count > 2)
 

@@ -27,7 +27,7 @@ from ..drawing.canvas import file_stem, save_figure, save_thumbnail
 from ..drawing.overlay import Outline, mask_outline
 from ..eval.benchmark import Benchmark
 from ..eval.error_classes import ErrorClassifier
-from ..eval.scoring import score
+from ..eval.scoring import score_response
 from ..utils.command import InputError
 from ..utils.files import read_json, replacing, write_json
 from .metrics import DECIMALS, MEASURES, Regions, Values, measure, regions, uniform
@@ -160,7 +160,8 @@ def write_record(
         question_id=question.question_id, order=order, source=question.image, instruction=instruction,
         category=question.category, size=image.size, image=f"images/{stem}.jpg", picture=f"{stem}_steps.png",
         arrays=f"{stem}.npz", outline=mask_outline(target), text=attention.response.text,
-        token_ids=attention.captured.token_ids, accuracy=None if target is None else score(points, target),
+        token_ids=attention.captured.token_ids,
+        accuracy=None if target is None else score_response(attention.response, question, target),
         steps=tuple(records), model=model, layers=layers, numbers=numbers, uniform=_by_measure(even),
         settings=dict(settings), convention=attention.convention, sent=attention.sent,
     )  # fmt: skip

@@ -33,14 +33,23 @@ REASONING_SUFFIX = (
     "Reason step by step before you answer: identify the reference object, define the target area, determine the "
     "goal's subtype and generate the output, then give the final answer."
 )
+YES_NO_SUFFIX = "Answer yes or no."  # as RoboSpatial-Home asks
+
+
+def asks_yes_no(instruction: str) -> bool:
+    """Whether an instruction is a question to be answered by yes or no; it is asked in its own words, without points."""
+    return bare_instruction(instruction).casefold().endswith(YES_NO_SUFFIX.casefold())
 
 
 def question_text(instruction: str, reasoning: bool) -> str:
     """Return the text of a human turn: the instruction, the request for reasoning if wanted, the format of the answer.
 
-    Sentences that the instruction already ends with (Where2Place's do) are not repeated.
+    Sentences that the instruction already ends with (Where2Place's do) are not repeated; a question that asks for yes or
+    no gets none.
     """
     core = bare_instruction(instruction)
+    if asks_yes_no(core):
+        return core
     return " ".join([core, REASONING_SUFFIX, POINTS_SUFFIX] if reasoning else [core, POINTS_SUFFIX])
 
 

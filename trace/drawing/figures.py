@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.points import Box, Point
+from ..core.prompts import asks_yes_no
 from ..core.reasoning import HEADINGS, Response
 from . import overlay
 from .canvas import BAD, FADED, INK, Canvas, TextBlock, font_families, text_height
@@ -72,7 +73,7 @@ def draw_comparison(
     beside, colors = len(panels) == 1, model_colors(panel.label for panel in panels)
     column, indent = 430 if len(panels) < 3 else 360, 0 if beside else 18
     picture = _fit(image.size, column, 460)
-    titles, texts = zip(*map(_panel_blocks, panels), strict=True)
+    titles, texts = zip(*(_panel_blocks(panel, instruction) for panel in panels), strict=True)
     inner = column + GUTTER + REASONING_WIDTH if beside else len(panels) * (column + GUTTER) - GUTTER
     header = _header(name, instruction, 6)
     top = MARGIN + text_height(inner, header) + 14
@@ -106,11 +107,11 @@ def _header(name: str, instruction: str, max_lines: int) -> list[TextBlock]:
     return [*blocks, TextBlock(instruction, 12.5, bold=True, gap=2, max_lines=max_lines)]
 
 
-def _panel_blocks(panel: AnswerPanel) -> tuple[list[TextBlock], list[TextBlock]]:
+def _panel_blocks(panel: AnswerPanel, instruction: str) -> tuple[list[TextBlock], list[TextBlock]]:
     """The title over a picture, and the reasoning and answer."""
     response = panel.response
-    score = "" if panel.accuracy is None else f"this answer: {panel.accuracy:.0%} of its points in the target"
-    if score and response.none:
+    score = "" if panel.accuracy is None else f"score of this answer: {panel.accuracy:.0%}"
+    if score and response.none and not asks_yes_no(instruction):
         score = f"this answer: nothing to point at, which is {'right' if panel.accuracy else 'wrong'}"
     if panel.outcome not in (None, RIGHT):
         score += f" ({panel.outcome})"
@@ -123,7 +124,8 @@ def _panel_blocks(panel: AnswerPanel) -> tuple[list[TextBlock], list[TextBlock]]
     answer = answer_text(response)
     blocks += [TextBlock("Final answer", bold=True, gap=9),
                TextBlock(answer or "(empty)", gap=1, max_lines=8, color=INK if answer else FADED)]  # fmt: skip
-    return title, blocks + [TextBlock(problem, color=BAD, gap=2) for problem in answer_problems(response)]
+    problems = answer_problems(response, instruction)
+    return title, blocks + [TextBlock(problem, color=BAD, gap=2) for problem in problems]
 
 
 def answer_text(response: Response) -> str:
@@ -136,10 +138,11 @@ def answer_text(response: Response) -> str:
     return heading.partition(":")[2].strip().removeprefix("**").strip() or heading
 
 
-def answer_problems(response: Response) -> list[str]:
+def answer_problems(response: Response, instruction: str = "") -> list[str]:
     """Return what is wrong with an answer, one sentence each."""
     outside = sum(isinstance(item, Point) and not item.inside for item in response.points)
-    problems = [] if response.parsable else ["No point could be read from this answer: it counts as a miss."]
+    read = response.parsable or asks_yes_no(instruction)
+    problems = [] if read else ["No point could be read from this answer: it counts as a miss."]
     if outside:
         problems.append(f"{outside} of {len(response.points)} points lie outside the image (hollow, at its edge).")
     return problems

@@ -23,7 +23,8 @@ from ..model.presets import resolve_model
 from ..utils.command import InputError, Parser, check_at_least, package_versions
 from ..utils.files import read_json, replacing, sha256, write_json
 from .benchmark import Benchmark, add_benchmark_flags, open_benchmark, read_run_record, run_file, run_settings
-from .scoring import read_response, score
+from .rules import is_readable
+from .scoring import read_response, score_response
 
 PACKAGES = ("trace-vlm", "torch", "transformers", "tokenizers", "llguidance", "numpy", "pillow")
 MODEL_FILES = ("*.safetensors", "*.bin", "config.json", "adapter_config.json", "processor_config.json",
@@ -103,11 +104,11 @@ class RunningAccuracy:
 
     def add(self, question: Question, response: Response) -> None:
         self.answers += 1
-        self.parsable += response.parsable
-        if not self.benchmark.masks:
+        self.parsable += is_readable(question, response)
+        if not self.benchmark.scored:
             return
         try:
-            self.scores.append(score(response.points, self.benchmark.mask(question)))
+            self.scores.append(score_response(response, question, self.benchmark.region(question)))
         except InputError as error:  # answering continues: the summary refuses such a mask
             self.problem = self.problem or f"not scored: {error}"
 

@@ -34,7 +34,7 @@ from PIL import Image
 
 from ..core.conventions import CONVENTIONS, Convention, ConventionCheck, convention, convention_of, read, sent_size
 from ..core.images import is_turned, open_image
-from ..core.prompts import REASONING_SUFFIX, bare_instruction, question_text
+from ..core.prompts import REASONING_SUFFIX, asks_yes_no, bare_instruction, question_text
 from ..core.reasoning import FINAL_ANSWER
 from ..core.records import FINISHED_AT_LIMIT, Answer, Question, QuestionId
 from ..inference.predict import prompt_template
@@ -201,6 +201,8 @@ class RemoteRun:
         instruction = bare_instruction(question.text).partition(FORMAT_SENTENCE)[0].rstrip()
         if self.template is not None:
             return self.template.replace(PLACEHOLDER, instruction)
+        if asks_yes_no(instruction):
+            return instruction
         if self.convention.name == "unit" and not self.arguments.box:  # what the project's models are trained on
             return question_text(instruction, self.arguments.reasoning)
         reasoning = [REASONING_SUFFIX, ANSWER_LAST] if self.arguments.reasoning else []

@@ -25,6 +25,7 @@ from ..core.records import Answer, Question, read_questions
 from ..utils.command import InputError, Parser, existing_file, existing_folder
 from ..utils.files import escapes_folder, read_json, sha256
 from .published_benchmarks import DESCRIPTION, QUESTION_FILE, find_benchmark
+from .rules import YES_NO, check_rule, rule_of
 
 Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # in the order of preference
@@ -99,6 +100,15 @@ class Benchmark:
             )
         return mask
 
+    @property
+    def scored(self) -> bool:
+        """Whether answers can be scored: there are masks, or questions answered by yes or no."""
+        return bool(self.masks) or any(rule_of(question) == YES_NO for question in self.questions)
+
+    def region(self, question: Question) -> Mask | None:
+        """Return what `mask` does, None for a question answered by yes or no."""
+        return None if rule_of(question) == YES_NO else self.mask(question)
+
     def first(self, count: int | None) -> Benchmark:
         """Return the benchmark with its first `count` questions; None keeps all."""
         if count is not None and count < 1:
@@ -151,6 +161,10 @@ def open_benchmark(
         raise InputError(f'{folder / DESCRIPTION} must hold a JSON object, "masks" in it "question" or "image"')
     mask_files = _find_masks(masks, questions, description.get("masks"), folder / DESCRIPTION)
     name, note = (str(description.get(key) or "") for key in ("name", "note"))
+    if rule := description.get("rule"):
+        questions = tuple(replace(question, meta={"rule": rule, **question.meta}) for question in questions)
+    for question in questions:
+        check_rule(question, f"question {question.question_id} of {file}")
     return Benchmark(file, images, masks, questions, mask_files, name, note)
 
 

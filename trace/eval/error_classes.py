@@ -24,6 +24,7 @@ from ..core.reasoning import THOUGHTS, THOUGHTS_END, Response
 from ..core.records import Question
 from ..utils.command import InputError
 from .benchmark import Mask
+from .rules import ALL_POINTS, SHARE, YES_NO, counted_points, is_readable, rule_of
 
 UNANSWERED = "not answered"
 CUT = "cut"  # no point, because the answer ended at the token limit
@@ -35,7 +36,10 @@ TOO_FAR = "right side but too far"
 BESIDE = "right side but beside the region"
 WRONG_WAY = "wrong direction"
 ELSEWHERE = "elsewhere"
-CLASSES = (UNANSWERED, CUT, UNPARSABLE, OUTSIDE, ON_REFERENCE, ON_OBJECT, TOO_FAR, BESIDE, WRONG_WAY, ELSEWHERE)
+WRONG_WORD = "no instead of yes, or yes instead of no"
+WRONG_NUMBER = "another number of points"
+CLASSES = (UNANSWERED, CUT, UNPARSABLE, OUTSIDE, ON_REFERENCE, ON_OBJECT, TOO_FAR, BESIDE, WRONG_WAY, ELSEWHERE,
+           WRONG_WORD, WRONG_NUMBER)  # fmt: skip
 DIRECTIONS = ("left", "right", "in front", "front", "behind", "above", "below")
 MIN_COSINE = math.cos(math.radians(60))  # a point on the right side is less than this off the region's direction
 
@@ -134,6 +138,21 @@ class ErrorClassifier:
         return np.where(right_side, np.where(far, TOO_FAR, BESIDE), WRONG_WAY).astype(object)
 
 
+def answer_errors(
+    question: Question, response: Response, right: bool, cut: bool, classifier: ErrorClassifier | None
+) -> dict[str, float]:
+    """Return class -> share of an answer by the question's rule; `classifier` is None for yes and no, without a mask."""
+    if right:
+        return {}
+    if classifier is None:
+        return {WRONG_WORD if is_readable(question, response) else CUT if cut else UNPARSABLE: 1.0}
+    shares = classifier.shares(counted_points(question, response.points), cut)
+    if rule_of(question) != ALL_POINTS:
+        return shares
+    total = sum(shares.values())  # one miss makes the whole answer wrong
+    return {name: share / total for name, share in shares.items()} or {WRONG_NUMBER: 1.0}
+
+
 class RegionDistances:
     """Distances in pixels to the nearest pixel of a region `[height, width]`, 0 inside it.
 
@@ -187,8 +206,8 @@ class UnparsedAnswer(NamedTuple):
     reason: str
 
 
-def explain_unparsed(question_id: object, response: Response, cut: bool = False) -> UnparsedAnswer:
-    """Name the reason why `response` holds no point; `cut`: it ended at the token limit."""
+def explain_unparsed(question_id: object, response: Response, cut: bool = False, rule: str = SHARE) -> UnparsedAnswer:
+    """Name the reason why `response` does not hold what `rule` needs; `cut`: it ended at the token limit."""
     text = response.text
     line = " ".join(text.split())
     if len(line) > EXAMPLE_LENGTH:  # its beginning and its end, where the points should be
@@ -199,6 +218,8 @@ def explain_unparsed(question_id: object, response: Response, cut: bool = False)
         reason = "empty"
     elif response.answer_span is None and (thinking or response.steps or cut):
         reason = "cut before the final answer"
+    elif rule == YES_NO:
+        reason = "neither yes nor no"
     else:
         reason = next((name for name, pattern in _REASONS if pattern.search(answer)), "no numbers")
         if cut and reason in ("no numbers", "cut inside a point"):

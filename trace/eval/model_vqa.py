@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.prompts import asks_yes_no
 from ..core.records import FINISHED_AT_LIMIT, Answer, Question, read_answers
 from ..inference.generation import Decoding
 from ..inference.predict import add_decoding_flags, decoding_from_flags, prompt_template
@@ -42,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = answering.parse_answering_flags(_parser(), argv)
     decoding, template = decoding_from_flags(arguments), prompt_template(arguments)
     benchmark = answering.load_questions(arguments)
+    if decoding.constrained and any(asks_yes_no(question.text) for question in benchmark.questions):
+        raise InputError(
+            "--constrain and --num-points write points, but some questions ask for yes or no. Leave them out"
+        )
     rank = answering.torchrun_rank()
     chunk, chunks = rank[:2] if rank else (arguments.chunk_idx, arguments.num_chunks)
     if chunks < 1 or not 0 <= chunk < chunks:

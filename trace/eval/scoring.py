@@ -1,9 +1,10 @@
 """The score of an answer, and the results of answer files question by question.
 
-An answer scores the fraction of its points inside the ground-truth region; boxes alone score the fraction of their
-pixels; an answer without a point scores 0 and stays in the mean, which is over questions. `robopoint_score` keeps the
-behaviour of the reference's script for comparable numbers. Beside the models, `score_runs` scores baselines: uniform
-points, the image centre, answers about other images, and the shortcuts that a benchmark stores in `meta["shortcuts"]`.
+An answer scores the fraction of its points inside the ground-truth region, unless its question names another of `rules`;
+boxes alone score the fraction of their pixels; an answer without a point scores 0 and stays in the mean, which is over
+questions. `robopoint_score` keeps the behaviour of the reference's script for comparable numbers. Beside the models,
+`score_runs` scores baselines: uniform points, the image centre, answers about other images, the shortcuts that a benchmark
+stores in `meta["shortcuts"]`, and always yes or no.
 """
 
 from __future__ import annotations
@@ -23,8 +24,16 @@ from ..core.reasoning import Response
 from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
 from .benchmark import Benchmark, Mask, pair_answers, read_run_record
-from .error_classes import UNANSWERED, ErrorClassifier, RegionDistances, UnparsedAnswer, explain_unparsed
+from .error_classes import (
+    UNANSWERED,
+    ErrorClassifier,
+    RegionDistances,
+    UnparsedAnswer,
+    answer_errors,
+    explain_unparsed,
+)
 from .quality import answer_quality
+from .rules import ALL_POINTS, YES_NO, counted_points, is_readable, judge, rule_of
 from .statistics import Values
 
 MAX_SHUFFLES = 20  # answers about other images that are scored on a question's mask
@@ -35,6 +44,16 @@ def score(points: Sequence[Point | Box], mask: Mask) -> float:
     """Return the fraction of `points` inside `mask` `[height, width]`, from 0 to 1; no points score 0."""
     hits, total = count_hits(points, mask)
     return hits / total if total else 0.0
+
+
+def score_response(response: Response, question: Question, mask: Mask | None) -> float:
+    """Return the score of an answer by its question's rule, from 0 to 1; `mask` is None for yes and no."""
+    hits, total = _judge(response, question, mask)
+    return hits / total if total else 0.0
+
+
+def _judge(response: Response, question: Question, mask: Mask | None) -> tuple[int, int]:
+    return judge(question, response, lambda points: (0, 0) if mask is None else count_hits(points, mask))
 
 
 def count_hits(points: Sequence[Point | Box], mask: Mask) -> tuple[int, int]:
@@ -132,8 +151,8 @@ def read_single_run(
         doubts.add(responses[key], how, sent)
         conventions.add(how.name)
         size_assumed |= how.scale is None and "sent" not in answer.metadata
-        if not responses[key].points:
-            unparsed.append(explain_unparsed(answer.question_id, responses[key], answer.cut))
+        if not is_readable(question, responses[key]):
+            unparsed.append(explain_unparsed(answer.question_id, responses[key], answer.cut, rule_of(question)))
     names = ", ".join(sorted(conventions))
     notes = [doubt] if (doubt := doubts.warning(names)) else []
     if name is not None and name not in conventions and answers:
@@ -172,8 +191,10 @@ class RunScores:
 
     run: RunAnswers
     scores: list[float] = field(default_factory=list)  # from 0 to 1, 0 for unanswered questions
-    first: list[float] = field(default_factory=list)  # of the first point alone
-    points: list[int] = field(default_factory=list)
+    first: list[float | None] = field(
+        default_factory=list
+    )  # of the first point alone; None for yes and no, as `points`
+    points: list[int | None] = field(default_factory=list)
     quality: list[Mapping[str, float]] = field(default_factory=list)  # of the answered questions; not by question
     weights: list[int] = field(default_factory=list)  # under which the mean of `scores` is the micro accuracy
     distances: list[float | None] = field(default_factory=list)  # mean over the points, in pixels to the region
@@ -187,23 +208,33 @@ class RunScores:
     unparsable: int = 0  # without a point though they ended by themselves
     outside: int = 0  # answers with all points outside the image
 
-    def add(self, key: str, mask: Mask, classifier: ErrorClassifier, distances: RegionDistances) -> None:
-        """Score the answer to one question."""
+    def add(
+        self, question: Question, mask: Mask | None, classifier: ErrorClassifier | None,
+        distances: RegionDistances | None,
+    ) -> None:  # fmt: skip
+        """Score the answer to one question; for yes and no, the last three are None."""
+        key = str(question.question_id)
         response, cut = self.run.responses.get(key), key in self.run.cut
         points = response.points if response is not None else ()
-        centers = [item.center for item in points]
-        hits, total = count_hits(points, mask)
+        hits, total = _judge(response or _pointing(), question, mask)
         self.scores.append(hits / total if total else 0.0)
-        self.first.append(score(points[:1], mask))
-        self.points.append(len(points))
-        if response is not None:
-            self.quality.append(answer_quality(response, mask, classifier.meta, classifier.instances))
         self.weights.append(total)
-        self.distances.append(_mean(distances.measure(centers)))
-        self.errors.append({UNANSWERED: 1.0} if response is None else classifier.shares(points, cut))
+        self.first.append(None if mask is None else score(points[:1], mask))
+        self.points.append(None if mask is None else len(points))
+        self.distances.append(None)
         self.unanswered += response is None
-        self.cut += response is not None and not points and cut
-        self.unparsable += response is not None and not points and not cut
+        if response is None:
+            self.errors.append({UNANSWERED: 1.0})
+            return
+        self.errors.append(answer_errors(question, response, self.scores[-1] == 1, cut, classifier))
+        unread = not is_readable(question, response)
+        self.cut += unread and cut
+        self.unparsable += unread and not cut
+        if mask is None or classifier is None or distances is None:
+            return
+        centers = [item.center for item in counted_points(question, points)]
+        self.quality.append(answer_quality(response, mask, classifier.meta, classifier.instances))
+        self.distances[-1] = _mean(distances.measure(centers))
         self.outside += bool(points) and not any(center.inside for center in centers)
         confidence = self.run.confidence.get(key, ())
         if confidence and len(confidence) == len(points):
@@ -233,28 +264,40 @@ def score_runs(
     results = tuple(RunScores(run) for run in runs)
     shortcuts = {name: None for question in benchmark.questions for name in question.meta.get("shortcuts") or {}}
     names = {f"shortcut: {name.replace('_', ' ')}": name for name in shortcuts if name not in ("uniform", "center")}
-    baselines: dict[str, list[float | None]] = {name: [] for name in ("uniform points", "image centre", *names)}
+    words = [f"always {word}" for word in ("yes", "no") if YES_NO in map(rule_of, benchmark.questions)]
+    baselines: dict[str, list[float | None]] = {name: [] for name in ("uniform points", "image centre", *names, *words)}
     images, full_masks = benchmark.image_identities(), []
     shuffles = _shuffles(benchmark.questions, images, rng)
     for question, others in zip(benchmark.questions, shuffles, strict=True):
-        mask, key = benchmark.mask(question), str(question.question_id)
-        full_masks += [question] * bool(mask.all())
-        grey = benchmark.grey_mask(question) / 255.0 if robopoint else None
-        classifier = ErrorClassifier(question, mask, benchmark.question_file.parent)
-        distances = RegionDistances(mask)
+        mask, key = benchmark.region(question), str(question.question_id)
+        grey = benchmark.grey_mask(question) / 255.0 if robopoint and mask is not None else None
+        classifier = None if mask is None else ErrorClassifier(question, mask, benchmark.question_file.parent)
+        distances = None if mask is None else RegionDistances(mask)
+        full_masks += [question] * bool(mask is not None and mask.all())
         for result in results:
             responses = result.run.responses
-            result.add(key, mask, classifier, distances)
-            shuffled = [score(responses[other].points, mask) for other in others if other in responses]
+            result.add(question, mask, classifier, distances)
+            shuffled = [score_response(responses[other], question, mask) for other in others if other in responses]
             result.shuffled.append(_mean(shuffled))
-            if grey is not None:
-                result.robopoint.append(robopoint_score(responses[key].text, grey) if key in responses else None)
-        baselines["uniform points"].append(float(mask.mean()))  # what random points reach on average
-        baselines["image centre"].append(score([Point(0.5, 0.5)], mask))
-        for name, shortcut in names.items():
-            point = (question.meta.get("shortcuts") or {}).get(shortcut)  # [x, y], None where it does not apply
-            baselines[name].append(None if point is None else score([Point(*point)], mask))
+            if robopoint:
+                text = responses[key].text if key in responses else None
+                result.robopoint.append(None if text is None or grey is None else robopoint_score(text, grey))
+        for word in words:
+            baselines[word].append(None if mask is not None else float(word.endswith(question.meta["answer"])))
+        points = question.meta["count"] if rule_of(question) == ALL_POINTS else 1
+        # what random points reach on average
+        baselines["uniform points"].append(None if mask is None else float(mask.mean()) ** points)
+        places: dict[str, Any] = {"image centre": (0.5, 0.5)}  # x and y, None where it does not apply
+        places |= {name: (question.meta.get("shortcuts") or {}).get(shortcut) for name, shortcut in names.items()}
+        for name, place in places.items():
+            unknown = place is None or mask is None
+            baselines[name].append(None if unknown else score_response(_pointing(*place), question, mask))
     return BenchmarkScores(benchmark, results, baselines, images, full_masks)
+
+
+def _pointing(*point: float) -> Response:
+    """Return an answer with one point, or with none."""
+    return Response("", (), (Point(*point),) if point else (), None)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -263,7 +306,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _shuffles(questions: Sequence[Question], images: Sequence[str], rng: np.random.Generator) -> list[list[str]]:
     """For each question, the ids of questions of the same kind about other images, at most `MAX_SHUFFLES`."""
-    kinds = [(str(question.meta.get("kind")), str(question.meta.get("relation"))) for question in questions]
+    kinds = [(str(one.meta.get("kind")), str(one.meta.get("relation")), rule_of(one)) for one in questions]
     by_kind: dict[Any, list[int]] = {}
     for index, kind in enumerate(kinds):
         by_kind.setdefault(kind, []).append(index)

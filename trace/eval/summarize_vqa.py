@@ -17,6 +17,7 @@ if not __package__:  # run by its path: the relative imports below need the inst
     runpy.run_module("trace_vlm.eval.summarize_vqa", run_name="__main__", alter_sys=True)
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ from ..utils.files import read_jsonl, replacing, sha256, write_json
 from .benchmark import Benchmark, add_benchmark_flags, open_benchmark, read_run_record, run_settings
 from .error_classes import CLASSES, summarize_unparsed
 from .quality import mean_quality
+from .rules import rule_of
 from .scoring import (
     BenchmarkScores,
     RunScores,
@@ -165,6 +167,7 @@ def summarize(scores: BenchmarkScores, seed: int = 0, resamples: int = RESAMPLES
             "name": benchmark.name, "note": benchmark.note, "folder": str(benchmark.question_file.parent),
             "question_file": benchmark.question_file.name, "sha256": sha256(benchmark.question_file),
             "questions": len(benchmark.questions), "images": len(set(images)),
+            "rules": dict(Counter(map(rule_of, benchmark.questions))),
         },
         "paper": False, "seed": seed, "resamples": resamples,
         "models": [_summarize_model(runs, first, scores, groups, seed, resamples) for runs in models.values()],
@@ -198,14 +201,14 @@ def _summarize_model(
         "convention": ", ".join(dict.fromkeys(one.run.convention for one in runs)),
         "accuracy": _by_group([one.scores for one in runs], images, groups, seed, resamples),
         "difference": compared,
-        "first_point": float(np.mean(_mean_over_runs([one.first for one in runs]))),
+        "first_point": _mean_of_known([one.first for one in runs]),
         "micro": float(np.mean(micro)),
         "parsable": 1 - (failed["unparsable"] + failed["cut"] + failed["unanswered"]) / total,
         **{name: _integer_if_whole(value) for name, value in failed.items()},
         "unread": summarize_unparsed([answer for one in runs for answer in one.run.unparsed]),
         "failures": {name: sum(shares.get(name, 0.0) for shares in errors) / (count * total) for name in CLASSES},
         "distance": float(np.mean(distances)) if distances else None,
-        "mean_points": float(np.mean([points for one in runs for points in one.points])),
+        "mean_points": _mean_of_known([one.points for one in runs]),
         "mean_tokens": float(np.mean(tokens)) if tokens else None,
         "quality": mean_quality([answer for one in runs for answer in one.quality]),
         "robopoint": _reference(runs) if runs[0].robopoint else None,
@@ -219,6 +222,12 @@ def _summarize_model(
 
 def _mean_over_runs(values: Sequence[Sequence[float]]) -> list[float]:
     return [sum(column) / len(column) for column in zip(*values, strict=True)]
+
+
+def _mean_of_known(runs: Sequence[Sequence[float | None]]) -> float | None:
+    """Return the mean over runs and questions, without the questions that have no value."""
+    known = _mean_over_runs([[value for value in run if value is not None] for run in runs])
+    return float(np.mean(known)) if known else None
 
 
 def _integer_if_whole(value: float) -> float | int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .error_classes import CLASSES
+from .rules import SHARE, YES_NO
 from .scoring import REFERENCE_SIZE
 from .statistics import BINS
 
@@ -48,7 +49,8 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
         tokens = "-" if model["mean_tokens"] is None else f"{model['mean_tokens']:.0f}"
         shares = [_percent(model[name]) for name in ("micro", "first_point", "parsable")]
         accuracy = _with_interval(model["accuracy"][0])
-        overview.append([model["label"], accuracy, *shares, failed, f"{model['mean_points']:.1f}", tokens])
+        points = "-" if model["mean_points"] is None else f"{model['mean_points']:.1f}"
+        overview.append([model["label"], accuracy, *shares, failed, points, tokens])
     by_group = [["questions", "number", *labels]]
     for index, group in enumerate(groups):
         values = [_with_interval(model["accuracy"][index]) for model in models]
@@ -67,7 +69,7 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
             errors.append([name, *(_percent(model["failures"][name]) for model in models)])
     distances = ["-" if model["distance"] is None else f"{model['distance']:.1f}" for model in models]
     titled = [
-        ("Accuracy: points inside the region, in percent", overview),
+        (f"Accuracy{': points inside the region' * (set(_rules(summary)) == {SHARE})}, in percent", overview),
         ("By part of the benchmark", by_group),
         ("Models and baselines", compared),
         ("Error classes, in percent of the questions", [*errors, ["pixels to the region, mean", *distances]]),
@@ -119,6 +121,7 @@ def _paper(summary: dict[str, Any]) -> Rows:
 def sentences(summary: dict[str, Any]) -> list[str]:
     """Return what the tables do not show: comparisons, the reference's number, and what went wrong."""
     models, lines = summary["models"], []
+    asked = "a point" + ", yes or no" * (YES_NO in _rules(summary))
     for model in models:
         if model["runs"] > 1:
             accuracy = _with_deviation(model["accuracy"][0])
@@ -127,10 +130,10 @@ def sentences(summary: dict[str, Any]) -> list[str]:
     for model in models:
         notes = []
         if model["cut"]:
-            notes.append(f"{model['cut']:g} answers were cut before a point and count as 0 (allow more tokens).")
+            notes.append(f"{model['cut']:g} answers were cut before {asked} and count as 0 (allow more tokens).")
         if model["unparsable"] or model["outside"]:
             notes.append(
-                f"{model['unparsable']:g} answers without a point and {model['outside']:g} with points only outside the "
+                f"{model['unparsable']:g} answers without {asked} and {model['outside']:g} with points only outside the "
                 "image count as 0."
             )
         reasons = ", ".join(f"{reason} ({count})" for reason, count in model["unread"]["reasons"].items())
@@ -207,11 +210,20 @@ def as_markdown(summary: dict[str, Any]) -> str:
     return "\n\n".join([*blocks, "\n".join(f"- {sentence}" for sentence in sentences(summary))]).rstrip() + "\n"
 
 
+def _rules(summary: dict[str, Any]) -> dict[str, int]:
+    """Return score rule -> questions; summaries of earlier versions name none."""
+    benchmark = summary["benchmark"]
+    rules: dict[str, int] = benchmark.get("rules") or {SHARE: benchmark["questions"]}
+    return rules
+
+
 def _head(summary: dict[str, Any]) -> str:
     benchmark = summary["benchmark"]
+    rules = ", ".join(f"{rule} ({count} questions)" for rule, count in _rules(summary).items())
     note = f" ({benchmark['note']})" if benchmark["note"] else ""
     return (
-        f"{benchmark['folder']}{note}: {benchmark['questions']} questions about {benchmark['images']} images; "
+        f"{benchmark['folder']}{note}: {benchmark['questions']} questions about {benchmark['images']} images, "
+        f"scored by: {rules}; "
         "in brackets 95 % intervals over images (bootstrap; exact binomial where all images score alike)"
     )
 

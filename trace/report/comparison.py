@@ -28,8 +28,8 @@ from ..drawing.canvas import file_stem, save_figure, save_thumbnail
 from ..drawing.figures import RIGHT, AnswerPanel, draw_comparison
 from ..drawing.overlay import Outline, mask_outline
 from ..eval.benchmark import Benchmark
-from ..eval.error_classes import ErrorClassifier
-from ..eval.scoring import RunAnswers, conventions_per_file, full_mask_warnings, read_single_run, score
+from ..eval.error_classes import ErrorClassifier, answer_errors
+from ..eval.scoring import RunAnswers, conventions_per_file, full_mask_warnings, read_single_run, score_response
 from ..utils.command import InputError
 from ..utils.files import read_json, write_json
 
@@ -94,17 +94,19 @@ def compare(
     covered: list[Question] = []
     scores: dict[str, tuple[float, ...]] = {}
     outcomes: dict[str, tuple[str, ...]] = {}
-    for question in benchmark.questions if benchmark.masks else ():
-        name, mask = str(question.question_id), benchmark.mask(question)
-        covered += [question] * bool(mask.all())
-        values = tuple(score(run.responses[name].points, mask) if name in run.responses else 0.0 for run in runs)
+    for question in benchmark.questions if benchmark.scored else ():
+        name, mask = str(question.question_id), benchmark.region(question)
+        covered += [question] * bool(mask is not None and mask.all())
+        answered = [run.responses.get(name) for run in runs]
+        values = tuple(0.0 if one is None else score_response(one, question, mask) for one in answered)
         all_scores.append(values)
         if question.question_id in compared:
-            judge = ErrorClassifier(question, mask, benchmark.question_file.parent)
+            judge = None if mask is None else ErrorClassifier(question, mask, benchmark.question_file.parent)
             scores[name] = values
             outcomes[name] = tuple(
                 RIGHT if value >= RIGHT_SHARE
-                else max(judge.shares(run.responses[name].points, name in run.cut).items(), key=itemgetter(1))[0]
+                else max(answer_errors(question, run.responses[name], False, name in run.cut, judge).items(),
+                         key=itemgetter(1))[0]
                 for run, value in zip(runs, values, strict=True)
             )  # fmt: skip
     overall = tuple(
@@ -198,7 +200,9 @@ def write_question(folder: Path, comparison: Comparison, question: Question, dra
         confidence = fmean(values) if (values := run.confidence.get(name)) else None
         panels.append(AnswerPanel(run.label, run.responses[name], accuracy, note, outcome, confidence))
     image = open_image(benchmark.image_path(question))
-    return write_panels(folder, question, image, benchmark.mask(question) if comparison.scores else None, panels, drawn)
+    return write_panels(
+        folder, question, image, benchmark.region(question) if comparison.scores else None, panels, drawn
+    )
 
 
 def write_panels(

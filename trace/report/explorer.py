@@ -64,12 +64,12 @@ class Explorer:
                 for index, label in enumerate(self.labels)}  # fmt: skip
 
     def success(self) -> dict[str, dict[str, int]]:
-        """For each compared model, the number of answers with all, some or none of their points in the target."""
+        """For each compared model, the number of answers with the full score, a part of it, or none."""
         counts = {}
         for label, known in self.accuracies().items():
             if known:
                 every, none = sum(math.isclose(value, 1) for value in known), sum(value == 0 for value in known)
-                counts[label] = {"all points in the target": every, "some": len(known) - every - none, "none": none}
+                counts[label] = {"full score": every, "part of it": len(known) - every - none, "none": none}
         return counts
 
     def means(self) -> list[tuple[str, list[tuple[float, str]]]]:
@@ -112,8 +112,8 @@ def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None
 
     for item in items:
         answers = [
-            {**answer_data(answer.response(item.size)), "accuracy": answer.accuracy, "outcome": answer.outcome or "",
-             "confidence": answer.confidence}
+            {**answer_data(answer.response(item.size), item.instruction), "accuracy": answer.accuracy,
+             "outcome": answer.outcome or "", "confidence": answer.confidence}
             for answer in item.answers
         ]  # fmt: skip
         question(comparison, item).update(kind=item.kind or "", answers=answers)
@@ -124,12 +124,12 @@ def explorer(comparison: Path | None, attention: Path | None) -> Explorer | None
     return Explorer(scores, list(questions.values()))
 
 
-def answer_data(response: Response) -> dict[str, Any]:
+def answer_data(response: Response, instruction: str = "") -> dict[str, Any]:
     """Return an answer as the page shows it: steps, final answer, problems, and its points as numbers."""
     return {
         "steps": [[HEADINGS[step.key], step.text] for step in response.steps],
         "final": answer_text(response),
-        "problems": answer_problems(response),
+        "problems": answer_problems(response, instruction),
         "text": response.text,
         "items": [[round(value, 4) for value in astuple(item)] for item in response.points],
     }

@@ -19,7 +19,7 @@ from ..drawing.figures import draw_overlay
 from ..eval.benchmark import open_benchmark
 from ..eval.error_classes import ErrorClassifier
 from ..eval.quality import answer_quality, mean_quality
-from ..eval.scoring import score
+from ..eval.scoring import score_response
 from ..inference.predictor import Predictor
 from ..model.families.base import Checkpoint
 from ..utils.command import InputError
@@ -41,7 +41,7 @@ class BenchmarkCallback(TrainerCallback):
             path = self._benchmark.image_path(question)
             if isinstance(reason := decoded_size(path), str):
                 raise InputError(f"evaluation: the image {path} cannot be read: {reason}.")
-            self._benchmark.mask(question)
+            self._benchmark.region(question)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0 and self._before:
@@ -78,11 +78,12 @@ class BenchmarkCallback(TrainerCallback):
         model.set_attn_implementation(before)
         for number, (question, image, prediction) in enumerate(zip(questions, images, predictions, strict=True)):
             points = prediction.response.points
-            mask = self._benchmark.mask(question)
-            known = ErrorClassifier(question, mask, self._benchmark.question_file.parent)
-            quality = answer_quality(prediction.response, mask, known.meta, known.instances)
-            counted = {"point_accuracy": score(points, mask), "answer_tokens": len(prediction.token_ids)}
-            answers.append(counted | quality)
+            mask = self._benchmark.region(question)
+            accuracy = score_response(prediction.response, question, mask)
+            answers.append({"point_accuracy": accuracy, "answer_tokens": len(prediction.token_ids)})
+            if mask is not None:
+                known = ErrorClassifier(question, mask, self._benchmark.question_file.parent)
+                answers[-1] |= answer_quality(prediction.response, mask, known.meta, known.instances)
             if number < settings.pictures:
                 self._folder.mkdir(exist_ok=True)
                 picture = self._folder / f"{step:07d}_{question.question_id}.png"
