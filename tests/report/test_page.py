@@ -344,7 +344,7 @@ def test_the_charts_show_every_model_without_scrolling(open_page, run_page, widt
         assert all(chart.locator(part).evaluate_all(INSIDE)), part
     for part, expected in ((".point", [50, 50, 50, 100, 50, 0]), (".ticks span", [0, 20, 40, 60, 80, 100])):
         assert chart.locator(part).evaluate_all(CENTERS) == pytest.approx(expected, abs=1.0)  # in percent
-    assert [True] * 8 == page.locator(".panels img").evaluate_all(INSIDE)
+    assert [True] * 9 == page.locator(".panels img").evaluate_all(INSIDE)
 
 
 def test_a_comparison_gives_each_model_its_mean_accuracy_and_color(open_page, compared):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Groups of questions in the accuracy chart; the finer ones are in the table.
-CHARTED = ("all", "category", "kind", "hops")
+CHARTED = ("all", "category", "kind")
 QUANTITIES = ("loss", "token_loss", "grounding_loss")
 NOT_A_SUMMARY = "{} is not a summary of trace.eval.summarize_vqa ({!r}). Write it again."
 SCANNED_SAMPLES = 3000  # from which those to show are chosen
