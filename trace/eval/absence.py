@@ -37,18 +37,16 @@ def mean_outcomes(runs: Sequence[Outcomes]) -> Outcomes:
 
 def summarize_absence(
     outcomes: Outcomes, absent: Sequence[bool], images: Sequence[str], seed: int, resamples: int
-) -> dict[str, Any] | None:
-    """Compare a model's answers where something is there and where nothing is; None if something always is.
+) -> dict[str, Any]:
+    """Compare a model's answers where something is there and where nothing is.
 
     Args:
-        absent: for each question, whether nothing is there.
+        absent: for each question, whether nothing is there; at least once.
     Returns:
         `accuracy` and `false_none` over the questions where something is there, `false_points` over the others (each
-        with its interval over images, None without such questions), `f1` of "none" (None if neither it nor an absent
-        thing occurs), `coverage` and `risk` (None if no answer points).
+        with its interval over images, None without such questions), `f1` of "none", `coverage` and `risk` (None if no
+        answer points).
     """
-    if not any(absent):
-        return None
     missing = np.array(absent)
     none, pointed, scores = (np.array(part, float) for part in (outcomes.none, outcomes.pointed, outcomes.scores))
 
@@ -63,7 +61,7 @@ def summarize_absence(
     coverage = float(pointed.mean())
     return {
         "accuracy": over(scores, ~missing), "false_none": over(none, ~missing), "false_points": over(pointed, missing),
-        "f1": 2 * right / (said + float(missing.sum())) if said or missing.any() else None,
+        "f1": 2 * right / (said + float(missing.sum())),
         "coverage": coverage,
         "risk": 1 - float(scores[~missing].sum() / pointed.sum()) if coverage else None,
     }  # fmt: skip

@@ -25,7 +25,7 @@ from ..core.records import Answer, Question, read_questions
 from ..utils.command import InputError, Parser, existing_file, existing_folder
 from ..utils.files import escapes_folder, read_json, sha256
 from .published_benchmarks import DESCRIPTION, QUESTION_FILE, find_benchmark
-from .rules import YES_NO, check_rule, rule_of
+from .rules import NOTHING, YES_NO, check_rule, rule_of
 
 Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # in the order of preference
@@ -90,13 +90,20 @@ class Benchmark:
         return grey
 
     def mask(self, question: Question) -> Mask:
-        """Return the region of a question, `[height, width]`. InputError also if it is empty."""
+        """Return the region of a question, `[height, width]`.
+
+        InputError also if it is empty though meta["absent"] does not say that nothing is there, and the reverse.
+        """
         grey = self.grey_mask(question)
         mask: Mask = grey > INSIDE
-        if not mask.any():
+        where = f"the mask {self.masks[str(question.question_id)]} of question {question.question_id}"
+        absent = rule_of(question) == NOTHING
+        if absent and mask.any():
+            raise InputError(f'{where} must be empty: meta["absent"] of the question says that nothing is there')
+        if not absent and not mask.any():
             raise InputError(
-                f"the mask {self.masks[str(question.question_id)]} of question {question.question_id} is empty: "
-                f"no value is above {INSIDE} (the largest is {grey.max()})"
+                f"{where} is empty: no value is above {INSIDE} (the largest is {grey.max()}). If nothing is there to "
+                'point at, say so with meta["absent"]: true'
             )
         return mask
 

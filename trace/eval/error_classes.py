@@ -24,7 +24,7 @@ from ..core.reasoning import THOUGHTS, THOUGHTS_END, Response
 from ..core.records import Question
 from ..utils.command import InputError
 from .benchmark import Mask
-from .rules import ALL_POINTS, SHARE, YES_NO, counted_points, is_readable, rule_of
+from .rules import ALL_POINTS, NOTHING, SHARE, YES_NO, counted_points, is_readable, rule_of
 
 UNANSWERED = "not answered"
 CUT = "cut"  # no point, because the answer ended at the token limit
@@ -38,8 +38,10 @@ WRONG_WAY = "wrong direction"
 ELSEWHERE = "elsewhere"
 WRONG_WORD = "no instead of yes, or yes instead of no"
 WRONG_NUMBER = "another number of points"
+FALSE_POINT = "points, though nothing is there"
+FALSE_NONE = "none, though something is there"
 CLASSES = (UNANSWERED, CUT, UNPARSABLE, OUTSIDE, ON_REFERENCE, ON_OBJECT, TOO_FAR, BESIDE, WRONG_WAY, ELSEWHERE,
-           WRONG_WORD, WRONG_NUMBER)  # fmt: skip
+           WRONG_WORD, WRONG_NUMBER, FALSE_POINT, FALSE_NONE)  # fmt: skip
 DIRECTIONS = ("left", "right", "in front", "front", "behind", "above", "below")
 MIN_COSINE = math.cos(math.radians(60))  # a point on the right side is less than this off the region's direction
 
@@ -146,6 +148,10 @@ def answer_errors(
         return {}
     if classifier is None:
         return {WRONG_WORD if is_readable(question, response) else CUT if cut else UNPARSABLE: 1.0}
+    if response.parsable and rule_of(question) == NOTHING:
+        return {FALSE_POINT: 1.0}
+    if response.none:
+        return {FALSE_NONE: 1.0}
     shares = classifier.shares(counted_points(question, response.points), cut)
     if rule_of(question) != ALL_POINTS:
         return shares

@@ -16,11 +16,13 @@ from ..core.records import Question
 from ..utils.command import InputError
 
 SHARE, FIRST_POINT, ALL_POINTS, YES_NO = "share of points", "first point", "all points", "yes / no"
+NOTHING = "nothing there"  # of every question with meta["absent"]
 RULES = {
     SHARE: "the share of the answer's points inside the mask",
     FIRST_POINT: "1 if the first point of the answer is inside the mask, otherwise 0",
     ALL_POINTS: 'all points inside the mask, and as many as meta["count"] says',
     YES_NO: 'the answer\'s yes or no is that of meta["answer"]; there is no mask',
+    NOTHING: "1 if the answer is that there is nothing to point at, otherwise 0; the mask is empty",
 }
 
 Items = Sequence[Point | Box]
@@ -34,7 +36,7 @@ _LATER = re.compile(
 
 
 def rule_of(question: Question) -> str:
-    return str(question.meta.get("rule", SHARE))
+    return NOTHING if question.meta.get("absent") else str(question.meta.get("rule", SHARE))
 
 
 def check_rule(question: Question, where: str) -> None:
@@ -71,7 +73,7 @@ def is_readable(question: Question, response: Response) -> bool:
 
 def counted_points(question: Question, points: Items) -> Items:
     """Return those of an answer's points, in the order of its text, that the question's rule looks at."""
-    if rule_of(question) == SHARE:
+    if rule_of(question) in (SHARE, NOTHING):
         return points
     centers = [item.center for item in points]
     return centers[:1] if rule_of(question) == FIRST_POINT else centers
@@ -82,6 +84,8 @@ def judge(question: Question, response: Response, count: Callable[[Items], tuple
     rule = rule_of(question)
     if rule == YES_NO:
         return int(read_yes_no(response) == question.meta["answer"]), 1
+    if rule == NOTHING:
+        return int(response.none), 1
     hits, total = count(counted_points(question, response.points))
     if rule == SHARE:
         return hits, total

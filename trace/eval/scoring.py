@@ -23,6 +23,7 @@ from ..core.points import Box, Point, scored_indices
 from ..core.reasoning import Response
 from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
+from .absence import Outcomes
 from .benchmark import Benchmark, Mask, pair_answers, read_run_record
 from .error_classes import (
     UNANSWERED,
@@ -33,7 +34,7 @@ from .error_classes import (
     explain_unparsed,
 )
 from .quality import answer_quality
-from .rules import ALL_POINTS, YES_NO, counted_points, is_readable, judge, rule_of
+from .rules import ALL_POINTS, NOTHING, SHARE, YES_NO, counted_points, is_readable, judge, rule_of
 from .statistics import Values
 
 MAX_SHUFFLES = 20  # answers about other images that are scored on a question's mask
@@ -203,6 +204,8 @@ class RunScores:
     answer_confidence: list[tuple[float, float]] = field(default_factory=list)
     shuffled: list[float | None] = field(default_factory=list)  # None without answers about other images
     robopoint: list[float | None] = field(default_factory=list)  # with --compat; None where the reference skips it
+    outcomes: Outcomes = field(default_factory=Outcomes)  # of the questions with a mask, as `shuffled_outcomes`
+    shuffled_outcomes: Outcomes = field(default_factory=Outcomes)  # zeros without answers about other images
     unanswered: int = 0
     cut: int = 0  # without a point because they ended at the token limit
     unparsable: int = 0  # without a point though they ended by themselves
@@ -219,7 +222,11 @@ class RunScores:
         hits, total = _judge(response or _pointing(), question, mask)
         self.scores.append(hits / total if total else 0.0)
         self.weights.append(total)
-        self.first.append(None if mask is None else score(points[:1], mask))
+        absent = rule_of(question) == NOTHING
+        if mask is not None:
+            none = response is not None and response.none
+            self.outcomes.add(none, bool(points), self.scores[-1])
+        self.first.append(None if mask is None else self.scores[-1] if absent else score(points[:1], mask))
         self.points.append(None if mask is None else len(points))
         self.distances.append(None)
         self.unanswered += response is None
@@ -234,7 +241,7 @@ class RunScores:
             return
         centers = [item.center for item in counted_points(question, points)]
         self.quality.append(answer_quality(response, mask, classifier.meta, classifier.instances))
-        self.distances[-1] = _mean(distances.measure(centers))
+        self.distances[-1] = None if absent else _mean(distances.measure(centers))
         self.outside += bool(points) and not any(center.inside for center in centers)
         confidence = self.run.confidence.get(key, ())
         if confidence and len(confidence) == len(points):
@@ -266,6 +273,8 @@ def score_runs(
     names = {f"shortcut: {name.replace('_', ' ')}": name for name in shortcuts if name not in ("uniform", "center")}
     words = [f"always {word}" for word in ("yes", "no") if YES_NO in map(rule_of, benchmark.questions)]
     baselines: dict[str, list[float | None]] = {name: [] for name in ("uniform points", "image centre", *names, *words)}
+    if NOTHING in map(rule_of, benchmark.questions):
+        baselines["always none"] = []
     images, full_masks = benchmark.image_identities(), []
     shuffles = _shuffles(benchmark.questions, images, rng)
     for question, others in zip(benchmark.questions, shuffles, strict=True):
@@ -277,11 +286,17 @@ def score_runs(
         for result in results:
             responses = result.run.responses
             result.add(question, mask, classifier, distances)
-            shuffled = [score_response(responses[other], question, mask) for other in others if other in responses]
+            about_others = [responses[other] for other in others if other in responses]
+            shuffled = [score_response(response, question, mask) for response in about_others]
             result.shuffled.append(_mean(shuffled))
+            if mask is not None:
+                shares = [response.none for response in about_others], [bool(one.points) for one in about_others]
+                result.shuffled_outcomes.add(*(_mean(share) or 0.0 for share in (*shares, shuffled)))
             if robopoint:
                 text = responses[key].text if key in responses else None
                 result.robopoint.append(None if text is None or grey is None else robopoint_score(text, grey))
+        if "always none" in baselines:
+            baselines["always none"].append(None if mask is None else float(rule_of(question) == NOTHING))
         for word in words:
             baselines[word].append(None if mask is not None else float(word.endswith(question.meta["answer"])))
         points = question.meta["count"] if rule_of(question) == ALL_POINTS else 1
@@ -305,8 +320,15 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _shuffles(questions: Sequence[Question], images: Sequence[str], rng: np.random.Generator) -> list[list[str]]:
-    """For each question, the ids of questions of the same kind about other images, at most `MAX_SHUFFLES`."""
+    """For each question, the ids of questions of the same kind about other images, at most `MAX_SHUFFLES`.
+
+    Where some ask for what is not there, all of a task are of one kind: otherwise answers about other images would
+    say whether something is there.
+    """
     kinds = [(str(one.meta.get("kind")), str(one.meta.get("relation")), rule_of(one)) for one in questions]
+    if any(rule == NOTHING for *_, rule in kinds):
+        kinds = [(str(one.meta.get("task")), "", kind[-1].replace(NOTHING, SHARE))
+                 for one, kind in zip(questions, kinds, strict=True)]  # fmt: skip
     by_kind: dict[Any, list[int]] = {}
     for index, kind in enumerate(kinds):
         by_kind.setdefault(kind, []).append(index)

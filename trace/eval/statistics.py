@@ -111,10 +111,14 @@ BINS = 10
 COVERAGES = tuple(round(0.1 * step, 1) for step in range(1, 11))
 
 
-def calibration(points: Sequence[tuple[float, float]], answers: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+def calibration(
+    points: Sequence[tuple[float, float]], answers: Sequence[tuple[float, float]], answered: float = 1.0
+) -> dict[str, Any] | None:
     """Compute a model's reliability, expected calibration error and risk against coverage; None without confidences.
 
-    `points` and `answers` are pairs of confidence and score; a point scores 1 inside the region, 0 outside.
+    `points` and `answers` are pairs of confidence and score; a point scores 1 inside the region, 0 outside. `answered`
+    is the share of the questions in which the model does not say that there is nothing to point at: coverage is a part
+    of it.
     """
     if not points or not answers:
         return None
@@ -126,7 +130,7 @@ def calibration(points: Sequence[tuple[float, float]], answers: Sequence[tuple[f
         "mean_confidence": float(np.mean([confidence for confidence, _ in points])),
         "ece": error, "reliability": bins,
         "risk_coverage": [{"coverage": share, "risk": risk} for share, risk in zip(COVERAGES, risks, strict=True)],
-        "aurc": float(np.mean(_risks(answers))),
+        "aurc": float(np.mean(_risks(answers))), "answered": answered,
     }  # fmt: skip
 
 

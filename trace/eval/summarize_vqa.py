@@ -18,7 +18,7 @@ if not __package__:  # run by its path: the relative imports below need the inst
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from ..core.conventions import CONVENTIONS
 from ..drawing.overlay import model_colors
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
 from ..utils.files import read_jsonl, replacing, sha256, write_json
+from .absence import Outcomes, mean_outcomes, summarize_absence
 from .benchmark import Benchmark, add_benchmark_flags, open_benchmark, read_run_record, run_settings
 from .error_classes import CLASSES, summarize_unparsed
 from .quality import mean_quality
-from .rules import rule_of
+from .rules import NOTHING, YES_NO, rule_of
 from .scoring import (
     BenchmarkScores,
     RunScores,
@@ -162,6 +163,7 @@ def summarize(scores: BenchmarkScores, seed: int = 0, resamples: int = RESAMPLES
         name = "other images" if len(models) == 1 else f"other images, {label}"
         baselines[name] = _by_group([one.shuffled for one in runs], images, groups, 0, 0)
     first = next(iter(models.values()))
+    absence = _absence(scores, models, seed, resamples)
     return {
         "benchmark": {
             "name": benchmark.name, "note": benchmark.note, "folder": str(benchmark.question_file.parent),
@@ -171,8 +173,25 @@ def summarize(scores: BenchmarkScores, seed: int = 0, resamples: int = RESAMPLES
         },
         "paper": False, "seed": seed, "resamples": resamples,
         "models": [_summarize_model(runs, first, scores, groups, seed, resamples) for runs in models.values()],
-        "baselines": baselines,
+        "baselines": baselines, "absence": absence,
     }  # fmt: skip
+
+
+def _absence(
+    scores: BenchmarkScores, models: Mapping[str, Sequence[RunScores]], seed: int, resamples: int
+) -> dict[str, Any]:
+    """Return how every model and baseline answers where nothing is there, by label; {} if something always is."""
+    kept = [(index, rule) for index, one in enumerate(scores.benchmark.questions) if (rule := rule_of(one)) != YES_NO]
+    absent, images = [rule == NOTHING for _, rule in kept], [scores.images[index] for index, _ in kept]
+    ones, zeros = [1.0] * len(kept), [0.0] * len(kept)
+    outcomes = {label: mean_outcomes([run.outcomes for run in runs]) for label, runs in models.items()}
+    outcomes["always none"] = Outcomes(ones, zeros, list(map(float, absent)))
+    uniform = scores.baselines["uniform points"]
+    outcomes["never none: uniform points"] = Outcomes(zeros, ones, [uniform[index] or 0.0 for index, _ in kept])
+    for label, runs in models.items():
+        outcomes[f"other images, {label}"] = mean_outcomes([run.shuffled_outcomes for run in runs])
+    return {label: summarize_absence(one, absent, images, seed, resamples) for label, one in outcomes.items()
+            } if any(absent) else {}  # fmt: skip
 
 
 def _summarize_model(
@@ -215,6 +234,7 @@ def _summarize_model(
         "calibration": calibration(
             [pair for one in runs for pair in one.point_confidence],
             [pair for one in runs for pair in one.answer_confidence],
+            1 - float(np.mean([none for one in runs for none in one.outcomes.none or [0.0]])),
         ),
         "warnings": _warnings(runs, results), "scores": dict(zip(question_ids, scores, strict=True)),
     }  # fmt: skip

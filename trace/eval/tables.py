@@ -36,6 +36,7 @@ PAPER_ROWS: Mapping[str, tuple[str, tuple[tuple[float, float], ...]]] = {
     "RoboPoint 13B": (ROBOPOINT_PAPER, ((49.82, 0.52), (46.77, 0.45), (44.48, 1.35))),
 }
 
+UNKNOWN = dict.fromkeys(("mean", "low", "high", "std"))
 Rows = list[list[str]]
 
 
@@ -74,6 +75,12 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
         ("Models and baselines", compared),
         ("Error classes, in percent of the questions", [*errors, ["pixels to the region, mean", *distances]]),
     ]
+    if absence := summary.get("absence"):
+        rows = [["", "accuracy where it is there", "false points", "wrong none", "F1 of none", "coverage", "risk"]]
+        for label, one in absence.items():
+            parts = [_with_interval(one[name] or UNKNOWN) for name in ("accuracy", "false_points", "false_none")]
+            rows.append([label, *parts, *(_percent(one[name]) for name in ("f1", "coverage", "risk"))])
+        titled.append(("Where nothing is there to point at, in percent", rows))
     if any("true_places" in model["quality"] for model in models):
         quality = [["model", "true first step", "true places", "points", "distinct", "tokens"]]
         for model, row in zip(models, overview[1:], strict=True):
@@ -174,7 +181,7 @@ def _percent(value: float | None) -> str:
 def _with_deviation(group: dict[str, Any] | None) -> str:
     if group is None:
         return "-"
-    return _percent(group["mean"]) + (f" +- {100 * group['std']:.1f}" if group["std"] is not None else "")
+    return _percent(group["mean"]) + (f" +- {100 * group['std']:.1f}" if group.get("std") is not None else "")
 
 
 def _with_interval(group: dict[str, Any]) -> str:
@@ -263,7 +270,8 @@ def draw_calibration(models: Mapping[str, Mapping[str, Any]], path: Path, colors
         bars = counts.bar(left, [one["points"] for one in bins], width, align="edge", color=colors[label],
                           label=f"{label}: ECE {values['ece']:.3f}")  # fmt: skip
         counts.bar_label(bars, fontsize=7, rotation=0 if len(models) == 1 else 90, padding=2)
-        risks.plot([step["coverage"] for step in steps], [step["risk"] for step in steps], "o-", **style,
+        answered = values["answered"]  # the others are "none"
+        risks.plot([answered * step["coverage"] for step in steps], [step["risk"] for step in steps], "o-", **style,
                    label=f"{label}: mean risk {values['aurc']:.3f}")  # fmt: skip
     bins = [one for values in models.values() for one in values["reliability"]]
     x = min(one["low"] for one in bins), max(one["high"] for one in bins)
