@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": (".eval.model_vqa:main", "answer the questions of a benchmark with a local model"),
     "ask": (".eval.api_vqa:main", "answer them with GPT-4o, Gemini or a vLLM / SGLang server"),
     "summarize": (".eval.summarize_vqa:main", "turn answers into accuracy tables"),
+    "lmms-eval-tasks": (".eval.lmms_eval_tasks:main", "print the folder of our benchmarks' tasks for lmms-eval"),
     "checkpoint": (".model.checkpoint:main", "inspect a checkpoint, convert it, merge an adapter into its base"),
     "convert": (".model.checkpoint:convert_command", "write a checkpoint of any known format as one folder"),
     "attention": (".attention.summary:main", "summarize recorded attention: intervals, tests, a verdict"),

@@ -188,10 +188,38 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def read_answers(path: str | Path) -> list[Answer]:
-    """Read the answers of a JSONL file. InputError names the line; a question_id may appear once in each run."""
-    return _read_unique(
-        path, "the answer file", Answer.from_json, lambda answer: f"{answer.question_id} of run {answer.run}"
-    )
+    """Read the answers of a JSONL file, ours or the samples of lmms-eval (`_lmms_eval_answers`).
+
+    InputError names the line; a question_id may appear once in each run.
+    """
+
+    def read(record: Mapping[str, Any], where: str) -> list[Answer]:
+        records = _lmms_eval_answers(record, where) if {"doc_id", "filtered_resps"} <= record.keys() else [record]
+        return [Answer.from_json(one, where) for one in records]
+
+    answers = _read_unique(path, "the answer file", read, lambda own: f"{own[0].question_id} of run {own[0].run}")
+    return [answer for own in answers for answer in own]
+
+
+def _lmms_eval_answers(sample: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return a line of lmms-eval's samples (--log_samples) as records of answers; repeated answers become runs.
+
+    The question's id is in the document, which some versions write, or with a metric. `resps`, missing where it equals
+    `filtered_resps`, is what the model wrote.
+    """
+    details = [value for value in (sample.get("doc"), *sample.values()) if isinstance(value, dict)]
+    ids = [value[name] for value in details for name in ("question_id", "id") if name in value]
+    if not ids:
+        raise InputError(
+            f'{where}: neither "doc" nor a metric of this sample of lmms-eval holds a "question_id" or "id". Evaluate with '
+            "a task that records it, as those of Where2Place, RefSpatial and this project do"
+        )
+    texts, tokens = sample.get("resps", sample["filtered_resps"]), sample.get("token_counts") or [None]
+    metadata = {"tokens_out": (tokens[0] or {}).get("output_tokens")}
+    shared = {"question_id": ids[0], "prompt": sample.get("input"), "metadata": metadata}
+    return [
+        shared | {"text": text, "run": run} for run, text in enumerate(texts if isinstance(texts, list) else [texts])
+    ]
 
 
 def _read_unique(

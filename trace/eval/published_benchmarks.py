@@ -58,6 +58,8 @@ PUBLISHED = {
         for part, count in (("location", 100), ("placement", 100), ("unseen", 77))
     },
     "tabletop": PublishedBenchmark("tabletop", "TableTop: rendered tables with exact masks", ""),
+    "tabletop-chain": PublishedBenchmark("tabletop_chain", "TableTop-Chain: questions of one, two and three hops", ""),
+    "tabletop-absent": PublishedBenchmark("tabletop_absent", "TableTop-Absent: things and places that are not there", ""),
 }  # fmt: skip
 
 
