@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from PIL import Image
-from small_benchmark import make_benchmark, picture
+from small_benchmark import lines, make_benchmark, picture
 
 from trace_vlm.cli import main as trace_vlm
 from trace_vlm.core.prompts import POINTS_SUFFIX
@@ -132,6 +132,21 @@ def test_a_task_gives_the_questions_of_its_benchmark_and_our_scores(path, tmp_pa
         assert right == {"question_id": question.question_id, "score": 0.5}
     mean = next(metric["aggregation"] for metric in task["metric_list"] if metric["metric"] == "accuracy")
     assert mean([{"score": 0.5}, {"score": 1.0}]) == 0.75
+
+
+def test_where_nothing_is_there_the_answer_none_is_right(tmp_path, monkeypatch):
+    folder = make_benchmark(tmp_path / "tabletop_absent")
+    picture(9).save(folder / "images/empty.png")
+    Image.new("L", (60, 40)).save(folder / "masks/empty.jpg")
+    absent = {"question_id": 9, "image": "empty.png", "text": "Point to the mug.", "meta": {"absent": True}}
+    write_jsonl(folder / "point_questions.jsonl", [*lines(folder / "point_questions.jsonl"), absent])
+    monkeypatch.setenv("TRACE_DATASETS", str(tmp_path))
+    lmms_eval_tasks.benchmark_and_questions.cache_clear()
+    doc = {"benchmark": "tabletop-absent", "question_id": "9"}
+    answers = {"None: there is no mug.": 1.0, "[(0.1, 0.5)]": 0.0, "": 0.0}
+    assert {text: lmms_eval_tasks.score_answer(doc, [text])["accuracy"]["score"] for text in answers} == answers
+    there = lmms_eval_tasks.score_answer({**doc, "question_id": "0"}, ["None: there is no mug."])
+    assert there["accuracy"]["score"] == 0
 
 
 def test_a_missing_benchmark_ends_the_program_in_one_sentence(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from ...core.prompts import question_text
 from ...core.records import Answer, Question
 from ...utils.command import InputError, Parser
 from ..benchmark import Benchmark, open_benchmark
-from ..scoring import read_response, score
+from ..scoring import read_response, score_response
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def score_answer(doc: Mapping[str, Any], texts: Sequence[str]) -> dict[str, dict
     question = questions[doc["question_id"]]
     answer = Answer(question.question_id, "", texts[0], "", "")
     response = read_response(answer, benchmark.image_size(question), benchmark.question_file)
-    value = score(response.points, benchmark.mask(question))
+    value = score_response(response, question, benchmark.region(question))
     return {"accuracy": {"question_id": question.question_id, "score": value}}
 
 
