@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ from PIL import Image
 from small_benchmark import lines, make_benchmark, picture
 
 from trace_vlm.cli import main as trace_vlm
+from trace_vlm.core.conventions import CONVENTIONS, read
 from trace_vlm.core.prompts import POINTS_SUFFIX
 from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import read_answers
@@ -151,6 +151,7 @@ def test_where_nothing_is_there_the_answer_none_is_right(tmp_path, monkeypatch):
 
 def test_a_missing_benchmark_ends_the_program_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRACE_DATASETS", raising=False)
     pytest.importorskip("datasets")
     with pytest.raises(SystemExit, match=r"^error: the benchmark roborefit is not in any of .*Fetch it with: gdown"):
         lmms_eval_tasks.load_questions([{"benchmark": "roborefit"}])
@@ -210,8 +211,6 @@ NONE = REASONED.format("None: there is no mug.")
     ],
 )
 def test_an_answer_holds_points_as_they_were_asked_for_and_the_reasoning_apart(text, convention, grid, answer):
-    from trace_vlm.core.conventions import CONVENTIONS, read
-
     response = read(text, (100, 100), CONVENTIONS[convention])
     prediction = Prediction(text, (), response, "", None, 0.0, convention=convention)
     thoughts, end, rest = answer_text(prediction, grid).rpartition("</think>\n\n")
@@ -232,26 +231,17 @@ def test_lmms_eval_gives_the_accuracy_of_our_summary(tmp_path):
     command = [python, "-m", "lmms_eval", "--model", "trace_vlm", "--model_args", "pretrained=nano-base", "--device",
                "cpu", "--include_path", str(TASKS[0].parent), "--tasks", "tabletop", "--batch_size", "16",
                "--log_samples", "--output_path", str(tmp_path / "theirs")]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    data = Path(__file__).parents[2] / "data_samples"
+    environment = os.environ | {"TRACE_DATASETS": str(data), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     (results,) = (tmp_path / "theirs").rglob("*_results.json")
     (samples,) = (tmp_path / "theirs").rglob("*_samples_tabletop.jsonl")
     own = tmp_path / "own.jsonl"
-    words = [
-        "--model",
-        "nano-base",
-        "--device",
-        "cpu",
-        "--data",
-        "tabletop",
-        "--answers",
-        str(own),
-        "--batch-size",
-        "16",
-    ]
+    words = f"--model nano-base --device cpu --data tabletop --batch-size 16 --answers {own}".split()
     assert model_vqa.main(words) == 0
     ours, theirs = summary(tmp_path, "--answers", own, samples, "--data", "tabletop")
     accuracy = ours["accuracy"][0]["mean"]
     assert read_json(results)["results"]["tabletop"]["accuracy,none"] == pytest.approx(accuracy, abs=1e-6)
     assert theirs["accuracy"][0]["mean"] == pytest.approx(accuracy, abs=1e-6) and accuracy > 0
-    assert theirs["scores"] == ours["scores"], sys.version
+    assert theirs["scores"] == ours["scores"]
