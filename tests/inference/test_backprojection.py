@@ -25,20 +25,35 @@ def write(path, value):
 
 
 def test_a_point_comes_back_to_its_pixel():
-    depth = np.linspace(1, 3, 64 * 48).reshape(48, 64)
-    (lifted,) = backproject([Point(10.25 / 64, 40.75 / 48)], depth, CAMERA, POSE)
-    x, y, z = lifted.camera
+    depth, point = np.linspace(1, 3, 64 * 48).reshape(48, 64), Point(10.25 / 64, 40.75 / 48)
+    (lifted,), (moved,) = backproject([point], depth, CAMERA), backproject([point], depth, CAMERA, POSE)
+    x, y, z = lifted.xyz
     assert (50 * x / z + 31.5, 60 * y / z + 23.5) == pytest.approx((9.75, 40.25))  # OpenCV counts from pixel centres
-    assert lifted.reason == "" and z == lifted.depth == pytest.approx(np.median(depth[38:43, 8:13]))
-    assert lifted.base == pytest.approx((0.1 - y, 0.2 + x, 0.3 + z))
+    assert lifted.frame == "camera" and lifted.note == "" and z == pytest.approx(np.median(depth[38:43, 8:13]))
+    assert moved.frame == "base" and moved.xyz == pytest.approx((0.1 - y, 0.2 + x, 0.3 + z))
 
 
 def test_pixels_without_depth_are_left_out():
     depth = np.full((48, 64), np.nan)
     depth[20, 20] = 2.0
     near, far, out = backproject([Point(22 / 64, 22 / 48), Point(0.9, 0.9), Point(1.1, 0.5)], depth, CAMERA)
-    assert (near.depth, near.base, far.camera, out.camera) == (2.0, None, None, None)
-    assert "(57, 43)" in far.reason and out.reason
+    assert near.xyz[2] == 2.0 and (near.note, far.xyz, out.xyz) == ("", None, None)
+    assert "no depth" in far.note and "outside" in out.note
+
+
+def test_two_surfaces_in_the_window_are_told_apart():
+    """A mug 0.6 m away before a wall at 1.4 m: columns up to 32 show the mug."""
+    depth = np.where(np.arange(64) < 32, 0.6, 1.4) * np.ones((48, 1))
+    mug, edge, behind = Point(20 / 64, 0.5), Point(31.5 / 64, 0.5), Point(32.5 / 64, 0.5)
+    clear, on_mug, on_wall = (backproject([point], depth, CAMERA)[0] for point in (mug, edge, behind))
+    assert clear.surfaces == () and clear.note == ""
+    assert on_mug.surfaces == on_wall.surfaces == (0.6, 1.4) and "0.60 m and 1.40 m" in on_mug.note
+    assert (on_mug.xyz[2], on_wall.xyz[2]) == (0.6, 1.4)  # each on what its own pixel shows
+    assert backproject([mug, mug, behind], depth, CAMERA)[2].xyz[2] == 0.6  # on what the other points lie on
+    *_, hovering = backproject([mug, mug, Point(50 / 64, 0.2)], depth, CAMERA)
+    assert hovering.xyz[2] == 1.4 and "the other points about 0.60 m" in hovering.note
+    noisy = 2.0 + np.random.default_rng(0).normal(0, 0.01, (48, 64))  # of one surface
+    assert all(not one.surfaces for one in backproject([mug, edge, behind], noisy, CAMERA))
 
 
 def test_depth_images_in_their_units(tmp_path):
@@ -145,10 +160,11 @@ def test_predict_prints_where_the_points_are(pictures, tmp_path, capsys):
     record = json.loads(capsys.readouterr().out)
     assert record["points"], record["text"]
     for point in record["points"]:
-        assert point["camera"][2] == pytest.approx(0.8) and len(point["base"]) == 3 and 0 < point["confidence"] <= 1
-        assert point["camera"][0] == pytest.approx((point["pixel"][0] - 0.5 - 30) / 50 * 0.8)
+        x, y, z = point["xyz"]
+        assert point["frame"] == "base" and z == pytest.approx(0.3 + 0.8) and 0 < point["confidence"] <= 1
+        assert y == pytest.approx(0.2 + (point["pixel"][0] - 0.5 - 30) / 50 * 0.8)
     main(complete)
-    assert "camera (" in capsys.readouterr().out
+    assert "base (" in capsys.readouterr().out
     for options, missing in ((depth, "--intrinsics"), (camera, "--depth")):
         with pytest.raises(InputError, match=missing):
             main([*asked, *options])

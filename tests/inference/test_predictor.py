@@ -15,9 +15,10 @@ from transformers import AttentionInterface
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse
 from trace_vlm.inference import predictor as module
+from trace_vlm.inference.answer import answer_record
 from trace_vlm.inference.confidence import agreement, medoid, point_confidence
 from trace_vlm.inference.generation import PASS_TOKENS, AnswerRow, Decoding, generate_with_transformers
-from trace_vlm.inference.predict import format_prediction, main, prediction_as_json
+from trace_vlm.inference.predict import format_prediction, main
 from trace_vlm.inference.predictor import Prediction, Predictor, make_batches
 from trace_vlm.inference.vision_cache import pass_bytes, row_bytes
 from trace_vlm.model.attention_recorder import image_bias, language_attention
@@ -282,15 +283,15 @@ def test_predict_refuses_before_the_model_is_loaded(pictures, monkeypatch, words
 def test_points_and_boxes_as_json_and_text():
     response = parse("**Final Answer:** [(0.25, 0.5), (1.5, 0.5), (0.2, 0.2, 0.4, 0.6)]", (200, 100))
     prediction = Prediction(response.text, (1, 2), response, "", None, 0.5)
-    record = prediction_as_json(prediction, (200, 100))
+    record = answer_record(prediction, (200, 100), "nano").as_json()
     pixels = [value for point in record["points"] for value in point["pixel"]]
     assert pixels == pytest.approx([50, 50, 300, 50, 60, 40])
     assert [point["inside"] for point in record["points"]] == [True, False, True]
-    assert record["boxes"][0]["pixels"] == pytest.approx([40, 20, 80, 60])
-    assert "pixel (50.0, 50.0) of 200 x 100" in format_prediction(prediction, (200, 100))
+    assert [point["box"] for point in record["points"]] == [None, None, pytest.approx((0.2, 0.2, 0.4, 0.6))]
+    assert "pixel (50.0, 50.0) of 200 x 100" in format_prediction(answer_record(prediction, (200, 100), "nano"), 2)
     for cut in (True, False):
         answer = dataclasses.replace(prediction, response=parse("no"), text="no", cut=cut)
-        assert ("--max-new-tokens" in format_prediction(answer, (200, 100))) is cut
+        assert ("--max-new-tokens" in format_prediction(answer_record(answer, (200, 100), "nano"), 2)) is cut
 
 
 def test_agreement_counts_answers_nearby():

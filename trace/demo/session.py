@@ -125,13 +125,13 @@ def ask(predictor: Predictor, name: str, image: Image, instruction: str, **setti
 
 def as_record(answer: DemoAnswer) -> dict[str, Any]:
     """Return an answer as JSON: as `trace-vlm predict --json` gives it, with the model and each step's attention."""
-    from ..inference.predict import prediction_as_json
+    from ..inference.answer import answer_record
 
     attention = answer.attention
     where = regions(answer.size, attention.maps.shape[-1], attention.response.points)
     steps = [{"key": key, "title": title, "tokens": (span := attention.spans.get(key)) and list(span),
               "numbers": span and measure(grid, where)}
              for (key, title), grid in zip(attention.titles.items(), attention.maps, strict=True)]  # fmt: skip
-    record = prediction_as_json(answer.prediction, answer.size)
-    return {"model": answer.model, "instruction": answer.instruction, **record,
+    record = answer_record(answer.prediction, answer.size, answer.model).as_json()
+    return {"instruction": answer.instruction, **record,
             "layers": list(attention.captured.layers), "attention": steps}  # fmt: skip

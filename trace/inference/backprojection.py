@@ -7,11 +7,12 @@ so the centre of the first pixel is at half a pixel; intrinsics count from that 
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ UNITS = {"mm": 0.001, "m": 1.0}
 NEAR, FAR = 0.01, 100.0  # metres; other distances are no measurements
 ALIGNMENTS = ("registered", "scaled")
 WINDOW = 5  # pixels along a side of the window whose median depth is taken
+FEWEST = 0.2  # of a window's pixels that make a surface
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,58 +43,101 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Point3D:
-    """A point in space, metres, or the reason why there is none. `base` is None without extrinsics."""
+    """A point in space, metres, in the camera's frame or the robot's base; None without depth, and `note` says why.
 
-    depth: float | None
-    camera: tuple[float, ...] | None
-    base: tuple[float, ...] | None
-    reason: str = ""
+    `surfaces` are the depths of two surfaces that meet at the point; `note` says which one it is on.
+    """
+
+    xyz: tuple[float, float, float] | None
+    frame: Literal["camera", "base"]
+    note: str = ""
+    surfaces: tuple[float, ...] = ()
 
 
 def backproject(points: Sequence[Point], depth: Floats, camera: Camera, pose: Floats | None = None) -> list[Point3D]:
-    """Each point in the camera's frame and, with `pose`, in the base's; the depth is the median of a 5 x 5 window.
+    """Lift an answer's points into the camera's frame or, with `pose`, the base's.
 
-    Pixels of the window without depth are left out; a window without any gives no point, and the reason.
+    The depth of a point is the median of a 5 x 5 window, of the pixels that have one. Where the window holds two
+    surfaces (a mug and the wall behind it), it is the median of one of them: the one at the depth of the answer's other
+    points or, if none of these is clear, the one that the point's own pixel shows.
     """
     height, width = depth.shape
-    half, placed = WINDOW // 2, []
-    for point in points:
-        pixel = point.to_pixel(width, height)
-        if pixel is None:
-            placed.append(Point3D(None, None, None, "the point is outside the image"))
+    frame: Literal["camera", "base"] = "camera" if pose is None else "base"
+    windows = [_window(depth, point) for point in points]
+    clear = [float(np.median(found)) for found, *other in windows if found.size and not other]
+    placed = []
+    for point, (near, *far) in zip(points, windows, strict=True):
+        if not near.size:
+            outside = "the point is outside the image"
+            reason = f"no depth within {WINDOW // 2} pixels of the point" if point.inside else outside
+            placed.append(Point3D(None, frame, reason))
             continue
-        column, row = pixel
-        window = depth[max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
-        valid = window[np.isfinite(window)]
-        if not valid.size:
-            placed.append(Point3D(None, None, None, f"no depth within {half} pixels of ({column}, {row})"))
-            continue
-        z = float(np.median(valid))
+        depths, note, z = tuple(float(np.median(surface)) for surface in (near, *far)), "", float(np.median(near))
+        if far:
+            own = _own_depth(depth, point)
+            z = min(depths, key=lambda value: abs(value - (float(np.median(clear)) if clear else own)))
+            note = f"two surfaces meet here, {depths[0]:.2f} m and {depths[1]:.2f} m away; the point is at {z:.2f} m"
+        elif len(clear) > 2 and abs(z - (others := float(np.median(clear)))) > _gap(others):
+            note = f"{z:.2f} m away, the other points about {others:.2f} m: it may lie on what is behind or in front"
         x, y = point.to_pixels(width, height)
         position = np.array([(x - 0.5 - camera.cx) / camera.fx * z, (y - 0.5 - camera.cy) / camera.fy * z, z])
-        base = None if pose is None else tuple((pose[:3, :3] @ position + pose[:3, 3]).tolist())
-        placed.append(Point3D(z, tuple(position.tolist()), base))
+        if pose is not None:
+            position = pose[:3, :3] @ position + pose[:3, 3]
+        placed.append(Point3D(tuple(position.tolist()), frame, note, depths if far else ()))
     return placed
 
 
-def read_depth(path: str | Path, unit: str | None, alignment: str, size: tuple[int, int]) -> Floats:
+def _window(depth: Floats, point: Point) -> list[Floats]:
+    """The depths around a point, those of the nearer surface first if there are two; one empty array without any."""
+    pixel = point.to_pixel(depth.shape[1], depth.shape[0])
+    if pixel is None:
+        return [np.empty(0)]
+    (column, row), half = pixel, WINDOW // 2
+    window = depth[max(0, row - half) : row + half + 1, max(0, column - half) : column + half + 1]
+    valid = np.sort(window[np.isfinite(window)])
+    if valid.size < 2:
+        return [valid]
+    at = int(np.diff(valid).argmax()) + 1
+    fewest = min(at, valid.size - at)
+    two = valid[at] - valid[at - 1] > _gap(valid[at - 1]) and fewest >= FEWEST * valid.size
+    return [valid[:at], valid[at:]] if two else [valid]
+
+
+def _own_depth(depth: Floats, point: Point) -> float:
+    """The depth of the valid pixel nearest to a point."""
+    height, width = depth.shape
+    x, y = point.to_pixels(width, height)
+    rows, columns = np.nonzero(np.isfinite(depth))
+    nearest = int(np.hypot(columns + 0.5 - x, rows + 0.5 - y).argmin())
+    return float(depth[rows[nearest], columns[nearest]])
+
+
+def _gap(distance: float) -> float:
+    """The step in depth, metres, from which two neighbouring pixels show two surfaces: noise grows with distance."""
+    return max(0.02, 0.04 * distance)
+
+
+def read_depth(source: str | Path | bytes, unit: str | None, alignment: str, size: tuple[int, int]) -> Floats:
     """Depth in metres `[height, width]`, NaN where there is none, in the pixels of a colour image of `size`.
 
     Args:
-        path: a 16-bit or floating-point image, or an array in .npy. Its median must be from `NEAR` to `FAR`; single
-            values outside count as missing.
+        source: a 16-bit or floating-point image, or an array in .npy: a path, or the file's content. Its median must be
+            from `NEAR` to `FAR`; single values outside count as missing.
         unit: of the stored values, a key of `UNITS`; by default metres for floats and millimetres for integers.
         alignment: "registered" (pixel by pixel with the image) or "scaled" (the same view at another resolution).
     """
-    path, (width, height) = existing_file(path, "the depth image"), size
+    stream = io.BytesIO(source) if isinstance(source, bytes) else existing_file(source, "the depth image")
+    path, (width, height) = "the depth image" if isinstance(source, bytes) else source, size
     try:
-        if path.suffix.lower() == ".npy":
-            raw = np.load(path, allow_pickle=False)
-        else:
-            with Image.open(path) as image:
-                raw = np.asarray(image)
+        with Image.open(stream) as image:
+            raw = np.asarray(image)
     except BROKEN_IMAGE as error:
-        raise InputError(f"the depth image {path} cannot be read: {error}. Give a PNG, a TIFF or .npy") from None
+        try:
+            raw = np.load(io.BytesIO(source) if isinstance(source, bytes) else stream, allow_pickle=False)
+        except (*BROKEN_IMAGE, OverflowError, MemoryError):
+            raise InputError(f"the depth image {path} cannot be read: {error}. Give a PNG, a TIFF or .npy") from None
+    if not isinstance(raw, np.ndarray):
+        raise InputError(f"{path} holds several arrays. Give one")
     if raw.ndim != 2 or not raw.size or raw.dtype.kind not in "uif" or raw.dtype == np.uint8:
         raise InputError(
             f"{path} is not a depth image: expected one number a pixel, 16-bit or float, not {raw.dtype} {raw.shape}"
@@ -138,7 +183,11 @@ def read_intrinsics(path: str | Path, size: tuple[int, int]) -> Camera:
     Only the pinhole model is used; a distortion or an unusual camera gives a warning on standard error. InputError:
     something is missing or broken, or impossible for this size.
     """
-    content = _read_camera_file(Path(path))
+    return camera_of(_read_camera_file(Path(path)), size, path)
+
+
+def camera_of(content: Any, size: tuple[int, int], path: str | Path) -> Camera:
+    """Return the camera that parsed JSON or YAML describes, as `read_intrinsics`; errors name `path`."""
     camera_file: Mapping[str, Any] = content if isinstance(content, dict) else {"K": content}
     for name, side in zip(("width", "height"), size, strict=True):
         for key in (name, f"image_{name}"):
@@ -224,7 +273,11 @@ def _warn(message: str) -> None:
 
 def read_extrinsics(path: str | Path) -> Floats:
     """The camera's pose in the robot's base, 4 x 4 (JSON, alone or under "base_from_camera"). InputError otherwise."""
-    content = read_json(path, "the extrinsics")
+    return pose_of(read_json(path, "the extrinsics"), path)
+
+
+def pose_of(content: Any, path: str | Path) -> Floats:
+    """Return the pose that parsed JSON describes, as `read_extrinsics`; errors name `path`."""
     pose = _matrix(content.get("base_from_camera") if isinstance(content, dict) else content, (4, 4))
     if pose is None:
         raise InputError(f'{path} has no pose: expected a 4 x 4 matrix, alone or as "base_from_camera"')

@@ -11,18 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..core.images import is_turned, open_image
-from ..core.points import Box
 from ..core.prompts import TEMPLATES, bare_instruction, template
 from ..model.presets import default_model
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
-from .backprojection import ALIGNMENTS, UNITS, Point3D, backproject, read_depth, read_extrinsics, read_intrinsics
+from .answer import PointAnswer, answer_record
+from .backprojection import ALIGNMENTS, UNITS, backproject, read_depth, read_extrinsics, read_intrinsics
 from .generation import Decoding
-from .predictor import PLACEHOLDER, Prediction, Predictor
+from .predictor import PLACEHOLDER, Predictor
 
 PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -89,10 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             save_figure(draw_comparison(image, arguments.instruction, panels), arguments.overlay)
         except (OSError, ValueError) as error:
             raise InputError(f"the overlay {arguments.overlay} cannot be written: {error}") from None
-    if arguments.json:
-        print(json.dumps(prediction_as_json(prediction, image.size, space), indent=2))
-    else:
-        print(format_prediction(prediction, image.size, space))
+    answer = answer_record(prediction, image.size, predictor.checkpoint.name, space)
+    print(
+        json.dumps(answer.as_json(), indent=2)
+        if arguments.json
+        else format_prediction(answer, len(prediction.token_ids))
+    )
     return 0
 
 
@@ -133,51 +135,25 @@ def _depth_camera_pose(arguments: argparse.Namespace, size: tuple[int, int]) -> 
     return depth, read_intrinsics(arguments.intrinsics, size), pose
 
 
-def prediction_as_json(
-    prediction: Prediction, size: tuple[int, int], space: Sequence[Point3D] | None = None
-) -> dict[str, Any]:
-    """A prediction for an image of `size` (width, height), for programs."""
-    points = []
-    for index, item in enumerate(prediction.response.points):
-        point = item.center
-        record: dict[str, Any] = {
-            "x": point.x, "y": point.y, "pixel": list(point.to_pixels(*size)), "inside": point.inside,
-            "confidence": prediction.point_confidence[index] if prediction.point_confidence else None,
-        }  # fmt: skip
-        if space is not None:
-            record |= {"camera": space[index].camera, "base": space[index].base, "reason": space[index].reason}
-        points.append(record)
-    boxes = [box for box in prediction.response.points if isinstance(box, Box)]
-    return {
-        "points": points, "none": prediction.response.none,
-        "boxes": [{"normalized": list(astuple(box)), "pixels": list(box.to_pixels(*size))} for box in boxes],
-        "steps": [{"key": step.key, "text": step.text} for step in prediction.response.steps],
-        "text": prediction.text, "image_size": list(size), "confidence": prediction.confidence,
-        "samples": list(prediction.samples), "seconds": round(prediction.seconds, 3),
-    }  # fmt: skip
-
-
-def format_prediction(prediction: Prediction, size: tuple[int, int], space: Sequence[Point3D] | None = None) -> str:
+def format_prediction(answer: PointAnswer, tokens: int) -> str:
     """The answer for a terminal: the text, then every point in both units, and in metres if depth was given."""
-    lines = [prediction.text, ""]
-    for index, item in enumerate(prediction.response.points):
-        point = item.center
-        x, y = point.to_pixels(*size)
-        line = f"({point.x:.3f}, {point.y:.3f})  pixel ({x:.1f}, {y:.1f}) of {size[0]} x {size[1]}"
-        if prediction.point_confidence:
-            line += f"  confidence {prediction.point_confidence[index]:.2f}"
+    lines, (width, height) = [answer.text, ""], answer.image_size
+    for point in answer.points:
+        line = (
+            f"({point.x:.3f}, {point.y:.3f})  pixel ({point.pixel[0]:.1f}, {point.pixel[1]:.1f}) of {width} x {height}"
+        )
+        if point.confidence is not None:
+            line += f"  confidence {point.confidence:.2f}"
         lines.append(line + ("" if point.inside else "  (outside the image)"))
-        if space is not None:
-            frames = {"camera": space[index].camera, "base": space[index].base}
-            known = [f"{name} ({xyz[0]:.3f}, {xyz[1]:.3f}, {xyz[2]:.3f}) m" for name, xyz in frames.items() if xyz]
-            lines.append(f"    {', '.join(known) or f'no point in space: {space[index].reason}'}")
-    if prediction.response.none:
-        sure = "" if prediction.confidence is None else f"  confidence {prediction.confidence:.2f}"
+        if point.xyz is not None:
+            lines.append("    {} ({:.3f}, {:.3f}, {:.3f}) m".format(point.frame, *point.xyz))
+        lines += [f"    {point.note}"] * bool(point.note)
+    if answer.none:
+        sure = "" if answer.confidence is None else f"  confidence {answer.confidence:.2f}"
         lines.append(f"nothing to point at{sure}")
-    if not prediction.response.parsable:
-        cut = ": it was cut at --max-new-tokens" if prediction.cut else ""
-        lines.append(f"no point could be read from this answer{cut}")
-    return "\n".join([*lines, f"{len(prediction.token_ids)} tokens in {prediction.seconds:.2f} s"])
+    elif not answer.points:
+        lines.append(f"no point could be read from this answer{': it was cut at --max-new-tokens' * answer.cut}")
+    return "\n".join([*lines, f"{tokens} tokens in {answer.seconds:.2f} s"])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from ..core.conventions import CONVENTIONS, read, write_question
 from ..core.prompts import bare_instruction, question_text
@@ -59,6 +59,7 @@ class Prediction:
     samples: tuple[str, ...] = ()
     cut: bool = False  # whether the answer reached its last token before it ended
     convention: str = "unit"  # in which the text writes points
+    logprobs: tuple[float, ...] = ()  # of `token_ids`; () where unknown
     sent: tuple[int, int] | None = None  # width and height of the picture that the model saw; None for fractions
 
 
@@ -99,14 +100,23 @@ class Predictor:
         device, dtype = device_and_dtype(device, dtype)
         return cls(load(path, base=base, dtype=dtype, device=device))
 
+    @overload
+    def predict(self, images: ImageLike, instructions: str, **settings: Any) -> Prediction: ...
+
+    @overload
     def predict(
-        self, images: Sequence[ImageLike], instructions: Sequence[str], *, reasoning: bool = True,
+        self, images: Sequence[ImageLike], instructions: Sequence[str], **settings: Any
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike], instructions: str | Sequence[str], *, reasoning: bool = True,
         batch_size: int | None = 32, style: str = "vicuna_v1", template: str | None = None,
         prefixes: Sequence[str] = (), on_step: OnStep | None = None, **settings: Any,
-    ) -> list[Prediction]:  # fmt: skip
-        """Answer one instruction an image, in the order given.
+    ) -> Prediction | list[Prediction]:  # fmt: skip
+        """Answer one instruction an image, in the order given; one image and one text give one prediction.
 
         Args:
+            images: paths, PIL images, or arrays `[height, width, 3]` of uint8 in RGB (OpenCV's are BGR: turn them).
             reasoning: ask for the Chain of Reasoning before the points.
             batch_size: answers generated together; None takes as many as fit.
             style: the conversation template, a key of `prompts.TEMPLATES`.
@@ -115,6 +125,12 @@ class Predictor:
             on_step: called with the batch's answers so far (`AnswerRow`) after each token; an exception ends it.
             settings: the fields of `Decoding`: max_new_tokens, temperature, num_points, samples ...
         """
+        if isinstance(instructions, str):
+            (prediction,) = self.predict(
+                [images], [instructions], reasoning=reasoning, style=style, template=template, prefixes=prefixes,
+                on_step=on_step, **settings,
+            )  # fmt: skip
+            return prediction
         predictions: dict[int, Prediction] = {}
         for batch in self.stream(
             images, instructions, Decoding(**settings), reasoning=reasoning, batch_size=batch_size, style=style,
@@ -127,7 +143,7 @@ class Predictor:
         self, images: Sequence[ImageLike], instructions: Sequence[str], decoding: Decoding | None = None, *,
         reasoning: bool = True, batch_size: int | None = 32, style: str = "vicuna_v1", template: str | None = None,
         prefixes: Sequence[str] = (), done: Collection[int] = (), seeds: Sequence[int] | None = None,
-        on_step: OnStep | None = None,
+        on_step: OnStep | None = None, keys: Sequence[str] = (), cache: VisionCache | None = None,
     ) -> Iterator[dict[int, Prediction]]:  # fmt: skip
         """Predictions batch by batch, longest questions first, keyed by position; the next images load meanwhile.
 
@@ -137,6 +153,8 @@ class Predictor:
             done: positions that need no answer; the others' answers do not depend on them.
             seeds: a number for every question that decides its samples; by default its position.
             style, template, prefixes, on_step: as for `predict`.
+            keys: a name for every image, the same for the same image; by default its path or identity.
+            cache: keeps features between calls, by `keys`.
         """
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} images for {len(instructions)} instructions")
@@ -147,12 +165,12 @@ class Predictor:
             )
             for text, prefix in zip(instructions, prefixes or [""] * len(instructions), strict=True)
         ]
-        keys = [str(image) if isinstance(image, str | Path) else f"object {id(image)}" for image in images]
+        keys = keys or [str(image) if isinstance(image, str | Path) else f"object {id(image)}" for image in images]
         if batch_size is None:
             batch_size = self.largest_batch(prompts, decoding)
         batches = [[index for index in batch if index not in done] for batch in make_batches(prompts, batch_size, keys)]
         batches = [batch for batch in batches if batch]
-        cache = VisionCache(self.checkpoint, Counter(keys[index] for batch in batches for index in batch))
+        cache = cache or VisionCache(self.checkpoint, Counter(keys[index] for batch in batches for index in batch))
         grammar = None
         if decoding.constrained:
             if self.checkpoint.coordinates != "unit":
@@ -274,7 +292,8 @@ class Predictor:
         cut = len(ids) >= decoding.max_new_tokens and not decoding.constrained
         return Prediction(
             texts[chosen], tuple(ids), response, prompt, sum(values) / len(values) if values else None, seconds,
-            () if response.none else values, texts if len(texts) > 1 else (), cut, convention.name, sent,
+            () if response.none else values, texts if len(texts) > 1 else (), cut, convention.name,
+            tuple(rows[chosen].logprobs), sent,
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.images import open_image
+from ..utils.command import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 VISION_BATCH = 16  # images that go through the vision tower together
 
-ImageLike = Any  # an image, or the path of one
+ImageLike = Any  # a path, a PIL image, or an array [height, width, 3] of uint8, RGB
 Loaded = Any  # an image, and its pixels unless its features are known
 
 
@@ -30,7 +31,7 @@ class VisionCache:
 
     def read(self, key: str, image: ImageLike) -> tuple[Image, Tensor | None]:
         """The image, and its pixels if its features are needed and unknown; in a thread while the model generates."""
-        opened = open_image(image) if isinstance(image, str | Path) else image.convert("RGB")
+        opened = open_image(image) if isinstance(image, str | Path) else as_image(image).convert("RGB")
         known = key in self.known or not self.checkpoint.packed_generation  # the prompts' inputs hold the pixels then
         return opened, None if known else self.checkpoint.pixels([opened])
 
@@ -56,6 +57,34 @@ class VisionCache:
         for key in keys:
             if self.questions[key] <= 0:
                 self.known.pop(key, None)
+
+
+def as_image(image: Any) -> Image:
+    """Return a PIL image as it is, an array `[height, width, 3]` of uint8 (RGB) as one. InputError: something else."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return image
+    shape, kind = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != "uint8":
+        found = f"an array {shape} of {kind}" if shape is not None else type(image).__name__
+        raise InputError(f"an image must be a path, a PIL image or an array [height, width, 3] of uint8, not {found}")
+    return Image.fromarray(image)
+
+
+class RecentImages(VisionCache):
+    """Features of the images that were asked about last, whatever is left to ask."""
+
+    def __init__(self, checkpoint: Checkpoint, most: int) -> None:
+        super().__init__(checkpoint, Counter())
+        self.most = most
+
+    def used(self, keys: Counter[str]) -> None:
+        for key in keys:  # the newest last
+            if key in self.known:
+                self.known[key] = self.known.pop(key)
+        for key in list(self.known)[: -self.most]:
+            del self.known[key]
 
 
 def free_memory(model: Any) -> int:
