@@ -31,6 +31,7 @@ COMMANDS = {
     "checkpoint": (".model.checkpoint:main", "inspect a checkpoint, convert it, merge an adapter into its base"),
     "convert": (".model.checkpoint:convert_command", "write a checkpoint of any known format as one folder"),
     "attention": (".attention.summary:main", "summarize recorded attention: intervals, tests, a verdict"),
+    "serve": (".serve.serve:main", "answer over HTTP: OpenAI's protocol, or an image and an instruction"),
     "demo": (".demo.app:main", "ask a model in the browser; nothing leaves this machine"),
     "report": (".report.page:main", "one self-contained page about a run"),
 }

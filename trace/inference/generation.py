@@ -77,6 +77,7 @@ class AnswerRow:
     ids: Sequence[int]  # the prompt with the image's tokens in place
     rng: np.random.Generator | None = None  # draws the tokens; None: greedy
     guide: Guide | None = None
+    position: int = 0  # of its question among those that are asked together
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)  # among the allowed tokens; 0.0 for a forced one
     finished: bool = False

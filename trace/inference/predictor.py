@@ -67,6 +67,7 @@ class PromptedImage(NamedTuple):
     image: str  # the key of an image
     prompt: str  # as rendered
     seed: int  # decides the samples
+    position: int  # among the questions
 
 
 def device_and_dtype(device: str | None = None, dtype: str | None = None) -> tuple[str, str]:
@@ -196,7 +197,8 @@ class Predictor:
                 loading, upcoming = upcoming, start(batches[number]) if number < len(batches) else {}
                 loaded = {key: future.result() for key, future in loading.items()}
                 questions = [
-                    PromptedImage(keys[index], prompts[index], seeds[index] if seeds else index) for index in batch
+                    PromptedImage(keys[index], prompts[index], seeds[index] if seeds else index, index)
+                    for index in batch
                 ]
                 predictions = self._answer(questions, loaded, cache, decoding, grammar, on_step)
                 yield dict(zip(batch, predictions, strict=True))
@@ -265,7 +267,7 @@ class Predictor:
                 seed = [decoding.seed, question.seed, sample]
                 rng = np.random.default_rng(seed) if decoding.temperature > 0 else None
                 guide = Guide(grammar) if grammar is not None else None
-                rows.append(AnswerRow(images.index(question.image), ids, rng, guide))
+                rows.append(AnswerRow(images.index(question.image), ids, rng, guide, question.position))
         if packed:
             generate(self.checkpoint, rows, cache.features(images, loaded), decoding, on_step)
             return rows
