@@ -6,7 +6,7 @@ also how a model abstains: `risk` is the error of the answers that point, `cover
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ def mean_outcomes(runs: Sequence[Outcomes]) -> Outcomes:
 
 
 def summarize_absence(
-    outcomes: Outcomes, absent: Sequence[bool], images: Sequence[str], seed: int, resamples: int
+    outcomes: Outcomes, absent: Sequence[bool], images: Sequence[Hashable], seed: int, resamples: int
 ) -> dict[str, Any]:
     """Compare a model's answers where something is there and where nothing is.
 
@@ -55,7 +55,7 @@ def summarize_absence(
         if not len(where):
             return None
         rng = np.random.default_rng(seed)
-        return asdict(interval(values[where], [images[index] for index in where], rng, resamples))
+        return asdict(interval(values[where], [images[index] for index in where.tolist()], rng, resamples))
 
     right, said = float(none[missing].sum()), float(none.sum())
     coverage = float(pointed.mean())

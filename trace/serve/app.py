@@ -76,13 +76,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        add = {"registry": self.registry}
-        self.requests = Counter("trace_requests", "Requests", ["route", "status"], **add)
-        self.seconds = Histogram("trace_request_seconds", "Time from request to answer", ["route"], **add)
-        self.waiting = Gauge("trace_waiting", "Questions in the queue", **add)
-        self.batch = Histogram(
-            "trace_batch_size", "Questions answered together", buckets=(1, 2, 4, 8, 16, 32, 64, 128), **add
-        )
+        known, sizes = self.registry, (1, 2, 4, 8, 16, 32, 64, 128)
+        self.requests = Counter("trace_requests", "Requests", ["route", "status"], registry=known)
+        self.seconds = Histogram("trace_request_seconds", "Time to the answer", ["route"], registry=known)
+        self.waiting = Gauge("trace_waiting", "Questions in the queue", registry=known)
+        self.batch = Histogram("trace_batch_size", "Questions answered together", buckets=sizes, registry=known)
 
 
 def build_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
@@ -96,8 +94,10 @@ def build_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
         yield
         await asyncio.to_thread(engine.close)
 
-    errors = {status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 413, 429, 500, 503, 504)}
-    app = FastAPI(title="TRACE", version=__version__, lifespan=lifespan, responses=errors)  # type: ignore[arg-type]
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 413, 429, 500, 503, 504)
+    }
+    app = FastAPI(title="TRACE", version=__version__, lifespan=lifespan, responses=errors)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     app.add_exception_handler(HTTPException, _http_error)
     service = Service(predictor, engine, settings)
@@ -217,7 +217,8 @@ class Service:
             yield event({"role": "assistant", "content": ""})
             while not answer.done() and time.monotonic() < job.deadline:
                 getting = asyncio.ensure_future(texts.get())
-                await asyncio.wait({getting, answer}, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
+                pending: set[asyncio.Future[Any]] = {getting, answer}
+                await asyncio.wait(pending, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
                 if not getting.done():
                     getting.cancel()
                     continue

@@ -32,7 +32,7 @@ ListOf = Annotated[list[T], BeforeValidator(lambda value: [value] if isinstance(
 def config_class(kind: type[T]) -> type[T]:
     """Make a class a frozen dataclass that refuses unknown keys, wrong types, and values outside `Field(ge=, le=)`."""
     settings = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
-    return dataclass(frozen=True, slots=True, config=settings)(kind)
+    return dataclass(frozen=True, slots=True, config=settings)(kind)  # type: ignore[return-value]
 
 
 def read_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
