@@ -94,7 +94,8 @@ def build_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
         yield
         await asyncio.to_thread(engine.close)
 
-    errors: dict[int | str, dict[str, Any]] = {
+    statuses = 400, 401, 404, 405, 413, 429, 500, 503, 504
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in statuses}
         status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 413, 429, 500, 503, 504)
     }
     app = FastAPI(title="TRACE", version=__version__, lifespan=lifespan, responses=errors)
