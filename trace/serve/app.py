@@ -96,8 +96,6 @@ def build_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
 
     statuses = 400, 401, 404, 405, 413, 429, 500, 503, 504
     errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in statuses}
-        status: {"model": ErrorAnswer} for status in (400, 401, 404, 405, 413, 429, 500, 503, 504)
-    }
     app = FastAPI(title="TRACE", version=__version__, lifespan=lifespan, responses=errors)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     app.add_exception_handler(HTTPException, _http_error)
