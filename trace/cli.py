@@ -24,6 +24,7 @@ COMMANDS = {
     "train": (".train.train:main", "train a model from a YAML configuration"),
     "plan": (".train.plan:main", "memory, hours and disk of a training run, before it starts"),
     "predict": (".inference.predict:main", "point at something in one image: reasoning and points"),
+    "benchmarks": (".eval.published_benchmarks:main", "list the published benchmarks, or import one"),
     "eval": (".eval.model_vqa:main", "answer the questions of a benchmark with a local model"),
     "ask": (".eval.api_vqa:main", "answer them with GPT-4o, Gemini or a vLLM / SGLang server"),
     "summarize": (".eval.summarize_vqa:main", "turn answers into accuracy tables"),

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trace_vlm.core.images import rasterize_polygon
+from trace_vlm.core.reasoning import parse
 from trace_vlm.eval import published_benchmarks
 from trace_vlm.eval.benchmark import open_benchmark
+from trace_vlm.eval.scoring import score_response
 from trace_vlm.utils.command import InputError
 
 
@@ -170,3 +173,144 @@ def test_mistakes_in_roborefit_are_named(roborefit, tmp_path):
     for words, named in ((["roborefit"], "--from"), (["--count", "-3"], "--count"), (["--seed", "-1"], "--seed")):
         with pytest.raises(InputError, match=named):
             published_benchmarks.main(words)
+
+
+# --- benchmarks with score rules of their own ---------------------------------------------------------------------
+
+POLYGON = "[(0.1, 0.0), (0.6, 0.0), (0.6, 0.5), (0.1, 0.5)]"
+
+
+def robospatial(**changes):
+    """A row of each kind, two of configuration; `changes` go into the last one, which asks for a point."""
+    image, words = (
+        picture(png((20, 10), 90)),
+        "Pinpoint several points right of the rug. Your answer should be formatted",
+    )
+    rows = [("configuration", "Is the cup left of the bowl? Answer yes or no.", "Yes"),
+            ("compatibility", "Can the cup fit above the counter?", "No "),
+            ("configuration", "Is the bowl left of the cup? Answer yes or no.", "No"),
+            ("context", f"{words} as a list of tuples.", POLYGON)]  # fmt: skip
+    rows = [{"category": category, "question": question, "answer": answer, "img": image, "depth_image": image, "mask": None}
+            for category, question, answer in rows]  # fmt: skip
+    rows[-1] |= changes
+    return rows
+
+
+def test_robospatial_home_has_two_rules(tmp_path):
+    write_parquet(tmp_path / "configuration-0.parquet", robospatial()[:3])
+    write_parquet(tmp_path / "context-0.parquet", robospatial()[3:])
+    out = tmp_path / "out"
+    assert published_benchmarks.main(["robospatial-home", "--from", str(tmp_path), "--out", str(out)]) == 0
+    benchmark = open_benchmark(out)
+    first, fits, second, context = benchmark.questions
+    assert [one.question_id for one in benchmark.questions] == [
+        "configuration-0", "compatibility-0", "configuration-1", "context-0"]  # fmt: skip
+    assert [one.meta.get("answer") for one in (first, fits, second)] == ["yes", "no", "no"]
+    assert fits.text == "Can the cup fit above the counter? Answer yes or no." and fits.category == "compatibility"
+    assert all(benchmark.region(one) is None for one in (first, fits, second)) and list(benchmark.masks) == [
+        "context-0"
+    ]
+    assert context.text == "Pinpoint several points right of the rug." and context.meta["rule"] == "first point"
+    assert context.meta["polygon"][1] == [0.6, 0.0] and context.meta["suffix"].startswith("Your answer should")
+    mask = benchmark.mask(context)
+    assert mask.sum() == 10 * 5 and mask[:5, 2:12].all()  # the pixels whose centres are inside
+    scores = {text: score_response(parse(text), context, mask) for text in ("(0.5, 0.4)", "(0.7, 0.4), (0.5, 0.4)")}
+    assert list(scores.values()) == [1, 0]
+
+
+@pytest.mark.parametrize(("changes", "named"), [
+    ({"answer": "maybe"}, "row 3: the answer must be yes, no"), ({"answer": "[(0.1, 0.2), (0.3, 0.4)]"}, "row 3"),
+    ({"answer": "[(2, 2), (3, 2), (3, 3)]"}, "context-0 is empty: .*row 3"), ({"question": ""}, "row 3: .*'question'"),
+    ({"img": None}, "row 3, 'img'"),
+])  # fmt: skip
+def test_mistake_in_robospatial_is_named(tmp_path, changes, named):
+    path = write_parquet(tmp_path / "b.parquet", robospatial(**changes))
+    with pytest.raises(InputError, match=named):
+        published_benchmarks.from_parquet([path], tmp_path / "out", "robospatial-home")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_even_odd_polygon_is_that_of_the_authors_test_at_pixel_centres():
+    def inside(x, y, corners):  # the ray-casting test of the authors' script
+        crossed = False
+        for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
+            crossed ^= (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0
+        return crossed
+
+    rng = np.random.default_rng(0)
+    for corners in (rng.uniform(-0.2, 1.2, (count, 2)).tolist() for count in (3, 4, 5, 9)):  # they cross themselves
+        region = rasterize_polygon(corners, (23, 17))
+        expected = [[inside((x + 0.5) / 23, (y + 0.5) / 17, corners) for x in range(23)] for y in range(17)]
+        assert region.tolist() == expected
+
+
+@pytest.mark.parametrize(("rows", "name", "category"), [
+    ([{"question_id": 7, "problem": "Where is the mug grasped?", "category_type": "mug"}], "part-affordance", "mug"),
+    ([{"id": 7, "scene": "outdoor", "object": "the car", "prompt": "Point at the car.", "suffix": "...", "step": 3}],
+     "refspatial-expand-location", "outdoor"),
+])  # fmt: skip
+def test_parquet_layouts_with_other_names(tmp_path, rows, name, category):
+    pictures = {"image": picture(png((20, 10), 90)), "mask": picture(png((20, 10), 0, (1, 1, 4, 4)))}
+    path = write_parquet(tmp_path / "train-0.parquet", [row | pictures for row in rows])
+    assert published_benchmarks.main([name, "--from", str(path), "--out", str(tmp_path / "out")]) == 0
+    benchmark = open_benchmark(tmp_path / "out")
+    (question,) = benchmark.questions
+    assert question.text == rows[0].get("problem", rows[0].get("prompt")) and question.category == category
+    assert benchmark.mask(question).sum() == 9 and question.meta.get("step") == rows[0].get("step")
+
+
+@pytest.fixture
+def point_bench(tmp_path):
+    """A counting question whose mask has half the size of its picture, a spatial one, and one without a mask."""
+    folder, records = tmp_path / "download", []
+    for number, (category, side) in enumerate([("counting", 10), ("spatial", 20), ("spatial", 20)]):
+        for part, data in (("images", png((20, 20), number)), ("masks", png((side, side), 0, (0, 0, side // 2, side)))):
+            path = folder / f"selected_{part}" / category / f"{number} é.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        records.append({"image_filename": f"{number} é.png", "mask_filename": f"{number} é.png", "category": category,
+                        "user_input": f"Point to all {number}.", "count": 2})  # fmt: skip
+    del records[2]["mask_filename"]
+    (folder / "data.json").write_text(json.dumps(records))
+    return folder
+
+
+def test_point_bench_scales_masks_and_counts_points(point_bench, tmp_path):
+    out = tmp_path / "out"
+    assert published_benchmarks.main(["point-bench", "--from", str(point_bench), "--out", str(out)]) == 0
+    benchmark = open_benchmark(out)
+    counting, spatial = benchmark.questions
+    assert benchmark.note == "masks scaled to the size of their pictures: 1"
+    assert [benchmark.mask(one).sum() for one in benchmark.questions] == [200, 200]
+    assert (counting.meta, counting.category) == ({"rule": "all points", "count": 2}, "counting")
+    assert spatial.meta == {"rule": "first point"}
+    for text, expected in (("[(0.1, 0.1), (0.2, 0.2)]", [1, 1]), ("[(0.1, 0.1)]", [0, 1]), ("[(0.9, 0.1)]", [0, 0])):
+        scores = [score_response(parse(text), one, benchmark.mask(one)) for one in benchmark.questions]
+        assert scores == expected
+
+
+@pytest.mark.parametrize(("changes", "named"), [
+    ({"count": 0}, 'data.json, question 0: "count"'), ({"user_input": ""}, 'data.json, question 0: "user_input"'),
+    ({"image_filename": "../x.png"}, "data.json, question 0 names selected_images/counting/../x.png"),
+    ({"mask_filename": "none.png"}, "data.json, question 0 names selected_masks/counting/none.png"),
+])  # fmt: skip
+def test_mistake_in_point_bench_is_named(point_bench, tmp_path, changes, named):
+    records = json.loads((point_bench / "data.json").read_text())
+    records[0] |= changes
+    (point_bench / "data.json").write_text(json.dumps(records))
+    with pytest.raises(InputError, match=named):
+        published_benchmarks.from_point_bench(point_bench, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_list_names_the_facts_of_every_benchmark(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRACE_DATASETS", str(tmp_path))
+    assert published_benchmarks.main([]) == 0
+    blocks = dict(
+        block.split(":", 1) for block in capsys.readouterr().out.replace("\n  ", " ").splitlines() if ":" in block
+    )
+    for name, known in published_benchmarks.PUBLISHED.items():
+        facts = (known.hub, known.size, known.licence, known.rule, known.unconfirmed, str(known.questions))
+        assert all(fact in blocks[name] for fact in facts), name
+        assert known.fetch == "" or f"--out datasets/{known.folder}" in known.fetch or name == "where2place"
+    assert "here: " in blocks["tabletop"] and "not here. hf download PointArena/" in blocks["point-bench"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +24,7 @@ from ..utils.command import InputError
 from ..utils.files import escapes_folder
 from .points import Point
 
+Region = NDArray[np.bool_]  # [height, width], True inside
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PAD_COLOR = tuple(int(255 * channel) for channel in CLIP_MEAN)
@@ -199,6 +200,21 @@ class Images:
 def open_region(source: str | Path | bytes, name: str = "") -> NDArray[np.bool_]:
     """Read a mask as `open_mask` does; True `[height, width]` inside the region."""
     region: NDArray[np.bool_] = open_mask(source, name) > INSIDE
+    return region
+
+
+def rasterize_polygon(corners: Sequence[tuple[float, float]], size: tuple[int, int]) -> Region:
+    """Return the region `[height, width]` of a polygon with `corners` (x, y) in fractions of a picture of (width, height).
+
+    A pixel is inside if its centre is, by the even-odd rule.
+    """
+    width, height = size
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    region: Region = np.zeros((height, width), np.bool_)
+    pixels = np.array(corners, np.float64) * size
+    for (x0, y0), (x1, y1) in zip(pixels, np.roll(pixels, 1, axis=0), strict=True):
+        rows = np.flatnonzero((y0 > y) != (y1 > y))
+        region[rows] ^= x < ((x1 - x0) * (y[rows] - y0) / (y1 - y0 if y1 != y0 else 1) + x0)[:, None]
     return region
 
 

@@ -33,6 +33,7 @@ REASONING_SUFFIX = (
     "Reason step by step before you answer: identify the reference object, define the target area, determine the "
     "goal's subtype and generate the output, then give the final answer."
 )
+FORMAT_SENTENCE = "Your answer should be formatted"  # begins the last sentences of published questions
 YES_NO_SUFFIX = "Answer yes or no."  # as RoboSpatial-Home asks
 
 

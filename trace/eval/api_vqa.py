@@ -34,7 +34,7 @@ from PIL import Image
 
 from ..core.conventions import CONVENTIONS, Convention, ConventionCheck, convention, convention_of, read, sent_size
 from ..core.images import is_turned, open_image
-from ..core.prompts import REASONING_SUFFIX, asks_yes_no, bare_instruction, question_text
+from ..core.prompts import FORMAT_SENTENCE, REASONING_SUFFIX, asks_yes_no, bare_instruction, question_text
 from ..core.reasoning import FINAL_ANSWER
 from ..core.records import FINISHED_AT_LIMIT, Answer, Question, QuestionId
 from ..inference.predict import prompt_template
@@ -53,7 +53,6 @@ OWN_SERVERS = ("vllm", "sglang")
 ALL_REFUSED = 8  # failed requests without any answer, after which the command stops
 WORDING = "vqa-1"  # version of every word below, part of the cache's key: changed wording is asked anew
 EXPECTED_TOKENS = {False: 60, True: 250}  # of an answer without or with reasoning, for the estimate
-FORMAT_SENTENCE = "Your answer should be formatted"  # begins the last sentences of published questions
 ANSWER_LAST = f'Begin the final answer with "{FINAL_ANSWER}".'
 JPEG_QUALITY = 95  # of pictures that have to be encoded again
 MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # accepted by every provider

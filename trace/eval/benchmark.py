@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.images import INSIDE, Images, image_size, is_turned, open_mask
+from ..core.prompts import FORMAT_SENTENCE
 from ..core.records import Answer, Question, read_questions
 from ..utils.command import InputError, Parser, existing_file, existing_folder
 from ..utils.files import escapes_folder, read_json, sha256
@@ -29,7 +30,7 @@ from .rules import NOTHING, YES_NO, check_rule, rule_of
 
 Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # in the order of preference
-FORMAT_SENTENCE = re.compile("your answer should be formatted", re.IGNORECASE)
+_FORMAT = re.compile(FORMAT_SENTENCE, re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ def pair_answers(answers: Iterable[Answer], benchmark: Benchmark, source: Path) 
         if name in paired:
             raise InputError(f"{source} answers question {answer.question_id} twice. Keep the lines of one run")
         # the sentences about the format of an answer differ between kinds of questions
-        plain = (FORMAT_SENTENCE.split(text.replace("<image>", " "))[0] for text in (answer.prompt, question.text))
+        plain = (_FORMAT.split(text.replace("<image>", " "))[0] for text in (answer.prompt, question.text))
         asked, expected = (" ".join(text.split()) for text in plain)
         if asked and expected.casefold() not in asked.casefold():
             raise InputError(
