@@ -7,6 +7,7 @@ exactly if its characters lie in an assistant turn (the closing `</s>` included)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ REASONING_SUFFIX = (
     "Reason step by step before you answer: identify the reference object, define the target area, determine the "
     "goal's subtype and generate the output, then give the final answer."
 )
-FORMAT_SENTENCE = "Your answer should be formatted"  # begins the last sentences of published questions
+# Begins the last sentences of published questions.
+FORMAT_SENTENCE = re.compile("your answer should be formatted", re.IGNORECASE)
 YES_NO_SUFFIX = "Answer yes or no."  # as RoboSpatial-Home asks
 
 

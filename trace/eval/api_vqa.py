@@ -197,7 +197,7 @@ class RemoteRun:
 
     def text(self, question: Question) -> str:
         """Return the text of a request: the question's own words, then the format of the answer."""
-        instruction = bare_instruction(question.text).partition(FORMAT_SENTENCE)[0].rstrip()
+        instruction = FORMAT_SENTENCE.split(bare_instruction(question.text))[0].rstrip()
         if self.template is not None:
             return self.template.replace(PLACEHOLDER, instruction)
         if asks_yes_no(instruction):

@@ -8,7 +8,6 @@ fit and differ, suite.json must say which one applies. A run's record is stored 
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +29,6 @@ from .rules import NOTHING, YES_NO, check_rule, rule_of
 
 Mask = NDArray[np.bool_]  # [height, width], True inside the ground-truth region
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")  # in the order of preference
-_FORMAT = re.compile(FORMAT_SENTENCE, re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +224,7 @@ def pair_answers(answers: Iterable[Answer], benchmark: Benchmark, source: Path) 
         if name in paired:
             raise InputError(f"{source} answers question {answer.question_id} twice. Keep the lines of one run")
         # the sentences about the format of an answer differ between kinds of questions
-        plain = (_FORMAT.split(text.replace("<image>", " "))[0] for text in (answer.prompt, question.text))
+        plain = (FORMAT_SENTENCE.split(text.replace("<image>", " "))[0] for text in (answer.prompt, question.text))
         asked, expected = (" ".join(text.split()) for text in plain)
         if asked and expected.casefold() not in asked.casefold():
             raise InputError(

@@ -14,12 +14,12 @@ from typing import Any
 
 from ..core.conventions import CONVENTIONS, write
 from ..core.points import format_points
+from ..core.prompts import FORMAT_SENTENCE
 from ..core.reasoning import FINAL_ANSWER, THOUGHTS, THOUGHTS_END
 from ..inference.generation import Decoding
 from ..inference.predictor import PLACEHOLDER, Prediction, Predictor
 from ..utils.command import InputError
 from .answering import torchrun_rank
-from .benchmark import FORMAT_SENTENCE
 
 try:
     from lmms_eval.api.model import lmms

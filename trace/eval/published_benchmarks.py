@@ -224,8 +224,8 @@ def _robospatial_row(row: Mapping[str, Any], where: str, numbers: Counter[str]) 
         polygon = []
     if len(polygon) < 3:
         raise InputError(f"{where}: the answer must be yes, no, or three or more corners [(x, y), ...], not {answer!r}")
-    text, separator, suffix = question.text.partition(FORMAT_SENTENCE)  # each model is asked in its own convention
-    meta = {"rule": FIRST_POINT, "polygon": polygon, "suffix": separator + suffix}
+    text = FORMAT_SENTENCE.split(question.text)[0]  # each model is asked for its own format of points
+    meta = {"rule": FIRST_POINT, "polygon": polygon, "suffix": question.text[len(text) :]}
     return replace(question, text=text.strip(), meta=meta), image, lambda size: rasterize_polygon(polygon, size), where
 
 
