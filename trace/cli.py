@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from . import __version__
-from .utils.command import InputError, program_name, run
+from .utils.command import InputError, Parser, program_name, run
 
 # command -> (module:function, what it does)
 COMMANDS = {
+    "doctor": (".doctor:main", "check this machine: versions, GPU, rendering, disk; what mends what is missing"),
     "generate": (".data.scenes.generate:main", "render tabletop scenes with questions, answers and exact masks"),
     "reason": (".data.cor.build:main", "write the reasoning of a training set"),
+    "captions": (".data.scenes.captions:main", "write texts about generated scenes, for pre-training"),
+    "baselines": (".data.scenes.questions.baselines:main", "measure the shortcuts of a generated set"),
     "sources": (".data.sources.__main__:main", "check, convert and download training data"),
     "mix": (".data.mix:main", "mix a training set from a recipe"),
     "train": (".train.train:main", "train a model from a YAML configuration"),
@@ -41,6 +45,14 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Call the named command with the remaining arguments; returns its exit code (2 for a mistake in the input)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for words: eval "$(register-python-argcomplete trace-vlm)"
+        typed = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
+        words = typed.split()[1:]
+        if len(words) + typed[-1:].isspace() < 2:
+            parser = Parser(add_help=False)
+            parser.add_argument("command", choices=COMMANDS)
+            parser.parse_args(())
+        os.environ["_ARGCOMPLETE"] = "2"  # the command's own parser does not see its name
     if not words or words[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print("usage: trace-vlm COMMAND [arguments]    (trace-vlm COMMAND --help shows the arguments of one)\n")

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(description="Attention to the image during each step of the reasoning.")
+    parser = Parser(description="Attention to the image during each step of the reasoning.", examples=__doc__)
     # fmt: off
     add = parser.add_argument
     add("--model", help="folder or name of the model (default: the bundled one)")

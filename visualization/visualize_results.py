@@ -25,7 +25,7 @@ ORDERS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Compare the answers of one or more models to the same questions.")
+    parser = Parser(description="Compare the answers of one or more models to the same questions.", examples=__doc__)
     # fmt: off
     add = parser.add_argument
     add("--answers", type=Path, nargs="+", required=True, metavar="JSONL", help="answer files, one a model")

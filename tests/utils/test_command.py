@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from trace_vlm.cli import COMMANDS
 from trace_vlm.cli import main as trace_vlm_main
+from trace_vlm.train.plan import main as plan_main
 from trace_vlm.utils.command import PUBLISHED_FLAGS, Incomplete, InputError, Parser, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,7 @@ def test_help_loads_nothing_heavy_and_shows_the_command_as_typed(name, tmp_path)
     typed = " ".join(["python", *ALL[name]]) if ALL[name][0] == "-m" else ALL[name][0]
     assert done.stdout.startswith("usage: trace-vlm COMMAND" if name in ("__main__", "cli") else f"usage: {typed} ")
     assert "(default: None)" not in done.stdout
+    assert name in ("__main__", "cli") or re.search(r"^examples:\n {4}\S", done.stdout, flags=re.MULTILINE), done.stdout
     imported = set(re.findall(r"^import time:.*\|\s*(\S+)$", done.stderr, flags=re.MULTILINE))
     assert imported and not HEAVY & imported
 
@@ -62,7 +64,7 @@ def test_the_overview_the_version_and_a_mistyped_command(capsys):
     overview = capsys.readouterr().out
     assert all(re.search(rf"^  {name} ", overview, flags=re.MULTILINE) for name in COMMANDS)
     assert trace_vlm_main(["--version"]) == 0
-    assert capsys.readouterr().out == f"trace-vlm {version('trace-vlm')}\n"
+    assert capsys.readouterr().out == f"trace-vlm {metadata.version('trace-vlm')}\n"
     assert trace_vlm_main(["sumarize"]) == 2
     message = capsys.readouterr().err
     assert "'sumarize'" in message and "summarize?" in message and message.count("\n") == 1
@@ -118,3 +120,41 @@ def test_help_shows_defaults_that_say_something():
     parser.add_argument("--d", help="four (default: many)", default=4)
     lines = [line.split("  ")[-1].strip() for line in parser.format_help().splitlines() if line.startswith("  --")]
     assert lines == ["one", "two", "three (default: 0)", "four (default: many)"]
+
+
+def test_examples_are_the_modules_own_under_the_name_that_was_typed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["trace-vlm plan"])
+    with pytest.raises(SystemExit):
+        plan_main(["--help"])
+    shown = capsys.readouterr().out
+    assert "examples:\n    " in shown and "python -m trace.train.plan" not in shown
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("trace-vlm pre", {"predict"}), ("trace-vlm plan --gpu", {"--gpus", "--gpu-memory"}),
+    ("trace-vlm reason --reasoner ", {"rules", "file", "gemini", "openai"}),
+])  # fmt: skip
+def test_the_shell_completes_commands_flags_and_choices(line, expected, tmp_path):
+    words = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "words"),
+             "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}  # fmt: skip
+    program = str(Path(sys.executable).with_name("trace-vlm"))
+    subprocess.run([program], env={**os.environ, **words}, check=True, timeout=120)
+    assert {word.strip() for word in (tmp_path / "words").read_text().split("\n")} >= expected
+
+
+def test_doctor_names_what_is_missing_and_what_mends_it(monkeypatch, capsys):
+    assert trace_vlm_main(["doctor"]) == 0
+    healthy = capsys.readouterr().out
+    assert "torch" in healthy and "cores" in healthy and "GB free" in healthy and "missing " not in healthy
+    real = metadata.version
+
+    def version(name):
+        if name == "pillow":
+            raise metadata.PackageNotFoundError(name)
+        return "1.0" if name == "numpy" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert trace_vlm_main(["doctor"]) == 1
+    broken = capsys.readouterr().out
+    assert "missing pillow is not installed\n        -> pip install 'pillow>=" in broken
+    assert "missing numpy is 1.0\n        -> pip install 'numpy>=" in broken

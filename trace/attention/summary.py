@@ -80,7 +80,7 @@ class Summary:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Summarize attention over a whole benchmark.")
+    parser = Parser(description="Summarize attention over a whole benchmark.", examples=__doc__)
     parser.add_argument("folder", type=Path, help="output folder of visualization/attention_map.py")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and the shuffled-image control")
     arguments = parser.parse_args(argv)

@@ -298,7 +298,7 @@ def _spooled(spool: Path, offsets: array[int]) -> Iterator[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Mix a training set from a recipe.")
+    parser = Parser(description="Mix a training set from a recipe.", examples=__doc__)
     add = parser.add_argument
     add("--config", type=Path, required=True, help="recipe (YAML), for example configs/mixes/*.yaml")
     add("--out", type=Path, required=True, help="training file (LLaVA's JSON) to write")

@@ -36,7 +36,7 @@ POLICY = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Ask a model in the browser; nothing leaves this machine.")
+    parser = Parser(description="Ask a model in the browser; nothing leaves this machine.", examples=__doc__)
     parser.add_argument("--model", action="append", default=[], metavar="[NAME=]FOLDER",
                         help="a model for the menu; may be repeated (the bundled models follow)")  # fmt: skip
     parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1")

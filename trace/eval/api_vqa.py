@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(description="Answer the questions of a benchmark with a remote model.")
+    parser = Parser(description="Answer the questions of a benchmark with a remote model.", examples=__doc__)
     add = parser.add_argument
     add("--provider", choices=PROTOCOLS, required=True, help="vllm and sglang need --base-url")
     add("--model", required=True, help="the provider's name of the model")

@@ -83,7 +83,7 @@ def _local_folder(name: str) -> Path | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="List the published benchmarks, or import one.")
+    parser = Parser(description="List the published benchmarks, or import one.", examples=__doc__)
     add = parser.add_argument
     add("name", nargs="?", choices=list(PUBLISHED), help="the benchmark to import")
     add("--from", dest="source", type=Path, nargs="+", help="the download: parquet files or a folder")

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(description="Summarize answer files: accuracy on a benchmark.")
+    parser = Parser(description="Summarize answer files: accuracy on a benchmark.", examples=__doc__)
     add = parser.add_argument
     add("--answers", type=Path, nargs="+", required=True, metavar="JSONL", help="answer files, one per model or run")
     add("--labels", nargs="+", help="names of the models, one name for all runs of a model (default: the file names)")

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(description="Ask a model to point at something in one image.")
+    parser = Parser(description="Ask a model to point at something in one image.", examples=__doc__)
     add = parser.add_argument
     add("image", type=Path)
     add("instruction", help="what to point at, in words")

@@ -198,7 +198,7 @@ def check_generation_config(model: Any) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Inspect or convert a checkpoint, or merge an adapter into its base.")
+    parser = Parser(description="Inspect or convert a checkpoint, or merge an adapter into its base.", examples=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="inspect|convert|merge")
     for name, purpose in (
         ("inspect", "describe a checkpoint without loading its weights"),

@@ -33,7 +33,7 @@ HEAT_COLORS = 64  # of a heat map, as the script gets them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="One self-contained HTML page about a run.")
+    parser = Parser(description="One self-contained HTML page about a run.", examples=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, as scripts/quickstart.sh writes it")
     parser.add_argument("--out", type=Path, help="HTML file (default: report.html in the run's folder)")
     parser.add_argument("--title", help="title of the page (default: the folder's name)")

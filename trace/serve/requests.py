@@ -21,8 +21,7 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..core.images import BROKEN_IMAGE, open_image
-from ..core.prompts import POINTS_SUFFIX, REASONING_SUFFIX, asks_yes_no, bare_instruction
-from ..eval.benchmark import FORMAT_SENTENCE
+from ..core.prompts import FORMAT_SENTENCE, POINTS_SUFFIX, REASONING_SUFFIX, asks_yes_no, bare_instruction
 from ..inference.backprojection import Camera, Floats, camera_of, pose_of, read_depth
 from ..inference.generation import Decoding
 from ..inference.predictor import PLACEHOLDER

@@ -21,7 +21,7 @@ KEY = "TRACE_API_KEY"
 def main(argv: Sequence[str] | None = None) -> int:
     from ..model.presets import default_model
 
-    parser = Parser(description="Serve a model over HTTP.")
+    parser = Parser(description="Serve a model over HTTP.", examples=__doc__)
     add = parser.add_argument
     add("--model", default=default_model(), help="folder, name on the hub, nano or nano-base (default: nano)")
     add("--model-base", help="the model that an adapter belongs to")

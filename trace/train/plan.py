@@ -163,7 +163,7 @@ def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Memory, steps, hours, cost and disk of a training run.")
+    parser = Parser(description="Memory, steps, hours, cost and disk of a training run.", examples=__doc__)
     parser.add_argument("--config", required=True, help="YAML file of the run")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override its keys")
     parser.add_argument("--gpus", type=int, default=8, help="GPUs of one node")

@@ -186,7 +186,7 @@ def _save_results(trainer: Any, folder: Path, record: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = command.Parser(description="Train a model from a YAML configuration.")
+    parser = command.Parser(description="Train a model from a YAML configuration.", examples=__doc__)
     parser.add_argument("--config", required=True, help="YAML file; its keys are the fields of TrainConfig")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override its keys")
     parser.add_argument("--local-rank", type=int, default=-1, help="set by the deepspeed launcher")

@@ -55,14 +55,18 @@ def program_name() -> str:
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default to the help, unless there is none or the help states it."""
+    """Adds the default to the help, unless there is none or the help states it; examples keep their lines."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False or "default:" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)
 
+
+EXAMPLES = "examples:\n"
 # Spellings of the published commands -> the name that every command of this project uses.
 PUBLISHED_FLAGS = {
     "--model-path": "--model", "--base": "--model-base", "--data-dir": "--data", "--dataset-dir": "--data",
@@ -73,13 +77,27 @@ PUBLISHED_FLAGS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that accepts `-` and `_` in flags alike, and the published spellings of the common ones."""
+    """An argument parser that accepts `-` and `_` in flags alike, and the published spellings of the common ones.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    `examples` is the docstring of the command's module: its indented lines are shown at the end of the help.
+    """
+
+    def __init__(self, *args: Any, examples: str | None = None, **kwargs: Any) -> None:
         defaults: dict[str, Any] = {"allow_abbrev": False, "formatter_class": _HelpFormatter, "prog": program_name()}
+        if lines := re.findall(r"^ {4,}\S.*$", examples or "", re.MULTILINE):
+            own, shown = r"python -m trace(?:_vlm)?\.[\w.]+", "\n".join(lines)
+            front_door = defaults["prog"].startswith("trace-vlm ")
+            defaults["epilog"] = EXAMPLES + (re.sub(own, defaults["prog"], shown) if front_door else shown)
         super().__init__(*args, **(defaults | kwargs))
         # argparse's own pattern takes -1e9 for a flag
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if "_ARGCOMPLETE" in os.environ:
+            import argcomplete
+
+            argcomplete.autocomplete(self)  # writes the words and ends the process
+        return super().parse_args(args, namespace)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)

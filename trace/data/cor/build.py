@@ -159,7 +159,7 @@ def _validate(args: Namespace) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(description="Write a Chain of Reasoning for every sample.")
+    parser = Parser(description="Write a Chain of Reasoning for every sample.", examples=__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="training file (LLaVA's JSON or JSONL)")
     add("--images", type=Path, help="folder of the pictures (for gemini and openai)")

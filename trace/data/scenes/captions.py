@@ -96,7 +96,7 @@ def _freest_spot(instances: NDArray[np.uint8]) -> Point | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Write pre-training texts about generated scenes.")
+    parser = Parser(description="Write pre-training texts about generated scenes.", examples=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a folder of generated scenes")
     parser.add_argument("--out", type=Path, required=True, help="the training file to write (LLaVA JSON)")
     parser.add_argument("--views", type=int, help="only this many views")

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description="Generate procedural tabletop scenes.")
+    parser = Parser(description="Generate procedural tabletop scenes.", examples=__doc__)
     parser.add_argument("--out", required=True, type=Path, help="folder of the data set")
     parser.add_argument("--scenes", type=int, default=100, help="number of scenes")
     parser.add_argument("--views", type=int, default=1, help="pictures of each scene")

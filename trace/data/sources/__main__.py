@@ -1,4 +1,11 @@
-"""The commands `check`, `convert` and `download`: `python -m trace.data.sources COMMAND`."""
+"""Check, convert and download training data.
+
+    python -m trace.data.sources check --data train.json --images IMAGES
+    python -m trace.data.sources convert --kind points --path my_points.csv --images IMAGES --out train.json
+    python -m trace.data.sources download --repo wentao-yuan/robopoint-data --out datasets/robopoint
+
+docs/data.md describes the kinds of sources.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +29,7 @@ from .sample_checks import ImageCheck, logged_problems, part_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Check, convert and download training data.")
+    parser = Parser(description="Check, convert and download training data.", examples=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
 
     def command(name: str, help: str) -> Callable[..., argparse.Action]:

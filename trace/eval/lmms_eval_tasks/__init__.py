@@ -22,7 +22,9 @@ from ..scoring import read_response, score_response
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    Parser(description="Print the folder of lmms-eval's task files, for --include_path.").parse_args(argv)
+    Parser(description="Print the folder of lmms-eval's task files, for --include_path.", examples=__doc__).parse_args(
+        argv
+    )
     print(Path(__file__).resolve().parent)
     return 0
 

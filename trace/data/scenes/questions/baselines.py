@@ -155,7 +155,7 @@ class BaselineScores:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Measure the shortcut baselines of a generated set.")
+    parser = Parser(description="Measure the shortcut baselines of a generated set.", examples=__doc__)
     parser.add_argument("--data", required=True, type=Path, help="folder of a generated training set or benchmark")
     parser.add_argument("--json", type=Path, help="file to write the numbers to as well")
     args = parser.parse_args(argv)
