@@ -148,12 +148,12 @@ class Predictor:
     ) -> Iterator[dict[int, Prediction]]:  # fmt: skip
         """Predictions batch by batch, longest questions first, keyed by position; the next images load meanwhile.
 
-        A batch that does not fit in the memory of a GPU is halved, and those after it are no larger.
+        A batch that does not fit in the memory of a GPU is halved, and those after it are no larger. The other arguments
+        are those of `predict`.
 
         Args:
             done: positions that need no answer; the others' answers do not depend on them.
             seeds: a number for every question that decides its samples; by default its position.
-            style, template, prefixes, on_step: as for `predict`.
             keys: a name for every image, the same for the same image; by default its path or identity.
             cache: keeps features between calls, by `keys`.
         """
