@@ -116,11 +116,24 @@ def test_sharding_and_offloading_take_less():
     ("--gpus 0", "--gpus"), ("--gpu-memory nan", "--gpu-memory"), ("--mfu 40", "--mfu"),
     ("--num-samples 10", "global_batch_size"), ("--gpus 7", "global_batch_size"), ("--set model=nowhere", "nowhere"),
     ("--gpus 512 --set packing=true", "global_batch_size"), ("--tokens 50 --learned 60", "--learned"),
-    ("--set modell=x", "modell"),
+    ("--set modell=x", "modell"), ("--gpu-memory 0", "--gpu-memory"),
 ])  # fmt: skip
 def test_a_mistake_is_named(arguments, name):
     with pytest.raises(InputError, match=name):
         plan.main(["--config", str(CONFIG), *arguments.split()])
+
+
+def test_hours_and_steps_are_those_of_the_run(capsys):
+    def planned(*arguments, name="train_13b_fft"):
+        assert plan.main(["--config", str(ROOT / f"configs/{name}.yaml"), *arguments]) == 0
+        return capsys.readouterr().out
+
+    assert "TRACE's 200,000" in planned() and "RoboPoint's 1,430,000" in planned(name="robopoint_13b_fft")
+    assert "at 24% of peak (measured" in planned() and "at 40% of peak (given)" in planned("--mfu", "0.4")
+    fast = planned("--set", "packing=true", "compile=true", "gradient_checkpointing=false", name="train_7b_lora")
+    assert "at 43% of peak (measured" in fast
+    assert "8 GPUs of 24 GB, 165 TFLOP/s" in planned("--gpu", "4090") and "NO " in planned("--gpu", "4090")
+    assert "only 15 steps" in planned("--num-samples", "2000") and "only" not in planned()
 
 
 def test_existing_data_is_counted(scenes, capsys):

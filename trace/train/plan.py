@@ -1,9 +1,10 @@
 """Estimate a training run before it starts: memory, steps, hours, cost, disk. Reads no weights, downloads nothing.
 
-    python -m trace.train.plan --config configs/train_13b_fft.yaml --gpus 8 --gpu-memory 80 --nodes 1
+    python -m trace.train.plan --config configs/train_13b_fft.yaml --gpus 8 --gpu h100
 
 Memory (`trace.train.memory`) was checked against measured peaks of small models on a CPU and of 7B and 13B models on
-one GPU; sharding over GPUs was not compared, and the table says so. Hours assume a share of the GPUs' peak (`--mfu`).
+one GPU; sharding over GPUs was not compared, and the table says so. Hours take the share of the GPU's peak that was
+measured on one H100 or H200 in the run's layout (MEASURED), or `--mfu`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,17 @@ from . import memory
 from .config import ModelParts, TrainConfig, load_config
 
 GIB = 2**30
-ROBOPOINT_SAMPLES = 1_430_000  # of RoboPoint's data, as published
+TRACE_SAMPLES, ROBOPOINT_SAMPLES = 200_000, 1_430_000  # of their data, as published
+FEWEST_STEPS = 50  # below which a learning rate hardly warms up
+# GB and TFLOP/s, dense bf16 with sums in float32, of the makers' data sheets.
+CARDS = {"4090": (24, 165), "a100": (80, 312), "h100": (80, 989), "h200": (141, 989), "l40s": (48, 362)}
+# Share of the peak that a 7B reached, by LoRA, packing, recomputation, compiled layers (docs/experiments.md).
+MEASURED = {
+    (False, False, True, False): 0.235, (False, False, True, True): 0.252, (False, True, True, False): 0.314,
+    (False, True, True, True): 0.364, (False, True, False, False): 0.371, (False, True, False, True): 0.538,
+    (True, False, True, False): 0.146, (True, False, True, True): 0.200, (True, True, True, False): 0.183,
+    (True, True, True, True): 0.263, (True, True, False, False): 0.278, (True, True, False, True): 0.433,
+}  # fmt: skip
 CHARACTERS_A_TOKEN, SYSTEM_TOKENS = 3.5, 40  # English in Llama's vocabulary; the system sentence
 SHARDINGS = (
     memory.Sharding("ZeRO-2", 2),
@@ -83,8 +94,10 @@ def read_data(config: TrainConfig, samples: int | None, text: float, labelled: f
     if samples is not None:
         return DataSize(samples, text, labelled, images, "given")
     if missing or not files:
-        source = f"assumed: RoboPoint's {ROBOPOINT_SAMPLES:,}{missing}"
-        return DataSize(ROBOPOINT_SAMPLES, text, labelled, images, source)
+        robopoint = any("robopoint" in str(file) for file in files)
+        count = ROBOPOINT_SAMPLES if robopoint else TRACE_SAMPLES
+        source = f"assumed: {'RoboPoint' if robopoint else 'TRACE'}'s {count:,}{missing}"
+        return DataSize(count, text, labelled, images, source)
     count = pictured = characters = answers = 0
     for sample in (sample for path in files for sample in read_samples(path)):
         count += 1
@@ -117,6 +130,14 @@ def checkpoint_bytes(config: TrainConfig, total: int, trained: int) -> int:
     return copies * width * written + 12 * trained
 
 
+def measured_share(config: TrainConfig) -> tuple[float, str]:
+    """Return the share of the GPU's peak to expect from a run's layout, and how it is known."""
+    lora, layout = config.modes.llm == "lora", (config.packing, config.gradient_checkpointing, config.compile)
+    if (share := MEASURED.get((lora, *layout))) is not None:
+        return share, "measured with a 7B in this layout on one GPU"
+    return MEASURED[lora, config.packing, True, config.compile], "measured with a 7B with recomputation on one GPU"
+
+
 def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -> str:
     processes = args.gpus * args.nodes
     if data.samples < config.global_batch_size:
@@ -128,7 +149,8 @@ def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -
     count = steps * config.global_batch_size
     work = memory.Workload(count * tokens, count * tokens**2, count * data.labelled_tokens, count * data.with_image)
     flops = memory.training_flops(size, work, modes, rank)
-    hours = flops / (processes * args.peak * 1e12 * args.mfu) / 3600
+    share, reason = measured_share(config) if args.mfu is None else (args.mfu, "given")
+    hours = flops / (processes * args.peak * 1e12 * share) / 3600
     price, disk = args.price, checkpoint_bytes(config, total, trained) / GIB
     cost = "" if price is None else f", {hours * processes * price:,.0f} dollars at {price:g} a GPU-hour"
     gpus = f"{args.nodes} x {args.gpus}" if args.nodes > 1 else str(args.gpus)
@@ -141,14 +163,16 @@ def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -
         f"machine      {gpus} GPUs of {args.gpu_memory:g} GB, {args.peak:g} TFLOP/s each",
         f"data         {data.samples:,} samples of about {tokens:.0f} tokens ({data.source})",
         f"steps        {steps:,} of {config.global_batch_size} samples; {work.tokens / 1e9:.3f} B tokens",
-        f"time         {hours:.1f} h at an assumed {args.mfu:.0%} of peak{cost}",
+        f"time         {hours:.1f} h at {share:.0%} of peak ({reason}){cost}",
         f"disk         {disk:.2f} GiB a checkpoint, {disk * (config.save_total_limit + 1):.2f} GiB with a new one beside "
         f"the last {config.save_total_limit}",
         rows if config.share_image > 1 else "",
         f"GiB of one GPU, {batch} (one GPU without sharding: measured; shards and buffers: unvalidated)",
         f"{'':<30}{'recompute':>10}{'weights':>9}{'gradients':>10}{'optimizer':>10}{'activations':>12}"
-        f"{'buffers':>9}{'sum':>9}  largest micro-batch",
+        f"{'buffers':>9}{'sum':>9}  fits  largest micro-batch",
     ]
+    if steps < FEWEST_STEPS:
+        lines.insert(4, f"             only {steps} steps: take more epochs, or a smaller global_batch_size")
     length = min(config.max_length, round(tokens))
     for sharding, recompute in product(SHARDINGS, (True, False)):
         setup = (replace(config, gradient_checkpointing=recompute), size, sharding, processes, length)
@@ -157,8 +181,9 @@ def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -
         columns = zip((*parts, planned.total), (9, 10, 10, 12, 9, 9), strict=True)
         numbers = "".join(f"{part / GIB:>{width}.2f}" for part, width in columns)
         largest = memory.largest_micro_batch(*setup, data.labelled_tokens, args.gpu_memory * 1e9)
-        fits = "does not fit" if not largest else "fits" if config.packing else f"{largest}"
-        lines.append(f"{sharding.name:<30}{'yes' if recompute else 'no':>10}{numbers}  {fits}")
+        fits = "yes" if planned.total <= args.gpu_memory * 1e9 else "NO"
+        most = "-" if config.packing or not largest else f"{largest}"
+        lines.append(f"{sharding.name:<30}{'yes' if recompute else 'no':>10}{numbers}  {fits:<4}  {most}")
     return "\n".join(lines)
 
 
@@ -168,22 +193,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override its keys")
     parser.add_argument("--gpus", type=int, default=8, help="GPUs of one node")
     parser.add_argument("--nodes", type=int, default=1, help="number of nodes")
-    parser.add_argument("--gpu-memory", type=float, default=80.0, help="GB of one GPU")
-    parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s of one GPU, dense bf16 (H100 989, A100 312)")
-    parser.add_argument("--mfu", type=float, default=0.4, help="assumed share of peak that useful work reaches")
+    parser.add_argument("--gpu", choices=CARDS, default="h100", help="card, for its memory and peak")
+    parser.add_argument("--gpu-memory", type=float, help="GB of one GPU (default: of --gpu)")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of one GPU, dense bf16 (default: of --gpu)")
+    parser.add_argument("--mfu", type=float, help="share of peak that useful work reaches (default: as measured)")
     parser.add_argument("--price", type=float, help="dollars of one GPU for an hour")
     parser.add_argument("--num-samples", type=int, help="number of samples, instead of counting them in the data files")
     parser.add_argument("--tokens", type=float, default=150.0, help="text tokens per sample, if not counted")
     parser.add_argument("--learned", type=float, help="answer tokens per sample (default 60)")
     parser.add_argument("--with-image", type=float, default=1.0, help="share of samples with an image, if not counted")
     args = parser.parse_args(argv)
+    for name, value in zip(("gpu_memory", "peak"), CARDS[args.gpu], strict=True):
+        if getattr(args, name) is None:
+            setattr(args, name, float(value))
     args.learned = min(60.0, args.tokens) if args.learned is None else args.learned
     for name in ("gpus", "nodes", "gpu_memory", "peak", "mfu", "price", "num_samples", "tokens", "learned"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')}: {value} is not positive.")
     for name, largest in (("mfu", 1.0), ("with_image", 1.0), ("learned", args.tokens)):
-        if not 0 <= getattr(args, name) <= largest:
+        if not 0 <= (getattr(args, name) or 0) <= largest:
             raise InputError(f"--{name.replace('_', '-')}: {getattr(args, name)} is not between 0 and {largest:g}.")
     config = load_config(existing_file(args.config, "the configuration"), args.set)
     processes = args.gpus * args.nodes
