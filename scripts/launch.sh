@@ -122,19 +122,18 @@ deepspeed_launch() {
   supervise deepspeed --no_local_rank "$@"
 }
 
-# Run a launcher to its end. SIGTERM (a preemption) goes to the training processes, which save and end; launchers
+# Run a launcher to its end. SIGTERM (a preemption) and Ctrl-C go to the training processes, which save and end; launchers
 # themselves would kill them within 30 seconds, less than a big model takes to be written. Ends with 143 then.
 supervise() {
   local code=0 preempted=0 launcher
   printf '+ %s\n' "$*"
   (
-    trap '' TERM # inherited: SLURM signals every process of a step
-    export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGINT,SIGHUP,SIGQUIT
+    trap '' TERM INT # inherited: SLURM and terminals signal every process
+    export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGHUP,SIGQUIT
     exec "$@"
   ) &
   launcher=$!
-  trap 'preempted=1; signal_trainers "$launcher"' TERM
-  trap 'kill -INT "$launcher" 2>/dev/null || true' INT
+  trap 'preempted=1; signal_trainers "$launcher"' TERM INT
   while true; do
     wait "$launcher" && code=0 || code=$?
     kill -0 "$launcher" 2>/dev/null || break

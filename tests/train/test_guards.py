@@ -1,6 +1,8 @@
 """What stops a run, and what its steps report: losses that are not finite, spikes, broken images, signals, metrics."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -9,10 +11,22 @@ from train_together import record, train_config
 from trace_vlm.model.checkpoint import load, save
 from trace_vlm.model.families.llava import LlavaCheckpoint
 from trace_vlm.train import step_metrics
-from trace_vlm.train.guards import SPIKE_WINDOW, TrainingGuard, TrainingStopped, broken_ids
+from trace_vlm.train.guards import SPIKE_WINDOW, Preempted, StopSignal, TrainingGuard, TrainingStopped, broken_ids
 from trace_vlm.train.step_metrics import StepMetrics, peak_flops
 from trace_vlm.train.train import train
 from trace_vlm.utils.command import InputError
+
+
+def test_ctrl_c_asks_to_save_and_a_second_one_ends_at_once():
+    with StopSignal() as stop:
+        stop.stepping = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested and stop.name == "Ctrl-C"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with StopSignal(), pytest.raises(Preempted, match="Ctrl-C before the first step"):
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_samples_of_its_step(scenes, tiny_folder, tmp_path):

@@ -33,14 +33,14 @@ def test_a_trained_tower_goes_through_every_step(scenes, tiny_folder, tmp_path):
     assert changed == {"language_model", "multi_modal_projector", "vision_tower"}
 
 
-def test_sigterm_to_one_process_saves_in_both_and_the_same_command_continues(scenes, tiny_folder, tmp_path):
+def test_ctrl_c_in_one_process_saves_in_both_and_the_same_command_continues(scenes, tiny_folder, tmp_path):
     changes = {"max_steps": 24, "save_steps": 6}
     changes |= {"trainable": {"llm": "lora"}, "lora": {"r": 2, "alpha": 4, "dropout": 0.1}}
     complete = Run(settings(scenes, tiny_folder, tmp_path / "complete", **changes)).to_its_end()
     cut = Run(settings(scenes, tiny_folder, tmp_path / "cut", **changes)).start().when_saved(6)
-    os.kill(cut.running[1].pid, signal.SIGTERM)
+    os.kill(cut.running[1].pid, signal.SIGINT)
     codes, logs = cut.wait()
-    assert codes == [143, 143], logs
+    assert codes == [143, 143] and "Ctrl-C" in logs[1], logs
     # Adapter and projector load while training is not over.
     changed = changed_parts(weights(tiny_folder), weights(last_checkpoint(cut.folder / "checkpoints")))
     assert changed == {"language_model", "multi_modal_projector"}

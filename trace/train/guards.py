@@ -1,4 +1,4 @@
-"""What stops a run: SIGTERM, a loss that is not finite, too many unreadable images, another process that failed.
+"""What stops a run: SIGTERM or Ctrl-C, a loss that is not finite, too many unreadable images, another process that failed.
 
 Processes that wait for a failed one in a collective would time out after half an hour with errors that explain nothing.
 The first one that fails therefore leaves a note in the run's folder, which a thread in each of the others looks for.
@@ -24,7 +24,7 @@ from typing import Any
 from ..utils.command import Incomplete, InputError
 from ..utils.files import JsonlWriter, read_json, read_jsonl, write_json
 
-PREEMPTED = 143  # the exit code of a run that saved and ended on SIGTERM: 128 + 15, as shells report it
+PREEMPTED = 143  # the exit code of a run that saved and ended on SIGTERM or Ctrl-C: 128 + 15, as shells report it
 SPIKE = 3.0  # times the median of the last steps
 SPIKE_WINDOW = 50  # steps of the median
 MAX_BROKEN = 0.01  # of the samples seen so far
@@ -38,27 +38,40 @@ class TrainingStopped(Incomplete):
 
 
 class Preempted(BaseException):
-    """SIGTERM before the first step: there is nothing to save, and nothing to wait for."""
+    """SIGTERM or Ctrl-C before the first step: there is nothing to save, and nothing to wait for."""
 
 
 class StopSignal:
-    """Turn SIGTERM into a request to save and end after the current step; before the first step it ends the run."""
+    """Turn SIGTERM and Ctrl-C into a request to save and end after the current step; before the first one it ends the run.
+
+    A second Ctrl-C ends it at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self.name, self._interrupts = "SIGTERM", 0
         self.stepping = False  # whether the training loop runs
 
     def __enter__(self) -> StopSignal:
-        self._before = signal.signal(signal.SIGTERM, self._request)
+        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _request(self, *_: object) -> None:
-        self.requested = True
+    def _request(self, number: int, *_: object) -> None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+        self.name, self.requested = "Ctrl-C" if number == signal.SIGINT else "SIGTERM", True
         if not self.stepping:
-            raise Preempted("stopped by SIGTERM before the first step; the same command starts again")
+            raise Preempted(f"stopped by {self.name} before the first step; the same command starts again")
+        if number == signal.SIGINT:
+            print(
+                "saving after this step; Ctrl-C again ends at once and loses the steps since the last checkpoint",
+                flush=True,
+            )
 
 
 class TrainingGuard:

@@ -4,7 +4,7 @@
 
 The output folder is the trained model (LLaVA's Hugging Face format, or a PEFT adapter with the projector) with
 `run.json`, `curves.png`, `log.jsonl`, `trainable.json`, and `checkpoints/` while the run lasts. A finished run is not
-repeated, an interrupted one continues from its last checkpoint; on SIGTERM it saves and ends with code 143.
+repeated, an interrupted one continues from its last checkpoint; on SIGTERM or Ctrl-C it saves and ends with code 143.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WRITTEN_LAST = ("config.json", "adapter_config.json")  # without them the folder
 
 
 def train(config: TrainConfig) -> Path | None:
-    """Run a configuration to its end; return the folder of the trained model, None if SIGTERM ended it before."""
+    """Run a configuration to its end; return the folder of the trained model, None if SIGTERM or Ctrl-C ended it before."""
     if not config.output_dir:
         raise InputError("output_dir: is empty. Give the run a folder of its own.")
     folder = command.output_folder(config.output_dir)
@@ -153,7 +153,9 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
         raise Incomplete(f"{reason}; the same command continues from the last checkpoint") from None
     if trainer.preempted:
         if is_first:
-            print(f"stopped by SIGTERM and saved after step {trainer.state.global_step}; the same command continues")
+            print(
+                f"stopped by {stop.name} and saved after step {trainer.state.global_step}; the same command continues"
+            )
         return None
     _save_results(trainer, folder, record)
     return folder

@@ -117,7 +117,7 @@ class ResumableTrainer(Trainer):
             self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator, num_workers=workers,
             # Workers inherit the dataset; a start method that pickles it would send each of them the model too.
             multiprocessing_context="fork" if workers > 0 and sys.platform == "linux" else None,
-            persistent_workers=workers > 0, pin_memory=self.args.dataloader_pin_memory, worker_init_fn=_ignore_sigterm,
+            persistent_workers=workers > 0, pin_memory=self.args.dataloader_pin_memory, worker_init_fn=_ignore_signals,
             generator=torch.Generator().manual_seed(self.args.seed),  # leaves the global one, of dropout, alone
         )  # fmt: skip
 
@@ -296,9 +296,10 @@ class LanguageTrainer(ResumableTrainer):
             save(self.checkpoint, output_dir or self.args.output_dir, state=state_dict)
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """A preemption's SIGTERM reaches every process of a job; a worker that dies of it would fail the last step."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _ignore_signals(worker: int) -> None:
+    """SIGTERM and Ctrl-C reach every process of a job; a worker that dies of them would fail the last step."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, lambda *_: os._exit(0))
 
 
