@@ -198,6 +198,7 @@ def refuse_existing(path: Path) -> None:
 def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
     """Yield a temporary folder to fill; it becomes `path` when the block succeeds and is removed when it does not.
 
+    Its files can be read by whom the user's umask allows, whatever wrote them (safetensors lets the owner alone read).
     What a killed process of this machine left of the same folder is removed first. InputError if the disk has fewer
     than `needed` bytes.
     """
@@ -218,6 +219,9 @@ def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
         raise _not_written(path, error) from None
     try:
         yield unfinished
+        os.umask(umask := os.umask(0))
+        for file in unfinished.rglob("*"):
+            file.chmod(file.stat().st_mode | (0o666 & ~umask))
         if path.is_dir():
             path.rmdir()
         os.rename(unfinished, path)
