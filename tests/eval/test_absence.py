@@ -98,6 +98,14 @@ def test_without_such_questions_nothing_changes(folder):
     assert summary["absence"] == {} and "always none" not in summary["baselines"]
 
 
+def test_a_summary_of_other_answers_is_not_replaced_silently(folder, capsys):
+    summarize(folder, [INSIDE] * 6)
+    summarize(folder, [INSIDE] * 6, [NONE] * 6)
+    assert "replaced" not in capsys.readouterr().out  # the first model is still there
+    summarize(folder, [INSIDE] * 6)
+    assert "replaced a summary with other answers (m1.jsonl)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("absent", "mask", "message"), [(False, 0, 'meta["absent"]: true'), (True, 255, "must be empty")]
 )

@@ -140,13 +140,11 @@ def test_a_new_folder_appears_complete_or_not_at_all(tmp_path):
     target.mkdir()  # an empty folder is free
     before = os.umask(0o027)
     try:
-        with new_folder(tmp_path / "shared") as folder:
-            (folder / "weights").touch(mode=0o600)
-        assert (tmp_path / "shared" / "weights").stat().st_mode & 0o777 == 0o640
+        with new_folder(target) as folder:
+            (folder / "a").touch(mode=0o600)
+        assert (target / "a").stat().st_mode & 0o777 == 0o640
     finally:
         os.umask(before)
-    with new_folder(target) as folder:
-        (folder / "a").write_text("a")
     assert os.listdir(tmp_path) == ["model"] and os.listdir(target) == ["a"]
     with pytest.raises(InputError, match="model"), new_folder(target):
         pass

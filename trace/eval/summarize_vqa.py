@@ -28,7 +28,7 @@ import numpy as np
 from ..core.conventions import CONVENTIONS
 from ..drawing.overlay import model_colors
 from ..utils.command import InputError, Parser, existing_file, output_folder, run
-from ..utils.files import read_jsonl, replacing, sha256, write_json
+from ..utils.files import read_json, read_jsonl, replacing, sha256, write_json
 from .absence import Outcomes, mean_outcomes, summarize_absence
 from .benchmark import Benchmark, add_benchmark_flags, open_benchmark, read_run_record, run_settings
 from .error_classes import CLASSES, summarize_unparsed
@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(arguments.seed)
     scores = score_runs(benchmark.first(count), runs, rng, robopoint=arguments.compat == "robopoint")
     summary = summarize(scores, arguments.seed, arguments.resamples) | {"paper": arguments.paper}
+    replaced = _other_answers(folder / "summary.json", paths)
     write_json(folder / "summary.json", summary)
     written = ["summary.json", "summary.md", "summary.csv"]
     for name, text in zip(written[1:], (as_markdown(summary), as_csv(summary)), strict=True):
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         draw_calibration(calibrated, folder / "calibration.png", colors)
         written.append("calibration.png")
     print(f"{as_text(summary)}\n\nwritten: {', '.join(str(folder / name) for name in written)}")
+    if replaced:
+        print(f"this replaced a summary with other answers ({replaced}); --out keeps both")
     return 0
 
 
@@ -118,6 +121,13 @@ def _run_files(path: Path, choice: str | None) -> list[Path]:
     if numbered and (choice == "numbered" or (choice is None and not path.exists())):
         return numbered
     return [existing_file(path, "the answer file")]
+
+
+def _other_answers(path: Path, answers: Sequence[Path]) -> str:
+    """Name the answer files of the summary at `path` that are not among `answers`; "" without any."""
+    models = read_json(path).get("models", ()) if path.is_file() else ()
+    files = {Path(file).name for model in models for file in model.get("files", ())}
+    return ", ".join(sorted(files - {file.name for file in answers}))
 
 
 def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
