@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trace_vlm.data.scenes import generate
-from trace_vlm.data.scenes.config import SceneConfig, as_dict, load_scene_config
+from trace_vlm.data.scenes.config import QuestionsConfig, SceneConfig, as_dict, load_scene_config
 from trace_vlm.utils.command import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "scenes"
@@ -43,7 +43,8 @@ def test_every_configuration_loads(path):
 
 def test_defaults_are_the_tabletop_configuration(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
-    assert load_scene_config(CONFIGS / "tabletop.yaml") == SceneConfig() == load_scene_config(tmp_path / "empty.yaml")
+    assert SceneConfig() == load_scene_config(tmp_path / "empty.yaml")
+    assert load_scene_config(CONFIGS / "tabletop.yaml") == SceneConfig(questions=QuestionsConfig(absent=0.0))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from .. import __version__
 from ..core.images import Images
 from ..core.points import parse_points
 from ..core.prompts import IMAGE_TAG, question_text
-from ..core.reasoning import parse
+from ..core.reasoning import FINAL_ANSWER, parse
 from ..core.records import Sample, Turn
 from ..utils.command import InputError, Parser, run
 from ..utils.config import Field, ListOf, config_class, read_config
@@ -282,8 +282,10 @@ def without_reasoning(sample: Sample) -> Sample | None:
     if not response.steps or response.answer_span is None:
         return None
     answer = response.text[slice(*response.answer_span)]
+    if response.none:
+        answer = answer.removeprefix(FINAL_ANSWER).strip()
     starts = [start for start in (answer.find("["), answer.find("(")) if start >= 0]
-    points = answer[min(starts) :].strip() if starts else ""
+    points = answer if response.none else answer[min(starts) :].strip() if starts else ""
     if not points or tuple(parse_points(points)) != response.points:
         return None
     question = f"{IMAGE_TAG}\n{question_text(sample.conversations[0].text, reasoning=False)}"

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ...core.absence import find_none, format_none
 from ...core.points import Box, Point, format_points, parse_points
 from ...core.prompts import IMAGE_TAG, bare_instruction, question_text
 from ...core.reasoning import HEADINGS, STEPS, parse, render
@@ -34,6 +35,9 @@ _LEAKS = re.compile(
     r"the (?:answer|prompt) (?:is|was|says|gives?)|highlight\w*)\b",
     re.IGNORECASE,
 )
+_DENIES = re.compile(
+    r"\b(?:no|not|none|nothing|neither|without|lacks?|absent|missing|cannot)\b|n['’]t\b", re.IGNORECASE
+)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -45,21 +49,26 @@ class ReasoningTask:
     instruction: str
     points: tuple[Point | Box, ...]
     facts: InstructionFacts | None  # None if the instruction could not be read
+    none: str | None = None  # why there is nothing to point at: "there is no mug."; None if there is something
 
     @classmethod
     def of(cls, sample: Sample) -> ReasoningTask:
-        """ValueError if the sample is not one question with points for an answer."""
+        """ValueError if the answer to one question is neither points nor that there is nothing to point at."""
         if len(sample.conversations) != 2:
             raise ValueError(f"{len(sample.conversations)} turns; expected one question and one answer")
         question, answer = sample.conversations
         points = parse_points(answer.text)
+        none = None
         if not points:
-            raise ValueError("the answer holds no points")
+            if find_none(answer.text) is None:
+                raise ValueError("the answer holds no points")
+            none = answer.text.strip().removeprefix(format_none("").strip()).strip()
+            none = none if " " in none else "there is nothing to point at."
         try:
             facts = facts_of(sample)
         except ValueError:
             facts = None
-        return cls(sample, bare_instruction(question.text), tuple(points), facts)
+        return cls(sample, bare_instruction(question.text), tuple(points), facts, none)
 
 
 def reasoning_tasks(samples: Iterable[Sample], reject: Callable[[str, str], object]) -> Iterator[ReasoningTask]:
@@ -78,6 +87,8 @@ def reasoning_tasks(samples: Iterable[Sample], reject: Callable[[str, str], obje
 
 def answer_text(task: ReasoningTask, decimals: int) -> str:
     """Write the answer; ValueError if so few decimals would change it."""
+    if task.none is not None:
+        return format_none(task.none)
     text = format_points(task.points, decimals)
     if parse_points(text) != list(task.points):
         raise ValueError(f"the answer has more than {decimals} decimals")
@@ -92,7 +103,7 @@ def with_steps(task: ReasoningTask, steps: Mapping[str, str], decimals: int) -> 
     answer_text(task, decimals)
     sample = task.sample
     asked = f"{IMAGE_TAG}\n{question_text(sample.conversations[0].text, reasoning=True)}"
-    turns = (Turn("human", asked), Turn("gpt", render(steps, task.points, decimals)))
+    turns = (Turn("human", asked), Turn("gpt", render(steps, task.points, decimals, task.none)))
     return Sample(sample.id, sample.image, turns, sample.meta)
 
 
@@ -153,6 +164,13 @@ def check(steps: Mapping[str, str], task: ReasoningTask, coordinates: bool = Fal
     _check_reference(steps["reference"], task)
     if facts is not None and SUBTYPES[facts.task] not in steps["subtype"].lower().replace("-", " "):
         raise Rejected(f'the step subtype does not call the goal "{SUBTYPES[facts.task]}"')
+    if task.none is not None:
+        written = " ".join(steps[key] for key in STEPS)
+        if not _DENIES.search(written):
+            raise Rejected("no step says that what is asked for is not there")
+        instead = [item for item, _ in facts.absent.instead] if facts is not None and facts.absent is not None else []
+        if instead and not any(_stems(item.category) <= _stems(written) for item in instead):
+            raise Rejected(f"no step says what is there instead, such as {instead[0].phrase}")
     surface_only = facts is not None and not facts.references and facts.relation is not None
     if coordinates and not surface_only and not parse_points(steps["reference"]):
         raise Rejected("the step reference does not locate the reference object, as --coordinates asks")

@@ -9,7 +9,7 @@ read from the words; an instruction that does not say enough is a ValueError wit
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -32,6 +32,16 @@ class NamedObject:
 
 
 @dataclass(frozen=True, slots=True)
+class AbsentThing:
+    """What is asked for and is not there; see the generator's `questions.absent`."""
+
+    reason: str
+    thing: NamedObject | None  # None if it is an object without the relation, or free space
+    answer: str  # "there is no blue mug."
+    instead: tuple[tuple[NamedObject, str | None], ...]  # what is seen, and the relation that it has to the reference
+
+
+@dataclass(frozen=True, slots=True)
 class InstructionFacts:
     """What the sentences may state. An object reference without a relation has its target as the only reference."""
 
@@ -41,10 +51,13 @@ class InstructionFacts:
     target: NamedObject | None = None
     surface: str | None = None  # a name without its article
     hops: tuple[tuple[str, NamedObject], ...] = ()  # of a chain: the relations and objects between reference and target
+    absent: AbsentThing | None = None
 
     @property
     def anchors(self) -> tuple[NamedObject, ...]:
-        """What the instruction names: the references, else the target, else the surface."""
+        """What the instruction names: what is not there, else the references, else the target, else the surface."""
+        if self.absent is not None and self.absent.thing is not None:
+            return (self.absent.thing,)
         if self.references:
             return self.references
         if self.target is not None and self.relation is None:
@@ -84,16 +97,27 @@ def facts_from_meta(meta: Mapping[str, Any]) -> InstructionFacts:
         hops = tuple(
             (str(hop["relation"]), named({**hop, "category": hop["noun"]})) for hop in meta.get("hops", [])[:-1]
         )
+        absent = _absent_thing(meta["absent"], named) if "absent" in meta else None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"meta has an object without a name and a center ({error})") from None
     surface = str(meta["surface"]) if meta["surface"] else None
-    facts = InstructionFacts(task, relation, references, target, surface, hops)
+    facts = InstructionFacts(task, relation, references, target, surface, hops, absent)
+    if absent is not None:
+        return facts
     needed = 2 if "between" in (kind, relation) else 0 if kind == "direct" or relation in PARTS else 1
     if relation == "on" and task == "object_reference" and not references:
         needed = 0  # on a surface
     if len(references) < needed or not facts.anchors or (task == "object_reference") != bool(target):
         raise ValueError(f"a {kind} sample without the objects that it names")
     return facts
+
+
+def _absent_thing(absent: Mapping[str, Any], named: Callable[[Mapping[str, Any]], NamedObject]) -> AbsentThing:
+    name, thing = str(absent["looked_for"]), None
+    if absent["reason"] in ("color", "category"):
+        thing = NamedObject(f"the {name}", (name,))
+    instead = tuple((named(item), item.get("lies")) for item in absent["instead"])
+    return AbsentThing(str(absent["reason"]), thing, str(absent["answer"]), instead)
 
 
 # --- from the wording of an instruction -------------------------------------------------------------------------------

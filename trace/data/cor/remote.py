@@ -65,6 +65,23 @@ where nothing stands){subtype}.
 Every step is one to three plain sentences. State only what the image and the instruction show. Never mention the \
 dots, their color, or that an answer was given to you. {coordinates}
 Answer with one JSON object whose keys are "reference", "target", "subtype" and "output"."""
+_TASK_NONE = """\
+Instruction: {instruction}
+
+What the instruction asks for is not there: {none} There are no correct points, and none are drawn in the image. The \
+robot's answer will say the same.{instead}
+
+Write the four steps:
+- "reference": which object (or surface) the instruction refers to. Call it by the instruction's own words, and say \
+what is seen in the image that comes closest to it.
+- "target": that what the instruction asks for is not there, and what is there instead.
+- "subtype": whether the goal is "object reference" (an object is asked for) or "free space reference" (a place is \
+asked for where nothing stands){subtype}.
+- "output": that no points are given, and why.
+
+Every step is one to three plain sentences. State only what the image and the instruction show. Never mention that an \
+answer was given to you. {coordinates}
+Answer with one JSON object whose keys are "reference", "target", "subtype" and "output"."""
 _NO_COORDINATES = "Write no coordinates, percentages or pixel numbers in any step."
 _COORDINATES = "After the name of each object, write its place in brackets: (x, y), fractions with three decimals."
 _AGAIN = "\n\nThese earlier texts of yours were not accepted; write a better one:\n{reasons}"
@@ -99,8 +116,11 @@ def first_request(task: ReasoningTask, config: PromptConfig) -> Request:
         raise ValueError("the sample has no image")
     if escapes_folder(image):
         raise ValueError(f"the name {image!r} leaves the image folder; no such picture is sent")
-    text = _TASK.format(
+    seen = task.facts.absent.instead if task.facts and task.facts.absent else ()
+    text = (_TASK if task.none is None else _TASK_NONE).format(
         instruction=task.instruction,
+        none=task.none,
+        instead=f" Seen instead: {', '.join(item.phrase for item, _ in seen)}." if seen else "",
         points=answer_text(task, config.decimals),
         subtype=f'; here it is "{SUBTYPES[task.facts.task]}"' if task.facts else "",
         coordinates=_COORDINATES if config.coordinates else _NO_COORDINATES,

@@ -7,6 +7,7 @@ reference objects and the target carry their places, written before what is conc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from ...core.records import Sample
 from ..scenes.wording import DIRECTIONS, PARTS, relation_phrase
 from ..scenes.wording import WORDINGS as INSTRUCTIONS
 from .checks import ReasoningTask, check, with_steps
-from .instruction_parser import InstructionFacts, NamedObject, facts_of
+from .instruction_parser import AbsentThing, InstructionFacts, NamedObject, facts_of
 
 WordingName = Literal["plain", "full"]
 
@@ -87,17 +88,15 @@ def write_steps(
     Raises:
         ValueError: the wording has no words for the relation, or coordinates are wanted and not known.
     """
+    if facts.absent is not None:
+        return _absent_steps(facts, facts.absent, rng, wording, coordinates, decimals)
     tables, relation = SENTENCES[wording], facts.relation
 
     def pick(sentences: list[str]) -> str:
         return sentences[int(rng.integers(len(sentences)))]
 
     def place(item: NamedObject) -> str:
-        if not coordinates:
-            return ""
-        if item.center is None:
-            raise ValueError(f"where {item.phrase} is, is not known: coordinates in the steps need `meta`")
-        return f" at {format_points([item.center], decimals).strip('[]')}"
+        return _place(item, decimals) if coordinates else ""
 
     anchors, target = facts.anchors, facts.target
     by_surface = not facts.references and relation is not None
@@ -147,3 +146,45 @@ def write_steps(
         "subtype": pick(tables["subtype"][facts.task]),
         "output": pick(tables["output"][facts.task]).format(**words, **number),
     }
+
+
+def _place(item: NamedObject, decimals: int) -> str:
+    if item.center is None:
+        raise ValueError(f"where {item.phrase} is, is not known: coordinates in the steps need `meta`")
+    return f" at {format_points([item.center], decimals).strip('[]')}"
+
+
+def _absent_steps(
+    facts: InstructionFacts, absent: AbsentThing, rng: np.random.Generator, wording: WordingName, coordinates: bool,
+    decimals: int,
+) -> dict[str, str]:  # fmt: skip
+    """The steps of a question about what is not there: what was looked for, and what is seen instead."""
+    tables, thing = SENTENCES[wording], absent.thing
+    asked = replace(facts, absent=None)
+    if thing is not None:
+        asked = InstructionFacts(facts.task, None, (), thing)
+    steps = write_steps(asked, rng, wording, coordinates and thing is None, decimals)
+
+    def say(key: str, **words: str) -> str:
+        sentences = tables["absent"][key]
+        return sentences[int(rng.integers(len(sentences)))].format(**words)
+
+    phrase = " and ".join(item.phrase for item in facts.references)
+
+    def where(relation: str) -> str:
+        words = tables["where"][relation]
+        return words[int(rng.integers(len(words)))].format(refs=phrase, first=phrase) + " it" * (wording == "plain")
+
+    seen = []
+    for item, lies in absent.instead[:2]:
+        key = absent.reason if lies or absent.reason != "relation" else "not related"
+        place = where(lies or str(facts.relation)) if key in ("relation", "not related", "full") else ""
+        name = item.phrase.removeprefix("the ")
+        words = {"noun": item.category, "name": name, "color": name.removesuffix(item.category).strip(), "where": place}
+        seen.append(say(key, at=_place(item, decimals) if coordinates else "", **words))
+    none = absent.answer[0].upper() + absent.answer[1:]
+    if thing is not None:
+        steps["reference"] = " ".join([say("named", name=thing.phrase.removeprefix("the ")), *seen])
+        seen = []
+    steps["target"] = " ".join([*seen, none])
+    return steps | {"output": say("output")}

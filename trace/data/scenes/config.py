@@ -131,6 +131,7 @@ class QuestionsConfig:
     interior: float = Field(1.0, ge=0, le=20)  # points are drawn with the weight (distance to the border) ** this ...
     border: float = Field(2.0, ge=0, le=50)  # ... at least this many pixels from it, where the mask is wide enough
     wording: Literal["plain", "rich"] = "rich"
+    absent: Share | None = None  # of all questions that ask for what is not there; null: see `SceneConfig.absent`
     marks: Share = 0.15  # part of the questions whose references are marked by rectangles in a picture of their own
 
 
@@ -149,6 +150,12 @@ class SceneConfig:
         """The configured categories and those of the user's own meshes."""
         own = tuple(name for name in all_categories(self.objects.assets) if name not in CATEGORIES)
         return (*self.objects.categories, *own)
+
+    @property
+    def absent(self) -> float:
+        """The part of all questions that ask for what is not there: 0.15 in rooms, 0 in flat worlds, or as configured."""
+        given = self.questions.absent
+        return given if given is not None else 0.15 if self.world.kind == "room" else 0.0
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -219,15 +226,17 @@ def load_scene_config(path: str | Path | None) -> SceneConfig:
 
 
 def as_dict(config: SceneConfig) -> dict[str, Any]:
-    """The configuration as JSON stores it (lists for tuples); without `chain` where there is none."""
+    """The configuration as JSON stores it (lists for tuples); without `chain` and `absent` where there is none."""
 
     def stored(value: Any) -> Any:
         if isinstance(value, dict):
             return {str(key): count for key, count in value.items()}
         return list(value) if isinstance(value, tuple) else value
 
+    absent = {"absent": config.absent} if config.absent else {}
     return {
-        section: {key: stored(value) for key, value in fields.items() if value != {}}
+        section: {key: stored(value) for key, value in fields.items() if value != {} and key != "absent"}
+        | (absent if section == "questions" else {})
         for section, fields in dataclasses.asdict(config).items()
     }
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion
 
+from ...core.absence import format_none
 from ...core.images import open_region
 from ...core.points import Point, format_points
 from ...core.prompts import question_text
@@ -131,18 +132,22 @@ def write_dataset(scenes: FinishedScenes, questions: QuestionsConfig, benchmark:
     out = scenes.out
     shifts = fit_shifts(out, (sample["meta"] for scene in scenes for sample in scene["samples"]))
     scores, rejects, views = BaselineScores(out), Counter[str](), 0
-    counts = {name: Counter[str]() for name in ("counts", "tasks", "relations", "categories")}
+    counts = {name: Counter[str]() for name in ("counts", "tasks", "relations", "categories", "absent")}
 
     def samples() -> Iterator[Record]:
         for scene in scenes:
             for sample in scene["samples"]:
-                sample["meta"]["shortcuts"]["near_reference"] = shifted_reference(sample["meta"], shifts)
+                if "absent" not in sample["meta"]:
+                    sample["meta"]["shortcuts"]["near_reference"] = shifted_reference(sample["meta"], shifts)
                 yield sample
 
     def counted_samples() -> Iterator[Record]:
         for sample in samples():
             meta, relation = sample["meta"], sample["meta"]["relation"] or ""
-            scores.add(meta)
+            if "absent" in meta:
+                counts["absent"].update([meta["absent"]["reason"], *["one word"] * bool(meta["absent"]["word"])])
+            else:
+                scores.add(meta)
             counts["counts"][f"{meta['kind']} {relation}".strip()] += 1
             counts["tasks"][meta["task"]] += 1
             counts["relations"][relation or "none"] += 1
@@ -165,7 +170,7 @@ def write_dataset(scenes: FinishedScenes, questions: QuestionsConfig, benchmark:
     draw_contact_sheet(out, _choose_for_sheet(scenes), out / "contact_sheet.png")
     return {
         "views": views, "samples": counts["tasks"].total(),
-        **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
+        **{name: dict(sorted(counter.items())) for name, counter in counts.items() if counter or name != "absent"},
         "rejects": dict(rejects.most_common()), "shortcut_baselines": scores.by_kind(),
         "fixed_shifts": {relation: [round(value, 4) for value in shift] for relation, shift in shifts.items()},
     }  # fmt: skip
@@ -175,6 +180,8 @@ def _sample(sample: Record, decimals: int) -> Sample:
     meta = sample["meta"]
     question = f"<image>\n{question_text(sample['instruction'], reasoning=False)}"
     answer = format_points([Point(*point) for point in meta["points"]], decimals)
+    if "absent" in meta:
+        answer = format_none(meta["absent"]["answer"])
     return Sample(sample["id"], meta["image"], (Turn("human", question), Turn("gpt", answer)), meta)
 
 
@@ -191,6 +198,11 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     for title in ("tasks", "relations", "categories"):
         cells = [f"{name:18} {count:7}" for name, count in summary[title].items()]
         lines += [title, *("  " + "   ".join(cells[start : start + 4]) for start in range(0, len(cells), 4))]
+    if absent := summary.get("absent"):
+        reasons = {reason: count for reason, count in absent.items() if reason != "one word"}
+        total, share = sum(reasons.values()), 100 * absent.get("one word", 0) / sum(reasons.values())
+        each = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+        lines.append(f"not there: {total} questions ({each}), {share:.0f} % differ from a true one in one word")
     lines.append("drawn again, by reason")
     lines += [f"  {reason:64} {count:8}" for reason, count in summary["rejects"].items()]
     lines += ["point accuracy of shortcuts, percent", format_table(summary["shortcut_baselines"])]

@@ -13,6 +13,7 @@ from .config import DatasetSpec
 from .objects import Bools, Floats, Ints
 from .objects.catalog import Body
 from .questions import relational
+from .questions.absent import absent_questions
 from .questions.chains import ChainFinder, chain_questions
 from .questions.free_space import between_questions, free_questions, part_questions
 from .questions.object_questions import direct_questions, located_questions, relational_question
@@ -189,13 +190,21 @@ class SceneBuilder:
                         finder = self._finder(layouts.select(np.array([row])), azimuths[[row]], seen)
                         wanted = self.chains[index], *self.links[index]
                         asked += chain_questions(view, finder, *wanted, self.beside, rng, index == lead)
-                    views.append((view, asked))
+                    views.append((view, asked + self._absent(view, facts, asked, index)))
                     break
                 except Reject as reason:
                     self.rejects[str(reason)] += 1
             else:
                 return None
         return views
+
+    def _absent(self, view: View, facts: SpatialFacts, asked: list[ViewQuestion], index: int) -> list[ViewQuestion]:
+        """As many questions as make the wanted share; they have a random stream of their own."""
+        share, rng = self.spec.config.absent, _stream(self.spec, 10, self.number, index)
+        if share == 1:
+            raise InputError("questions.absent must be below 1: what is not there is asked beside what is")
+        count = int(len(asked) * share / (1 - share) + rng.random()) if share else 0
+        return absent_questions(view, facts, asked, self.spec.relations, count, rng) if count else []
 
     def _take_view(
         self, index: int, bodies: list[Body], room: Room, facts: SpatialFacts, camera: Camera,

@@ -30,7 +30,8 @@ def write_scene(
     rejects: Counter[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Render the pictures and write every file; return the scene's line."""
-    views, samples = [], []
+    views: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
     level = COMPRESSION[spec.config.camera.packing]
     per_view = sum(spec.counts.values())
     for index, (view, questions) in enumerate(finished):
@@ -48,8 +49,12 @@ def write_scene(
         for position, question in enumerate(questions):
             running = (number * spec.views + index) * per_view + position
             identifier: int | str = running if spec.benchmark else f"{name}_{position}"
+            if question.goal.absence:  # they are not numbered among the others, which keep their ids
+                identifier = f"{name}_a{position}"
             _save(spec.out / "masks" / f"{identifier}.png", question.goal.mask.astype(np.uint8) * 255, level)
             meta = _question_record(name, identifier, question, view)
+            if (absence := question.goal.absence) and absence.near is not None:
+                meta["absent"]["near"] = samples[absence.near - position]["id"]
             if question.marks:
                 meta["image"] = f"images/{name}_q{position}.png"
                 boxes = [reference.box for reference in question.goal.references]
@@ -125,8 +130,9 @@ def _question_record(name: str, identifier: int | str, question: ViewQuestion, v
         surface = view.root(view.bodies[surface.owner])
     marks = [{"instance": reference.instance, "color": color, "box": list(reference.box)}
              for reference, color in zip(goal.references, question.marks, strict=False)]  # fmt: skip
+    task = goal.absence.task if goal.absence else "object_reference" if target else "free_space"
     meta: dict[str, Any] = {
-        "task": "object_reference" if target else "free_space", "kind": goal.kind, "relation": goal.relation,
+        "task": task, "kind": goal.kind, "relation": goal.relation,
         "target": target.as_json() if target else None,
         "references": [reference.as_json() for reference in goal.references], "surface": surface.name,
         "view": name, "image": f"images/{name}.png", "mask": f"masks/{identifier}.png",
@@ -135,6 +141,10 @@ def _question_record(name: str, identifier: int | str, question: ViewQuestion, v
         "shortcuts": {key: list(point) if point else None for key, point in question.shortcuts.items()},
         "marks": marks,
     }  # fmt: skip
+    if absence := goal.absence:
+        instead = [seen.as_json() | {"lies": lies} for seen, lies in absence.instead]
+        meta["absent"] = {"reason": absence.reason, "looked_for": absence.looked_for, "answer": absence.answer,
+                          "instead": instead, "near": None, "word": absence.word}  # fmt: skip
     if support:
         meta["support"] = _support_record(support)
     if goal.removed:

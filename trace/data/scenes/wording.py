@@ -167,6 +167,15 @@ def _pick(sentences: Sequence[str], rng: np.random.Generator) -> str:
     return sentences[int(rng.integers(len(sentences)))]
 
 
+def absence_words(reason: str, looked_for: str, relation: str | None, references: Sequence[str]) -> str:
+    """The clause that something is not there: "there is no visible free space to the left of the red ball."."""
+    names = [f"the {name}" for name in references]
+    where = "" if relation is None else (PLAIN.places.get(relation) or RICH.places[relation])[0]
+    first, second = [*names, "", ""][:2]
+    seen = "visible " if reason == "hidden" else ""
+    return f"there is no {seen}{looked_for} {where.format(first=first, second=second)}".rstrip() + "."
+
+
 def relation_phrase(relation: str) -> str:
     """The plain words for a relation, without its references: "to the left of"."""
     return PLAIN.places[relation][0].partition(" {first}")[0]

@@ -250,9 +250,11 @@ def _mask_problem(sample: Sample, name: str, image: Path, images: Images) -> str
     if (width, height) != size:
         hint = ", upright by its EXIF orientation as the mask has to be" if is_turned(image) else ""
         return f"{name} is {width}x{height}, the image {size[0]}x{size[1]}{hint}"
+    answer = sample.conversations[-1].text
+    if parse(answer).none:
+        return f"{name} is not empty, but the answer is that there is nothing to point at" if mask.any() else None
     if not mask.any():
         return f"{name} is empty"
-    answer = sample.conversations[-1].text
     # A point is rounded to its last decimal, and may be half a unit of that beside its pixel.
     decimals = max((len(digits) for digits in _DECIMALS.findall(answer)), default=3)
     reach_x, reach_y = (1 + math.ceil(0.5 * 10**-decimals * side) for side in (width, height))

@@ -122,6 +122,8 @@ def points_problem(sample: Sample) -> str | None:
         if not (FINAL_ANSWER in turn.text or _COORDINATES.match(turn.text) or (pointing and number == 2)):
             continue
         response = parse(turn.text)
+        if response.none:
+            continue
         if not response.points:
             return f"turn {number} holds no coordinates that can be read"
         answer = turn.text[slice(*response.answer_span)] if response.answer_span else turn.text
@@ -156,10 +158,10 @@ def part_of(sample: Sample) -> Part:
     if sample.task is not None:
         return cast(Part, sample.task)
     answer = next((turn.text for turn in sample.conversations if turn.speaker == "gpt"), "")
-    points = parse(answer).points if FINAL_ANSWER in answer or _COORDINATES.match(answer) else ()
-    if not points:
+    response = parse(answer) if FINAL_ANSWER in answer or _COORDINATES.match(answer) else None
+    if response is None or not response.parsable:
         return "vqa"
-    if isinstance(points[0], Box):
+    if response.points and isinstance(response.points[0], Box):
         return "detection"
     free = asks_for_free_space(bare_instruction(sample.conversations[0].text))
     return "free_space" if free else "object_reference"

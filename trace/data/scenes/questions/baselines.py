@@ -81,7 +81,7 @@ def fit_shifts(folder: Path, metas: Iterable[Meta]) -> Shifts:
     votes: dict[str, NDArray[np.int64]] = {}
     height = width = 0
     for meta in metas:
-        if meta["task"] != "free_space":
+        if meta["task"] != "free_space" or "absent" in meta:
             continue
         mask = open_region(folder / meta["mask"])
         if not height:
@@ -199,7 +199,8 @@ def read_metas(folder: Path) -> Iterator[Meta]:
     for name, meta in records:
         if missing := next((key for key in _KEYS if key not in meta), None):
             raise InputError(f"{source}, {name}: meta lacks {missing!r}. Give a folder that scenes.generate made")
-        yield meta
+        if "absent" not in meta:  # there every point is wrong
+            yield meta
 
 
 def format_table(percent: Mapping[str, Mapping[str, float]]) -> str:

@@ -43,12 +43,26 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
+class Absence:
+    """Why nothing is to be pointed at; see `absent`."""
+
+    reason: str  # "color", "category", "relation", "full", "hidden" or "impossible"
+    task: str  # of the question if it had an answer
+    looked_for: str  # "blue mug", "mug" or "free space"
+    answer: str  # "there is no blue mug."
+    instead: tuple[tuple[SeenObject, str | None], ...]  # what is seen, and its direction or relation
+    near: int | None  # number of the view's true question that differs in one word ...
+    word: str | None  # ... which is "color", "noun" or "relation"
+
+
+@dataclass(frozen=True, slots=True)
 class Goal:
     """What is asked about a view, and where it is: `mask` [height, width] is the ground truth.
 
     `kind` is "direct", "relational" or "chain N" for an object, "free", "between", "part" or "free chain N" for free
-    space. Relational questions and chains also record the candidates of the last noun and, for left, right, front and
-    behind, the extreme and the nearest one. A chain's reference is the object that its words name.
+    space, "absent object", "absent relation" or "absent free" for what is not there. Relational questions and chains also
+    record the candidates of the last noun and, for left, right, front and behind, the extreme and the nearest one. A
+    chain's reference is the object that its words name.
     """
 
     kind: str
@@ -63,6 +77,7 @@ class Goal:
     surface: Support | None = None  # that the words name
     support: Support | None = None  # of free space
     hops: tuple[Hop, ...] = ()  # of a chain
+    absence: Absence | None = None
 
 
 @dataclass(frozen=True, slots=True)
