@@ -9,7 +9,7 @@ read from the words; an instruction that does not say enough is a ValueError wit
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -33,10 +33,9 @@ class NamedObject:
 
 @dataclass(frozen=True, slots=True)
 class AbsentThing:
-    """What is asked for and is not there; see the generator's `questions.absent`."""
+    """That what is asked for is not there; an object that is nowhere in the scene is the target of the facts."""
 
-    reason: str
-    thing: NamedObject | None  # None if it is an object without the relation, or free space
+    reason: str  # as of the generator's `questions.absent`
     answer: str  # "there is no blue mug."
     instead: tuple[tuple[NamedObject, str | None], ...]  # what is seen, and the relation that it has to the reference
 
@@ -55,9 +54,7 @@ class InstructionFacts:
 
     @property
     def anchors(self) -> tuple[NamedObject, ...]:
-        """What the instruction names: what is not there, else the references, else the target, else the surface."""
-        if self.absent is not None and self.absent.thing is not None:
-            return (self.absent.thing,)
+        """What the instruction names: the references, else the target, else the surface."""
         if self.references:
             return self.references
         if self.target is not None and self.relation is None:
@@ -97,27 +94,23 @@ def facts_from_meta(meta: Mapping[str, Any]) -> InstructionFacts:
         hops = tuple(
             (str(hop["relation"]), named({**hop, "category": hop["noun"]})) for hop in meta.get("hops", [])[:-1]
         )
-        absent = _absent_thing(meta["absent"], named) if "absent" in meta else None
+        if absent := meta.get("absent"):
+            if kind == "absent object":
+                name = str(absent["looked_for"])
+                relation, references, target = None, (), NamedObject(f"the {name}", (name,))
+            instead = tuple((named(item), item.get("lies")) for item in absent["instead"])
+            none = AbsentThing(str(absent["reason"]), str(absent["answer"]), instead)
+            return InstructionFacts(task, relation, references, target, str(meta["surface"]), absent=none)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"meta has an object without a name and a center ({error})") from None
     surface = str(meta["surface"]) if meta["surface"] else None
-    facts = InstructionFacts(task, relation, references, target, surface, hops, absent)
-    if absent is not None:
-        return facts
+    facts = InstructionFacts(task, relation, references, target, surface, hops)
     needed = 2 if "between" in (kind, relation) else 0 if kind == "direct" or relation in PARTS else 1
     if relation == "on" and task == "object_reference" and not references:
         needed = 0  # on a surface
     if len(references) < needed or not facts.anchors or (task == "object_reference") != bool(target):
         raise ValueError(f"a {kind} sample without the objects that it names")
     return facts
-
-
-def _absent_thing(absent: Mapping[str, Any], named: Callable[[Mapping[str, Any]], NamedObject]) -> AbsentThing:
-    name, thing = str(absent["looked_for"]), None
-    if absent["reason"] in ("color", "category"):
-        thing = NamedObject(f"the {name}", (name,))
-    instead = tuple((named(item), item.get("lies")) for item in absent["instead"])
-    return AbsentThing(str(absent["reason"]), thing, str(absent["answer"]), instead)
 
 
 # --- from the wording of an instruction -------------------------------------------------------------------------------

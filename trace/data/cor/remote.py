@@ -68,15 +68,12 @@ Answer with one JSON object whose keys are "reference", "target", "subtype" and 
 _TASK_NONE = """\
 Instruction: {instruction}
 
-What the instruction asks for is not there: {none} There are no correct points, and none are drawn in the image. The \
-robot's answer will say the same.{instead}
+What it asks for is not there: {none} There are no correct points, and the robot's answer will say so.{instead}
 
 Write the four steps:
-- "reference": which object (or surface) the instruction refers to. Call it by the instruction's own words, and say \
-what is seen in the image that comes closest to it.
+- "reference": which object (or surface) the instruction refers to, by its own words, and what in the image is like it.
 - "target": that what the instruction asks for is not there, and what is there instead.
-- "subtype": whether the goal is "object reference" (an object is asked for) or "free space reference" (a place is \
-asked for where nothing stands){subtype}.
+- "subtype": whether the goal is "object reference" or "free space reference"{subtype}.
 - "output": that no points are given, and why.
 
 Every step is one to three plain sentences. State only what the image and the instruction show. Never mention that an \

@@ -159,32 +159,26 @@ def _absent_steps(
     decimals: int,
 ) -> dict[str, str]:  # fmt: skip
     """The steps of a question about what is not there: what was looked for, and what is seen instead."""
-    tables, thing = SENTENCES[wording], absent.thing
-    asked = replace(facts, absent=None)
-    if thing is not None:
-        asked = InstructionFacts(facts.task, None, (), thing)
-    steps = write_steps(asked, rng, wording, coordinates and thing is None, decimals)
-
-    def say(key: str, **words: str) -> str:
-        sentences = tables["absent"][key]
-        return sentences[int(rng.integers(len(sentences)))].format(**words)
-
+    tables, thing = SENTENCES[wording], facts.target
+    steps = write_steps(replace(facts, absent=None), rng, wording, coordinates and thing is None, decimals)
     phrase = " and ".join(item.phrase for item in facts.references)
 
-    def where(relation: str) -> str:
-        words = tables["where"][relation]
-        return words[int(rng.integers(len(words)))].format(refs=phrase, first=phrase) + " it" * (wording == "plain")
+    def pick(sentences: list[str]) -> str:
+        return sentences[int(rng.integers(len(sentences)))]
 
     seen = []
     for item, lies in absent.instead[:2]:
-        key = absent.reason if lies or absent.reason != "relation" else "not related"
-        place = where(lies or str(facts.relation)) if key in ("relation", "not related", "full") else ""
-        name = item.phrase.removeprefix("the ")
-        words = {"noun": item.category, "name": name, "color": name.removesuffix(item.category).strip(), "where": place}
-        seen.append(say(key, at=_place(item, decimals) if coordinates else "", **words))
-    none = absent.answer[0].upper() + absent.answer[1:]
+        key = "not related" if absent.reason == "relation" and not lies else absent.reason
+        words = {"noun": item.category, "name": item.phrase.removeprefix("the "), "where": ""}
+        words |= {"color": words["name"].removesuffix(item.category).strip(), "at": ""}
+        if facts.references:
+            words["where"] = pick(tables["where"][str(lies or facts.relation)]).format(refs=phrase, first=phrase)
+            words["where"] += " it" if wording == "plain" else ""
+        if coordinates:
+            words["at"] = _place(item, decimals)
+        seen.append(pick(tables["absent"][key]).format(**words))
     if thing is not None:
-        steps["reference"] = " ".join([say("named", name=thing.phrase.removeprefix("the ")), *seen])
-        seen = []
-    steps["target"] = " ".join([*seen, none])
-    return steps | {"output": say("output")}
+        named = pick(tables["absent"]["named"]).format(name=thing.phrase.removeprefix("the "))
+        steps["reference"], seen = " ".join([named, *seen]), []
+    steps["target"] = " ".join([*seen, absent.answer[0].upper() + absent.answer[1:]])
+    return steps | {"output": pick(tables["absent"]["output"])}
