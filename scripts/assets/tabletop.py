@@ -35,8 +35,9 @@ DROPPED = ("instances",)
 # Questions (by their number among the generated ones) that were taken out when all were looked at as pictures.
 REJECTED: frozenset[int | str] = frozenset({439, 1208})
 SUMS = "SHA256SUMS"
+CONFIG = Path(__file__).parents[2] / "configs" / "scenes" / "tabletop.yaml"
 # TableTop-Chain
-CHAIN_CONFIG = Path(__file__).parents[2] / "configs" / "scenes" / "tabletop_chain.yaml"
+CHAIN_CONFIG = CONFIG.with_name("tabletop_chain.yaml")
 CHAIN_SCENES, CHAIN_SIZE, PICTURES, HOPS = 320, "400x300", 100, 3
 CHAIN_REJECTED: frozenset[int | str] = frozenset({2377, 2383})
 
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trace_vlm.data.scenes.generate import main as generate
 
     flags = f"--scenes {SCENES} --seed {SEED} --size 640x480 --benchmark --workers {args.workers}".split()
+    flags += ["--config", str(CONFIG)]
     if args.chains:
         flags += f"--scenes {CHAIN_SCENES} --size {CHAIN_SIZE} --config {CHAIN_CONFIG}".split()
     with tempfile.TemporaryDirectory() as temporary:

@@ -204,7 +204,9 @@ class SceneBuilder:
         if share == 1:
             raise InputError("questions.absent must be below 1: what is not there is asked beside what is")
         count = int(len(asked) * share / (1 - share) + rng.random()) if share else 0
-        return absent_questions(view, facts, asked, self.spec.relations, count, rng) if count else []
+        counts = self.spec.counts
+        relations = {kind: names if counts[kind] else () for kind, names in self.spec.relations.items()}
+        return absent_questions(view, facts, asked, relations, count, rng) if count else []
 
     def _take_view(
         self, index: int, bodies: list[Body], room: Room, facts: SpatialFacts, camera: Camera,

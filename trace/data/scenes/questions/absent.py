@@ -30,11 +30,11 @@ Instead = list[tuple[SeenObject, str | None]]
 
 ONE_WORD = 0.8  # part of the questions for which a true one of the view with one word changed is looked for first
 OTHER_COLOR = 0.62  # distance in RGB from which nobody takes one color for another
-WIDE_CONE = 80.0  # degrees: an object outside of this cone is not "left" for anybody
+OPPOSITE = 0.02  # metres: an object that is this far on the other side is not "left" for anybody
 SMALL, LOW = 0.015, 0.05  # metres: where there is no room, not even a disc of this radius and height has some ...
 FREE_CONE, REACH = 55.0, 0.6  # ... within this half angle (degrees) and distance (metres)
-CLOSE = 0.035  # metres: nothing fits between objects that stand as close together
-NEXT_TO = 0.22  # metres: what is further away is not "next to" for anybody
+CLOSE = 0.03  # metres: nothing fits between objects that stand as close together
+NEXT_TO = 0.35  # metres: what is further away is not "next to" for anybody
 INVENTED = 12  # questions that are tried where no true one can be changed
 TABLES = yaml.safe_load(Path(__file__).with_name("absent.yaml").read_text(encoding="utf-8"))
 
@@ -168,15 +168,19 @@ class _Finder:
         for slot, (body, seen) in enumerate(zip(self.view.bodies, self.view.seen, strict=True)):
             if body.category != noun or seen is reference:
                 continue
+            if self.view.supports[body.support].owner == reference.instance - FIRST_OBJECT:
+                return []  # what stands on the reference is on no side of it
             offset, lies = np.subtract(body.position, reference.body.position), None
             for name in DIRECTIONS:
                 along, across = split(offset, np.array(direction(name, ground)))
-                if relation == name and in_cone(along, across, 0.0, WIDE_CONE):
+                if relation == name and along > -OPPOSITE:
                     return []
                 if in_cone(along, across, 0.0, config.cone - config.ambiguity):
                     lies = name
-            if seen is not None and relation in ("left", "right"):  # nor is it there in the picture
-                if (seen.center[0] > reference.center[0]) == (relation == "right"):
+            if seen is not None and relation in DIRECTIONS:  # nor is it there in the picture
+                x, foot, (left, _, right, bottom) = reference.center[0], reference.box[3], seen.box
+                there = {"left": left < x, "right": right > x, "front": bottom > foot, "behind": bottom < foot}
+                if there[relation]:
                     return []
             judged = self.facts.near("next to")[reference.instance - FIRST_OBJECT, slot]
             if relation == "next to" and (judged != NO or footprint_gap(body, reference.body) < NEXT_TO):
