@@ -52,6 +52,29 @@ FULL = [
     *(generated("relational", part, MUG, surface="counter") for part in PARTS),
     generated("relational", "on", MUG, surface="upper shelf"), generated("relational", "between", MUG, [BALL, BOX]),
     generated("free", "left", None, [BALL], marks=[(BALL, "red")]), BETWEEN_MARKED]  # fmt: skip
+
+
+def absent(kind, reason, looked_for, instead, relation=None, references=(), task="object_reference"):
+    """A question about what is not there, as the generator writes it."""
+    where = f" {relation} of the {references[0]['name']}" if references else ""
+    about = {
+        "reason": reason,
+        "looked_for": looked_for,
+        "answer": f"there is no {looked_for}{where}.",
+        "instead": instead,
+    }
+    sample = generated(
+        "direct", relation, None, references, f"None: {about['answer']}", asked=f"Find the {looked_for}."
+    )
+    return replace(sample, id=reason, meta=sample.meta | {"kind": kind, "task": task, "absent": about, "points": []})
+
+
+ABSENT = [
+    absent("absent object", "color", "blue mug", [MUG | {"lies": None}]),
+    absent("absent object", "category", "red cone", [MUG | {"lies": None}], task="free_space"),
+    absent("absent relation", "relation", "mug", [MUG | {"lies": "right"}], "left", [BALL]),
+    absent("absent free", "hidden", "free space", [], "left", [BALL], "free_space"),
+]
 # Kept reasoning of PLAIN[1].
 GOOD_STEPS = {
     "reference": "The reference object is the blue ball near the front edge.",

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from scene_questions import read_questions_of
 
 from trace_vlm.core.prompts import bare_instruction
 from trace_vlm.core.reasoning import parse
-from trace_vlm.core.records import read_samples
-from trace_vlm.data.cor import rules
+from trace_vlm.core.records import read_samples, write_samples
+from trace_vlm.data.cor import build, rules
+from trace_vlm.data.mix import without_reasoning
 from trace_vlm.data.scenes import generate
 from trace_vlm.data.scenes.config import SceneConfig, load_scene_config
 from trace_vlm.data.scenes.questions import baselines
+from trace_vlm.data.sources.check import check_set
+from trace_vlm.data.sources.sample_checks import part_of
 from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.utils.files import read_json
 
@@ -158,6 +162,20 @@ def test_words_and_reasoning(folders):
                 coordinates and bool(about["instead"])
             )
             assert about["looked_for"] in made and all(item["category"] in made for item in about["instead"][:2])
+
+
+def test_such_samples_pass_the_checks_and_lose_their_reasoning_as_others_do(folders, tmp_path):
+    data, cor = folders / "on" / "data.json", folders / "on" / "cor.json"
+    flags = ["--data", str(data), "--out", str(cor), "--reasoner", "rules", "--coordinates", "--decimals", "2"]
+    assert build.main(flags) == 0 and read_json(Path(f"{cor}.run.json"))["rejected"] == 0
+    for file in (data, cor):
+        assert not check_set(file, folders / "on", tmp_path / f"{file.name}.jsonl", 1, strict=True).bad
+    for sample, reasoned in zip(read_samples(data), read_samples(cor), strict=True):
+        assert part_of(reasoned) == sample.meta["task"] and without_reasoning(reasoned) == sample
+    wrong = [replace(sample, meta=sample.meta | {"mask": "masks/000000_0_0.png"}) for sample in read_samples(data)
+             if "absent" in sample.meta]  # fmt: skip
+    write_samples(tmp_path / "wrong.json", wrong)
+    assert len(check_set(tmp_path / "wrong.json", folders / "on", tmp_path / "w.jsonl", 1, False).bad) == len(wrong) > 0
 
 
 def test_committed_benchmark():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from api_server import reasoning, serving
+from generated_samples import ABSENT
 from PIL import Image
 from shell import kill_when
 
@@ -19,7 +20,7 @@ from trace_vlm.core.prompts import question_text
 from trace_vlm.core.reasoning import STEPS, parse
 from trace_vlm.core.records import Sample, Turn, write_samples
 from trace_vlm.data.cor import build
-from trace_vlm.data.cor.checks import ReasoningTask
+from trace_vlm.data.cor.checks import ReasoningTask, Rejected, check, with_steps
 from trace_vlm.data.cor.remote import VERSION, PromptConfig, first_request, retry_request
 from trace_vlm.utils.command import run
 
@@ -42,6 +43,26 @@ def numbered(number, image="a.png", free=False):
 def data_set(folder, count):
     Image.new("RGB", (48, 32), "gray").save(folder / "a.png")
     write_samples(folder / "data.json", (numbered(number, free=number % 2 == 1) for number in range(count)))
+
+
+def test_a_remote_writer_is_told_that_nothing_is_there_and_must_say_so():
+    task = ReasoningTask.of(ABSENT[0])
+    text = first_request(task, PromptConfig(Path("."), VERSION)).text
+    assert (
+        "is not there: there is no blue mug. " in text
+        and "Seen instead: the red mug." in text
+        and "magenta" not in text
+    )
+    steps = {"reference": "It refers to the blue mug. The mug on the table is red.", "target": "A blue mug is not there.",
+             "subtype": "The goal is object reference.", "output": "No points are given."}  # fmt: skip
+    check(steps, task)
+    assert with_steps(task, steps, 3).conversations[1].text.endswith("\nNone: there is no blue mug.")
+    for changed in (
+        {"target": "It lies on the table.", "output": "Points are given."},
+        {"reference": "It is the blue one."},
+    ):
+        with pytest.raises(Rejected):
+            check(steps | changed, task)
 
 
 def command(folder, name, url, *flags):

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from generated_samples import BALL, BETWEEN_MARKED, FULL, MUG, PLAIN, bare, chain, generated
+from generated_samples import ABSENT, BALL, BETWEEN_MARKED, FULL, MUG, PLAIN, bare, chain, generated
 
 from trace_vlm.core import reasoning
 from trace_vlm.core.prompts import REASONING_SUFFIX
@@ -90,3 +90,24 @@ def test_the_plain_wording_refuses_what_it_has_no_words_for_and_coordinates_need
         rules.with_reasoning(sample, 0, False, 2, "plain")
     with pytest.raises(ValueError, match="meta"):
         rules.with_reasoning(bare("Point to the red mug."), 0, True, 3)
+
+
+@pytest.mark.parametrize("wording", ["plain", "full"])
+@pytest.mark.parametrize("sample", ABSENT, ids=lambda sample: sample.id)
+def test_what_is_not_there_is_looked_for_and_what_is_seen_instead_is_named(sample, wording):
+    about = sample.meta["absent"]
+    for seed in range(20):
+        for coordinates in (False, True):
+            made = rules.with_reasoning(sample, seed, coordinates, 2, wording).conversations[1].text
+            response = reasoning.parse(made)
+            steps = {step.key: step.text for step in response.steps}
+            assert response.none and made.endswith(f"\nNone: {about['answer']}") and len(steps) == 4
+            assert about["answer"][1:] in steps["target"] and not response.hops and "{" not in made and "  " not in made
+            for item in about["instead"]:
+                assert item["category"] in steps["reference"] + steps["target"]
+                assert ("(0.20, 0.30)" in made) == coordinates
+            task = {"object_reference": "object reference", "free_space": "free space"}[sample.meta["task"]]
+            assert task in steps["subtype"]
+    if wording == "plain":
+        made = rules.with_reasoning(ABSENT[0], 1, True, 2, "plain").conversations[1].text
+        assert "the blue mug. The mug at (0.20, 0.30) is red." in made and "There is no blue mug." in made

@@ -1,8 +1,8 @@
 """What a generated data set is made of: typed, with limits, loaded from YAML.
 
-The defaults are `configs/scenes/tabletop.yaml`: rooms, the whole catalog; `configs/scenes/nano.yaml` is the small world
-of the nano model. The resolved configuration is written into `generate.json` of every data set, and a folder is only
-continued with an equal one. Lengths in metres, angles in degrees.
+The defaults are `configs/scenes/tabletop.yaml` (but for `absent`): rooms, all objects; `configs/scenes/nano.yaml` is the
+small world of the nano model. The resolved configuration is written into `generate.json` of every data set, and a folder
+is only continued with an equal one. Lengths in metres, angles in degrees.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ Instead = list[tuple[SeenObject, str | None]]
 ONE_WORD = 0.8  # part of the questions for which a true one of the view with one word changed is looked for first
 OTHER_COLOR = 0.62  # distance in RGB from which nobody takes one color for another
 OPPOSITE = 0.02  # metres: an object that is this far on the other side is not "left" for anybody
+APART = 0.03  # part of the picture's height by which it has to stand lower or higher there
 SMALL, LOW = 0.015, 0.05  # metres: where there is no room, not even a disc of this radius and height has some ...
 FREE_CONE, REACH = 55.0, 0.6  # ... within this half angle (degrees) and distance (metres)
 CLOSE = 0.03  # metres: nothing fits between objects that stand as close together
@@ -179,7 +180,8 @@ class _Finder:
                     lies = name
             if seen is not None and relation in DIRECTIONS:  # nor is it there in the picture
                 x, foot, (left, _, right, bottom) = reference.center[0], reference.box[3], seen.box
-                there = {"left": left < x, "right": right > x, "front": bottom > foot, "behind": bottom < foot}
+                there = {"left": left < x, "right": right > x, "front": bottom > foot - APART,
+                         "behind": bottom < foot + APART}  # fmt: skip
                 if there[relation]:
                     return []
             judged = self.facts.near("next to")[reference.instance - FIRST_OBJECT, slot]
