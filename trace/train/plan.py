@@ -30,7 +30,8 @@ TRACE_SAMPLES, ROBOPOINT_SAMPLES = 200_000, 1_430_000  # of their data, as publi
 FEWEST_STEPS = 50  # below which a learning rate hardly warms up
 # GB and TFLOP/s, dense bf16 with sums in float32, of the makers' data sheets.
 CARDS = {"4090": (24, 165), "a100": (80, 312), "h100": (80, 989), "h200": (141, 989), "l40s": (48, 362)}
-# Share of the peak that a 7B reached, by LoRA, packing, recomputation, compiled layers (docs/experiments.md).
+# Share of the peak that a 7B reached, by LoRA, packing, recomputation, compiled layers
+# (docs/experiments/2026-11-26-compiled-layers.md, 2026-11-26-h100-training.md).
 MEASURED = {
     (False, False, True, False): 0.235, (False, False, True, True): 0.252, (False, True, True, False): 0.314,
     (False, True, True, True): 0.364, (False, True, False, False): 0.371, (False, True, False, True): 0.538,
