@@ -6,7 +6,12 @@ whose names are therefore passed through. Importing is instant: names that need 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Threads that wait for each other sleep instead of turning: on two busy cores nano's 46 tokens take 0.4 s instead of 4.
+# OpenMP reads it when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from .core.points import Box as Box

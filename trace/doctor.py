@@ -99,7 +99,7 @@ def accelerator() -> Iterator[Finding]:
     advice = "install a CUDA build of torch: bash environment_setup.sh --gpu" if driver else ""
     yield Finding("note", text + " though there is an NVIDIA driver" * driver, advice)
     cores, threads = os.cpu_count() or 1, torch.get_num_threads()
-    yield Finding("ok", f"{cores} CPU cores, {threads} threads; OMP_NUM_THREADS=1 for several processes on one machine")
+    yield Finding("ok", f"{cores} CPU cores, {threads} threads (OMP_NUM_THREADS)")
 
 
 def rendering() -> Iterator[Finding]:
