@@ -17,6 +17,8 @@ Schedule = Literal[
     "cosine", "linear", "constant", "constant_with_warmup", "cosine_with_restarts", "polynomial", "inverse_sqrt"
 ]
 Rate = Annotated[float, Field(gt=0)]
+FEWEST_STEPS = 50
+FEW_STEPS = f"fewer than {FEWEST_STEPS} steps hardly change a model: raise epochs, or lower global_batch_size"
 
 
 @config_class

@@ -23,11 +23,10 @@ from ..model.presets import PRESETS, resolve_model
 from ..utils.command import InputError, Parser, existing_file, run
 from ..utils.files import read_json
 from . import memory
-from .config import ModelParts, TrainConfig, load_config
+from .config import FEW_STEPS, FEWEST_STEPS, ModelParts, TrainConfig, load_config
 
 GIB = 2**30
 TRACE_SAMPLES, ROBOPOINT_SAMPLES = 200_000, 1_430_000  # of their data, as published
-FEWEST_STEPS = 50  # below which a learning rate hardly warms up
 # GB and TFLOP/s, dense bf16 with sums in float32, of the makers' data sheets.
 CARDS = {"4090": (24, 165), "a100": (80, 312), "h100": (80, 989), "h200": (141, 989), "l40s": (48, 362)}
 # Share of the peak that a 7B reached, by LoRA, packing, recomputation, compiled layers
@@ -173,7 +172,7 @@ def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -
         f"{'buffers':>9}{'sum':>9}  fits  largest micro-batch",
     ]
     if steps < FEWEST_STEPS:
-        lines.insert(4, f"             only {steps} steps: take more epochs, or a smaller global_batch_size")
+        lines.insert(4, f"             {FEW_STEPS}")
     length = min(config.max_length, round(tokens))
     for sharding, recompute in product(SHARDINGS, (True, False)):
         setup = (replace(config, gradient_checkpointing=recompute), size, sharding, processes, length)

@@ -27,7 +27,7 @@ from ..core.prompts import template
 from ..utils import command
 from ..utils.command import Incomplete, InputError, existing_file, existing_folder
 from ..utils.files import locked, read_json, sha256, write_json
-from .config import TrainConfig, load_config
+from .config import FEW_STEPS, FEWEST_STEPS, TrainConfig, load_config
 from .guards import PREEMPTED, Preempted, StopSignal, broken_ids, end_together
 
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
@@ -138,6 +138,12 @@ def _run(config: TrainConfig, folder: Path, record: dict[str, Any], stop: StopSi
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if last is not None:
             print(f"resuming from {last}")
+        if config.objective == "language":
+            rows = len(trainer.train_dataset)
+            steps = config.steps(rows)
+            print(f"{steps:,} steps of {config.global_batch_size} rows, of {rows:,} rows")
+            if steps < FEWEST_STEPS:
+                print(FEW_STEPS)
     trainer.add_callback(LogWriter(folder))
     stop.stepping = True
     try:
