@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": (".train.plan:main", "memory, hours and disk of a training run, before it starts"),
     "predict": (".inference.predict:main", "point at something in one image: reasoning and points"),
     "benchmarks": (".eval.published_benchmarks:main", "list the published benchmarks, or import one"),
+    "make-benchmark": (".eval.make_benchmark:main", "make a benchmark from a CSV, LabelMe or COCO annotations"),
     "eval": (".eval.model_vqa:main", "answer the questions of a benchmark with a local model"),
     "ask": (".eval.api_vqa:main", "answer them with GPT-4o, Gemini or a vLLM / SGLang server"),
     "summarize": (".eval.summarize_vqa:main", "turn answers into accuracy tables"),

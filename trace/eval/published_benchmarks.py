@@ -355,6 +355,8 @@ def write_benchmark(
             questions.append(replace(question, image=name))
         if len({str(question.question_id) for question in questions}) < len(questions):
             raise InputError(f"two questions of {', '.join(description['source'])} have the same id")
+        if not questions:
+            raise InputError(f"{', '.join(description['source'])}: there are no questions in it")
         write_questions(folder / QUESTION_FILE, questions)
         # An image is named after the first question about it, so image names must not be used to find masks.
         note = {"note": f"masks scaled to the size of their pictures: {scaled}"} if scaled else {}

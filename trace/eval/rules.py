@@ -1,7 +1,8 @@
 """Score rules: what is right where a benchmark does not score the share of an answer's points inside the mask.
 
 `meta["rule"]` of a question names one of RULES; `open_benchmark` puts the rule of suite.json there. `scoring` asks this
-module, and nothing else decides whether an answer is right.
+module, and nothing else decides whether an answer is right: if its first point is inside, if all are and they are as many
+as `meta["count"]`, if its yes or no is `meta["answer"]`, or if it says that there is nothing to point at.
 """
 
 from __future__ import annotations
@@ -17,13 +18,7 @@ from ..utils.command import InputError
 
 SHARE, FIRST_POINT, ALL_POINTS, YES_NO = "share of points", "first point", "all points", "yes / no"
 NOTHING = "nothing there"  # of every question with meta["absent"]
-RULES = {
-    SHARE: "the share of the answer's points inside the mask",
-    FIRST_POINT: "1 if the first point of the answer is inside the mask, otherwise 0",
-    ALL_POINTS: 'all points inside the mask, and as many as meta["count"] says',
-    YES_NO: 'the answer\'s yes or no is that of meta["answer"]; there is no mask',
-    NOTHING: "1 if the answer is that there is nothing to point at, otherwise 0; the mask is empty",
-}
+RULES = (SHARE, FIRST_POINT, ALL_POINTS, YES_NO, NOTHING)
 
 Items = Sequence[Point | Box]
 _YES_NO = r"(yes|no)\b"

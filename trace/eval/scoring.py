@@ -25,14 +25,7 @@ from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
 from .absence import Outcomes
 from .benchmark import Benchmark, Mask, pair_answers, read_run_record
-from .error_classes import (
-    UNANSWERED,
-    ErrorClassifier,
-    RegionDistances,
-    UnparsedAnswer,
-    answer_errors,
-    explain_unparsed,
-)
+from .error_classes import UNANSWERED, ErrorClassifier, RegionDistances, UnparsedAnswer, answer_errors, explain_unparsed
 from .quality import answer_quality
 from .rules import ALL_POINTS, NOTHING, SHARE, YES_NO, counted_points, is_readable, judge, rule_of
 from .statistics import Values
@@ -192,9 +185,7 @@ class RunScores:
 
     run: RunAnswers
     scores: list[float] = field(default_factory=list)  # from 0 to 1, 0 for unanswered questions
-    first: list[float | None] = field(
-        default_factory=list
-    )  # of the first point alone; None for yes and no, as `points`
+    first: list[float | None] = field(default_factory=list)  # of the first point alone; None for yes and no
     points: list[int | None] = field(default_factory=list)
     quality: list[Mapping[str, float]] = field(default_factory=list)  # of the answered questions; not by question
     weights: list[int] = field(default_factory=list)  # under which the mean of `scores` is the micro accuracy

@@ -45,24 +45,25 @@ def points_file(path: Path) -> Path:
 
 def read_points(path: Path, images: Images) -> Iterator[tuple[str, Sample | Problem]]:
     """(where, sample) in the file's order; an id is `FILE/NUMBER` unless it is given."""
-    rows = _csv_rows(path) if path.suffix.lower() == ".csv" else ((line, row, "") for line, row in read_jsonl(path))
+    rows = csv_rows(path) if path.suffix.lower() == ".csv" else ((line, row, "") for line, row in read_jsonl(path))
     for number, (line, row, contradiction) in enumerate(rows, start=1):
         where = f"{path}, line {line}"
         identifier = f"{path.stem}/{number}" if row.get("id") in (None, "") else str(row["id"])
         try:
             if contradiction:
-                raise _Unusable("record", f"{where}: {contradiction}")
+                raise UnusableRow("record", f"{where}: {contradiction}")
             yield where, _sample(identifier, row, where, images)
-        except _Unusable as problem:
-            yield where, Problem(identifier, problem.kind, problem.detail)
+        except UnusableRow as problem:
+            yield where, Problem(identifier, problem.kind, str(problem))
 
 
-class _Unusable(Exception):
+class UnusableRow(InputError):
     def __init__(self, kind: ProblemKind, detail: str) -> None:
-        self.kind, self.detail = kind, detail
+        super().__init__(detail)
+        self.kind = kind
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
     """One row a sample, its points from all lines of the same image, instruction and id, and what contradicts it."""
     samples: dict[tuple[str, ...], tuple[int, dict[str, Any], str]] = {}
     content = path.read_bytes()
@@ -83,11 +84,12 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
             key = (row.get("image", ""), row.get("instruction", ""), row.get("id", ""))
             first, sample, contradiction = samples.get(key) or (line, {**row, f"points{unit}": []}, "")
             sample[f"points{unit}"].append([row.get(f"x{unit}"), row.get(f"y{unit}")])
-            if not contradiction and (mask := row.get("mask")) and mask != sample.get("mask"):
-                contradiction = (
-                    f"the mask is {sample.get('mask') or 'empty'}, but {mask} in line {line} of the same image and "
-                    "instruction; give all lines of a sample one mask, or two samples an id each"
-                )
+            for name in ("mask", "kind", "category"):
+                if not contradiction and (value := row.get(name)) and value != sample.get(name):
+                    contradiction = (
+                        f"the {name} is {sample.get(name) or 'empty'}, but {value} in line {line} of the same image and "
+                        f"instruction; give all lines of a sample one {name}, or two samples an id each"
+                    )
             samples[key] = first, sample, contradiction
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -97,33 +99,39 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
     yield from samples.values()
 
 
-def _sample(identifier: str, row: Mapping[str, Any], where: str, images: Images) -> Sample:
+def row_points(row: Mapping[str, Any], where: str, images: Images) -> list[tuple[float, float]]:
+    """Return the points of a row in fractions of its image, after its image, instruction and numbers were checked."""
     for key in ("image", "instruction"):
         if not isinstance(row.get(key), str) or not row[key].strip():
-            raise _Unusable("record", f'{where}: "{key}" is missing or empty')
+            raise UnusableRow("record", f'{where}: "{key}" is missing or empty')
         if half := lone_surrogate(row[key]):
-            raise _Unusable("record", f'{where}: "{key}" holds half a character ({half!r})')
+            raise UnusableRow("record", f'{where}: "{key}" holds half a character ({half!r})')
     key = "points_px" if "points_px" in row else "points"
     try:
         pairs = [(float(x), float(y)) for x, y in row.get(key) or ()]
     except (TypeError, ValueError, OverflowError):
-        raise _Unusable(
+        raise UnusableRow(
             "points", f'{where}: "{key}" must be pairs of numbers [[x, y], ...], not {row[key]!r}'
         ) from None
     if not pairs or not all(math.isfinite(value) for pair in pairs for value in pair):
-        raise _Unusable("points", f"{where}: there are no points, or some are not finite")
+        raise UnusableRow("points", f"{where}: there are no points, or some are not finite")
     if key == "points_px":
         if trouble := images.problem(row["image"]):
-            raise _Unusable("image missing", trouble)
+            raise UnusableRow("image missing", trouble)
         try:
             width, height = image_size(images.path(row["image"]))
         except InputError as error:
-            raise _Unusable("image broken", str(error)) from None
+            raise UnusableRow("image broken", str(error)) from None
         pairs = [(x / width, y / height) for x, y in pairs]
     for pair in pairs:
         if not all(0 <= value <= 1 for value in pair):
             hint = "" if key == "points_px" else "; pixels go into x_px, y_px (CSV) or points_px (JSONL)"
-            raise _Unusable("points", f"{where}: {pair} is outside the image{hint}")
+            raise UnusableRow("points", f"{where}: {pair} is outside the image{hint}")
+    return pairs
+
+
+def _sample(identifier: str, row: Mapping[str, Any], where: str, images: Images) -> Sample:
+    pairs = row_points(row, where, images)
     turns = (
         Turn("human", f"{IMAGE_TAG}\n{question_text(row['instruction'], reasoning=False)}"),
         Turn("gpt", format_points(Point(x, y) for x, y in pairs)),

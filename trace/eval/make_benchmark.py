@@ -1,0 +1,191 @@
+"""Make a benchmark of your own from annotations: a CSV, the JSON files of LabelMe, or one of COCO.
+
+    trace-vlm make-benchmark questions.csv --images photos --out datasets/mine
+    trace-vlm make-benchmark labelme_folder --images photos --out datasets/mine --instruction "Point to the {label}."
+
+The CSV is that of `data.sources.own_points`, one line a point. Its column `kind` says what the points of a question are:
+point (a disc of --radius around each; the default), box (two opposite corners), polygon (its corners in order) or none
+(nothing is there; x and y are empty). Shapes of one label in one picture are one question. All coordinates are those of
+the upright picture.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..core.images import Images, Region, image_size, open_image, open_region, rasterize_polygon
+from ..core.points import Point
+from ..core.prompts import FORMAT_SENTENCE
+from ..core.records import Question
+from ..data.sources.own_points import csv_rows, row_points
+from ..drawing.canvas import figure_to_image
+from ..drawing.figures import draw_overlay
+from ..utils.command import InputError, Parser, existing_folder, run
+from ..utils.files import read_json
+from .benchmark import open_benchmark
+from .published_benchmarks import ImportedRow, RegionMaker, write_benchmark
+
+RADIUS = 0.02  # of the disc around a point, in units of the picture's longer side
+NONE = "none"  # kind of a question about what is not there
+INSTRUCTION = "Point to the {label}."
+RUNS = "runs"  # kind of COCO's run-length masks
+KINDS = {"point": 1, "box": 2, "polygon": 3, NONE: 0, RUNS: 0}  # and how many points each needs at least
+SHEET, ON_SHEET, COLUMNS, TILE, CAPTION = "contact_sheet.png", 48, 6, 260, 34  # questions, and pixels
+Labelled = tuple[Question, list[RegionMaker], str]  # with the file and line or number of its first annotation
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(description="Make a benchmark from annotations.")
+    add = parser.add_argument
+    add("annotations", type=Path, nargs="+", help="a CSV, a COCO JSON file, or LabelMe JSON files or their folder")
+    add("--images", type=Path, required=True, help="the folder of the pictures")
+    add("--out", type=Path, required=True, help="the folder to write")
+    add("--radius", type=float, default=RADIUS, help="of the disc around a point, in the picture's longer sides")
+    add("--instruction", default=INSTRUCTION, help="question about a label of LabelMe or COCO, with {label}")
+    arguments = parser.parse_args(argv)
+    if not 0 < arguments.radius < 1 or "{label}" not in arguments.instruction:
+        raise InputError(f"--radius {arguments.radius} must be between 0 and 1, and --instruction must hold {{label}}")
+    images = Images(existing_folder(arguments.images, "the picture folder"))
+    labelled = _read_questions(arguments.annotations, images, arguments.instruction, arguments.radius)
+    rows: Iterator[ImportedRow] = (
+        (question, images.path(str(question.meta["source"])).read_bytes(),
+         partial(_union, parts), where)
+        for question, parts, where in labelled
+    )  # fmt: skip
+    description = {"name": arguments.out.name, "source": [path.name for path in arguments.annotations]}
+    count = write_benchmark(arguments.out, rows, description)
+    draw_sheet(arguments.out)
+    print(f"{arguments.out}: {count} questions; look at {arguments.out / SHEET}")
+    return 0
+
+
+def _read_questions(paths: Sequence[Path], images: Images, instruction: str, radius: float) -> list[Labelled]:
+    questions: dict[tuple[str, str, str], Labelled] = {}
+    names: dict[str, str] = {}  # question id -> where it was given
+    for where, row in _read_rows(paths):
+        kind, label, given = row.get("kind") or "point", row.get("category") or None, "points_px"
+        given = given if given in row else "points"
+        if kind not in KINDS:
+            raise InputError(f"{where}: there is no kind {kind!r}. Known: {', '.join(KINDS)}")
+        if kind == NONE and any(map(any, row[given])):
+            raise InputError(f"{where}: kind none has no points. Leave x and y empty")
+        row = {"instruction": instruction.replace("{label}", str(label)), **row}
+        points = row_points({**row, given: [(0, 0)]} if kind in (NONE, RUNS) else row, where, images)
+        if len(points) < KINDS[kind] or (kind == "box" and len(points) > 2):
+            raise InputError(f"{where}: a {kind} needs {KINDS[kind]} points, not {len(points)}")
+        upright = image_size(images.path(row["image"]))
+        annotated = row.get("width") or upright[0], row.get("height") or upright[1]
+        if annotated != upright:
+            sizes = "{} x {} pixels, upright it has {} x {}".format(*annotated, *upright)
+            raise InputError(f"{where}: {row['image']} was annotated as {sizes}")
+        key = (row["image"], row["instruction"], str(row.get("id") or ""))
+        if key not in questions:
+            name = row.get("id") or len(questions) + 1
+            if (first := names.setdefault(str(name), where)) != where:
+                raise InputError(f"{where}: the id {name} is that of {first} already. Give each question its own")
+            meta = {"source": row["image"], **({"absent": True} if kind == NONE else {})}
+            questions[key] = Question(name, f"{name}.png", row["instruction"].strip(), label, meta), [], where
+        questions[key][1].append(partial(_region, kind, points, radius, row.get(RUNS), where))
+    return list(questions.values())
+
+
+def _read_rows(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (where, row) of every format in the form of a CSV's row; a LabelMe or COCO shape is a row."""
+    for path in (file for given in paths for file in (sorted(given.glob("*.json")) if given.is_dir() else [given])):
+        if path.suffix.lower() == ".csv":
+            for line, row, contradiction in csv_rows(path):
+                if contradiction:
+                    raise InputError(f"{path}, line {line}: {contradiction}")
+                yield f"{path}, line {line}", row
+            continue
+        content = read_json(path, "the annotations")
+        if not isinstance(content, dict) or not {"shapes", "annotations"} & set(content):
+            raise InputError(f'{path} is neither of LabelMe ("shapes") nor of COCO ("annotations")')
+        try:
+            for part, row in _labelme_rows(content) if "shapes" in content else _coco_rows(content):
+                yield f"{path}, {part}", row
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: {error} is missing or wrong in the annotations") from None
+
+
+def _labelme_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    image = PurePosixPath(content["imagePath"].replace("\\", "/")).name
+    size = {"width": content.get("imageWidth"), "height": content.get("imageHeight")}
+    for index, shape in enumerate(content["shapes"]):
+        kind = shape.get("shape_type", "polygon").replace("rectangle", "box")
+        yield f"shape {index}", {"image": image, "category": shape["label"], "kind": kind,
+                                 "points_px": shape["points"], **size}  # fmt: skip
+
+
+def _coco_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    pictures = {picture["id"]: picture for picture in content["images"]}
+    for entry in content["annotations"]:
+        picture, where, parts = pictures[entry["image_id"]], f"annotation {entry['id']}", entry.get("segmentation")
+        row = {name: picture.get(name) for name in ("width", "height")}
+        row |= {"image": picture["file_name"], "category": names[entry["category_id"]]}
+        if isinstance(parts, Mapping):
+            yield where, row | {"kind": RUNS, RUNS: parts}
+            continue
+        if not parts:
+            x, y, width, height = entry["bbox"]
+            parts = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+        for part in parts:
+            yield where, row | {"kind": "polygon", "points_px": list(zip(part[::2], part[1::2], strict=False))}
+
+
+def _union(parts: Sequence[RegionMaker], size: tuple[int, int]) -> Region:
+    union: Region = np.any([part(size) for part in parts], axis=0)
+    return union
+
+
+def _region(
+    kind: str, points: list[tuple[float, float]], radius: float, runs: Mapping[str, Any] | None, where: str,
+    size: tuple[int, int],
+) -> Region:  # fmt: skip
+    """Return the region `[height, width]` of a shape in a picture of `size` (width, height)."""
+    y, x = np.ogrid[: size[1], : size[0]]
+    if runs is not None:
+        try:
+            rle = import_module("pycocotools.mask")
+        except ModuleNotFoundError:
+            raise InputError(f"{where}: run lengths need pycocotools. Install it: pip install pycocotools") from None
+        packed = rle.frPyObjects(runs, *runs["size"]) if isinstance(runs["counts"], list) else runs
+        return np.asarray(rle.decode(packed), np.bool_)
+    if kind in ("point", NONE):
+        pixels = [pixel for point in points if kind == "point" and (pixel := Point(*point).to_pixel(*size))]
+        discs = [np.hypot(x - column, y - row) <= radius * max(size) for column, row in pixels]
+        return np.any([np.zeros(size[::-1], np.bool_), *discs], axis=0)
+    if kind == "box":
+        (x0, y0), (x1, y1) = points
+        points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    return rasterize_polygon(points, size)
+
+
+def draw_sheet(folder: Path) -> None:
+    """Draw the first questions of a benchmark, with their regions, into SHEET of its folder."""
+    benchmark, step = open_benchmark(folder).first(ON_SHEET), TILE + CAPTION
+    count = len(benchmark.questions)
+    sheet = Image.new("RGB", (min(COLUMNS, count) * TILE, -(-count // COLUMNS) * step), "white")
+    for index, question in enumerate(benchmark.questions):
+        x, y, mask = index % COLUMNS * TILE, index // COLUMNS * step, benchmark.masks.get(str(question.question_id))
+        region = None if mask is None else open_region(mask)
+        picture = open_image(benchmark.image_path(question))
+        tile = figure_to_image(draw_overlay(picture, (), side=TILE - 4, mask=region))
+        sheet.paste(tile, (x, y))
+        truth = "(nothing there)" if question.meta.get("absent") else question.meta.get("answer", "")
+        text = f"{question.question_id}: {FORMAT_SENTENCE.split(question.text)[0]} {truth}"
+        ImageDraw.Draw(sheet).text((x, y + tile.height), "\n".join(textwrap.wrap(text, 46)[:2]), "black")
+    sheet.save(folder / SHEET)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))
