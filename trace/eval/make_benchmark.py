@@ -43,7 +43,7 @@ Labelled = tuple[Question, list[RegionMaker], str]  # with the file and line or 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(description="Make a benchmark from annotations.")
+    parser = Parser(description="Make a benchmark from annotations.", examples=__doc__)
     add = parser.add_argument
     add("annotations", type=Path, nargs="+", help="a CSV, a COCO JSON file, or LabelMe JSON files or their folder")
     add("--images", type=Path, required=True, help="the folder of the pictures")
