@@ -23,6 +23,7 @@ from trace_vlm.core.records import Sample, read_samples
 from trace_vlm.utils.command import InputError, Parser, run
 from trace_vlm.utils.files import replacing
 
+CONFIG = Path(__file__).parents[2] / "configs" / "scenes" / "tabletop.yaml"
 TASKS = ("object_reference", "free_space")
 DECIMALS = 3
 DROPPED = ("instances", "view", "shortcuts")  # of meta: they speak of files that are not in the archive
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--each", type=int, default=25, help="samples of each of the two tasks")
     parser.add_argument("--seed", type=int, default=50, help="of the scenes, the choice and the wording")
     parser.add_argument("--size", default="640x480", help="of the pictures, as trace.data.scenes.generate takes it")
-    parser.add_argument("--config", type=Path, help="YAML configuration of the scenes")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="YAML configuration of the scenes")
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--work", type=Path, help="folder for the scenes; without it a temporary one")
     parser.add_argument("--baseline-model", help="adds to meta.baseline what this model answers without reasoning")
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = args.work or Path(temporary) / "scenes"
         # Enough scenes that each sample can have a picture of its own.
         flags = ["--out", str(work), "--scenes", str(3 * args.each), "--seed", str(args.seed), "--size", args.size]
-        generate([*flags, "--workers", str(args.workers), *(["--config", str(args.config)] if args.config else [])])
+        generate([*flags, "--workers", str(args.workers), "--config", str(args.config)])
         samples = choose_samples(work, args.each, args.seed)
         if args.baseline_model is not None:
             samples = add_baseline(samples, work, args.baseline_model)

@@ -189,6 +189,7 @@ class SceneConfig:
             "relations.cone and ambiguity must stay below 85 degrees together, and leave 5 between them": cone_overflows,
             "relations.corridor must end behind where it begins": relations.corridor[0] >= relations.corridor[1],
             "objects.colors is empty": not objects.colors,
+            "questions.absent must be below 1": questions.absent == 1,
             "the counts of questions are all 0": not any(getattr(questions, kind) for kind in KINDS),
             "objects.region must be smaller than the half sides of objects.table": objects.region >= objects.table[0],
         }

@@ -201,8 +201,6 @@ class SceneBuilder:
     def _absent(self, view: View, facts: SpatialFacts, asked: list[ViewQuestion], index: int) -> list[ViewQuestion]:
         """As many questions as make the wanted share; they have a random stream of their own."""
         share, rng = self.spec.config.absent, _stream(self.spec, 10, self.number, index)
-        if share == 1:
-            raise InputError("questions.absent must be below 1: what is not there is asked beside what is")
         count = int(len(asked) * share / (1 - share) + rng.random()) if share else 0
         counts = self.spec.counts
         relations = {kind: names if counts[kind] else () for kind, names in self.spec.relations.items()}
