@@ -5,7 +5,9 @@
 #   HOSTFILE=FILE        DeepSpeed's hostfile, all of its nodes; start once, on one node that reaches the others by ssh
 #   a SLURM allocation   start once in the batch script, or with srun, one task a node
 #   MASTER_ADDR, NODE_RANK [MASTER_PORT]   torchrun; start on every node
-# Everything else in the environment (NCCL_*, CUDA_VISIBLE_DEVICES, ...) passes through.
+# Everything else in the environment (NCCL_*, CUDA_VISIBLE_DEVICES, ...) passes through. Before processes start, the
+# configuration, its files and its models are checked. --dry-run prints the command of every node and starts nothing;
+# with GPUS=N it needs no GPU.
 
 count_gpus() {
   local listed
@@ -27,8 +29,12 @@ positive_number() { [[ -z $2 || $2 =~ ^[1-9][0-9]*$ ]] || die "$SCRIPT: $1 is $2
 # An empty or absent position leaves the configuration's own value. Three positions are the second form, unless the
 # third is a size (7b, 13b).
 launch_training() {
-  local config=$1 given=() set=() data out images="" size batch accumulate rate epochs gpus nodes save here
+  local config=$1 given=() set=() data out images="" size batch accumulate rate epochs gpus nodes save here word words=()
   shift
+  for word in "$@"; do
+    if [[ $word == --dry-run ]]; then DRY_RUN=1; else words+=("$word"); fi
+  done
+  set -- ${words[@]+"${words[@]}"}
   if [[ ${1:-} == --plan ]]; then
     shift
     need_environment
@@ -43,8 +49,8 @@ launch_training() {
   data=${given[0]:-} out=${given[1]:-} size=${given[2]:-} batch=${given[3]:-} accumulate=${given[4]:-}
   rate=${given[5]:-} epochs=${given[6]:-} gpus=${given[7]:-${GPUS:-}} nodes=${given[8]:-} save=${given[9]:-}
   here=$(count_gpus)
-  ((here > 0)) || die "$SCRIPT needs NVIDIA GPUs, and ${CUDA_VISIBLE_DEVICES+CUDA_VISIBLE_DEVICES or }nvidia-smi lists none. Without a GPU, bash scripts/quickstart.sh trains the nano model; bash scripts/$SCRIPT --plan estimates this run."
-  need_environment --gpu
+  ((here > 0)) || [[ -n ${DRY_RUN:-} && -n $gpus ]] || die "$SCRIPT needs NVIDIA GPUs, and ${CUDA_VISIBLE_DEVICES+CUDA_VISIBLE_DEVICES or }nvidia-smi lists none. Without a GPU, bash scripts/quickstart.sh trains the nano model; bash scripts/$SCRIPT --plan estimates this run, and GPUS=8 bash scripts/$SCRIPT --dry-run ... prints its commands."
+  [[ -n ${DRY_RUN:-} ]] || need_environment --gpu
   positive_number BATCH_PER_GPU "$batch"
   positive_number GRAD_ACC_STEPS "$accumulate"
   positive_number NUM_GPUS "$gpus"
@@ -56,7 +62,7 @@ launch_training() {
   fi
   gpus=${gpus:-$here}
   nodes=${nodes:-${SLURM_JOB_NUM_NODES:-${NNODES:-1}}}
-  ((nodes > 1 || gpus <= here)) || die "$SCRIPT: NUM_GPUS is $gpus, but there are $here here"
+  ((nodes > 1 || gpus <= here)) || [[ -n ${DRY_RUN:-} ]] || die "$SCRIPT: NUM_GPUS is $gpus, but there are $here here"
 
   [[ -z $data ]] || set+=("data=$(absolute "$data")")
   [[ -z $images ]] || set+=("image_folder=$(absolute "$images")")
@@ -84,12 +90,15 @@ launch_training() {
 
   local command=(trace_vlm.train.train --config "$config")
   ((${#set[@]} == 0)) || command+=(--set "${set[@]}")
+  if [[ -z ${DRY_RUN:-} ]]; then # a mistake shows now, and not after every process has loaded its packages
+    word=$("$PY" -m "${command[@]}" --check "$((gpus * nodes))" 2>&1) || die "${word#error: }"
+  fi
   start "$gpus" "$nodes" "${command[@]}"
 }
 
 # start NUM_GPUS NUM_NODES MODULE ARGUMENTS...
 start() {
-  local gpus=$1 nodes=$2 port=${MASTER_PORT:-29500} torchrun=("$PY" -m torch.distributed.run) head
+  local gpus=$1 nodes=$2 rank port=${MASTER_PORT:-29500} torchrun=("$PY" -m torch.distributed.run) head
   shift 2
   torchrun+=(--nnodes "$nodes" --nproc-per-node "$gpus")
   if [[ -n ${HOSTFILE:-} ]]; then
@@ -110,6 +119,11 @@ start() {
     else
       supervise srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 "${torchrun[@]}"
     fi
+  elif [[ -n ${DRY_RUN:-} ]]; then
+    for ((rank = 0; rank < nodes; rank++)); do
+      printf 'on node %d: ' "$rank"
+      (supervise "${torchrun[@]}" --node-rank "$rank" --master-addr "${MASTER_ADDR:-ADDRESS_OF_NODE_0}" --master-port "$port" -m "$@")
+    done
   elif [[ -n ${MASTER_ADDR:-} && -n ${NODE_RANK:-} ]]; then
     supervise "${torchrun[@]}" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$port" -m "$@"
   else
@@ -118,7 +132,7 @@ start() {
 }
 
 deepspeed_launch() {
-  command -v deepspeed >/dev/null || die "$SCRIPT starts through DeepSpeed, which is not installed: bash environment_setup.sh --gpu"
+  [[ -n ${DRY_RUN:-} ]] || command -v deepspeed >/dev/null || die "$SCRIPT starts through DeepSpeed, which is not installed: bash environment_setup.sh --gpu"
   supervise deepspeed --no_local_rank "$@"
 }
 
@@ -127,6 +141,7 @@ deepspeed_launch() {
 supervise() {
   local code=0 preempted=0 launcher
   printf '+ %s\n' "$*"
+  [[ -z ${DRY_RUN:-} ]] || exit 0
   (
     trap '' TERM INT # inherited: SLURM and terminals signal every process
     export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGHUP,SIGQUIT

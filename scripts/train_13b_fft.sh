@@ -3,6 +3,7 @@
 #
 #   bash scripts/train_13b_fft.sh DATA.json IMAGE_FOLDER OUTPUT_DIR [key=value ...]
 #   bash scripts/train_13b_fft.sh --plan [arguments of trace.train.plan ...]
+#   bash scripts/train_13b_fft.sh --dry-run DATA.json IMAGE_FOLDER OUTPUT_DIR        prints the command of every node
 #
 # One node, or several: HOSTFILE=FILE, a SLURM allocation, or MASTER_ADDR and NODE_RANK on every node; GPUS=N takes N
 # of each node (default: all). key=value overrides the configuration. The original's order of values also works:

@@ -168,3 +168,22 @@ def test_evaluation_answers_and_summarizes_the_given_folder(cluster):
         f"-m trace_vlm.eval.model_vqa --model my/model --data {bench} --answers {answers} --model-base base",
         f"-m trace_vlm.eval.summarize_vqa --answers {answers} --data {bench}",
     ]
+
+
+def test_a_dry_run_prints_the_command_of_every_node_and_needs_no_gpu(cluster):
+    executable(cluster / "nvidia-smi", "exit 9")
+    assert "--dry-run" in one_sentence(start(cluster, "train_13b_fft.sh", "a.json", "b", "c"))
+    one = start(cluster, "train_13b_fft.sh", "--dry-run", "a.json", "b", "c", "epochs=2", GPUS="8").stdout
+    assert (
+        one.startswith("+ deepspeed --no_local_rank --num_gpus 8 --module trace_vlm.train.train") and "epochs=2" in one
+    )
+    assert "--dry-run" not in one and len(one.splitlines()) == 1
+    two = start(cluster, "train_13b_fft.sh", "a.json", "b", "c", "--dry-run", GPUS="8", NNODES="2").stdout.splitlines()
+    assert [line.partition(":")[0] for line in two] == ["on node 0", "on node 1"]
+    assert "--node-rank 1 --master-addr ADDRESS_OF_NODE_0" in two[1] and "data=" in two[1]
+
+
+def test_a_mistake_shows_before_processes_start(cluster):
+    executable(cluster.parent / "venv/bin/python", 'echo "error: data: the file x does not exist" >&2; exit 2')
+    done = start(cluster, "train_13b_fft.sh", "x", "b", "c")
+    assert one_sentence(done) == "error: data: the file x does not exist\n"

@@ -7,6 +7,7 @@ import pytest
 from shell import ROOT
 
 from trace_vlm.train.config import load_config
+from trace_vlm.train.train import main
 from trace_vlm.utils.command import InputError
 
 CONFIGS = ROOT / "configs"
@@ -74,3 +75,21 @@ def test_deepspeed_configurations_leave_to_the_trainer_what_it_knows(path):
     assert ("offload_optimizer" in section) == ("offload" in path.name)
     zero = pytest.importorskip("deepspeed.runtime.zero.config", reason="DeepSpeed comes with --gpu")
     zero.DeepSpeedZeroConfig(**{name: value for name, value in section.items() if value != "auto"})  # knows every key
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    ("trace/assets/nano-base", ""), ("nowhere", "the folder nowhere does not exist"),
+    ("nobody/nothing", "nobody/nothing is neither in the hub's cache"),
+])  # fmt: skip
+def test_a_check_reads_the_inputs_and_starts_nothing(tmp_path, monkeypatch, model, message):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    (tmp_path / "data.json").write_text("[]")
+    values = f"model={model} data={tmp_path}/data.json image_folder={tmp_path} output_dir={tmp_path}/out".split()
+    arguments = ["--config", "configs/train_nano.yaml", "--set", *values, "--check", "1"]
+    if message:
+        with pytest.raises(InputError, match=message):
+            main(arguments)
+    else:
+        assert main(arguments) == 0
+    assert not (tmp_path / "out").exists()

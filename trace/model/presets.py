@@ -87,6 +87,7 @@ def is_preset(path: str | Path) -> bool:
     return str(path) in PRESETS and not Path(path).exists()
 
 
+HUB_SECONDS = 15.0
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _DOWNLOAD = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
 _FILES = [
@@ -130,17 +131,40 @@ def model_folder(name: str | Path, role: str, beside: Path | None = None) -> Pat
     raise InputError(f"{role} {name} is not found: neither a folder ({places}) nor OWNER/NAME on the hub")
 
 
-def _download(name: str, role: str) -> Path:
-    from huggingface_hub import snapshot_download
+def check_available(name: str | Path) -> None:
+    """InputError unless a model's folder exists, or its name is in the hub's cache or on the hub; nothing is downloaded."""
+    if Path(name).is_dir() or is_preset(name):
+        return
+    if not is_hub_name(str(name)):
+        raise InputError(f"model: the folder {name} does not exist")
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(str(name), allow_patterns=_FILES, local_files_only=True)
+    except LocalEntryNotFoundError:
+        try:
+            HfApi().model_info(str(name), timeout=HUB_SECONDS)
+        except _hub_errors() as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(f"model: {name} is neither in the hub's cache nor given by the hub: {reason}") from None
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """OSError, and the error of the HTTP library that this version of huggingface_hub is built on."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # Its bases: OSError, and the error of the HTTP library that this version of huggingface_hub is built on.
-    network = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    return (OSError, ValueError, *cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__))
+
+
+def _download(name: str, role: str) -> Path:
+    from huggingface_hub import snapshot_download
+
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*_FILES, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):  # many repositories hold both: one is enough
             folder = Path(snapshot_download(name, allow_patterns=["*.bin"]))
-    except (OSError, ValueError, *network) as error:
+    except _hub_errors() as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{role} {name} is not a folder and cannot be downloaded from the hub: {reason}") from None
     return folder

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.prompts import template
+from ..model.presets import check_available, resolve_model
 from ..utils import command
 from ..utils.command import Incomplete, InputError, existing_file, existing_folder
 from ..utils.files import locked, read_json, sha256, write_json
@@ -198,7 +199,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="YAML file; its keys are the fields of TrainConfig")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override its keys")
     parser.add_argument("--local-rank", type=int, default=-1, help="set by the deepspeed launcher")
+    parser.add_argument("--check", type=int, metavar="N", help="only check the run's inputs, for N processes")
     args = parser.parse_args(argv)
+    if args.check is not None:
+        config = load_config(args.config, args.set)
+        check_inputs(config, args.check)
+        models = [config.model] if isinstance(config.model, str) else [*dataclasses.asdict(config.model).values()]
+        for name in filter(None, models):
+            check_available(resolve_model(name))
+        return 0
     try:
         folder = train(load_config(args.config, args.set))
     except Preempted as error:
