@@ -110,9 +110,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return _upright_size(image)
 
 
-def is_turned(path: str | Path) -> bool:
+def is_turned(source: str | Path | bytes) -> bool:
     """Whether `open_image` turns the stored pixels."""
-    with _reading(path, f"the image {path}") as image:
+    with _reading(source, "the image" if isinstance(source, bytes) else f"the image {source}") as image:
         return _turn(image) is not None
 
 

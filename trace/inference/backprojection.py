@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -134,7 +135,7 @@ def read_depth(source: str | Path | bytes, unit: str | None, alignment: str, siz
     except BROKEN_IMAGE as error:
         try:
             raw = np.load(io.BytesIO(source) if isinstance(source, bytes) else stream, allow_pickle=False)
-        except (*BROKEN_IMAGE, OverflowError, MemoryError):
+        except (*BROKEN_IMAGE, TypeError, LookupError, OverflowError, MemoryError, TokenError):  # numpy's header
             raise InputError(f"the depth image {path} cannot be read: {error}. Give a PNG, a TIFF or .npy") from None
     if not isinstance(raw, np.ndarray):
         raise InputError(f"{path} holds several arrays. Give one")

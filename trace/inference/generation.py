@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .kv_cache import PackedCache
 
 MAX_BEAMS = 64  # each takes the memory of an answer
+LOWEST_TEMPERATURE = 1e-4  # by which logits can be divided
 PASS_TOKENS = {"cpu": 1280, "cuda": 16384}  # of prompts in one pass: bounds the memory of the layers' inputs
 
 OnStep = Callable[[Sequence["AnswerRow"]], object]
@@ -48,7 +49,8 @@ class Decoding:
 
     def __post_init__(self) -> None:
         for valid, message in (  # `not valid`, so that NaN fails too
-            (0 <= self.temperature < math.inf, f"--temperature {self.temperature}: must be 0 (greedy) or positive"),
+            (self.temperature == 0 or LOWEST_TEMPERATURE <= self.temperature < math.inf,
+             f"--temperature {self.temperature}: must be 0 (greedy) or at least {LOWEST_TEMPERATURE}"),
             (0 < self.top_p <= 1, f"--top-p {self.top_p}: must be above 0 and at most 1"),
             (1 <= self.num_beams <= MAX_BEAMS, f"--num-beams {self.num_beams}: must be 1 to {MAX_BEAMS}"),
             (self.max_new_tokens >= 1, f"--max-new-tokens {self.max_new_tokens}: must be at least 1"),

@@ -79,12 +79,15 @@ class RecentImages(VisionCache):
         super().__init__(checkpoint, Counter())
         self.most = most
 
-    def used(self, keys: Counter[str]) -> None:
-        for key in keys:  # the newest last
-            if key in self.known:
-                self.known[key] = self.known.pop(key)
+    def features(self, keys: Sequence[str], loaded: Mapping[str, Loaded]) -> list[Tensor]:
+        found = super().features(keys, loaded)
+        self.known |= {key: self.known.pop(key) for key in keys}  # the newest last
         for key in list(self.known)[: -self.most]:
             del self.known[key]
+        return found
+
+    def used(self, keys: Counter[str]) -> None:
+        """Keep them: there may be further questions."""
 
 
 def free_memory(model: Any) -> int:

@@ -6,37 +6,35 @@ Errors are `{"error": {"message", "type"}}` as OpenAI writes them, with one sent
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import HTTPException
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel
-from starlette.datastructures import UploadFile
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from .. import __version__
 from ..inference.answer import PointAnswer, answer_record
-from ..inference.backprojection import backproject
+from ..inference.backprojection import Camera, Floats, backproject
 from ..inference.predictor import Prediction, Predictor
 from ..utils.command import InputError
-from .engine import Engine, Job, QueueFull
+from .engine import Engine, Job
 from .requests import (
     Asked,
     ChatRequest,
     Limits,
     PointRequest,
     chat_question,
-    decode_image,
     form_as_json,
     parse,
     point_question,
@@ -45,7 +43,11 @@ from .requests import (
 
 BODY_FACTOR = 3  # a request may be so many times as large as an image: base64, and a depth image beside it
 POLL = 0.25  # seconds between looks whether the client is still there
-RETRY_AFTER = 1  # seconds
+SCHEMAS = "#/components/schemas/"
+ERRORS = {400: "invalid_request_error", 401: "authentication_error", 404: "invalid_request_error",
+          405: "invalid_request_error", 413: "invalid_request_error", 429: "rate_limit_error", 500: "server_error",
+          503: "server_error", 504: "timeout"}  # fmt: skip
+FAILED = "the server failed on this request"
 
 
 class ErrorText(BaseModel):
@@ -65,10 +67,14 @@ class ServerSettings:
 
     name: str
     window: float = 0.01  # seconds
-    most_waiting: int = 64
+    most_asking: int = 64  # questions at a time
     timeout: float = 60.0  # seconds
-    limits: Limits = field(default_factory=lambda: Limits(20_000_000, 50_000_000))
+    limits: Limits = Limits(20_000_000, 50_000_000)
     key: str | None = None
+
+    @property
+    def too_late(self) -> str:
+        return f"no answer within {self.timeout:g} seconds"
 
 
 class Metrics:
@@ -86,22 +92,24 @@ class Metrics:
 def build_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
     """Return the application; its engine ends with it."""
     metrics = Metrics()
-    engine = Engine(predictor, settings.window, settings.most_waiting, metrics.batch.observe)
+    engine = Engine(predictor, settings.window, metrics.batch.observe)
     metrics.waiting.set_function(lambda: engine.waiting)
+    service = Service(predictor, engine, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(engine.close)
 
-    statuses = 400, 401, 404, 405, 413, 429, 500, 503, 504
-    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in statuses}
-    app = FastAPI(title="TRACE", version=__version__, lifespan=lifespan, responses=errors)
+    async def refused(request: Request, error: Any) -> JSONResponse:
+        if isinstance(error, InputError):
+            return error_response(400, str(error))
+        return error_response(error.status_code, str(error.detail), error.headers)
+
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer} for status in ERRORS}
+    handlers: Any = {HTTPException: refused, InputError: refused}
+    app = FastAPI(title="TRACE", version=__version__, lifespan=lifespan, responses=errors, exception_handlers=handlers)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
-    app.add_exception_handler(HTTPException, _http_error)
-    service = Service(predictor, engine, settings)
-    app.add_exception_handler(404, _http_error)
-    app.add_exception_handler(405, _http_error)
 
     @app.get("/healthz")
     async def health() -> dict[str, str]:
@@ -120,36 +128,28 @@ def build_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
         """List the one model."""
         return {"object": "list", "data": [{"id": settings.name, "object": "model", "created": 0, "owned_by": "trace"}]}
 
-    @app.post("/v1/point", openapi_extra=_body(PointRequest, files=("image", "depth")))
+    @app.post("/v1/point", openapi_extra=_described("PointRequest", "application/json", "multipart/form-data"))
     async def point(request: Request) -> PointAnswer:
-        """Point at something in an image."""
+        """Point at something in an image. In a form, `image` and `depth` are files and objects are JSON."""
         return await service.point(request)
 
-    @app.post("/v1/chat/completions", openapi_extra=_body(ChatRequest), response_model=None)
+    @app.post(
+        "/v1/chat/completions", openapi_extra=_described("ChatRequest", "application/json"), response_model=None,
+        responses={200: {"content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}}},
+    )  # fmt: skip
     async def chat(request: Request) -> dict[str, Any] | StreamingResponse:
         """Answer a question about an image in OpenAI's protocol."""
         return await service.chat(request)
 
+    kinds = [(PointRequest, "validation"), (ChatRequest, "validation")]
+    _, schemas = models_json_schema(kinds, ref_template=SCHEMAS + "{model}")  # type: ignore[arg-type]
+    app.openapi()["components"]["schemas"] |= schemas["$defs"]
     return app
 
 
-def _body(kind: type[BaseModel], files: tuple[str, ...] = ()) -> dict[str, Any]:
+def _described(kind: str, *media: str) -> dict[str, Any]:
     """The description of a body that the route reads by itself."""
-    schema = kind.model_json_schema()
-    definitions = schema.pop("$defs", {})
-    text = json.dumps(schema)
-    for name, definition in definitions.items():
-        text = text.replace(json.dumps({"$ref": f"#/$defs/{name}"})[1:-1], json.dumps(definition)[1:-1])
-    while "#/$defs/" in text:
-        for name, definition in definitions.items():
-            text = text.replace(json.dumps({"$ref": f"#/$defs/{name}"})[1:-1], json.dumps(definition)[1:-1])
-    schema = json.loads(text)
-    content = {"application/json": {"schema": schema}}
-    if files:
-        form = json.loads(text)
-        for name in files:
-            form["properties"][name] = {"type": "string", "format": "binary"}
-        content["multipart/form-data"] = {"schema": form}
+    content = {one: {"schema": {"$ref": SCHEMAS + kind}} for one in media}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -160,41 +160,30 @@ class Service:
         self.predictor, self.engine, self.settings = predictor, engine, settings
 
     async def point(self, request: Request) -> PointAnswer:
-        record = await _read(request, PointRequest, multipart=True)
-        limits = self.settings.limits
-        try:
-            asked = await asyncio.to_thread(point_question, record, limits)
-            image = await asyncio.to_thread(decode_image, asked.picture, limits)
-            space = await asyncio.to_thread(space_of, record, image.size, limits)
-        except InputError as error:
-            raise HTTPException(400, str(error)) from None
-        started = time.monotonic()
-        prediction = await self._answer(request, self._job(asked, image))
+        started, limits = time.monotonic(), self.settings.limits
+        body = await _body(request, multipart=True)
+
+        def understood() -> tuple[Asked, tuple[Floats, Camera, Floats | None] | None]:
+            record: PointRequest = parse(PointRequest, body)
+            asked = point_question(record, limits)
+            return asked, space_of(record, asked.image.size, limits)
+
+        asked, space = await asyncio.to_thread(understood)
+        prediction = await self._answer(request, self._job(asked))
         centers = [item.center for item in prediction.response.points]
         lifted = backproject(centers, *space) if space is not None else None
-        answer = answer_record(prediction, image.size, self.settings.name, lifted)
-        object.__setattr__(answer, "seconds", round(time.monotonic() - started, 3))  # the queue's time included
-        return answer
+        answer = answer_record(prediction, asked.image.size, self.settings.name, lifted)
+        return replace(answer, seconds=round(time.monotonic() - started, 3))  # the queue's time included
 
     async def chat(self, request: Request) -> dict[str, Any] | StreamingResponse:
-        record: ChatRequest = await _read(request, ChatRequest)
+        record: ChatRequest = parse(ChatRequest, await _body(request))
         if record.model not in ("", self.settings.name):
-            raise HTTPException(
-                404, f"model: there is no {record.model[:80]!r}; this server has {self.settings.name!r}"
-            )
-        try:
-            asked = await asyncio.to_thread(chat_question, record, self.settings.limits)
-            image = await asyncio.to_thread(decode_image, asked.picture, self.settings.limits)
-        except InputError as error:
-            raise HTTPException(400, str(error)) from None
+            known = f"this server has {self.settings.name!r}"
+            raise HTTPException(404, f"model: there is no {record.model[:80]!r}; {known}")
+        job = self._job(await asyncio.to_thread(chat_question, record, self.settings.limits))
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.settings.name}
-        job = self._job(asked, image)
         if record.stream:
-            texts: asyncio.Queue[str] = asyncio.Queue()
-            loop = asyncio.get_running_loop()
-            job.on_text = lambda text: loop.call_soon_threadsafe(texts.put_nowait, text)
-            self._submit(job)
-            chunks = self._stream(job, texts, head, record)
+            chunks = self._stream(job, head, record)
             return StreamingResponse(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         prediction = await self._answer(request, job)
         message = {"role": "assistant", "content": prediction.text}
@@ -202,33 +191,31 @@ class Service:
                   "logprobs": self._logprobs(prediction) if record.logprobs else None}  # fmt: skip
         return {**head, "object": "chat.completion", "choices": [choice], "usage": self._usage(prediction)}
 
-    async def _stream(
-        self, job: Job, texts: asyncio.Queue[str], head: dict[str, Any], record: ChatRequest
-    ) -> AsyncIterator[str]:
-        """Yield server-sent events; when the client goes away, the iterator is closed and the job cancelled."""
+    async def _stream(self, job: Job, head: dict[str, Any], record: ChatRequest) -> AsyncIterator[str]:
+        """Yield server-sent events; when the client goes away, the iterator is closed and the job given up."""
 
         def event(delta: dict[str, Any], reason: str | None = None, **more: Any) -> str:
             choice = {"index": 0, "delta": delta, "finish_reason": reason, **more}
             return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
 
-        answer, sent = asyncio.wrap_future(job.future), 0
+        def failure(status: int, message: str) -> str:
+            return f"data: {json.dumps(_error(status, message))}\n\n"
+
+        texts: asyncio.Queue[str | None] = asyncio.Queue()  # the text so far; None at the end
+        loop, sent = asyncio.get_running_loop(), 0
+        job.on_text = lambda text: loop.call_soon_threadsafe(texts.put_nowait, text)
+        job.future.add_done_callback(lambda _: loop.call_soon_threadsafe(texts.put_nowait, None))
+        self.engine.submit(job)
         try:
             yield event({"role": "assistant", "content": ""})
-            while not answer.done() and time.monotonic() < job.deadline:
-                getting = asyncio.ensure_future(texts.get())
-                pending: set[asyncio.Future[Any]] = {getting, answer}
-                await asyncio.wait(pending, timeout=POLL, return_when=asyncio.FIRST_COMPLETED)
-                if not getting.done():
-                    getting.cancel()
-                    continue
-                text = getting.result()
+            while (text := await asyncio.wait_for(texts.get(), job.deadline - time.monotonic())) is not None:
                 if len(text) > sent and not text.endswith("\ufffd"):  # half a character
                     yield event({"content": text[sent:]})
                     sent = len(text)
-            if not answer.done():
-                yield f"data: {json.dumps({'error': {'message': _too_late(self.settings), 'type': 'timeout'}})}\n\n"
-                return
-            prediction = answer.result()
+            if (error := job.future.exception()) is not None:
+                yield failure(400, str(error)) if isinstance(error, InputError) else failure(500, FAILED)
+                raise error
+            prediction = job.future.result()
             more = {"logprobs": self._logprobs(prediction)} if record.logprobs else {}
             if len(prediction.text) > sent:
                 yield event({"content": prediction.text[sent:]})
@@ -237,76 +224,65 @@ class Service:
                 usage = {**head, "object": "chat.completion.chunk", "choices": [], "usage": self._usage(prediction)}
                 yield f"data: {json.dumps(usage)}\n\n"
             yield "data: [DONE]\n\n"
-        except InputError as error:
-            yield f"data: {json.dumps({'error': {'message': str(error), 'type': 'invalid_request_error'}})}\n\n"
+        except TimeoutError:
+            yield failure(504, self.settings.too_late)
+        except InputError:
+            return  # said above
         finally:
-            job.future.cancel()
+            job.given_up = True
 
-    def _job(self, asked: Asked, image: Any) -> Job:
-        key = hashlib.sha256(asked.picture).hexdigest()
-        deadline = time.monotonic() + self.settings.timeout
-        return Job(image, key, asked.instruction, asked.decoding, asked.reasoning, asked.template, deadline)
-
-    def _submit(self, job: Job) -> None:
-        try:
-            self.engine.submit(job)
-        except QueueFull:
-            message = f"{self.settings.most_waiting} questions are waiting already; try again later"
-            raise HTTPException(429, message, {"Retry-After": str(RETRY_AFTER)}) from None
+    def _job(self, asked: Asked) -> Job:
+        return Job(asked, time.monotonic() + self.settings.timeout)
 
     async def _answer(self, request: Request, job: Job) -> Prediction:
         """Wait for an answer; give it up when the client goes away or the time is over."""
-        self._submit(job)
+        self.engine.submit(job)
         answer = asyncio.wrap_future(job.future)
-        while not answer.done():
-            await asyncio.wait({answer}, timeout=min(POLL, max(0.0, job.deadline - time.monotonic())))
-            if not answer.done() and (time.monotonic() >= job.deadline or await request.is_disconnected()):
-                job.future.cancel()
-                raise HTTPException(504, _too_late(self.settings))
         try:
+            while not answer.done():
+                left = job.deadline - time.monotonic()
+                if left <= 0:
+                    raise HTTPException(504, self.settings.too_late)
+                await asyncio.wait({answer}, timeout=min(POLL, left))
+                if not answer.done() and await request.is_disconnected():
+                    raise ClientDisconnect
             return answer.result()
-        except InputError as error:
-            raise HTTPException(400, str(error)) from None
+        finally:
+            job.given_up = True
+            answer.cancel()  # not an error that nobody saw
 
     def _logprobs(self, prediction: Prediction) -> dict[str, Any]:
-        tokenizer = self.predictor.checkpoint.tokenizer
-        pieces = zip(tokenizer.convert_ids_to_tokens(list(prediction.token_ids)), prediction.logprobs, strict=False)
-        return {"content": [{"token": piece.replace("▁", " "), "logprob": value, "bytes": None, "top_logprobs": []}
-                            for piece, value in pieces]}  # fmt: skip
+        ids, decode = list(prediction.token_ids), self.predictor.checkpoint.tokenizer.decode
+        # A token's text depends on those before it, and may be half a character.
+        texts = [decode(ids[:end], skip_special_tokens=True).rstrip("\ufffd") for end in range(len(ids) + 1)]
+        tokens = [after[len(before) :] for before, after in zip(texts, texts[1:], strict=False)]
+        return {"content": [{"token": token, "logprob": value, "bytes": None, "top_logprobs": []}
+                            for token, value in zip(tokens, prediction.logprobs, strict=False)]}  # fmt: skip
 
     def _usage(self, prediction: Prediction) -> dict[str, int]:
         asked, answered = len(self.predictor.checkpoint.prompt_ids(prediction.prompt)), len(prediction.token_ids)
         return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
 
 
-async def _read(request: Request, kind: type[BaseModel], multipart: bool = False) -> Any:
+async def _body(request: Request, multipart: bool = False) -> bytes:
+    """Return a request's JSON, or its form as JSON."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        if multipart and media == "multipart/form-data":
-            async with request.form(max_files=2, max_fields=20) as form:
-                files = {name: await value.read() for name, value in form.items() if isinstance(value, UploadFile)}
-                fields = {name: value for name, value in form.items() if not isinstance(value, UploadFile)}
-            return parse(kind, form_as_json(fields, files))
-        if media != "application/json":
-            allowed = "application/json or multipart/form-data" if multipart else "application/json"
-            raise HTTPException(400, f"the request's content type must be {allowed}, not {media[:60]!r}")
-        return parse(kind, await request.body())
-    except InputError as error:
-        raise HTTPException(400, str(error)) from None
+    if multipart and media == "multipart/form-data":
+        async with request.form(max_files=2, max_fields=20) as form:
+            return form_as_json([(name, value if isinstance(value, str) else await value.read())
+                                 for name, value in form.multi_items()])  # fmt: skip
+    if media != "application/json":
+        allowed = "application/json or multipart/form-data" if multipart else "application/json"
+        raise InputError(f"the request's content type must be {allowed}, not {media[:60]!r}")
+    return await request.body()
 
 
-def _too_late(settings: ServerSettings) -> str:
-    return f"no answer within {settings.timeout:g} seconds"
-
-
-async def _http_error(request: Request, error: Any) -> JSONResponse:
-    return error_response(error.status_code, str(error.detail), error.headers)
+def _error(status: int, message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": ERRORS.get(status, "invalid_request_error")}}
 
 
 def error_response(status: int, message: str, headers: Any = None) -> JSONResponse:
-    kinds = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return JSONResponse({"error": {"message": message, "type": kind}}, status, headers)
+    return JSONResponse(_error(status, message), status, headers)
 
 
 class _TooLarge(Exception):
@@ -314,50 +290,56 @@ class _TooLarge(Exception):
 
 
 class Guard:
-    """Before every route: the key, the size of the request; after it: the numbers, and no traceback to the client."""
+    """Checks the key, the size and the number of requests before every route, and counts them after it."""
 
     def __init__(self, app: Any, settings: ServerSettings, metrics: Metrics) -> None:
-        self.app, self.settings, self.metrics = app, settings, metrics
+        self.app, self.settings, self.metrics, self.asking = app, settings, metrics, 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status, size = time.perf_counter(), [0], [0]
-        most = BODY_FACTOR * self.settings.limits.image_bytes
+        started, status, size, asks = time.perf_counter(), 0, 0, scope["method"] == "POST"
+        most, most_asking = BODY_FACTOR * self.settings.limits.image_bytes, self.settings.most_asking
 
-        async def count(message: Any) -> None:
+        async def counted(message: Any) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                status[0] = message["status"]
+                status = message["status"]
             await send(message)
 
         async def limited() -> Any:
+            nonlocal size
             message = await receive()
-            size[0] += len(message.get("body", b""))
-            if size[0] > most:
+            size += len(message.get("body", b""))
+            if size > most:
                 raise _TooLarge
             return message
 
-        refused = partial(self._refuse, scope, receive, count)
+        async def refuse(code: int, message: str, headers: Any = None) -> None:
+            if not status:
+                await error_response(code, message, headers)(scope, receive, counted)
+
+        self.asking += asks
         try:
             if not self._allowed(scope):
-                await refused(401, "the API key is missing or wrong: send Authorization: Bearer KEY")
+                await refuse(401, "the API key is missing or wrong: send Authorization: Bearer KEY")
+            elif asks and self.asking > most_asking:
+                await refuse(429, f"{most_asking} questions are asked already; try again later", {"Retry-After": "1"})
             else:
-                await self.app(scope, limited, count)
+                await self.app(scope, limited, counted)
         except _TooLarge:
-            if not status[0]:
-                await refused(413, f"the request is larger than {most:,} bytes")
+            await refuse(413, f"the request is larger than {most:,} bytes")
+        except ClientDisconnect:
+            status = 499  # nobody is there to be told
         except Exception:  # noqa: BLE001 (a defect: told to the client without its contents, and to the log with them)
-            if not status[0]:
-                await refused(500, "the server failed on this request")
+            await refuse(500, FAILED)
             raise
         finally:
+            self.asking -= asks
             route = getattr(scope.get("route"), "path", "other")
-            self.metrics.requests.labels(route, str(status[0] or 499)).inc()
+            self.metrics.requests.labels(route, str(status or 499)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
-
-    async def _refuse(self, scope: Any, receive: Any, send: Callable[..., Any], status: int, message: str) -> None:
-        await error_response(status, message)(scope, receive, send)
 
     def _allowed(self, scope: Any) -> bool:
         if self.settings.key is None or scope["path"] == "/healthz":

@@ -6,21 +6,25 @@ Everything wrong in a request is an InputError of one sentence, which becomes a 
 from __future__ import annotations
 
 import base64
-import binascii
+import hashlib
+import http.client
 import io
 import json
 import math
+import secrets
+import struct
 import urllib.parse
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from PIL import Image as PillowImage
 from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import from_json
 
-from ..core.images import BROKEN_IMAGE, open_image
+from ..core.images import BROKEN_IMAGE, is_turned, open_image
 from ..core.prompts import FORMAT_SENTENCE, POINTS_SUFFIX, REASONING_SUFFIX, asks_yes_no, bare_instruction
 from ..inference.backprojection import Camera, Floats, camera_of, pose_of, read_depth
 from ..inference.generation import Decoding
@@ -30,6 +34,8 @@ from ..utils.command import InputError
 LONGEST_INSTRUCTION = 8000  # characters
 MOST_NEW_TOKENS = 2048
 FETCH_SECONDS = 10
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no EPS, which runs another program
+NPY = b"\x93NUMPY"  # begins an array's file
 
 
 class Strict(BaseModel):
@@ -119,13 +125,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as the engine needs it."""
+    """A question as the engine takes it."""
 
-    picture: bytes
+    image: Image
+    key: str  # the same for the same image
     instruction: str
     reasoning: bool
     template: str | None
     decoding: Decoding
+    draw: int = 0  # with the decoding's seed, decides what is sampled
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What questions must have in common to be answered together."""
+        return self.decoding, self.reasoning, self.template
 
 
 def parse(kind: type[BaseModel], body: bytes) -> Any:
@@ -134,30 +147,39 @@ def parse(kind: type[BaseModel], body: bytes) -> Any:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))[:80]
         raise InputError(f"{field or 'the request'}: {first['msg']}") from None
 
 
-def form_as_json(fields: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
-    """Return the fields and files of a multipart form as the JSON of a PointRequest; objects are written as JSON."""
-    record: dict[str, Any] = {name: base64.b64encode(content).decode() for name, content in files.items()}
-    for name, value in fields.items():
-        record[name] = value
-        if name not in ("image", "instruction", "depth", "depth_unit"):
+def form_as_json(parts: Sequence[tuple[str, str | bytes]]) -> bytes:
+    """Return a multipart form as the JSON of a PointRequest: files in base64, fields that are no texts are JSON."""
+    record: dict[str, Any] = {}
+    for name, value in parts:
+        if name in record:
+            raise InputError(f"{name[:80]}: it is given twice")
+        if isinstance(value, bytes):
+            record[name] = base64.b64encode(value).decode()
+        elif name in ("image", "instruction", "depth", "depth_unit"):
+            record[name] = value
+        else:
             try:
-                record[name] = json.loads(value)
+                record[name] = from_json(value, allow_inf_nan=False)
             except ValueError:
-                raise InputError(f"{name}: {value[:40]!r} is not JSON") from None
+                raise InputError(f"{name[:80]}: {value[:40]!r} is not JSON") from None
     return json.dumps(record).encode()
 
 
 def point_question(request: PointRequest, limits: Limits) -> Asked:
+    """Return the question of /v1/point."""
+    instruction = _instruction(request.instruction)
     decoding = Decoding(
         max_new_tokens=request.max_new_tokens, temperature=request.temperature, seed=request.seed,
         num_points=request.num_points,
     )  # fmt: skip
-    instruction = _instruction(request.instruction)
-    return Asked(_content(request.image, "image", limits), instruction, request.reasoning, None, decoding)
+    content = _content(request.image, "image", limits)
+    if request.depth is not None and is_turned(content):
+        raise InputError("image: it is stored turned (EXIF orientation), depth and camera are not; send it without")
+    return Asked(*_decoded(content, limits), instruction, request.reasoning, None, decoding)
 
 
 def space_of(
@@ -171,7 +193,8 @@ def space_of(
     if request.intrinsics is None:
         raise InputError("depth needs intrinsics too: fx, fy, cx and cy in pixels")
     content = _content(request.depth, "depth", limits)
-    _check_pixels(content, "depth", limits)
+    if not content.startswith(NPY):
+        _check_picture(content, "depth", limits)
     depth = read_depth(content, request.depth_unit, "registered", size)
     camera = camera_of(request.intrinsics, size, "intrinsics")
     return depth, camera, None if request.extrinsics is None else pose_of(request.extrinsics, "extrinsics")
@@ -199,26 +222,27 @@ def chat_question(request: ChatRequest, limits: Limits) -> Asked:
         temperature=request.temperature or 0.0, top_p=request.top_p or 1.0, seed=request.seed or 0,
     )  # fmt: skip
     reasoning = REASONING_SUFFIX in text if trained else not asks_yes_no(text)
-    return Asked(_content(url, "image_url", limits), text, reasoning, PLACEHOLDER if as_it_is else None, decoding)
+    image = _decoded(_content(url, "image_url", limits), limits)
+    draw = secrets.randbits(64) if request.seed is None else 0  # as OpenAI's: two without a seed are two samples
+    return Asked(*image, text, reasoning, PLACEHOLDER if as_it_is else None, decoding, draw)
 
 
-def decode_image(content: bytes, limits: Limits) -> Image:
-    """Return an upright RGB image. InputError: it is too large, or no image."""
-    _check_pixels(content, "image", limits)
+def _decoded(content: bytes, limits: Limits) -> tuple[Image, str]:
+    """Return an upright RGB image and its key. InputError: it is too large, or no image."""
+    _check_picture(content, "image", limits)
     try:
-        return open_image(content, "of the request")
-    except (InputError, MemoryError) as error:
-        reason = "it does not fit in memory" if isinstance(error, MemoryError) else "it is no picture that can be read"
-        raise InputError(f"image: {reason}") from None
+        return open_image(content, "of the request"), hashlib.sha256(content).hexdigest()
+    except (InputError, MemoryError, TypeError, LookupError, struct.error):  # the last three of damaged TIFFs
+        raise InputError("image: it is damaged, or its pixels are of no kind that can be shown") from None
 
 
-def _check_pixels(content: bytes, name: str, limits: Limits) -> None:
+def _check_picture(content: bytes, name: str, limits: Limits) -> None:
     """Look at the header alone, before anything is decoded."""
     try:
-        with PillowImage.open(io.BytesIO(content)) as image:
+        with PillowImage.open(io.BytesIO(content), formats=FORMATS) as image:
             pixels = math.prod(image.size)
     except BROKEN_IMAGE:
-        return  # whoever reads it says what is wrong
+        raise InputError(f"{name}: it is no picture that can be read; send one of {', '.join(FORMATS)}") from None
     if pixels > limits.pixels:
         raise InputError(f"{name}: {pixels:,} pixels are more than the limit of {limits.pixels:,}")
 
@@ -244,7 +268,7 @@ def _content(source: str, name: str, limits: Limits) -> bytes:
         raise InputError(f"{name}: a data URI must be data:image/...;base64,...")
     try:
         content = base64.b64decode(data if source.startswith("data:") else source, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise InputError(f"{name}: it is neither base64 nor a data URI of it") from None
     if not content or len(content) > limits.image_bytes:
         raise InputError(f"{name}: {len(content):,} bytes; from 1 to {limits.image_bytes:,} are allowed")
@@ -268,7 +292,7 @@ def _fetch(url: str, name: str, limits: Limits) -> bytes:
     try:
         with urllib.request.build_opener(_NoRedirects).open(url, timeout=FETCH_SECONDS) as answer:
             content: bytes = answer.read(limits.image_bytes + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(f"{name}: {url[:200]} cannot be fetched: {error}") from None
     if len(content) > limits.image_bytes:
         raise InputError(f"{name}: more than {limits.image_bytes:,} bytes")

@@ -8,9 +8,12 @@ The key that clients have to send comes from the environment variable TRACE_API_
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
+import signal
+import socket
 from collections.abc import Sequence
 
 from ..utils.command import InputError, Parser, install_hint, run
@@ -31,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", help="as torch names it (default: a GPU if there is one)")
     add("--dtype", help="of the weights (default: float32 on a CPU, as stored on a GPU)")
     add("--batch-window", default="10ms", help="time to wait for more questions after the first of a batch: 10ms, 0.1s")
-    add("--max-queue", type=int, default=64, help="waiting questions from which on 429 is answered")
+    add("--max-queue", type=int, default=64, help="questions at a time; more are answered 429")
     add("--timeout", type=float, default=60.0, help="seconds from which on 504 is answered")
     add("--max-image-mb", type=float, default=20.0, help="size of an image's file, in 10**6 bytes")
     add("--max-pixels", type=float, default=50e6, help="width x height of an image")
@@ -45,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not valid:
             raise InputError(f"--{name} {getattr(arguments, name.replace('-', '_'))} is out of range")
     key = os.environ.get(KEY) or None
+    if not re.fullmatch(r"[!-~]*", key or ""):
+        raise InputError(f"the key in {KEY} must be of ASCII characters without blanks: no other fits into a header")
     if key is None and not arguments.insecure and not _is_loopback(arguments.host):
         raise InputError(f"without a key only this machine may ask: set {KEY}, or give --insecure, or --host 127.0.0.1")
     try:
@@ -56,15 +61,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"the server needs {error.name}: {install_hint('serve')}") from None
     from ..inference.predictor import Predictor
 
+    host, port = arguments.host, arguments.port
+    try:  # before the model: a mistake shows at once
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise InputError(f"{host}:{port} cannot be listened to: {error.strerror}. Give another --port") from None
     predictor = Predictor.load(arguments.model, arguments.model_base, arguments.device, arguments.dtype)
     name = arguments.name or predictor.checkpoint.name
     limits = Limits(int(arguments.max_image_mb * 1e6), int(arguments.max_pixels), tuple(arguments.allow_urls))
     settings = ServerSettings(name, window, arguments.max_queue, arguments.timeout, limits, key)
-    print(f"{name} on http://{arguments.host}:{arguments.port} (API: /docs; Ctrl-C or SIGTERM ends it)", flush=True)
-    uvicorn.run(
-        build_app(predictor, settings), host=arguments.host, port=arguments.port, log_level="warning", access_log=False,
+    print(f"{name} on http://{host}:{port} (API: /docs; Ctrl-C or SIGTERM ends it)", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended
+    config = uvicorn.Config(
+        build_app(predictor, settings), log_level="warning", access_log=False,
         timeout_graceful_shutdown=int(arguments.timeout) + 1,
     )  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 
