@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -213,8 +214,11 @@ class Service:
                     yield event({"content": text[sent:]})
                     sent = len(text)
             if (error := job.future.exception()) is not None:
-                yield failure(400, str(error)) if isinstance(error, InputError) else failure(500, FAILED)
-                raise error
+                wrong = isinstance(error, InputError)
+                if not wrong:
+                    logging.getLogger(__name__).error(FAILED, exc_info=error)
+                yield failure(400, str(error)) if wrong else failure(500, FAILED)
+                return
             prediction = job.future.result()
             more = {"logprobs": self._logprobs(prediction)} if record.logprobs else {}
             if len(prediction.text) > sent:
@@ -226,8 +230,6 @@ class Service:
             yield "data: [DONE]\n\n"
         except TimeoutError:
             yield failure(504, self.settings.too_late)
-        except InputError:
-            return  # said above
         finally:
             job.given_up = True
 
@@ -252,12 +254,12 @@ class Service:
             answer.cancel()  # not an error that nobody saw
 
     def _logprobs(self, prediction: Prediction) -> dict[str, Any]:
-        ids, decode = list(prediction.token_ids), self.predictor.checkpoint.tokenizer.decode
-        # A token's text depends on those before it, and may be half a character.
-        texts = [decode(ids[:end], skip_special_tokens=True).rstrip("\ufffd") for end in range(len(ids) + 1)]
-        tokens = [after[len(before) :] for before, after in zip(texts, texts[1:], strict=False)]
-        return {"content": [{"token": token, "logprob": value, "bytes": None, "top_logprobs": []}
-                            for token, value in zip(tokens, prediction.logprobs, strict=False)]}  # fmt: skip
+        decode, content, known = self.predictor.checkpoint.tokenizer.decode, [], 0
+        for end, value in enumerate(prediction.logprobs, start=1):  # a token's text depends on those before it
+            text = decode(list(prediction.token_ids[:end]), skip_special_tokens=True).rstrip("\ufffd")
+            content.append({"token": text[known:], "logprob": value, "bytes": None, "top_logprobs": []})
+            known = max(known, len(text))
+        return {"content": content}
 
     def _usage(self, prediction: Prediction) -> dict[str, int]:
         asked, answered = len(self.predictor.checkpoint.prompt_ids(prediction.prompt)), len(prediction.token_ids)
