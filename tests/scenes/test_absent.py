@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +72,16 @@ def test_pictures_and_all_other_questions_are_the_same_with_and_without(folders)
     assert read_json(on / "generate.json")["settings"]["config"]["questions"]["absent"] == 0.3
     assert "absent" not in read_json(off / "generate.json")["settings"]["config"]["questions"]
     assert SceneConfig().absent == 0.15 and load_scene_config(NANO_CHAIN).absent == 0
+
+
+def test_the_questions_do_not_depend_on_the_order_of_sets(folders, tmp_path):
+    made = []
+    for seed in ("1", "2"):
+        flags = f"--config {folders / 'rooms.yaml'} --out {tmp_path / seed} --size 128 --seed 6 --scenes 4".split()
+        command = [sys.executable, "-m", "trace_vlm.data.scenes.generate", *flags]
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True)
+        made.append((tmp_path / seed / "data.json").read_bytes())
+    assert made[0] == made[1]
 
 
 def test_share_reasons_and_one_word(folders, absent):

@@ -242,13 +242,16 @@ class _Finder:
             objects = (view.instances >= FIRST_OBJECT) & (view.instances < FIRST_OBJECT + len(view.bodies))
             rows, columns = np.nonzero(~objects)
             self._ground[z] = view.camera.ground_points(rows, columns, z)
-        points = self._ground[z][points_in_square(self._ground[z], body.position, body.reach + REACH)]
-        points = points[body.distance(points) <= (NEXT_TO if relation == "next to" else REACH)]
-        if relation != "next to":
-            vector = np.array(direction(relation, view.camera.ground))
-            along, across = split(points - np.array(body.position), vector)
-            points = points[in_cone(along, across, 0.5 * float(body.extent(vector)), FREE_CONE)]
-        return "" if self._roomy(points, body.support) else "hidden", []
+        for ground in (self._ground[z][::16], self._ground[z]):  # most places have room at one of a few pixels
+            points = ground[points_in_square(ground, body.position, body.reach + REACH)]
+            points = points[body.distance(points) <= (NEXT_TO if relation == "next to" else REACH)]
+            if relation != "next to":
+                vector = np.array(direction(relation, view.camera.ground))
+                along, across = split(points - np.array(body.position), vector)
+                points = points[in_cone(along, across, 0.5 * float(body.extent(vector)), FREE_CONE)]
+            if self._roomy(points, body.support):
+                return "", []
+        return "hidden", []
 
     def _roomy(self, points: Floats, support: int) -> bool:
         """Whether anything, however small, can stand at one of the points [n, 2]."""
@@ -259,7 +262,7 @@ class _Finder:
     def _other_words(self, text: str, old: str, new: str) -> str | None:
         """The instruction with the words for another relation; None if those for the old one are not found in it."""
         before, after = (
-            sorted({words.partition("{")[0] for words in WORDINGS[self.wording].places.get(name, ())}, key=len)
+            sorted(sorted({words.partition("{")[0] for words in WORDINGS[self.wording].places.get(name, ())}), key=len)
             for name in (old, new)
         )
         found = [words for words in before if text.count(f" {words}the ") == 1]
