@@ -10,6 +10,8 @@ from PIL import Image
 
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse
+from trace_vlm.core.records import read_samples
+from trace_vlm.data.sources.check import check_set
 from trace_vlm.eval import make_benchmark
 from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.eval.scoring import score, score_response
@@ -152,3 +154,29 @@ def test_mistake_is_named_and_nothing_is_written(make, tmp_path, name, content, 
     with pytest.raises(InputError, match=named):
         make(name, content)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "photos"])
+
+
+def test_other_pictures_become_training_samples_whose_points_are_right(make, photos, tmp_path):
+    for number in range(8):
+        Image.new("RGB", SIZE, (number, 0, 0)).save(photos / f"{number}.png")
+    rows = [f"{n}.png,Point to the box.,box,{x},{y}" for n in range(8) for x, y in ((0.5, 0.0), (1.0, 1.0))]
+    rows += [f"{n}.png,Point to the elephant.,none,," for n in range(8)]
+    content = "\n".join(["image,instruction,kind,x,y", *rows])
+    benchmark, _ = make("q.csv", content, "--train", str(tmp_path / "train.json"), "--held-out", "0.25")
+    samples = list(read_samples(tmp_path / "train.json"))
+    held_out = {question.meta["source"] for question in benchmark.questions}
+    assert len(held_out) == 2 and len(samples) == 12 and not held_out & {sample.image for sample in samples}
+    for sample in samples:
+        answer = parse(sample.conversations[1].text)
+        if "elephant" in sample.conversations[0].text:
+            assert answer.none
+        else:
+            assert len(answer.points) == 5 and all(point.x >= 0.5 and point.inside for point in answer.points)
+    counts = check_set(tmp_path / "train.json", photos, tmp_path / "report.jsonl", 1, False)
+    assert not counts.bad
+
+
+def test_pictures_are_held_out_only_where_there_are_two(make, tmp_path):
+    with pytest.raises(InputError, match="at least two"):
+        make("q.csv", "image,instruction,x,y\na.png,Point.,0.5,0.5\n", "--train", str(tmp_path / "train.json"))
+    assert not (tmp_path / "train.json").exists()

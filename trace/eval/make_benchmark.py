@@ -1,12 +1,13 @@
-"""Make a benchmark of your own from annotations: a CSV, the JSON files of LabelMe, or one of COCO.
+"""Make a benchmark of your own from annotations, a CSV, the JSON files of LabelMe or one of COCO, and a training set.
 
     trace-vlm make-benchmark questions.csv --images photos --out datasets/mine
+    trace-vlm make-benchmark questions.csv --images photos --out datasets/mine --train mine.json --held-out 0.2
     trace-vlm make-benchmark labelme_folder --images photos --out datasets/mine --instruction "Point to the {label}."
 
 The CSV is that of `data.sources.own_points`, one line a point. Its column `kind` says what the points of a question are:
 point (a disc of --radius around each; the default), box (two opposite corners), polygon (its corners in order) or none
 (nothing is there; x and y are empty). Shapes of one label in one picture are one question. All coordinates are those of
-the upright picture.
+the upright picture. With --train, a share of the pictures makes the benchmark, the others training samples.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..core.absence import format_none
 from ..core.images import Images, Region, image_size, open_image, open_region, rasterize_polygon
-from ..core.points import Point
-from ..core.prompts import FORMAT_SENTENCE
-from ..core.records import Question
+from ..core.points import Point, format_points
+from ..core.prompts import FORMAT_SENTENCE, IMAGE_TAG, question_text
+from ..core.records import Question, Sample, Turn, write_samples
+from ..data.scenes.questions.view import sample_points
 from ..data.sources.own_points import csv_rows, row_points
 from ..drawing.canvas import figure_to_image
 from ..drawing.figures import draw_overlay
@@ -34,6 +37,9 @@ from .benchmark import open_benchmark
 from .published_benchmarks import ImportedRow, RegionMaker, write_benchmark
 
 RADIUS = 0.02  # of the disc around a point, in units of the picture's longer side
+COUNTS = (5, 3, 1)  # points of a training sample: the first number for which the region has room
+DECIMALS, INTERIOR = 3, 2.0  # of the points, and how much they keep to the middle of a region
+NOTHING = "there is no such thing in the picture."
 NONE = "none"  # kind of a question about what is not there
 INSTRUCTION = "Point to the {label}."
 RUNS = "runs"  # kind of COCO's run-length masks
@@ -50,11 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, help="the folder to write")
     add("--radius", type=float, default=RADIUS, help="of the disc around a point, in the picture's longer sides")
     add("--instruction", default=INSTRUCTION, help="question about a label of LabelMe or COCO, with {label}")
+    add("--train", type=Path, help="training file to write, about the pictures that are not held out")
+    add("--held-out", type=float, default=0.2, help="with --train: share of the pictures in the benchmark")
+    add("--seed", type=int, default=0, help="with --train: of the choice of pictures and points")
     arguments = parser.parse_args(argv)
+    if not 0 < arguments.held_out < 1 or arguments.seed < 0:
+        raise InputError(f"--held-out {arguments.held_out} must be between 0 and 1, --seed at least 0")
     if not 0 < arguments.radius < 1 or "{label}" not in arguments.instruction:
         raise InputError(f"--radius {arguments.radius} must be between 0 and 1, and --instruction must hold {{label}}")
     images = Images(existing_folder(arguments.images, "the picture folder"))
     labelled = _read_questions(arguments.annotations, images, arguments.instruction, arguments.radius)
+    others: list[Labelled] = []
+    if arguments.train is not None:
+        labelled, others = _split(labelled, arguments.held_out, arguments.seed)
+    rng = np.random.default_rng(arguments.seed)
+    samples = [_sample(*one, images, rng) for one in others]  # before anything is written: a mistake shows here
     rows: Iterator[ImportedRow] = (
         (question, images.path(str(question.meta["source"])).read_bytes(),
          partial(_union, parts), where)
@@ -64,7 +80,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     count = write_benchmark(arguments.out, rows, description)
     draw_sheet(arguments.out)
     print(f"{arguments.out}: {count} questions; look at {arguments.out / SHEET}")
+    if arguments.train is not None:
+        write_samples(arguments.train, samples)
+        print(f"{arguments.train}: {len(samples)} samples about {len({one.image for one in samples})} other pictures")
     return 0
+
+
+def _split(labelled: list[Labelled], share: float, seed: int) -> tuple[list[Labelled], list[Labelled]]:
+    """Return the questions about held-out pictures, and those about the others; InputError if either has none."""
+    pictures = sorted({str(question.meta["source"]) for question, *_ in labelled})
+    if len(pictures) < 2:
+        raise InputError("holding out pictures needs at least two of them. Leave out --train")
+    count = min(max(1, round(share * len(pictures))), len(pictures) - 1)
+    held_out = set(np.random.default_rng(seed).permutation(pictures)[:count].tolist())
+    parts = [[one for one in labelled if (one[0].meta["source"] in held_out) == held] for held in (True, False)]
+    return parts[0], parts[1]
+
+
+def _sample(
+    question: Question, parts: list[RegionMaker], where: str, images: Images, rng: np.random.Generator
+) -> Sample:
+    """Return a training sample whose answer is points in the middle of the question's region, or that nothing is there."""
+    source = str(question.meta["source"])
+    answer = format_none(NOTHING)
+    if not question.meta.get("absent"):
+        region = _union(parts, image_size(images.path(source)))
+        if not region.any():
+            raise InputError(f"{where}: the region has no pixel")
+        drawn = (sample_points(region, count, DECIMALS, INTERIOR, rng) for count in COUNTS)
+        points = next(filter(None, drawn), None)
+        if points is None:
+            raise InputError(f"{where}: the region is too small for a point of {DECIMALS} decimals")
+        answer = format_points((Point(x, y) for x, y in points), DECIMALS)
+    asked = Turn("human", f"{IMAGE_TAG}\n{question_text(question.text, reasoning=False)}")
+    category = {"category": question.category} if question.category else {}
+    return Sample(str(question.question_id), source, (asked, Turn("gpt", answer)), category)
 
 
 def _read_questions(paths: Sequence[Path], images: Images, instruction: str, radius: float) -> list[Labelled]:
