@@ -88,7 +88,6 @@ BROKEN = {
     "shallow base": ("lora", "base", safetensors(BASE, without(".layers.3.")), "layers.3"),
     "no base": ("projector_only", None, None, "--model-base"),
     "base is a CLIP": ("lora", "clip", None, "clip"),
-    "unneeded base": ("full", "base", None, "full is complete"),
     "language model alone": ("base", None, None, "base is a language model alone"),
     "no tower": ("lora", "base", ("clip", shutil.rmtree), "vision tower clip"),
     "tower is no CLIP": ("lora", "base", ("clip", base_as_clip), "clip is not a vision tower"),
@@ -119,6 +118,12 @@ def test_broken_checkpoints_are_refused_and_nothing_is_written(zoo, case):
     assert run(main, ["convert", str(zoo / name), str(zoo / "made"), *extra]) == 2
     assert sorted(path.name for path in zoo.iterdir()) == before
     assert run(main, ["inspect", str(zoo / name), *extra]) in (0, 2)
+
+
+def test_a_base_that_is_not_needed_is_named_and_left_out(zoo, capsys):
+    assert load(zoo / "full", base=zoo / "base").name == load(zoo / "full").name
+    assert "full is complete" in capsys.readouterr().err
+    assert run(main, ["convert", str(zoo / "full"), str(zoo / "made"), "--model-base", str(zoo / "base")]) == 2
 
 
 class Malicious:

@@ -35,7 +35,8 @@ def load(
     Args:
         path: a folder, a bundled model, a name on the hub, or a preset (`nano-random`: random weights; the others:
             their parts from the hub).
-        base: the model that an adapter or a projector belongs to; by default the one an adapter names.
+        base: the model that an adapter or a projector belongs to; by default the one an adapter names. Of a complete
+            model it is not used, with a warning: the published commands give one.
         dtype: the weights' type in memory, as torch names it; "auto" is the stored one.
         quantize: "8bit" or "4bit", by bitsandbytes on a GPU.
         vision_tower: a CLIP instead of the one of a LLaVA checkpoint; also `open_clip:...`.
@@ -52,7 +53,7 @@ def load(
             return load_any(*found, model_name(found[1] or found[0]), str(path), dtype, device, quantize, options)
         from .checkpoint_plan import plan_checkpoint
 
-        plan = plan_checkpoint(path, base, vision_tower)
+        plan = plan_checkpoint(path, _needed_base(path, base), vision_tower)
         return _load_plan(plan, model_name(plan.source), str(path), dtype, device, quantize, options)
     preset = PRESETS[str(path)]
     if "model" in preset.sources:
@@ -66,6 +67,18 @@ def load(
     model = build_model(preset, tokenizer).to(device, weight_dtype("float32" if dtype == "auto" else dtype)).eval()
     processor = build_processor(tokenizer, model.config.vision_config)
     return LlavaCheckpoint(model, processor, preset.name, preset.name, make_card(preset.name, None, ["random weights"]))
+
+
+def _needed_base(path: str | Path, base: str | Path | None) -> str | Path | None:
+    from .checkpoint_formats import CheckpointKind, recognise_checkpoint
+
+    if base is None:
+        return None
+    kind = recognise_checkpoint(model_folder(path, "the model")).kind
+    if kind not in (CheckpointKind.HUGGING_FACE, CheckpointKind.LLAVA):
+        return base
+    print(f"warning: {path} is complete ({kind.value}); the base {base} is not used", file=sys.stderr)
+    return None
 
 
 def any_model(path: str | Path, base: str | Path | None = None) -> tuple[Path, Path | None] | None:
