@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from io import BytesIO
 
@@ -191,6 +192,14 @@ def test_an_empty_folder_and_a_lost_picture_are_named(run_folder, tmp_path, caps
     write_json(tmp_path / "index.json", read_json(run_folder / "comparison/index.json"))
     with pytest.raises(InputError, match=r"images/.*\.jpg"):
         report.render("title", comparison=tmp_path)
+
+
+def test_a_folder_of_answers_is_summarized_first(run_folder, tmp_path):
+    for name in ("cor", "no_cor"):
+        shutil.copyfile(run_folder / "answers" / f"{name}.jsonl", tmp_path / f"{name}.jsonl")
+    assert run(report.main, ["--run", str(tmp_path), "--data", str(run_folder / "bench")]) == 0
+    labels = [model["label"] for model in read_json(tmp_path / "summary.json")["models"]]
+    assert labels == ["cor", "no_cor"] and 'id="accuracy"' in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture

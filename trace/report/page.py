@@ -1,6 +1,7 @@
 """One page that shows a complete run: accuracy, answers with reasoning and attention, training, data, records.
 
     python -m trace.report.page --run output/quickstart
+    python -m trace.report.page --run out --data where2place      # a folder of answer files
 
 One HTML file that loads nothing, made of what the run's folder holds (SOURCES; scripts/quickstart.sh writes all of it).
 Whatever a model wrote is text: the template escapes it, the script never makes markup of it, and a content security
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..eval import summarize_vqa
+from ..eval.benchmark import run_file
 from ..utils.command import InputError, Parser, existing_folder, run
 from ..utils.files import replacing
 
@@ -37,13 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, as scripts/quickstart.sh writes it")
     parser.add_argument("--out", type=Path, help="HTML file (default: report.html in the run's folder)")
     parser.add_argument("--title", help="title of the page (default: the folder's name)")
+    parser.add_argument(
+        "--data", help="the benchmark of answers that no summary.json is about yet, if no record names it"
+    )
     parser.add_argument("--training-samples", type=int, default=SAMPLES, help="number of training samples to show")
     arguments = parser.parse_args(argv)
     folder = existing_folder(arguments.run, "the run's folder")
+    _summarize_answers(folder, arguments.data)
     title = arguments.title or f"TRACE: {folder.resolve().name}"
     html = render(title, folder, folder / "comparison", folder / "attention", arguments.training_samples)
     print(write_html(arguments.out or folder / "report.html", html))
     return 0
+
+
+def _summarize_answers(folder: Path, data: str | None) -> None:
+    """Summarize the answer files of a folder that has no summary yet."""
+    answers = [path for path in sorted(folder.glob("*.jsonl")) if data is not None or run_file(path).is_file()]
+    if answers and not (folder / "summary.json").exists():
+        named = ["--data", data] if data is not None else []
+        summarize_vqa.main(["--answers", *map(str, answers), "--out", str(folder), "--runs", "single", *named])
 
 
 def write_html(out: Path, html: str) -> str:
