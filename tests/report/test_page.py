@@ -195,11 +195,10 @@ def test_an_empty_folder_and_a_lost_picture_are_named(run_folder, tmp_path, caps
 
 
 def test_a_folder_of_answers_is_summarized_first(run_folder, tmp_path):
-    for name in ("cor", "no_cor"):
-        shutil.copyfile(run_folder / "answers" / f"{name}.jsonl", tmp_path / f"{name}.jsonl")
-    assert run(report.main, ["--run", str(tmp_path), "--data", str(run_folder / "bench")]) == 0
-    labels = [model["label"] for model in read_json(tmp_path / "summary.json")["models"]]
-    assert labels == ["cor", "no_cor"] and 'id="accuracy"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    folder = shutil.copytree(run_folder / "answers", tmp_path / "answers")
+    assert run(report.main, ["--run", str(folder), "--data", str(run_folder / "bench")]) == 0
+    labels = [model["label"] for model in read_json(folder / "summary.json")["models"]]
+    assert labels == ["cor", "no_cor"] and 'id="accuracy"' in (folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture
