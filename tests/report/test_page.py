@@ -194,6 +194,11 @@ def test_an_empty_folder_and_a_lost_picture_are_named(run_folder, tmp_path, caps
         report.render("title", comparison=tmp_path)
 
 
+def test_a_page_of_attention_alone_shows_success_rates(run_folder):
+    explored = explorer.explorer(None, run_folder / "attention")
+    assert list(explored.success()) == explored.attended and sum(explored.success()[explored.attended[0]].values()) > 0
+
+
 def test_a_folder_of_answers_is_summarized_first(run_folder, tmp_path):
     folder = shutil.copytree(run_folder / "answers", tmp_path / "answers")
     assert run(report.main, ["--run", str(folder), "--data", str(run_folder / "bench")]) == 0

@@ -57,7 +57,15 @@ class Explorer:
         return [*self.labels, *(name for name in self.attended if colors[name] not in compared)]
 
     def accuracies(self) -> dict[str, list[float]]:
-        """Each compared model's accuracies on the questions of the page, where they are known."""
+        """Each compared model's accuracies on the questions of the page, where they are known.
+
+        Without a comparison, those of the answers whose attention is shown.
+        """
+        if not self.scores:
+            attended = [question["attention"] for question in self.questions if question["attention"]]
+            return {name: [one["answer"]["accuracy"] for one in attended
+                           if one["model"] == name and one["answer"]["accuracy"] is not None]
+                    for name in self.attended}  # fmt: skip
         answers = [question["answers"] for question in self.questions if question["answers"]]
         return {label: [of_question[index]["accuracy"] for of_question in answers
                         if of_question[index]["accuracy"] is not None]
