@@ -49,7 +49,7 @@ def test_a_question_is_answered_and_the_slider_shows_each_step(page, tmp_path):
     def wait(condition):
         page.wait_for_function(condition, timeout=60_000)
 
-    page.locator("table tr.tr-body").first.click()
+    page.locator("table tr.tr-body").filter(has=page.locator("img")).first.click()
     wait("document.querySelector('#instruction textarea').value.length > 5")
     page.locator("#ask").click()
     wait("document.querySelector('#text-0').innerText.includes('5. Final answer')")
@@ -87,3 +87,17 @@ def test_a_broken_or_missing_image_gets_a_message(page, tmp_path, file, message)
     page.wait_for_timeout(1000)
     page.locator("#ask").click()
     page.get_by_text(message).first.wait_for(timeout=30_000)
+
+
+def test_on_a_phone_the_answer_stands_below_the_button_and_the_second_model_is_folded(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    asked, shown, model = (page.locator(name).bounding_box() for name in ("#ask", "#shown-0", "#model-0"))
+    assert 0 < shown["y"] - (asked["y"] + asked["height"]) < 40 and model["y"] > shown["y"] + shown["height"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#second").is_visible() and not page.locator("#model-1").is_visible()
+
+
+def test_the_api_has_names(page, address):
+    (ask,) = page.request.get(f"{address}gradio_api/info").json()["named_endpoints"].values()
+    names = [parameter["parameter_name"] for parameter in ask["parameters"]]
+    assert names == ["image", "instruction", "reasoning", "num_points", "temperature", "seed", "model"]

@@ -14,7 +14,7 @@ from trace_vlm.core.images import open_image
 from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import HEADINGS, render
 from trace_vlm.demo import app
-from trace_vlm.demo.session import DemoAnswer, Models, as_record, ask, model_paths
+from trace_vlm.demo.session import DemoAnswer, Models, as_record, ask, model_paths, with_attention
 from trace_vlm.inference.predictor import Predictor
 from trace_vlm.model.presets import bundled_models
 from trace_vlm.utils.command import InputError, run
@@ -32,7 +32,8 @@ def test_the_text_streams_in_and_the_answer_is_complete(nano):
     assert all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
     assert len(texts) > 20 and texts[-1] == answer.prediction.text == TEXT
     assert answer.prediction.point_confidence == (1.0, 1.0)  # forced tokens are certain
-    record = as_record(answer)
+    assert "attention" not in as_record(answer)  # it takes another pass, which has to be asked for
+    record = as_record(with_attention(answer, Predictor(nano), picture(0)))
     assert json.loads(json.dumps(record))["points"] and record["model"]
     assert [step["key"] for step in record["attention"] if step["tokens"]] == [*STEPS, "answer"]
     assert record["points"][0]["confidence"] == 1.0

@@ -2,8 +2,8 @@
 
     trace-vlm demo --model trace=output/trace-13b --model robopoint=checkpoints/robopoint
 
-The page is served on 127.0.0.1 only, loads nothing from elsewhere (a content security policy tells the browser so), and
-sends no usage numbers. Needs the extra `demo`.
+The page is served on 127.0.0.1 unless --host says otherwise, loads nothing from elsewhere (a content security policy
+tells the browser so), and sends no usage numbers. Its API is /ask, documented at /?view=api. Needs the extra `demo`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..core.images import BROKEN_IMAGE
 from ..utils.command import InputError, Parser, install_hint, run
 
 if TYPE_CHECKING:
-    from .session import DemoAnswer, Models
+    from .session import Models
 
 HOST = "127.0.0.1"
 UPLOAD_LIMIT = "20mb"
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description="Ask a model in the browser; nothing leaves this machine.", examples=__doc__)
     parser.add_argument("--model", action="append", default=[], metavar="[NAME=]FOLDER",
                         help="a model for the menu; may be repeated (the bundled models follow)")  # fmt: skip
-    parser.add_argument("--port", type=int, default=7860, help="port on 127.0.0.1")
+    parser.add_argument("--host", default=HOST, help="address to listen on; everybody who reaches it may ask")
+    parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--device", help="torch device (default: a GPU if there is one)")
     parser.add_argument("--dtype", help="type of the weights (default: float32 on a CPU, as stored on a GPU)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
@@ -50,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = Models(model_paths(arguments.model), arguments.device, arguments.dtype)
     if not 0 < arguments.port < 65536:
         raise InputError(f"--port has to lie between 1 and 65535, not {arguments.port}")
-    launch(models, arguments.port, arguments.open)
+    launch(models, arguments.port, arguments.open, host=arguments.host)
     return 0
 
 
-def launch(models: Models, port: int, browser: bool = False, wait: bool = True) -> Any:
+def launch(models: Models, port: int, browser: bool = False, wait: bool = True, host: str = HOST) -> Any:
     """Serve the page; return the app, at once when `wait` is False. InputError: gradio is missing, the port is taken."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -67,16 +68,16 @@ def launch(models: Models, port: int, browser: bool = False, wait: bool = True) 
     local = ["system-ui", "sans-serif"]  # gradio's own themes load their fonts from the network
     try:
         app.queue(default_concurrency_limit=1).launch(
-            server_name=HOST, server_port=port, share=False, inbrowser=browser, prevent_thread_lock=True,
+            server_name=host, server_port=port, share=False, inbrowser=browser, prevent_thread_lock=True,
             quiet=True,  # its own words advise a public link
             max_file_size=UPLOAD_LIMIT, allowed_paths=[str(SAMPLES)], footer_links=[], ssr_mode=False, pwa=False,
             mcp_server=False, theme=gr.themes.Default(font=local, font_mono=["ui-monospace", "monospace"]),
             app_kwargs={"middleware": [Middleware(SecurityPolicy)], "docs_url": None, "redoc_url": None},
         )  # fmt: skip
     except OSError as error:
-        raise InputError(f"port {port} cannot be used ({error}); give another with --port") from None
+        raise InputError(f"{host}:{port} cannot be used ({error}). Give another --port or --host") from None
     if wait:
-        print(f"open http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+        print(f"open http://{host}:{port} (Ctrl-C ends it)", flush=True)
         app.block_thread()
     return app
 
@@ -104,6 +105,7 @@ def build(models: Models) -> Any:
     with gr.Blocks(title="TRACE", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as app:
         gr.Markdown("# TRACE\nA picture and an instruction; the model reasons in words, then points.")
         with gr.Row():
+            # On a narrow screen the columns stand below each other: the question, the answer, everything else.
             with gr.Column(scale=1, min_width=260):
                 picture = gr.Image(type="filepath", image_mode=None, label="Image", sources=["upload", "clipboard"],
                                    buttons=[], elem_id="picture", height=300)  # fmt: skip
@@ -113,7 +115,11 @@ def build(models: Models) -> Any:
                 instruction = gr.Textbox(label="Instruction", lines=2, placeholder="Point to ...",
                                          elem_id="instruction")  # fmt: skip
                 asked = gr.Button("Ask", variant="primary", elem_id="ask")
-                with gr.Group():
+            with gr.Column(scale=1, min_width=300):
+                first = _side(gr, 0)
+            with gr.Column(scale=1, min_width=300):
+                first["model"] = gr.Dropdown(names, value=names[0], label="Model", elem_id="model-0")
+                with gr.Accordion("Settings", open=False):
                     reasoning = gr.Checkbox(True, label="Reason before pointing")
                     points = gr.Slider(0, 20, 0, step=1, label="Number of points", info="0: as the model likes")
                     temperature = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature", info="0: greedy")
@@ -121,17 +127,28 @@ def build(models: Models) -> Any:
                 samples = json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
                 gr.Examples([[str(SAMPLES / one["image"]), one["instruction"]] for one in samples],
                             [picture, instruction], label="Samples", cache_examples=False)  # fmt: skip
-            sides = [_side(gr, names, 0), _side(gr, [NONE, *names], 1)]
+                with gr.Accordion("A second model beside it", open=False, elem_id="second"):
+                    second = _side(gr, 1)
+                    second["model"] = gr.Dropdown([NONE, *names], value=NONE, label="Model", elem_id="model-1")
         inputs = [picture, instruction, reasoning, points, temperature, seed]
 
-        def answer(path: Any, *given: Any) -> Iterator[Any]:
-            yield from _answer(gr, models, path, *given)
+        def answer(
+            image: Any, instruction: str, reasoning: bool, num_points: float, temperature: float, seed: float | None,
+            model: str,
+        ) -> Iterator[Any]:  # fmt: skip
+            yield from _answer(gr, models, image, instruction, reasoning, num_points, temperature, seed, model)
 
-        for side in sides:
+        def show(state: Any, step: float) -> Iterator[tuple[Any, ...]]:
+            yield from _at_step(gr, models, state, step)
+
+        for number, side in enumerate([first, second]):
             outputs = [side[name] for name in ("state", "text", "shown", "step", "words", "table", "download")]
-            gr.on([asked.click, instruction.submit], answer, [*inputs, side["model"]], outputs, show_progress="hidden")
-            side["step"].change(_at_step, [side["state"], side["step"]],
-                                [side["shown"], side["words"], side["text"]], show_progress="hidden")  # fmt: skip
+            api: dict[str, Any] = {"api_visibility": "private"} if number else {"api_name": "ask"}
+            gr.on([asked.click, instruction.submit], answer, [*inputs, side["model"]], outputs, show_progress="hidden",
+                  **api)  # fmt: skip
+            side["step"].change(show, [side["state"], side["step"]],
+                                [side[name] for name in ("state", "shown", "words", "text", "download")],
+                                show_progress="minimal", api_visibility="private")  # fmt: skip
     return app
 
 
@@ -142,24 +159,21 @@ def _read_picture(gr: Any, read: Callable[[Any], Any], payload: Any) -> Any:
         raise gr.Error(f"This file is no image that can be read: {error}", print_exception=False) from None
 
 
-def _side(gr: Any, names: Sequence[str], number: int) -> dict[str, Any]:
-    """The column of one model: its components by name."""
-    label = "Model" if number == 0 else "Beside it"
-    with gr.Column(scale=1, min_width=300):
-        return {
-            "model": gr.Dropdown(list(names), value=names[0], label=label, elem_id=f"model-{number}"),
-            "shown": gr.Image(label="Answer", interactive=False, type="pil", format="png", buttons=["fullscreen"],
-                              elem_id=f"shown-{number}"),
-            "step": gr.Slider(0, 7, 0, step=1, label="Attention at step", elem_id=f"step-{number}", interactive=True,
-                              info="0: the image; from 1: where the model looked during each step"),
-            "words": gr.Textbox(label="This step", lines=2, interactive=False, elem_id=f"words-{number}"),
-            "text": gr.HTML(label="Reasoning and answer", show_label=True, container=True, padding=True,
-                            elem_id=f"text-{number}"),
-            "table": gr.Dataframe(headers=["x", "y", "pixel", "confidence"], interactive=False, label="Points",
-                                  elem_id=f"points-{number}"),
-            "download": gr.DownloadButton("Download JSON", interactive=False, elem_id=f"download-{number}"),
-            "state": gr.State(None),
-        }  # fmt: skip
+def _side(gr: Any, number: int) -> dict[str, Any]:
+    """The components of one model's answer by name."""
+    return {
+        "shown": gr.Image(label="Answer", interactive=False, type="pil", format="png", buttons=["fullscreen"],
+                          elem_id=f"shown-{number}"),
+        "text": gr.HTML(label="Reasoning and answer", show_label=True, container=True, padding=True,
+                        elem_id=f"text-{number}"),
+        "table": gr.Dataframe(headers=["x", "y", "pixel", "confidence"], interactive=False, label="Points",
+                              elem_id=f"points-{number}"),
+        "step": gr.Slider(0, 7, 0, step=1, label="Attention at step", elem_id=f"step-{number}", interactive=True,
+                          info="0: the image; from 1: where the model looked during each step"),
+        "words": gr.Textbox(label="This step", lines=2, interactive=False, elem_id=f"words-{number}"),
+        "download": gr.DownloadButton("Download JSON", interactive=False, elem_id=f"download-{number}"),
+        "state": gr.State(None),
+    }  # fmt: skip
 
 
 def _answer(
@@ -189,32 +203,34 @@ def _answer(
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from None
     assert isinstance(update, DemoAnswer)
-    record = as_record(update)
     rows = [[f"{point['x']:.3f}", f"{point['y']:.3f}", ", ".join(f"{value:.0f}" for value in point["pixel"]),
              "-" if point["confidence"] is None else f"{point['confidence']:.0%}"]
-            for point in record["points"]]  # fmt: skip
-    state = {"answer": update, "path": path}
-    picture, words, text = _at_step(state, 0)
-    with tempfile.TemporaryDirectory(prefix="trace-demo-") as folder:  # gradio keeps a copy while the page is open
-        file = Path(folder) / "answer.json"
-        file.write_text(json.dumps(record, indent=2), encoding="utf-8")
-        download = gr.DownloadButton(value=str(file), interactive=True)
+            for point in as_record(update)["points"]]  # fmt: skip
+    for state, picture, words, text, download in _at_step(gr, models, {"answer": update, "path": path}, 0):
         yield state, text, picture, 0, words, rows, download
 
 
-def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
-    """The image, a line about it and the answer's text at a position of the slider: 0, or a step from 1."""
+def _at_step(gr: Any, models: Models, state: dict[str, Any] | None, step: float) -> Iterator[tuple[Any, ...]]:
+    """The state, the image, a line about it, the answer's text and its file at a position of the slider: 0, or a step.
+
+    The attention is read when the slider first leaves 0.
+    """
     if state is None:
-        return None, "", ""
+        yield None, None, "", "", gr.DownloadButton(interactive=False)
+        return
     from ..core.images import open_image, unpad_map
     from ..drawing.canvas import figure_to_image
     from ..drawing.figures import draw_overlay, shared_vmax
+    from .session import as_record, with_attention
 
-    answer: DemoAnswer = state["answer"]
+    image = open_image(state["path"])
+    if step >= 1 and state["answer"].attention is None:
+        answer = state["answer"]
+        state = {**state, "answer": with_attention(answer, models.get(answer.model), image)}
+    answer = state["answer"]
     attention, prediction = answer.attention, answer.prediction
-    number = min(int(step), len(attention.titles))  # two more with hops
-    heat, vmax, labels = None, 0.0, []
-    if number < 1:
+    heat, vmax, labels, key = None, 0.0, [], None
+    if step < 1:
         labels = [f"{place}: {value:.0%}" for place, value in enumerate(prediction.point_confidence, 1)]
         words = "The image with the points and the model's confidence in each."
     elif not attention.response.steps:  # the same at every position of the slider
@@ -223,15 +239,18 @@ def _at_step(state: dict[str, Any] | None, step: float) -> tuple[Any, str, str]:
         vmax = float(heat.max())
         words = f"This answer has no steps. Attention over all of it: {rows.sum():.1%} on the image."
     else:
-        steps = attention.step_maps(answer.size)
-        shown = steps[number - 1]
+        steps, number = attention.step_maps(answer.size), min(int(step), len(attention.titles))  # two more with hops
+        shown, key = steps[number - 1], list(attention.titles)[number - 1]
         heat, vmax = shown.heat, shared_vmax(steps)
         words = f"{shown.title}: {shown.share:.1%} of attention on the image"
         if heat is None:
             words = f"{shown.title}: missing from this answer."
-    picture = figure_to_image(draw_overlay(open_image(state["path"]), prediction.response.points, heat, vmax, labels))
-    key = list(attention.titles)[number - 1] if number >= 1 else None
-    return picture, words, answer_html(prediction.text, answer.size, key)
+    picture = figure_to_image(draw_overlay(image, prediction.response.points, heat, vmax, labels))
+    with tempfile.TemporaryDirectory(prefix="trace-demo-") as folder:  # gradio keeps a copy while the page is open
+        file = Path(folder) / "answer.json"
+        file.write_text(json.dumps(as_record(answer), indent=2), encoding="utf-8")
+        download = gr.DownloadButton(value=str(file), interactive=True)
+        yield state, picture, words, answer_html(prediction.text, answer.size, key), download
 
 
 def answer_html(text: str, size: tuple[int, int], shown: str | None = None) -> str:

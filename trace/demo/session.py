@@ -1,6 +1,6 @@
-"""The demo without its page: load models, answer with the reasoning streaming in, then read the attention.
+"""The demo without its page: load models, answer with the reasoning streaming in, read the attention when asked.
 
-One answer is generated at a time, by `inference.predictor`; the attention of its steps is read in one pass afterwards.
+One answer is generated at a time, by `inference.predictor`; the attention of its steps is read in one pass.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,13 @@ MOST_PIXELS = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class DemoAnswer:
-    """A finished answer: points and confidence in `prediction`, the attention of each step in `attention`."""
+    """A finished answer: points and confidence in `prediction`, the attention of each step once it is read."""
 
     model: str
     instruction: str
     size: tuple[int, int]
     prediction: Prediction
-    attention: AnswerAttention
+    attention: AnswerAttention | None = None
 
 
 class Models:
@@ -103,9 +103,7 @@ def ask(predictor: Predictor, name: str, image: Image, instruction: str, **setti
             (prediction,) = predictor.predict([image], [instruction], on_step=on_step, **settings)
             if not prediction.token_ids:
                 raise InputError("the model's answer is empty. Ask in other words, or raise the temperature.")
-            captured = capture_teacher_forced(checkpoint, image, prediction.prompt, prediction.token_ids)
-            attention = attention_by_step(checkpoint, captured, image)
-            updates.put(DemoAnswer(name, instruction, image.size, prediction, attention))
+            updates.put(DemoAnswer(name, instruction, image.size, prediction))
         except BaseException as error:  # noqa: BLE001 (raised again in the thread that asked)
             updates.put(error)
 
@@ -123,15 +121,24 @@ def ask(predictor: Predictor, name: str, image: Image, instruction: str, **setti
     yield update
 
 
+def with_attention(answer: DemoAnswer, predictor: Predictor, image: Image) -> DemoAnswer:
+    """Return the answer with the attention of each step, which takes one pass of the model."""
+    prediction = answer.prediction
+    with _generating:
+        captured = capture_teacher_forced(predictor.checkpoint, image, prediction.prompt, prediction.token_ids)
+    return replace(answer, attention=attention_by_step(predictor.checkpoint, captured, image))
+
+
 def as_record(answer: DemoAnswer) -> dict[str, Any]:
-    """Return an answer as JSON: as `trace-vlm predict --json` gives it, with the model and each step's attention."""
+    """Return an answer as JSON: as `trace-vlm predict --json` gives it, and each step's attention if it was read."""
     from ..inference.answer import answer_record
 
-    attention = answer.attention
+    record = answer_record(answer.prediction, answer.size, answer.model).as_json()
+    record, attention = {"instruction": answer.instruction, **record}, answer.attention
+    if attention is None:
+        return record
     where = regions(answer.size, attention.maps.shape[-1], attention.response.points)
     steps = [{"key": key, "title": title, "tokens": (span := attention.spans.get(key)) and list(span),
               "numbers": span and measure(grid, where)}
              for (key, title), grid in zip(attention.titles.items(), attention.maps, strict=True)]  # fmt: skip
-    record = answer_record(answer.prediction, answer.size, answer.model).as_json()
-    return {"instruction": answer.instruction, **record,
-            "layers": list(attention.captured.layers), "attention": steps}  # fmt: skip
+    return {**record, "layers": list(attention.captured.layers), "attention": steps}

@@ -68,6 +68,7 @@ class ServerSettings:
 
     name: str
     window: float = 0.01  # seconds
+    most_together: int = 64  # questions in a batch
     most_asking: int = 64  # questions at a time
     timeout: float = 60.0  # seconds
     limits: Limits = Limits(20_000_000, 50_000_000)
@@ -93,7 +94,7 @@ class Metrics:
 def build_app(predictor: Predictor, settings: ServerSettings) -> FastAPI:
     """Return the application; its engine ends with it."""
     metrics = Metrics()
-    engine = Engine(predictor, settings.window, metrics.batch.observe)
+    engine = Engine(predictor, settings.window, settings.most_together, metrics.batch.observe)
     metrics.waiting.set_function(lambda: engine.waiting)
     service = Service(predictor, engine, settings)
 

@@ -46,13 +46,14 @@ class Engine:
     """The model's thread and its queue."""
 
     def __init__(
-        self, predictor: Predictor, window: float, observe: Callable[[int], object] = lambda size: None
+        self, predictor: Predictor, window: float, most: int, observe: Callable[[int], object] = lambda size: None
     ) -> None:
         """Args:
         window: seconds after a question's arrival in which others may join its batch.
+        most: questions in a batch.
         observe: called with the size of every batch.
         """
-        self.predictor, self.window, self.observe = predictor, window, observe
+        self.predictor, self.window, self.most, self.observe = predictor, window, most, observe
         self._cache = RecentImages(predictor.checkpoint, RECENT_IMAGES)
         self._waiting: list[Job] = []
         self._changed, self._stopping = threading.Condition(), False
@@ -96,7 +97,7 @@ class Engine:
                 until = self._waiting[0].arrived + self.window
                 self._changed.wait_for(lambda: self._stopping, until - time.monotonic())
                 wanted = [job for job in self._waiting if job.wanted]
-                batch = [job for job in wanted if job.asked.settings == wanted[0].asked.settings]
+                batch = [job for job in wanted if job.asked.settings == wanted[0].asked.settings][: self.most]
                 self._waiting = [job for job in wanted if job not in batch]
             if batch:
                 return batch

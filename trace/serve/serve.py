@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", help="as torch names it (default: a GPU if there is one)")
     add("--dtype", help="of the weights (default: float32 on a CPU, as stored on a GPU)")
     add("--batch-window", default="10ms", help="time to wait for more questions after the first of a batch: 10ms, 0.1s")
+    add("--max-batch", type=int, default=64, help="questions answered together, fewer where memory is short")
     add("--max-queue", type=int, default=64, help="questions at a time; more are answered 429")
     add("--timeout", type=float, default=60.0, help="seconds from which on 504 is answered")
     add("--max-image-mb", type=float, default=20.0, help="size of an image's file, in 10**6 bytes")
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     window = seconds(arguments.batch_window)
     for name, valid in (("port", 0 < arguments.port < 65536), ("max-queue", arguments.max_queue > 0),
+                        ("max-batch", arguments.max_batch > 0),
                         ("timeout", 0 < arguments.timeout < 1e6), ("max-image-mb", 0 < arguments.max_image_mb < 1e4),
                         ("max-pixels", 1 <= arguments.max_pixels < 1e10)):  # fmt: skip
         if not valid:
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor = Predictor.load(arguments.model, arguments.model_base, arguments.device, arguments.dtype)
     name = arguments.name or predictor.checkpoint.name
     limits = Limits(int(arguments.max_image_mb * 1e6), int(arguments.max_pixels), tuple(arguments.allow_urls))
-    settings = ServerSettings(name, window, arguments.max_queue, arguments.timeout, limits, key)
+    settings = ServerSettings(name, window, arguments.max_batch, arguments.max_queue, arguments.timeout, limits, key)
     print(f"{name} on http://{host}:{port} (API: /docs; Ctrl-C or SIGTERM ends it)", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended
     config = uvicorn.Config(
