@@ -10,7 +10,7 @@ from tiny_models import FAMILIES
 from trace_vlm.core.conventions import CONVENTIONS
 from trace_vlm.core.points import Point
 from trace_vlm.core.prompts import POINTS_SUFFIX
-from trace_vlm.demo.session import ask
+from trace_vlm.demo.session import ask, with_attention
 from trace_vlm.inference.predictor import Predictor
 from trace_vlm.model.checkpoint import load
 from trace_vlm.utils.command import InputError
@@ -72,8 +72,9 @@ def test_the_demo_streams_an_answer_and_can_be_stopped(predictor_of):
     with saying(predictor.checkpoint, text):
         *texts, answer = ask(predictor, "tiny", PICTURES[0], TEXTS[0])
     assert len(texts) > 5 and texts[-1] == text and text.startswith(texts[0])
-    assert answer.prediction.response.points == answer.attention.response.points == (Point(0.25, 0.5),)
-    assert answer.attention.maps.shape == (5, 24, 24)
+    attention = with_attention(answer, predictor, PICTURES[0]).attention
+    assert answer.prediction.response.points == attention.response.points == (Point(0.25, 0.5),)
+    assert attention.maps.shape == (5, 24, 24)
     stopped = ask(predictor, "tiny", PICTURES[0], TEXTS[0], max_new_tokens=3000)
     next(stopped)
     stopped.close()

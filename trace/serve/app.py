@@ -49,6 +49,7 @@ ERRORS = {400: "invalid_request_error", 401: "authentication_error", 404: "inval
           405: "invalid_request_error", 413: "invalid_request_error", 429: "rate_limit_error", 500: "server_error",
           503: "server_error", 504: "timeout"}  # fmt: skip
 FAILED = "the server failed on this request"
+LOG = logging.getLogger(__name__)
 
 
 class ErrorText(BaseModel):
@@ -217,7 +218,7 @@ class Service:
             if (error := job.future.exception()) is not None:
                 wrong = isinstance(error, InputError)
                 if not wrong:
-                    logging.getLogger(__name__).error(FAILED, exc_info=error)
+                    LOG.error(FAILED, exc_info=error)
                 yield failure(400, str(error)) if wrong else failure(500, FAILED)
                 return
             prediction = job.future.result()
@@ -320,8 +321,7 @@ class Guard:
             return message
 
         async def refuse(code: int, message: str, headers: Any = None) -> None:
-            if not status:
-                await error_response(code, message, headers)(scope, receive, counted)
+            await error_response(code, message, headers)(scope, receive, counted)
 
         self.asking += asks
         try:
@@ -335,9 +335,11 @@ class Guard:
             await refuse(413, f"the request is larger than {most:,} bytes")
         except ClientDisconnect:
             status = 499  # nobody is there to be told
-        except Exception:  # noqa: BLE001 (a defect: told to the client without its contents, and to the log with them)
+        except Exception as error:  # noqa: BLE001 (a defect: told to the client without its contents, logged with them)
+            if status:
+                raise  # ends the connection
+            LOG.error(FAILED, exc_info=error)
             await refuse(500, FAILED)
-            raise
         finally:
             self.asking -= asks
             route = getattr(scope.get("route"), "path", "other")
