@@ -30,7 +30,9 @@ def test_a_wrong_flag_is_refused_with_one_sentence(words, flags, key, monkeypatc
         monkeypatch.delenv(serve.KEY, raising=False)
         if key is not None:
             monkeypatch.setenv(serve.KEY, key)
+        handler = signal.getsignal(signal.SIGTERM)
         assert run(serve.main, ["--port", str(port), *flags]) == 2
+        signal.signal(signal.SIGTERM, handler)
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 

@@ -119,6 +119,9 @@ def build(models: Models) -> Any:
                 first = _side(gr, 0)
             with gr.Column(scale=1, min_width=300):
                 first["model"] = gr.Dropdown(names, value=names[0], label="Model", elem_id="model-0")
+                with gr.Accordion("A second model beside it", open=False, elem_id="second"):
+                    other = gr.Dropdown([NONE, *names], value=NONE, label="Model", elem_id="model-1")
+                    second = {"model": other, **_side(gr, 1)}
                 with gr.Accordion("Settings", open=False):
                     reasoning = gr.Checkbox(True, label="Reason before pointing")
                     points = gr.Slider(0, 20, 0, step=1, label="Number of points", info="0: as the model likes")
@@ -127,9 +130,6 @@ def build(models: Models) -> Any:
                 samples = json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8"))
                 gr.Examples([[str(SAMPLES / one["image"]), one["instruction"]] for one in samples],
                             [picture, instruction], label="Samples", cache_examples=False)  # fmt: skip
-                with gr.Accordion("A second model beside it", open=False, elem_id="second"):
-                    second = _side(gr, 1)
-                    second["model"] = gr.Dropdown([NONE, *names], value=NONE, label="Model", elem_id="model-1")
         inputs = [picture, instruction, reasoning, points, temperature, seed]
 
         def answer(

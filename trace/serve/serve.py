@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 
 from ..utils.command import InputError, Parser, install_hint, run
@@ -68,12 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise InputError(f"{host}:{port} cannot be listened to: {error.strerror}. Give another --port") from None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again when all is answered
     predictor = Predictor.load(arguments.model, arguments.model_base, arguments.device, arguments.dtype)
     name = arguments.name or predictor.checkpoint.name
     limits = Limits(int(arguments.max_image_mb * 1e6), int(arguments.max_pixels), tuple(arguments.allow_urls))
     settings = ServerSettings(name, window, arguments.max_batch, arguments.max_queue, arguments.timeout, limits, key)
     print(f"{name} on http://{host}:{port} (API: /docs; Ctrl-C or SIGTERM ends it)", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has ended
     config = uvicorn.Config(
         build_app(predictor, settings), log_level="warning", access_log=False,
         timeout_graceful_shutdown=int(arguments.timeout) + 1,
