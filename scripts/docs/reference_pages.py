@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import html
 import importlib
 import inspect
 import sys
@@ -61,13 +62,18 @@ def parsers() -> Iterator[tuple[str, Parser]]:
 
 
 def field_comments(kind: type) -> dict[str, str]:
-    """Return the comment at the end of each field's line."""
+    """Return the comment at the end of each field's line, or in the lines above it."""
     source = textwrap.dedent(inspect.getsource(kind))
     lines, comments = source.splitlines(), {}
     for node in ast.parse(source).body[0].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             rest = lines[node.end_lineno - 1][node.end_col_offset :]
-            comments[node.target.id] = rest.partition("#")[2].strip()
+            above = []
+            for line in reversed(lines[: node.lineno - 1]):
+                if not line.strip().startswith("#"):
+                    break
+                above.insert(0, line.strip(" #"))
+            comments[node.target.id] = rest.partition("#")[2].strip() or " ".join(above)
     return comments
 
 
@@ -86,8 +92,9 @@ def configuration(kind: type, name: str, seen: set[type]) -> Iterator[str]:
         if dataclasses.is_dataclass(shown):
             inner.append((type(shown), field.name))
             shown = "see below"
-        kinds = str(field.type).replace("|", "\\|")
-        yield f"| `{field.name}` | `{kinds}` | `{shown}` | {comments.get(field.name, '')} |"
+        kinds, shown = (html.escape(str(text)).replace("|", "&#124;") for text in (field.type, shown))
+        comment = comments.get(field.name, "").replace("|", "\\|")
+        yield f"| `{field.name}` | <code>{kinds}</code> | {f'<code>{shown}</code>' if shown else 'empty'} | {comment} |"
         module = sys.modules[kind.__module__]
         for word in set(str(field.type).replace("[", " ").replace("]", " ").replace("|", " ").split()):
             other = getattr(module, word, None)
