@@ -2,7 +2,7 @@
 
     python scripts/assets/readme_picture.py output/quickstart docs/images/quickstart.png
 
-The answer is that of the reasoning model to the first question about an object that follows three relations: nobody chose it.
+The answer is the reasoning model's to the first question about an object that follows three relations: nobody chose it.
 """
 
 from __future__ import annotations
