@@ -5,13 +5,13 @@
 #
 # --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour).
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
-# size of the job (1600 scenes, 700 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
+# size of the job (2800 scenes, 700 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 SCRATCH=0
 [[ ${1:-} != --from-scratch ]] || { SCRATCH=1; shift; }
 (($# <= 1)) && [[ ${1:-} != -* ]] || die "$SCRIPT takes --from-scratch and one folder, where the results go; --help explains"
-SCENES=${SCENES:-1600} STEPS=${STEPS:-700}
+SCENES=${SCENES:-2800} STEPS=${STEPS:-700}
 read -r VISION_STEPS PROJECTOR_STEPS POINTING_STEPS <<<"${SCRATCH_STEPS:-2600 2600 5000}"
 
 OUT=${1:+$(absolute "$1")}
@@ -24,7 +24,7 @@ trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT # what runs in the backg
 
 module() { "$PY" -m "trace_vlm.$@"; }
 step() { printf '\n== %s\n' "$*"; }
-scenes() { module data.scenes.generate --config configs/scenes/nano_quickstart.yaml --size 128 --views 1 --workers 2 "$@"; }
+scenes() { module data.scenes.generate --config configs/scenes/nano.yaml --size 128 --views 1 --workers 2 "$@"; }
 train() { # arm, training file, steps
   module train.train --config configs/train_nano.yaml --set model="$START" data="$OUT/data/$2" image_folder="$OUT/data" \
     output_dir="$OUT/train/$1" max_steps="$3"
@@ -80,7 +80,7 @@ answer no_cor --no-reasoning
 answer cor --reasoning
 step "attention at each step of the reasoning"
 "$PY" visualization/attention_map.py --model "$OUT/train/cor" --data "$OUT/bench" --out "$OUT/attention" \
-  --end-idx 99 --every 9 --resume  # 11 questions of all kinds
+  --end-idx 84 --every 7 --resume  # 12 questions of all kinds about 12 images, which have six each
 step "waiting for the longer fine-tuning without reasoning (its log: $OUT/train_no_cor_time.log)"
 wait "$TIME" || die "fine-tuning without reasoning failed; see $OUT/train_no_cor_time.log"
 
