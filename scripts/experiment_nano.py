@@ -22,6 +22,7 @@ import numpy as np
 from trace_vlm.attention.interventions import effect_rows, read_effects
 from trace_vlm.attention.summary import tables
 from trace_vlm.core.reasoning import STEPS, parse, render
+from trace_vlm.data.scenes.wording import relation_phrase
 from trace_vlm.drawing.canvas import save_figure
 from trace_vlm.drawing.figures import draw_groups
 from trace_vlm.eval.statistics import difference
@@ -50,6 +51,7 @@ class Arm:
     reasoning: bool = True  # whether its answers reason
     equal_time: bool = False  # as many steps as fit in the CPU time of `reasoning`, instead of STEPS
     grounding: bool = True
+    times: int = 1  # as many steps
     start: str = "base"  # or "reasoned": half of its pre-training on pointing was with reasoning
     reward: str = ""  # the arm that reinforcement learning starts from
     of: str = ""
@@ -66,6 +68,9 @@ ARMS = {
     **{f"without step {key}": Arm(f"without_{key}.json") for key in STEPS},
     "reasoned start, reasoning": Arm("cor.json", start="reasoned"),
     "reasoned start, none, equal time": replace(NONE, equal_time=True, start="reasoned"),
+    "reasoning, comparing": Arm("comparing.json"), "reasoning, no places": Arm("no_places.json"),
+    "reasoning, twice the steps": Arm("cor.json", times=2),
+    "none, equal time, twice the steps": replace(NONE, equal_time=True, times=2),
     "reasoning, RL": Arm(reward="reasoning"),
     "none, RL": Arm(reasoning=False, reward="none, equal time"),
 }  # fmt: skip
@@ -76,6 +81,9 @@ SECTIONS = {
     "dose": ("Share of samples with reasoning", ["none", "25 %", "50 %", "75 %", "reasoning"]),
     "dose_direct": ("The same models, asked without", ["none", *(f"{share} %, asked without" for share in (25, 50, 75))]),
     "steps": ("One step left out", ["reasoning", *(f"without step {key}" for key in STEPS)]),
+    "variants": ("Other wordings, longer training", [
+        "reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places", "reasoning, twice the steps",
+        "none, equal time, twice the steps"]),
     "rl": ("Reinforcement learning", ["reasoning, RL", "reasoning", "none, RL", "none, equal time"]),
 }  # fmt: skip
 
@@ -141,6 +149,11 @@ class Experiment:
             self._write(f"dose{share}.json", mixed)
         for key in STEPS:
             self._write(f"without_{key}.json", [_without(sample, key) for sample in reasoned])
+        if not (self.data / "no_places.json").exists():
+            self.run("data.cor.build", "--data", self.data / "data.json", "--out", self.data / "no_places.json",
+                     "--reasoner", "rules", "--decimals", 2, log="no_places")  # fmt: skip
+        views = {view["view"]: view for _, view in read_jsonl(self.data / "views.jsonl")}
+        self._write("comparing.json", [_comparing(sample, views[sample["meta"]["view"]]) for sample in reasoned])
 
     def _write(self, name: str, samples: Sequence[Any]) -> None:
         if not (self.data / name).exists():
@@ -181,7 +194,7 @@ class Experiment:
                        **{"grpo.reasoning": str(arm.reasoning).lower(), **scenes})  # fmt: skip
         elif not arm.of:
             start = "trace/assets/nano-base" if arm.start == "base" else self.out / "train" / "start_pointing"
-            steps = self.equal_time_steps() if arm.equal_time else self.size.steps
+            steps = (self.equal_time_steps() if arm.equal_time else self.size.steps) * arm.times
             grounding = {} if arm.grounding else {"grounding_loss": None}
             self.train(
                 "train_nano", folder, model=start, data=self.data / arm.data, max_steps=steps, seed=seed, **grounding
@@ -261,6 +274,32 @@ def _without(sample: dict[str, Any], key: str) -> dict[str, Any]:
     response = parse(answer["value"])
     text = render({step.key: step.text for step in response.steps if step.key != key}, response.points, 2)
     return {**sample, "conversations": [question, {**answer, "value": text}]}
+
+
+def _comparing(sample: dict[str, Any], view: dict[str, Any]) -> dict[str, Any]:
+    """A sample whose second step first says, for every object of the noun, where it lies from the reference."""
+    meta, (question, answer) = sample["meta"], sample["conversations"]
+    if not meta["target"] or not meta["relation"]:
+        return sample
+    reference = meta["hops"][-2]["instance"] if len(meta["hops"]) > 1 else meta["references"][0]["instance"]
+    objects = {item["instance"]: item for item in view["objects"]}
+    matrix = np.array(view["camera"]["world_from_camera"])
+    axes = [axis / np.hypot(*axis) for axis in (matrix[:2, 0], matrix[:2, 2])]  # to the right and away, on the ground
+    said = []
+    for item in sorted(objects.values(), key=lambda item: item["center"]):
+        if item["category"] == meta["target"]["category"] and item["instance"] != reference:
+            offset = np.subtract(item["position"][:2], objects[reference]["position"][:2])
+            right, away = (float(offset @ axis) for axis in axes)
+            lies = ("right" if right > 0 else "left") if abs(right) > abs(away) else "behind" if away > 0 else "front"
+            lies = meta["relation"] if item["instance"] == meta["target"]["instance"] else lies
+            x, y = item["center"]
+            verb = f"lies {relation_phrase(lies)}" if lies != meta["relation"] or item["instance"] == meta["target"][
+                "instance"] else f"does not lie {relation_phrase(lies)}"  # fmt: skip
+            said.append(f"The {item['category']} at ({x:.2f}, {y:.2f}) {verb} it.")
+    response = parse(answer["value"])
+    steps = {step.key: step.text for step in response.steps}
+    steps["target"] = " ".join([*said, steps["target"]])
+    return {**sample, "conversations": [question, {**answer, "value": render(steps, response.points, 2)}]}
 
 
 def _cpu_seconds(log: Path) -> float:
