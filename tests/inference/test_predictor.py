@@ -6,6 +6,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from forced_answers import saying
@@ -292,6 +293,18 @@ def test_points_and_boxes_as_json_and_text():
     for cut in (True, False):
         answer = dataclasses.replace(prediction, response=parse("no"), text="no", cut=cut)
         assert ("--max-new-tokens" in format_prediction(answer_record(answer, (200, 100), "nano"), 2)) is cut
+
+
+def test_one_image_and_one_text_give_one_prediction_from_a_path_a_picture_or_an_array(predictor, pictures):
+    path, options = pictures[0], {"reasoning": False, "max_new_tokens": 8}
+    (expected,) = predictor.predict([path], ["Point to the mug."], **options)
+    picture = Image.open(path).convert("RGB")
+    for image in (path, str(path), picture, np.asarray(picture)):
+        assert predictor.predict(image, "Point to the mug.", **options).token_ids == expected.token_ids
+    assert len(predictor.predict([np.asarray(picture)] * 2, TEXTS[:2], **options)) == 2
+    for wrong, named in ((np.zeros((4, 4)), "float64"), (np.zeros((4, 4, 4), np.uint8), r"\(4, 4, 4\)"), (7, "int")):
+        with pytest.raises(InputError, match=f"an image must be .* not .*{named}"):
+            predictor.predict(wrong, "Point to the mug.", **options)
 
 
 def test_agreement_counts_answers_nearby():
