@@ -27,7 +27,6 @@ from ..core.images import Images, Region, image_size, open_image, open_region, r
 from ..core.points import Point, format_points
 from ..core.prompts import FORMAT_SENTENCE, IMAGE_TAG, question_text
 from ..core.records import Question, Sample, Turn, write_samples
-from ..data.scenes.questions.view import sample_points
 from ..data.sources.own_points import csv_rows, row_points
 from ..drawing.canvas import figure_to_image
 from ..drawing.figures import draw_overlay
@@ -101,6 +100,8 @@ def _sample(
     question: Question, parts: list[RegionMaker], where: str, images: Images, rng: np.random.Generator
 ) -> Sample:
     """Return a training sample whose answer is points in the middle of the question's region, or that nothing is there."""
+    from ..data.scenes.questions.view import sample_points  # imports scipy, which no --help has to wait for
+
     source = str(question.meta["source"])
     answer = format_none(NOTHING)
     if not question.meta.get("absent"):
