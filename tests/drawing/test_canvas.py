@@ -8,8 +8,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from trace_vlm.core.reasoning import parse
-from trace_vlm.data.scenes import dataset_files
-from trace_vlm.drawing import canvas, figures
+from trace_vlm.drawing import canvas, contact_sheet, figures
 from trace_vlm.utils.command import InputError
 
 CUP = "\u676f\u5b50"  # "cup"
@@ -108,9 +107,9 @@ def test_chinese_is_measured_and_wrapped_and_drawn_on_the_contact_sheet(install)
     assert "".join(text.get_text() for text in figure.texts) == CUP * 50 and len(figure.texts) > 5
     assert 150 < widest(figure) <= 201
     assert canvas.pil_font("A mug", 14).getlength("A mug") == ImageFont.load_default(14).getlength("A mug")
-    picture = Image.new("RGB", (dataset_files.TILE, 40), "white")
+    picture = Image.new("RGB", (contact_sheet.SIDE, 40), "white")
     draw, font = ImageDraw.Draw(picture), canvas.pil_font(CUP * 30, 14)
-    lines = dataset_files.wrap_caption(CUP * 30, draw, font)
-    assert "".join(lines) == CUP * 30 and all(draw.textlength(line, font) <= dataset_files.TILE for line in lines)
+    lines = contact_sheet.wrap_caption(CUP * 30, draw, font)
+    assert "".join(lines) == CUP * 30 and all(draw.textlength(line, font) <= contact_sheet.SIDE for line in lines)
     draw.text((0, 0), lines[0], "black", font)
     assert (np.asarray(picture)[..., 0] < 90).sum() > 1000

@@ -12,6 +12,7 @@ from trace_vlm.core.points import Point
 from trace_vlm.core.reasoning import parse
 from trace_vlm.core.records import read_samples
 from trace_vlm.data.sources.check import check_set
+from trace_vlm.drawing.contact_sheet import CAPTION, GAP, SIDE
 from trace_vlm.eval import make_benchmark
 from trace_vlm.eval.benchmark import open_benchmark
 from trace_vlm.eval.scoring import score, score_response
@@ -71,7 +72,7 @@ def test_a_csv_of_points_boxes_polygons_and_nothing(make, tmp_path):
     assert list(answers.values()) == [1, 0] and not nothing.any()
     assert benchmark.name == "out" and benchmark.questions[0].meta["source"] == "a.png"
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
-        assert sheet.size == (4 * 260, 294)
+        assert sheet.size == (4 * (SIDE + GAP) + GAP, 150 + CAPTION + GAP)
 
 
 def test_pixels_and_fractions_give_the_same_masks(make, tmp_path):

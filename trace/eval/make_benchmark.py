@@ -12,7 +12,6 @@ the upright picture. With --train, a share of the pictures makes the benchmark, 
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -20,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from ..core.absence import format_none
 from ..core.images import Images, Region, image_size, open_image, open_region, rasterize_polygon
@@ -28,8 +26,7 @@ from ..core.points import Point, format_points
 from ..core.prompts import FORMAT_SENTENCE, IMAGE_TAG, question_text
 from ..core.records import Question, Sample, Turn, write_samples
 from ..data.sources.own_points import csv_rows, row_points
-from ..drawing.canvas import figure_to_image
-from ..drawing.figures import draw_overlay
+from ..drawing.contact_sheet import Tile, draw_contact_sheet
 from ..utils.command import InputError, Parser, existing_folder, run
 from ..utils.files import read_json
 from .benchmark import open_benchmark
@@ -43,7 +40,7 @@ NONE = "none"  # kind of a question about what is not there
 INSTRUCTION = "Point to the {label}."
 RUNS = "runs"  # kind of COCO's run-length masks
 KINDS = {"point": 1, "box": 2, "polygon": 3, NONE: 0, RUNS: 0}  # and how many points each needs at least
-SHEET, ON_SHEET, COLUMNS, TILE, CAPTION = "contact_sheet.png", 48, 6, 260, 34  # questions, and pixels
+SHEET, ON_SHEET, COLUMNS = "contact_sheet.png", 48, 6
 Labelled = tuple[Question, list[RegionMaker], str]  # with the file and line or number of its first annotation
 
 
@@ -77,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     description = {"name": arguments.out.name, "source": [path.name for path in arguments.annotations]}
     count = write_benchmark(arguments.out, rows, description)
-    draw_sheet(arguments.out)
+    draw_contact_sheet(_tiles(arguments.out), arguments.out / SHEET, COLUMNS)
     print(f"{arguments.out}: {count} questions; look at {arguments.out / SHEET}")
     if arguments.train is not None:
         write_samples(arguments.train, samples)
@@ -221,21 +218,15 @@ def _region(
     return rasterize_polygon(points, size)
 
 
-def draw_sheet(folder: Path) -> None:
-    """Draw the first questions of a benchmark, with their regions, into SHEET of its folder."""
-    benchmark, step = open_benchmark(folder).first(ON_SHEET), TILE + CAPTION
-    count = len(benchmark.questions)
-    sheet = Image.new("RGB", (min(COLUMNS, count) * TILE, -(-count // COLUMNS) * step), "white")
-    for index, question in enumerate(benchmark.questions):
-        x, y, mask = index % COLUMNS * TILE, index // COLUMNS * step, benchmark.masks.get(str(question.question_id))
-        region = None if mask is None else open_region(mask)
-        picture = open_image(benchmark.image_path(question))
-        tile = figure_to_image(draw_overlay(picture, (), side=TILE - 4, mask=region))
-        sheet.paste(tile, (x, y))
+def _tiles(folder: Path) -> Iterator[Tile]:
+    """The first questions of a benchmark with their regions."""
+    benchmark = open_benchmark(folder).first(ON_SHEET)
+    for question in benchmark.questions:
+        mask = benchmark.masks.get(str(question.question_id))
         truth = "(nothing there)" if question.meta.get("absent") else question.meta.get("answer", "")
-        text = f"{question.question_id}: {FORMAT_SENTENCE.split(question.text)[0]} {truth}"
-        ImageDraw.Draw(sheet).text((x, y + tile.height), "\n".join(textwrap.wrap(text, 46)[:2]), "black")
-    sheet.save(folder / SHEET)
+        caption = f"{question.question_id}: {FORMAT_SENTENCE.split(question.text)[0]} {truth}"
+        region = None if mask is None else open_region(mask)
+        yield Tile(open_image(benchmark.image_path(question)), caption, mask=region)
 
 
 if __name__ == "__main__":

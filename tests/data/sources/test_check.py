@@ -75,6 +75,9 @@ def test_check_names_every_flaw_and_writes_the_rest(workers, flawed, tmp_path, c
     assert [sample.id for sample in read_samples(out)] == ["good", "text"]
     assert checked(out, "--images", tmp_path) == 0
     assert "2 samples, 0 with problems" in capsys.readouterr().out
+    with Image.open(tmp_path / "sound.json.check.png") as sheet:  # the one with a picture
+        pixels = np.asarray(sheet).reshape(-1, 3).tolist()
+    assert {tuple(pixel) for pixel in pixels} >= {(255, 0, 0), (0, 255, 255)}, "its point and its mask"
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])

@@ -12,22 +12,21 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
-from scipy.ndimage import binary_erosion
+from PIL import Image
 
 from ...core.absence import format_none
-from ...core.images import open_region
+from ...core.images import open_image, open_region
 from ...core.points import Point, format_points
 from ...core.prompts import question_text
 from ...core.records import Question, Sample, Turn, write_questions, write_samples
-from ...drawing.canvas import pil_font
+from ...drawing.contact_sheet import Tile, draw_contact_sheet
 from ...utils.command import InputError
 from ...utils.files import replacing
 from .config import QuestionsConfig
@@ -167,7 +166,7 @@ def write_dataset(scenes: FinishedScenes, questions: QuestionsConfig, benchmark:
         write_questions(box_file, (_question(sample, unseen, boxes=True) for sample in samples()))
     else:
         write_samples(out / "data.json", (_sample(sample, questions.decimals) for sample in counted_samples()))
-    draw_contact_sheet(out, _choose_for_sheet(scenes), out / "contact_sheet.png")
+    draw_contact_sheet((_tile(out, sample) for sample in _choose_for_sheet(scenes)), out / "contact_sheet.png")
     return {
         "views": views, "samples": counts["tasks"].total(),
         **{name: dict(sorted(counter.items())) for name, counter in counts.items() if counter or name != "absent"},
@@ -215,12 +214,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-SHEET, COLUMNS = 25, 5  # samples
-TILE = 300  # the longer side of a picture
-LINE, LINES = 17, 4
-CAPTION = LINES * LINE + 5  # above the picture; short ones stand at its bottom, near their own picture
-GAP = 16  # to the next picture
-OUTLINE, POINT, REFERENCE, WHITE = (0, 255, 255), (255, 0, 0), (255, 255, 255), (255, 255, 255)
+SHEET = 25  # samples
 
 
 def _choose_for_sheet(scenes: FinishedScenes) -> list[Record]:
@@ -243,55 +237,10 @@ def _choose_for_sheet(scenes: FinishedScenes) -> list[Record]:
     return chosen
 
 
-def draw_contact_sheet(folder: Path, samples: Sequence[Record], path: Path) -> None:
-    """Draw samples with instruction, points (red), mask outline (cyan) and boxed references (white)."""
-    tiles = [_draw_tile(folder, sample) for sample in samples]
-    starts = range(0, len(tiles), COLUMNS)
-    heights = [max(tile.height for tile in tiles[start : start + COLUMNS]) for start in starts]
-    sheet = Image.new("RGB", (COLUMNS * (TILE + GAP) + GAP, sum(heights) + GAP), WHITE)
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, COLUMNS)
-        sheet.paste(tile, (GAP + column * (TILE + GAP), sum(heights[:row])))
-    with replacing(path) as unfinished:
-        sheet.save(unfinished, "PNG")
-
-
-def _draw_tile(folder: Path, sample: Record) -> Image.Image:
-    """The picture below its instruction; what rectangles mark in the picture itself needs no box."""
+def _tile(folder: Path, sample: Record) -> Tile:
+    """A sample for the contact sheet; what rectangles mark in the picture itself needs no box."""
     meta = sample["meta"]
-    with Image.open(folder / meta["image"]) as image:
-        width, height = image.size
-        scale = TILE / max(width, height)
-        size = (round(width * scale), round(height * scale))
-        picture = np.array(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-    large = np.array(Image.fromarray(open_region(folder / meta["mask"])).resize(size, Image.Resampling.NEAREST))
-    picture[large & ~binary_erosion(large, iterations=2)] = OUTLINE
-    tile = Image.new("RGB", (TILE, size[1] + CAPTION), WHITE)
-    tile.paste(Image.fromarray(picture), (0, CAPTION))
-    draw = ImageDraw.Draw(tile)
     marked = {mark["instance"] for mark in meta.get("marks", ())}
-    for reference in meta["references"]:
-        if reference["instance"] not in marked:
-            x0, y0, x1, y1 = (value * size[axis % 2] for axis, value in enumerate(reference["box"]))
-            draw.rectangle((x0, y0 + CAPTION, x1, y1 + CAPTION), outline=REFERENCE)
-    for x, y in meta["points"]:
-        draw.circle((x * size[0], y * size[1] + CAPTION), 4, fill=POINT, outline=WHITE)
-    font = pil_font(sample["instruction"], 14)
-    for above, line in enumerate(reversed(wrap_caption(sample["instruction"], draw, font)[:LINES]), 1):
-        draw.text((0, CAPTION - 4 - above * LINE), line, (0, 0, 0), font)
-    return tile
-
-
-def wrap_caption(text: str, draw: ImageDraw.ImageDraw, font: Any) -> list[str]:
-    """The lines of a text in the width of a tile."""
-    lines, line = [], ""
-    for word in text.split():
-        if line and draw.textlength(f"{line} {word}", font) > TILE:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}".strip()
-        while draw.textlength(line, font) > TILE:  # one word: Chinese and Japanese have no spaces
-            end = next(end for end in range(len(line) - 1, 0, -1) if draw.textlength(line[:end], font) <= TILE)
-            lines.append(line[:end])
-            line = line[end:]
-    return [*lines, line]
+    boxes = [one["box"] for one in meta["references"] if one["instance"] not in marked]
+    picture = open_image(folder / meta["image"])
+    return Tile(picture, sample["instruction"], meta["points"], boxes, open_region(folder / meta["mask"]))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from ...core.records import Sample, read_records, write_samples
 from ...utils.command import InputError, Parser, check_at_least, existing_file, existing_folder, run
-from .check import check_set
+from .check import check_set, draw_samples
 from .hub import download
 from .registry import KINDS, Source
 from .sample_checks import ImageCheck, logged_problems, part_of
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--data", type=Path, required=True, help="training file (LLaVA's JSON or JSONL)")
     add("--images", type=Path, help="folder of the pictures (default: the file's folder)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    add("--report", type=Path, help="JSONL file of the findings (default: DATA.check.jsonl)")
+    add("--report", type=Path, help="JSONL file of the findings (default: DATA.check.jsonl); a .png beside it shows samples")
     add("--out", type=Path, help="also write the samples without problems to this file")
     add("--strict", action="store_true", help="stop at the first problem")
     add = command("convert", "write the usable samples of a source of any kind as one JSON file")
@@ -88,6 +88,9 @@ def _check(args: argparse.Namespace) -> int:
     if summary.bad:
         print("\n".join(["problems:", *summary.problems.table()]))
     print(f"details: {report}")
+    sheet = report.with_suffix(".png")
+    if draw_samples(data, folder, summary.bad, total, sheet):
+        print(f"look at {sheet}")
     if args.out is not None:
         records = (pair for position, pair in enumerate(read_records(data)) if position not in summary.bad)
         write_samples(args.out, (Sample.from_json(record, where) for where, record in records))

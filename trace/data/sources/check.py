@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,9 +19,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...core.images import Images, decoded_size, image_size, is_turned, open_region
+from ...core.images import Images, decoded_size, image_size, is_turned, open_image, open_region
+from ...core.points import Box, Point
+from ...core.prompts import bare_instruction
 from ...core.reasoning import parse
 from ...core.records import Sample, read_records
+from ...drawing.contact_sheet import Tile, draw_contact_sheet
 from ...utils.command import InputError
 from ...utils.files import JsonlWriter, read_jsonl
 from ...utils.parallel import Pool, WorkerDied
@@ -28,6 +32,7 @@ from .registry import UniqueIds, as_sample, stable_hash
 from .sample_checks import Problem, Problems, conversation_problem, part_of, points_problem
 
 CHUNK = 64  # samples handed to a process at a time
+ON_SHEET = 25  # samples
 _DECIMALS = re.compile(r"\.(\d+)")
 
 
@@ -267,3 +272,33 @@ def _mask_problem(sample: Sample, name: str, image: Path, images: Images) -> str
         if not around.any():
             return f"the point ({point.x}, {point.y}) lies outside {name}"
     return None
+
+
+def draw_samples(data: Path, folder: Path, bad: set[int], total: int, path: Path) -> int:
+    """Draw some samples without problems, the same ones every time, as a contact sheet; return how many.
+
+    Args:
+        bad: positions that are left out, as are samples without a picture.
+        total: the number of samples in `data`.
+    """
+    images, chosen = Images(folder), set(random.Random(0).sample(range(total), min(total, 4 * ON_SHEET))) - bad
+    records = (pair for position, pair in enumerate(read_records(data)) if position in chosen)
+    samples = (Sample.from_json(record, where) for where, record in records)
+    shown = list(itertools.islice((sample for sample in samples if sample.image is not None), ON_SHEET))
+    if shown:
+        draw_contact_sheet((_tile(sample, images) for sample in shown), path)
+    return len(shown)
+
+
+def _tile(sample: Sample, images: Images) -> Tile:
+    """A sample with the points or boxes of its last answer; an answer without any is part of the caption."""
+    question, answer = sample.conversations[-2].text, sample.conversations[-1].text
+    items = parse(answer).points
+    mask = sample.meta.get("mask")
+    return Tile(
+        open_image(images.path(sample.image or "")),
+        bare_instruction(question) + ("" if items else f" {answer}"),
+        [(one.x, one.y) for one in items if isinstance(one, Point)],
+        [(one.x0, one.y0, one.x1, one.y1) for one in items if isinstance(one, Box)],
+        open_region(images.path(mask), mask) if isinstance(mask, str) else None,
+    )
