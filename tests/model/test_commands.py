@@ -1,5 +1,6 @@
 """inspect, convert and merge as a user types them: what they print, what they write, and what a kill leaves."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,12 +11,15 @@ import pytest
 import torch
 from checkpoints_by_hand import edit_json
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
+from trace_vlm.inference.predictor import Predictor
 from trace_vlm.model import convert as converting
 from trace_vlm.model import lazy_tensors
-from trace_vlm.model.checkpoint import load, main, save
+from trace_vlm.model.checkpoint import load, main, reasons, save
+from trace_vlm.model.presets import model_folder
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json
 
@@ -46,6 +50,29 @@ def test_bundled_models_are_known_by_name(capsys, tmp_path):
     assert inspect(capsys, "nano-base")["missing"] == "nothing"
     assert main(["convert", "nano", str(tmp_path / "made"), "--dtype", "float16"]) == 0
     assert torch.equal(load(tmp_path / "made").model.lm_head.weight, load("nano").model.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "expected"),
+    [
+        ("robopoint-v1-vicuna-v1.5-7b-lora", None, False), ("TRACE-13b", None, True), ("mine", None, True),
+        ("mine", True, True), ("robopoint-mine", True, True), ("mine", False, False),
+    ],
+)  # fmt: skip
+def test_a_model_is_asked_to_reason_if_it_was_trained_to(tmp_path, name, record, expected):
+    """By its record, else by its name; the record goes with what is made of the model."""
+    folder = shutil.copytree(model_folder("nano-base", "the model"), tmp_path / name)
+    (folder / "trace.json").unlink()
+    if record is not None:
+        (folder / "trace.json").write_text(json.dumps({"coordinates": "unit", "reasoning": record}))
+    checkpoint = load(folder)
+    save(checkpoint, tmp_path / "saved")
+    main(["convert", str(folder), str(tmp_path / "converted")])
+    assert checkpoint.reasons == reasons(folder) == reasons(tmp_path / "saved") == expected
+    assert reasons(tmp_path / "converted") == (record is not False)
+    prompt = Predictor(checkpoint).predict(Image.new("RGB", (8, 8)), "Point to the mug.", max_new_tokens=1).prompt
+    assert ("step by step" in prompt) == expected
+    assert reasons("nano") and not reasons("nano-base")
 
 
 def test_the_original_layout_comes_back(converted, recorded, tmp_path):

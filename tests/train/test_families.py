@@ -117,6 +117,7 @@ def test_what_is_trained_is_saved_and_loads_in_plain_transformers(config_of, fam
     plain = PeftModel.from_pretrained(base, adapted).merge_and_unload().eval()
     complete = train(config_of(family, "full", **changes))
     for folder, model in ((adapted, plain), (complete, hf.AutoModelForImageTextToText.from_pretrained(complete))):
+        assert json.loads((folder / "trace.json").read_text()) == {"coordinates": "unit", "reasoning": True}
         mine = load(folder).model
         with torch.no_grad():
             assert torch.equal(mine(**inputs).logits, model.eval()(**inputs).logits)

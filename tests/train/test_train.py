@@ -38,6 +38,7 @@ def test_training_changes_what_is_trainable_and_nothing_else(scenes, tiny_folder
     assert changed_parts(weights(tiny_folder), weights(folder)) == {"multi_modal_projector"}
     run = record(folder)
     assert run["finished"] and run["steps"] == 4 and run["cpu_seconds"] > 0 and run["versions"]["torch"]
+    assert json.loads((folder / "trace.json").read_text()) == {"coordinates": "unit", "reasoning": False}
     assert run["config"]["grounding_loss"] == {"weight": 0.3, "layer": 1, "head": 0}
     assert len(run["data_sha256"][str(scenes / "captions.json")]) == 64
     assert not (folder / "checkpoints").exists()

@@ -220,6 +220,19 @@ def convention_of(model: str) -> Convention | None:
 
     InputError for a model whose points cannot be read from its text.
     """
+    entry = _known(model)
+    if "refused" in entry:
+        raise InputError(f"points of {model} cannot be read: {entry['refused']} ({entry['source']})")
+    return CONVENTIONS[entry["convention"]] if entry else None
+
+
+def reasons_by_name(model: str) -> bool:
+    """Return whether a model without a record is asked to reason, by its name."""
+    return bool(_known(model).get("reasoning", True))
+
+
+def _known(model: str) -> Mapping[str, Any]:
+    """The entry of conventions.yaml for a model's name, empty for an unknown family."""
     import yaml  # not for callers that name a convention
 
     name = model.rstrip("/").rpartition("/")[2]
@@ -228,10 +241,8 @@ def convention_of(model: str) -> Convention | None:
     for family in sorted(families, key=len, reverse=True):  # a longer name is the more specific family
         pattern, entry = re.escape(family).replace(r"\-", "[-_ ]?").replace(r"\.", "[._]"), families[family]
         if re.match(pattern + r"(?![a-z0-9]|\.\d)", name, re.IGNORECASE):
-            if "refused" in entry:
-                raise InputError(f"points of {model} cannot be read: {entry['refused']} ({entry['source']})")
-            return CONVENTIONS[entry["convention"]]
-    return None
+            return dict(entry)
+    return {}
 
 
 def sent_size(size: Size, most: int, convention: Convention) -> Size:

@@ -101,6 +101,8 @@ def build(models: Models) -> Any:
     """Build the page as a gradio app."""
     import gradio as gr
 
+    from ..model.checkpoint import reasons
+
     names = list(models.paths)
     with gr.Blocks(title="TRACE", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as app:
         gr.Markdown("# TRACE\nA picture and an instruction; the model reasons in words, then points.")
@@ -123,7 +125,7 @@ def build(models: Models) -> Any:
                     other = gr.Dropdown([NONE, *names], value=NONE, label="Model", elem_id="model-1")
                     second = {"model": other, **_side(gr, 1)}
                 with gr.Accordion("Settings", open=False):
-                    reasoning = gr.Checkbox(True, label="Reason before pointing")
+                    reasoning = gr.Checkbox(reasons(models.paths[names[0]]), label="Reason before pointing")
                     points = gr.Slider(0, 20, 0, step=1, label="Number of points", info="0: as the model likes")
                     temperature = gr.Slider(0, 1.5, 0, step=0.1, label="Temperature", info="0: greedy")
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)

@@ -45,14 +45,14 @@ class TraceVLM(lmms):  # type: ignore[misc]
     is_simple = True  # requests hold a text and a function that returns the pictures, not a chat
 
     def __init__(
-        self, pretrained: str, base: str | None = None, reasoning: bool = True, dtype: str | None = None,
+        self, pretrained: str, base: str | None = None, reasoning: bool | None = None, dtype: str | None = None,
         device: str | None = None, batch_size: int | str = 1, max_new_tokens: int | None = None,
     ) -> None:  # fmt: skip
         """Load a model; under torchrun, every process on a GPU of its own.
 
         Args:
             pretrained, base, dtype, device: as for `Predictor.load`.
-            reasoning: ask for the Chain of Reasoning before the points.
+            reasoning: ask for the Chain of Reasoning before the points; by default as the model was trained.
             batch_size: answers generated together; "auto": as many as fit.
             max_new_tokens: by default those of the task, but at least 512: tasks count tokens without reasoning.
         """

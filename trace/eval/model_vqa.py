@@ -30,7 +30,7 @@ from ..core.records import FINISHED_AT_LIMIT, Answer, Question, read_answers
 from ..inference.generation import Decoding
 from ..inference.predict import add_decoding_flags, decoding_from_flags, prompt_template
 from ..inference.predictor import Prediction, Predictor, build_question, device_and_dtype
-from ..model.checkpoint import loaded_dtype
+from ..model.checkpoint import loaded_dtype, reasons
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import JsonlWriter, write_json
 from . import answering
@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = f"cuda:{rank[2] % torch.cuda.device_count()}" if torch.cuda.is_available() else None
     device, dtype = device_and_dtype(device, arguments.dtype)
     dtype = loaded_dtype(arguments.model, arguments.model_base, dtype)
+    if arguments.reasoning is None:
+        arguments.reasoning = reasons(arguments.model)
 
     @functools.cache
     def load() -> Predictor:
@@ -93,7 +95,11 @@ def _parser() -> Parser:
     add("--model", required=True, help="folder of the model, nano or nano-base")
     add("--model-base", help="base model of an adapter")
     answering.add_answering_flags(parser)
-    add("--reasoning", action=argparse.BooleanOptionalAction, default=True, help="ask for reasoning before the points")
+    add(
+        "--reasoning",
+        action=argparse.BooleanOptionalAction,
+        help="ask for reasoning before the points (default: as the model was trained)",
+    )
     add("--batch-size", type=_batch_size, default="auto", help="answers generated together; auto: as many as fit")
     add("--num-chunks", type=int, default=1, help="number of processes that share the questions")
     add("--chunk-idx", type=int, default=0, help="the share that this process answers, from 0")

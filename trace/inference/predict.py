@@ -105,7 +105,7 @@ def _parser() -> Parser:
     add("instruction", help="what to point at, in words")
     add("--model", default=default_model(), help="folder, name on the hub, nano or nano-base (default: nano)")
     add("--model-base", help="the model that an adapter belongs to")
-    add("--reasoning", action=argparse.BooleanOptionalAction, default=True, help="reason before pointing (default: on)")
+    add("--reasoning", action=argparse.BooleanOptionalAction, help="reason before pointing (default: as trained)")
     add("--json", action="store_true", help="print one JSON object")
     add("--overlay", type=Path, metavar="PNG", help="draw the answer over the image")
     add("--depth", type=Path, help="a depth image (16 bits, float or .npy), for points in metres")

@@ -110,7 +110,7 @@ class Predictor:
     ) -> list[Prediction]: ...
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], instructions: str | Sequence[str], *, reasoning: bool = True,
+        self, images: ImageLike | Sequence[ImageLike], instructions: str | Sequence[str], *, reasoning: bool | None = None,
         batch_size: int | None = 32, style: str = "vicuna_v1", template: str | None = None,
         prefixes: Sequence[str] = (), on_step: OnStep | None = None, **settings: Any,
     ) -> Prediction | list[Prediction]:  # fmt: skip
@@ -118,7 +118,7 @@ class Predictor:
 
         Args:
             images: paths, PIL images, or arrays `[height, width, 3]` of uint8 in RGB (OpenCV's are BGR: turn them).
-            reasoning: ask for the Chain of Reasoning before the points.
+            reasoning: ask for the Chain of Reasoning before the points; None: as the model was trained.
             batch_size: answers generated together; None takes as many as fit.
             style: the conversation template, a key of `prompts.TEMPLATES`.
             template: the text of the question, with `{instruction}` in it, instead of the built-in one.
@@ -142,7 +142,7 @@ class Predictor:
 
     def stream(
         self, images: Sequence[ImageLike], instructions: Sequence[str], decoding: Decoding | None = None, *,
-        reasoning: bool = True, batch_size: int | None = 32, style: str = "vicuna_v1", template: str | None = None,
+        reasoning: bool | None = None, batch_size: int | None = 32, style: str = "vicuna_v1", template: str | None = None,
         prefixes: Sequence[str] = (), done: Collection[int] = (), seeds: Sequence[int] | None = None,
         on_step: OnStep | None = None, keys: Sequence[str] = (), cache: VisionCache | None = None,
     ) -> Iterator[dict[int, Prediction]]:  # fmt: skip
@@ -160,6 +160,7 @@ class Predictor:
         if len(images) != len(instructions):
             raise ValueError(f"{len(images)} images for {len(instructions)} instructions")
         decoding = decoding or Decoding()
+        reasoning = self.checkpoint.reasons if reasoning is None else reasoning
         prompts = [
             self.checkpoint.prompt(
                 build_question(text, reasoning, template, self.checkpoint.coordinates), style, prefix

@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.conventions import reasons_by_name
 from ..utils.command import InputError, Parser, run
 from ..utils.files import new_folder, refuse_existing, write_json
-from .families.base import Checkpoint
+from .checkpoint_formats import read_object
+from .families.base import RECORD, Checkpoint
 from .families.llava import LlavaCheckpoint
 from .presets import PRESETS, is_preset, model_folder, model_name
 
@@ -45,6 +47,15 @@ def load(
         InputError: not a model, incomplete, broken, or not supported; or the type or device is not available.
     """
     _check_dtype_and_device(dtype, device, options)
+    checkpoint = _load(path, base, dtype, device, quantize, vision_tower, options)
+    checkpoint.reasons = reasons(path)
+    return checkpoint
+
+
+def _load(
+    path: str | Path, base: str | Path | None, dtype: Any, device: str, quantize: str | None, vision_tower: str | None,
+    options: Mapping[str, Any],
+) -> Checkpoint:  # fmt: skip
     if not is_preset(path):
         found = any_model(path, base)
         if found is not None:
@@ -67,6 +78,18 @@ def load(
     model = build_model(preset, tokenizer).to(device, weight_dtype("float32" if dtype == "auto" else dtype)).eval()
     processor = build_processor(tokenizer, model.config.vision_config)
     return LlavaCheckpoint(model, processor, preset.name, preset.name, make_card(preset.name, None, ["random weights"]))
+
+
+def reasons(path: str | Path) -> bool:
+    """Whether a model is asked to reason where nobody says: as it was trained, if that is recorded or known by its name.
+
+    Others are asked to reason. InputError: there is no such model.
+    """
+    if is_preset(path):
+        return True
+    folder = model_folder(path, "the model")
+    record = read_object(folder / RECORD) if (folder / RECORD).is_file() else {}
+    return bool(record.get("reasoning", reasons_by_name(model_name(folder))))
 
 
 def _needed_base(path: str | Path, base: str | Path | None) -> str | Path | None:
@@ -188,6 +211,7 @@ def save(
             model.save_pretrained(folder, state_dict=None if state is None else dict(state))
             checkpoint.write_processor(folder)
             write_card(folder, card, checkpoint.name, adapter=True)
+            checkpoint.write_record(folder)  # last: that of the model it was trained from was copied with its card
             if checkpoint.parts:
                 write_json(folder / PARTS_FILE, dict(checkpoint.parts))
         return
@@ -198,6 +222,7 @@ def save(
     needed = sum(tensor.numel() * (width or tensor.element_size()) for tensor in tensors.values())
     with new_folder(path, needed) as folder:
         checkpoint.write_model(folder, tensors, dtype, card)
+        checkpoint.write_record(folder)
 
 
 def check_generation_config(model: Any) -> None:

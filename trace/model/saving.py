@@ -23,6 +23,7 @@ from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
 from ..utils.files import write_json
 from . import llava_layout as layout
+from .families.base import RECORD
 from .lazy_tensors import LazyTensor, largest_type, resized, total_bytes, write_weights
 from .presets import hub_repository, is_hub_name
 from .processor import save_processor
@@ -40,7 +41,7 @@ NOTICES = {
     "Reserved."
 }
 # Copied from the base; the original code and other converters read the sentencepiece model.
-_COPIED = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "tokenizer.model")
+_COPIED = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "tokenizer.model", RECORD)
 
 
 @dataclass(frozen=True)

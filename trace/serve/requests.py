@@ -57,7 +57,7 @@ class PointRequest(Strict):
     image: str
     instruction: str
     num_points: Annotated[int, Field(ge=1, le=50)] | None = None
-    reasoning: bool = True
+    reasoning: bool | None = None
     max_new_tokens: Tokens = 512
     temperature: Temperature = 0.0
     seed: Seed = 0
@@ -130,7 +130,7 @@ class Asked:
     image: Image
     key: str  # the same for the same image
     instruction: str
-    reasoning: bool
+    reasoning: bool | None
     template: str | None
     decoding: Decoding
     draw: int = 0  # with the decoding's seed, decides what is sampled
@@ -203,7 +203,7 @@ def space_of(
 def chat_question(request: ChatRequest, limits: Limits) -> Asked:
     """Return the one question of a conversation.
 
-    A bare instruction is asked in the training's wording, with reasoning; a text that says how to answer is left alone.
+    A bare instruction is asked as the model was trained; a text that says how to answer is left alone.
     """
     if len(request.messages) != 1 or request.messages[0].role != "user":
         raise InputError("messages: one message of the user is expected, this model answers single questions")
@@ -221,7 +221,7 @@ def chat_question(request: ChatRequest, limits: Limits) -> Asked:
         max_new_tokens=request.max_completion_tokens or request.max_tokens or 512,
         temperature=request.temperature or 0.0, top_p=request.top_p or 1.0, seed=request.seed or 0,
     )  # fmt: skip
-    reasoning = REASONING_SUFFIX in text if trained else not asks_yes_no(text)
+    reasoning = REASONING_SUFFIX in text if trained else False if asks_yes_no(text) else None
     image = _decoded(_content(url, "image_url", limits), limits)
     draw = secrets.randbits(64) if request.seed is None else 0  # as OpenAI's: two without a seed are two samples
     return Asked(*image, text, reasoning, PLACEHOLDER if as_it_is else None, decoding, draw)

@@ -29,6 +29,7 @@ from .token_cache import BLANK_SIZE, KINDS, ConversationEncoder, TokenEncoder, l
 
 MIN_COVERAGE = 0.05  # an object counts as on a patch if it covers at least this share of it
 IMAGES_CHECKED = 20  # before training starts
+ANSWERS_READ = 200  # to see whether the samples reason
 Guide = tuple[int, int, float, float]  # first position, one past the last, x, y
 
 
@@ -118,6 +119,11 @@ class RowDataset(Dataset[dict[str, Any]]):
         problems = [problem for name in sorted(names) if (problem := self._images.problem(name))]
         if len(problems) == len(names):
             raise InputError(f"image_folder: none of {len(names)} images was found, for example {problems[0]}.")
+
+    def shows_reasoning(self) -> bool:
+        """Return whether any of some entries, spread over the files, reasons before it answers."""
+        chosen = np.linspace(0, len(self._members) - 1, ANSWERS_READ).astype(int)
+        return any(self.sample(int(index)).reasons for index in np.unique(self._members[chosen]))
 
     def sample(self, index: int) -> Any:
         """Return an entry of the data files (`EncodedSample` or `Conversation`), counted over all of them."""

@@ -51,6 +51,7 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> PolicyTraine
     training_arguments(config, folder, 1)  # sets up the processes, and ZeRO-3 before the model is built
     checkpoint = load_for_training(config)
     checkpoint.coordinates = checkpoint.native_coordinates() if config.coordinates == "native" else "unit"
+    checkpoint.reasons = config.grpo.reasoning
     config.check_model(checkpoint)
     check_generation_config(checkpoint.model)
     count = config.global_batch_size // grpo.group * math.ceil(config.max_steps / grpo.iterations)

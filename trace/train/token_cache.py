@@ -66,6 +66,10 @@ class EncodedSample:
         """The first token after the image, 0 without an image."""
         return 0 if self.image is None else int(np.argmax(self.ids == IMAGE_ID)) + 1
 
+    @property
+    def reasons(self) -> bool:
+        return bool((self.learned[:, 2] == KINDS.index("reasoning")).any())
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -76,6 +80,10 @@ class Conversation:
     instances: None
     task: int  # index into TASKS
     turns: tuple[Turn, ...]
+
+    @property
+    def reasons(self) -> bool:
+        return bool(parse(self.turns[-1].text).steps)
 
 
 class TokenCache:

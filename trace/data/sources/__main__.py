@@ -39,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--data", type=Path, required=True, help="training file (LLaVA's JSON or JSONL)")
     add("--images", type=Path, help="folder of the pictures (default: the file's folder)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    add("--report", type=Path, help="JSONL file of the findings (default: DATA.check.jsonl); a .png beside it shows samples")
+    add(
+        "--report",
+        type=Path,
+        help="JSONL file of the findings (default: DATA.check.jsonl); a .png beside it shows samples",
+    )
     add("--out", type=Path, help="also write the samples without problems to this file")
     add("--strict", action="store_true", help="stop at the first problem")
     add = command("convert", "write the usable samples of a source of any kind as one JSON file")

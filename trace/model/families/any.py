@@ -29,7 +29,7 @@ from ..build import quantization, weight_dtype
 from ..checkpoint_formats import input_errors, read_object
 from ..presets import hub_repository, model_name
 from ..saving import ModelCard, make_card, write_card
-from .base import Checkpoint, count_parts
+from .base import RECORD, Checkpoint, count_parts
 from .image_places import image_places, patch_weights
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 ORDINARY_SIZE = (640, 480)  # of an image that is not known yet
 # Layers that see the rows beside them in a packed batch: a convolution or a recurrent state, or a window of positions.
 MIXING_LAYERS = ("linear_attention", "sliding_attention", "chunked_attention")
-RECORD = "trace.json"  # beside a model: the convention in which it was trained to write points
 PROCESSOR_FILES = (
     "tokenizer*", "*.jinja", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
@@ -275,7 +274,6 @@ class AnyCheckpoint(Checkpoint):
         # What a processor without its video half saves is no processor to AutoProcessor: the base's files are copied.
         for file in (file for pattern in PROCESSOR_FILES for file in self.folder.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
-        write_json(folder / RECORD, {"coordinates": self.coordinates})
 
     def write_model(self, folder: Path, tensors: Mapping[str, Tensor], dtype: str | None, card: ModelCard) -> None:
         kind = None if dtype is None else getattr(torch, dtype)

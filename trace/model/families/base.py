@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...utils.command import InputError
+from ...utils.files import write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..saving import ModelCard
 
 
+RECORD = "trace.json"  # beside a model: how it was trained to answer
 PARTS = ("vision", "projector", "llm")
 # By the names of modules in transformers: a prefix of a weight's name -> its part; the first that fits. Qwen's projectors
 # are modules of its vision tower.
@@ -57,7 +59,8 @@ class Checkpoint(ABC):
     """A model with its processor: everything that turns images and text into its inputs.
 
     `card` says where the weights come from, for the saved model card; `parts` are the arguments of `compose` if it was
-    composed. `coordinates` names the convention (core/conventions.py) in which the model writes points.
+    composed. `coordinates` names the convention (core/conventions.py) in which the model writes points;
+    `reasons` whether it is asked to reason where nobody says.
     """
 
     model: Any  # a transformers model, which PEFT may wrap
@@ -67,6 +70,7 @@ class Checkpoint(ABC):
     card: ModelCard | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)
     coordinates: str = "unit"
+    reasons: bool = True
 
     template_options = {}  # of the chat template
     answer_lead = ""  # what stands between an open prompt and its answer
@@ -158,7 +162,11 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def write_processor(self, folder: Path) -> None:
-        """Write the files that plain transformers loads as this model's processor, and a record of `coordinates`."""
+        """Write the files that plain transformers loads as this model's processor."""
+
+    def write_record(self, folder: Path) -> None:
+        """Write how the model was trained to answer."""
+        write_json(folder / RECORD, {"coordinates": self.coordinates, "reasoning": self.reasons})
 
     @abstractmethod
     def write_model(self, folder: Path, tensors: Mapping[str, Tensor], dtype: str | None, card: ModelCard) -> None:
