@@ -55,7 +55,9 @@ def check(path, each):
 
 def test_committed_archive():
     assert ARCHIVE.stat().st_size < 8 * 2**20
-    relations = Counter(sample.meta["relation"] for sample in check(ARCHIVE, 25))
+    samples = check(ARCHIVE, 25)
+    relations = Counter(sample.meta["relation"] for sample in samples)
+    assert {sample.meta["baseline"]["model"] for sample in samples} == {"nano-base"}
     assert len(relations) >= 10 and max(relations.values()) <= 12
 
 
