@@ -132,13 +132,13 @@ class Connection(asyncio.Protocol):
 
 
 @contextlib.contextmanager
-def serving(seed=0, **behaviour):
+def serving(seed=0, port=0, **behaviour):
     """A server in a thread of its own; its address is `url`."""
     server, ready = Server(random.Random(seed), **behaviour), threading.Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 
     async def serve():
-        listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0)
+        listening = await loop.create_server(lambda: Connection(server), "127.0.0.1", port)
         server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         ready.set()
         await stop.wait()

@@ -87,6 +87,25 @@ def test_exit_codes(error, code, capsys):
     assert capsys.readouterr().err.count("\n") == (error is not None)
 
 
+def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path):
+    code = """if True:
+        import os, signal, sys
+        from tqdm import tqdm
+        from trace_vlm.utils.command import run
+        from trace_vlm.utils.files import replacing
+
+        def main(argv):
+            with replacing("out.json") as temporary:
+                temporary.write_text("half")
+                for _ in tqdm(range(2)):
+                    os.kill(os.getpid(), signal.SIGTERM)
+        sys.exit(run(main))"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 143 and os.listdir(tmp_path) == []
+    lines = done.stderr.replace("\r", "\n").splitlines()
+    assert "stopped by SIGTERM; the same command continues where it stopped" in lines  # on a line of its own
+
+
 @pytest.mark.parametrize(("spelling", "flag"), [*PUBLISHED_FLAGS.items(), ("--batch-size", "--batch-size")])
 def test_published_spellings_are_accepted(spelling, flag):
     parser = Parser()

@@ -163,6 +163,19 @@ def test_what_a_killed_process_left_of_a_new_folder_is_removed(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path):
+    code = "with replacing(path) as temporary: temporary.touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    run_code(code, tmp_path / "a.json").wait()
+    assert len(os.listdir(tmp_path)) == 1
+    with (
+        files.temporary_beside(tmp_path / "c.json", ".spool").open("w"),
+        files.replacing(tmp_path / "b.png") as temporary,
+    ):
+        temporary.touch()
+        assert len(os.listdir(tmp_path)) == 2  # those of living processes stay
+    assert len(os.listdir(tmp_path)) == 2
+
+
 def read_ids(path):
     return [record["id"] for _, record in read_jsonl(path, skip_partial_line=True)]
 
@@ -220,7 +233,7 @@ def test_a_full_disk_leaves_complete_lines(path):
         writer.write({"id": 1})
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # stands for the full disk
         try:
-            with pytest.raises(OSError):
+            with pytest.raises(InputError, match=r"a\.jsonl cannot be written"):
                 writer.write({"id": 2, "text": "x" * 1000})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

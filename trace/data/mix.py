@@ -29,7 +29,7 @@ from ..core.reasoning import FINAL_ANSWER, parse
 from ..core.records import Sample, Turn
 from ..utils.command import InputError, Parser, run
 from ..utils.config import Field, ListOf, config_class, read_config
-from ..utils.files import sha256, write_json_list
+from ..utils.files import sha256, temporary_beside, write_json_list
 from .export import export, licences_of, may_embed, refuse_unknown, strictest, write_cards
 from .sources.registry import OpenSource, Source, stable_hash
 from .sources.sample_checks import ImageCheck, Part, Problem, Problems, content_problem, logged_problems, part_of
@@ -142,8 +142,8 @@ class Mixer:
                     source.refuse_output(path)
         for source, group in self._groups:
             self._choose(source, group)
-        spool = out.with_name(f".{out.name}.{os.getpid()}.spool")
         order: list[tuple[int, int, bool]] = []  # (number, offset in the spool, held out)
+        spool = temporary_beside(out, ".spool")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             total = sum(len(mixed.chosen) for mixed in self.sources)

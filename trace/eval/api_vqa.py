@@ -301,7 +301,10 @@ class RemoteRun:
                     else:
                         self.failures[str(question.question_id)] = result.reason
                         if not replies and len(self.failures) >= ALL_REFUSED:
-                            raise InputError(f"none of {len(self.failures)} requests was answered: {result.reason}")
+                            raise InputError(
+                                f"none of {len(self.failures)} requests to {client.provider.address} was answered "
+                                f"({result.reason}). Check the address, the key and the model's name"
+                            )
                     bar.update()
                     rate = 60 * client.figures.responses / (time.monotonic() - started)
                     bar.set_postfix_str(f"{rate:.0f} questions/min, {self.accuracy.describe()}", refresh=False)

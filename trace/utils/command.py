@@ -13,8 +13,10 @@ import io
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,21 +113,46 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's `main(argv)`; returns its exit code: 0, 1 if the work is incomplete, 2 for a mistake in the
-    input, 130 for Ctrl-C."""
+    input, 130 for Ctrl-C, 143 for SIGTERM (of batch systems and containers), which ends it in the same way."""
+    unhandled = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if unhandled and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return run(main, argv)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # data may hold what no terminal can show
     try:
         return main(argv) or 0
     except (InputError, Incomplete) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2 if isinstance(error, InputError) else 1
     except BrokenPipeError:  # the reader (head, less) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, Terminated)
+        name = "stopped by SIGTERM" if terminated else "interrupted"
+        _say(f"{name}; the same command continues where it stopped")
+        return 143 if terminated else 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _say(message: str) -> None:
+    """Write a line to standard error, above progress bars that are open."""
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(message, file=sys.stderr)
+    else:
+        print(message, file=sys.stderr)
 
 
 def check_at_least(args: argparse.Namespace, **least: int) -> None:

@@ -6,6 +6,7 @@ JSONL file that grows line by line keeps its complete lines only. A user's mista
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import json
@@ -16,7 +17,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
@@ -162,23 +163,47 @@ def sha256(path: str | Path) -> str:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
+def temporary_beside(path: Path, suffix: str) -> Path:
+    """Return the name of a temporary file of this process beside `path`.
+
+    If the process is killed, the next one of this machine that asks for such a name in the folder removes the file.
+    """
+    _remove_temporary(path.parent)
+    return path.with_name(f".{path.stem}.{platform.node()}.{os.getpid()}.tmp{suffix}")
+
+
+@functools.cache  # once a process and folder, which may hold a picture for each of a million samples
+def _remove_temporary(folder: Path) -> None:
+    pattern = re.compile(rf"\..+\.{re.escape(platform.node())}\.(\d+)\.tmp(\.[^.]+)?")
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        if (match := pattern.fullmatch(name)) and _is_dead(match[1]):
+            with suppress(OSError):
+                (folder / name).unlink()
+
+
+def _is_dead(pid: str) -> bool:
+    """Whether a process of this machine has ended; False on systems that do not say."""
+    return pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists()
+
+
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` (with its suffix) to write to; it becomes `path` when the block succeeds.
 
     Missing folders are created. After an error the temporary file is removed and `path` is unchanged. InputError if it
-    cannot be written.
+    cannot be written. Without `sync` a crash of the machine, not of the process, may leave an incomplete file.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(path, path.suffix)
     except OSError as error:
         raise _not_written(path, error) from None
     try:
         yield temporary
-        with open(temporary, "rb") as file:  # on disk before the name points to it
-            os.fsync(file.fileno())
+        if sync:
+            with open(temporary, "rb") as file:  # on disk before the name points to it
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is not None and Path(error.filename) != temporary:
@@ -209,7 +234,7 @@ def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f"{glob.escape(own)}*.unfinished"):
             pid = left.name.removeprefix(own).partition("-")[0]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            if _is_dead(pid):
                 shutil.rmtree(left, ignore_errors=True)
         free = shutil.disk_usage(path.parent).free
         if free < needed:
@@ -283,14 +308,16 @@ class JsonlWriter:
     def write(self, record: Mapping[str, Any]) -> int:
         """Append one line and return the byte at which it begins.
 
-        ValueError for NaN and infinity; OSError (a full disk) leaves the file as it was.
+        ValueError for NaN and infinity; InputError (a full disk) leaves the file as it was.
         """
         line = _encode(record) + b"\n"
         size = os.fstat(self._file.fileno()).st_size
         try:
             _write_all(self._file, line)
-        except BaseException:
+        except BaseException as error:
             os.ftruncate(self._file.fileno(), size)
+            if isinstance(error, OSError):
+                raise _not_written(self.path, error) from None
             raise
         return size
 

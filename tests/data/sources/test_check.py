@@ -119,6 +119,17 @@ def test_a_killed_check_continues_with_what_it_had(tmp_path):
     assert numbers == list(range(10)), "no chunk was looked at twice"
 
 
+def test_a_report_that_was_cut_after_any_line_is_completed_to_the_same_bytes(tmp_path):
+    data = hand.write(tmp_path / "data.json", [hand.record(f"{number}", None, "b", "c") for number in range(100)])
+    report = tmp_path / "data.json.check.jsonl"
+    assert checked(data) == 0
+    complete = report.read_bytes()
+    lines = complete.splitlines(keepends=True)
+    for kept in range(len(lines)):
+        report.write_bytes(b"".join(lines[:kept]))
+        assert checked(data) == 0 and report.read_bytes() == complete
+
+
 def test_an_unfinished_report_of_another_file_or_version_is_begun_anew(tmp_path):
     data = hand.write(tmp_path / "data.json", [hand.record("a", None, "b", "c")])
     report = tmp_path / "data.json.check.jsonl"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...core.images import FIRST_OBJECT
+from ...utils.files import replacing
 from .config import DatasetSpec
 from .objects.catalog import Body
 from .questions.question import Hop, ViewQuestion
@@ -189,8 +190,6 @@ def draw_marks(
 
 
 def _save(path: Path, picture: NDArray[Any], level: int) -> None:
-    """Write a picture as PNG, complete or not at all (without fsync, which costs more than the encoding)."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(picture).save(temporary, "PNG", compress_level=level)
-    temporary.replace(path)
+    """Write a picture as PNG, complete or not at all (a sync costs more than the encoding)."""
+    with replacing(path, sync=False) as temporary:
+        Image.fromarray(picture).save(temporary, "PNG", compress_level=level)

@@ -117,7 +117,7 @@ def check_set(data: Path, folder: Path, report: Path, workers: int, strict: bool
     done = _finished_chunks(report, head)
     broken: dict[str, str] = {}  # image -> what is wrong with it
     with JsonlWriter(report) as writer:
-        if not done:
+        if not report.stat().st_size:  # one that was killed before its first chunk has its head already
             writer.write(head)
         for findings in done:
             broken |= findings.broken
