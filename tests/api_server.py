@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
     async def respond(self, path, headers, body):
         server = self.server
         if server.key is not None and headers.get("authorization") != f"Bearer {server.key}":
-            return self.send_error(401)
+            return self.send_error(401, headers.get("authorization"))  # as some do
         if not path.startswith("/v1") or not path.endswith("/chat/completions"):
             return self.send_error(404)
         content = json.loads(body)
@@ -119,8 +119,9 @@ class Connection(asyncio.Protocol):
             payload = payload[: len(payload) // 2] + b"}"
         self.send(200, payload, cut=fault == "cut")
 
-    def send_error(self, status):
-        self.send(status, json.dumps({"error": {"code": status, "message": HTTPStatus(status).phrase}}).encode())
+    def send_error(self, status, details=""):
+        message = f"{HTTPStatus(status).phrase} {details}"
+        self.send(status, json.dumps({"error": {"code": status, "message": message}}).encode())
 
     def send(self, status, payload, cut=False):
         head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"

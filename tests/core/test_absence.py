@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from timing import assert_linear
 
 from trace_vlm.core.absence import find_none, format_none
 from trace_vlm.core.points import Point
@@ -66,3 +67,8 @@ def test_points_decide_before_words_and_the_last_answer_before_others() -> None:
 def test_any_text_is_read(text: str) -> None:
     span = find_none(text)
     assert span is None or 0 <= span[0] < span[1] <= len(text)
+
+
+@pytest.mark.parametrize("pattern", [" ", "no ", "is not ", "{'a' : "])
+def test_reading_is_linear(pattern: str) -> None:
+    assert_linear(find_none, "points" + pattern * (200_000 // len(pattern)) + "x")

@@ -12,6 +12,7 @@ from api_server import one_point, serving
 from trace_vlm.remote import client as remote_client
 from trace_vlm.remote import cost, providers
 from trace_vlm.remote.client import Client, Completion, Failure, Limits, Picture, Reply, Request, RequestFailed
+from trace_vlm.remote.flags import server_address
 from trace_vlm.remote.providers import OpenAIChat, Options
 from trace_vlm.utils.command import InputError
 
@@ -109,8 +110,9 @@ def test_broken_slow_and_absent_servers_are_given_up(cache):
 @pytest.mark.parametrize("protocol", ["gemini", "openai"])
 def test_a_wrong_or_missing_key_and_an_unknown_model_stop_at_once(protocol, cache, monkeypatch):
     with serving(key="another") as server:
-        with pytest.raises(InputError, match=f"{protocol.upper()}_API_KEY"):
+        with pytest.raises(InputError, match=rf"{protocol.upper()}_API_KEY.*Bearer \*\*\*") as caught:
             ask(chat(server, protocol), cache, requests(50))
+        assert "secret" not in str(caught.value)
         server.key = None
         with pytest.raises(InputError, match="'m'"):
             ask(chat(server, protocol, path="elsewhere"), cache, requests(2))
@@ -118,6 +120,13 @@ def test_a_wrong_or_missing_key_and_an_unknown_model_stop_at_once(protocol, cach
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match=f"{protocol.upper()}_API_KEY"):
         OpenAIChat(protocol, "m", None, Options())
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@localhost/v1", "https://localhost/v1?key=secret"])
+def test_an_address_with_a_key_is_refused_and_not_repeated(address):
+    with pytest.raises(InputError, match="environment") as caught:
+        server_address("openai", address)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_local_server_needs_the_sdk_but_no_key_and_gemini_has_its_own_endpoint(cache, monkeypatch):

@@ -56,7 +56,8 @@ def test_a_server_finishes_what_it_began_and_a_second_on_its_port_says_so(tiny_m
             server.send_signal(signal.SIGTERM)
             *_, last = filter(None, pieces)
         assert last == "data: [DONE]" and server.wait(60) == 0
-        assert "Error" not in server.stderr.read()
+        printed = server.stderr.read() + server.stdout.read() + second.stderr + second.stdout
+        assert "Error" not in printed and environment[serve.KEY] not in printed
     finally:
         server.kill()
         server.communicate()

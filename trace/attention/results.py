@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,7 +227,7 @@ def read_maps(folder: Path, record: AttentionRecord) -> tuple[NDArray[np.float32
         with np.load(path) as arrays:
             maps = arrays["maps"]
             target, reference = (arrays[name] if name in arrays else None for name in ("target", "reference"))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile) as error:
         raise InputError(f"the arrays {path} cannot be read ({error}). Write them again.") from None
     return maps, Regions(target, reference, regions(record.size, maps.shape[-1], record.points).points)
 

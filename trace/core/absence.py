@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _FORM = re.compile(r"(?:none|nothing)\b(?=[\s*_`\"'\]).]*(?:[:;,.–—-]|\Z))", re.IGNORECASE)
-_EMPTY = re.compile(r"(?:\w{1,12}\s*[:=]?\s*)?[\[{(]\s*(?:[\"'][\w ]{1,20}[\"']\s*:\s*\[\s*\]\s*)?[\]})]")
+_EMPTY = re.compile(r"(?:\w{1,12}\s*+(?:[:=]\s*+)?)?[\[{(]\s*(?:[\"'][\w ]{1,20}[\"']\s*:\s*\[\s*\]\s*)?[\]})]")
 _AROUND = " \t\r\n`*_\"'.:>#-"
 # A noun that only the model's own view or the form of the answer can lack, and "no" that denies no thing.
 _NOT_A_THING = (

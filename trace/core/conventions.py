@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..utils.command import InputError
-from .points import NUMBER, Box, Mention, Point, find_points
+from .points import NUMBER, Box, Mention, Point, find_points, saturated
 from .prompts import BOX_SUFFIX, POINTS_SUFFIX
 from .reasoning import Response, parse
 from .records import Turn
@@ -109,7 +109,7 @@ def _read_xml(text: str) -> list[Mention]:
     for tag in _TAG.finditer(text):
         axes: dict[str, dict[str, float]] = {"x": {}, "y": {}}  # attributes come in any order; x2 belongs to y2
         for attribute in _ATTRIBUTE.finditer(tag[1]):
-            axes[attribute["axis"]].setdefault(attribute["number"], float(attribute["value"]))
+            axes[attribute["axis"]].setdefault(attribute["number"], saturated(attribute["value"]))
         points = [Point(x, axes["y"][number]) for number, x in axes["x"].items() if number in axes["y"]]
         mentions += [Mention(point, tag.start(), tag.end(), marked=True) for point in points]
     return mentions or find_points(text)
@@ -123,7 +123,7 @@ def _read_coords(text: str) -> list[Mention]:
     mentions = []
     for tag in _TAG.finditer(text):
         for group in (group for coords in _COORDS.findall(tag[1]) for group in re.split(r"[;:,\t]", coords)):
-            numbers = [float(number) for number in re.findall(r"\d++(?:\.\d++)?+", group)]
+            numbers = [saturated(number) for number in re.findall(r"\d++(?:\.\d++)?+", group)]
             start = 1 if len(numbers) % 3 == 1 else 0
             for first in (1, 0):
                 own = numbers[first::3][: max(0, len(numbers) - first) // 3]

@@ -77,7 +77,9 @@ def patch_coverage(mask: NDArray[np.bool_], patches: int) -> NDArray[np.float32]
 # --- reading pictures and masks ------------------------------------------------------------------------------------
 
 # What PIL raises for a file that is no image, is cut off, or is damaged: by format it is any of these.
-BROKEN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, MemoryError, TypeError,
+                LookupError, struct.error)  # fmt: skip
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no EPS, which runs another program
 INSIDE = 127  # a mask's value above this lies inside the region
 _FLOATING = "its pixels are floating-point numbers; store it with 8 bits a channel"
 # EXIF orientation -> the transposition that turns the picture upright; those from 5 on swap width and height.
@@ -122,9 +124,9 @@ def decoded_size(path: Path) -> tuple[int, int] | str:
     Faster than `open_image` for a JPEG: libjpeg still reads every coefficient, but computes a 64th of the pixels.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             size = _upright_size(image)
-            image.draft(None, (image.width // 8, image.height // 8))
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
             return _FLOATING if image.mode == "F" else size
     except BROKEN_IMAGE as error:
@@ -188,7 +190,9 @@ class Images:
             return None
 
     def path(self, name: str) -> Path:
-        """Return the file; without one, the path below the folder that an error is to name."""
+        """Return the file; without one, the path below the folder that an error is to name. InputError: it is outside."""
+        if escapes_folder(name):
+            raise InputError(f"the name {name!r} leaves the image folder {self.folder}")
         return self.find(name) or self.folder / name
 
     def problem(self, name: str) -> str | None:
@@ -242,10 +246,12 @@ def on_surface(values: Any) -> Any:
 @contextmanager
 def _reading(source: str | Path | bytes, what: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             yield image
     except FileNotFoundError:
         raise InputError(f"{what} does not exist") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{what} cannot be read: it is none of {', '.join(FORMATS)}") from None
     except BROKEN_IMAGE as error:
         raise InputError(f"{what} cannot be read: {error}") from None
 
@@ -257,7 +263,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         # Not image.getexif(): for a PNG that decodes all of it, to look for EXIF behind the pixels.
         return _TURNS.get(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    except (*BROKEN_IMAGE, struct.error, TypeError, KeyError):  # EXIF that cannot be read turns nothing, in any viewer
+    except BROKEN_IMAGE:  # EXIF that cannot be read turns nothing, in any viewer
         return None
 
 

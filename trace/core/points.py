@@ -153,13 +153,18 @@ def find_points(
         numbers = _numbers(match, depth, swapped)
         if not numbers:
             continue
-        values = [max(-LIMIT, min(LIMIT, float(number))) for number in numbers]
+        values = list(map(saturated, numbers))
         exceed_1 = max(values[0::2]) > 1 and max(values[1::2]) > 1
         if size is not None and exceed_1 and _NOT_INTEGER.search("".join(numbers)) is None:
             values = [value / size[axis % 2] for axis, value in enumerate(values)]
         item = Point(*values) if len(values) == 2 else Box(*values)
         mentions.append(Mention(item, match.start(), match.end()))
     return mentions
+
+
+def saturated(number: str) -> float:
+    """Return a number as a coordinate: from -LIMIT to LIMIT."""
+    return max(-LIMIT, min(LIMIT, float(number)))
 
 
 def _numbers(match: re.Match[str], depth: bool, swapped: bool) -> list[str]:

@@ -214,12 +214,14 @@ def _lmms_eval_answers(sample: Mapping[str, Any], where: str) -> list[dict[str, 
             f'{where}: neither "doc" nor a metric of this sample of lmms-eval holds a "question_id" or "id". Evaluate with '
             "a task that records it, as those of Where2Place, RefSpatial and this project do"
         )
-    texts, tokens = sample.get("resps", sample["filtered_resps"]), sample.get("token_counts") or [None]
-    metadata = {"tokens_out": (tokens[0] or {}).get("output_tokens")}
+    texts, tokens = sample.get("resps", sample["filtered_resps"]), sample.get("token_counts")
+    texts = texts if isinstance(texts, list) else [texts]
+    if not texts:
+        raise InputError(f'{where}: "resps" is empty')
+    counts = tokens[0] if isinstance(tokens, list) and tokens else None
+    metadata = {"tokens_out": counts.get("output_tokens") if isinstance(counts, dict) else None}
     shared = {"question_id": ids[0], "prompt": sample.get("input"), "metadata": metadata}
-    return [
-        shared | {"text": text, "run": run} for run, text in enumerate(texts if isinstance(texts, list) else [texts])
-    ]
+    return [shared | {"text": text, "run": run} for run, text in enumerate(texts)]
 
 
 def _read_unique(
@@ -262,7 +264,7 @@ def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
 
 _ID = (int, str)
 _EXPECTED = {
-    str: "a text", list: "a list", int: "an integer", dict: "an object", (int, float): "a number",
+    str: "a text", list: "a list", int: "an integer", dict: "an object", (int, float): "a finite number",
     _ID: "an integer or a text that is not empty",
 }  # fmt: skip
 
@@ -275,6 +277,8 @@ def _field(record: Mapping[str, Any], key: str, kind: Any, where: str, optional:
         raise InputError(f'{where}: "{key}" is missing')
     if not isinstance(value, kind) or isinstance(value, bool) or (kind is _ID and value == ""):
         raise InputError(f'{where}: "{key}" must be {_EXPECTED[kind]}, not {json_type(value)}')
+    if kind == (int, float) and not abs(value) < 1e300:  # JSON's NaN and Infinity, and what no float holds
+        raise InputError(f'{where}: "{key}" must be {_EXPECTED[kind]}')
     if isinstance(value, str) and (half := lone_surrogate(value)):
         raise InputError(f'{where}: "{key}" holds half a character ({half!r}). Write the text again as UTF-8')
     return value

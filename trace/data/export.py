@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..core.images import Images
 from ..core.records import Sample, read_samples
 from ..utils.command import InputError, install_hint
-from ..utils.files import escapes_folder, read_json, replacing, write_json
+from ..utils.files import read_json, replacing, write_json
 from .sources.sample_checks import part_of
 
 WITH_IMAGES, WITHOUT_IMAGES = 500, 20_000  # samples of a shard, which is held in memory
@@ -205,8 +205,6 @@ def _write_split(folder: Path, split: str, path: Path, total: int, embed: Path |
 def _row(sample: Sample, embed: Path | None) -> dict[str, Any]:
     image: Any = sample.image
     if embed is not None and sample.image is not None:
-        if escapes_folder(sample.image):
-            raise InputError(f"sample {sample.id}: the image name {sample.image!r} leaves the image folder")
         path = Images(embed).path(sample.image)
         try:
             image = {"bytes": path.read_bytes(), "path": sample.image}

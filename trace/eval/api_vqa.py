@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..core.conventions import CONVENTIONS, Convention, ConventionCheck, convention, convention_of, read, sent_size
-from ..core.images import is_turned, open_image
+from ..core.images import FORMATS, is_turned, open_image
 from ..core.prompts import FORMAT_SENTENCE, REASONING_SUFFIX, asks_yes_no, bare_instruction, question_text
 from ..core.reasoning import FINAL_ANSWER
 from ..core.records import FINISHED_AT_LIMIT, Answer, Question, QuestionId
@@ -338,7 +338,7 @@ def _picture_maker(path: Path, size: tuple[int, int]) -> Callable[[], Picture]:
 
     def make() -> Picture:
         picture = open_image(path)  # also checks that the file is complete
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             media_type = MEDIA_TYPES.get(image.format or "")
         # not every server applies a picture's EXIF orientation
         if media_type and not is_turned(path) and picture.size == size:

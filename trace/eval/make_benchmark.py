@@ -119,9 +119,10 @@ def _read_questions(paths: Sequence[Path], images: Images, instruction: str, rad
     questions: dict[tuple[str, str, str], Labelled] = {}
     names: dict[str, str] = {}  # question id -> where it was given
     for where, row in _read_rows(paths):
-        kind, label, given = row.get("kind") or "point", row.get("category") or None, "points_px"
+        kind, label, given = row.get("kind") or "point", row.get("category"), "points_px"
+        label = str(label) if label not in (None, "") else None
         given = given if given in row else "points"
-        if kind not in KINDS:
+        if kind not in KINDS or (kind == RUNS) != isinstance(row.get(RUNS), Mapping):
             raise InputError(f"{where}: there is no kind {kind!r}. Known: {', '.join(KINDS)}")
         if kind == NONE and any(map(any, row[given])):
             raise InputError(f"{where}: kind none has no points. Leave x and y empty")
@@ -160,7 +161,7 @@ def _read_rows(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             for part, row in _labelme_rows(content) if "shapes" in content else _coco_rows(content):
                 yield f"{path}, {part}", row
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise InputError(f"{path}: {error} is missing or wrong in the annotations") from None
 
 
@@ -169,6 +170,8 @@ def _labelme_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
     size = {"width": content.get("imageWidth"), "height": content.get("imageHeight")}
     for index, shape in enumerate(content["shapes"]):
         kind = shape.get("shape_type", "polygon").replace("rectangle", "box")
+        if kind in (NONE, RUNS):
+            raise ValueError(f"the shape type {kind!r}")
         yield f"shape {index}", {"image": image, "category": shape["label"], "kind": kind,
                                  "points_px": shape["points"], **size}  # fmt: skip
 
@@ -206,7 +209,12 @@ def _region(
             rle = import_module("pycocotools.mask")
         except ModuleNotFoundError:
             raise InputError(f"{where}: run lengths need pycocotools. Install it: pip install pycocotools") from None
-        packed = rle.frPyObjects(runs, *runs["size"]) if isinstance(runs["counts"], list) else runs
+        counts = runs.get("counts")
+        listed = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
+        fits = sum(counts) == size[0] * size[1] if listed else isinstance(counts, str)
+        if runs.get("size") != [size[1], size[0]] or not fits:
+            raise InputError(f"{where}: the run lengths are not those of a picture of {size[0]} x {size[1]} pixels")
+        packed = rle.frPyObjects(runs, *runs["size"]) if listed else runs
         return np.asarray(rle.decode(packed), np.bool_)
     if kind in ("point", NONE):
         pixels = [pixel for point in points if kind == "point" and (pixel := Point(*point).to_pixel(*size))]

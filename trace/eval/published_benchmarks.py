@@ -9,7 +9,6 @@ To add a benchmark of your own, see `make_benchmark`; a name for it goes into be
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 from collections import Counter
@@ -24,10 +23,11 @@ import yaml
 from PIL import Image
 
 from ..core.images import Region, open_image, open_region, rasterize_polygon
+from ..core.points import Point, parse_points
 from ..core.prompts import FORMAT_SENTENCE, YES_NO_SUFFIX, asks_yes_no
-from ..core.records import Question, write_questions
+from ..core.records import Question, lone_surrogate, write_questions
 from ..utils.command import InputError, Parser, existing_file, existing_folder, install_hint, run
-from ..utils.files import new_folder, read_json, sha256, write_json
+from ..utils.files import escapes_folder, new_folder, read_json, sha256, write_json
 from .rules import ALL_POINTS, FIRST_POINT, SHARE, YES_NO
 
 QUESTION_FILE = "point_questions.jsonl"
@@ -172,7 +172,7 @@ def _parquet_rows(paths: Sequence[Path]) -> Iterator[ImportedRow]:
                         read = _robospatial_row if set(row) >= ROBOSPATIAL_COLUMNS else _parquet_row
                         yield read(row, f"{path}, row {number}", numbers)
                         number += 1
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             raise InputError(f"{path} cannot be read as parquet: {error}") from None
 
 
@@ -218,11 +218,9 @@ def _robospatial_row(row: Mapping[str, Any], where: str, numbers: Counter[str]) 
     if word in ("yes", "no"):
         text = question.text if asks_yes_no(text) else f"{question.text} {YES_NO_SUFFIX}"
         return replace(question, text=text, meta={"rule": YES_NO, "answer": word}), image, None, where
-    try:
-        polygon = [(float(x), float(y)) for x, y in ast.literal_eval(answer.strip())]
-    except (ValueError, TypeError, SyntaxError):
-        polygon = []
-    if len(polygon) < 3:
+    corners = parse_points(answer)
+    polygon = [(corner.x, corner.y) for corner in corners if isinstance(corner, Point)]
+    if not 3 <= len(polygon) == len(corners):
         raise InputError(f"{where}: the answer must be yes, no, or three or more corners [(x, y), ...], not {answer!r}")
     text = FORMAT_SENTENCE.split(question.text)[0]  # each model is asked for its own format of points
     meta = {"rule": FIRST_POINT, "polygon": polygon, "suffix": question.text[len(text) :]}
@@ -231,10 +229,11 @@ def _robospatial_row(row: Mapping[str, Any], where: str, numbers: Counter[str]) 
 
 def _file(folder: Path, names: Sequence[str], where: str) -> bytes:
     """Return the content of the first of `names` below `folder`."""
-    path = next((folder / name for name in names if ".." not in Path(name).parts and (folder / name).is_file()), None)
-    if path is None:
-        raise InputError(f"{where} names {names[0]}, which is not below {folder}")
-    return path.read_bytes()
+    inside = (folder / name for name in names if not escapes_folder(name))
+    try:
+        return next(path for path in inside if path.is_file()).read_bytes()
+    except (StopIteration, OSError):  # a name may be longer than a file's can be
+        raise InputError(f"{where} names {names[0]}, which is not below {folder}") from None
 
 
 def _records(path: Path, names: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -333,7 +332,9 @@ def write_benchmark(
         image_files: dict[str, str] = {}  # hash of an image -> its file
         questions: list[Question] = []
         for question, image, make_region, where in rows:
-            if question.image != PurePosixPath(question.image).name or question.image.startswith("."):
+            name = question.image
+            usable = type(question.question_id) in (int, str) and not (lone_surrogate(name) or escapes_folder(name))
+            if not usable or name != PurePosixPath(name).name or name[0] == "." or len(name.encode()) > 255:
                 raise InputError(f"{where}: the id {question.question_id!r} cannot be a file name")
             picture = open_image(image, f"{where}, 'image'")
             region = None if make_region is None else make_region(picture.size)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..core.images import BROKEN_IMAGE
+from ..core.images import BROKEN_IMAGE, FORMATS
 from ..core.points import Point
 from ..utils.command import InputError, existing_file
 from ..utils.files import read_json
@@ -130,12 +130,12 @@ def read_depth(source: str | Path | bytes, unit: str | None, alignment: str, siz
     stream = io.BytesIO(source) if isinstance(source, bytes) else existing_file(source, "the depth image")
     path, (width, height) = "the depth image" if isinstance(source, bytes) else source, size
     try:
-        with Image.open(stream) as image:
+        with Image.open(stream, formats=FORMATS) as image:
             raw = np.asarray(image)
     except BROKEN_IMAGE as error:
         try:
             raw = np.load(io.BytesIO(source) if isinstance(source, bytes) else stream, allow_pickle=False)
-        except (*BROKEN_IMAGE, TypeError, LookupError, OverflowError, MemoryError, TokenError):  # numpy's header
+        except (*BROKEN_IMAGE, OverflowError, TokenError):  # numpy's header
             raise InputError(f"the depth image {path} cannot be read: {error}. Give a PNG, a TIFF or .npy") from None
     if not isinstance(raw, np.ndarray):
         raise InputError(f"{path} holds several arrays. Give one")
@@ -240,11 +240,13 @@ def _read_camera_file(path: Path) -> Any:
                 for tag, (data, value) in fields.items()}  # fmt: skip
     import yaml
 
+    from ..utils.config import BROKEN_YAML
+
     # OpenCV's FileStorage writes a first line and a tag of its own.
     text = text.partition("\n")[2] if text.startswith("%YAML:") else text
     try:
         return next(iter(yaml.safe_load_all(text.replace("!!opencv-matrix", ""))), None)
-    except yaml.YAMLError as error:
+    except BROKEN_YAML as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 

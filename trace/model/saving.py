@@ -21,6 +21,7 @@ from transformers import GenerationConfig, LlavaConfig, LlavaProcessor
 
 from ..core.prompts import IMAGE_TAG
 from ..utils.command import InputError
+from ..utils.config import BROKEN_YAML
 from ..utils.files import write_json
 from . import llava_layout as layout
 from .families.base import RECORD
@@ -63,7 +64,7 @@ def make_card(base: str, folder: Path | None, parts: Sequence[str] = ()) -> Mode
     text = readme.read_text(encoding="utf-8", errors="replace") if readme and readme.is_file() else ""
     front = re.match(r"\A---\n(.*?)\n---", text, re.DOTALL)
     fields = None
-    with suppress(yaml.YAMLError):
+    with suppress(*BROKEN_YAML):
         fields = yaml.safe_load(front[1]) if front else None
     licence = fields.get("license") if isinstance(fields, dict) else None
     if not isinstance(licence, str) or licence == "unknown":

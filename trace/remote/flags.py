@@ -47,8 +47,13 @@ def check_remote(arguments: Namespace) -> None:
 
 
 def server_address(protocol: str, base_url: str | None) -> str | None:
-    """The server's address, which is part of a model's name in a cache; None for the provider's own."""
+    """The server's address, which is part of a model's name in a cache; None for the provider's own.
+
+    InputError if it holds a password or a query, which would be written into caches and records.
+    """
     address = base_url or (os.environ.get("OPENAI_BASE_URL") if protocol == "openai" else None)  # as the SDK does
+    if address and ("@" in address or "?" in address):
+        raise InputError("the server's address holds a password or a query. Keys come from the environment only")
     return address.rstrip("/") if address else None
 
 

@@ -54,6 +54,7 @@ class OpenAIChat:
         key = next(filter(None, map(os.environ.get, KEYS[protocol])), None)
         if key is None and (base_url is None or self._gemini):
             raise InputError(f"the environment variable {self._variable} is not set. Put the API key for {model} there")
+        self._key = key
         self.address = base_url or f"the {'Gemini' if self._gemini else 'OpenAI'} API"
         self.http_errors: Counter[str] = Counter()
 
@@ -76,7 +77,8 @@ class OpenAIChat:
             # Not `chat.completions.create`: it checks every field of the body against its type, twice the CPU time.
             answer = await self._client.post("/chat/completions", cast_to=object, body=self._body(request, picture))
         except openai.APIStatusError as error:
-            raise self._by_status(error.status_code, error.code, " ".join(error.message.split())[:200]) from None
+            message = error.message.replace(self._key, "***") if self._key else error.message  # a server may repeat it
+            raise self._by_status(error.status_code, error.code, " ".join(message.split())[:200]) from None
         except openai.APIConnectionError as error:
             raise RequestFailed(f"connection: {type(error.__cause__ or error).__name__}", outage=True) from None
         except (json.JSONDecodeError, UnicodeDecodeError, openai.APIResponseValidationError):

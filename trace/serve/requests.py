@@ -12,7 +12,6 @@ import io
 import json
 import math
 import secrets
-import struct
 import urllib.parse
 import urllib.request
 from collections.abc import Collection, Sequence
@@ -24,7 +23,7 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import from_json
 
-from ..core.images import BROKEN_IMAGE, is_turned, open_image
+from ..core.images import BROKEN_IMAGE, FORMATS, is_turned, open_image
 from ..core.prompts import FORMAT_SENTENCE, POINTS_SUFFIX, REASONING_SUFFIX, asks_yes_no, bare_instruction
 from ..inference.backprojection import Camera, Floats, camera_of, pose_of, read_depth
 from ..inference.generation import Decoding
@@ -34,7 +33,6 @@ from ..utils.command import InputError
 LONGEST_INSTRUCTION = 8000  # characters
 MOST_NEW_TOKENS = 2048
 FETCH_SECONDS = 10
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no EPS, which runs another program
 NPY = b"\x93NUMPY"  # begins an array's file
 
 
@@ -232,7 +230,7 @@ def _decoded(content: bytes, limits: Limits) -> tuple[Image, str]:
     _check_picture(content, "image", limits)
     try:
         return open_image(content, "of the request"), hashlib.sha256(content).hexdigest()
-    except (InputError, MemoryError, TypeError, LookupError, struct.error):  # the last three of damaged TIFFs
+    except InputError:
         raise InputError("image: it is damaged, or its pixels are of no kind that can be shown") from None
 
 

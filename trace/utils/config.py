@@ -107,8 +107,12 @@ def _message(kind: Any, values: Any, mistake: dict[str, Any]) -> str:
     return text + (". Quote on, off, yes and no: YAML reads them as true and false" if isinstance(values, bool) else "")
 
 
+# What yaml raises besides its own errors: for a date of month 13, `!!bool x`, a thousand brackets.
+BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+
+
 def parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except BROKEN_YAML as error:
         raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None

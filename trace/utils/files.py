@@ -267,11 +267,7 @@ def write_json_list(path: str | Path, records: Iterable[Mapping[str, Any]]) -> N
     with replacing(path) as temporary, open(temporary, "wb") as file:
         separator = b"[\n"
         for record in records:
-            try:
-                line = _encode(record)
-            except ValueError as error:
-                raise InputError(f"record {record.get('id')!r} cannot be written as JSON: {error}") from None
-            file.write(separator + line)
+            file.write(separator + _encode_record(record))
             separator = b",\n"
         file.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
 
@@ -280,7 +276,7 @@ def write_jsonl(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one record a line by `replacing`. For a file that grows over hours use `JsonlWriter`."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         for record in records:
-            file.write(_encode(record) + b"\n")
+            file.write(_encode_record(record) + b"\n")
 
 
 class JsonlWriter:
@@ -348,7 +344,7 @@ class JsonlWriter:
             raise InputError(f"{self.path} does not end like a JSONL file. Give another name or remove it")
         try:
             json.loads(tail)
-        except ValueError:
+        except (ValueError, RecursionError):
             os.ftruncate(self._file.fileno(), start)
         else:  # only the newline is missing
             _write_all(self._file, b"\n")
@@ -437,6 +433,14 @@ def _encode(value: Any, indent: int | None = None) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, which a remote model may write
         return re.sub("[\ud800-\udfff]", "\ufffd", text).encode("utf-8")
+
+
+def _encode_record(record: Mapping[str, Any]) -> bytes:
+    try:
+        return _encode(record)
+    except (ValueError, RecursionError) as error:
+        name = record.get("id", record.get("question_id"))
+        raise InputError(f"record {name!r} cannot be written as JSON: {_reason(error)}") from None
 
 
 @contextmanager

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ...core.images import BROKEN_IMAGE
+from ...core.images import BROKEN_IMAGE, FORMATS
 from ...utils.command import InputError, existing_file, install_hint, output_folder
 from ...utils.files import escapes_folder, new_folder, read_json, replacing, sha256, write_json
 from .sample_checks import Problem
@@ -97,7 +98,7 @@ def _store(content: bytes, folder: Path) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(image.format or "", f".{(image.format or 'img').lower()}")
     except BROKEN_IMAGE:
         return None
@@ -132,7 +133,7 @@ def unpack(path: Path, folder: Path) -> Path:
             with new_folder(folder, needed=total) as temporary:
                 archive.extractall(temporary)
                 write_json(temporary / MARK, mark)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError, RuntimeError) as error:
         raise InputError(f"{path} is no zip that can be read: {error}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be unpacked: {error.strerror or error}") from None
