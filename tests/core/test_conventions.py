@@ -11,7 +11,7 @@ from timing import assert_linear
 
 from trace_vlm.core import conventions
 from trace_vlm.core.conventions import CONVENTIONS, convention, convention_of, read
-from trace_vlm.core.points import Box, Point, format_points
+from trace_vlm.core.points import LIMIT, Box, Point, format_points
 from trace_vlm.core.prompts import BOX_SUFFIX, POINTS_SUFFIX, question_text
 from trace_vlm.core.reasoning import render
 from trace_vlm.core.records import Turn
@@ -39,6 +39,8 @@ def points(name, text):
     ("molmo", '<points x1="25" y2="50.0">', []), ("molmo2", '<points coords="">', []),  # no pair
     ("molmo2", '<points coords="1 1 250 500 2 999 003">mugs</points>', [(0.25, 0.5), (0.999, 0.003)]),
     ("molmo2", '<point coords="1 1 250 500"/>', HERE),
+    ("molmo2", f'<point coords="1 1 250 {"9" * 400}"/>', [(0.25, LIMIT / 1000)]),
+    ("molmo", f'<point x="25" y="{"9" * 400}">', [(0.25, LIMIT / 100)]),
     ("molmo2", '<points coords="1 250 500 2 999 3">', [(0.25, 0.5), (0.999, 0.003)]),  # without the image's number
     ("molmo2", '<points coords="1 1 250 500 2 99', HERE), ("qwen2.5-vl", '[{"point_2d": [70, 70], "label": "m"}]', HERE),
     ("qwen3-vl", '<think>maybe [1, 2]</think>\n[{"point_2d": [250, 500]}]', HERE),

@@ -125,6 +125,7 @@ def test_mistakes_in_questions(tmp_path, lines, named):
 
 @pytest.mark.parametrize("field, value", [
     ("text", None), ("text", "the \ud83d cup"), ("run", True), ("seed", "3"), ("confidence", "high"),
+    ("confidence", 10**400), ("confidence", float("nan")),
     ("token_ids", [1, "2"]), ("metadata", []),
 ])  # fmt: skip
 def test_mistakes_in_answers(tmp_path, field, value):

@@ -57,7 +57,7 @@ SAMPLE = {"doc_id": 5, "target": "", "filtered_resps": "[(0.1, 0.2)]", "input": 
     [
         ({"where2place_acc": {"id": 7, "pred": "[(0.1, 0.2)]", "accuracy": 1.0}}, ["[(0.1, 0.2)]"]),
         ({"doc": {"question_id": 7, "question": "Point."}, "acc": {"id": "other"}}, ["[(0.1, 0.2)]"]),
-        ({"acc": {"question_id": 7}, "resps": ["raw"]}, ["raw"]),
+        ({"acc": {"question_id": 7}, "resps": ["raw"], "token_counts": True}, ["raw"]),
         ({"acc": {"question_id": 7}, "resps": ["a", "b", "c"]}, ["a", "b", "c"]),  # --repeats 3
     ],
 )
@@ -79,6 +79,7 @@ def test_ids_come_from_the_document_or_a_metric_and_repeats_are_runs(fields, tex
             {"acc": {"id": 1}, "resps": [["(-0.5, True)"], ["(-0.7, False)"]]},
             'line 1: "text" must be a text, not a list',
         ),
+        ({"acc": {"id": 1}, "resps": []}, 'line 1: "resps" is empty'),
     ],
 )
 def test_a_sample_without_a_usable_field_is_refused_by_name(fields, message, tmp_path):

@@ -1,16 +1,21 @@
 """Broken and unsupported folders are refused with an error that names the file, and leave nothing behind."""
 
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from checkpoints_by_hand import edit_json
 from safetensors.torch import load_file, save_file
 
 import trace_vlm
+from trace_vlm.attention.results import read_maps
+from trace_vlm.inference.backprojection import read_depth
 from trace_vlm.model.checkpoint import load, main
 from trace_vlm.utils.command import InputError, run
 
@@ -154,7 +159,27 @@ def test_a_transposed_tensor_is_read(zoo):
     assert torch.equal(projector.linear_1.weight, weights[name].float())
 
 
-def test_no_remote_code_and_no_unrestricted_pickle_anywhere_in_the_package():
+def test_arrays_of_objects_are_refused_and_not_run(tmp_path):
+    objects, witness = np.empty(1, object), tmp_path / "it ran"
+    objects[0] = Malicious(witness)
+    np.savez(tmp_path / "1.npz", maps=objects)
+    np.save(tmp_path / "depth.npy", objects)
+    with pytest.raises(InputError, match=r"1\.npz"):
+        read_maps(tmp_path, SimpleNamespace(arrays="1.npz"))
+    with pytest.raises(InputError, match=r"depth\.npy"):
+        read_depth(tmp_path / "depth.npy", None, "registered", (4, 3))
+    assert not witness.exists()
+    with np.load(tmp_path / "1.npz", allow_pickle=True) as arrays:  # the test itself can fail
+        arrays["maps"]
+    assert witness.exists()
+
+
+RUNS_CODE = re.compile(
+    r"trust_remote_code=True|weights_only=False|allow_pickle=True|yaml\.(?:unsafe_|full_)?load\(|shell=True|os\.system|tarfile"
+    r"|unpack_archive|pickle\.load\(|joblib|(?<![.\w])(?:eval|exec)\("
+)
+
+
+def test_nothing_in_the_package_runs_what_a_file_holds():
     for path in Path(trace_vlm.__file__).parent.rglob("*.py"):
-        text = path.read_text()
-        assert "trust_remote_code=True" not in text and "weights_only=False" not in text, path
+        assert RUNS_CODE.search(path.read_text()) is None, path

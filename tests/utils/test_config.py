@@ -58,6 +58,7 @@ def test_errors_name_source_and_key(values, named):
 
 @pytest.mark.parametrize("text, overrides, named", [
     ("model: nano\n", [], "missing key data"), ("- 1\n", [], "run.yaml"), ("model: [\n", [], "run.yaml"),
+    ("model: 2020-13-01\n", [], "run.yaml"), ("model: !!bool x\n", [], "run.yaml"), ("[" * 3000, [], "run.yaml"),
     ("model: nano\ndata: a\n", ["lora"], "--set lora"), ("model: nano\ndata: a\n", ["lora=["], r"--set lora=\["),
 ])  # fmt: skip
 def test_broken_files_and_overrides(tmp_path, text, overrides, named):

@@ -164,7 +164,7 @@ def find_points(
 
 def saturated(number: str) -> float:
     """Return a number as a coordinate: from -LIMIT to LIMIT."""
-    return max(-LIMIT, min(LIMIT, float(number)))
+    return max(-LIMIT, min(LIMIT, float(number.strip())))  # float leaves blanks such as \x1c, which \s matches
 
 
 def _numbers(match: re.Match[str], depth: bool, swapped: bool) -> list[str]:

@@ -102,6 +102,22 @@ def test_no_path_leaves_the_folder(name, tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.zip"]
 
 
+def test_links_and_devices_become_plain_files_and_a_damaged_entry_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as target:
+        target.writestr("long.txt", bytes(range(256)) * 9)
+        for name, mode in (("link", 0o120777), ("device", 0o020666)):
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr, entry.create_system = mode << 16, 3
+            target.writestr(entry, "/etc/passwd")
+    folder = unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert all((folder / name).read_text() == "/etc/passwd" for name in ("link", "device"))
+    assert not any(path.is_symlink() or not path.is_file() for path in folder.iterdir())
+    content = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "b.zip").write_bytes(content[:60] + b"\xff" * 20 + content[80:])
+    with pytest.raises(InputError, match=r"b\.zip"):
+        unpack(tmp_path / "b.zip", tmp_path / "other")
+
+
 @pytest.mark.parametrize("damage", ["empty", "half", "entry", "encrypted", "understated", "too large"])
 def test_a_broken_archive_is_one_sentence_and_leaves_nothing(damage, tmp_path, monkeypatch):
     content = bytearray((path := sample_zip(tmp_path)).read_bytes())
