@@ -27,10 +27,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from outputs import MEASURED, compare, files, half_written, ids
@@ -43,11 +41,11 @@ from api_server import one_point, reasoning, serving  # noqa: E402
 
 MODEL, SCENES = ROOT / "trace/assets/nano", ROOT / "configs/scenes/nano.yaml"
 TIMEOUT = 900.0  # seconds, after which a command counts as hanging
+Row, Span = dict[str, Any], tuple[float, float]
 FOUND = "failed", "lost", "twice", "differ", "missing", "half-written", "left over", "times only"
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command that runs in a folder of its own; `records` are the files of its records in the folder."""
 
     name: str
@@ -150,7 +148,7 @@ class Run:
         return max(codes, key=abs), self.log.read_text(errors="replace")
 
 
-def undisturbed(command: Command, folder: Path) -> tuple[float, float]:
+def undisturbed(command: Command, folder: Path) -> Span:
     """Run a command to its end; return the seconds until its first file and until its end."""
     first = 0.0
     with Run(command, folder) as run:
@@ -163,9 +161,11 @@ def undisturbed(command: Command, folder: Path) -> tuple[float, float]:
         return first, time.monotonic() - run.started
 
 
-def disturbed(command: Command, folder: Path, moment: float, disturb: Callable[[Run], Any]) -> Run:
+def disturbed(command: Command, folder: Path, moment: float, disturb: Callable[[Run], Any], asked: Any = None) -> Run:
     """Call `disturb` about `moment` seconds after the start, earlier if the command ends before; wait for the end."""
     while True:
+        if asked:  # of a start that ended too early
+            asked.clear()
         with Run(command, folder) as run:
             if run.runs_until(moment):
                 disturb(run)
@@ -175,16 +175,13 @@ def disturbed(command: Command, folder: Path, moment: float, disturb: Callable[[
         moment *= 0.9
 
 
-def kill_often(
-    command: Command, folder: Path, span: tuple[float, float], kills: int, asked: list[Any]
-) -> dict[str, Any]:
+def kill_often(command: Command, folder: Path, span: Span, kills: int, asked: list[Any]) -> Row:
     """Kill a command `kills` times, each time in a new folder, and let it end; `asked` is what its server answered."""
     rng, totals, notes, again = random.Random(command.name), Counter[str](), set[str](), 0
     reference, trial, records = folder / "reference", folder / "0", ids(folder / "reference", command.records).total()
     for number in range(kills):
         moment = span[0] + (number + rng.random()) / kills * (span[1] - span[0])
-        asked.clear()
-        disturbed(command, trial, moment, lambda run: run.__exit__())
+        disturbed(command, trial, moment, lambda run: run.__exit__(), asked)
         broken = half_written(trial, reference)
         with Run(command, trial) as run:
             code, text = run.wait()
@@ -200,7 +197,7 @@ def kill_often(
     return row | {"asked again, at most": again if command.server else "", "notes": "; ".join(sorted(notes))}
 
 
-def kill_server(command: Command, folder: Path, kills: int, port: int) -> dict[str, Any]:
+def kill_server(command: Command, folder: Path, kills: int, port: int) -> Row:
     """Kill a server while eight clients ask, and start it again; clients without an answer repeat their question."""
     picture = base64.b64encode((ROOT / "trace/assets/demo/table_1.png").read_bytes()).decode()
     counts, rng = Counter[str](), random.Random(command.name)
@@ -235,19 +232,16 @@ def kill_server(command: Command, folder: Path, kills: int, port: int) -> dict[s
 
 
 def kill_worker(run: Run) -> None:
-    """Kill the youngest process that a command has started."""
     pid = run.processes[0].pid
     if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         os.kill(int(children[-1]), signal.SIGKILL)
 
 
-def faults_of(
-    command: Command, folder: Path, span: tuple[float, float], refused: Run | None
-) -> Iterator[dict[str, Any]]:
+def faults_of(command: Command, folder: Path, span: Span, refused: Run | None) -> Iterator[Row]:
     """Yield a row for each fault: what the command says, and whether it ends the same when it is started again."""
     reference, middle = folder / "reference", sum(span) / 2
 
-    def row(fault: str, run: Run, mend: Sequence[str] = ("true",)) -> dict[str, Any]:
+    def row(fault: str, run: Run, mend: Sequence[str] = ("true",)) -> Row:
         (code, text), broken = run.wait(), half_written(run.folder, reference)
         subprocess.run(mend, check=True)
         with Run(command, run.folder) as again:
@@ -285,7 +279,7 @@ def faults_of(
         yield row("connection refused", refused)
 
 
-def measure(command: Command, folder: Path, kills: int, port: int) -> tuple[dict[str, Any], list[Any]]:
+def measure(command: Command, folder: Path, kills: int, port: int) -> tuple[Row, list[Row]]:
     """Return the row of the kills and the rows of the other faults of a command."""
     if not command.records:
         return kill_server(command, folder, kills, port), []
@@ -306,12 +300,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--out", type=Path, help="JSON file, written after every command")
     arguments = parser.parse_args(argv)
-    result: dict[str, Any] = {
-        "kills": [],
-        "faults": [],
-        "machine": f"{os.cpu_count()} CPU cores",
-        "date": str(date.today()),
-    }
+    result: Row = {"kills": [], "faults": [], "machine": f"{os.cpu_count()} CPU cores"}
+    result["date"] = time.strftime("%Y-%m-%d")
     with tempfile.TemporaryDirectory() as name:
         folder, port = Path(name), free_port()
         make_inputs(folder / "inputs")

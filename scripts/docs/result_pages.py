@@ -68,7 +68,10 @@ def write() -> None:
                   f"Entries: {', '.join(links) or 'none yet'}.\n", *tables(data), sep="\n", file=page)  # fmt: skip
         rows.append([f"[{path.stem}]({path.stem}.md)", machine, date, ", ".join(links)])
     with mkdocs_gen_files.open("results/index.md", "w") as page:
-        print("# Results\n\nTables of the GPU runs, made from the files of `benchmarks/results`.\n", file=page)
+        print(
+            "# Results\n\nTables of the GPU runs and of the run with faults, made from the files of `benchmarks/results`.\n",
+            file=page,
+        )
         print(table(["file", "hardware", "date", "entry"], rows), file=page)
 
 

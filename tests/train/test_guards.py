@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -112,3 +114,17 @@ def test_mfu_is_useful_operations_over_the_peak_of_all_gpus(monkeypatch):
 def test_the_peak_of_a_gpu_is_that_of_its_form(monkeypatch, name, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert peak_flops(torch.device("cuda")) == peak
+
+
+def test_a_process_says_what_failed_also_on_a_full_disk(tmp_path):
+    code = """if True:
+        import resource, sys
+        from pathlib import Path
+        from trace_vlm.train.guards import end_together
+        from trace_vlm.utils.command import InputError
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # stands for the full disk
+        with end_together(Path(sys.argv[1]), 0, 2):
+            raise InputError("the disk is full")"""
+    done = subprocess.run([sys.executable, "-P", "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "error: the disk is full" in done.stderr and "Traceback" not in done.stderr

@@ -64,7 +64,7 @@ def test_a_stopped_run_continues_to_the_same_bits(folder, tmp_path, monkeypatch,
         patch.setattr(Prompts, "__getitem__", lambda *asked: os.kill(os.getpid(), signal.SIGTERM) or read(*asked))
         assert train(config) is None
     stopped = train(config)
-    for name in ("reward", "kl", "entropy", "clip_ratio/region_mean", "grad_norm"):
+    for name in ("reward", "kl", "entropy", "clip_ratio/region_mean", "grad_norm", "train_loss"):
         assert logged(stopped, name) == logged(complete, name) != []
     assert logged(complete, "kl")[0] == 0 and max(logged(complete, "kl")) > 0
     assert changed_parts(weights(complete), weights(stopped)) == set()

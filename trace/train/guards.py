@@ -174,6 +174,8 @@ def end_together(folder: Path, process: int, processes: int) -> Iterator[None]:
                 json.dump({"process": process, "host": host, "meeting": meeting, "code": code, "error": text}, file)
         except FileExistsError:  # another process failed first
             end(read_note() or {})
+        except OSError:  # a full disk, perhaps the reason itself: the others find their connection closed
+            pass
         message = f"process {process} of {processes} on {host} failed:\n{text}"
         print(message, end="", file=sys.stderr, flush=True)
         os._exit(code)  # no cleanup, which would wait for the others

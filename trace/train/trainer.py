@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -144,6 +145,12 @@ class ResumableTrainer(Trainer):
                 self.preempted = True
                 self.control.should_save = self.control.should_training_stop = True
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kw)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_loss" in logs:  # the Trainer's is the mean of the steps since the run was last started
+            steps, losses = zip(*((e["step"], e["loss"]) for e in self.state.log_history if "loss" in e), strict=True)
+            logs["train_loss"] = float(np.average(losses, weights=np.diff(steps, prepend=0)))
+        super().log(logs, start_time)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(self.args.output_dir) / UNFINISHED)
