@@ -65,6 +65,19 @@ def test_a_killed_run_continues_to_the_same_weights(scenes, tiny_folder, tmp_pat
     assert changed_parts(weights(complete), weights(killed.folder)) == set()
 
 
+def test_a_malicious_optimizer_state_is_refused_and_not_run(scenes, tiny_folder, tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return os.system, (f"touch '{tmp_path / 'it ran'}'",)
+
+    run = Run(settings(scenes, tiny_folder, tmp_path / "run", max_steps=16), processes=1)
+    run.start().when_saved(2).kill()
+    for checkpoint in (run.folder / "checkpoints").glob("checkpoint-*"):
+        torch.save({"state": Malicious()}, checkpoint / "optimizer.pt")
+    (code,), (log,) = run.start().wait()
+    assert code == 1 and "weights_only" in log and not (tmp_path / "it ran").exists()
+
+
 def test_vision_pretraining_trains_the_tower_alone(scenes, tmp_path):
     overrides = [f"data={scenes}", f"output_dir={tmp_path / 'vision'}", "max_steps=3", "global_batch_size=4"]
     overrides += ["micro_batch_size=4", "dataloader_workers=0", "report_to=[]"]

@@ -210,11 +210,12 @@ def _region(
         except ModuleNotFoundError:
             raise InputError(f"{where}: run lengths need pycocotools. Install it: pip install pycocotools") from None
         counts = runs.get("counts")
-        listed = isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
-        fits = sum(counts) == size[0] * size[1] if listed else isinstance(counts, str)
+        fits = isinstance(counts, str)
+        if isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts):
+            fits = sum(counts) == size[0] * size[1]
         if runs.get("size") != [size[1], size[0]] or not fits:
             raise InputError(f"{where}: the run lengths are not those of a picture of {size[0]} x {size[1]} pixels")
-        packed = rle.frPyObjects(runs, *runs["size"]) if listed else runs
+        packed = runs if isinstance(counts, str) else rle.frPyObjects(runs, *runs["size"])
         return np.asarray(rle.decode(packed), np.bool_)
     if kind in ("point", NONE):
         pixels = [pixel for point in points if kind == "point" and (pixel := Point(*point).to_pixel(*size))]

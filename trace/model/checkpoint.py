@@ -18,9 +18,9 @@ from ..core.conventions import reasons_by_name
 from ..utils.command import InputError, Parser, run
 from ..utils.files import new_folder, refuse_existing, write_json
 from .checkpoint_formats import read_object
-from .families.base import RECORD, Checkpoint
+from .families.base import Checkpoint
 from .families.llava import LlavaCheckpoint
-from .presets import PRESETS, is_preset, model_folder, model_name
+from .presets import PRESETS, RECORD, is_preset, model_folder, model_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,6 +15,7 @@ from typing import Any, cast
 from ..utils.command import InputError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
+RECORD = "trace.json"  # beside a model: how it was trained to answer
 BUNDLED = ("nano", "nano-base")  # one that reasons, and the one it was trained from; the first is the default model
 
 CLIP_L_336: dict[str, Any] = {

@@ -24,9 +24,8 @@ from ..utils.command import InputError
 from ..utils.config import BROKEN_YAML
 from ..utils.files import write_json
 from . import llava_layout as layout
-from .families.base import RECORD
 from .lazy_tensors import LazyTensor, largest_type, resized, total_bytes, write_weights
-from .presets import hub_repository, is_hub_name
+from .presets import RECORD, hub_repository, is_hub_name
 from .processor import save_processor
 from .vision_tower import KNOWN
 

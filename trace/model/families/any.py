@@ -27,9 +27,9 @@ from ...utils.command import InputError
 from ...utils.files import write_json
 from ..build import quantization, weight_dtype
 from ..checkpoint_formats import input_errors, read_object
-from ..presets import hub_repository, model_name
+from ..presets import RECORD, hub_repository, model_name
 from ..saving import ModelCard, make_card, write_card
-from .base import RECORD, Checkpoint, count_parts
+from .base import Checkpoint, count_parts
 from .image_places import image_places, patch_weights
 
 if TYPE_CHECKING:

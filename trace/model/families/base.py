@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...utils.command import InputError
 from ...utils.files import write_json
+from ..presets import RECORD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from ..saving import ModelCard
 
 
-RECORD = "trace.json"  # beside a model: how it was trained to answer
 PARTS = ("vision", "projector", "llm")
 # By the names of modules in transformers: a prefix of a weight's name -> its part; the first that fits. Qwen's projectors
 # are modules of its vision tower.
