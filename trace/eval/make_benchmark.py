@@ -25,6 +25,7 @@ from ..core.images import Images, Region, image_size, open_image, open_region, r
 from ..core.points import Point, format_points
 from ..core.prompts import FORMAT_SENTENCE, IMAGE_TAG, question_text
 from ..core.records import Question, Sample, Turn, write_samples
+from ..data.cor.instruction_parser import asks_for_free_space
 from ..data.sources.own_points import csv_rows, row_points
 from ..drawing.contact_sheet import Tile, draw_contact_sheet
 from ..utils.command import InputError, Parser, existing_folder, run
@@ -111,8 +112,9 @@ def _sample(
             raise InputError(f"{where}: the region is too small for a point of {DECIMALS} decimals")
         answer = format_points((Point(x, y) for x, y in points), DECIMALS)
     asked = Turn("human", f"{IMAGE_TAG}\n{question_text(question.text, reasoning=False)}")
-    category = {"category": question.category} if question.category else {}
-    return Sample(str(question.question_id), source, (asked, Turn("gpt", answer)), category)
+    meta = {"task": "free_space" if asks_for_free_space(question.text) else "object_reference"}
+    meta |= {"category": question.category} if question.category else {}
+    return Sample(str(question.question_id), source, (asked, Turn("gpt", answer)), meta)
 
 
 def _read_questions(paths: Sequence[Path], images: Images, instruction: str, radius: float) -> list[Labelled]:

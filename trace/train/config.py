@@ -18,7 +18,7 @@ Schedule = Literal[
 ]
 Rate = Annotated[float, Field(gt=0)]
 FEWEST_STEPS = 50
-FEW_STEPS = f"these are fewer than {FEWEST_STEPS} steps: raise epochs, or lower global_batch_size"
+FEW_STEPS = f"these are fewer than {FEWEST_STEPS} steps: raise epochs or max_steps, or lower global_batch_size"
 
 
 @config_class
