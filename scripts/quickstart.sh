@@ -5,13 +5,13 @@
 #
 # --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour).
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
-# size of the job (2800 scenes, 700 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
+# size of the job (1600 scenes, 500 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 SCRATCH=0
 [[ ${1:-} != --from-scratch ]] || { SCRATCH=1; shift; }
 (($# <= 1)) && [[ ${1:-} != -* ]] || die "$SCRIPT takes --from-scratch and one folder, where the results go; --help explains"
-SCENES=${SCENES:-2800} STEPS=${STEPS:-700}
+SCENES=${SCENES:-1600} STEPS=${STEPS:-500}
 read -r VISION_STEPS PROJECTOR_STEPS POINTING_STEPS <<<"${SCRATCH_STEPS:-2600 2600 5000}"
 
 OUT=${1:+$(absolute "$1")}
@@ -24,7 +24,7 @@ trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT # what runs in the backg
 
 module() { "$PY" -m "trace_vlm.$@"; }
 step() { printf '\n== %s\n' "$*"; }
-scenes() { module data.scenes.generate --config configs/scenes/nano.yaml --size 128 --views 1 --workers 2 "$@"; }
+scenes() { module data.scenes.generate --config configs/scenes/nano_quickstart.yaml --size 128 --views 1 --workers 2 "$@"; }
 train() { # arm, training file, steps
   module train.train --config configs/train_nano.yaml --set model="$START" data="$OUT/data/$2" image_folder="$OUT/data" \
     output_dir="$OUT/train/$1" max_steps="$3"
@@ -51,7 +51,7 @@ if ((SCRATCH)); then
   [[ -f $CAPTIONS ]] || module data.scenes.captions --data "$OUT/data" --out "$CAPTIONS"
   stage vision data="$OUT/data" max_steps="$VISION_STEPS"
   stage projector model="$OUT/train/vision" data="$CAPTIONS" max_steps="$PROJECTOR_STEPS"
-  stage pointing model="$OUT/train/projector" data="[$OUT/data/data.json,$CAPTIONS]" max_steps="$POINTING_STEPS"
+  stage pointing model="$OUT/train/projector" data="[$OUT/data/data.json,$OUT/data/cor.json,$CAPTIONS]" max_steps="$POINTING_STEPS"
 fi
 
 step "fine-tuning with reasoning (its log: $OUT/train_cor.log) and, beside it, without"

@@ -103,7 +103,11 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("image", type=Path)
     add("instruction", help="what to point at, in words")
-    add("--model", default=default_model(), help="folder, name on the hub, nano or nano-base (default: nano)")
+    add(
+        "--model",
+        default=default_model(),
+        help="folder, name on the hub, or a bundled one: nano, nano-direct, nano-base (default: nano)",
+    )
     add("--model-base", help="the model that an adapter belongs to")
     add("--reasoning", action=argparse.BooleanOptionalAction, help="reason before pointing (default: as trained)")
     add("--json", action="store_true", help="print one JSON object")

@@ -1,7 +1,7 @@
 """Ask a model: images and instructions in, predictions out, batched and repeatable.
 
     from trace_vlm import Predictor
-    (prediction,) = Predictor.load("nano-base").predict(["table.png"], ["Point to the mug."])
+    (prediction,) = Predictor.load("nano").predict(["table.png"], ["Point to the mug."])
 
 Greedy answers do not depend on their batch. Sampled ones are drawn by a generator of their own, seeded by the
 question's position and the number of the sample, so that a resumed job gives the same answers.

@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("merge", "write an adapter or projector merged into its base"),
     ):
         add = commands.add_parser(name, help=purpose, description=purpose).add_argument
-        add("source", help="folder of the model or adapter, nano, nano-base, or a name on the hub")
+        add("source", help="folder of the model or adapter, a bundled one (nano), or a name on the hub")
         if name != "inspect":
             add("target", type=Path, help="folder to write; must not exist or be empty")
             add("--dtype", choices=DTYPES, help="type on disk (default: as stored; float32 if an adapter is merged)")

@@ -16,7 +16,8 @@ from ..utils.command import InputError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 RECORD = "trace.json"  # beside a model: how it was trained to answer
-BUNDLED = ("nano", "nano-base")  # one that reasons, and the one it was trained from; the first is the default model
+# One that reasons, one that points at once, and the one they were trained from; the first is the default model.
+BUNDLED = ("nano", "nano-direct", "nano-base")
 
 CLIP_L_336: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -79,7 +80,7 @@ def default_model() -> Path:
 
 
 def resolve_model(path: str | Path) -> str | Path:
-    """The folder of a bundled model for its name (`nano`, `nano-base`); any other path or name unchanged."""
+    """The folder of a bundled model for its name (`nano`, `nano-direct`, `nano-base`); any other path or name unchanged."""
     return path if Path(path).exists() else bundled_models().get(str(path), path)
 
 

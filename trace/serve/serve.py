@@ -27,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = Parser(description="Serve a model over HTTP.", examples=__doc__)
     add = parser.add_argument
-    add("--model", default=default_model(), help="folder, name on the hub, nano or nano-base (default: nano)")
+    add(
+        "--model",
+        default=default_model(),
+        help="folder, name on the hub, or a bundled one: nano, nano-direct, nano-base (default: nano)",
+    )
     add("--model-base", help="the model that an adapter belongs to")
     add("--name", help="of the model in requests (default: the folder's name)")
     add("--host", default="127.0.0.1", help="address to listen on; others than loopback need a key or --insecure")
