@@ -326,7 +326,7 @@ def make_files(rng):
 def test_benchmarks_of_any_files(tmp_path, monkeypatch, cases):
     """Their own folders, annotations of which one is made, and the published files: nothing outside of them is read."""
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(make_benchmark, "draw_sheet", lambda folder: None)  # its fonts take most of the time
+    monkeypatch.setattr(make_benchmark, "draw_contact_sheet", lambda *tiles: None)  # its fonts take most of the time
     own, source, out, table = (tmp_path / name for name in ("own", "source", "out", "a.parquet"))
     for name in ("own/images", "own/masks", "source/image", "source/mask", "source/selected_images/counting",
                  "source/selected_masks/counting"):  # fmt: skip

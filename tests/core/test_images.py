@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from trace_vlm.core import images
-from trace_vlm.core.images import INSIDE, Square, image_size, open_image, open_mask
+from trace_vlm.core.images import INSIDE, Images, Square, image_size, open_image, open_mask
 from trace_vlm.core.points import Point
 from trace_vlm.utils.command import InputError
 
@@ -150,3 +150,12 @@ def test_grey_values_stay_as_stored_and_sixteen_bits_are_scaled(tmp_path):
     layers(LEFT, ~LEFT).save(tmp_path / "a.png")  # colours and alpha that disagree
     with pytest.raises(InputError, match=r"a\.png"):
         open_mask(tmp_path / "a.png")
+
+
+def test_a_file_beside_the_folder_is_found_only_by_a_name_that_begins_with_the_folder(tmp_path):
+    for name in ("photos/in.png", "photos/images/sub.png", "beside.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    images = Images(tmp_path / "photos")
+    names = ["in.png", "sub.png", "images/sub.png", "photos/in.png", "beside.png", "../beside.png"]
+    assert [images.find(name) is not None for name in names] == [True, True, True, True, False, False]

@@ -183,7 +183,9 @@ class Images:
         if escapes_folder(name):
             return None
         names = dict.fromkeys([name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)])
-        roots = self.folder, self.folder / "images", self.folder.parent
+        roots = [self.folder, self.folder / "images"]
+        if name.partition("/")[0] == self.folder.absolute().name:
+            roots.append(self.folder.parent)
         try:
             return next((path for root in roots for spelling in names if (path := root / spelling).is_file()), None)
         except (OSError, ValueError):  # longer than a name can be, or no name at all
