@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from small_benchmark import write_pictures
 
+from trace_vlm.core.records import Question
 from trace_vlm.eval import summarize_vqa
+from trace_vlm.eval.scoring import question_groups
 from trace_vlm.utils.command import run
 from trace_vlm.utils.files import read_json, write_jsonl
 
@@ -117,3 +119,9 @@ def test_mask_and_question_must_agree(folder, capsys, absent, mask, message):
     write_jsonl(path, records)
     summarize(folder, [INSIDE] * 6, status=2)
     assert message in capsys.readouterr().err
+
+
+def test_a_chain_to_nothing_is_in_no_group_of_hops():
+    metas = [{"hops": [{}, {}]}, {"hops": [{}], "absent": {"reason": "relation"}}, {}]
+    questions = [Question(number, "a.png", "Where?", None, meta) for number, meta in enumerate(metas)]
+    assert question_groups(questions) == {("all", "all"): [0, 1, 2], ("hops", "2"): [0]}

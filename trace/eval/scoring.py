@@ -349,7 +349,8 @@ def question_groups(questions: Sequence[Question]) -> dict[tuple[str, str], list
         parts: dict[tuple[str, str], list[int]] = {}
         for index, question in enumerate(questions):
             value = question.category if name == "category" else question.meta.get(name)
-            value = len(value) if isinstance(value, list) else value  # hops, one entry each
+            if name == "hops" and isinstance(value, list):  # one entry each; a chain to nothing cannot be followed
+                value = None if question.meta.get("absent") else len(value)
             if value is not None:
                 parts.setdefault((name, str(value)), []).append(index)
         if len(parts) > 1 or (parts and sum(map(len, parts.values())) < len(questions)):

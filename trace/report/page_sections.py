@@ -94,12 +94,12 @@ def _by_hops(summary: Mapping[str, Any]) -> list[Section]:
     values: dict[str, list[tuple[float, float, float]]] = {}
     for model in summary["models"]:
         entries = [entry for entry in model["accuracy"] if entry["field"] == "hops"]
-        names = [f"{entry['value']} hop{'s' * (entry['value'] != '1')}" for entry in entries]
+        names = [f"{entry['value']} relation{'s' * (entry['value'] != '1')}" for entry in entries]
         values[model["label"]] = [
             (100 * entry["mean"], *(100 * entry["mean" if entry[end] is None else end] for end in ("low", "high")))
             for entry in entries
         ]
-    title = "Point accuracy by the number of relations to follow, %"
+    title = "Accuracy by relations, %"
     return [picture(draw_groups(values, names, title), title)] if len(names) > 1 else []
 
 
