@@ -154,7 +154,7 @@ def test_predict_prints_where_the_points_are(pictures, tmp_path, capsys):
     write(tmp_path / "k.json", {"fx": 50, "fy": 50, "cx": 30, "cy": 20})
     write(tmp_path / "t.json", POSE.tolist())
     depth, camera = ["--depth", str(tmp_path / "d.png")], ["--intrinsics", str(tmp_path / "k.json")]
-    asked = [str(pictures[2]), "Point to the mug.", "--no-reasoning", "--max-new-tokens", "60"]
+    asked = [str(pictures[2]), "Point to the mug.", "--no-reasoning", "--num-points", "2", "--max-new-tokens", "60"]
     complete = [*asked, *depth, *camera, "--extrinsics", str(tmp_path / "t.json")]
     main([*complete, "--json"])
     record = json.loads(capsys.readouterr().out)

@@ -223,7 +223,7 @@ def test_the_server_answers_with_points_in_space(served):
 
     answer, same = client.ask(padded, instruction), client.ask(floats, instruction)
     base = client.ask(floats, instruction, base=Base("base_link", pose))
-    flat = client.ask(View(floats.image), instruction, reasoning=False)
+    flat = client.ask(View(floats.image), instruction, reasoning=False, num_points=1)
     assert answer.points and answer.reasoning and not answer.none and flat.points
     for one, other, moved in zip(answer.points, same.points, base.points, strict=True):
         assert one.xyz == pytest.approx(other.xyz) and one.xyz[2] == pytest.approx(0.8)

@@ -14,10 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.conventions import reasons_by_name
 from ..utils.command import InputError, Parser, run
 from ..utils.files import new_folder, refuse_existing, write_json
-from .checkpoint_formats import read_object
 from .families.base import Checkpoint
 from .families.llava import LlavaCheckpoint
 from .presets import PRESETS, RECORD, is_preset, model_folder, model_name
@@ -87,6 +85,9 @@ def reasons(path: str | Path) -> bool:
     """
     if is_preset(path):
         return True
+    from ..core.conventions import reasons_by_name
+    from .checkpoint_formats import read_object
+
     folder = model_folder(path, "the model")
     record = read_object(folder / RECORD) if (folder / RECORD).is_file() else {}
     return bool(record.get("reasoning", reasons_by_name(model_name(folder))))
