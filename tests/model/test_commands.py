@@ -18,8 +18,9 @@ from transformers import LlavaForConditionalGeneration
 from trace_vlm.inference.predictor import Predictor
 from trace_vlm.model import convert as converting
 from trace_vlm.model import lazy_tensors
-from trace_vlm.model.checkpoint import load, main, reasons, save
+from trace_vlm.model.checkpoint import load, main, save
 from trace_vlm.model.presets import model_folder
+from trace_vlm.model.record import reasons
 from trace_vlm.utils.command import InputError, run
 from trace_vlm.utils.files import read_json
 
@@ -68,13 +69,21 @@ def test_a_model_is_asked_to_reason_if_it_was_trained_to(tmp_path, name, record,
     checkpoint = load(folder)
     save(checkpoint, tmp_path / "saved")
     main(["convert", str(folder), str(tmp_path / "converted")])
-    assert checkpoint.reasons == reasons(folder) == reasons(tmp_path / "saved") == expected
-    assert reasons(tmp_path / "converted") == (record is not False)
+    found = [reasons(each) for each in (folder, tmp_path / "saved", tmp_path / "converted")]
+    assert [checkpoint.reasons, *found] == [expected] * 4
     prompt = Predictor(checkpoint).predict(Image.new("RGB", (8, 8)), "Point to the mug.", max_new_tokens=1).prompt
     assert ("step by step" in prompt) == expected
     assert (
         reasons("nano") and not reasons("nano-direct") and reasons("nano-base")
     )  # which has seen both kinds of answers
+
+
+def test_a_merged_adapter_is_asked_as_the_adapter_was_trained(tmp_path):
+    checkpoint = load("nano-direct")
+    checkpoint.model, checkpoint.reasons = get_peft_model(checkpoint.model, LoraConfig(target_modules=["q_proj"])), True
+    save(checkpoint, tmp_path / "adapter")
+    main(["merge", str(tmp_path / "adapter"), str(tmp_path / "merged"), "--model-base", "nano-direct"])
+    assert load(tmp_path / "adapter").reasons and reasons(tmp_path / "merged") and not reasons("nano-direct")
 
 
 def test_the_original_layout_comes_back(converted, recorded, tmp_path):

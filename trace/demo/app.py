@@ -101,7 +101,7 @@ def build(models: Models) -> Any:
     """Build the page as a gradio app."""
     import gradio as gr
 
-    from ..model.checkpoint import reasons
+    from ..model.record import reasons
 
     names = list(models.paths)
     with gr.Blocks(title="TRACE", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)) as app:

@@ -30,7 +30,8 @@ from ..core.records import FINISHED_AT_LIMIT, Answer, Question, read_answers
 from ..inference.generation import Decoding
 from ..inference.predict import add_decoding_flags, decoding_from_flags, prompt_template
 from ..inference.predictor import Prediction, Predictor, build_question, device_and_dtype
-from ..model.checkpoint import loaded_dtype, reasons
+from ..model.checkpoint import loaded_dtype
+from ..model.record import reasons
 from ..utils.command import InputError, Parser, output_folder, run
 from ..utils.files import JsonlWriter, write_json
 from . import answering

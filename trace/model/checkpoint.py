@@ -18,7 +18,8 @@ from ..utils.command import InputError, Parser, run
 from ..utils.files import new_folder, refuse_existing, write_json
 from .families.base import Checkpoint
 from .families.llava import LlavaCheckpoint
-from .presets import PRESETS, RECORD, is_preset, model_folder, model_name
+from .presets import PRESETS, is_preset, model_folder, model_name
+from .record import reasons, write_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,21 +77,6 @@ def _load(
     model = build_model(preset, tokenizer).to(device, weight_dtype("float32" if dtype == "auto" else dtype)).eval()
     processor = build_processor(tokenizer, model.config.vision_config)
     return LlavaCheckpoint(model, processor, preset.name, preset.name, make_card(preset.name, None, ["random weights"]))
-
-
-def reasons(path: str | Path) -> bool:
-    """Whether a model is asked to reason where nobody says: as it was trained, if that is recorded or known by its name.
-
-    Others are asked to reason. InputError: there is no such model.
-    """
-    if is_preset(path):
-        return True
-    from ..core.conventions import reasons_by_name
-    from .checkpoint_formats import read_object
-
-    folder = model_folder(path, "the model")
-    record = read_object(folder / RECORD) if (folder / RECORD).is_file() else {}
-    return bool(record.get("reasoning", reasons_by_name(model_name(folder))))
 
 
 def _needed_base(path: str | Path, base: str | Path | None) -> str | Path | None:
@@ -212,7 +198,7 @@ def save(
             model.save_pretrained(folder, state_dict=None if state is None else dict(state))
             checkpoint.write_processor(folder)
             write_card(folder, card, checkpoint.name, adapter=True)
-            checkpoint.write_record(folder)  # last: that of the model it was trained from was copied with its card
+            write_record(folder, checkpoint.coordinates, checkpoint.reasons)
             if checkpoint.parts:
                 write_json(folder / PARTS_FILE, dict(checkpoint.parts))
         return
@@ -223,7 +209,7 @@ def save(
     needed = sum(tensor.numel() * (width or tensor.element_size()) for tensor in tensors.values())
     with new_folder(path, needed) as folder:
         checkpoint.write_model(folder, tensors, dtype, card)
-        checkpoint.write_record(folder)
+        write_record(folder, checkpoint.coordinates, checkpoint.reasons)
 
 
 def check_generation_config(model: Any) -> None:

@@ -21,6 +21,7 @@ from .checkpoint_formats import CheckpointFolder, CheckpointKind, read_object, r
 from .checkpoint_plan import CheckpointPlan, plan_checkpoint, some_of
 from .lazy_tensors import LazyTensor, differences, total_bytes, weights_in
 from .presets import model_folder
+from .record import reasons, write_record
 from .saving import SavedModel, llava_weights, write_hugging_face, write_llava
 
 
@@ -45,6 +46,7 @@ def convert(
     model = SavedModel(target.name, plan.config, weights, plan.processor, plan.generation, plan.card, dtype)
     with new_folder(target, total_bytes(weights, dtype)) as folder:
         (write_hugging_face if to == "hf" else write_llava)(folder, model)
+        write_record(folder, "unit", reasons(source))
         _verify(folder, model)
     return plan
 

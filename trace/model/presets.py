@@ -15,7 +15,6 @@ from typing import Any, cast
 from ..utils.command import InputError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-RECORD = "trace.json"  # beside a model: how it was trained to answer
 # One that reasons, one that points at once, and the one they were trained from; the first is the default model.
 BUNDLED = ("nano", "nano-direct", "nano-base")
 

@@ -25,7 +25,7 @@ from ..utils.config import BROKEN_YAML
 from ..utils.files import write_json
 from . import llava_layout as layout
 from .lazy_tensors import LazyTensor, largest_type, resized, total_bytes, write_weights
-from .presets import RECORD, hub_repository, is_hub_name
+from .presets import hub_repository, is_hub_name
 from .processor import save_processor
 from .vision_tower import KNOWN
 
@@ -41,7 +41,7 @@ NOTICES = {
     "Reserved."
 }
 # Copied from the base; the original code and other converters read the sentencepiece model.
-_COPIED = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "tokenizer.model", RECORD)
+_COPIED = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "tokenizer.model")
 
 
 @dataclass(frozen=True)

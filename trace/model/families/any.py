@@ -27,7 +27,8 @@ from ...utils.command import InputError
 from ...utils.files import write_json
 from ..build import quantization, weight_dtype
 from ..checkpoint_formats import input_errors, read_object
-from ..presets import RECORD, hub_repository, model_name
+from ..presets import hub_repository, model_name
+from ..record import RECORD
 from ..saving import ModelCard, make_card, write_card
 from .base import Checkpoint, count_parts
 from .image_places import image_places, patch_weights

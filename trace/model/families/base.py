@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...utils.command import InputError
-from ...utils.files import write_json
-from ..presets import RECORD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -163,10 +161,6 @@ class Checkpoint(ABC):
     @abstractmethod
     def write_processor(self, folder: Path) -> None:
         """Write the files that plain transformers loads as this model's processor."""
-
-    def write_record(self, folder: Path) -> None:
-        """Write how the model was trained to answer."""
-        write_json(folder / RECORD, {"coordinates": self.coordinates, "reasoning": self.reasons})
 
     @abstractmethod
     def write_model(self, folder: Path, tensors: Mapping[str, Tensor], dtype: str | None, card: ModelCard) -> None:
