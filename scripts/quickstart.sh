@@ -3,7 +3,7 @@
 #
 #   bash scripts/quickstart.sh [--from-scratch] [OUT]      OUT (default output/quickstart) gets everything: OUT/report.html
 #
-# --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour).
+# --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour or more).
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
 # size of the job (1600 scenes, 500 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
 set -euo pipefail
@@ -44,7 +44,7 @@ step "reasoning, written from what each scene knows"
 
 START=trace/assets/nano-base
 if ((SCRATCH)); then
-  step "the starting point, from nothing: vision, names and places, pointing (about an hour)"
+  step "the starting point, from nothing: vision, names and places, pointing (an hour or more)"
   START=$OUT/train/pointing
   CAPTIONS=$OUT/data/captions.json
   stage() { module train.train --config "configs/nano_$1.yaml" --set output_dir="$OUT/train/$1" image_folder="$OUT/data" "${@:2}"; }
