@@ -62,7 +62,7 @@ def write() -> None:
         data = json.loads(path.read_text(encoding="utf-8"))
         machine, date = data.get("machine") or data.get("device", ""), data.get("date") or path.stem.rpartition("_")[2]
         links = [f"[{text.splitlines()[0].removeprefix('# ')}](../experiments/{entry.name})"
-                 for entry, text in entries.items() if f"results/{path.stem}.md" in text]  # fmt: skip
+                 for entry, text in entries.items() if f"results/{path.name})" in text]  # fmt: skip
         with mkdocs_gen_files.open(f"results/{path.stem}.md", "w") as page:
             print(f"# {path.stem.replace('_', ' ')}\n\n{machine}, {date}; made from `benchmarks/results/{path.name}`.\n"
                   f"Entries: {', '.join(links) or 'none yet'}.\n", *tables(data), sep="\n", file=page)  # fmt: skip
