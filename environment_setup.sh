@@ -231,6 +231,7 @@ main() {
     return 1
   fi
   if [[ -n $lacking ]]; then
+    say "installing; an empty environment takes some minutes and 2.5 GB"
     install_torch || die "torch could not be installed; see above"
     pip_install -e "$ROOT[$extras]" || die "the packages could not be installed; see above. The same command goes on from here."
     renders || cannot_render "MuJoCo is installed but opens no rendering context; $PY -c 'import mujoco; mujoco.GLContext(16, 16)' says why"
