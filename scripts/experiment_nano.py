@@ -51,8 +51,10 @@ class Arm:
     reasoning: bool = True  # whether its answers reason
     equal_time: bool = False  # as many steps as fit in the CPU time of `reasoning`, instead of STEPS
     grounding: bool = True
-    times: int = 1  # as many steps
-    start: str = "base"  # or "reasoned": half of its pre-training on pointing was with reasoning
+    long: bool = False  # LONG steps of the stage that made nano-base, instead of STEPS of fine-tuning
+    start: str = (
+        "pointing"  # has only pointed, at single relations; or "nano-base": half of its chains were with reasoning
+    )
     reward: str = ""  # the arm that reinforcement learning starts from
     of: str = ""
 
@@ -66,11 +68,12 @@ ARMS = {
     **{f"{share} %": Arm(f"dose{share}.json") for share in (25, 50, 75)},
     **{f"{share} %, asked without": Arm(of=f"{share} %", reasoning=False) for share in (25, 50, 75)},
     **{f"without step {key}": Arm(f"without_{key}.json") for key in STEPS},
-    "reasoned start, reasoning": Arm("cor.json", start="reasoned"),
-    "reasoned start, none, equal time": replace(NONE, equal_time=True, start="reasoned"),
+    "reasoned start, reasoning": Arm("cor.json", start="nano-base"),
+    "reasoned start, none, equal time": replace(NONE, equal_time=True, start="nano-base"),
     "reasoning, comparing": Arm("comparing.json"), "reasoning, no places": Arm("no_places.json"),
-    "reasoning, twice the steps": Arm("cor.json", times=2),
-    "none, equal time, twice the steps": replace(NONE, equal_time=True, times=2),
+    "long, half reasoning": Arm("dose50.json", long=True),
+    "long, half reasoning, asked without": Arm(of="long, half reasoning", reasoning=False),
+    "long, none, equal time": replace(NONE, equal_time=True, long=True),
     "reasoning, RL": Arm(reward="reasoning"),
     "none, RL": Arm(reasoning=False, reward="none, equal time"),
 }  # fmt: skip
@@ -81,9 +84,9 @@ SECTIONS = {
     "dose": ("Share of samples with reasoning", ["none", "25 %", "50 %", "75 %", "reasoning"]),
     "dose_direct": ("The same models, asked without", ["none", *(f"{share} %, asked without" for share in (25, 50, 75))]),
     "steps": ("One step left out", ["reasoning", *(f"without step {key}" for key in STEPS)]),
-    "variants": ("Other wordings, longer training", [
-        "reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places", "reasoning, twice the steps",
-        "none, equal time, twice the steps"]),
+    "long": ("Longer training", [
+        "long, half reasoning", "long, none, equal time", "long, half reasoning, asked without"]),
+    "variants": ("Other wordings", ["reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places"]),
     "rl": ("Reinforcement learning", ["reasoning, RL", "reasoning", "none, RL", "none, equal time"]),
 }  # fmt: skip
 
@@ -93,12 +96,13 @@ class Size:
     scenes: int = 4000
     held_out: int = 800
     steps: int = 1200
+    long: int = 2000
     seeds: int = 3
-    pretraining: int = 1  # divides the stages of the starting point that has reasoned
+    pretraining: int = 1  # divides the stages of the starting point that has only pointed
     rl_steps: int = 400
 
 
-QUICK = Size(scenes=60, held_out=24, steps=4, seeds=1, pretraining=1300, rl_steps=2)
+QUICK = Size(scenes=60, held_out=24, steps=4, long=4, seeds=1, pretraining=1300, rl_steps=2)
 
 
 class Experiment:
@@ -159,31 +163,37 @@ class Experiment:
         if not (self.data / name).exists():
             write_json(self.data / name, list(samples))
 
-    def reasoned_start(self) -> Path:
-        """The starting point again, its last stage half with reasoning."""
+    def pointing_start(self) -> Path:
+        """A starting point that has pointed at one relation and never reasoned, trained as the first nano-base was."""
         captions, folder = self.data / "captions.json", self.out / "train"
+        if (folder / "start_pointing" / "model.safetensors").exists():
+            return folder / "start_pointing"
         if not captions.exists():
             self.run("data.scenes.captions", "--data", self.data, "--out", captions, log="captions")
+        plain = [one for one in read_json(self.data / "data.json") if len(one["meta"]["hops"]) < 2]
+        self._write("plain.json", plain)
         stages: list[tuple[str, int, dict[str, Any]]] = [
             ("vision", 2600, {"data": self.data}),
             ("projector", 2600, {"data": captions, "model": folder / "start_vision"}),
             (
                 "pointing",
                 5000,
-                {"data": f"[{self.data / 'dose50.json'},{captions}]", "model": folder / "start_projector"},
+                {"data": f"[{self.data / 'plain.json'},{captions}]", "model": folder / "start_projector"},
             ),
         ]
         for name, steps, settings in stages:
             self.train(f"nano_{name}", folder / f"start_{name}", max_steps=steps // self.size.pretraining, **settings)
         return folder / "start_pointing"
 
-    def equal_time_steps(self) -> int:
+    def equal_time_steps(self, long: bool) -> int:
         """Steps without reasoning in the CPU time of those with it, by the first seed; chosen once."""
         path = self.out / "equal_time.json"
         if not path.exists():
             seconds = [_cpu_seconds(self.model(name, 0) / "log.jsonl") for name in ("reasoning", "none")]
             write_json(path, {"steps": round(self.size.steps * seconds[0] / seconds[1]), "cpu_seconds": seconds})
-        return int(read_json(path)["steps"])
+        steps = int(read_json(path)["steps"])
+        # half of the samples of a long arm have reasoning
+        return round(self.size.long * (steps / self.size.steps + 1) / 2) if long else steps
 
     def fit(self, name: str, seed: int) -> None:
         """Train an arm, if it has a model of its own."""
@@ -193,12 +203,17 @@ class Experiment:
             self.train("grpo_nano", folder, model=self.model(arm.reward, seed), seed=seed, max_steps=self.size.rl_steps,
                        **{"grpo.reasoning": str(arm.reasoning).lower(), **scenes})  # fmt: skip
         elif not arm.of:
-            start = "trace/assets/nano-base" if arm.start == "base" else self.out / "train" / "start_pointing"
-            steps = (self.equal_time_steps() if arm.equal_time else self.size.steps) * arm.times
-            grounding = {} if arm.grounding else {"grounding_loss": None}
-            self.train(
-                "train_nano", folder, model=start, data=self.data / arm.data, max_steps=steps, seed=seed, **grounding
+            start = (
+                ROOT / "trace/assets/nano-base" if arm.start == "nano-base" else self.out / "train" / "start_pointing"
             )
+            steps = self.size.long if arm.long else self.size.steps
+            settings = {"max_steps": self.equal_time_steps(arm.long) if arm.equal_time else steps, "seed": seed}
+            if arm.long:  # as nano-base was made
+                settings |= {"muon_learning_rate": 0.01, "dataloader_workers": 0}
+            if not arm.grounding:
+                settings |= {"grounding_loss": None}
+            self.train("nano_pointing" if arm.long else "train_nano", folder, model=start, data=self.data / arm.data,
+                       **settings)  # fmt: skip
 
     def ask(self, name: str, seed: int) -> None:
         answers, reasoning = self.answers(name, seed), "--reasoning" if ARMS[name].reasoning else "--no-reasoning"
@@ -217,20 +232,27 @@ class Experiment:
         models = read_json(folder / "summary.json")["models"]
         questions = {str(one["question_id"]): one for _, one in read_jsonl(self.bench / "point_questions.jsonl")}
         known = [column for column in COLUMNS if _group(models[0], column) is not None]
-        rows = [["arm", *(name for *_, name in known), "ECE", "AURC"]]
+        rows = [["arm", "CPU s", *(name for *_, name in known), "ECE", "AURC"]]
         for one in models:
             calibration = one["calibration"] or {}
             errors = [f"{calibration[name]:.3f}" if name in calibration else "-" for name in ("ece", "aurc")]
-            rows.append([one["label"], *(_mean(_group(one, column)) for column in known), *errors])
+            rows.append(
+                [one["label"], self.seconds(one["label"]), *(_mean(_group(one, column)) for column in known), *errors]
+            )
         for one in models[1:]:
             gaps = [_gap(one, models[0], questions, column) for column in known]
-            rows.append([f"{one['label']} minus {names[0]}", *gaps, "", ""])
+            rows.append([f"{one['label']} minus {names[0]}", "", *gaps, "", ""])
         picture = self.page.parent / "images" / f"nano_{key}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
         values = {one["label"]: [_interval(_group(one, column)) for column in known] for one in models}
         save_figure(draw_groups(values, [name for *_, name in known], f"{title}: point accuracy, %"), picture)
         lines = [f"## {title}", f"![{title}](images/{picture.name})", _table(rows)]
         return "\n\n".join([*lines, self.trend(names)] if key == "dose" else lines)
+
+    def seconds(self, name: str) -> str:
+        """CPU seconds of an arm's training, the mean over seeds."""
+        logs = [self.model(name, seed) / "log.jsonl" for seed in range(self.size.seeds)]
+        return f"{np.mean([_cpu_seconds(log) for log in logs]):.0f}"
 
     def attention(self) -> str:
         """Attention by step, and what editing a step changes, of the first seed's reasoning model."""
@@ -354,8 +376,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = ["reasoning", "none", *(name for key in sections for name in SECTIONS[key][1])]
     wanted += [ARMS[name].of or ARMS[name].reward for name in wanted if ARMS[name].of or ARMS[name].reward]
     names = [name for name in ARMS if name in wanted]
-    if any(ARMS[name].start == "reasoned" for name in names):
-        experiment.reasoned_start()
+    experiment.pointing_start()
     # equal time is known after the first two arms, and reinforcement learning starts from finished ones
     waves = [names[:2], [n for n in names[2:] if not ARMS[n].reward], [n for n in names[2:] if ARMS[n].reward]]
     for wave in waves:
