@@ -4,7 +4,7 @@
 # is there:
 #   HOSTFILE=FILE        DeepSpeed's hostfile, all of its nodes; start once, on one node that reaches the others by ssh
 #   a SLURM allocation   start once in the batch script, or with srun, one task a node
-#   MASTER_ADDR, NODE_RANK [MASTER_PORT]   torchrun; start on every node
+#   NNODES, MASTER_ADDR, NODE_RANK [MASTER_PORT]   torchrun; start on every node
 # Everything else in the environment (NCCL_*, CUDA_VISIBLE_DEVICES, ...) passes through. Before processes start, the
 # configuration, its files and its models are checked. --dry-run prints the command of every node and starts nothing;
 # with GPUS=N it needs no GPU.
@@ -62,6 +62,8 @@ launch_training() {
   fi
   gpus=${gpus:-$here}
   nodes=${nodes:-${SLURM_JOB_NUM_NODES:-${NNODES:-1}}}
+  ((nodes > 1)) || [[ -z ${MASTER_ADDR:-}${NODE_RANK:-} ]] ||
+    die "$SCRIPT: MASTER_ADDR or NODE_RANK is set, but there is one node. Set NNODES to the number of nodes, or unset both"
   ((nodes > 1 || gpus <= here)) || [[ -n ${DRY_RUN:-} ]] || die "$SCRIPT: NUM_GPUS is $gpus, but there are $here here"
 
   [[ -z $data ]] || set+=("data=$(absolute "$data")")
@@ -127,7 +129,7 @@ start() {
   elif [[ -n ${MASTER_ADDR:-} && -n ${NODE_RANK:-} ]]; then
     supervise "${torchrun[@]}" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$port" -m "$@"
   else
-    die "$SCRIPT: for NUM_NODES=$nodes give HOSTFILE=FILE, start inside a SLURM allocation, or set MASTER_ADDR and NODE_RANK on every node"
+    die "$SCRIPT: for NUM_NODES=$nodes give HOSTFILE=FILE, start inside a SLURM allocation, or set NNODES, MASTER_ADDR and NODE_RANK on every node"
   fi
 }
 

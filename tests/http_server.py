@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import fields
 
-import httpx
+import httpx2 as httpx
 import uvicorn
 from small_benchmark import picture
 

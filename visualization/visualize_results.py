@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # fmt: on
     arguments = parser.parse_args(argv)
     for path in arguments.answers:
+        if not path.exists() and (first := path.with_stem(f"{path.stem}-1")).exists():
+            raise InputError(f"{path} was answered in several runs. Choose one, for example {first}")
         existing_file(path, "the answer file")
     labels = arguments.labels or [path.stem for path in arguments.answers]
     if len(labels) != len(arguments.answers) or len(set(labels)) != len(labels):

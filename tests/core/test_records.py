@@ -152,6 +152,9 @@ def test_absent_and_empty_files_and_bytes_that_are_no_text_are_named(tmp_path, r
     for name in ("nowhere.json", "picture.json", "empty.json")[: 3 if read is read_samples else 2]:
         with pytest.raises(InputError, match=re.escape(name)):
             list(read(tmp_path / name))
+    (tmp_path / "points.csv").write_text("image,instruction,x,y")
+    with pytest.raises(InputError, match="is a CSV" if read is read_samples else "line 1"):
+        list(read(tmp_path / "points.csv"))
 
 
 @pytest.mark.parametrize("module", ["core.points", "core.reasoning", "core.records", "train.plan"])

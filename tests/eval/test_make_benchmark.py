@@ -127,10 +127,17 @@ def test_coco_polygons_boxes_and_run_lengths(make, tmp_path, monkeypatch):
 
 
 LINE = "image,instruction,kind,id,x,y\n"
+PIXELS = LINE.replace("x,y", "x_px,y_px")
 
 
 @pytest.mark.parametrize(("name", "content", "named"), [
-    ("q.csv", LINE + "b.png,Point.,,,0.5,0.5\n", "b.png"), ("q.csv", LINE + "a.png,Point.,,,1.5,0.5\n", "q.csv, line 2"),
+    ("q.csv", PIXELS + "b.png,Point.,,,5,5\n", "q.csv, line 2: b.png"),
+    ("q.csv", PIXELS + "a.png,Point.,,,5,5\na.png,Point.,,,12,30\n", "q.csv, line 2: point 2, .12, 30.*swapped"),
+    ("q.csv", PIXELS + "a.png,Point.,,,0.5,0.25\n", "q.csv, line 2: all values are below 1; fractions go into x, y"),
+    ("q.csv", PIXELS + 'a.png,Point.,,,"12,5",3\n', "q.csv, line 2: point 1 is .'12,5', '3'., not two numbers"),
+    ("q.csv", LINE + "a.png,Point, please.,,,0.5,0.5\n", "q.csv, line 2 has 7 values for 6 columns"),
+    ("q.csv", LINE.replace(",", ";"), "Separate columns by commas"), ("q.csv", LINE, "there are no annotations"),
+    ("q.csv", LINE + "a.png,Point.,,,1.5,0.5\n", "q.csv, line 2"),
     ("q.csv", LINE + "a.png,Point.,circle,,0.5,0.5\n", "q.csv, line 2: there is no kind 'circle'"),
     ("q.csv", LINE + "a.png,Point.,polygon,,0.5,0.5\n", "q.csv, line 2: a polygon needs 3 points, not 1"),
     ("q.csv", LINE + "a.png,Point.,none,,0.5,0.5\n", "q.csv, line 2: kind none has no points"),
@@ -142,15 +149,16 @@ LINE = "image,instruction,kind,id,x,y\n"
     ("q.csv", LINE + "a.png,A.,runs,,0.5,0.5\n", "no kind 'runs'"),
     ("a.json", {"imagePath": "a.png", "shapes": [{"label": "x", "points": 5, "shape_type": "none"}]}, "a.json: .*'none'"),
     ("a.json", {"imagePath": "a.png", "shapes": [{"label": "x", "points": [[41, 5]], "shape_type": "point"}]},
-     "a.json, shape 0: .*outside the image"),
+     "a.json, shape 1: point 1, .41, 5., is outside of a.png, 40 x 20 pixels"),
     ("a.json", {"imagePath": "a.png", "shapes": [{"label": "x", "points": [], "shape_type": "line"}]},
-     "a.json, shape 0: there is no kind 'line'"),
+     "a.json, shape 1: there is no kind 'line'"),
     ("a.json", {"imagePath": "a.png", "shapes": [{"points": [[1, 1]], "shape_type": "point"}]}, "a.json: 'label'"),
     ("a.json", {"imagePath": "turned.jpg", "imageWidth": 20, "imageHeight": 40,
                 "shapes": [{"label": "x", "points": [[1, 1]], "shape_type": "point"}]},
      "20 x 40 pixels, upright it has 40 x 20"),
-    ("a.json", {"imagePath": "a.png", "shapes": []}, "a.json: there are no questions"),
-    ("a.json", {"version": 5}, "a.json is neither"), ("c.json", coco(image_id=2), "c.json: 2 is missing or wrong"),
+    ("a.json", {"imagePath": "a.png", "shapes": []}, "a.json: there are no annotations"),
+    ("a.json", {"version": 5}, "a.json is neither"),
+    ("c.json", coco(image_id=2), "c.json: image_id 2 of annotation 9 is missing or wrong"),
     ("c.json", coco(segmentation=[[0, 0, 50, 0, 50, 9]]), "annotation 9: .*outside"),
     ("c.json", coco(segmentation=[[0, 0, 1, 0]]), "annotation 9: a polygon needs 3 points"),
 ])  # fmt: skip
@@ -178,6 +186,8 @@ def test_other_pictures_become_training_samples_whose_points_are_right(make, pho
             assert len(answer.points) == 5 and all(point.x >= 0.5 and point.inside for point in answer.points)
     counts = check_set(tmp_path / "train.json", photos, tmp_path / "report.jsonl", 1, False)
     assert not counts.bad
+    with pytest.raises(InputError, match="train.json exists"):  # other pictures would be held out
+        make("q.csv", content, "--train", str(tmp_path / "train.json"), "--seed", "1")
 
 
 def test_pictures_are_held_out_only_where_there_are_two(make, tmp_path):

@@ -111,6 +111,16 @@ def test_record_names_the_benchmark(model_of, write_answers, bench, tmp_path, ca
     assert accuracy(model_of(tmp_path / "moved" / "m.jsonl", data=None)) == 1.0
 
 
+def test_models_that_were_asked_differently_are_named(summarize, write_answers, capsys):
+    paths = [write_answers(ALL_LEFT, f"{name}.jsonl") for name in ("before", "after")]
+    for path, reasoning in zip(paths, (True, False), strict=True):
+        write_json(path.with_suffix(".run.json"), {"settings": {"reasoning": reasoning}})
+    summarize(*paths)
+    assert "asked to reason: before; asked not to: after. Their difference" in capsys.readouterr().out
+    summarize(paths[0])
+    assert "asked to reason" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("words", "named"), [
     (["{path}", "--labels", "a", "b"], "2 labels"), (["{path}", "--data", "nowhere"], "nowhere"),
     (["{path}", "--num-questions", "0"], "--num-questions"), (["{path}", "--resamples", "0"], "--resamples"),

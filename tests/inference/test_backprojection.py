@@ -83,9 +83,9 @@ def test_depth_images_in_their_units(tmp_path):
     (np.zeros((10, 10), np.uint16), None, r"d\.npy"), (np.zeros((48, 64), np.uint8), None, r"d\.npy"),  # size, bytes
     (np.zeros((48, 64, 3), np.float32), None, r"d\.npy"), (np.full((48, 64), 900, np.uint16), "m", r"d\.npy"),
     # distances that no camera measures: metres as mm, mm as metres, integer metres
-    (np.full((48, 64), 1.25, np.float32), "mm", "--depth-unit m "),
-    (np.full((48, 64), 900, np.float32), None, "--depth-unit mm "),
-    (np.full((48, 64), 3, np.uint16), None, "--depth-unit m "),
+    (np.full((48, 64), 1.25, np.float32), "mm", "depth unit m "),
+    (np.full((48, 64), 900, np.float32), None, "depth unit mm "),
+    (np.full((48, 64), 3, np.uint16), None, "depth unit m "),
 ])  # fmt: skip
 def test_depth_that_does_not_fit_is_refused(tmp_path, array, unit, message):
     np.save(tmp_path / "d.npy", array)

@@ -115,6 +115,17 @@ def test_unanswered_questions_score_0_in_the_mean_over_the_benchmark(bench, visu
     assert visualize("--answers", file) == 0 and "a: 66.7% of all 3" in capsys.readouterr().out
 
 
+def test_other_questions_and_other_requests_are_named(bench, visualize, answers, capsys):
+    files = [answers("a", IN), answers("b", IN)]
+    write_json(files[0].with_suffix(".run.json"), {"settings": {"reasoning": True, "question_sha256": "0" * 64}})
+    write_json(files[1].with_suffix(".run.json"), {"settings": {"reasoning": False}})
+    assert visualize("--answers", *files) == 0
+    said = capsys.readouterr().out
+    assert "warning: a: " in said and "was changed since" in said and "asked to reason: a; asked not to: b" in said
+    files[0].rename(files[0].with_stem("a-1"))
+    assert visualize("--answers", *files) == 2 and "in several runs. Choose one" in capsys.readouterr().err
+
+
 def test_without_masks_nothing_is_scored(bench, two):
     shutil.rmtree(bench / "masks")
     comparison = compare(open_benchmark(bench), {"a": two[0]})

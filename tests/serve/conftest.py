@@ -2,7 +2,7 @@
 
 import pytest
 
-for package in ("fastapi", "httpx", "multipart", "prometheus_client", "uvicorn"):
+for package in ("fastapi", "httpx2", "multipart", "prometheus_client", "uvicorn"):
     pytest.importorskip(package, reason="pip install 'trace-vlm[serve]'")
 
 

@@ -200,7 +200,7 @@ class Images:
     def problem(self, name: str) -> str | None:
         if escapes_folder(name):
             return f"the name {name!r} leaves the image folder"
-        return None if self.find(name) else f"{name} is not in {self.folder}"
+        return None if self.find(name) else f"{name} is not in the folder {self.folder}"
 
 
 def open_region(source: str | Path | bytes, name: str = "") -> NDArray[np.bool_]:

@@ -162,6 +162,9 @@ def read_samples(path: str | Path) -> Iterator[Sample]:
     InputError, while reading, names the file and the line or the position in the list.
     """
     path = existing_file(path, "the data file")
+    if path.suffix.lower() == ".csv":
+        advice = "trace-vlm make-benchmark --train, or python -m trace.data.sources convert, makes samples of it"
+        raise InputError(f"{path} is a CSV, not a file of samples: {advice}")
     return (Sample.from_json(record, where) for where, record in read_records(path))
 
 

@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems.print_left_out(args.out)
     for path, count in written.items():
         print(f"{path}: {count:,} samples")
-    print(f"train with --images {mixer.image_root}; the card is {card}")
+    print(f"train with image_folder={mixer.image_root}; the card is {card}")
     if args.parquet is not None:
         export(args.parquet, args.out, held_out, mixer.image_root, facts)
         print(f"{args.parquet}: a Hugging Face data set; datasets.load_dataset({str(args.parquet)!r}) reads it")

@@ -409,7 +409,8 @@ def draw_training_curves(
             if logged:
                 steps, values = np.asarray(logged, dtype=float).T
                 axes.plot(steps, values, color=colors[name], alpha=0.22, linewidth=0.9)
-                axes.plot(steps, _smooth(values), color=colors[name], linewidth=1.9, label=name)
+                marker = "o" if len(values) == 1 else ""
+                axes.plot(steps, _smooth(values), color=colors[name], linewidth=1.9, label=name, marker=marker)
                 largest.append(float(np.quantile(values, 0.995)))  # one spike does not flatten the rest
         axes.set_title(quantity.replace("_", " "), fontsize=11, color=INK, loc="left", parse_math=False)
         axes.set_xlabel("optimizer step", fontsize=9, color=FADED)

@@ -28,7 +28,7 @@ from ..core.records import Question, Sample, Turn, write_samples
 from ..data.cor.instruction_parser import asks_for_free_space
 from ..data.sources.own_points import csv_rows, row_points
 from ..drawing.contact_sheet import Tile, draw_contact_sheet
-from ..utils.command import InputError, Parser, existing_folder, run
+from ..utils.command import InputError, Parser, existing_file, existing_folder, run
 from ..utils.files import read_json
 from .benchmark import open_benchmark
 from .published_benchmarks import ImportedRow, RegionMaker, write_benchmark
@@ -41,6 +41,7 @@ NONE = "none"  # kind of a question about what is not there
 INSTRUCTION = "Point to the {label}."
 RUNS = "runs"  # kind of COCO's run-length masks
 KINDS = {"point": 1, "box": 2, "polygon": 3, NONE: 0, RUNS: 0}  # and how many points each needs at least
+HELD_OUT = 0.2  # share of the pictures in the benchmark
 SHEET, ON_SHEET, COLUMNS = "contact_sheet.png", 48, 6
 Labelled = tuple[Question, list[RegionMaker], str]  # with the file and line or number of its first annotation
 
@@ -54,23 +55,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--radius", type=float, default=RADIUS, help="of the disc around a point, in the picture's longer sides")
     add("--instruction", default=INSTRUCTION, help="question about a label of LabelMe or COCO, with {label}")
     add("--train", type=Path, help="training file to write, about the pictures that are not held out")
-    add("--held-out", type=float, default=0.2, help="with --train: share of the pictures in the benchmark")
+    add("--held-out", type=float, help=f"with --train: share of the pictures in the benchmark (default: {HELD_OUT})")
     add("--seed", type=int, default=0, help="with --train: of the choice of pictures and points")
     arguments = parser.parse_args(argv)
-    if not 0 < arguments.held_out < 1 or arguments.seed < 0:
-        raise InputError(f"--held-out {arguments.held_out} must be between 0 and 1, --seed at least 0")
+    held_out = HELD_OUT if arguments.held_out is None else arguments.held_out
+    if not 0 < held_out < 1 or arguments.seed < 0:
+        raise InputError(f"--held-out {held_out} must be between 0 and 1, --seed at least 0")
+    if arguments.train is None and arguments.held_out is not None:
+        raise InputError("--held-out needs --train, the file of the samples about the other pictures")
+    if arguments.train is not None and arguments.train.exists():
+        problem = f"{arguments.train} exists, and another split would train on pictures of the benchmark made with it"
+        raise InputError(f"{problem}. Remove it and that benchmark, or give both another name")
     if not 0 < arguments.radius < 1 or "{label}" not in arguments.instruction:
         raise InputError(f"--radius {arguments.radius} must be between 0 and 1, and --instruction must hold {{label}}")
     images = Images(existing_folder(arguments.images, "the picture folder"))
     labelled = _read_questions(arguments.annotations, images, arguments.instruction, arguments.radius)
     others: list[Labelled] = []
     if arguments.train is not None:
-        labelled, others = _split(labelled, arguments.held_out, arguments.seed)
+        labelled, others = _split(labelled, held_out, arguments.seed)
     rng = np.random.default_rng(arguments.seed)
     samples = [_sample(*one, images, rng) for one in others]  # before anything is written: a mistake shows here
     rows: Iterator[ImportedRow] = (
         (question, images.path(str(question.meta["source"])).read_bytes(),
-         partial(_union, parts), where)
+         partial(_union, parts), f"{where}, {question.meta['source']}")
         for question, parts, where in labelled
     )  # fmt: skip
     description = {"name": arguments.out.name, "source": [path.name for path in arguments.annotations]}
@@ -125,7 +132,8 @@ def _read_questions(paths: Sequence[Path], images: Images, instruction: str, rad
         label = str(label) if label not in (None, "") else None
         given = given if given in row else "points"
         if kind not in KINDS or (kind == RUNS) != isinstance(row.get(RUNS), Mapping):
-            raise InputError(f"{where}: there is no kind {kind!r}. Known: {', '.join(KINDS)}")
+            known = ", ".join(name for name in KINDS if name != RUNS)
+            raise InputError(f"{where}: there is no kind {kind!r}. Known: {known}. Draw another shape as a polygon")
         if kind == NONE and any(map(any, row[given])):
             raise InputError(f"{where}: kind none has no points. Leave x and y empty")
         row = {"instruction": instruction.replace("{label}", str(label)), **row}
@@ -145,13 +153,15 @@ def _read_questions(paths: Sequence[Path], images: Images, instruction: str, rad
             meta = {"source": row["image"], **({"absent": True} if kind == NONE else {})}
             questions[key] = Question(name, f"{name}.png", row["instruction"].strip(), label, meta), [], where
         questions[key][1].append(partial(_region, kind, points, radius, row.get(RUNS), where))
+    if not questions:
+        raise InputError(f"{', '.join(map(str, paths))}: there are no annotations")
     return list(questions.values())
 
 
 def _read_rows(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, row) of every format in the form of a CSV's row; a LabelMe or COCO shape is a row."""
     for path in (file for given in paths for file in (sorted(given.glob("*.json")) if given.is_dir() else [given])):
-        if path.suffix.lower() == ".csv":
+        if existing_file(path, "the annotations").suffix.lower() == ".csv":
             for line, row, contradiction in csv_rows(path):
                 if contradiction:
                     raise InputError(f"{path}, line {line}: {contradiction}")
@@ -170,7 +180,7 @@ def _read_rows(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 def _labelme_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     image = PurePosixPath(content["imagePath"].replace("\\", "/")).name
     size = {"width": content.get("imageWidth"), "height": content.get("imageHeight")}
-    for index, shape in enumerate(content["shapes"]):
+    for index, shape in enumerate(content["shapes"], start=1):
         kind = shape.get("shape_type", "polygon").replace("rectangle", "box")
         if kind in (NONE, RUNS):
             raise ValueError(f"the shape type {kind!r}")
@@ -182,7 +192,11 @@ def _coco_rows(content: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
     names = {category["id"]: category["name"] for category in content["categories"]}
     pictures = {picture["id"]: picture for picture in content["images"]}
     for entry in content["annotations"]:
-        picture, where, parts = pictures[entry["image_id"]], f"annotation {entry['id']}", entry.get("segmentation")
+        where, parts = f"annotation {entry['id']}", entry.get("segmentation")
+        for key, known in (("image_id", pictures), ("category_id", names)):
+            if entry[key] not in known:
+                raise ValueError(f"{key} {entry[key]} of {where}")
+        picture = pictures[entry["image_id"]]
         row = {name: picture.get(name) for name in ("width", "height")}
         row |= {"image": picture["file_name"], "category": names[entry["category_id"]]}
         if isinstance(parts, Mapping):

@@ -23,8 +23,9 @@ from ..core.points import Box, Point, scored_indices
 from ..core.reasoning import Response
 from ..core.records import Answer, Question, read_answers
 from ..utils.command import InputError
+from ..utils.files import sha256
 from .absence import Outcomes
-from .benchmark import Benchmark, Mask, pair_answers, read_run_record
+from .benchmark import Benchmark, Mask, pair_answers, read_run_record, run_settings
 from .error_classes import UNANSWERED, ErrorClassifier, RegionDistances, UnparsedAnswer, answer_errors, explain_unparsed
 from .quality import answer_quality
 from .rules import ALL_POINTS, NOTHING, SHARE, YES_NO, counted_points, is_readable, judge, rule_of
@@ -151,6 +152,9 @@ def read_single_run(
     notes = [doubt] if (doubt := doubts.warning(names)) else []
     if name is not None and name not in conventions and answers:
         notes.append(f"--convention {name} does not apply: the file records its own, {names}")
+    answered_file = run_settings(record).get("question_sha256")
+    if answered_file and answered_file != sha256(benchmark.question_file):
+        notes.append(f"{benchmark.question_file} is not the file that was answered, or was changed since")
     if size_assumed:
         notes.append("no size of the pictures as sent is recorded: pixels are read as those of the originals")
     tokens = {key: len(one.token_ids) or one.metadata.get("tokens_out") for key, one in answers.items()}
@@ -332,6 +336,13 @@ def _shuffles(questions: Sequence[Question], images: Sequence[str], rng: np.rand
         others = [str(questions[peers[at]].question_id) for at in draw if images[peers[at]] != images[index]]
         chosen.append(others[:MAX_SHUFFLES])
     return chosen
+
+
+def asked_differently(asked: Mapping[str, bool | None]) -> list[str]:
+    """Return the warning that some models were asked to reason and others were not: label -> whether, None if unknown."""
+    reasoning, direct = ([label for label, one in asked.items() if one is way] for way in (True, False))
+    how = f"asked to reason: {', '.join(reasoning)}; asked not to: {', '.join(direct)}"
+    return [f"{how}. Their difference is of the question, too"] if reasoning and direct else []
 
 
 def full_mask_warnings(full_masks: Sequence[Question], count: int) -> list[str]:

@@ -304,9 +304,6 @@ def _warnings(runs: Sequence[RunScores], scores: BenchmarkScores) -> list[str]:
             warnings.append(f"{skipped} of {count} questions were skipped{where}, {reason}")
         if one.unanswered > skipped:
             warnings.append(f"{one.unanswered - skipped} of {count} questions are not answered{where} and count as 0")
-        answered_file = run_settings(one.run.record).get("question_sha256")
-        if answered_file and answered_file != sha256(benchmark.question_file):
-            warnings.append(f"{benchmark.question_file} is not the file that was answered{where}, or was changed since")
         warnings.extend(f"{note}{where}" for note in one.run.notes)
     return warnings + full_mask_warnings(scores.full_masks, count)
 

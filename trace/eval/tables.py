@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .benchmark import run_settings
 from .error_classes import CLASSES
 from .rules import SHARE, YES_NO
-from .scoring import REFERENCE_SIZE
+from .scoring import REFERENCE_SIZE, asked_differently
 from .statistics import BINS
 
 ON_SIDE = "shortcut: image nearest on side"
@@ -134,6 +135,9 @@ def sentences(summary: dict[str, Any]) -> list[str]:
             accuracy = _with_deviation(model["accuracy"][0])
             lines.append(f"{model['label']}: {model['runs']} runs, {accuracy} (mean and sample deviation).")
     lines += [_comparison(model["label"], model["difference"]) for model in models if model["difference"]]
+    lines += [
+        f"{line}." for line in asked_differently({m["label"]: run_settings(m["run"]).get("reasoning") for m in models})
+    ]
     for model in models:
         notes = []
         if model["cut"]:

@@ -128,7 +128,7 @@ def read_depth(source: str | Path | bytes, unit: str | None, alignment: str, siz
         alignment: "registered" (pixel by pixel with the image) or "scaled" (the same view at another resolution).
     """
     stream = io.BytesIO(source) if isinstance(source, bytes) else existing_file(source, "the depth image")
-    path, (width, height) = "the depth image" if isinstance(source, bytes) else source, size
+    name, (width, height) = "the depth image" + ("" if isinstance(source, bytes) else f" {source}"), size
     try:
         with Image.open(stream, formats=FORMATS) as image:
             raw = np.asarray(image)
@@ -136,13 +136,11 @@ def read_depth(source: str | Path | bytes, unit: str | None, alignment: str, siz
         try:
             raw = np.load(io.BytesIO(source) if isinstance(source, bytes) else stream, allow_pickle=False)
         except (*BROKEN_IMAGE, OverflowError, TokenError):  # numpy's header
-            raise InputError(f"the depth image {path} cannot be read: {error}. Give a PNG, a TIFF or .npy") from None
+            raise InputError(f"{name} cannot be read: {error}. Give a PNG, a TIFF or .npy") from None
     if not isinstance(raw, np.ndarray):
-        raise InputError(f"{path} holds several arrays. Give one")
+        raise InputError(f"{name} holds several arrays. Give one")
     if raw.ndim != 2 or not raw.size or raw.dtype.kind not in "uif" or raw.dtype == np.uint8:
-        raise InputError(
-            f"{path} is not a depth image: expected one number a pixel, 16-bit or float, not {raw.dtype} {raw.shape}"
-        )
+        raise InputError(f"{name} must have one number a pixel, 16-bit or float, not {raw.dtype} {raw.shape}")
     unit = unit or ("m" if raw.dtype.kind == "f" else "mm")
     depth = raw.astype(np.float64) * UNITS[unit]
     depth[~np.isfinite(depth) | (depth <= 0)] = np.nan
@@ -150,8 +148,8 @@ def read_depth(source: str | Path | bytes, unit: str | None, alignment: str, siz
     if not NEAR <= median <= FAR:
         (other,) = UNITS.keys() - {unit}
         raise InputError(
-            f"the depths in {path} have a median of {median:g} m when read as {unit}; {NEAR:g} to {FAR:g} m are possible. "
-            f"Give --depth-unit {other} if these are {other}, otherwise convert them"
+            f"{name} has a median of {median:g} m when read as {unit}; {NEAR:g} to {FAR:g} m are possible. "
+            f"Give depth unit {other} if these are {other}, otherwise convert them"
         )
     depth[(depth < NEAR) | (depth > FAR)] = np.nan
     if alignment == "scaled":
@@ -160,8 +158,8 @@ def read_depth(source: str | Path | bytes, unit: str | None, alignment: str, siz
         return depth[rows[:, None], columns]
     if depth.shape != (height, width):
         raise InputError(
-            f"the depth image {path} has {depth.shape[1]} x {depth.shape[0]} pixels, the colour image {width} x "
-            f"{height}. Register it to the colour image, or give --depth-alignment scaled if both show the same view"
+            f"{name} has {depth.shape[1]} x {depth.shape[0]} pixels, the colour image {width} x {height}. Register it to "
+            "the colour image, or (trace-vlm predict) give --depth-alignment scaled if both show the same view"
         )
     return depth
 

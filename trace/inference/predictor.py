@@ -177,8 +177,8 @@ class Predictor:
         if decoding.constrained:
             if self.checkpoint.coordinates != "unit":
                 raise InputError(
-                    f"--constrain and --num-points write fractions; {self.checkpoint.name} writes points as "
-                    f"{self.checkpoint.coordinates} does. Leave them out"
+                    f"--constrain, --num-points and a server's num_points write fractions; {self.checkpoint.name} writes "
+                    f"points as {self.checkpoint.coordinates} does. Leave them out"
                 )
             from .constrained_decoding import Grammar
 

@@ -27,9 +27,16 @@ from ..core.records import Question, QuestionId
 from ..drawing.canvas import file_stem, save_figure, save_thumbnail
 from ..drawing.figures import RIGHT, AnswerPanel, draw_comparison
 from ..drawing.overlay import Outline, mask_outline
-from ..eval.benchmark import Benchmark
+from ..eval.benchmark import Benchmark, run_settings
 from ..eval.error_classes import ErrorClassifier, answer_errors
-from ..eval.scoring import RunAnswers, conventions_per_file, full_mask_warnings, read_single_run, score_response
+from ..eval.scoring import (
+    RunAnswers,
+    asked_differently,
+    conventions_per_file,
+    full_mask_warnings,
+    read_single_run,
+    score_response,
+)
 from ..utils.command import InputError
 from ..utils.files import read_json, write_json
 
@@ -120,6 +127,7 @@ def compare(
         for index, run in enumerate(runs)
     )  # fmt: skip
     warnings = [f"{run.label}: {note}" for run in runs for note in run.notes]
+    warnings += asked_differently({run.label: run_settings(run.record).get("reasoning") for run in runs})
     warnings += full_mask_warnings(covered, len(benchmark.questions))
     return Comparison(benchmark, runs, questions, scores, outcomes, overall, tuple(warnings))
 

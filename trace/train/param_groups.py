@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def set_trainable(model: Any, config: TrainConfig) -> Any:
         )  # fmt: skip
         # ZeRO-3 needs one type, the base's; the optimizer's copy is float32 anyway.
         torch.manual_seed(config.seed)  # the adapters' first numbers; the Trainer, which comes later, seeds again
+        # PEFT reads an attribute that transformers has renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         model = get_peft_model(model, settings, autocast_adapter_dtype=False)
     for name, parameter in model.named_parameters():
         part = part_of(name)

@@ -141,7 +141,9 @@ def measured_share(config: TrainConfig) -> tuple[float, str]:
 def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -> str:
     processes = args.gpus * args.nodes
     if data.samples < config.global_batch_size:
-        raise InputError(f"global_batch_size: {config.global_batch_size} is more than the {data.samples} samples.")
+        raise InputError(
+            f"global_batch_size: {config.global_batch_size} is more than the {data.samples} samples. Lower it."
+        )
     name, size = model_dimensions(config)
     modes, rank = config.modes, config.lora_rank
     total, trained = memory.total_params(size, modes, rank), memory.trained_params(size, modes, rank)

@@ -20,10 +20,13 @@ import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..core.images import Images
 from ..core.prompts import template
+from ..core.records import read_samples
 from ..model.presets import check_available, resolve_model
 from ..utils import command
 from ..utils.command import Incomplete, InputError, existing_file, existing_folder
@@ -34,6 +37,7 @@ from .guards import PREEMPTED, Preempted, StopSignal, broken_ids, end_together
 # What may differ when a run continues: it changes how fast the same steps are made, not what they are.
 MAY_CHANGE = {"resume", "dataloader_workers", "output_dir", "micro_batch_size", "pack_tokens", "attention"}
 MAY_CHANGE |= {"save_total_limit", "report_to", "evaluation", "compile"}
+FIRST = 20  # samples of each file whose images are looked for before anything is loaded
 # What a run may have left in its folder before its first step, and what launchers write there.
 LEFTOVERS = ("failure.json", "trainable.json", "tensorboard", "wandb", "*.jsonl", ".*", "*.log", "*.out", "*.err")
 WRITTEN_LAST = ("config.json", "adapter_config.json")  # without them the folder is no model yet
@@ -97,7 +101,13 @@ def check_inputs(config: TrainConfig, processes: int) -> None:
         for path in config.data:
             existing_file(path, "data: the file")
         if not fresh:
-            existing_folder(config.image_folder, "image_folder:")
+            images = Images(existing_folder(config.image_folder, "image_folder:"))
+            first = [
+                sample.image for path in config.data for sample in islice(read_samples(path), FIRST) if sample.image
+            ]
+            problems = [problem for name in first if (problem := images.problem(name))]
+            if first and len(problems) == len(first):
+                raise InputError(f"image_folder: none of the first {len(first)} images was found: {problems[0]}.")
         try:
             template(config.template)
         except InputError as error:
@@ -111,6 +121,8 @@ def check_inputs(config: TrainConfig, processes: int) -> None:
         raise InputError("compile: no C++ compiler, such as g++, was found. Install one or set compile to false.")
     if config.deepspeed is not None:
         existing_file(config.deepspeed, "deepspeed: the configuration")
+        if importlib.util.find_spec("deepspeed") is None:
+            raise InputError("deepspeed: is not installed. Run bash environment_setup.sh --gpu, or set deepspeed=null.")
     for name in config.report_to:
         if importlib.util.find_spec(name) is None:
             raise InputError(f"report_to: {name} is not installed. Run pip install {name}, or remove it.")

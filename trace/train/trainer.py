@@ -60,7 +60,7 @@ def init_distributed(config: TrainConfig) -> None:
     try:
         import deepspeed
     except ImportError as error:
-        raise InputError(f"deepspeed: not installed ({error}). Run pip install deepspeed, or set it to null.") from None
+        raise InputError(f"deepspeed: cannot be imported ({error}). Set deepspeed=null to go on without it.") from None
     # An operator for inference on CPUs, which would be compiled for minutes and is never called here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,19 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], str]]:
         columns = [name.strip() for name in next(reader, [])]
         unit = next((unit for unit in ("", "_px") if {f"x{unit}", f"y{unit}"} <= set(columns)), None)
         if unit is None or not {"image", "instruction"} <= set(columns):
+            hint = ". Separate columns by commas" if len(columns) == 1 else ""
             raise InputError(
                 f"{path}: the first line must name the columns image, instruction, x, y (or x_px, y_px for pixels), "
-                f"found {', '.join(columns) or 'nothing'}"
+                f"found {', '.join(columns) or 'nothing'}{hint}"
             )
         for cells in reader:
             row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
             if not any(row.values()):
                 continue
             line = reader.line_num
+            if len(cells) > len(columns):
+                many = f"{path}, line {line} has {len(cells)} values for {len(columns)} columns"
+                raise InputError(f"{many}. Put a text with commas between double quotes")
             key = (row.get("image", ""), row.get("instruction", ""), row.get("id", ""))
             first, sample, contradiction = samples.get(key) or (line, {**row, f"points{unit}": []}, "")
             sample[f"points{unit}"].append([row.get(f"x{unit}"), row.get(f"y{unit}")])
@@ -107,27 +111,37 @@ def row_points(row: Mapping[str, Any], where: str, images: Images) -> list[tuple
         if half := lone_surrogate(row[key]):
             raise UnusableRow("record", f'{where}: "{key}" holds half a character ({half!r})')
     key = "points_px" if "points_px" in row else "points"
-    try:
-        pairs = [(float(x), float(y)) for x, y in row.get(key) or ()]
-    except (TypeError, ValueError, OverflowError):
-        raise UnusableRow(
-            "points", f'{where}: "{key}" must be pairs of numbers [[x, y], ...], not {row[key]!r}'
-        ) from None
+    given, pairs = row.get(key) or (), []
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise UnusableRow("points", f'{where}: "{key}" must be pairs of numbers [[x, y], ...], not {given!r}')
+    for number, pair in enumerate(given, start=1):
+        try:
+            x, y = map(float, pair)
+        except (TypeError, ValueError, OverflowError):
+            raise UnusableRow("points", f"{where}: point {number} is {pair!r}, not two numbers x, y") from None
+        pairs.append((x, y))
     if not pairs or not all(math.isfinite(value) for pair in pairs for value in pair):
         raise UnusableRow("points", f"{where}: there are no points, or some are not finite")
+    width, height = 1, 1
     if key == "points_px":
         if trouble := images.problem(row["image"]):
-            raise UnusableRow("image missing", trouble)
+            raise UnusableRow("image missing", f"{where}: {trouble}")
         try:
             width, height = image_size(images.path(row["image"]))
         except InputError as error:
-            raise UnusableRow("image broken", str(error)) from None
-        pairs = [(x / width, y / height) for x, y in pairs]
-    for pair in pairs:
-        if not all(0 <= value <= 1 for value in pair):
-            hint = "" if key == "points_px" else "; pixels go into x_px, y_px (CSV) or points_px (JSONL)"
-            raise UnusableRow("points", f"{where}: {pair} is outside the image{hint}")
-    return pairs
+            raise UnusableRow("image broken", f"{where}: {error}") from None
+        if all(value <= 1 for pair in pairs for value in pair) and any(value % 1 for pair in pairs for value in pair):
+            raise UnusableRow(
+                "points", f"{where}: all values are below 1; fractions go into x, y (CSV) or points (JSONL)"
+            )
+    for number, (x, y) in enumerate(pairs, start=1):
+        if not (0 <= x <= width and 0 <= y <= height):
+            inside = "0 to 1; pixels go into x_px, y_px (CSV) or points_px (JSONL)"
+            if key == "points_px":
+                inside = f"{row['image']}, {width} x {height} pixels"
+                inside += "; are x and y swapped?" if 0 <= y <= width and 0 <= x <= height else ""
+            raise UnusableRow("points", f"{where}: point {number}, ({x:g}, {y:g}), is outside of {inside}")
+    return [(x / width, y / height) for x, y in pairs]
 
 
 def _sample(identifier: str, row: Mapping[str, Any], where: str, images: Images) -> Sample:
