@@ -128,6 +128,7 @@ def test_a_run_that_does_not_resume_ignores_the_old_checkpoints(scenes, tiny_fol
     (old / "world.json").write_text("{}")
     train(config)
     assert record(folder)["finished"] and len(logged(folder)) == 1 and not old.exists()
+    assert f"# {folder.name}\n" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("changes", "key"), [

@@ -79,7 +79,7 @@ def write_card(folder: Path, card: ModelCard, name: str, adapter: bool = False) 
     front = {
         "license": card.licence or "unknown", **({"base_model": card.base} if is_repository else {}),
         "library_name": "peft" if adapter else "transformers", "pipeline_tag": "image-text-to-text",
-        "tags": ["llava", "robotics", "pointing"],
+        "tags": ["robotics", "pointing"],
     }  # fmt: skip
     licence = f"The weights come from {card.base}, which does not state a licence. Find it out before you share them."
     if card.licence:
@@ -89,9 +89,9 @@ def write_card(folder: Path, card: ModelCard, name: str, adapter: bool = False) 
     notice = f"\n\n{NOTICES[card.licence]}" if card.licence in NOTICES else ""
     parts = "\n".join(f"- {part}" for part in card.parts)
     text = (
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}\n\nA LLaVA-1.5 model"
-        f"{', as a PEFT adapter over its base.' if adapter else '.'}\n\n{parts}\n\n## Licence\n\n{licence}{notice}\n\n"
-        "The training data have terms of their own.\n"
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n# {name}\n\n"
+        f"{'A PEFT adapter over a' if adapter else 'A'} vision-language model, saved by trace-vlm.\n\n{parts}\n\n"
+        f"## Licence\n\n{licence}{notice}\n\nThe training data have terms of their own.\n"
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     for file in card.files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import math
 import multiprocessing
 import os
@@ -300,7 +301,9 @@ class LanguageTrainer(ResumableTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
-            save(self.checkpoint, output_dir or self.args.output_dir, state=state_dict)
+            trained = copy.copy(self.checkpoint)
+            trained.name = Path(self.config.output_dir).resolve().name
+            save(trained, output_dir or self.args.output_dir, state=state_dict)
 
 
 def _ignore_signals(worker: int) -> None:
