@@ -224,8 +224,9 @@ class Experiment:
     def section(self, key: str) -> str:
         """Compare the arms of a section; return its part of the page."""
         title, names = SECTIONS[key]
-        files = [self.answers(name, seed) for name in names for seed in range(self.size.seeds)]
-        labels = [name for name in names for _ in range(self.size.seeds)]
+        seeds = self.finished(key)
+        files = [self.answers(name, seed) for name in names for seed in seeds]
+        labels = [name for name in names for _ in seeds]
         folder = self.out / "results" / key
         self.run("eval.summarize_vqa", "--answers", *files, "--labels", *labels, "--data", self.bench, "--out", folder,
                  "--runs", "single", log=f"summary_{key}")  # fmt: skip
@@ -237,7 +238,12 @@ class Experiment:
             calibration = one["calibration"] or {}
             errors = [f"{calibration[name]:.3f}" if name in calibration else "-" for name in ("ece", "aurc")]
             rows.append(
-                [one["label"], self.seconds(one["label"]), *(_mean(_group(one, column)) for column in known), *errors]
+                [
+                    one["label"],
+                    self.seconds(one["label"], seeds),
+                    *(_mean(_group(one, column)) for column in known),
+                    *errors,
+                ]
             )
         for one in models[1:]:
             gaps = [_gap(one, models[0], questions, column) for column in known]
@@ -246,12 +252,21 @@ class Experiment:
         picture.parent.mkdir(parents=True, exist_ok=True)
         values = {one["label"]: [_interval(_group(one, column)) for column in known] for one in models}
         save_figure(draw_groups(values, [name for *_, name in known], f"{title}: point accuracy, %"), picture)
-        lines = [f"## {title}", f"![{title}](images/{picture.name})", _table(rows)]
-        return "\n\n".join([*lines, self.trend(names)] if key == "dose" else lines)
+        counted = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} an arm."
+        lines = [f"## {title}", f"![{title}](images/{picture.name})", counted, _table(rows)]
+        return "\n\n".join([*lines, self.trend(names, len(seeds))] if key == "dose" else lines)
 
-    def seconds(self, name: str) -> str:
+    def finished(self, key: str) -> list[int]:
+        """The seeds of which all arms of a section have answered everything."""
+        return [s for s in range(self.size.seeds) if all(self.answered(name, s) for name in SECTIONS[key][1])]
+
+    def answered(self, name: str, seed: int) -> bool:
+        record = self.answers(name, seed).with_suffix(".run.json")
+        return record.exists() and bool(read_json(record)["finished"])
+
+    def seconds(self, name: str, seeds: Sequence[int]) -> str:
         """CPU seconds of an arm's training, the mean over seeds."""
-        logs = [self.model(name, seed) / "log.jsonl" for seed in range(self.size.seeds)]
+        logs = [self.model(name, seed) / "log.jsonl" for seed in seeds]
         return f"{np.mean([_cpu_seconds(log) for log in logs]):.0f}"
 
     def attention(self) -> str:
@@ -271,12 +286,12 @@ class Experiment:
             ["## Attention and interventions", *parts, *(f"### {t}\n\n{_table(rows)}" for t, rows in blocks)]
         )
 
-    def trend(self, names: Sequence[str]) -> str:
+    def trend(self, names: Sequence[str], seeds: int) -> str:
         """Page's test that accuracy grows along `names`, over seeds."""
         from scipy import stats
 
         path = self.out / "results" / "dose" / "summary.json"
-        models, seeds = read_json(path)["models"], self.size.seeds
+        models = read_json(path)["models"]
         if seeds < 2:
             return "A trend test needs more than one seed."
         groups = [next(one for one in models if one["label"] == name) for name in names]
@@ -384,9 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         in_parallel(experiment.fit, jobs)
         in_parallel(experiment.ask, jobs)
         # a page as soon as there is something to see
-        last = experiment.size.seeds - 1
-        done = [key for key in sections if all(experiment.answers(n, last).exists() for n in SECTIONS[key][1])]
-        parts = [HEAD, *map(experiment.section, done)]
+        parts = [HEAD, *map(experiment.section, filter(experiment.finished, sections))]
         if wave is waves[-1] and "attention" in args.sections:
             parts.append(experiment.attention())
         experiment.page.parent.mkdir(parents=True, exist_ok=True)
