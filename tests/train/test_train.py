@@ -94,6 +94,7 @@ def test_a_finished_run_is_not_repeated_and_changed_settings_or_data_are_refused
     stamp = file.stat().st_mtime_ns
     train(dataclasses.replace(first, micro_batch_size=2))  # the same steps
     assert "is finished" in capsys.readouterr().out and file.stat().st_mtime_ns == stamp
+    assert not (tmp_path / "run" / ".lock").exists()
     with pytest.raises(InputError, match=r"learning_rate: 0.001, now 0.5"):
         train(dataclasses.replace(first, learning_rate=0.5))
     data.write_text(json.dumps(json.loads(data.read_text())[::-1]))
@@ -155,6 +156,11 @@ def test_a_full_disk_and_a_full_gpu_are_explained(scenes, tiny_folder, tmp_path,
         patch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage._replace(free=4096))
         with pytest.raises(InputError, match="output_dir: .*full"):
             train(train_config(scenes, tiny_folder, tmp_path / "full"))
+    with monkeypatch.context() as patch:
+        error = Exception("No space left on device (os error 28)")  # of tokenizers
+        patch.setattr("tokenizers.Tokenizer.save", Mock(side_effect=error))
+        with pytest.raises(InputError, match="output_dir: .*full"):
+            train(train_config(scenes, tiny_folder, tmp_path / "tokenizer"))
     error = torch.OutOfMemoryError("Tried to allocate 3 GiB")
     monkeypatch.setattr(LanguageTrainer, "compute_loss", Mock(side_effect=error))
     with pytest.raises(InputError, match=r"micro_batch_size: 4 .*step 1.*Tried to allocate 3 GiB"):

@@ -57,6 +57,7 @@ def train(config: TrainConfig) -> Path | None:
             print(f"{folder} is finished; nothing to do")
             if process == 0:  # of a run that was killed between its last two lines
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                (folder / ".lock").unlink(missing_ok=True)
             return folder
         check_inputs(config, processes)
         trained = _run(config, folder, record, stop)

@@ -238,7 +238,8 @@ def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         free = shutil.disk_usage(path.parent).free
         if free < needed:
-            raise InputError(f"{path} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free")
+            size, unit = (1e9, "GB") if needed >= 1e9 else (1e6, "MB")
+            raise InputError(f"{path} needs {needed / size:.1f} {unit}, but {free / size:.1f} {unit} are free")
         unfinished.mkdir()
     except OSError as error:
         raise _not_written(path, error) from None
