@@ -243,6 +243,7 @@ main() {
   fi
   for warning in ${warnings[@]+"${warnings[@]}"}; do printf 'note: %s\n' "$warning" >&2; done
   say "everything is in place: $PY"
+  [[ $conda == yes ]] || say "to use it: source $(dirname "$PY")/activate"
 }
 
 main "$@"

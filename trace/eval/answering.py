@@ -196,6 +196,9 @@ def answered_before(path: Path, settings: Mapping[str, Any], questions: Sequence
         if name not in earlier:
             raise InputError(f"{record} does not say with which {name} {path.name} was begun. {choose}")
         if earlier[name] != value:
+            if name in ("question_sha256", "images"):
+                what = "questions" if name == "question_sha256" else "images"
+                raise InputError(f"the {what} have changed since {path} was begun. {choose}")
             before, now = (text[:19] + "..." if len(text := str(v)) > 64 else text for v in (earlier[name], value))
             raise InputError(f"{path} was begun with {name} {before}, not {now}. Use the same settings. {choose}")
     unknown = done - {str(question.question_id) for question in questions}

@@ -167,5 +167,6 @@ def _download(name: str, role: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=["*.bin"]))
     except _hub_errors() as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{role} {name} is not a folder and cannot be downloaded from the hub: {reason}") from None
+        problem = f"{role} {name} is not a folder and cannot be downloaded from the hub: {reason}"
+        raise InputError(f"{problem}. Without a connection, copy the model here and give its folder") from None
     return folder

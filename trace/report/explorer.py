@@ -72,12 +72,12 @@ class Explorer:
                 for index, label in enumerate(self.labels)}  # fmt: skip
 
     def success(self) -> dict[str, dict[str, int]]:
-        """For each compared model, the number of answers with the full score, a part of it, or none."""
+        """For each compared model, the number of answers with the full score, a part of it, or no score."""
         counts = {}
         for label, known in self.accuracies().items():
             if known:
                 every, none = sum(math.isclose(value, 1) for value in known), sum(value == 0 for value in known)
-                counts[label] = {"full score": every, "part of it": len(known) - every - none, "none": none}
+                counts[label] = {"full score": every, "part of it": len(known) - every - none, "no score": none}
         return counts
 
     def means(self) -> list[tuple[str, list[tuple[float, str]]]]:

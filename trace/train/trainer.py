@@ -140,6 +140,7 @@ class ResumableTrainer(Trainer):
         return bool(requested)
 
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kw: Any) -> None:
+        self.control.should_log |= self.state.global_step == self.state.max_steps  # the last one too
         if self.state.global_step != self._closed_step:  # the Trainer calls this once more at the end of an epoch
             self._closed_step = self.state.global_step
             if self.close_step(grad_norm) and self.state.global_step < self.state.max_steps:

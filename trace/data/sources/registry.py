@@ -154,7 +154,8 @@ def _data_files(folder: Path) -> tuple[Path, ...]:
     for pattern in ("*", "*/*", "*/*/*"):
         if files := [path for path in sorted(folder.glob(pattern)) if _holds_samples(path)]:
             return tuple(files)
-    raise InputError(f"{folder} holds no JSON or JSONL file of samples (records with an id and conversations)")
+    raise InputError(f"{folder} holds no JSON or JSONL file of samples (records with an id and conversations). "
+                     "If a download was cut off, the same command continues it")  # fmt: skip
 
 
 def _holds_samples(path: Path) -> bool:
