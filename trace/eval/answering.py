@@ -200,7 +200,7 @@ def answered_before(path: Path, settings: Mapping[str, Any], questions: Sequence
                 what = "questions" if name == "question_sha256" else "images"
                 raise InputError(f"the {what} have changed since {path} was begun. {choose}")
             before, now = (text[:19] + "..." if len(text := str(v)) > 64 else text for v in (earlier[name], value))
-            raise InputError(f"{path} was begun with {name} {before}, not {now}. Use the same settings. {choose}")
+            raise InputError(f"{path} was begun with {name} {before}, now it is {now}. Use the same settings. {choose}")
     unknown = done - {str(question.question_id) for question in questions}
     if unknown:
         raise InputError(f"{path} answers question {min(unknown)}, which is not asked: these are other questions")

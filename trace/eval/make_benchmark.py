@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.train is None and arguments.held_out is not None:
         raise InputError("--held-out needs --train, the file of the samples about the other pictures")
     if arguments.train is not None and arguments.train.exists():
-        problem = f"{arguments.train} exists, and another split would train on pictures of the benchmark made with it"
-        raise InputError(f"{problem}. Remove it and that benchmark, or give both another name")
+        problem = f"{arguments.train} exists, for a benchmark whose pictures another split would train on"
+        raise InputError(f"{problem}. Remove this file, that benchmark and answers to it, or give both other names")
     if not 0 < arguments.radius < 1 or "{label}" not in arguments.instruction:
         raise InputError(f"--radius {arguments.radius} must be between 0 and 1, and --instruction must hold {{label}}")
     images = Images(existing_folder(arguments.images, "the picture folder"))

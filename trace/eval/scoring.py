@@ -216,8 +216,8 @@ class RunScores:
         points = response.points if response is not None else ()
         hits, total = _judge(response or _pointing(), question, mask)
         self.scores.append(hits / total if total else 0.0)
-        self.weights.append(total)
         absent = rule_of(question) == NOTHING
+        self.weights.append(0 if absent else total)
         if mask is not None:
             none = response is not None and response.none
             self.outcomes.add(none, bool(points), self.scores[-1])
