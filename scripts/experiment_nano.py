@@ -33,7 +33,10 @@ HEAD = (
     "# Where reasoning pays: the nano model\n\n"
     "Written by `bash scripts/experiment_nano.sh` from its answer files. Point accuracy in %, the mean over seeds and "
     "the deviation between them; brackets are 95 % bootstrap intervals over images of a difference, p is of a paired "
-    "permutation test that exchanges all answers about an image. The held-out scenes were used for nothing else."
+    "permutation test that exchanges all answers about an image. The held-out scenes were used for nothing else. "
+    "Arms start from a model that has pointed at single relations and never reasoned; those of a reasoned start from "
+    "nano-base, half of whose last samples were with reasoning. Sections need one "
+    "finished seed of each of their arms."
 )
 # Columns of a table: a field of the questions' groups, its value, and a name.
 COLUMNS = (
