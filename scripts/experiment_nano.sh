@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Where reasoning pays: trains the arms of the experiment on the nano model, compares them, and writes docs/experiments/nano.md.
 #
-#   bash scripts/experiment_nano.sh [--quick] [--sections hops dose ...] [OUT]     OUT (default output/experiment_nano)
+#   bash scripts/experiment_nano.sh [OUT] [--quick] [--sections hops dose ...]     OUT is output/experiment_nano by default
 #
 # About fifteen CPU hours by estimate (the trainings of the first section took 1.6), two arms at a time; every stage
 # continues where it was stopped, and what is finished is not run again. --quick takes minutes: few scenes and steps, one
