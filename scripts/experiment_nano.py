@@ -173,7 +173,7 @@ class Experiment:
             return folder / "start_pointing"
         if not captions.exists():
             self.run("data.scenes.captions", "--data", self.data, "--out", captions, log="captions")
-        plain = [one for one in read_json(self.data / "data.json") if len(one["meta"]["hops"]) < 2]
+        plain = [one for one in read_json(self.data / "data.json") if len(one["meta"].get("hops", ())) < 2]
         self._write("plain.json", plain)
         stages: list[tuple[str, int, dict[str, Any]]] = [
             ("vision", 2600, {"data": self.data}),
