@@ -219,6 +219,11 @@ renders() { # the proof, once MuJoCo is installed
 
 # -----------------------------------------------------------------------------------------------------------------------
 
+say_done() {
+  say "everything is in place: $PY"
+  [[ $conda == yes ]] || say "to use it: source $(dirname "$PY")/activate"
+}
+
 main() {
   local lacking installed warnings=() incomplete=no warning
   parse_arguments "$@"
@@ -226,7 +231,7 @@ main() {
   system_libraries
   lacking=$(missing "$extras" 2>&1) || [[ $lacking != error:* ]] || die "${lacking#error: }"
   if [[ $check == yes ]]; then
-    [[ -z $lacking && $incomplete == no ]] && { say "everything is in place: $PY"; return; }
+    [[ -z $lacking && $incomplete == no ]] && { say_done; return; }
     [[ -z $lacking ]] || sed 's/^/missing: /' <<<"$lacking"
     return 1
   fi
@@ -242,8 +247,7 @@ main() {
     warnings+=("there is a GPU, but torch $installed is a CPU build; for the CUDA build: $PY -m pip uninstall -y torch, then this again")
   fi
   for warning in ${warnings[@]+"${warnings[@]}"}; do printf 'note: %s\n' "$warning" >&2; done
-  say "everything is in place: $PY"
-  [[ $conda == yes ]] || say "to use it: source $(dirname "$PY")/activate"
+  say_done
 }
 
 main "$@"
