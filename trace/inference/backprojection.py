@@ -159,7 +159,7 @@ def read_depth(source: str | Path | bytes, unit: str | None, alignment: str, siz
     if depth.shape != (height, width):
         raise InputError(
             f"{name} has {depth.shape[1]} x {depth.shape[0]} pixels, the colour image {width} x {height}. Register it to "
-            "the colour image, or (trace-vlm predict) give --depth-alignment scaled if both show the same view"
+            "the colour image; trace-vlm predict scales it with --depth-alignment scaled, the server does not"
         )
     return depth
 

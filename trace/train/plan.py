@@ -176,7 +176,8 @@ def format_plan(config: TrainConfig, args: argparse.Namespace, data: DataSize) -
     if steps < FEWEST_STEPS:
         lines.insert(4, f"             {FEW_STEPS}")
     length = min(config.max_length, round(tokens))
-    for sharding, recompute in product(SHARDINGS, (True, False)):
+    plain = () if config.deepspeed else (memory.Sharding("without DeepSpeed", 0),)
+    for sharding, recompute in product((*plain, *SHARDINGS), (True, False)):
         setup = (replace(config, gradient_checkpointing=recompute), size, sharding, processes, length)
         planned = memory.plan_memory(*setup, config.micro_batch_size, data.labelled_tokens)
         parts = (planned.weights, planned.gradients, planned.optimizer, planned.activations, planned.buffers)
