@@ -35,8 +35,7 @@ HEAD = (
     "the deviation between them; brackets are 95 % bootstrap intervals over images of a difference, p is of a paired "
     "permutation test that exchanges all answers about an image. The held-out scenes were used for nothing else. "
     "Arms start from a model that has pointed at single relations and never reasoned; those of a reasoned start from "
-    "nano-base, half of whose last samples were with reasoning. Sections need one "
-    "finished seed of each of their arms."
+    "nano-base, half of whose last samples were with reasoning. Sections need one finished seed of each of their arms."
 )
 # Columns of a table: a field of the questions' groups, its value, and a name.
 COLUMNS = (
@@ -55,9 +54,7 @@ class Arm:
     equal_time: bool = False  # as many steps as fit in the CPU time of `reasoning`, instead of STEPS
     grounding: bool = True
     long: bool = False  # LONG steps of the stage that made nano-base, instead of STEPS of fine-tuning
-    start: str = (
-        "pointing"  # has only pointed, at single relations; or "nano-base": half of its chains were with reasoning
-    )
+    start: str = "pointing"  # has only pointed, at single relations; or "nano-base", which has also reasoned
     reward: str = ""  # the arm that reinforcement learning starts from
     of: str = ""
 
@@ -166,11 +163,11 @@ class Experiment:
         if not (self.data / name).exists():
             write_json(self.data / name, list(samples))
 
-    def pointing_start(self) -> Path:
-        """A starting point that has pointed at one relation and never reasoned, trained as the first nano-base was."""
+    def pointing_start(self) -> None:
+        """Train a starting point that has pointed at one relation and never reasoned, as the first nano-base was."""
         captions, folder = self.data / "captions.json", self.out / "train"
         if (folder / "start_pointing" / "model.safetensors").exists():
-            return folder / "start_pointing"
+            return
         if not captions.exists():
             self.run("data.scenes.captions", "--data", self.data, "--out", captions, log="captions")
         plain = [one for one in read_json(self.data / "data.json") if len(one["meta"].get("hops", ())) < 2]
@@ -186,7 +183,6 @@ class Experiment:
         ]
         for name, steps, settings in stages:
             self.train(f"nano_{name}", folder / f"start_{name}", max_steps=steps // self.size.pretraining, **settings)
-        return folder / "start_pointing"
 
     def equal_time_steps(self, long: bool) -> int:
         """Steps without reasoning in the CPU time of those with it, by the first seed; chosen once."""
@@ -206,17 +202,15 @@ class Experiment:
             self.train("grpo_nano", folder, model=self.model(arm.reward, seed), seed=seed, max_steps=self.size.rl_steps,
                        **{"grpo.reasoning": str(arm.reasoning).lower(), **scenes})  # fmt: skip
         elif not arm.of:
-            start = (
-                ROOT / "trace/assets/nano-base" if arm.start == "nano-base" else self.out / "train" / "start_pointing"
-            )
+            starts = {"nano-base": ROOT / "trace/assets/nano-base", "pointing": self.out / "train" / "start_pointing"}
             steps = self.size.long if arm.long else self.size.steps
             settings = {"max_steps": self.equal_time_steps(arm.long) if arm.equal_time else steps, "seed": seed}
             if arm.long:  # as nano-base was made
                 settings |= {"muon_learning_rate": 0.01, "dataloader_workers": 0}
             if not arm.grounding:
                 settings |= {"grounding_loss": None}
-            self.train("nano_pointing" if arm.long else "train_nano", folder, model=start, data=self.data / arm.data,
-                       **settings)  # fmt: skip
+            settings |= {"model": starts[arm.start], "data": self.data / arm.data}
+            self.train("nano_pointing" if arm.long else "train_nano", folder, **settings)
 
     def ask(self, name: str, seed: int) -> None:
         answers, reasoning = self.answers(name, seed), "--reasoning" if ARMS[name].reasoning else "--no-reasoning"
@@ -240,14 +234,8 @@ class Experiment:
         for one in models:
             calibration = one["calibration"] or {}
             errors = [f"{calibration[name]:.3f}" if name in calibration else "-" for name in ("ece", "aurc")]
-            rows.append(
-                [
-                    one["label"],
-                    self.seconds(one["label"], seeds),
-                    *(_mean(_group(one, column)) for column in known),
-                    *errors,
-                ]
-            )
+            means = [_mean(_group(one, column)) for column in known]
+            rows.append([one["label"], self.seconds(one["label"], seeds), *means, *errors])
         for one in models[1:]:
             gaps = [_gap(one, models[0], questions, column) for column in known]
             rows.append([f"{one['label']} minus {names[0]}", "", *gaps, "", ""])

@@ -116,7 +116,7 @@ def test_models_that_were_asked_differently_are_named(summarize, write_answers, 
     for path, reasoning in zip(paths, (True, False), strict=True):
         write_json(path.with_suffix(".run.json"), {"settings": {"reasoning": reasoning}})
     summarize(*paths)
-    assert "asked to reason: before; asked not to: after. Their difference" in capsys.readouterr().out
+    assert "asked to reason: before; asked not to: after. A difference" in capsys.readouterr().out
     summarize(paths[0])
     assert "asked to reason" not in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -201,6 +201,13 @@ class Images:
         if escapes_folder(name):
             return f"the name {name!r} leaves the image folder"
         return None if self.find(name) else f"{name} is not in the folder {self.folder}"
+
+    def require_any(self, names: Iterable[str]) -> None:
+        """Raise an InputError if none of some names is there: the folder is the wrong one."""
+        names = sorted(set(names))
+        problems = [problem for name in names if (problem := self.problem(name))]
+        if names and len(problems) == len(names):
+            raise InputError(f"image_folder: none of {len(names)} images was found, for example {problems[0]}.")
 
 
 def open_region(source: str | Path | bytes, name: str = "") -> NDArray[np.bool_]:

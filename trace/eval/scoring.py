@@ -342,7 +342,7 @@ def asked_differently(asked: Mapping[str, bool | None]) -> list[str]:
     """Return the warning that some models were asked to reason and others were not: label -> whether, None if unknown."""
     reasoning, direct = ([label for label, one in asked.items() if one is way] for way in (True, False))
     how = f"asked to reason: {', '.join(reasoning)}; asked not to: {', '.join(direct)}"
-    return [f"{how}. Their difference is of the question, too"] if reasoning and direct else []
+    return [f"{how}. A difference between them is also one of the request"] if reasoning and direct else []
 
 
 def full_mask_warnings(full_masks: Sequence[Question], count: int) -> list[str]:

@@ -115,10 +115,7 @@ class RowDataset(Dataset[dict[str, Any]]):
         if not len(rows):
             return
         chosen = rows[np.linspace(0, len(rows) - 1, IMAGES_CHECKED).astype(int)]
-        names = {str(self.sample(self._members_of(row)[0]).image) for row in chosen}
-        problems = [problem for name in sorted(names) if (problem := self._images.problem(name))]
-        if len(problems) == len(names):
-            raise InputError(f"image_folder: none of {len(names)} images was found, for example {problems[0]}.")
+        self._images.require_any(str(self.sample(self._members_of(row)[0]).image) for row in chosen)
 
     def shows_reasoning(self) -> bool:
         """Return whether any of some entries, spread over the files, reasons before it answers."""

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from ..core.conventions import CONVENTIONS, read
 from ..core.prompts import IGNORE
 from ..inference.generation import AnswerRow, Decoding, generate
-from ..model.checkpoint import Checkpoint, check_generation_config, save
+from ..model.checkpoint import Checkpoint, check_generation_config
 from ..utils.command import InputError, install_hint
 from ..utils.files import write_json
 from .config import TrainConfig
@@ -38,7 +38,7 @@ from .param_groups import describe_trainable, set_trainable, trainable_parameter
 from .reward import reward_parts, total_reward
 from .rl_prompts import Prompt, Prompts
 from .sft import load_for_training
-from .trainer import ResumableTrainer, training_arguments
+from .trainer import CheckpointTrainer, training_arguments
 
 SAME_REWARD = 1e-6  # a group whose rewards differ by less teaches nothing
 
@@ -77,12 +77,12 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> PolicyTraine
     return trainer
 
 
-class PolicyTrainer(ResumableTrainer):
+class PolicyTrainer(CheckpointTrainer):
     """What the own loop and trl's have in common."""
 
-    def __init__(self, *args: Any, checkpoint: Checkpoint, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.checkpoint, self.grpo = checkpoint, self.config.grpo
+        self.grpo = self.config.grpo
 
     def score(self, text: str, prompt: Prompt, cut: bool) -> tuple[float, dict[str, float]]:
         """Return an answer's reward and its parts, named as in the log."""
@@ -96,12 +96,6 @@ class PolicyTrainer(ResumableTrainer):
         if grad_norm is not None and not math.isfinite(float(grad_norm)):
             raise TrainingStopped(f"step {step}: the gradient is not finite; the last checkpoint is from before it.")
         return super().close_step(grad_norm) and step % self.grpo.iterations == 0  # answers in use are not saved
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if self.args.should_save:
-            trained = copy.copy(self.checkpoint)
-            trained.name = Path(self.config.output_dir).resolve().name
-            save(trained, output_dir or self.args.output_dir, state=state_dict)
 
 
 class GrpoTrainer(PolicyTrainer):

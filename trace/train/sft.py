@@ -54,9 +54,9 @@ def prepare(config: TrainConfig, folder: Path, stop: StopSignal) -> LanguageTrai
         config.data, config.image_folder, checkpoint, style=config.template, max_length=config.max_length,
         share_image=config.share_image, grounding=config.grounding_loss is not None, too_long=config.too_long,
     )  # fmt: skip
-    if checkpoint.reasons and not dataset.shows_reasoning():
+    reasoned, checkpoint.reasons = checkpoint.reasons, dataset.shows_reasoning()
+    if reasoned and not checkpoint.reasons:
         log("reasoning: the starting point reasons and the data does not; the trained model will be asked without it")
-    checkpoint.reasons = dataset.shows_reasoning()
     for ids, action in ((dataset.too_long, "left out"), (dataset.cut, "cut after an answer")):
         if ids:
             shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")

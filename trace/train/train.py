@@ -55,12 +55,12 @@ def train(config: TrainConfig) -> Path | None:
         record = _open_record(config, folder, process)
         if record.get("finished"):
             print(f"{folder} is finished; nothing to do")
+            trained: Path | None = folder
             if process == 0:  # of a run that was killed between its last two lines
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-                (folder / ".lock").unlink(missing_ok=True)
-            return folder
-        check_inputs(config, processes)
-        trained = _run(config, folder, record, stop)
+        else:
+            check_inputs(config, processes)
+            trained = _run(config, folder, record, stop)
         if trained is not None and process == 0:
             (folder / ".lock").unlink(missing_ok=True)  # a finished run does not start again
         return trained
@@ -103,12 +103,8 @@ def check_inputs(config: TrainConfig, processes: int) -> None:
             existing_file(path, "data: the file")
         if not fresh:
             images = Images(existing_folder(config.image_folder, "image_folder:"))
-            first = [
-                sample.image for path in config.data for sample in islice(read_samples(path), FIRST) if sample.image
-            ]
-            problems = [problem for name in first if (problem := images.problem(name))]
-            if first and len(problems) == len(first):
-                raise InputError(f"image_folder: none of the first {len(first)} images was found: {problems[0]}.")
+            first = (sample for path in config.data for sample in islice(read_samples(path), FIRST))
+            images.require_any(sample.image for sample in first if sample.image)
         try:
             template(config.template)
         except InputError as error:

@@ -198,18 +198,31 @@ class ResumableTrainer(Trainer):
             return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
 
-class LanguageTrainer(ResumableTrainer):
+class CheckpointTrainer(ResumableTrainer):
+    """Trains a complete model and saves it as `checkpoint.save` does."""
+
+    def __init__(self, *args: Any, checkpoint: Checkpoint, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.checkpoint = checkpoint
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.args.should_save:
+            trained = copy.copy(self.checkpoint)  # its name stays in messages; the card has the run's
+            trained.name = Path(self.config.output_dir).resolve().name
+            save(trained, output_dir or self.args.output_dir, state=state_dict)
+
+
+class LanguageTrainer(CheckpointTrainer):
     """Next-token loss, the mean over a step's labelled tokens, plus the grounding term if the configuration has one.
 
     Logits are computed only where some row has a label, and only over the tokenizer's own vocabulary.
     """
 
     def __init__(
-        self, *args: Any, checkpoint: Checkpoint, size: ModelDimensions, batches: ProcessBatchSampler,
-        guard: TrainingGuard, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self, *args: Any, size: ModelDimensions, batches: ProcessBatchSampler, guard: TrainingGuard, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.checkpoint, self._size, self._batches, self._guard = checkpoint, size, batches, guard
+        self._size, self._batches, self._guard = size, batches, guard
         self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
         self._sums: dict[str, list[Tensor]] = {"token_loss": [], "grounding_loss": []}
         self._metrics = StepMetrics(self.args.device, self.args.world_size)
@@ -299,12 +312,6 @@ class LanguageTrainer(ResumableTrainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> float:
         return 0.0  # StepMetrics counts them, with image tokens and frozen parts
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        if self.args.should_save:
-            trained = copy.copy(self.checkpoint)
-            trained.name = Path(self.config.output_dir).resolve().name
-            save(trained, output_dir or self.args.output_dir, state=state_dict)
 
 
 def _ignore_signals(worker: int) -> None:
