@@ -1,7 +1,8 @@
 """The experiment of `experiment_nano.sh`: its arms, the commands that train and ask them, and the page about them.
 
-An arm is trained once a seed and asked about one held-out benchmark; a section compares arms with its first one. All
-numbers of the page come from the answers; nothing is typed.
+An arm is trained once a seed and asked about one held-out benchmark; its scores go to OUT/scores, and an arm that has
+them is not trained again. A section compares arms with its first one. All numbers of the page come from the scores;
+nothing is typed.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ from trace_vlm.core.reasoning import STEPS, parse, render
 from trace_vlm.data.scenes.wording import relation_phrase
 from trace_vlm.drawing.canvas import save_figure
 from trace_vlm.drawing.figures import draw_groups
-from trace_vlm.eval.statistics import difference
+from trace_vlm.eval.statistics import difference, interval
 from trace_vlm.utils.files import read_json, read_jsonl, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = (
     "# Where reasoning pays: the nano model\n\n"
-    "Written by `bash scripts/experiment_nano.sh` from its answer files. Point accuracy in %, the mean over seeds and "
-    "the deviation between them; brackets are 95 % bootstrap intervals over images of a difference, p is of a paired "
-    "permutation test that exchanges all answers about an image. The held-out scenes were used for nothing else. "
-    "Arms start from a model that has pointed at single relations and never reasoned; those of a reasoned start from "
-    "nano-base, half of whose last samples were with reasoning. Sections need one finished seed of each of their arms."
+    "Written by `bash scripts/experiment_nano.sh` from the scores of its answers. Point accuracy in %, the mean over "
+    "seeds and the deviation between them; brackets are 95 % bootstrap intervals over images of a difference, p is of "
+    "a paired permutation test that exchanges all answers about an image. The held-out scenes were used for nothing "
+    "else. Arms start from a model that has pointed at single relations and never reasoned; those of a reasoned start "
+    "from nano-base, half of whose last samples were with reasoning. Sections need one finished seed of each of their "
+    "arms."
 )
-# Columns of a table: a field of the questions' groups, its value, and a name.
-COLUMNS = (
-    ("all", "all", "all"), ("kind", "direct", "named"), ("kind", "relational", "1 hop"), ("kind", "chain 2", "2 hops"),
-    ("kind", "chain 3", "3 hops"), ("kind", "free", "free, 1 hop"), ("kind", "free chain 2", "free, 2 hops"),
-    ("kind", "free chain 3", "free, 3 hops"), ("kind", "between", "between"),
-)  # fmt: skip
+# Columns of a table: kinds of questions (all, without one) and their names.
+COLUMNS = {
+    "": "all", "direct": "named", "relational": "1 hop", "chain 2": "2 hops", "chain 3": "3 hops",
+    "free": "free, 1 hop", "free chain 2": "free, 2 hops", "free chain 3": "free, 3 hops", "between": "between",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ SECTIONS = {
 class Size:
     scenes: int = 4000
     held_out: int = 800
-    steps: int = 1200
-    long: int = 2000
+    steps: int = 600
+    long: int = 1000
     seeds: int = 3
     pretraining: int = 1  # divides the stages of the starting point that has only pointed
-    rl_steps: int = 400
+    rl_steps: int = 120
 
 
 QUICK = Size(scenes=60, held_out=24, steps=4, long=4, seeds=1, pretraining=1300, rl_steps=2)
@@ -185,14 +186,11 @@ class Experiment:
             self.train(f"nano_{name}", folder / f"start_{name}", max_steps=steps // self.size.pretraining, **settings)
 
     def equal_time_steps(self, long: bool) -> int:
-        """Steps without reasoning in the CPU time of those with it, by the first seed; chosen once."""
-        path = self.out / "equal_time.json"
-        if not path.exists():
-            seconds = [_cpu_seconds(self.model(name, 0) / "log.jsonl") for name in ("reasoning", "none")]
-            write_json(path, {"steps": round(self.size.steps * seconds[0] / seconds[1]), "cpu_seconds": seconds})
-        steps = int(read_json(path)["steps"])
-        # half of the samples of a long arm have reasoning
-        return round(self.size.long * (steps / self.size.steps + 1) / 2) if long else steps
+        """Steps without reasoning in the CPU time of those with it, by the first seed."""
+        reasoning, none = (read_json(self.scores(name, 0))["cpu_seconds"] for name in ("reasoning", "none"))
+        if long:  # half of the samples of a long arm have reasoning
+            return round(self.size.long * (reasoning / none + 1) / 2)
+        return round(self.size.steps * reasoning / none)
 
     def fit(self, name: str, seed: int) -> None:
         """Train an arm, if it has a model of its own."""
@@ -213,59 +211,67 @@ class Experiment:
             self.train("nano_pointing" if arm.long else "train_nano", folder, **settings)
 
     def ask(self, name: str, seed: int) -> None:
+        """Ask a trained arm all questions; keep the scores of its answers."""
         answers, reasoning = self.answers(name, seed), "--reasoning" if ARMS[name].reasoning else "--no-reasoning"
         self.run("eval.model_vqa", "--model", self.model(name, seed), "--images", self.bench / "images", "--questions",
-                 self.bench / "point_questions.jsonl", "--answers", answers, "--batch-size", 64, reasoning,
+                 self.bench / "point_questions.jsonl", "--answers", answers, "--batch-size", 256, reasoning,
                  log=answers.stem)  # fmt: skip
+        folder = self.out / "results" / answers.stem
+        self.run("eval.summarize_vqa", "--answers", answers, "--data", self.bench, "--out", folder, "--runs", "single",
+                 "--resamples", 1, log=answers.stem)  # fmt: skip
+        (model,) = read_json(folder / "summary.json")["models"]
+        record = {"cpu_seconds": _cpu_seconds(self.model(name, seed) / "log.jsonl")}
+        record |= {key: (model["calibration"] or {}).get(key) for key in ("ece", "aurc")}
+        write_json(self.scores(name, seed), record | {"scores": [model["scores"][one] for one in self.questions()]})
+
+    def scores(self, name: str, seed: int) -> Path:
+        return self.out / "scores" / f"{self.answers(name, seed).stem}.json"
+
+    def questions(self) -> dict[str, dict[str, Any]]:
+        return {str(one["question_id"]): one for _, one in read_jsonl(self.bench / "point_questions.jsonl")}
 
     def section(self, key: str) -> str:
         """Compare the arms of a section; return its part of the page."""
         title, names = SECTIONS[key]
-        seeds = self.finished(key)
-        files = [self.answers(name, seed) for name in names for seed in seeds]
-        labels = [name for name in names for _ in seeds]
-        folder = self.out / "results" / key
-        self.run("eval.summarize_vqa", "--answers", *files, "--labels", *labels, "--data", self.bench, "--out", folder,
-                 "--runs", "single", log=f"summary_{key}")  # fmt: skip
-        models = read_json(folder / "summary.json")["models"]
-        questions = {str(one["question_id"]): one for _, one in read_jsonl(self.bench / "point_questions.jsonl")}
-        known = [column for column in COLUMNS if _group(models[0], column) is not None]
-        rows = [["arm", "CPU s", *(name for *_, name in known), "ECE", "AURC"]]
-        for one in models:
-            calibration = one["calibration"] or {}
-            errors = [f"{calibration[name]:.3f}" if name in calibration else "-" for name in ("ece", "aurc")]
-            means = [_mean(_group(one, column)) for column in known]
-            rows.append([one["label"], self.seconds(one["label"], seeds), *means, *errors])
-        for one in models[1:]:
-            gaps = [_gap(one, models[0], questions, column) for column in known]
-            rows.append([f"{one['label']} minus {names[0]}", "", *gaps, "", ""])
+        seeds, questions = self.finished(key), self.questions().values()
+        runs = {name: [read_json(self.scores(name, seed)) for seed in seeds] for name in names}
+        scores = {name: np.array([one["scores"] for one in runs[name]]) for name in names}  # [seeds, questions]
+        images = np.array([one["image"] for one in questions])
+        kinds = np.array([one["meta"]["kind"] for one in questions])
+        chosen = {name: (kinds == kind) | (not kind) for kind, name in COLUMNS.items()}
+        chosen = {name: which for name, which in chosen.items() if which.any()}
+        rows = [["arm", "CPU s", *chosen, "ECE", "AURC"]]
+        bars: dict[str, list[tuple[float, float, float] | None]] = {}
+        for name in names:
+            mean = {key: np.mean([one[key] or np.nan for one in runs[name]]) for key in ("cpu_seconds", "ece", "aurc")}
+            cells = [_mean(scores[name][:, which].mean(1)) for which in chosen.values()]
+            rows.append([name, f"{mean['cpu_seconds']:.0f}", *cells, f"{mean['ece']:.3f}", f"{mean['aurc']:.3f}"])
+            intervals = [
+                interval(scores[name].mean(0)[which], images[which], np.random.default_rng(0))
+                for which in chosen.values()
+            ]
+            bars[name] = [(100 * one.mean, 100 * (one.low or 0), 100 * (one.high or 0)) for one in intervals]
+        for name in names[1:]:
+            own, first = scores[name].mean(0), scores[names[0]].mean(0)
+            gaps = [_gap(own[which], first[which], images[which]) for which in chosen.values()]
+            rows.append([f"{name} minus {names[0]}", "", *gaps, "", ""])
         picture = self.page.parent / "images" / f"nano_{key}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        values = {one["label"]: [_interval(_group(one, column)) for column in known] for one in models}
-        save_figure(draw_groups(values, [name for *_, name in known], f"{title}: point accuracy, %"), picture)
+        save_figure(draw_groups(bars, list(chosen), f"{title}: point accuracy, %"), picture)
         counted = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} an arm."
         lines = [f"## {title}", f"![{title}](images/{picture.name})", counted, _table(rows)]
-        return "\n\n".join([*lines, self.trend(names, len(seeds))] if key == "dose" else lines)
+        return "\n\n".join([*lines, _trend([scores[name].mean(1) for name in names])] if key == "dose" else lines)
 
     def finished(self, key: str) -> list[int]:
-        """The seeds of which all arms of a section have answered everything."""
-        return [s for s in range(self.size.seeds) if all(self.answered(name, s) for name in SECTIONS[key][1])]
-
-    def answered(self, name: str, seed: int) -> bool:
-        record = self.answers(name, seed).with_suffix(".run.json")
-        return record.exists() and bool(read_json(record)["finished"])
-
-    def seconds(self, name: str, seeds: Sequence[int]) -> str:
-        """CPU seconds of an arm's training, the mean over seeds."""
-        logs = [self.model(name, seed) / "log.jsonl" for seed in seeds]
-        return f"{np.mean([_cpu_seconds(log) for log in logs]):.0f}"
+        """The seeds of which all arms of a section have scores."""
+        return [s for s in range(self.size.seeds) if all(self.scores(name, s).exists() for name in SECTIONS[key][1])]
 
     def attention(self) -> str:
         """Attention by step, and what editing a step changes, of the first seed's reasoning model."""
         folder = self.out / "attention"
-        images = 1000 if self.size != QUICK else 40
+        last = 1760 if self.size != QUICK else 40  # a view has seven questions, so each answer is about another one
         command = [sys.executable, "visualization/attention_map.py", "--model", self.model("reasoning", 0), "--data",
-                   self.bench, "--out", folder, "--end-idx", images, "--every", 4, "--intervene", "--resume"]  # fmt: skip
+                   self.bench, "--out", folder, "--end-idx", last, "--every", 8, "--intervene", "--resume"]  # fmt: skip
         with (self.out / "logs" / "attention.log").open("a") as stream:
             subprocess.run(list(map(str, command)), check=True, stdout=stream, stderr=subprocess.STDOUT, cwd=ROOT)
         summary = read_json(folder / "summary.json")
@@ -276,19 +282,6 @@ class Experiment:
         return "\n\n".join(
             ["## Attention and interventions", *parts, *(f"### {t}\n\n{_table(rows)}" for t, rows in blocks)]
         )
-
-    def trend(self, names: Sequence[str], seeds: int) -> str:
-        """Page's test that accuracy grows along `names`, over seeds."""
-        from scipy import stats
-
-        path = self.out / "results" / "dose" / "summary.json"
-        models = read_json(path)["models"]
-        if seeds < 2:
-            return "A trend test needs more than one seed."
-        groups = [next(one for one in models if one["label"] == name) for name in names]
-        runs = np.array([one["accuracy"][0]["means"] for one in groups]).T
-        up, down = stats.page_trend_test(runs), stats.page_trend_test(runs[:, ::-1])
-        return f"Page's trend test over {seeds} seeds: growing p = {up.pvalue:.2g}, falling p = {down.pvalue:.2g}."
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -334,30 +327,29 @@ def _cpu_seconds(log: Path) -> float:
     return float([line["cpu_seconds"] for _, line in read_jsonl(log) if "cpu_seconds" in line][-1])
 
 
-def _group(model: dict[str, Any], column: tuple[str, str, str]) -> dict[str, Any] | None:
-    return next((one for one in model["accuracy"] if (one["field"], str(one["value"])) == column[:2]), None)
+def _mean(values: Sequence[float]) -> str:
+    """The mean over seeds and their deviation, %."""
+    return f"{100 * np.mean(values):.1f}" + (f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def _mean(group: dict[str, Any] | None) -> str:
-    if group is None:
-        return "-"
-    return f"{100 * group['mean']:.1f}" + (f" ± {100 * group['std']:.1f}" if group["std"] is not None else "")
-
-
-def _interval(group: dict[str, Any] | None) -> tuple[float, float, float] | None:
-    return None if group is None else (100 * group["mean"], 100 * group["low"], 100 * group["high"])
-
-
-def _gap(one: dict[str, Any], other: dict[str, Any], questions: dict[str, Any], column: tuple[str, str, str]) -> str:
-    """The paired difference of two models on the questions of a column."""
-    field, value, _ = column
-    chosen = [name for name, q in questions.items() if field == "all" or str(q.get("meta", q).get(field)) == value]
-    first, second = ([model["scores"][name] for name in chosen] for model in (one, other))
-    gap = difference(first, second, [questions[name]["image"] for name in chosen], np.random.default_rng(0), 4000)
+def _gap(values: Any, others: Any, images: Any) -> str:
+    """The paired difference of two arms on some questions."""
+    gap = difference(values, others, images.tolist(), np.random.default_rng(0), 4000)
     low, high = gap.interval.low, gap.interval.high
     if low is None or high is None:
         return f"{100 * gap.interval.mean:+.1f}"
     return f"{100 * gap.interval.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], p = {gap.p_value:.2g}"
+
+
+def _trend(accuracies: Sequence[Any]) -> str:
+    """Page's test that accuracy grows along the arms, each with a value a seed."""
+    from scipy import stats
+
+    runs = np.array(accuracies).T  # [seeds, arms]
+    if len(runs) < 2:
+        return "A trend test needs more than one seed."
+    up, down = stats.page_trend_test(runs), stats.page_trend_test(runs[:, ::-1])
+    return f"Page's trend test over {len(runs)} seeds: growing p = {up.pvalue:.2g}, falling p = {down.pvalue:.2g}."
 
 
 def in_parallel(step: Callable[[str, int], object], jobs: Sequence[tuple[str, int]]) -> None:
@@ -379,23 +371,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.makedirs(out, exist_ok=True)
     experiment.prepare()
     sections = [key for key in args.sections if key != "attention"]
-    wanted = ["reasoning", "none", *(name for key in sections for name in SECTIONS[key][1])]
-    wanted += [ARMS[name].of or ARMS[name].reward for name in wanted if ARMS[name].of or ARMS[name].reward]
-    names = [name for name in ARMS if name in wanted]
+    wanted = {"reasoning", "none", *(name for key in sections for name in SECTIONS[key][1])}
+    jobs = [(name, seed) for seed in range(experiment.size.seeds) for name in ARMS if name in wanted]
+    jobs = [job for job in jobs if not experiment.scores(*job).exists()]
+    trained = [(ARMS[name].of or ARMS[name].reward or name, seed) for name, seed in jobs]
+    trained += [("reasoning", 0)] if "attention" in args.sections else []
+    trained = list(dict.fromkeys(trained))
     experiment.pointing_start()
     # equal time is known after the first two arms, and reinforcement learning starts from finished ones
-    waves = [names[:2], [n for n in names[2:] if not ARMS[n].reward], [n for n in names[2:] if ARMS[n].reward]]
-    for wave in waves:
-        jobs = [(name, seed) for seed in range(experiment.size.seeds) for name in wave]
-        in_parallel(experiment.fit, jobs)
-        in_parallel(experiment.ask, jobs)
-        # a page as soon as there is something to see
-        parts = [HEAD, *map(experiment.section, filter(experiment.finished, sections))]
-        if wave is waves[-1] and "attention" in args.sections:
-            parts.append(experiment.attention())
-        experiment.page.parent.mkdir(parents=True, exist_ok=True)
-        experiment.page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        print(f"wrote {experiment.page}", flush=True)
+    first = [job for job in trained if job[0] in ("reasoning", "none")]
+    in_parallel(experiment.fit, first)
+    in_parallel(experiment.ask, [job for job in first if job in jobs])
+    in_parallel(experiment.fit, [job for job in trained if job not in first])
+    in_parallel(experiment.fit, [job for job in jobs if ARMS[job[0]].reward])
+    in_parallel(experiment.ask, [job for job in jobs if job not in first])
+    parts = [HEAD, *map(experiment.section, filter(experiment.finished, sections))]
+    parts += [experiment.attention()] if "attention" in args.sections else []
+    experiment.page.parent.mkdir(parents=True, exist_ok=True)
+    experiment.page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(f"wrote {experiment.page}", flush=True)
     return 0
 
 

@@ -3,9 +3,9 @@
 #
 #   bash scripts/experiment_nano.sh [OUT] [--quick] [--sections hops dose ...]     OUT is output/experiment_nano by default
 #
-# About fifteen CPU hours by estimate (the trainings of the first section took 1.6), two arms at a time; every stage
-# continues where it was stopped, and what is finished is not run again. --quick takes minutes: few scenes and steps, one
-# seed, and a page in OUT alone, to try the commands out.
+# About ten CPU hours by estimate, two arms at a time; every stage continues where it was stopped, and an arm whose scores
+# are in OUT/scores is neither trained nor asked again. --quick takes minutes: few scenes and steps, one seed, and a page
+# in OUT alone, to try the commands out.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 need_environment
