@@ -27,7 +27,7 @@ from trace_vlm.data.scenes.wording import relation_phrase
 from trace_vlm.drawing.canvas import save_figure
 from trace_vlm.drawing.figures import draw_groups
 from trace_vlm.eval.statistics import difference, interval
-from trace_vlm.utils.files import read_json, read_jsonl, write_json
+from trace_vlm.utils.files import read_json, read_jsonl, write_json, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = (
@@ -54,7 +54,7 @@ class Arm:
     reasoning: bool = True  # whether its answers reason
     equal_time: bool = False  # as many steps as fit in the CPU time of `reasoning`, instead of STEPS
     grounding: bool = True
-    long: bool = False  # LONG steps of the stage that made nano-base, instead of STEPS of fine-tuning
+    long: bool = False  # LONG steps at twice the rate, instead of STEPS
     start: str = "pointing"  # has only pointed, at single relations; or "nano-base", which has also reasoned
     reward: str = ""  # the arm that reinforcement learning starts from
     of: str = ""
@@ -96,8 +96,8 @@ SECTIONS = {
 class Size:
     scenes: int = 4000
     held_out: int = 800
-    steps: int = 600
-    long: int = 1000
+    steps: int = 1200
+    long: int = 3600
     seeds: int = 3
     pretraining: int = 1  # divides the stages of the starting point that has only pointed
     rl_steps: int = 120
@@ -203,12 +203,12 @@ class Experiment:
             starts = {"nano-base": ROOT / "trace/assets/nano-base", "pointing": self.out / "train" / "start_pointing"}
             steps = self.size.long if arm.long else self.size.steps
             settings = {"max_steps": self.equal_time_steps(arm.long) if arm.equal_time else steps, "seed": seed}
-            if arm.long:  # as nano-base was made
-                settings |= {"muon_learning_rate": 0.01, "dataloader_workers": 0}
+            if arm.long:
+                settings |= {"muon_learning_rate": 0.01}
             if not arm.grounding:
                 settings |= {"grounding_loss": None}
             settings |= {"model": starts[arm.start], "data": self.data / arm.data}
-            self.train("nano_pointing" if arm.long else "train_nano", folder, **settings)
+            self.train("train_nano", folder, **settings)
 
     def ask(self, name: str, seed: int) -> None:
         """Ask a trained arm all questions; keep the scores of its answers."""
@@ -220,9 +220,10 @@ class Experiment:
         self.run("eval.summarize_vqa", "--answers", answers, "--data", self.bench, "--out", folder, "--runs", "single",
                  "--resamples", 1, log=answers.stem)  # fmt: skip
         (model,) = read_json(folder / "summary.json")["models"]
-        record = {"cpu_seconds": _cpu_seconds(self.model(name, seed) / "log.jsonl")}
+        record: dict[str, Any] = {"cpu_seconds": _cpu_seconds(self.model(name, seed) / "log.jsonl")}
         record |= {key: (model["calibration"] or {}).get(key) for key in ("ece", "aurc")}
-        write_json(self.scores(name, seed), record | {"scores": [model["scores"][one] for one in self.questions()]})
+        record["scores"] = [round(model["scores"][one], 4) for one in self.questions()]
+        write_jsonl(self.scores(name, seed), [record])  # one line
 
     def scores(self, name: str, seed: int) -> Path:
         return self.out / "scores" / f"{self.answers(name, seed).stem}.json"
