@@ -203,8 +203,8 @@ class Experiment:
             starts = {"nano-base": ROOT / "trace/assets/nano-base", "pointing": self.out / "train" / "start_pointing"}
             steps = self.size.long if arm.long else self.size.steps
             settings = {"max_steps": self.equal_time_steps(arm.long) if arm.equal_time else steps, "seed": seed}
-            if arm.long:
-                settings |= {"muon_learning_rate": 0.01}
+            if arm.start == "pointing":  # the rates of configs/train_nano.yaml keep what nano-base knows
+                settings |= {"muon_learning_rate": 0.01 if arm.long else 0.005, "learning_rate": 1.5e-3}
             if not arm.grounding:
                 settings |= {"grounding_loss": None}
             settings |= {"model": starts[arm.start], "data": self.data / arm.data}
