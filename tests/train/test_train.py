@@ -48,6 +48,8 @@ def test_training_changes_what_is_trainable_and_nothing_else(scenes, tiny_folder
 def test_twenty_steps_of_the_nano_model_follow_the_recorded_curve(scenes, tmp_path):
     overrides = [f"data={scenes / 'captions.json'}", f"image_folder={scenes}", f"output_dir={tmp_path / 'run'}"]
     overrides += ["model=nano-random", "max_steps=20", "logging_steps=1", "report_to=[]"]
+    recorded = ["global_batch_size=4", "micro_batch_size=4", "share_image=6", "muon_learning_rate=0.005"]
+    overrides += [*recorded, "learning_rate=1.5e-3"]
     folder = train(load_config(CONFIGS / "train_nano.yaml", overrides))
     golden = ROOT / "tests/train/golden/nano_20_steps.json"
     for name, values in json.loads(golden.read_text()).items():  # other processors round differently, and it adds up
