@@ -244,9 +244,10 @@ class Experiment:
         rows = [["arm", "CPU s", *chosen, "ECE", "AURC"]]
         bars: dict[str, list[tuple[float, float, float] | None]] = {}
         for name in names:
-            mean = {key: np.mean([one[key] or np.nan for one in runs[name]]) for key in ("cpu_seconds", "ece", "aurc")}
             cells = [_mean(scores[name][:, which].mean(1)) for which in chosen.values()]
-            rows.append([name, f"{mean['cpu_seconds']:.0f}", *cells, f"{mean['ece']:.3f}", f"{mean['aurc']:.3f}"])
+            errors = [[one[error] for one in runs[name]] for error in ("ece", "aurc")]  # None: without confidences
+            cells += ["-" if None in values else f"{np.mean(values):.3f}" for values in errors]
+            rows.append([name, f"{np.mean([one['cpu_seconds'] for one in runs[name]]):.0f}", *cells])
             intervals = [
                 interval(scores[name].mean(0)[which], images[which], np.random.default_rng(0))
                 for which in chosen.values()
@@ -378,7 +379,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = [(ARMS[name].of or ARMS[name].reward or name, seed) for name, seed in jobs]
     trained += [("reasoning", 0)] if "attention" in args.sections else []
     trained = list(dict.fromkeys(trained))
-    experiment.pointing_start()
+    if trained:
+        experiment.pointing_start()
     # equal time is known after the first two arms, and reinforcement learning starts from finished ones
     first = [job for job in trained if job[0] in ("reasoning", "none")]
     in_parallel(experiment.fit, first)

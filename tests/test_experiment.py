@@ -43,7 +43,7 @@ def test_a_section_is_the_mean_over_seeds_the_deviation_and_the_paired_differenc
     assert header[2:6] == ["all", "named", "1 hop", "2 hops"] and "3 hops" not in header  # what was asked
     none = next(row for row in rows if row[0] == "| none")
     runs = np.array([scores["none", seed] for seed in range(SEEDS)])
-    assert none[1] == "101" and none[-2] == "0.200" and none[-1] == "nan |"
+    assert none[1] == "101" and none[-2] == "0.200" and none[-1] == "- |"
     assert none[2] == f"{100 * runs.mean():.1f} ± {100 * runs.mean(1).std(ddof=1):.1f}"
     hops = runs[:, 2 :: len(KINDS)]
     assert none[5] == f"{100 * hops.mean():.1f} ± {100 * hops.mean(1).std(ddof=1):.1f}"
