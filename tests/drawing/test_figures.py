@@ -204,6 +204,15 @@ def test_a_measure_can_be_read_on_a_phone_and_names_its_unit():
     assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= 1
 
 
+@pytest.mark.parametrize("models", [["a"], ["a", "b"], ["a", "b", "c", "d"]])
+def test_names_of_parts_do_not_overlap(models):
+    names = ["all", "free, 2 hops", "free, 3 hops", "a part with a longer name", "1 hop"]
+    figure = figures.draw_groups({model: [(50.0, 40.0, 60.0)] * len(names) for model in models}, names, "accuracy")
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
 def test_the_scale_of_a_strip_is_that_of_its_hottest_step():
     for missing, vmax in (((), 0.05), ((3, 4), 0.03), (range(5), 0.0)):
         assert figures.shared_vmax(steps((8, 8), missing)) == pytest.approx(vmax)

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,10 +94,7 @@ def wrap_text(block: TextBlock, width: float) -> tuple[str, ...]:
 
     Characters that no font has become boxes.
     """
-
-    def text_width(text: str) -> float:  # with a margin of 2 %: matplotlib hints glyphs a little wider
-        return line_width(text, block.bold) * block.size * DPI / 72 * 1.02
-
+    text_width = partial(line_width, size=block.size, bold=block.bold)
     lines: list[str] = []
     space = text_width(" ")
     fonts = _fonts_for(block.text, block.bold)
@@ -189,11 +186,12 @@ def pil_font(text: str, size: int) -> FreeTypeFont | ImageFont:
 
 
 @lru_cache(maxsize=65536)
-def line_width(text: str, bold: bool) -> float:
-    """Return the width of a line, in heights of the font."""
+def line_width(text: str, size: float, bold: bool = False) -> float:
+    """Return the width of a line in pixels; `size` is in points."""
     fonts = _fonts_for(text, bold)
     runs = groupby(text, lambda c: next((font for font in fonts if ord(c) in font.glyphs), fonts[0]))
-    return sum(_open_font(font.path, MEASURED_SIZE).getlength("".join(run)) for font, run in runs) / MEASURED_SIZE
+    width = sum(_open_font(font.path, MEASURED_SIZE).getlength("".join(run)) for font, run in runs)
+    return width / MEASURED_SIZE * size * DPI / 72 * 1.02  # matplotlib hints glyphs a little wider
 
 
 def _fonts_for(text: str, bold: bool) -> tuple[Font, ...]:

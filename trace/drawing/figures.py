@@ -18,7 +18,7 @@ from ..core.points import Box, Point
 from ..core.prompts import asks_yes_no
 from ..core.reasoning import HEADINGS, Response
 from . import overlay
-from .canvas import BAD, FADED, INK, Canvas, TextBlock, font_families, text_height
+from .canvas import BAD, FADED, INK, Canvas, TextBlock, font_families, line_width, text_height
 from .overlay import CYAN, FEW_DOTS, RED, draw_image, model_colors
 
 if TYPE_CHECKING:
@@ -336,7 +336,8 @@ def draw_groups(
     values: Mapping[str, Sequence[tuple[float, float, float] | None]], names: Sequence[str], title: str
 ) -> Figure:
     """Draw models side by side over parts of a benchmark: (mean, low, high) of each part in `names`, None if unknown."""
-    colors, width = model_colors(values), 60 + max(30 * len(values), 72) * len(names)
+    group = max(30 * len(values), 72, *(line_width(name, 9) + 12 for name in names))
+    colors, width = model_colors(values), 60 + group * len(names)
     canvas = Canvas(width, 310 + 18 * len(values))
     axes = canvas.axes(48, 34, width - 64, 240)
     for index, (label, intervals) in enumerate(values.items()):
