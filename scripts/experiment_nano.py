@@ -35,9 +35,9 @@ HEAD = (
     "Written by `bash scripts/experiment_nano.sh` from the scores of its answers. Point accuracy in %, the mean over "
     "seeds and the deviation between them; brackets are 95 % bootstrap intervals over images of a difference, p is of "
     "a paired permutation test that exchanges all answers about an image. The held-out scenes were used for nothing "
-    "else. Arms start from a model that has pointed at single relations and never reasoned; those of a reasoned start "
-    "from nano-base, half of whose last samples were with reasoning. Sections need one finished seed of each of their "
-    "arms."
+    "else. Arms start from a model that has pointed at single relations and never reasoned, and are trained for "
+    "{steps:,} steps of two pictures with up to eight questions each, where a section does not say otherwise. Sections "
+    "need one finished seed of each of their arms."
 )
 # Columns of a table: kinds of questions (all, without one) and their names.
 COLUMNS = {
@@ -55,7 +55,7 @@ class Arm:
     equal_time: bool = False  # as many steps as fit in the CPU time of `reasoning`, instead of STEPS
     grounding: bool = True
     long: bool = False  # LONG steps at twice the rate, instead of STEPS
-    start: str = "pointing"  # has only pointed, at single relations; or "nano-base", which has also reasoned
+    start: str = "pointing"  # at single relations, never reasoned; "direct": at chains as well; "nano-base": both ways
     reward: str = ""  # the arm that reinforcement learning starts from
     of: str = ""
 
@@ -71,6 +71,7 @@ ARMS = {
     **{f"without step {key}": Arm(f"without_{key}.json") for key in STEPS},
     "reasoned start, reasoning": Arm("cor.json", start="nano-base"),
     "reasoned start, none, equal time": replace(NONE, equal_time=True, start="nano-base"),
+    "direct start, none, equal time": replace(NONE, equal_time=True, start="direct"),
     "reasoning, comparing": Arm("comparing.json"), "reasoning, no places": Arm("no_places.json"),
     "long, half reasoning": Arm("dose50.json", long=True),
     "long, half reasoning, asked without": Arm(of="long, half reasoning", reasoning=False),
@@ -78,17 +79,39 @@ ARMS = {
     "reasoning, RL": Arm(reward="reasoning"),
     "none, RL": Arm(reasoning=False, reward="none, equal time"),
 }  # fmt: skip
-SECTIONS = {
-    "hops": ("Accuracy by number of hops", ["reasoning", "none", "none, equal time"]),
-    "grounding": ("Without the grounding loss", [name for name, arm in ARMS.items() if not arm.grounding]),
-    "start": ("A starting point that has reasoned", ["reasoned start, reasoning", "reasoned start, none, equal time"]),
-    "dose": ("Share of samples with reasoning", ["none", "25 %", "50 %", "75 %", "reasoning"]),
-    "dose_direct": ("The same models, asked without", ["none", *(f"{share} %, asked without" for share in (25, 50, 75))]),
-    "steps": ("One step left out", ["reasoning", *(f"without step {key}" for key in STEPS)]),
-    "long": ("Longer training", [
-        "long, half reasoning", "long, none, equal time", "long, half reasoning, asked without"]),
-    "variants": ("Other wordings", ["reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places"]),
-    "rl": ("Reinforcement learning", ["reasoning, RL", "reasoning", "none, RL", "none, equal time"]),
+# As long as the stages that made nano-base of the pointing start: 5,086 CPU s (docs/nano-base, 5_chains and 6_longer).
+DIRECT_STEPS = 6900
+SECTIONS = {  # title, arms, what the arms are
+    "hops": (
+        "Accuracy by number of hops", ["reasoning", "none", "none, equal time"],
+        "The steps at equal time are those that fit in the CPU time of reasoning."),
+    "grounding": (
+        "Without the grounding loss", [name for name, arm in ARMS.items() if not arm.grounding],
+        "The arms of the first section, trained without the loss that ties the attention of names to their objects."),
+    "start": (
+        "A starting point that has reasoned",
+        ["reasoned start, reasoning", "reasoned start, none, equal time", "direct start, none, equal time"],
+        "The reasoned start is nano-base, which the start of the other sections became on 8,000 scenes, half of whose "
+        "samples were with reasoning. The direct start is what it became on the same scenes in the same time without."),
+    "dose": (
+        "Share of samples with reasoning", ["none", "25 %", "50 %", "75 %", "reasoning"],
+        "Asked to reason, but for the first arm, which never has."),
+    "dose_direct": (
+        "The same models, asked without", ["none", *(f"{share} %, asked without" for share in (25, 50, 75))],
+        "The models of the section before, asked to point at once."),
+    "steps": (
+        "One step left out", ["reasoning", *(f"without step {key}" for key in STEPS)],
+        "Trained on, and answering with, reasoning that lacks the step."),
+    "long": (
+        "Longer training", ["long, half reasoning", "long, none, equal time", "long, half reasoning, asked without"],
+        "Three times as many steps as the other sections, at twice the rate; half of the samples with reasoning."),
+    "variants": (
+        "Other wordings", ["reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places"],
+        "Comparing: the second step first says of every object of the noun where it lies. No places: objects are named "
+        "and not located."),
+    "rl": (
+        "Reinforcement learning", ["reasoning, RL", "reasoning", "none, RL", "none, equal time"],
+        "After the arms of the first section, on scenes made anew; CPU seconds of that stage alone."),
 }  # fmt: skip
 
 
@@ -185,6 +208,20 @@ class Experiment:
         for name, steps, settings in stages:
             self.train(f"nano_{name}", folder / f"start_{name}", max_steps=steps // self.size.pretraining, **settings)
 
+    def direct_start(self) -> None:
+        """Train the pointing start as long as nano-base was trained after it, on its scenes and without reasoning."""
+        folder, absent = self.out / "train" / "start_direct", self.out / "absent"
+        if (folder / "model.safetensors").exists():
+            return
+        self.run("data.scenes.generate", "--config", "configs/scenes/nano_quickstart.yaml", "--size", 128, "--views", 1,
+                 "--workers", 2, "--out", absent, "--scenes", self.size.scenes, "--seed", 201, log="absent")  # fmt: skip
+        samples = [(path.name, one) for path in (self.data, absent) for one in read_json(path / "data.json")]
+        named = [{**one, **{key: f"{name}/{one[key]}" for key in ("id", "image")}} for name, one in samples]
+        self._write("direct.json", named)
+        steps = DIRECT_STEPS // self.size.pretraining
+        self.train("nano_pointing", folder, data=self.data / "direct.json", image_folder=self.out, max_steps=steps,
+                   model=self.out / "train" / "start_pointing", muon_learning_rate=0.01)  # fmt: skip
+
     def equal_time_steps(self, long: bool) -> int:
         """Steps without reasoning in the CPU time of those with it, by the first seed."""
         reasoning, none = (read_json(self.scores(name, 0))["cpu_seconds"] for name in ("reasoning", "none"))
@@ -200,7 +237,8 @@ class Experiment:
             self.train("grpo_nano", folder, model=self.model(arm.reward, seed), seed=seed, max_steps=self.size.rl_steps,
                        **{"grpo.reasoning": str(arm.reasoning).lower(), **scenes})  # fmt: skip
         elif not arm.of:
-            starts = {"nano-base": ROOT / "trace/assets/nano-base", "pointing": self.out / "train" / "start_pointing"}
+            starts = {key: self.out / "train" / f"start_{key}" for key in ("pointing", "direct")}
+            starts["nano-base"] = ROOT / "trace/assets/nano-base"
             steps = self.size.long if arm.long else self.size.steps
             settings = {"max_steps": self.equal_time_steps(arm.long) if arm.equal_time else steps, "seed": seed}
             if arm.start == "pointing":  # the rates of configs/train_nano.yaml keep what nano-base knows
@@ -233,7 +271,7 @@ class Experiment:
 
     def section(self, key: str) -> str:
         """Compare the arms of a section; return its part of the page."""
-        title, names = SECTIONS[key]
+        title, names, note = SECTIONS[key]
         seeds, questions = self.finished(key), self.questions().values()
         runs = {name: [read_json(self.scores(name, seed)) for seed in seeds] for name in names}
         scores = {name: np.array([one["scores"] for one in runs[name]]) for name in names}  # [seeds, questions]
@@ -260,7 +298,7 @@ class Experiment:
         picture = self.page.parent / "images" / f"nano_{key}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
         save_figure(draw_groups(bars, list(chosen), f"{title}: point accuracy, %"), picture)
-        counted = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} an arm."
+        counted = f"{note} {len(seeds)} seed{'s' if len(seeds) > 1 else ''} an arm."
         lines = [f"## {title}", f"![{title}](images/{picture.name})", counted, _table(rows)]
         return "\n\n".join([*lines, _trend([scores[name].mean(1) for name in names])] if key == "dose" else lines)
 
@@ -381,6 +419,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = list(dict.fromkeys(trained))
     if trained:
         experiment.pointing_start()
+    if any(ARMS[name].start == "direct" for name, _ in trained):
+        experiment.direct_start()
     # equal time is known after the first two arms, and reinforcement learning starts from finished ones
     first = [job for job in trained if job[0] in ("reasoning", "none")]
     in_parallel(experiment.fit, first)
@@ -388,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     in_parallel(experiment.fit, [job for job in trained if job not in first])
     in_parallel(experiment.fit, [job for job in jobs if ARMS[job[0]].reward])
     in_parallel(experiment.ask, [job for job in jobs if job not in first])
-    parts = [HEAD, *map(experiment.section, filter(experiment.finished, sections))]
+    parts = [HEAD.format(steps=experiment.size.steps), *map(experiment.section, filter(experiment.finished, sections))]
     parts += [experiment.attention()] if "attention" in args.sections else []
     experiment.page.parent.mkdir(parents=True, exist_ok=True)
     experiment.page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
