@@ -52,7 +52,7 @@ class Arm:
 
     data: str = ""  # training file in OUT/data
     reasoning: bool = True  # whether its answers reason
-    equal_time: bool = False  # as many steps as fit in the CPU time of `reasoning`, instead of STEPS
+    equal_time: bool = False  # as many steps as fit in the CPU time of the same arm with reasoning
     grounding: bool = True
     long: bool = False  # LONG steps at twice the rate, instead of STEPS
     start: str = "pointing"  # at single relations, never reasoned; "direct": at chains as well; "nano-base": both ways
@@ -78,6 +78,7 @@ ARMS = {
     "long, none, equal time": replace(NONE, equal_time=True, long=True),
     "reasoning, RL": Arm(reward="reasoning"),
     "none, RL": Arm(reasoning=False, reward="none, equal time"),
+    "none, RL, equal time": Arm(reasoning=False, reward="none, equal time", equal_time=True),
 }  # fmt: skip
 # As long as the stages that made nano-base of the pointing start: 5,086 CPU s (docs/nano-base, 5_chains and 6_longer).
 DIRECT_STEPS = 6900
@@ -110,8 +111,8 @@ SECTIONS = {  # title, arms, what the arms are
         "Comparing: the second step first says of every object of the noun where it lies. No places: objects are named "
         "and not located."),
     "rl": (
-        "Reinforcement learning", ["reasoning, RL", "reasoning", "none, RL", "none, equal time"],
-        "After the arms of the first section, on scenes made anew; CPU seconds of that stage alone."),
+        "Reinforcement learning", ["reasoning, RL", "reasoning", "none, RL", "none, RL, equal time", "none, equal time"],
+        "On scenes made anew, after the arms of the first section that stand beside it; CPU seconds of the last stage."),
 }  # fmt: skip
 
 
@@ -215,32 +216,34 @@ class Experiment:
             return
         self.run("data.scenes.generate", "--config", "configs/scenes/nano_quickstart.yaml", "--size", 128, "--views", 1,
                  "--workers", 2, "--out", absent, "--scenes", self.size.scenes, "--seed", 201, log="absent")  # fmt: skip
-        samples = [(path.name, one) for path in (self.data, absent) for one in read_json(path / "data.json")]
-        named = [{**one, **{key: f"{name}/{one[key]}" for key in ("id", "image")}} for name, one in samples]
-        self._write("direct.json", named)
+        sources = [{"name": one.name, "kind": "llava", "path": f"{one.name}/data.json"} for one in (self.data, absent)]
+        write_json(self.out / "direct.yaml", {"seed": 0, "sources": sources})  # JSON is YAML
+        self.run("data.mix", "--config", self.out / "direct.yaml", "--data-root", self.out, "--images", self.out,
+                 "--out", self.data / "direct.json", log="direct")  # fmt: skip
         steps = DIRECT_STEPS // self.size.pretraining
         self.train("nano_pointing", folder, data=self.data / "direct.json", image_folder=self.out, max_steps=steps,
                    model=self.out / "train" / "start_pointing", muon_learning_rate=0.01)  # fmt: skip
 
-    def equal_time_steps(self, long: bool) -> int:
+    def equal_time_steps(self, arm: Arm) -> int:
         """Steps without reasoning in the CPU time of those with it, by the first seed."""
-        reasoning, none = (read_json(self.scores(name, 0))["cpu_seconds"] for name in ("reasoning", "none"))
-        if long:  # half of the samples of a long arm have reasoning
+        names = ("reasoning, RL", "none, RL") if arm.reward else ("reasoning", "none")
+        reasoning, none = (read_json(self.scores(name, 0))["cpu_seconds"] for name in names)
+        if arm.long:  # half of the samples of a long arm have reasoning
             return round(self.size.long * (reasoning / none + 1) / 2)
-        return round(self.size.steps * reasoning / none)
+        return round((self.size.rl_steps if arm.reward else self.size.steps) * reasoning / none)
 
     def fit(self, name: str, seed: int) -> None:
         """Train an arm, if it has a model of its own."""
         arm, folder = ARMS[name], self.model(name, seed)
+        steps = self.size.rl_steps if arm.reward else self.size.long if arm.long else self.size.steps
+        settings: dict[str, Any] = {"max_steps": self.equal_time_steps(arm) if arm.equal_time else steps, "seed": seed}
         if arm.reward:
             scenes = {"grpo.scenes.config": "configs/scenes/nano_chain.yaml", "grpo.scenes.seed": 9000 + 1000 * seed}
-            self.train("grpo_nano", folder, model=self.model(arm.reward, seed), seed=seed, max_steps=self.size.rl_steps,
-                       **{"grpo.reasoning": str(arm.reasoning).lower(), **scenes})  # fmt: skip
+            settings |= {"grpo.reasoning": str(arm.reasoning).lower(), **scenes}
+            self.train("grpo_nano", folder, model=self.model(arm.reward, seed), **settings)
         elif not arm.of:
             starts = {key: self.out / "train" / f"start_{key}" for key in ("pointing", "direct")}
             starts["nano-base"] = ROOT / "trace/assets/nano-base"
-            steps = self.size.long if arm.long else self.size.steps
-            settings = {"max_steps": self.equal_time_steps(arm.long) if arm.equal_time else steps, "seed": seed}
             if arm.start == "pointing":  # the rates of configs/train_nano.yaml keep what nano-base knows
                 settings |= {"muon_learning_rate": 0.01 if arm.long else 0.005, "learning_rate": 1.5e-3}
             if not arm.grounding:
@@ -392,6 +395,12 @@ def _trend(accuracies: Sequence[Any]) -> str:
     return f"Page's trend test over {len(runs)} seeds: growing p = {up.pvalue:.2g}, falling p = {down.pvalue:.2g}."
 
 
+def _turn(name: str) -> int:
+    """When an arm is trained: equal time is known after two arms, and reinforcement learning starts from finished ones."""
+    arm = ARMS[ARMS[name].of or name]
+    return 2 + arm.equal_time if arm.reward else int(name not in ("reasoning", "none"))
+
+
 def in_parallel(step: Callable[[str, int], object], jobs: Sequence[tuple[str, int]]) -> None:
     """Run a step of arms two at a time; the first failure ends the program after the arms that run."""
     with ThreadPoolExecutor(2) as pool:
@@ -414,20 +423,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = {"reasoning", "none", *(name for key in sections for name in SECTIONS[key][1])}
     jobs = [(name, seed) for seed in range(experiment.size.seeds) for name in ARMS if name in wanted]
     jobs = [job for job in jobs if not experiment.scores(*job).exists()]
-    trained = [(ARMS[name].of or ARMS[name].reward or name, seed) for name, seed in jobs]
+    trained = [(one, seed) for name, seed in jobs for one in (ARMS[name].reward, ARMS[name].of or name) if one]
     trained += [("reasoning", 0)] if "attention" in args.sections else []
     trained = list(dict.fromkeys(trained))
     if trained:
         experiment.pointing_start()
     if any(ARMS[name].start == "direct" for name, _ in trained):
         experiment.direct_start()
-    # equal time is known after the first two arms, and reinforcement learning starts from finished ones
-    first = [job for job in trained if job[0] in ("reasoning", "none")]
-    in_parallel(experiment.fit, first)
-    in_parallel(experiment.ask, [job for job in first if job in jobs])
-    in_parallel(experiment.fit, [job for job in trained if job not in first])
-    in_parallel(experiment.fit, [job for job in jobs if ARMS[job[0]].reward])
-    in_parallel(experiment.ask, [job for job in jobs if job not in first])
+    for number in range(4):
+        in_parallel(experiment.fit, [job for job in trained if _turn(job[0]) == number])
+        in_parallel(experiment.ask, [job for job in jobs if _turn(job[0]) == number])
     parts = [HEAD.format(steps=experiment.size.steps), *map(experiment.section, filter(experiment.finished, sections))]
     parts += [experiment.attention()] if "attention" in args.sections else []
     experiment.page.parent.mkdir(parents=True, exist_ok=True)
