@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from trace_vlm.attention.interventions import effect_rows, read_effects
 from trace_vlm.attention.summary import tables
 from trace_vlm.core.reasoning import STEPS, parse, render
+from trace_vlm.data.scenes.questions.view import deepest_point
 from trace_vlm.data.scenes.wording import relation_phrase
 from trace_vlm.drawing.canvas import save_figure
 from trace_vlm.drawing.figures import draw_groups
@@ -73,6 +75,7 @@ ARMS = {
     "reasoned start, none, equal time": replace(NONE, equal_time=True, start="nano-base"),
     "direct start, none, equal time": replace(NONE, equal_time=True, start="direct"),
     "reasoning, comparing": Arm("comparing.json"), "reasoning, no places": Arm("no_places.json"),
+    "reasoning, area placed": Arm("area_placed.json"),
     "long, half reasoning": Arm("dose50.json", long=True),
     "long, half reasoning, asked without": Arm(of="long, half reasoning", reasoning=False),
     "long, none, equal time": replace(NONE, equal_time=True, long=True),
@@ -107,9 +110,10 @@ SECTIONS = {  # title, arms, what the arms are
         "Longer training", ["long, half reasoning", "long, none, equal time", "long, half reasoning, asked without"],
         "Three times as many steps as the other sections, at twice the rate; half of the samples with reasoning."),
     "variants": (
-        "Other wordings", ["reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places"],
+        "Other wordings",
+        ["reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places", "reasoning, area placed"],
         "Comparing: the second step first says of every object of the noun where it lies. No places: objects are named "
-        "and not located."),
+        "and not located. Area placed: the second step also says where the middle of free space is."),
     "rl": (
         "Reinforcement learning", ["reasoning, RL", "reasoning", "none, RL", "none, RL, equal time", "none, equal time"],
         "On scenes made anew, after the arms of the first section that stand beside it; CPU seconds of the last stage."),
@@ -183,6 +187,7 @@ class Experiment:
                      "--reasoner", "rules", "--decimals", 2, log="no_places")  # fmt: skip
         views = {view["view"]: view for _, view in read_jsonl(self.data / "views.jsonl")}
         self._write("comparing.json", [_comparing(sample, views[sample["meta"]["view"]]) for sample in reasoned])
+        self._write("area_placed.json", [_area_placed(sample, self.data) for sample in reasoned])
 
     def _write(self, name: str, samples: Sequence[Any]) -> None:
         if not (self.data / name).exists():
@@ -340,9 +345,26 @@ def _without(sample: dict[str, Any], key: str) -> dict[str, Any]:
     return {**sample, "conversations": [question, {**answer, "value": text}]}
 
 
+def _with_target(sample: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A sample whose second step is changed."""
+    question, answer = sample["conversations"]
+    response = parse(answer["value"])
+    steps = {step.key: step.text for step in response.steps}
+    text = render(steps | {"target": change(steps["target"])}, response.points, 2)
+    return {**sample, "conversations": [question, {**answer, "value": text}]}
+
+
+def _area_placed(sample: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A sample of free space whose second step also says where the middle of the area is."""
+    if sample["meta"]["task"] != "free_space":
+        return sample
+    x, y = deepest_point(np.array(Image.open(folder / sample["meta"]["mask"])) > 0)
+    return _with_target(sample, lambda target: f"{target} Its middle is at ({x:.2f}, {y:.2f}).")
+
+
 def _comparing(sample: dict[str, Any], view: dict[str, Any]) -> dict[str, Any]:
     """A sample whose second step first says, for every object of the noun, where it lies from the reference."""
-    meta, (question, answer) = sample["meta"], sample["conversations"]
+    meta = sample["meta"]
     if not meta["target"] or not meta["relation"]:
         return sample
     reference = meta["hops"][-2]["instance"] if len(meta["hops"]) > 1 else meta["references"][0]["instance"]
@@ -360,10 +382,7 @@ def _comparing(sample: dict[str, Any], view: dict[str, Any]) -> dict[str, Any]:
             verb = f"lies {relation_phrase(lies)}" if lies != meta["relation"] or item["instance"] == meta["target"][
                 "instance"] else f"does not lie {relation_phrase(lies)}"  # fmt: skip
             said.append(f"The {item['category']} at ({x:.2f}, {y:.2f}) {verb} it.")
-    response = parse(answer["value"])
-    steps = {step.key: step.text for step in response.steps}
-    steps["target"] = " ".join([*said, steps["target"]])
-    return {**sample, "conversations": [question, {**answer, "value": render(steps, response.points, 2)}]}
+    return _with_target(sample, lambda target: " ".join([*said, target]))
 
 
 def _cpu_seconds(log: Path) -> float:
