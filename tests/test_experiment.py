@@ -5,8 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 from shell import ROOT
+
+from trace_vlm.core.points import Point
+from trace_vlm.core.reasoning import render
 
 IMAGES, SEEDS = 12, 3
 KINDS = ["direct", "relational", "chain 2", "free"]
@@ -73,3 +77,18 @@ def test_a_section_waits_for_all_its_arms_and_equal_time_is_that_of_the_first_se
     for name, seconds in (("reasoning, RL", 480.0), ("none, RL", 120.0)):
         made.scores(name, 0).write_text(json.dumps({"cpu_seconds": seconds}))
     assert made.equal_time_steps(module.ARMS["none, RL, equal time"]) == 4 * made.size.rl_steps
+
+
+def test_the_middle_of_free_space_is_placed_and_nothing_else_changes(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    wordings = importlib.import_module("experiment_wordings")
+    mask = np.zeros((40, 80), dtype=np.uint8)
+    mask[10:31, 20:41] = 255  # its middle is the pixel (30, 20)
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    answer = render({"reference": "The red mug.", "target": "Left of it.", "output": "On it."}, [Point(0.3, 0.4)], 2)
+    turns = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": answer}]
+    sample = {"id": "a", "conversations": turns, "meta": {"task": "free_space", "mask": "mask.png"}}
+    placed = wordings.area_placed(sample, tmp_path)["conversations"][1]["value"]
+    assert placed == answer.replace("Left of it.", "Left of it. Its middle is at (0.38, 0.51).")
+    other = {**sample, "meta": {"task": "object_reference"}}
+    assert wordings.area_placed(other, tmp_path) == other
