@@ -22,12 +22,13 @@ mkdir -p "$OUT" 2>/dev/null && [[ -w $OUT ]] || die "the output folder $OUT cann
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 # the two cores get a process each
 trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT # what runs in the background ends with the script
 
-module() { "$PY" -m "trace_vlm.$@"; }
+BACKGROUND=
+module() { ${BACKGROUND:+exec} "$PY" -m "trace_vlm.$@"; } # in the background Python itself is the job that the trap ends
 step() { printf '\n== %s\n' "$*"; }
 scenes() { module data.scenes.generate --config configs/scenes/nano_quickstart.yaml --size 128 --views 1 --workers 2 "$@"; }
-train() { # arm, training file, steps
-  module train.train --config configs/train_nano.yaml --set model="$START" data="$OUT/data/$2" image_folder="$OUT/data" \
-    output_dir="$OUT/train/$1" max_steps="$3"
+train() { # arm, starting point, training file, steps
+  module train.train --config configs/train_nano.yaml --set model="$2" data="$OUT/data/$3" image_folder="$OUT/data" \
+    output_dir="$OUT/train/$1" max_steps="$4"
 }
 answer() { # arm, --reasoning | --no-reasoning
   module eval.model_vqa --model "$OUT/train/$1" --images "$OUT/bench/images" --batch-size 64 "$2" \
@@ -42,10 +43,10 @@ step "reasoning, written from what each scene knows"
 [[ -f $OUT/data/cor.json ]] ||
   module data.cor.build --data "$OUT/data/data.json" --out "$OUT/data/cor.json" --reasoner rules --coordinates --decimals 2
 
-START=trace/assets/nano-base
+START=trace/assets/nano-base DIRECT_START=trace/assets/nano-direct # trained as long on the same scenes without reasoning
 if ((SCRATCH)); then
   step "the starting point, from nothing: vision, names and places, pointing (an hour or more)"
-  START=$OUT/train/pointing
+  START=$OUT/train/pointing DIRECT_START=$OUT/train/pointing
   CAPTIONS=$OUT/data/captions.json
   stage() { module train.train --config "configs/nano_$1.yaml" --set output_dir="$OUT/train/$1" image_folder="$OUT/data" "${@:2}"; }
   [[ -f $CAPTIONS ]] || module data.scenes.captions --data "$OUT/data" --out "$CAPTIONS"
@@ -55,9 +56,9 @@ if ((SCRATCH)); then
 fi
 
 step "fine-tuning with reasoning (its log: $OUT/train_cor.log) and, beside it, without"
-train cor cor.json "$STEPS" >>"$OUT/train_cor.log" 2>&1 &
+BACKGROUND=1 train cor "$START" cor.json "$STEPS" >>"$OUT/train_cor.log" 2>&1 &
 COR=$!
-train no_cor data.json "$STEPS"
+train no_cor "$DIRECT_START" data.json "$STEPS"
 
 step "and without reasoning once more, for as long as reasoning takes"
 LONGER=$("$PY" - "$OUT/train/cor/log.jsonl" "$OUT/train/no_cor/run.json" "$OUT/train/no_cor_time/run.json" <<'PYTHON'
@@ -71,7 +72,7 @@ else:
     print(round(no_cor["steps"] * (cor["cpu_seconds"] / cor["step"]) / (no_cor["cpu_seconds"] / no_cor["steps"])))
 PYTHON
 )
-(train no_cor_time data.json "$LONGER" && answer no_cor_time --no-reasoning) >>"$OUT/train_no_cor_time.log" 2>&1 &
+BACKGROUND=1 train no_cor_time "$DIRECT_START" data.json "$LONGER" >>"$OUT/train_no_cor_time.log" 2>&1 &
 TIME=$!
 wait "$COR" || die "fine-tuning with reasoning failed; see $OUT/train_cor.log"
 
@@ -83,6 +84,7 @@ step "attention at each step of the reasoning"
   --end-idx 84 --every 7 --resume  # 12 questions of all kinds about 12 images, which have six each
 step "waiting for the longer fine-tuning without reasoning (its log: $OUT/train_no_cor_time.log)"
 wait "$TIME" || die "fine-tuning without reasoning failed; see $OUT/train_no_cor_time.log"
+answer no_cor_time --no-reasoning
 
 step "accuracy"
 LABELS=(reasoning "no reasoning" "no reasoning, equal time") # the first one is what the others are compared with

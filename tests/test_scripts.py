@@ -187,3 +187,20 @@ def test_a_mistake_shows_before_processes_start(cluster):
     executable(cluster.parent / "venv/bin/python", 'echo "error: data: the file x does not exist" >&2; exit 2')
     done = start(cluster, "train_13b_fft.sh", "x", "b", "c")
     assert one_sentence(done) == "error: data: the file x does not exist\n"
+
+
+def test_what_the_quickstart_runs_in_the_background_ends_with_it(tmp_path):
+    """Fine-tuning without reasoning fails while the one with reasoning runs."""
+    job = f"trap 'touch {tmp_path}/ended; exit' TERM; touch {tmp_path}/begun; for i in {{1..6000}}; do sleep 0.01; done"
+    executable(tmp_path / "venv/bin/python", f"""case $* in
+        *trace_vlm*train/cor*) {job} ;;
+        *trace_vlm*train/no_cor*) until [[ -e {tmp_path}/begun ]]; do sleep 0.01; done; exit 3 ;;
+        "-m trace_vlm"*) ;;
+        *) exec {sys.executable} "$@" ;;
+    esac""")  # fmt: skip
+    done = bash("scripts/quickstart.sh", tmp_path / "out", cwd=tmp_path, TRACE_VENV=str(tmp_path / "venv"))
+    assert done.returncode == 3, done.stderr
+    limit = time.monotonic() + 120
+    while not (tmp_path / "ended").exists():
+        assert time.monotonic() < limit, "the job in the background was not ended"
+        time.sleep(0.01)
