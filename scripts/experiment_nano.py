@@ -52,10 +52,10 @@ class Arm:
 
     data: str = ""  # training file in OUT/data
     reasoning: bool = True  # whether its answers reason
-    equal_time: bool = False  # as many steps as fit in the CPU time of the same arm with reasoning
+    equal_time: bool = False  # as many steps as fit in the CPU time of the arm it is compared with
     grounding: bool = True
     long: bool = False  # LONG steps at twice the rate, instead of STEPS
-    start: str = "pointing"  # at single relations, never reasoned; "direct": at chains as well; "nano-base": both ways
+    start: str = "pointing"  # at single relations, never reasoned; one of STARTS; "nano-base": both ways
     reward: str = ""  # the arm that reinforcement learning starts from
     of: str = ""
 
@@ -69,11 +69,13 @@ ARMS = {
     **{f"{share} %": Arm(f"dose{share}.json") for share in (25, 50, 75)},
     **{f"{share} %, asked without": Arm(of=f"{share} %", reasoning=False) for share in (25, 50, 75)},
     **{f"without step {key}": Arm(f"without_{key}.json") for key in STEPS},
-    "reasoned start, reasoning": Arm("cor.json", start="nano-base"),
-    "reasoned start, none, equal time": replace(NONE, equal_time=True, start="nano-base"),
+    "reasoning start, reasoning": Arm("cor.json", start="reasoning"),
     "direct start, none, equal time": replace(NONE, equal_time=True, start="direct"),
+    "mixed start, reasoning": Arm("cor.json", start="nano-base"),
+    "mixed start, none, equal time": replace(NONE, equal_time=True, start="nano-base"),
     "reasoning, comparing": Arm("comparing.json"), "reasoning, no places": Arm("no_places.json"),
     "reasoning, area placed": Arm("area_placed.json"),
+    "long, reasoning, equal time": Arm("cor.json", equal_time=True, long=True),
     "long, half reasoning": Arm("dose50.json", long=True),
     "long, half reasoning, asked without": Arm(of="long, half reasoning", reasoning=False),
     "long, none, equal time": replace(NONE, equal_time=True, long=True),
@@ -81,8 +83,9 @@ ARMS = {
     "none, RL": Arm(reasoning=False, reward="none, equal time"),
     "none, RL, equal time": Arm(reasoning=False, reward="none, equal time", equal_time=True),
 }  # fmt: skip
-# As long as the stages that made nano-base of the pointing start: 5,086 CPU s (docs/nano-base, 5_chains and 6_longer).
-DIRECT_STEPS = 6900
+# Steps that fit in 4,900 CPU s, about the time of the stages that made nano-base of the pointing start (docs/nano-base,
+# 5_chains and 6_longer: 5,086).
+STARTS = {"reasoning": 2900, "direct": 6900}
 SECTIONS = {  # title, arms, what the arms are
     "hops": (
         "Accuracy by number of hops", ["reasoning", "none", "none, equal time"],
@@ -91,10 +94,11 @@ SECTIONS = {  # title, arms, what the arms are
         "Without the grounding loss", [name for name, arm in ARMS.items() if not arm.grounding],
         "The arms of the first section, trained without the loss that ties the attention of names to their objects."),
     "start": (
-        "A starting point that has reasoned",
-        ["reasoned start, reasoning", "reasoned start, none, equal time", "direct start, none, equal time"],
-        "The reasoned start is nano-base, which the start of the other sections became on 8,000 scenes, half of whose "
-        "samples were with reasoning. The direct start is what it became on the same scenes in the same time without."),
+        "Longer trained starting points",
+        ["reasoning start, reasoning", "direct start, none, equal time", "mixed start, reasoning",
+         "mixed start, none, equal time"],
+        "Each start is the start of the other sections after about 4,900 CPU seconds on 8,000 scenes: reasoning in all "
+        "samples, in none, or in half of them (mixed: nano-base)."),
     "dose": (
         "Share of samples with reasoning", ["none", "25 %", "50 %", "75 %", "reasoning"],
         "Asked to reason, but for the first arm, which never has."),
@@ -105,8 +109,11 @@ SECTIONS = {  # title, arms, what the arms are
         "One step left out", ["reasoning", *(f"without step {key}" for key in STEPS)],
         "Trained on, and answering with, reasoning that lacks the step."),
     "long": (
-        "Longer training", ["long, half reasoning", "long, none, equal time", "long, half reasoning, asked without"],
-        "Three times as many steps as the other sections, at twice the rate; half of the samples with reasoning."),
+        "Longer training",
+        ["long, reasoning, equal time", "long, none, equal time", "long, half reasoning",
+         "long, half reasoning, asked without"],
+        "Three times as many steps as the other sections with half of the samples with reasoning, and as many as fit in "
+        "that time with all and with none; twice the rate."),
     "variants": (
         "Other wordings",
         ["reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places", "reasoning, area placed"],
@@ -168,9 +175,7 @@ class Experiment:
         )
         self.run("data.scenes.generate", *scenes, "--out", self.bench, "--scenes", self.size.held_out, "--seed", 302,
                  "--benchmark", log="bench")  # fmt: skip
-        if not (self.data / "cor.json").exists():
-            self.run("data.cor.build", "--data", self.data / "data.json", "--out", self.data / "cor.json", "--reasoner",
-                     "rules", "--coordinates", "--decimals", 2, log="cor")  # fmt: skip
+        self._reason(self.data, "cor.json", "--coordinates")
         direct, reasoned = (json.loads((self.data / name).read_text()) for name in ("data.json", "cor.json"))
         by_id = {sample["id"]: sample for sample in reasoned}
         order = np.random.default_rng(0).permutation(len(direct))
@@ -180,12 +185,16 @@ class Experiment:
             self._write(f"dose{share}.json", mixed)
         for key in STEPS:
             self._write(f"without_{key}.json", [without(sample, key) for sample in reasoned])
-        if not (self.data / "no_places.json").exists():
-            self.run("data.cor.build", "--data", self.data / "data.json", "--out", self.data / "no_places.json",
-                     "--reasoner", "rules", "--decimals", 2, log="no_places")  # fmt: skip
+        self._reason(self.data, "no_places.json")
         views = {view["view"]: view for _, view in read_jsonl(self.data / "views.jsonl")}
         self._write("comparing.json", [comparing(sample, views[sample["meta"]["view"]]) for sample in reasoned])
         self._write("area_placed.json", [area_placed(sample, self.data) for sample in reasoned])
+
+    def _reason(self, folder: Path, name: str, *options: str) -> None:
+        """Write reasoning to the samples of a folder, into another file of it."""
+        if not (folder / name).exists():
+            self.run("data.cor.build", "--data", folder / "data.json", "--out", folder / name, "--reasoner", "rules",
+                     "--decimals", 2, *options, log=f"{folder.name}_{name}")  # fmt: skip
 
     def _write(self, name: str, samples: Sequence[Any]) -> None:
         if not (self.data / name).exists():
@@ -212,27 +221,34 @@ class Experiment:
         for name, steps, settings in stages:
             self.train(f"nano_{name}", folder / f"start_{name}", max_steps=steps // self.size.pretraining, **settings)
 
-    def direct_start(self) -> None:
-        """Train the pointing start as long as nano-base was trained after it, on its scenes and without reasoning."""
-        folder, absent = self.out / "train" / "start_direct", self.out / "absent"
-        if (folder / "model.safetensors").exists():
+    def longer_starts(self, keys: Sequence[str]) -> None:
+        """Train the pointing start on as many scenes as nano-base, all of them with reasoning or all without."""
+        keys = [key for key in keys if not (self.out / "train" / f"start_{key}" / "model.safetensors").exists()]
+        if not keys:
             return
+        absent = self.out / "absent"
         self.run("data.scenes.generate", "--config", "configs/scenes/nano_quickstart.yaml", "--size", 128, "--views", 1,
                  "--workers", 2, "--out", absent, "--scenes", self.size.scenes, "--seed", 201, log="absent")  # fmt: skip
-        sources = [{"name": one.name, "kind": "llava", "path": f"{one.name}/data.json"} for one in (self.data, absent)]
-        write_json(self.out / "direct.yaml", {"seed": 0, "sources": sources})  # JSON is YAML
-        self.run("data.mix", "--config", self.out / "direct.yaml", "--data-root", self.out, "--images", self.out,
-                 "--out", self.data / "direct.json", log="direct")  # fmt: skip
-        steps = DIRECT_STEPS // self.size.pretraining
-        self.train("nano_pointing", folder, data=self.data / "direct.json", image_folder=self.out, max_steps=steps,
-                   model=self.out / "train" / "start_pointing", muon_learning_rate=0.01)  # fmt: skip
+        self._reason(absent, "cor.json", "--coordinates")
+        for key in keys:
+            name = "cor.json" if key == "reasoning" else "data.json"
+            sources = [{"name": one.name, "kind": "llava", "path": f"{one.name}/{name}"} for one in (self.data, absent)]
+            write_json(self.out / f"{key}.yaml", {"seed": 0, "sources": sources})  # JSON is YAML
+            self.run("data.mix", "--config", self.out / f"{key}.yaml", "--data-root", self.out, "--images", self.out,
+                     "--out", self.data / f"start_{key}.json", log=f"mix_{key}")  # fmt: skip
+        in_parallel(self._longer_start, [(key,) for key in keys])
+
+    def _longer_start(self, key: str) -> None:
+        self.train("nano_pointing", self.out / "train" / f"start_{key}", data=self.data / f"start_{key}.json",
+                   image_folder=self.out, model=self.out / "train" / "start_pointing", muon_learning_rate=0.01,
+                   max_steps=STARTS[key] // self.size.pretraining)  # fmt: skip
 
     def equal_time_steps(self, arm: Arm) -> int:
-        """Steps without reasoning in the CPU time of those with it, by the first seed."""
+        """Steps in the CPU time of the arm with reasoning, or of the long arm with half of it, by the first seed."""
         names = ("reasoning, RL", "none, RL") if arm.reward else ("reasoning", "none")
         reasoning, none = (read_json(self.scores(name, 0))["cpu_seconds"] for name in names)
         if arm.long:  # half of the samples of a long arm have reasoning
-            return round(self.size.long * (reasoning / none + 1) / 2)
+            return round(self.size.long * (reasoning + none) / 2 / (reasoning if arm.reasoning else none))
         return round((self.size.rl_steps if arm.reward else self.size.steps) * reasoning / none)
 
     def fit(self, name: str, seed: int) -> None:
@@ -245,7 +261,7 @@ class Experiment:
             settings |= {"grpo.reasoning": str(arm.reasoning).lower(), **scenes}
             self.train("grpo_nano", folder, model=self.model(arm.reward, seed), **settings)
         elif not arm.of:
-            starts = {key: self.out / "train" / f"start_{key}" for key in ("pointing", "direct")}
+            starts = {key: self.out / "train" / f"start_{key}" for key in ("pointing", *STARTS)}
             starts["nano-base"] = ROOT / "trace/assets/nano-base"
             if arm.start == "pointing":  # the rates of configs/train_nano.yaml keep what nano-base knows
                 settings |= {"muon_learning_rate": 0.01 if arm.long else 0.005, "learning_rate": 1.5e-3}
@@ -324,7 +340,11 @@ class Experiment:
         verdicts = "\n".join(f"- {one['part']}: {one['verdict']} ({one['why']})" for one in summary["verdicts"])
         blocks = [(title, rows) for title, rows in tables(summary)]
         blocks.append(("Edits of one step", effect_rows(read_effects(folder))))
-        parts = [f"{summary['questions']} answers about {summary['images']} images.", verdicts]
+        note = (
+            f"{summary['questions']} answers about {summary['images']} images by the first model of `reasoning`. "
+            "[Attention](../attention.md) explains the numbers and the edits. What TRACE publishes, on this model:"
+        )
+        parts = [note, verdicts]
         return "\n\n".join(
             ["## Attention and interventions", *parts, *(f"### {t}\n\n{_table(rows)}" for t, rows in blocks)]
         )
@@ -370,8 +390,8 @@ def _turn(name: str) -> int:
     return 2 + arm.equal_time if arm.reward else int(name not in ("reasoning", "none"))
 
 
-def in_parallel(step: Callable[[str, int], object], jobs: Sequence[tuple[str, int]]) -> None:
-    """Run a step of arms two at a time; the first failure ends the program after the arms that run."""
+def in_parallel(step: Callable[..., object], jobs: Sequence[tuple[Any, ...]]) -> None:
+    """Run a step two jobs at a time; the first failure ends the program after the jobs that run."""
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: step(*job), jobs))
 
@@ -397,8 +417,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trained = list(dict.fromkeys(trained))
     if trained:
         experiment.pointing_start()
-    if any(ARMS[name].start == "direct" for name, _ in trained):
-        experiment.direct_start()
+    experiment.longer_starts([key for key in STARTS if any(ARMS[name].start == key for name, _ in trained)])
     for number in range(4):
         in_parallel(experiment.fit, [job for job in trained if _turn(job[0]) == number])
         in_parallel(experiment.ask, [job for job in jobs if _turn(job[0]) == number])

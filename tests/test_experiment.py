@@ -73,7 +73,8 @@ def test_a_section_waits_for_all_its_arms_and_equal_time_is_that_of_the_first_se
         made.scores(name, 0).write_text(json.dumps({"cpu_seconds": seconds}))
     assert made.equal_time_steps(module.ARMS["none, equal time"]) == 2 * made.size.steps
     long = made.equal_time_steps(module.ARMS["long, none, equal time"])
-    assert long == 1.5 * made.size.long  # half of its answers are longer
+    assert long == 1.5 * made.size.long  # half of the answers of the arm it is compared with are longer
+    assert made.equal_time_steps(module.ARMS["long, reasoning, equal time"]) == 0.75 * made.size.long
     for name, seconds in (("reasoning, RL", 480.0), ("none, RL", 120.0)):
         made.scores(name, 0).write_text(json.dumps({"cpu_seconds": seconds}))
     assert made.equal_time_steps(module.ARMS["none, RL, equal time"]) == 4 * made.size.rl_steps
