@@ -3,7 +3,7 @@
 #
 #   bash scripts/experiment_nano.sh [OUT] [--quick] [--sections hops dose ...]     OUT is output/experiment_nano by default
 #
-# About sixteen CPU hours by estimate, two arms at a time; every stage continues where it was stopped, and an arm whose scores
+# About twenty CPU hours by estimate, two arms at a time; every stage continues where it was stopped, and an arm whose scores
 # are in OUT/scores is neither trained nor asked again. --quick takes minutes: few scenes and steps, one seed, and a page
 # in OUT alone, to try the commands out.
 set -euo pipefail
