@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from rendering import needs_gl
 from shell import BASH, ROOT, bash, executable, one_sentence
 
 from trace_vlm.train.config import load_config
@@ -189,6 +190,7 @@ def test_a_mistake_shows_before_processes_start(cluster):
     assert one_sentence(done) == "error: data: the file x does not exist\n"
 
 
+@needs_gl  # the quickstart looks for a renderer first
 def test_what_the_quickstart_runs_in_the_background_ends_with_it(tmp_path):
     """Fine-tuning without reasoning fails while the one with reasoning runs."""
     job = f"trap 'touch {tmp_path}/ended; exit' TERM; touch {tmp_path}/begun; for i in {{1..6000}}; do sleep 0.01; done"
