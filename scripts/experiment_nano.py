@@ -55,7 +55,7 @@ class Arm:
     equal_time: bool = False  # as many steps as fit in the CPU time of the arm it is compared with
     grounding: bool = True
     long: bool = False  # LONG steps at twice the rate, instead of STEPS
-    start: str = "pointing"  # at single relations, never reasoned; one of STARTS; "nano-base": both ways
+    start: str = "pointing"  # at single relations, never reasoned; or one of STARTS
     reward: str = ""  # the arm that reinforcement learning starts from
     of: str = ""
 
@@ -71,8 +71,6 @@ ARMS = {
     **{f"without step {key}": Arm(f"without_{key}.json") for key in STEPS},
     "reasoning start, reasoning": Arm("cor.json", start="reasoning"),
     "direct start, none, equal time": replace(NONE, equal_time=True, start="direct"),
-    "mixed start, reasoning": Arm("cor.json", start="nano-base"),
-    "mixed start, none, equal time": replace(NONE, equal_time=True, start="nano-base"),
     "reasoning, comparing": Arm("comparing.json"), "reasoning, no places": Arm("no_places.json"),
     "reasoning, area placed": Arm("area_placed.json"),
     "long, reasoning, equal time": Arm("cor.json", equal_time=True, long=True),
@@ -83,8 +81,7 @@ ARMS = {
     "none, RL": Arm(reasoning=False, reward="none, equal time"),
     "none, RL, equal time": Arm(reasoning=False, reward="none, equal time", equal_time=True),
 }  # fmt: skip
-# Steps that fit in 4,900 CPU s, about the time of the stages that made nano-base of the pointing start (docs/nano-base,
-# 5_chains and 6_longer: 5,086).
+# Steps that fit in 4,900 CPU s. In half precision these starts are nano and nano-direct, which ship.
 STARTS = {"reasoning": 2900, "direct": 6900}
 SECTIONS = {  # title, arms, what the arms are
     "hops": (
@@ -95,10 +92,9 @@ SECTIONS = {  # title, arms, what the arms are
         "The arms of the first section, trained without the loss that ties the attention of names to their objects."),
     "start": (
         "Longer trained starting points",
-        ["reasoning start, reasoning", "direct start, none, equal time", "mixed start, reasoning",
-         "mixed start, none, equal time"],
-        "Each start is the start of the other sections after about 4,900 CPU seconds on 8,000 scenes: reasoning in all "
-        "samples, in none, or in half of them (mixed: nano-base)."),
+        ["reasoning start, reasoning", "direct start, none, equal time"],
+        "Each start is the start of the other sections after about 4,900 CPU seconds on 8,000 scenes, with reasoning in "
+        "all samples (nano) or in none (nano-direct)."),
     "dose": (
         "Share of samples with reasoning", ["none", "25 %", "50 %", "75 %", "reasoning"],
         "Asked to reason, but for the first arm, which never has."),
@@ -201,7 +197,7 @@ class Experiment:
             write_json(self.data / name, list(samples))
 
     def pointing_start(self) -> None:
-        """Train a starting point that has pointed at one relation and never reasoned, as the first nano-base was."""
+        """Train a starting point that has pointed at one relation and never reasoned."""
         captions, folder = self.data / "captions.json", self.out / "train"
         if (folder / "start_pointing" / "model.safetensors").exists():
             return
@@ -222,7 +218,7 @@ class Experiment:
             self.train(f"nano_{name}", folder / f"start_{name}", max_steps=steps // self.size.pretraining, **settings)
 
     def longer_starts(self, keys: Sequence[str]) -> None:
-        """Train the pointing start on as many scenes as nano-base, all of them with reasoning or all without."""
+        """Train the pointing start on twice as many scenes, all of them with reasoning or all without."""
         keys = [key for key in keys if not (self.out / "train" / f"start_{key}" / "model.safetensors").exists()]
         if not keys:
             return
@@ -261,13 +257,11 @@ class Experiment:
             settings |= {"grpo.reasoning": str(arm.reasoning).lower(), **scenes}
             self.train("grpo_nano", folder, model=self.model(arm.reward, seed), **settings)
         elif not arm.of:
-            starts = {key: self.out / "train" / f"start_{key}" for key in ("pointing", *STARTS)}
-            starts["nano-base"] = ROOT / "trace/assets/nano-base"
-            if arm.start == "pointing":  # the rates of configs/train_nano.yaml keep what nano-base knows
+            if arm.start == "pointing":  # the rates of configs/train_nano.yaml keep what a longer trained start knows
                 settings |= {"muon_learning_rate": 0.01 if arm.long else 0.005, "learning_rate": 1.5e-3}
             if not arm.grounding:
                 settings |= {"grounding_loss": None}
-            settings |= {"model": starts[arm.start], "data": self.data / arm.data}
+            settings |= {"model": self.out / "train" / f"start_{arm.start}", "data": self.data / arm.data}
             self.train("train_nano", folder, **settings)
 
     def ask(self, name: str, seed: int) -> None:

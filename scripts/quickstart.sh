@@ -43,7 +43,7 @@ step "reasoning, written from what each scene knows"
 [[ -f $OUT/data/cor.json ]] ||
   module data.cor.build --data "$OUT/data/data.json" --out "$OUT/data/cor.json" --reasoner rules --coordinates --decimals 2
 
-START=trace/assets/nano-base DIRECT_START=trace/assets/nano-direct # trained as long on the same scenes without reasoning
+START=trace/assets/nano DIRECT_START=trace/assets/nano-direct # trained as long on the same scenes without reasoning
 if ((SCRATCH)); then
   step "the starting point, from nothing: vision, names and places, pointing (an hour or more)"
   START=$OUT/train/pointing DIRECT_START=$OUT/train/pointing

@@ -69,7 +69,7 @@ def test_models_have_names_and_the_given_ones_come_first(tmp_path):
     for folder in folders:
         folder.mkdir(parents=True)
     assert list(model_paths([f"trace={first}", *map(str, folders)])) == ["trace", "a", str(second), *bundled_models()]
-    assert list(model_paths(["nano-base"]))[0] == "nano-base"
+    assert list(model_paths(["nano-direct"]))[0] == "nano-direct"
 
 
 def test_an_answer_is_html_step_by_step_and_nothing_in_it_is_markup():

@@ -229,7 +229,7 @@ def test_lmms_eval_gives_the_accuracy_of_our_summary(tmp_path):
     python = os.environ.get("LMMS_EVAL_PYTHON")
     if not python:
         pytest.skip("LMMS_EVAL_PYTHON names no Python with lmms-eval and this package")
-    command = [python, "-m", "lmms_eval", "--model", "trace_vlm", "--model_args", "pretrained=nano-base", "--device",
+    command = [python, "-m", "lmms_eval", "--model", "trace_vlm", "--model_args", "pretrained=nano", "--device",
                "cpu", "--include_path", str(TASKS[0].parent), "--tasks", "tabletop", "--batch_size", "16",
                "--log_samples", "--output_path", str(tmp_path / "theirs")]  # fmt: skip
     data = Path(__file__).parents[2] / "data_samples"
@@ -239,7 +239,7 @@ def test_lmms_eval_gives_the_accuracy_of_our_summary(tmp_path):
     (results,) = (tmp_path / "theirs").rglob("*_results.json")
     (samples,) = (tmp_path / "theirs").rglob("*_samples_tabletop.jsonl")
     own = tmp_path / "own.jsonl"
-    words = f"--model nano-base --device cpu --data tabletop --batch-size 16 --answers {own}".split()
+    words = f"--model nano --device cpu --data tabletop --batch-size 16 --answers {own}".split()
     assert model_vqa.main(words) == 0
     ours, theirs = summary(tmp_path, "--answers", own, samples, "--data", "tabletop")
     accuracy = ours["accuracy"][0]["mean"]

@@ -70,7 +70,7 @@ def test_logits_of_the_original_code_in_every_precision(name, dtype, bound):
 def test_quantised_weights_answer_nearly_as_the_whole_ones(quantize, bound, pictures):
     pytest.importorskip("bitsandbytes")
     options = {"dtype": "float16", "device": "cuda"}
-    complete, small = (load(resolve_model("nano-base"), **options, quantize=bits) for bits in (None, quantize))
+    complete, small = (load(resolve_model("nano"), **options, quantize=bits) for bits in (None, quantize))
     prompts = [render_prompt(question_text("Point to the red mug.", False))] * len(pictures)
     with torch.no_grad():
         expected, ours = (one.model(**one.inputs(pictures, prompts)).logits[:, -1].float() for one in (complete, small))
@@ -81,15 +81,15 @@ def test_quantised_weights_answer_nearly_as_the_whole_ones(quantize, bound, pict
 
 def test_answers_in_float32_are_those_of_the_cpu_in_any_batch(pictures):
     texts = ["Point to the red mug.", "Find free space left of the blue box.", "Point to the can."] * 4
-    on_cpu = [one.text for one in Predictor.load("nano-base").predict(pictures, texts)]
-    predictor = Predictor.load("nano-base", device="cuda", dtype="float32")
+    on_cpu = [one.text for one in Predictor.load("nano").predict(pictures, texts)]
+    predictor = Predictor.load("nano", device="cuda", dtype="float32")
     assert [one.text for one in predictor.predict(pictures, texts, batch_size=12)] == on_cpu
     assert [one.text for one in predictor.predict(pictures, texts, batch_size=1)] == on_cpu
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_answers_can_be_read(pictures, dtype):
-    predictor = Predictor.load("nano-base", device="cuda", dtype=dtype)
+    predictor = Predictor.load("nano", device="cuda", dtype=dtype)
     assert all(one.response.points for one in predictor.predict(pictures, ["Point to the red mug."] * len(pictures)))
 
 
@@ -100,7 +100,7 @@ def losses_of(scenes, tmp_path):
     def run(name, *changes):
         command = [
             sys.executable, "-P", "-m", "trace_vlm.train.train", "--config", ROOT / "configs/train_nano.yaml", "--set",
-            f"model={ROOT / 'trace/assets/nano-base'}", f"data=[{scenes / 'captions.json'}]", f"image_folder={scenes}",
+            f"model={ROOT / 'trace/assets/nano'}", f"data=[{scenes / 'captions.json'}]", f"image_folder={scenes}",
             f"output_dir={tmp_path / name}", "max_steps=6", "save_steps=3", "logging_steps=1", "share_image=1",
             "report_to=[]", "global_batch_size=16", "micro_batch_size=8", "dataloader_workers=2", *changes,
         ]  # fmt: skip
@@ -134,11 +134,11 @@ def test_deepspeed_trains_saves_and_loads(losses_of, tmp_path, zero, trained):
     assert load(tmp_path / "run").model is not None
 
 
-@pytest.mark.parametrize("name", ["nano-base", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["nano", "qwen3_vl"])
 def test_attention_captured_on_the_gpu_is_the_cpus(name, family_folder, pictures):
     maps = []
     for device in ("cpu", "cuda"):
-        checkpoint = load(resolve_model(name) if name == "nano-base" else family_folder(name), device=device)
+        checkpoint = load(resolve_model(name) if name == "nano" else family_folder(name), device=device)
         inputs = checkpoint.inputs(pictures[:1], [checkpoint.prompt("Point to the red mug.")])
         columns = (inputs["input_ids"][0] == checkpoint.image_token_id).nonzero()[:, 0].tolist()
         layers = range(checkpoint.text_config.num_hidden_layers)

@@ -163,7 +163,7 @@ def test_an_image_is_encoded_once_for_all_of_its_questions(predictor, pictures):
 
 
 def test_confidence_is_the_probability_of_a_points_tokens(pictures):
-    checkpoint = (predictor := Predictor.load("nano-base")).checkpoint
+    checkpoint = (predictor := Predictor.load("nano-direct")).checkpoint
     (prediction,) = predictor.predict(pictures[:1], TEXTS[:1], reasoning=False, max_new_tokens=40)
     inputs = checkpoint.inputs([Image.open(pictures[0]).convert("RGB")], [prediction.prompt])
     answer = torch.tensor([prediction.token_ids])

@@ -48,7 +48,7 @@ def test_inspect_describes_a_folder_and_reads_no_weights(recorded, capsys, monke
 
 
 def test_bundled_models_are_known_by_name(capsys, tmp_path):
-    assert inspect(capsys, "nano-base")["missing"] == "nothing"
+    assert inspect(capsys, "nano-direct")["missing"] == "nothing"
     assert main(["convert", "nano", str(tmp_path / "made"), "--dtype", "float16"]) == 0
     assert torch.equal(load(tmp_path / "made").model.lm_head.weight, load("nano").model.lm_head.weight)
 
@@ -62,7 +62,7 @@ def test_bundled_models_are_known_by_name(capsys, tmp_path):
 )  # fmt: skip
 def test_a_model_is_asked_to_reason_if_it_was_trained_to(tmp_path, name, record, expected):
     """By its record, else by its name; the record goes with what is made of the model."""
-    folder = shutil.copytree(model_folder("nano-base", "the model"), tmp_path / name)
+    folder = shutil.copytree(model_folder("nano-direct", "the model"), tmp_path / name)
     (folder / "trace.json").unlink()
     if record is not None:
         (folder / "trace.json").write_text(json.dumps({"coordinates": "unit", "reasoning": record}))
@@ -73,9 +73,7 @@ def test_a_model_is_asked_to_reason_if_it_was_trained_to(tmp_path, name, record,
     assert [checkpoint.reasons, *found] == [expected] * 4
     prompt = Predictor(checkpoint).predict(Image.new("RGB", (8, 8)), "Point to the mug.", max_new_tokens=1).prompt
     assert ("step by step" in prompt) == expected
-    assert (
-        reasons("nano") and not reasons("nano-direct") and reasons("nano-base")
-    )  # which has seen both kinds of answers
+    assert reasons("nano") and not reasons("nano-direct")
 
 
 def test_a_merged_adapter_is_asked_as_the_adapter_was_trained(tmp_path):

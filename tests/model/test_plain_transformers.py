@@ -165,7 +165,7 @@ def old_nano(zoo):
 
 
 @pytest.mark.parametrize(("source", "how"), [
-    (source, how) for source in ("nano", "nano-base", old_llama, old_nano) for how in ("bundled", "converted", "saved")
+    (source, how) for source in ("nano", "nano-direct", old_llama, old_nano) for how in ("bundled", "converted", "saved")
     if how != "bundled" or isinstance(source, str)])  # fmt: skip
 def test_chat_template_and_raw_prompt_give_the_ids_of_training(source, how, zoo):
     if callable(source):

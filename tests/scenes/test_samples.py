@@ -57,7 +57,7 @@ def test_committed_archive():
     assert ARCHIVE.stat().st_size < 8 * 2**20
     samples = check(ARCHIVE, 25)
     relations = Counter(sample.meta["relation"] for sample in samples)
-    assert {sample.meta["baseline"]["model"] for sample in samples} == {"nano-base"}
+    assert {sample.meta["baseline"]["model"] for sample in samples} == {"nano-direct"}
     assert len(relations) >= 10 and max(relations.values()) <= 12
 
 

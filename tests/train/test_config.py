@@ -78,7 +78,7 @@ def test_deepspeed_configurations_leave_to_the_trainer_what_it_knows(path):
 
 
 @pytest.mark.parametrize(("model", "message"), [
-    ("trace/assets/nano-base", ""), ("nowhere", "the folder nowhere does not exist"),
+    ("trace/assets/nano", ""), ("nowhere", "the folder nowhere does not exist"),
     ("nobody/nothing", "nobody/nothing is neither in the hub's cache"),
 ])  # fmt: skip
 def test_a_check_reads_the_inputs_and_starts_nothing(tmp_path, monkeypatch, model, message):

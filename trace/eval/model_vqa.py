@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(description="Answer the questions of a benchmark with a local model.", examples=__doc__)
     add = parser.add_argument
-    add("--model", required=True, help="folder, name on the hub, or a bundled one: nano, nano-direct, nano-base")
+    add("--model", required=True, help="folder, name on the hub, or a bundled one: nano, nano-direct")
     add("--model-base", help="base model of an adapter")
     answering.add_answering_flags(parser)
     add(

@@ -106,7 +106,7 @@ def _parser() -> Parser:
     add(
         "--model",
         default=default_model(),
-        help="folder, name on the hub, or a bundled one: nano, nano-direct, nano-base (default: nano)",
+        help="folder, name on the hub, or a bundled one: nano, nano-direct (default: nano)",
     )
     add("--model-base", help="the model that an adapter belongs to")
     add("--reasoning", action=argparse.BooleanOptionalAction, help="reason before pointing (default: as trained)")

@@ -15,8 +15,8 @@ from typing import Any, cast
 from ..utils.command import InputError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-# One that reasons, one that points at once, and the one they were trained from; the first is the default model.
-BUNDLED = ("nano", "nano-direct", "nano-base")
+# One that reasons, and one that points at once; the first is the default model.
+BUNDLED = ("nano", "nano-direct")
 
 CLIP_L_336: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -79,7 +79,7 @@ def default_model() -> Path:
 
 
 def resolve_model(path: str | Path) -> str | Path:
-    """The folder of a bundled model for its name (`nano`, `nano-direct`, `nano-base`); any other path or name unchanged."""
+    """The folder of a bundled model for its name (`nano`, `nano-direct`); any other path or name unchanged."""
     return path if Path(path).exists() else bundled_models().get(str(path), path)
 
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--model",
         default=default_model(),
-        help="folder, name on the hub, or a bundled one: nano, nano-direct, nano-base (default: nano)",
+        help="folder, name on the hub, or a bundled one: nano, nano-direct (default: nano)",
     )
     add("--model-base", help="the model that an adapter belongs to")
     add("--name", help="of the model in requests (default: the folder's name)")
