@@ -316,7 +316,10 @@ class Experiment:
         save_figure(draw_groups(bars, list(chosen), f"{title}: point accuracy, %"), picture)
         counted = f"{note} {len(seeds)} seed{'s' if len(seeds) > 1 else ''} an arm."
         lines = [f"## {title}", f"![{title}](images/{picture.name})", counted, _table(rows)]
-        return "\n\n".join([*lines, _trend([scores[name].mean(1) for name in names])] if key == "dose" else lines)
+        if key.startswith("dose"):
+            alike = [name for name in names if ARMS[name].reasoning == ARMS[names[-1]].reasoning]
+            lines.append(_trend([scores[name].mean(1) for name in alike]))
+        return "\n\n".join(lines)
 
     def finished(self, key: str) -> list[int]:
         """The seeds of which all arms of a section have scores."""
@@ -375,7 +378,8 @@ def _trend(accuracies: Sequence[Any]) -> str:
     if len(runs) < 2:
         return "A trend test needs more than one seed."
     up, down = stats.page_trend_test(runs), stats.page_trend_test(runs[:, ::-1])
-    return f"Page's trend test over {len(runs)} seeds: growing p = {up.pvalue:.2g}, falling p = {down.pvalue:.2g}."
+    counted = f"Page's trend test of the arms asked alike, over {len(runs)} seeds"
+    return f"{counted}: growing p = {up.pvalue:.2g}, falling p = {down.pvalue:.2g}."
 
 
 def _turn(name: str) -> int:
