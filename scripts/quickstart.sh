@@ -3,7 +3,7 @@
 #
 #   bash scripts/quickstart.sh [--from-scratch] [OUT]      OUT (default output/quickstart) gets everything: OUT/report.html
 #
-# --from-scratch trains the starting point as well, instead of taking the one that ships with the package (an hour or more).
+# --from-scratch trains one starting point for both ways, instead of the two that ship with the package (an hour or more).
 # A second run reuses what is whole. TRACE_VENV=DIR takes another environment than .venv; SCENES and STEPS change the
 # size of the job (1600 scenes, 500 steps), SCRATCH_STEPS that of the three stages of --from-scratch ("2600 2600 5000").
 set -euo pipefail
