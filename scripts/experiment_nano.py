@@ -34,8 +34,8 @@ HEAD = (
     "# Where reasoning pays: the nano model\n\n"
     "Written by `bash scripts/experiment_nano.sh` from the scores of its answers. Point accuracy in %, the mean over "
     "seeds and the deviation between them; brackets are 95 % bootstrap intervals over images of a difference, p is of "
-    "a paired permutation test that exchanges all answers about an image. The held-out scenes were used for nothing "
-    "else. Arms start from a model that has pointed at single relations and never reasoned, and are trained for "
+    "a paired permutation test that exchanges all answers about an image. No arm was chosen by the held-out scenes. "
+    "Arms start from a model that has pointed at single relations and never reasoned, and are trained for "
     "{steps:,} steps of two pictures with up to eight questions each, where a section does not say otherwise. Sections "
     "need one finished seed of each of their arms."
 )

@@ -18,7 +18,7 @@ from trace_vlm import Predictor
 from trace_vlm.core.prompts import question_text, render_prompt
 from trace_vlm.model.attention_recorder import ImageRecorder, recording
 from trace_vlm.model.checkpoint import load
-from trace_vlm.model.presets import resolve_model
+from trace_vlm.model.presets import ASSETS, resolve_model
 from trace_vlm.train import varlen_attention
 from trace_vlm.utils.files import read_json
 
@@ -88,9 +88,11 @@ def test_answers_in_float32_are_those_of_the_cpu_in_any_batch(pictures):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_answers_can_be_read(pictures, dtype):
+def test_half_precision_points_where_something_is(dtype):
+    samples = read_json(ASSETS / "demo" / "samples.json")
     predictor = Predictor.load("nano", device="cuda", dtype=dtype)
-    assert all(one.response.points for one in predictor.predict(pictures, ["Point to the red mug."] * len(pictures)))
+    images = [ASSETS / "demo" / sample["image"] for sample in samples]
+    assert all(one.response.points for one in predictor.predict(images, [sample["instruction"] for sample in samples]))
 
 
 @pytest.fixture
