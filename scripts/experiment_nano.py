@@ -77,6 +77,8 @@ ARMS = {
     "long, half reasoning": Arm("dose50.json", long=True),
     "long, half reasoning, asked without": Arm(of="long, half reasoning", reasoning=False),
     "long, none, equal time": replace(NONE, equal_time=True, long=True),
+    "long, reasoning, equal time, no grounding": Arm("cor.json", equal_time=True, long=True, grounding=False),
+    "long, none, equal time, no grounding": replace(NONE, equal_time=True, long=True, grounding=False),
     "reasoning, RL": Arm(reward="reasoning"),
     "none, RL": Arm(reasoning=False, reward="none, equal time"),
     "none, RL, equal time": Arm(reasoning=False, reward="none, equal time", equal_time=True),
@@ -88,7 +90,7 @@ SECTIONS = {  # title, arms, what the arms are
         "Accuracy by number of hops", ["reasoning", "none", "none, equal time"],
         "The steps at equal time are those that fit in the CPU time of reasoning."),
     "grounding": (
-        "Without the grounding loss", [name for name, arm in ARMS.items() if not arm.grounding],
+        "Without the grounding loss", ["reasoning, no grounding", "none, no grounding", "none, equal time, no grounding"],
         "The arms of the first section, trained without the loss that ties the attention of names to their objects."),
     "start": (
         "Longer trained starting points",
@@ -110,6 +112,10 @@ SECTIONS = {  # title, arms, what the arms are
          "long, half reasoning, asked without"],
         "Three times as many steps as the other sections with half of the samples with reasoning, and as many as fit in "
         "that time with all and with none; twice the rate."),
+    "long_grounding": (
+        "Longer training without the grounding loss",
+        ["long, reasoning, equal time, no grounding", "long, none, equal time, no grounding"],
+        "The first two arms of the section before, trained without that loss."),
     "variants": (
         "Other wordings",
         ["reasoning", "none, equal time", "reasoning, comparing", "reasoning, no places", "reasoning, area placed"],
