@@ -14,6 +14,7 @@ from scenes_by_hand import draw_views
 from shell import ROOT
 from train_together import changed_parts, logged, train_config, weights
 
+from trace_vlm.inference import predictor
 from trace_vlm.model.families.base import part_of
 from trace_vlm.train.guards import StopSignal
 from trace_vlm.train.rl import prepare
@@ -100,15 +101,21 @@ def test_learning_raises_the_reward(folder, tmp_path):
     assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 0.1 and not logged(run, "kl")
 
 
-def test_groups_of_equal_rewards_teach_nothing_and_the_evaluation_measures_before_and_after(folder, tmp_path):
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_groups_of_equal_rewards_teach_nothing_and_the_evaluation_asks_as_the_training(
+    folder, tmp_path, monkeypatch, reasoning
+):
+    asked, build = set(), predictor.build_question
+    monkeypatch.setattr(predictor, "build_question", lambda *one: asked.add(one[1]) or build(*one))
     evaluation = {"benchmark": str(folder), "questions": 3, "pictures": 0, "max_new_tokens": 60}
-    changes = {"grpo": {"temperature": 1e-4}, "max_steps": 1, "evaluation": evaluation}
+    changes = {"grpo": {"temperature": 1e-4, "reasoning": reasoning}, "max_steps": 1, "evaluation": evaluation}
     run = train(config_of(folder, tmp_path / "run", **changes))
     assert logged(run, "frac_reward_zero_std") == [1] and logged(run, "reward_std") == [0]
     assert changed_parts(weights(NANO), weights(run)) == set()
     for name in ("point_accuracy", "distinct_points", "true_places", "true_first_step", "answer_tokens"):
         before, after = logged(run, name)
         assert before == after >= 0, name
+    assert asked == {reasoning}
 
 
 def test_every_sample_is_asked_before_one_is_asked_again(folder, tmp_path):

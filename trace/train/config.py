@@ -72,7 +72,7 @@ class Evaluation:
     steps: int = Field(500, ge=1)
     questions: int = Field(32, ge=1)
     pictures: int = Field(4, ge=0)
-    reasoning: bool = True
+    reasoning: bool | None = None  # null: as the samples of the training do, or `grpo.reasoning`
     max_new_tokens: int = Field(512, ge=1)
 
 
