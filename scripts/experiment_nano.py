@@ -34,7 +34,8 @@ HEAD = (
     "# Where reasoning pays: the nano model\n\n"
     "Written by `bash scripts/experiment_nano.sh` from the scores of its answers. Point accuracy in %, the mean over "
     "seeds and the deviation between them; brackets are 95 % bootstrap intervals over images of a difference, p is of "
-    "a paired permutation test that exchanges all answers about an image. No arm was chosen by the held-out scenes. "
+    "a paired permutation test that exchanges all answers about an image. ECE is the expected calibration error of the "
+    "confidences, AURC the area under the risk-coverage curve: lower is better. No arm was chosen by the held-out scenes. "
     "Arms start from a model that has pointed at single relations and never reasoned, and are trained for "
     "{steps:,} steps of two pictures with up to eight questions each, where a section does not say otherwise. Sections "
     "need one finished seed of each of their arms."
@@ -111,7 +112,7 @@ SECTIONS = {  # title, arms, what the arms are
         ["long, reasoning, equal time", "long, none, equal time", "long, half reasoning",
          "long, half reasoning, asked without"],
         "Three times as many steps as the other sections with half of the samples with reasoning, and as many as fit in "
-        "that time with all and with none; twice the rate."),
+        "that time with all and with none; twice Muon's rate."),
     "long_grounding": (
         "Longer training without the grounding loss",
         ["long, reasoning, equal time, no grounding", "long, none, equal time, no grounding"],

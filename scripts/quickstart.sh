@@ -81,7 +81,7 @@ answer no_cor --no-reasoning
 answer cor --reasoning
 step "attention at each step of the reasoning"
 "$PY" visualization/attention_map.py --model "$OUT/train/cor" --data "$OUT/bench" --out "$OUT/attention" \
-  --end-idx 84 --every 7 --resume  # 12 questions of all kinds about 12 images, which have six each
+  --end-idx 84 --every 7 --resume  # 12 questions about 10 images, which have eight each
 step "waiting for the longer fine-tuning without reasoning (its log: $OUT/train_no_cor_time.log)"
 wait "$TIME" || die "fine-tuning without reasoning failed; see $OUT/train_no_cor_time.log"
 answer no_cor_time --no-reasoning
