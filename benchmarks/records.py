@@ -54,10 +54,10 @@ def own_mib() -> float:
 def convert(path: Path) -> dict[str, float]:
     from trace_vlm.core.prompts import template
     from trace_vlm.model.build import nano_tokenizer
-    from trace_vlm.train.token_cache import open_token_cache
+    from trace_vlm.train.token_cache import TokenEncoder, open_cache
 
     tokenizer, before, started = nano_tokenizer(), peak_mib(), time.process_time()
-    records = open_token_cache(path, tokenizer, template("vicuna_v1"))
+    records = open_cache(path, TokenEncoder(tokenizer, template("vicuna_v1")))
     spent = time.process_time() - started
     return {"file": str(records.path), "samples a CPU second": len(records) / spent, "MiB more": peak_mib() - before}
 

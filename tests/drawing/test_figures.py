@@ -79,7 +79,7 @@ def test_points_and_ground_truth_are_drawn_in_place_and_points_outside_at_the_ed
     shown = overlay.draw_image(axes, grey(*size))
     overlay.draw_truth(axes, np.ones(size[::-1], bool), shown)
     items = [Point(0.25, 0.75), Point(5.0, 0.5), Point(-3, -3), Box(0.1, 0.1, 0.2, 0.2)]
-    assert overlay.draw_answer(axes, items, shown) == 2
+    overlay.draw_answer(axes, items, shown)
     picture = pixels(page.figure)
     red = (picture[..., 0] > 200) & (picture[..., 1] < 90)
     assert red[135:146, 345:356].any() and red[35:46, 45:56].any()

@@ -18,7 +18,7 @@ from trace_vlm.core.prompts import IGNORE, template
 from trace_vlm.data.scenes import captions
 from trace_vlm.train import token_cache
 from trace_vlm.train.dataset import Collator, RowDataset
-from trace_vlm.train.token_cache import KINDS, TASKS, TokenEncoder, encode_file, open_token_cache
+from trace_vlm.train.token_cache import KINDS, TASKS, TokenEncoder, encode_file, open_cache
 from trace_vlm.train.vision_pretraining import PatchLabels
 from trace_vlm.utils.command import InputError
 from trace_vlm.utils.parallel import WorkerDied
@@ -194,30 +194,32 @@ def data(scenes, tmp_path, monkeypatch):
 
 
 def test_data_is_tokenized_once_for_its_content(data, nano, tmp_path):
-    first = open_token_cache(data, nano.tokenizer, STYLE)
+    encoder = TokenEncoder(nano.tokenizer, STYLE)
+    first = open_cache(data, encoder)
     stamp = first.path.stat().st_mtime_ns
     (tmp_path / "copy.json").write_text(data.read_text())
-    assert open_token_cache(tmp_path / "copy.json", nano.tokenizer, STYLE).path == first.path
+    assert open_cache(tmp_path / "copy.json", encoder).path == first.path
     assert first.path.stat().st_mtime_ns == stamp
-    assert open_token_cache(data, nano.tokenizer, template("plain")).path != first.path
+    assert open_cache(data, TokenEncoder(nano.tokenizer, template("plain"))).path != first.path
     data.write_text(json.dumps(json.loads(data.read_text())[1:]))
-    changed = open_token_cache(data, nano.tokenizer, STYLE)
+    changed = open_cache(data, encoder)
     assert changed.path != first.path and len(changed) == len(first) - 1
     data.write_text('[{"id": "x", "conversations": []}]')
     with pytest.raises(InputError):
-        open_token_cache(data, nano.tokenizer, STYLE)
+        open_cache(data, encoder)
     assert not list((tmp_path / "cache").glob(".*.tmp*"))
 
 
 def test_what_a_kill_or_a_full_disk_left_is_made_again(data, nano, tmp_path):
-    first = open_token_cache(data, nano.tokenizer, STYLE)
+    encoder = TokenEncoder(nano.tokenizer, STYLE)
+    first = open_cache(data, encoder)
     content = first.path.read_bytes()
     leftover = tmp_path / "cache" / f".{first.path.stem}.77.tmp.arrow"
     leftover.write_bytes(b"half")
     first.path.write_bytes(content[: len(content) // 2])
     for note in (tmp_path / "cache").glob("*.json"):
         note.write_text("")
-    again = open_token_cache(data, nano.tokenizer, STYLE)
+    again = open_cache(data, encoder)
     assert again.path.read_bytes() == content and not leftover.exists()
 
 

@@ -50,11 +50,6 @@ class Square:
         left, top = self.offset
         return Point((point.x * self.width + left) / self.side, (point.y * self.height + top) / self.side)
 
-    def unpad_point(self, point: Point) -> Point:
-        """The inverse of `pad_point`; a point on the padding falls outside [0, 1]."""
-        left, top = self.offset
-        return Point((point.x * self.side - left) / self.width, (point.y * self.side - top) / self.height)
-
 
 def unpad_map(grid: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
     """Resize one value a patch of the padded square, `[rows, columns]`, to the original image: `[height, width]`."""

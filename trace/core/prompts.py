@@ -136,10 +136,9 @@ def render(turns: Sequence[Turn], style: Template) -> Rendered:
     return Rendered(text, tuple(answers))
 
 
-def render_prompt(question: str, style: str = "vicuna_v1", image: bool = True) -> str:
-    """Return the text of one question, open for the answer."""
-    text = f"{IMAGE_TAG}\n{question}" if image else question
-    return render([Turn("human", text)], template(style)).text
+def render_prompt(question: str, style: str = "vicuna_v1") -> str:
+    """Return the text of one question about an image, open for the answer."""
+    return render([Turn("human", f"{IMAGE_TAG}\n{question}")], template(style)).text
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,13 +243,11 @@ def _read_unique(
     return records
 
 
-def answered(path: str | Path, run: int | None = None) -> set[QuestionId]:
-    """Return the question ids answered (in `run`, or in any) in a file that may be absent or end in half a line."""
+def answered(path: str | Path) -> set[QuestionId]:
+    """Return the question ids answered in a file that may be absent or end in half a line."""
     done: set[QuestionId] = set()
     for line, record in read_jsonl(path, skip_partial_line=True) if Path(path).exists() else ():
-        where = f"{path}, line {line}"
-        if run is None or (_field(record, "run", int, where, optional=True) or 0) == run:
-            done.add(_field(record, "question_id", _ID, where))
+        done.add(_field(record, "question_id", _ID, f"{path}, line {line}"))
     return done
 
 

@@ -82,8 +82,8 @@ def draw_truth(axes: Axes, mask: np.ndarray, size: tuple[int, int], line: float 
 
 def draw_answer(
     axes: Axes, items: Sequence[Point | Box], size: tuple[int, int], dot: float = 7.0, color: str = RED
-) -> int:
-    """Draw the points and boxes of one model; return the number of points outside (drawn hollow, at the edge)."""
+) -> None:
+    """Draw the points and boxes of one model; points outside are hollow, at the edge."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -106,7 +106,6 @@ def draw_answer(
                       markeredgewidth=line * factor, alpha=alpha, clip_on=False, zorder=5)  # fmt: skip
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
-    return len(outside)
 
 
 def heat_colormap() -> Colormap:

@@ -221,9 +221,7 @@ class RemoteRun:
         from ..remote.client import Request
 
         path, size = self.benchmark.image_path(question), self.sent_size(question)
-        # Turned pictures were once sent as they are stored, under a name without the last word.
-        upright = " upright" if is_turned(path) else ""
-        picture_name = f"{question.image} {sha256(path)[:16]} {size[0]}x{size[1]}{upright}"
+        picture_name = f"{question.image} {sha256(path)[:16]} {size[0]}x{size[1]}"
         item = f"{question.question_id} run {self.run} seed {self.seed}"
         version = f"{WORDING} {self.options()}" + (f" server={self.server}" if self.server else "")
         return Request(item, version, self.text(question), "", _picture_maker(path, size), picture_name)

@@ -154,10 +154,7 @@ def open_benchmark(
         file = folder / (question_file or QUESTION_FILE)
         if question_file is not None and not file.is_file() and Path(question_file).is_file():
             file = Path(question_file)
-        existing_file(file, "the question file")
     questions = tuple(read_questions(file))
-    if not questions:
-        raise InputError(f"the question file {file} holds no questions")
     images = existing_folder(image_folder or folder / "images", "the image folder")
     masks = folder / "masks"
     if not masks.is_dir() and image_folder is not None:

@@ -70,8 +70,9 @@ def tables(summary: dict[str, Any]) -> list[tuple[str, Rows]]:
         if any(model["failures"][name] for model in models):
             errors.append([name, *(_percent(model["failures"][name]) for model in models)])
     distances = ["-" if model["distance"] is None else f"{model['distance']:.1f}" for model in models]
+    regions_only = set(summary["benchmark"]["rules"]) == {SHARE}
     titled = [
-        (f"Accuracy{': points inside the region' * (set(_rules(summary)) == {SHARE})}, in percent", overview),
+        (f"Accuracy{': points inside the region' * regions_only}, in percent", overview),
         ("By part of the benchmark", by_group),
         ("Models and baselines", compared),
         ("Error classes, in percent of the questions", [*errors, ["pixels to the region, mean", *distances]]),
@@ -129,7 +130,7 @@ def _paper(summary: dict[str, Any]) -> Rows:
 def sentences(summary: dict[str, Any]) -> list[str]:
     """Return what the tables do not show: comparisons, the reference's number, and what went wrong."""
     models, lines = summary["models"], []
-    asked = "a point" + ", yes or no" * (YES_NO in _rules(summary))
+    asked = "a point" + ", yes or no" * (YES_NO in summary["benchmark"]["rules"])
     for model in models:
         if model["runs"] > 1:
             accuracy = _with_deviation(model["accuracy"][0])
@@ -221,16 +222,9 @@ def as_markdown(summary: dict[str, Any]) -> str:
     return "\n\n".join([*blocks, "\n".join(f"- {sentence}" for sentence in sentences(summary))]).rstrip() + "\n"
 
 
-def _rules(summary: dict[str, Any]) -> dict[str, int]:
-    """Return score rule -> questions; summaries of earlier versions name none."""
-    benchmark = summary["benchmark"]
-    rules: dict[str, int] = benchmark.get("rules") or {SHARE: benchmark["questions"]}
-    return rules
-
-
 def _head(summary: dict[str, Any]) -> str:
     benchmark = summary["benchmark"]
-    rules = ", ".join(f"{rule} ({count} questions)" for rule, count in _rules(summary).items())
+    rules = ", ".join(f"{rule} ({count} questions)" for rule, count in benchmark["rules"].items())
     note = f" ({benchmark['note']})" if benchmark["note"] else ""
     return (
         f"{benchmark['folder']}{note}: {benchmark['questions']} questions about {benchmark['images']} images, "

@@ -56,8 +56,6 @@ class CheckpointFolder:
 
 def recognise_checkpoint(folder: Path) -> CheckpointFolder:
     """Read the tables of a folder and decide what kind of checkpoint it is."""
-    if not folder.is_dir():
-        raise InputError(f"the model {folder} is not a folder")
     file = folder / "config.json"
     config = read_object(file) if file.is_file() else {}
     if config:

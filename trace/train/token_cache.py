@@ -210,11 +210,6 @@ def _check_images(sample: Sample, tags: int) -> None:
         raise InputError(f"{tags} <image> tags for {expected} images")
 
 
-def open_token_cache(path: str | Path, tokenizer: Any, style: Template) -> TokenCache:
-    """Map the samples of a JSON or JSONL file as token ids; see `open_cache`."""
-    return open_cache(path, TokenEncoder(tokenizer, style))
-
-
 def open_cache(path: str | Path, encoder: TokenEncoder | ConversationEncoder) -> TokenCache:
     """Map the samples of a JSON or JSONL file, encoding the file on the first call.
 
