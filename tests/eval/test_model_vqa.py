@@ -108,6 +108,11 @@ def test_run_continues_only_under_its_own_settings(answer, bench):
     with pytest.raises(InputError, match="questions have changed"):
         answer(*two)
     assert len(ids(answer("--overwrite"))) == 6
+    written = record(answers)
+    del written["settings"]["images"]  # such records were written before images and type were kept
+    write_json(run_file(answers), written)
+    with pytest.raises(InputError, match=r"m.run.json .* images"):
+        answer()
     run_file(answers).unlink()
     with pytest.raises(InputError, match="m.run.json"):
         answer()

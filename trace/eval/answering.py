@@ -193,11 +193,13 @@ def answered_before(path: Path, settings: Mapping[str, Any], questions: Sequence
         raise InputError(f"{path} holds answers, but no {record.name} says how they were made. {choose}")
     earlier = run_settings(read_run_record(path))
     for name, value in settings.items():
-        if earlier.get(name) != value:
+        if name not in earlier:
+            raise InputError(f"{record} does not say with which {name} {path.name} was begun. {choose}")
+        if earlier[name] != value:
             if name in ("question_sha256", "images"):
                 what = "questions" if name == "question_sha256" else "images"
                 raise InputError(f"the {what} have changed since {path} was begun. {choose}")
-            before, now = (text[:19] + "..." if len(text := str(v)) > 64 else text for v in (earlier.get(name), value))
+            before, now = (text[:19] + "..." if len(text := str(v)) > 64 else text for v in (earlier[name], value))
             raise InputError(f"{path} was begun with {name} {before}, now it is {now}. Use the same settings. {choose}")
     unknown = done - {str(question.question_id) for question in questions}
     if unknown:
